@@ -1,0 +1,51 @@
+"""Covey: clusters of millions of short texts, as one batch job on Ray."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clustering.assign import assign_texts
+    from clustering.config import RunConfig, build_config, load_config
+    from clustering.errors import ConfigError, CoveyError, InputError, StageError, StoreError
+    from clustering.evaluate import evaluate_run
+    from clustering.pipeline import load_run_config, run_pipeline
+    from clustering.rundir import RunDir, load_graph
+    from clustering.sample import write_sample
+
+# Loaded on first use, so that a kernel or the configuration can be imported without Ray and Milvus.
+_HOMES = {
+    "assign": ["assign_texts"],
+    "config": ["RunConfig", "build_config", "load_config"],
+    "errors": ["ConfigError", "CoveyError", "InputError", "StageError", "StoreError"],
+    "evaluate": ["evaluate_run"],
+    "pipeline": ["load_run_config", "run_pipeline"],
+    "rundir": ["RunDir", "load_graph"],
+    "sample": ["write_sample"],
+}
+
+__all__ = [
+    "ConfigError",
+    "CoveyError",
+    "InputError",
+    "RunConfig",
+    "RunDir",
+    "StageError",
+    "StoreError",
+    "assign_texts",
+    "build_config",
+    "evaluate_run",
+    "load_config",
+    "load_graph",
+    "load_run_config",
+    "run_pipeline",
+    "write_sample",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"clustering.{module}"), name)
+    raise AttributeError(f"module 'clustering' has no attribute {name!r}")

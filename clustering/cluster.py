@@ -1,0 +1,187 @@
+"""graph/ in; forest/, the condensed tree, and label, strength and home of every distinct text out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from hdbscan._hdbscan_linkage import label as single_linkage
+from hdbscan._hdbscan_tree import outlier_scores
+from hdbscan.hdbscan_ import _tree_to_labels
+from numpy.typing import NDArray
+
+from clustering import schema
+from clustering.config import ClusterSection
+from clustering.kernels.density import Forest, core_distances, grow_homes, grow_pieces, spanning_forest
+from clustering.parts import on_worker
+from clustering.rundir import Figures, RunDir, load_forest, load_graph, part_name, read_columns, whole, write_table
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What HDBSCAN says of every text, and its tree; labels are not yet in a lasting order."""
+
+    label: NDArray[np.int64]  # -1 is noise
+    strength: NDArray[np.float64]
+    outlier_score: NDArray[np.float64]
+    persistence: NDArray[np.float64]  # a value for each label
+    tree: NDArray[Any]  # hdbscan's condensed tree: parent, child, lambda_val, child_size
+
+
+def cluster_forest(
+    forest: Forest,
+    n_texts: int,
+    *,
+    min_cluster_size: int,
+    selection: str = "eom",
+    epsilon: float = 0.0,
+    max_cluster_size: int = 0,
+    allow_single_cluster: bool = False,
+) -> Clusters:
+    """Condense the forest's hierarchy and select clusters, by the hdbscan library.
+
+    Pieces of a forest are joined at lambda 0, so no cluster holds texts of two pieces.
+    Source: McInnes, Healy and Astels (2017), hdbscan.
+    """
+    edges = _join_pieces(forest, n_texts)
+    tree = single_linkage(edges)
+    labels, strengths, persistence, condensed, _ = _tree_to_labels(
+        None, tree, min_cluster_size, selection, allow_single_cluster, False, epsilon, 0.0, max_cluster_size
+    )
+    scores = np.nan_to_num(outlier_scores(condensed), nan=0.0) if len(condensed) else np.zeros(n_texts)
+    return Clusters(np.asarray(labels, np.int64), np.nan_to_num(strengths), scores, np.asarray(persistence), condensed)
+
+
+def _join_pieces(forest: Forest, n_texts: int) -> NDArray[np.float64]:
+    """n_texts - 1 edges for hdbscan: the forest's, then infinite ones (lambda 0) from each piece to the next."""
+    piece = np.arange(n_texts)
+    grow_pieces(forest.left, forest.right, piece)
+    heads = np.unique(piece)
+    joins = np.column_stack([heads[:-1], heads[1:], np.full(heads.size - 1, np.inf)])
+    return np.vstack([np.column_stack([forest.left, forest.right, forest.distance.astype(np.float64)]), joins])
+
+
+def build_forest(run: RunDir, cfg: ClusterSection) -> Figures:
+    """Leave forest/: the minimum spanning forest of mutual reachability.
+
+    Returns: edges, pieces, isolated (texts without any edge), ``peak_bytes``.
+    """
+    figures, peak = on_worker(_forest, run, cfg)
+    return {**figures, "peak_bytes": peak}
+
+
+def _forest(run: RunDir, cfg: ClusterSection) -> Figures:
+    graph = load_graph(run)
+    core = core_distances(graph, cfg.min_samples, _copies(run) if cfg.copies == "weigh" else None)
+    forest = spanning_forest(graph, core)
+    columns = {"left": forest.left, "right": forest.right, "distance": forest.distance}
+    write_table(run / "forest" / part_name(0), pa.table(columns, schema=schema.FOREST))
+    with whole(run / "forest" / "core.npy") as temporary, temporary.open("wb") as handle:
+        np.save(handle, core)
+    n_texts = graph.shape[0]
+    isolated = int(np.isinf(core).sum())
+    return {"edges": len(forest.left), "pieces": n_texts - len(forest.left), "isolated": isolated}
+
+
+def _copies(run: RunDir) -> NDArray[np.int32]:
+    return read_columns(run / "texts", ["copies"])["copies"].to_numpy()  # type: ignore[no-any-return]
+
+
+def cluster_graph(run: RunDir, cfg: ClusterSection) -> Figures:
+    """Leave assignment.parquet (a line for each distinct text) and tree.parquet.
+
+    Returns: count, noise_share, home_share, largest_share (shares of records), copies_clusters, ``peak_bytes``.
+    """
+    figures, peak = on_worker(_cluster, run, cfg)
+    return {**figures, "peak_bytes": peak}
+
+
+def _cluster(run: RunDir, cfg: ClusterSection) -> Figures:
+    forest, copies = load_forest(run), _copies(run)
+    n_texts = copies.size
+    options: dict[str, Any] = {
+        "min_cluster_size": cfg.min_cluster_size,
+        "selection": cfg.selection,
+        "epsilon": cfg.epsilon,
+        "max_cluster_size": cfg.max_cluster_size,
+        "allow_single_cluster": cfg.allow_single_cluster,
+    }
+    weighed = copies if cfg.copies == "weigh" else np.ones_like(copies)
+    unfolded = unfold_copies(forest, weighed, np.load(run / "forest" / "core.npy"))
+    n_nodes = int(weighed.sum())
+    if n_nodes > 1:
+        found = cluster_forest(unfolded, n_nodes, **options)
+    else:
+        found = Clusters(np.full(1, -1), np.zeros(1), np.zeros(1), np.zeros(0), np.empty(0, _TREE_DTYPE))
+    label, strength = found.label[:n_texts].copy(), found.strength[:n_texts].copy()
+    # A noise text that alone carries enough records is a story of its own: many printed the very same words.
+    alone = np.flatnonzero((label < 0) & (copies >= cfg.min_cluster_size))
+    label[alone] = len(found.persistence) + np.arange(alone.size)
+    strength[alone] = 1
+    label, persistence = renumber(label, copies, np.concatenate([found.persistence, np.zeros(alone.size)]))
+    home, height = grow_homes(forest.left, forest.right, forest.distance, label)
+    middle = float(np.median(forest.distance)) if forest.distance.size else 1.0
+    columns = {
+        "row": np.arange(n_texts),
+        "label": label.astype(np.int32),
+        "strength": strength.astype(np.float32),
+        "outlier_score": found.outlier_score[:n_texts].astype(np.float32),
+        "home": home.astype(np.int32),
+        # 1 for members; a noise text that joins at the forest's median height has 1/2, one far out nearly 0.
+        "home_strength": (1 / (1 + height / np.float32(middle))).astype(np.float32),
+    }
+    write_table(run / "assignment.parquet", pa.table(columns, schema=schema.ASSIGNMENT))
+    tree = [found.tree[name] for name in ("parent", "child", "lambda_val", "child_size")]
+    write_table(run / "tree.parquet", pa.table([pa.array(column) for column in tree], schema=schema.TREE))
+    with whole(run / "persistence.npy") as temporary, temporary.open("wb") as handle:
+        np.save(handle, persistence)
+    records = int(copies.sum())
+    sizes = np.bincount(label[label >= 0], weights=copies[label >= 0], minlength=1)
+    return {
+        "count": len(persistence),
+        "noise_share": round(float(copies[label < 0].sum()) / records, 5),
+        "home_share": round(float(copies[home >= 0].sum()) / records, 5),
+        "largest_share": round(float(sizes.max()) / records, 5),
+        "copies_clusters": int(alone.size),
+    }
+
+
+_TREE_DTYPE = [("parent", np.int64), ("child", np.int64), ("lambda_val", np.float64), ("child_size", np.int64)]
+
+
+def unfold_copies(forest: Forest, weights: NDArray[np.int32], core: NDArray[np.float32]) -> Forest:
+    """Give every further copy of a text a node of its own, tied to the text at the text's core distance.
+
+    weights : int32, shape (n_texts,), nodes a text; core : float32, shape (n_texts,)
+    Returns: a forest over sum(weights) nodes whose first n_texts are the texts; the same forest when all weigh 1.
+    """
+    extra = weights.astype(np.int64) - 1
+    if not extra.any():
+        return forest
+    owner = np.repeat(np.arange(weights.size, dtype=np.int64), extra)
+    copy = weights.size + np.arange(owner.size, dtype=np.int64)
+    left, right = np.concatenate([forest.left, owner]), np.concatenate([forest.right, copy])
+    floor = np.float32(forest.distance.min()) if forest.distance.size else np.float32(1)
+    reach = np.minimum(np.maximum(core[owner], min(floor, np.float32(1e-3))), np.float32(1e6))
+    distance = np.concatenate([forest.distance, reach])
+    order = np.lexsort((right, left, distance))
+    return Forest(left[order], right[order], distance[order])
+
+
+def renumber(
+    label: NDArray[np.int64], copies: NDArray[np.int32], persistence: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Number clusters by records, largest first, then by smallest row, so that equal results have equal numbers."""
+    n_clusters = persistence.size
+    inside = np.flatnonzero(label >= 0)
+    size = np.bincount(label[inside], weights=copies[inside], minlength=n_clusters)
+    first = np.full(n_clusters, label.size, np.int64)
+    np.minimum.at(first, label[inside], inside)
+    order = np.lexsort((first, -size))
+    number = np.empty(n_clusters, np.int64)
+    number[order] = np.arange(n_clusters)
+    renumbered = label.copy()
+    renumbered[inside] = number[label[inside]]
+    return renumbered, persistence[order]

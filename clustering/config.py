@@ -1,0 +1,345 @@
+"""YAML file and ``section.key=value`` words in, one frozen RunConfig out; every problem is named at once."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from clustering.errors import ConfigError
+
+EMBEDDED = "embedded"
+EMBEDDED_INDEXES = ("FLAT", "IVF_FLAT")  # what Milvus Lite 2.5 offers
+SERVER_INDEXES = ("HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA")
+MILVUS_TOP_K = 16_384  # the server's own limit of hits a query
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+_strict = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_strict)
+class RunSection:
+    """Where a run lies and how it repeats itself."""
+
+    dir: str = "runs/covey"  # local directory; holds every artefact
+    name: str | None = None  # letters, digits, underscores; none: the directory's own name
+    seed: NonNegative = 0
+    resume: bool = True  # false: start anew, whatever the directory holds
+
+
+@dataclass(frozen=True, config=_strict)
+class ReadSection:
+    """Which records are read, and what of them becomes the text."""
+
+    paths: tuple[str, ...] = ()  # files, globs, directories, URIs; csv, tsv, jsonl, parquet, each also .gz
+    text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("title", "description")
+    separator: str = "\n"  # stands between two text columns
+    id_column: str | None = None  # none: file name and record number
+    limit: Positive | None = None  # only the first records, in the order of the paths
+
+
+@dataclass(frozen=True, config=_strict)
+class EmbedSection:
+    """Which encoder turns texts into unit vectors, and on how many actors."""
+
+    encoder: str = "bge-m3"  # static, minilm, bge-m3, or a sentence-transformers model (name or folder)
+    model: str | None = None  # a local folder (or hub name) with the weights of `encoder`
+    actors: Positive | None = None  # none: one a GPU, or one a CPU core up to 4
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0
+    max_tokens: Annotated[int, Field(ge=2, le=8192)] = 512  # longer texts are cut; the report counts them
+    tokens_per_batch: Annotated[int, Field(ge=64)] = 16_384  # padded tokens that one forward pass takes
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # weights of bge-m3 and other torch models
+
+
+@dataclass(frozen=True, config=_strict)
+class StoreSection:
+    """The Milvus that keeps the vectors."""
+
+    uri: str = EMBEDDED  # embedded (Milvus Lite in the run directory), or the address of a server
+    token_env: str | None = None  # name of the environment variable that holds the token (or user:password)
+    db_name: str | None = None
+    collection: str | None = None  # none: covey_<run name>
+    index: Literal["HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA"] | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)  # of the index: M, efConstruction, nlist
+    metric: Literal["L2", "COSINE", "IP"] = "L2"
+    load: Literal["stream"] = "stream"
+    keep: bool = True  # false: the collection is dropped when the run is done
+    timeout_s: Annotated[float, Field(gt=0)] = 20  # how long an unreachable server is tried
+
+    @property
+    def embedded(self) -> bool:
+        return self.uri == EMBEDDED
+
+    @property
+    def index_type(self) -> str:
+        """FLAT (exact) in the embedded store, HNSW on a server, unless the configuration says otherwise."""
+        return self.index or ("FLAT" if self.embedded else "HNSW")
+
+
+@dataclass(frozen=True, config=_strict)
+class SearchSection:
+    """How many neighbors each text gets, and how they are asked for."""
+
+    k: Annotated[int, Field(ge=1, lt=MILVUS_TOP_K)] = 50  # nearest other texts
+    params: Mapping[str, Any] = field(default_factory=dict)  # ef, nprobe
+    actors: Positive = 2
+    queries_per_request: Annotated[int, Field(ge=1, le=MILVUS_TOP_K)] = 500
+    recall_sample: NonNegative = 1000  # rows whose neighbors are compared with exact search; 0: none
+
+
+@dataclass(frozen=True, config=_strict)
+class GraphSection:
+    """Which of the neighbors become edges."""
+
+    k: Positive | None = None  # nearest neighbors that become edges; none: all that were searched
+    max_distance: Annotated[float, Field(gt=0)] | None = None  # in the store's metric; longer edges are dropped
+    bridge: Literal["nearest", "none"] = "nearest"  # join separate pieces by their nearest texts, or leave them apart
+
+
+@dataclass(frozen=True, config=_strict)
+class ClusterSection:
+    """HDBSCAN on the graph."""
+
+    weights: Literal["distance"] = "distance"
+    selection: Literal["eom", "leaf"] = "eom"
+    min_samples: Positive = 5  # the core distance reaches to the min_samples-th other text
+    min_cluster_size: Annotated[int, Field(ge=2)] = 5
+    epsilon: Annotated[float, Field(ge=0)] = 0.0  # clusters closer than this are not split
+    max_cluster_size: NonNegative = 0  # 0: no limit
+    allow_single_cluster: bool = False
+    copies: Literal["fold", "weigh"] = "fold"
+
+
+@dataclass(frozen=True, config=_strict)
+class DescribeSection:
+    """What names a cluster."""
+
+    terms: Positive = 10
+    exemplars: Positive = 5
+    language: Literal["english", "none"] = "english"  # whose stop words are left out of the terms
+
+
+@dataclass(frozen=True, config=_strict)
+class ProjectSection:
+    """The UMAP map."""
+
+    n_neighbors: Annotated[int, Field(ge=2)] = 15  # the text itself is one of them, as in umap-learn
+    min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
+    seed: NonNegative | None = None  # a seed makes the map repeatable and runs on one thread
+
+
+@dataclass(frozen=True, config=_strict)
+class PlotSection:
+    """What the map shows."""
+
+    points: Positive = 50_000  # the interactive map draws at most so many, sampled evenly
+    noise: Literal["shown", "hidden"] = "shown"
+
+
+@dataclass(frozen=True, config=_strict)
+class RunConfig:
+    """The whole configuration: one section a stage, checked when built, never changed afterwards."""
+
+    run: RunSection = field(default_factory=RunSection)
+    read: ReadSection = field(default_factory=ReadSection)
+    embed: EmbedSection = field(default_factory=EmbedSection)
+    store: StoreSection = field(default_factory=StoreSection)
+    search: SearchSection = field(default_factory=SearchSection)
+    graph: GraphSection = field(default_factory=GraphSection)
+    cluster: ClusterSection = field(default_factory=ClusterSection)
+    describe: DescribeSection = field(default_factory=DescribeSection)
+    project: ProjectSection = field(default_factory=ProjectSection)
+    plot: PlotSection = field(default_factory=PlotSection)
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain lists, dicts and scalars, as they go into YAML and JSON."""
+        return {section: _plain(keys) for section, keys in asdict(self).items()}
+
+    @property
+    def name(self) -> str:
+        """The run's name, safe as part of a Milvus collection's name."""
+        raw = self.run.name or Path(self.run.dir).name
+        return "".join(c if c.isascii() and c.isalnum() else "_" for c in raw) or "run"
+
+    @property
+    def collection(self) -> str:
+        return self.store.collection or f"covey_{self.name}"
+
+    @property
+    def graph_k(self) -> int:
+        """Neighbors of each text that become edges."""
+        return self.graph.k or self.search.k
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+SECTIONS: dict[str, type] = {field.name: field.default_factory for field in fields(RunConfig)}  # type: ignore[misc]
+
+
+def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a YAML file, lay ``section.key=value`` words over it, and check the whole.
+
+    overrides : words such as ``cluster.min_samples=3``; the value is read as YAML
+    Raises: ConfigError that lists every problem of the file and the words at once.
+    """
+    problems: list[str] = []
+    raw: dict[str, Any] = _read_yaml(Path(path), problems) if path is not None else {}
+    for word in overrides:
+        _override(raw, word, problems)
+    return build_config(raw, problems)
+
+
+def override_config(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
+    """The configuration with ``section.key=value`` words laid over it, checked again as a whole."""
+    problems: list[str] = []
+    raw = config.as_dict()
+    for word in overrides:
+        _override(raw, word, problems)
+    return build_config(raw, problems)
+
+
+def build_config(raw: Mapping[str, Any], problems: list[str] | None = None) -> RunConfig:
+    """Check a nested mapping of sections and build the frozen configuration.
+
+    Raises: ConfigError with ``problems`` and whatever else is wrong in ``raw``.
+    """
+    problems = list(problems or [])
+    known = _keep_known(raw, problems)
+    config: RunConfig | None = None
+    try:
+        config = TypeAdapter(RunConfig).validate_python(known)
+    except ValidationError as error:
+        problems += [_in_words(detail) for detail in error.errors()]
+    problems += _contradictions(config) if config is not None else []
+    if problems or config is None:
+        raise ConfigError(problems)
+    return config
+
+
+def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        near = sorted(glob.glob(str(path.parent / "*.yaml")))
+        hint = f" Configurations there: {', '.join(near)}." if near else ""
+        raise ConfigError([f"cannot read the configuration {path}: {error.strerror}.{hint}"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split())}"]) from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        problems.append(f"{path} holds a {type(raw).__name__}; expected sections such as 'read:' and 'cluster:'")
+        return {}
+    return {str(section): dict(keys) if isinstance(keys, dict) else keys for section, keys in raw.items()}
+
+
+def _override(raw: dict[str, Any], word: str, problems: list[str]) -> None:
+    name, equals, text = word.partition("=")
+    section, dot, key = name.partition(".")
+    if not (equals and dot and section and key):
+        problems.append(f"'{word}' is not an override; write section.key=value, for instance cluster.min_samples=3")
+        return
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if raw.get(section) is None:
+        raw[section] = {}
+    place = raw[section]
+    *parents, last = key.split(".")
+    for parent in parents:  # store.params.nlist=64 reaches into a mapping
+        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+    if isinstance(place, dict):
+        place[last] = value
+    else:
+        problems.append(f"'{word}' reaches into '{section}', which is not a mapping")
+
+
+def _keep_known(raw: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    everywhere = {key: name for name, section in SECTIONS.items() for key in _keys(section)}
+    for name, keys in raw.items():
+        if name not in SECTIONS:
+            problems.append(f"unknown section '{name}'{_nearest(name, SECTIONS)}")
+        elif keys is None:
+            known[name] = {}
+        elif not isinstance(keys, dict):
+            problems.append(f"section '{name}' holds {keys!r}; expected keys such as '{_keys(SECTIONS[name])[0]}:'")
+        else:
+            allowed = _keys(SECTIONS[name])
+            for key in keys:
+                if key not in allowed:
+                    elsewhere = f"; '{everywhere[key]}.{key}' exists" if key in everywhere else ""
+                    problems.append(f"unknown key '{name}.{key}'{elsewhere or _nearest(key, allowed, name + '.')}")
+            known[name] = {key: _tuples(value) for key, value in keys.items() if key in allowed}
+    if isinstance(known.get("read"), dict):
+        for key in ("paths", "text_columns"):  # one word stands for a list of one
+            if isinstance(known["read"].get(key), str):
+                known["read"][key] = (known["read"][key],)
+    return known
+
+
+def _keys(section: type) -> list[str]:
+    return [field.name for field in fields(section)]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    known = list(known)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.0)
+    return f"; the nearest known one is '{prefix}{close[0]}'" if close else ""
+
+
+def _in_words(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("function-", "tuple[")))
+    return f"{place}: {detail['msg'][0].lower()}{detail['msg'][1:]}, got {detail['input']!r}"
+
+
+def _contradictions(config: RunConfig) -> list[str]:
+    """What each key allows on its own, but not together with another."""
+    search, store, cluster = config.search, config.store, config.cluster
+    found = []
+    if config.graph_k > search.k:
+        found.append(f"graph.k={config.graph_k} is above search.k={search.k}; raise search.k to {config.graph_k}")
+    if config.graph_k < cluster.min_samples:
+        key = "graph.k" if config.graph.k else "search.k"
+        found.append(
+            f"{key}={config.graph_k} is smaller than cluster.min_samples={cluster.min_samples}; the core distance "
+            f"needs min_samples neighbors of each text: raise {key} to at least {cluster.min_samples}"
+        )
+    if config.project.n_neighbors > search.k:
+        found.append(
+            f"project.n_neighbors={config.project.n_neighbors} is above search.k={search.k}; the map reuses the "
+            f"searched neighbors: lower it, or raise search.k (graph.k keeps the graph at its size)"
+        )
+    ef = search.params.get("ef")
+    if isinstance(ef, int) and ef < search.k + 1:
+        found.append(f"search.params.ef={ef} is below k + 1 = {search.k + 1}, which Milvus refuses; raise it")
+    nprobe, nlist = search.params.get("nprobe"), store.params.get("nlist")
+    if isinstance(nprobe, int) and isinstance(nlist, int) and nprobe > nlist:
+        found.append(f"search.params.nprobe={nprobe} is above store.params.nlist={nlist}; lower it to {nlist} at most")
+    if store.embedded and store.index_type not in EMBEDDED_INDEXES:
+        found.append(
+            f"store.index={store.index} is not offered by the embedded store; take one of "
+            f"{', '.join(EMBEDDED_INDEXES)}, or give the address of a server in store.uri"
+        )
+    if not store.embedded and "://" not in store.uri:
+        found.append(f"store.uri={store.uri!r} is neither '{EMBEDDED}' nor an address such as http://host:19530")
+    return found

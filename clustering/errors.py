@@ -1,0 +1,25 @@
+"""The errors a caller can act on."""
+
+
+class CoveyError(Exception):
+    """Any error that Covey raises on purpose; its text says what happened, the value, and what to do."""
+
+
+class ConfigError(CoveyError):
+    """The configuration or the input is wrong (exit status 2); ``problems`` holds one line for each finding."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class InputError(ConfigError):
+    """An input file cannot be read as what its name says (exit status 2)."""
+
+
+class StoreError(CoveyError):
+    """The vector store does not hold what it should, or stopped answering (exit status 1)."""
+
+
+class StageError(CoveyError):
+    """A stage could not finish (exit status 1)."""

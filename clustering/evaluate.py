@@ -1,0 +1,116 @@
+"""A finished run and perhaps a truth file in; agreement, fidelity to exact HDBSCAN, and recall into report.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from hdbscan import HDBSCAN
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, homogeneity_completeness_v_measure
+
+from clustering.config import ClusterSection, ReadSection, RunConfig
+from clustering.errors import ConfigError
+from clustering.parts import on_worker
+from clustering.read import find_files, read_columns_of
+from clustering.rundir import Figures, RunDir, load_assignment, load_forest, parts, vectors_of, write_json
+
+EXACT_TEXTS = 30_000  # exact HDBSCAN takes minutes at this size and grows with the square
+
+
+def evaluate_run(
+    run: RunDir, config: RunConfig, truth: str | None = None, truth_column: str = "label", id_column: str | None = None
+) -> Figures:
+    """Add ``truth`` and ``fidelity`` to the run's report.json and return them with its ``search`` figures.
+
+    truth : file with the column ``truth_column``, and ids in ``id_column`` (default: the run's own read.id_column)
+    Returns: truth {label, home: nmi, ami, ari, homogeneity, completeness; records}, fidelity {ari_label,
+        mst_weight_difference} (None above EXACT_TEXTS texts), search.
+    Raises: ConfigError when the run is not finished, or the truth file does not fit it.
+    """
+    if not (run / "report.json").exists():
+        raise ConfigError([f"{run.path} is not finished (no report.json); finish it with covey run first"])
+    report: Figures = run.report
+    found: Figures = {"search": report["search"]}
+    if truth is not None:
+        found["truth"] = compare_with_truth(run, config.read, truth, truth_column, id_column)
+    if 1 < report["counts"]["texts"] <= EXACT_TEXTS:
+        found["fidelity"], _ = on_worker(exact_fidelity, run, config.cluster, config.store.metric)
+    else:
+        found["fidelity"] = None
+    write_json(run / "report.json", {**report, **found})
+    return found
+
+
+def agreement(truth: NDArray[Any], label: NDArray[Any]) -> dict[str, float]:
+    """How well labels agree with the truth; noise (-1) counts as one more cluster.
+
+    truth, label : shape (n_records,)
+    Returns: nmi (arithmetic mean), ami, ari, homogeneity, completeness, each 1 for full agreement.
+    """
+    homogeneity, completeness, nmi = homogeneity_completeness_v_measure(truth, label)
+    figures = {
+        "nmi": nmi,
+        "ami": adjusted_mutual_info_score(truth, label),
+        "ari": adjusted_rand_score(truth, label),
+        "homogeneity": homogeneity,
+        "completeness": completeness,
+    }
+    return {name: round(float(value), 5) for name, value in figures.items()}
+
+
+def compare_with_truth(
+    run: RunDir, read: ReadSection, truth: str, truth_column: str, id_column: str | None
+) -> Figures:
+    """Agreement of ``label`` and of ``home`` with a truth file, over the records that have a truth."""
+    key = id_column or read.id_column
+    columns = (truth_column,) if key is None else (truth_column, key)
+    files = find_files(ReadSection(paths=(truth,), text_columns=columns))
+    table = read_columns_of(files, list(dict.fromkeys(columns)))
+    ids = table["place"] if key is None else table[key]
+    truths = pa.table({"text_id": ids, "truth": table[truth_column]}).filter(pc.is_valid(table[truth_column]))
+    if pc.count_distinct(truths["text_id"]).as_py() != len(truths):
+        raise ConfigError([f"--truth {truth}: ids in '{key}' repeat; each record needs a truth of its own"])
+    labels = pq.read_table(run / "labels.parquet", columns=["text_id", "label", "home"])
+    joined = labels.join(truths, "text_id", join_type="inner")
+    if not len(joined):
+        raise ConfigError([f"--truth {truth}: none of its ids ({ids[0]}, ...) is a text_id of the run "
+                           f"({labels['text_id'][0]}, ...); name the id column with --id-column"])  # fmt: skip
+    codes = joined["truth"].combine_chunks().dictionary_encode().indices.to_numpy()
+    return {
+        "records": len(joined),
+        "label": agreement(codes, joined["label"].to_numpy()),
+        "home": agreement(codes, joined["home"].to_numpy()),
+    }
+
+
+def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures:
+    """The run against hdbscan on the vectors themselves, with all pairwise distances.
+
+    Returns: ari_label (agreement of the labels of distinct texts), mst_weight_difference (of the trees' total
+        lengths, relative to the exact one), noise_share of the exact labels.
+    """
+    vectors = np.concatenate([vectors_of(pq.read_table(path, columns=["vector"])) for path in parts(run / "vectors")])
+    exact = HDBSCAN(
+        min_samples=min(cluster.min_samples, len(vectors) - 1),
+        min_cluster_size=cluster.min_cluster_size,
+        cluster_selection_method=cluster.selection,
+        cluster_selection_epsilon=cluster.epsilon,
+        max_cluster_size=cluster.max_cluster_size,
+        allow_single_cluster=cluster.allow_single_cluster,
+        gen_min_span_tree=True,
+        algorithm="generic" if metric != "L2" else "best",
+        metric="cosine" if metric != "L2" else "euclidean",
+    ).fit(vectors.astype(np.float64))
+    label = load_assignment(run)["label"].to_numpy()
+    weight = float(exact._min_spanning_tree[:, 2].sum())
+    ours = float(load_forest(run).distance.astype(np.float64).sum())
+    return {
+        "ari_label": round(float(adjusted_rand_score(exact.labels_, label)), 5),
+        "mst_weight_difference": round(ours / weight - 1, 8),
+        "exact_noise_share": round(float((exact.labels_ < 0).mean()), 5),
+        "exact_count": int(exact.labels_.max()) + 1,
+    }

@@ -1,0 +1,46 @@
+"""Token counts of clusters in, the terms that set each cluster apart out."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Scripts written without spaces between words; runs of them are cut into pairs of characters.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+(?:['’\-.&][^\W_{_UNSPACED}]+)*")
+_UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]")
+
+
+def tokens(text: str, stop_words: frozenset[str] = frozenset()) -> list[str]:
+    """Lower-cased words of two characters or more, without stop words and bare numbers.
+
+    Chinese, Japanese, Thai, Lao, Burmese and Khmer, which put no spaces between words, give pairs of characters.
+    """
+    found: list[str] = []
+    for match in _WORD.finditer(unicodedata.normalize("NFKC", text).lower()):
+        word = match.group()
+        if _UNSPACED_RUN.match(word):
+            found += [word[at : at + 2] for at in range(max(len(word) - 1, 1))]
+            continue
+        word = word.replace("’", "'").removesuffix("'s")
+        if len(word) > 1 and word not in stop_words and not word.isdigit():
+            found.append(word)
+    return found
+
+
+def class_tf_idf(
+    label: NDArray[np.int64], term: NDArray[np.int64], count: NDArray[np.int64], n_clusters: int
+) -> NDArray[np.float64]:
+    """c-TF-IDF: how much a term stands out in its cluster against all clusters.
+
+    label, term, count : shape (n_pairs,), how often a term stands in a cluster, each pair once
+    Returns: float64, shape (n_pairs,): share of the term in the cluster x log(1 + words a cluster / uses of the term).
+    Source: Grootendorst (2022), BERTopic, arXiv:2203.05794.
+    """
+    in_cluster = np.bincount(label, weights=count, minlength=n_clusters)
+    uses = np.bincount(term, weights=count)
+    average = in_cluster.sum() / max(n_clusters, 1)
+    return count / in_cluster[label] * np.log1p(average / uses[term])  # type: ignore[no-any-return]

@@ -1,0 +1,246 @@
+"""The stages in order: read, embed, store, search, graph, forest, cluster, describe, project, plot, report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from clustering.cluster import build_forest, cluster_graph
+from clustering.config import RunConfig, build_config, override_config
+from clustering.describe import describe_clusters
+from clustering.embed import embed_texts
+from clustering.encoders import check_encoder
+from clustering.errors import ConfigError, StoreError
+from clustering.graph import build_graph
+from clustering.kernels.memory import StagePlan, plan_stages
+from clustering.milvus import open_store
+from clustering.parts import node_cpus
+from clustering.plot import plot_map
+from clustering.project import project_texts
+from clustering.read import InputFile, find_files, read_texts
+from clustering.report import write_report
+from clustering.rundir import Figures, RunDir, fingerprint
+from clustering.search import search_neighbors
+from clustering.store import check_store, confirm_store, drop_collection, store_vectors
+
+log = logging.getLogger("covey")
+ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20}
+PACKAGES = ("ray", "pymilvus", "milvus-lite", "hdbscan", "scipy", "scikit-learn", "umap-learn", "numpy", "pyarrow", "plotly")
+
+
+def run_pipeline(config: RunConfig) -> RunDir:
+    """Do the whole run, or what is left of it, and return its directory.
+
+    A Ray that is already connected is used; otherwise one is started (``RAY_ADDRESS`` names a cluster) and ended.
+    Raises: ConfigError for whatever is wrong with configuration, input or store, before any work where it can be
+        known; CoveyError for a stage that cannot finish.
+    """
+    run = RunDir(config.run.dir)
+    files, dim = check_everything(config)
+    with run.locked():
+        if not config.run.resume:
+            run.clear()
+        marks = fingerprints(config, files)
+        if run.finished("report", marks["report"]):
+            log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
+            return run
+        if not run.finished("search", marks["search"]):
+            check_store(config, dim, run.id)
+        run.update_manifest(
+            config=config.as_dict(), versions=versions(), seed=config.run.seed,
+            python=sys.version.split()[0], machine=f"{platform.system()} {platform.machine()}",
+        )  # fmt: skip
+        with ray_session():
+            run_stages(config, run, files, marks)
+    return run
+
+
+def run_stages(config: RunConfig, run: RunDir, files: list[InputFile], marks: dict[str, str]) -> None:
+    """The way of one text. Each line leaves an artefact, or keeps the one that a run before has left."""
+
+    def stage(name: str, work: Any) -> Figures:
+        return run.stage(name, marks[name], work)
+
+    seed, metric = config.run.seed, config.store.metric
+    read = stage("read", lambda: read_texts(files, config.read, run, node_cpus()))
+    n_texts = read["texts"]
+    if n_texts == 0:
+        log.warning("no texts: %d records, none with text in read.text_columns", read["records"])
+        stage("report", lambda: write_report(run, config))
+        return
+    if not run.finished("embed", marks["embed"]):
+        print_plan(run, read, check_encoder(config.embed), config)
+    embedded = stage("embed", lambda: embed_texts(run, config.embed))
+    if n_texts > 1:  # one text has no neighbors
+        search_collection(config, run, marks, n_texts, embedded["dim"])
+    stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
+    stage("forest", lambda: build_forest(run, config.cluster))
+    stage("cluster", lambda: cluster_graph(run, config.cluster))
+    stage("describe", lambda: describe_clusters(run, config.describe))
+    stage("project", lambda: project_texts(run, config.project, n_texts))
+    stage("plot", lambda: plot_map(run, config.plot, config.name, seed))
+    stage("report", lambda: write_report(run, config))
+
+
+def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_texts: int, dim: int) -> None:
+    """Load the vectors, count them, and search; the embedded server lives only as long as this."""
+    if run.finished("search", marks["search"]):
+        return
+    with open_store(config, run) as address:
+        if run.finished("store", marks["store"]):
+            try:
+                confirm_store(address, n_texts)
+            except StoreError as error:
+                log.warning("store: %s; loading again", error)
+                run.forget("store")
+        run.stage("store", marks["store"],
+                  lambda: store_vectors(run, address, config.store, n_texts, dim, run.id, marks["store"]))  # fmt: skip
+        run.stage("search", marks["search"],
+                  lambda: search_neighbors(run, address, config.store, config.search, n_texts, config.run.seed))  # fmt: skip
+        if not config.store.keep:
+            drop_collection(address)
+
+
+def check_everything(config: RunConfig) -> tuple[list[InputFile], int | None]:
+    """What can be known to be wrong before any work, said at once: the input files and the encoder.
+
+    Returns: the input files, and the vectors' dimension where it is known beforehand.
+    Raises: ConfigError with every problem.
+    """
+    problems: list[str] = []
+    files: list[InputFile] = []
+    dim = None
+    try:
+        files = find_files(config.read)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        dim = check_encoder(config.embed)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return files, dim
+
+
+def fingerprints(config: RunConfig, files: list[InputFile]) -> dict[str, str]:
+    """A digest for each stage of all that its artefact depends on; a changed one means that the stage is redone."""
+    settings = config.as_dict()
+
+    def part(section: str, *keys: str) -> dict[str, Any]:
+        return {key: settings[section][key] for key in keys}
+
+    marks: dict[str, str] = {}
+    marks["read"] = fingerprint(settings["read"], [(file.uri, file.size, file.changed) for file in files])
+    marks["embed"] = fingerprint(marks["read"], part("embed", "encoder", "model", "max_tokens", "dtype"))
+    marks["store"] = fingerprint(
+        marks["embed"], part("store", "uri", "db_name", "index", "params", "metric"), config.collection
+    )
+    marks["search"] = fingerprint(marks["store"], part("search", "k", "params", "recall_sample"), config.run.seed)
+    return {**marks, **later_marks(config, marks["search"])}
+
+
+def later_marks(config: RunConfig, search: str) -> dict[str, str]:
+    """The digests of the stages after the search, from the search's."""
+    settings = config.as_dict()
+    marks: dict[str, str] = {}
+    marks["graph"] = fingerprint(search, settings["graph"])
+    forest = {key: settings["cluster"][key] for key in ("weights", "min_samples", "copies")}
+    marks["forest"] = fingerprint(marks["graph"], forest)
+    marks["cluster"] = fingerprint(marks["forest"], settings["cluster"])
+    marks["describe"] = fingerprint(marks["cluster"], settings["describe"])
+    marks["project"] = fingerprint(search, settings["project"])
+    marks["plot"] = fingerprint(marks["describe"], marks["project"], settings["plot"], config.name, config.run.seed)
+    marks["report"] = fingerprint(marks["plot"])
+    return marks
+
+
+def print_plan(run: RunDir, read: Figures, dim: int | None, config: RunConfig) -> None:
+    """Log what each stage will need before it starts, and keep it in the manifest."""
+    plan = plan_run(run, read, dim, config)
+    log.info(
+        "plan: texts=%d records=%d dim=%s k=%d", read["texts"], read["records"], dim or "1024 (guess)", config.search.k
+    )
+    for line in plan:
+        log.info("plan: %-8s memory=%s disk=%s", line.stage, _bytes(line.memory_bytes), _bytes(line.disk_bytes))
+    run.update_manifest(plan={line.stage: {"memory": line.memory_bytes, "disk": line.disk_bytes} for line in plan})
+
+
+def plan_run(run: RunDir, read: Figures, dim: int | None, config: RunConfig) -> list[StagePlan]:
+    """The bytes of each stage, from what reading has counted."""
+    return plan_stages(
+        read["texts"], read["records"], dim or 1024, min(config.search.k, read["texts"]),
+        read["text_bytes"] / read["texts"], ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]),
+    )  # fmt: skip
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray for the length of the block: the connected one, the cluster of RAY_ADDRESS, or a single node of its own."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(log_to_driver=True, include_dashboard=None, logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that make the result."""
+    found = {"covey": "covey", **{name: name for name in PACKAGES}}
+    present: dict[str, str] = {"python": sys.version.split()[0]}
+    for name in found:
+        try:
+            present[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            present[name] = "not installed"
+    return present
+
+
+def load_run_config(run: RunDir) -> RunConfig:
+    """The configuration that a run was made with.
+
+    Raises: ConfigError when the directory holds no run.
+    """
+    saved = run.manifest.get("config")
+    if saved is None:
+        raise ConfigError([f"{run.path} holds no run (no manifest.json with a configuration)"])
+    return build_config(saved)
+
+
+def recluster_run(run: RunDir, overrides: list[str]) -> RunDir:
+    """Do a finished run's later stages again under other settings; vectors and neighbors stay as they are.
+
+    overrides : words such as ``cluster.min_samples=3``; only sections after the search may be named
+    Raises: ConfigError for other sections, wrong values, or a directory without a finished search.
+    """
+    config = load_run_config(run)
+    later = ("graph", "cluster", "describe", "project", "plot")
+    wrong = [word for word in overrides if word.partition(".")[0] not in later]
+    if wrong:
+        raise ConfigError([f"recluster takes keys of {', '.join(later)} only, not '{word}'" for word in wrong])
+    config = override_config(config, overrides)
+    with run.locked():
+        stages = run.manifest["stages"]
+        if "search" not in stages:
+            raise ConfigError([f"{run.path} has no finished search; finish it with covey run first"])
+        # The marks of the stages that stay are taken as they are: the input files may be gone by now.
+        marks = later_marks(config, stages["search"]["fingerprint"])
+        kept = {name: stages[name]["fingerprint"] for name in ("read", "embed", "store", "search")}
+        run.update_manifest(config=config.as_dict())
+        with ray_session():
+            run_stages(config, run, [], {**kept, **marks})
+    return run

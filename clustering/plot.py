@@ -1,0 +1,151 @@
+"""coords/ and the assignment in, map.html (interactive) and map.png out."""
+
+from __future__ import annotations
+
+import colorsys
+import html
+import textwrap
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clustering.config import PlotSection
+from clustering.parts import on_worker
+from clustering.rundir import Figures, RunDir, gather_texts, read_columns, whole
+
+NOISE = "#c4c8cf"
+NAMED = 40  # clusters whose titles are written into the picture
+HOVER_CHARACTERS = 300
+
+
+def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
+    """Leave map.html and map.png. Returns: drawn (texts in the interactive map), ``peak_bytes``."""
+    figures, peak = on_worker(_plot, run, cfg, name, seed)
+    return {**figures, "peak_bytes": peak}
+
+
+def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
+    assignment = pq.read_table(run / "assignment.parquet", columns=["label", "strength"])
+    label = assignment["label"].to_numpy()
+    coords = read_columns(run / "coords", ["x", "y"])
+    xy = np.column_stack([coords["x"].to_numpy(), coords["y"].to_numpy()])
+    clusters = pq.read_table(run / "clusters.parquet")
+    shown = np.arange(label.size) if cfg.noise == "shown" else np.flatnonzero(label >= 0)
+    _draw_png(run, xy[shown], label[shown], clusters, name)
+    if shown.size > cfg.points:
+        shown = np.sort(np.random.default_rng(seed).choice(shown, cfg.points, replace=False))
+    drawn = _draw_html(run, xy, label, shown, clusters, name)
+    return {"drawn": drawn}
+
+
+def label_colors(label: NDArray[np.int32]) -> NDArray[np.str_]:
+    """A color for each label: noise grey, and hues a golden angle apart, so that neighbors in number differ."""
+    palette = []
+    for number in range(int(label.max(initial=-1)) + 1):
+        light, saturation = (0.42, 0.56, 0.34)[number % 3], (0.72, 0.6, 0.5)[number // 3 % 3]
+        red, green, blue = colorsys.hls_to_rgb(number * 0.61803398875 % 1, light, saturation)
+        palette.append(f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}")
+    return np.array([*palette, NOISE])[label]  # -1 is the last one
+
+
+def view_limits(values: NDArray[np.float32]) -> tuple[float, float]:
+    """The range that holds nearly all points; a few far outliers would shrink the map to a dot."""
+    if not values.size:
+        return -1.0, 1.0
+    low, high = np.percentile(values, [0.05, 99.95])
+    margin = 0.05 * float(high - low) or 1.0
+    return float(low) - margin, float(high) + margin
+
+
+def _middles(xy: NDArray[np.float32], label: NDArray[np.int32], n_named: int) -> list[tuple[int, float, float]]:
+    found = []
+    for number in range(min(n_named, int(label.max(initial=-1)) + 1)):
+        own = xy[label == number]
+        if len(own):
+            found.append((number, *(float(value) for value in np.median(own, axis=0))))
+    return found
+
+
+def _headline(label: NDArray[np.int32], clusters: pa.Table) -> str:
+    noise = float((label < 0).mean()) if label.size else 0.0
+    return f"{label.size:,} texts, {clusters.num_rows:,} clusters, {noise:.0%} noise"
+
+
+def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, name: str) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+
+    figure = Figure(figsize=(14, 10), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    size = float(np.clip(4e4 / max(label.size, 1), 0.3, 24))
+    order = np.argsort(label >= 0, kind="stable")  # noise first, so that clusters lie on top
+    axes.scatter(*xy[order].T, c=label_colors(label)[order], s=size, linewidths=0, rasterized=True)
+    titles = clusters["title"].to_pylist()
+    for number, x, y in _middles(xy, label, NAMED):
+        axes.annotate(
+            textwrap.fill(_plain(titles[number]), 22), (x, y), ha="center", va="center", fontsize=7, color="#1f2430",
+            path_effects=[withStroke(linewidth=2.2, foreground="white")],
+        )  # fmt: skip
+    axes.set_xlim(view_limits(xy[:, 0]))
+    axes.set_ylim(view_limits(xy[:, 1]))
+    axes.set_axis_off()
+    axes.set_title(f"{_plain(name)}: {_headline(label, clusters)}", loc="left", fontsize=12)
+    with whole(run / "map.png") as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _plain(text: str) -> str:
+    """matplotlib reads $ as mathematics and has no glyphs for emoji."""
+    return "".join(c for c in text if ord(c) < 0x2E80).replace("$", r"\$")
+
+
+def _draw_html(run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table, name: str) -> int:
+    import plotly.graph_objects as go
+
+    texts = gather_texts(run, shown)
+    titles = clusters["title"].to_pylist()
+    figure = go.Figure()
+    for noise in (True, False):
+        rows = shown[(label[shown] < 0) == noise]
+        if not rows.size:
+            continue
+        hover = [
+            f"{_wrapped(texts[row])}<br><i>{'noise' if noise else f'{label[row]}: {html.escape(titles[label[row]])}'}</i>"
+            for row in rows.tolist()
+        ]
+        figure.add_trace(
+            go.Scattergl(
+                x=xy[rows, 0], y=xy[rows, 1], mode="markers", name="noise" if noise else "clusters", text=hover,
+                hovertemplate="%{text}<extra></extra>",
+                marker={"color": label_colors(label)[rows], "size": 4 if shown.size > 5000 else 6,
+                        "opacity": 0.45 if noise else 0.85, "line": {"width": 0}},
+            )
+        )  # fmt: skip
+    for number, x, y in _middles(xy, label, NAMED // 2):
+        figure.add_annotation(x=x, y=y, text=html.escape(titles[number]), showarrow=False,
+                              font={"size": 10, "color": "#1f2430"}, bgcolor="rgba(255,255,255,0.6)")  # fmt: skip
+    sampled = "" if shown.size == label.size else f" ({shown.size:,} drawn)"
+    axis = {"visible": False}
+    figure.update_layout(
+        title={"text": f"{html.escape(name)}: {_headline(label, clusters)}{sampled}"},
+        template="plotly_white", hovermode="closest", dragmode="pan",
+        xaxis={**axis, "range": view_limits(xy[:, 0])}, yaxis={**axis, "range": view_limits(xy[:, 1])},
+        legend={"orientation": "h", "y": 0}, margin={"l": 10, "r": 10, "t": 50, "b": 10},
+        hoverlabel={"align": "left", "bgcolor": "white"},
+    )  # fmt: skip
+    with whole(run / "map.html") as temporary:
+        figure.write_html(
+            temporary, include_plotlyjs=True, config={"scrollZoom": True, "displaylogo": False, "responsive": True}
+        )
+    return int(shown.size)
+
+
+def _wrapped(text: str) -> str:
+    """A text for the hover box: escaped, cut, and broken into lines."""
+    cut = text if len(text) <= HOVER_CHARACTERS else text[: HOVER_CHARACTERS - 1] + "…"
+    return "<br>".join(html.escape(line) for part in cut.split("\n") for line in textwrap.wrap(part, 70))

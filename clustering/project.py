@@ -1,0 +1,105 @@
+"""neighbors/ in, coords/ out: the UMAP map from the searched neighbors, without a second search."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clustering import schema
+from clustering.config import ProjectSection
+from clustering.errors import StageError
+from clustering.parts import on_worker
+from clustering.rundir import Figures, RunDir, part_name, parts, vectors_of, write_table
+
+FloatArray = NDArray[np.float32]
+SMALLEST_MAP = 5  # fewer texts are drawn where their first two principal components put them
+
+
+def project_texts(run: RunDir, cfg: ProjectSection, n_texts: int) -> Figures:
+    """Leave coords/. Returns: n_neighbors (as used), ``peak_bytes``.
+
+    Raises: StageError when umap-learn would search again instead of using the stored neighbors.
+    """
+    figures, peak = on_worker(_project, run, cfg, n_texts)
+    return {**figures, "peak_bytes": peak}
+
+
+def _project(run: RunDir, cfg: ProjectSection, n_texts: int) -> Figures:
+    start = _principal_components(run, n_texts)
+    n_neighbors = min(cfg.n_neighbors, n_texts)
+    xy = start
+    if n_texts >= SMALLEST_MAP:
+        indices, distances = _neighbor_columns(run, n_texts, n_neighbors)
+        xy = umap_layout(indices, distances, start, cfg)
+    columns = {"row": np.arange(n_texts), "x": xy[:, 0], "y": xy[:, 1]}
+    write_table(run / "coords" / part_name(0), pa.table(columns, schema=schema.COORDS))
+    return {"n_neighbors": n_neighbors}
+
+
+def umap_layout(
+    indices: NDArray[np.int64], distances: FloatArray, start: FloatArray, cfg: ProjectSection
+) -> FloatArray:
+    """UMAP's layout of a neighbor table.
+
+    indices, distances : shape (n_texts, n_neighbors), column 0 the text itself at distance 0
+    start : float32, shape (n_texts, 2), where the layout begins; umap-learn's own spectral start takes minutes at
+        100,000 texts and longer on a graph in pieces
+    Returns: float32, shape (n_texts, 2)
+    """
+    from umap import UMAP
+
+    model = UMAP(
+        n_neighbors=indices.shape[1],
+        min_dist=cfg.min_dist,
+        init=start,
+        precomputed_knn=(indices.copy(), distances.copy()),  # umap-learn writes into them
+        random_state=cfg.seed,
+    )
+    with warnings.catch_warnings():
+        # A warning means that it would search again, in vectors that it does not have.
+        warnings.filterwarnings("error", message=".*precomputed_knn.*")
+        warnings.filterwarnings("error", message=".*k-nn.*", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*transforming new data.*")
+        warnings.filterwarnings("ignore", message="n_jobs value")
+        try:
+            layout: FloatArray = model.fit_transform(np.zeros((len(indices), 1), np.float32))
+        except UserWarning as warning:
+            raise StageError(f"umap-learn does not use the stored neighbors: {warning}") from None
+    return np.nan_to_num(layout).astype(np.float32, copy=False)
+
+
+def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int) -> tuple[NDArray[np.int64], FloatArray]:
+    """UMAP's table: self first; a text with fewer neighbors repeats itself at distance 0, which adds no edge."""
+    indices = np.repeat(np.arange(n_texts)[:, None], n_neighbors, axis=1)
+    distances = np.zeros((n_texts, n_neighbors), np.float32)
+    for path in parts(run / "neighbors"):
+        table = pq.read_table(path)
+        rows = table["row"].to_numpy()
+        lengths = pa.compute.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
+        place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        near = place < n_neighbors - 1
+        where = np.repeat(rows, lengths)[near], place[near] + 1
+        indices[where] = table["neighbors"].combine_chunks().flatten().to_numpy()[near]
+        distances[where] = table["distances"].combine_chunks().flatten().to_numpy()[near]
+    return indices, distances
+
+
+def _principal_components(run: RunDir, n_texts: int) -> FloatArray:
+    """First two principal components of all vectors, from the exact covariance, one part in memory at a time."""
+    total: Any = 0.0
+    product: Any = 0.0
+    for path in parts(run / "vectors"):
+        vectors = vectors_of(pq.read_table(path, columns=["vector"]))
+        total = total + vectors.sum(axis=0, dtype=np.float64)
+        product = product + (vectors.T @ vectors).astype(np.float64)
+    mean = total / n_texts
+    _, axes = np.linalg.eigh(product / n_texts - np.outer(mean, mean))
+    axes = axes[:, :-3:-1]
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an eigenvector's sign is arbitrary
+    found = [vectors_of(pq.read_table(path, columns=["vector"])) @ axes.astype(np.float32) for path in parts(run / "vectors")]
+    return np.ascontiguousarray(np.concatenate(found) - (mean @ axes).astype(np.float32), np.float32)

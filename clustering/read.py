@@ -1,0 +1,464 @@
+"""Files in; texts/ (one row for each distinct text) and members/ (one line for each record) out."""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import io
+import json
+import posixpath
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from clustering import schema
+from clustering.config import ReadSection
+from clustering.errors import ConfigError, InputError
+from clustering.kernels.copies import fold_copies
+from clustering.parts import Item, map_parts, on_worker, peak_of
+from clustering.rundir import Figures, RunDir, part_name, parts, remove, whole, write_table
+
+RECORDS_PER_PART = 8192
+PIECE_BYTES = 32 << 20  # files are read in pieces of about this size: small files together, Parquet by row groups
+CSV_BLOCK_BYTES = 16 << 20  # the longest record of a csv file
+FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
+_SPOOL = pa.schema(
+    [
+        ("text_id", pa.string()),
+        ("text", pa.string()),
+        ("place", pa.int32()),  # of the record within its part, empty ones counted
+        ("digest", pa.binary(16)),
+        ("id_digest", pa.binary(16)),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file of the input, as found before any work."""
+
+    path: str  # as the filesystem names it
+    uri: str  # as a user would write it
+    name: str  # short, for ids: the path below the folder that all files share
+    format: str  # csv, tsv, jsonl or parquet
+    gzipped: bool
+    size: int  # bytes
+    changed: str  # time of the last change, for the run's fingerprint
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one worker call reads: some files, or some row groups of one Parquet file."""
+
+    files: list[dict[str, Any]] = field(default_factory=list)
+    row_groups: list[int] | None = None
+    first_record: int = 0
+
+
+def find_files(cfg: ReadSection) -> list[InputFile]:
+    """Resolve paths, globs, directories and URIs to files, and look into each for the columns it must have.
+
+    Returns: the files in the order of ``paths``, each path's files by name; a file named twice is read once.
+    Raises: ConfigError that lists every problem: nothing found, unknown format, missing columns, not decodable.
+    """
+    problems: list[str] = []
+    found: dict[str, InputFile] = {}
+    if not cfg.paths:
+        problems.append("read.paths is empty; name files, globs, directories or URIs")
+    for path in cfg.paths:
+        for file in _resolve(path, problems):
+            found.setdefault(file.uri, file)
+    for file in found.values():
+        problems += _look_into(file, cfg)
+    if problems:
+        raise ConfigError(problems)
+    shared = posixpath.commonpath([posixpath.dirname(file.path) for file in found.values()])
+    return [replace(file, name=posixpath.relpath(file.path, shared)) for file in found.values()]
+
+
+def _filesystem(path: str) -> tuple[pa.fs.FileSystem, str]:
+    if "://" in path:
+        return pa.fs.FileSystem.from_uri(path)  # type: ignore[no-any-return]
+    return pa.fs.LocalFileSystem(), posixpath.abspath(posixpath.expanduser(path))
+
+
+def _resolve(given: str, problems: list[str]) -> list[InputFile]:
+    try:
+        filesystem, path = _filesystem(given)
+        magic = [at for at, part in enumerate(path.split("/")) if any(c in part for c in "*?[")]
+        if magic:
+            base = "/".join(path.split("/")[: magic[0]]) or "/"
+            listed = filesystem.get_file_info(pa.fs.FileSelector(base, recursive=True, allow_not_found=True))
+            infos = [info for info in listed if _matches(info.path, path)]
+        else:
+            info = filesystem.get_file_info(path)
+            infos = [info]
+            if info.type == pa.fs.FileType.Directory:
+                infos = list(filesystem.get_file_info(pa.fs.FileSelector(path, recursive=True)))
+            elif info.type == pa.fs.FileType.NotFound:
+                problems.append(f"read.paths: no such file: {given}")
+                return []
+    except (OSError, pa.ArrowInvalid) as error:
+        problems.append(f"read.paths: cannot look for {given}: {error}")
+        return []
+    prefix = given.split("://")[0] + "://" if "://" in given else ""
+    named = not magic and len(infos) == 1 and infos[0].path == path  # a file that the user named himself
+    files = []
+    for info in sorted(infos, key=lambda info: info.path):
+        if info.type != pa.fs.FileType.File or (info.base_name.startswith(".") and not named):
+            continue
+        stem, gzipped = (info.base_name[:-3], True) if info.base_name.endswith(".gz") else (info.base_name, False)
+        kind = FORMATS.get(stem.rpartition(".")[2].lower())
+        if kind is not None:
+            files.append(InputFile(info.path, prefix + info.path, info.path, kind, gzipped, info.size or 0, str(info.mtime_ns)))
+        elif named:
+            problems.append(f"read.paths: {given} is none of {', '.join(FORMATS)} (each also .gz)")
+    if not files and not named:
+        kind = "the glob matches no" if magic else "the directory holds no"
+        problems.append(f"read.paths: {kind} csv, tsv, jsonl or parquet file: {given}")
+    return files
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """A glob where * stays within a folder and ** crosses folders."""
+    return _match_parts(path.split("/"), pattern.split("/"))
+
+
+def _match_parts(path: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_match_parts(path[skip:], pattern[1:]) for skip in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _match_parts(path[1:], pattern[1:])
+
+
+def _wanted(cfg: ReadSection) -> list[str]:
+    return [*cfg.text_columns, *([cfg.id_column] if cfg.id_column else [])]
+
+
+def _look_into(file: InputFile, cfg: ReadSection) -> list[str]:
+    """Problems that the head of a file shows: columns that are not there, bytes that are not what the name says."""
+    try:
+        columns = _columns(file)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowInvalid, ValueError) as error:
+        return [f"{file.uri} cannot be read as {file.format}{' (gzip)' if file.gzipped else ''}: {_brief(error)}"]
+    if columns is None:  # an empty file has no records, which is no mistake
+        return []
+    missing = [name for name in _wanted(cfg) if name not in columns]
+    if not missing:
+        return []
+    return [
+        f"{file.uri} has no column {', '.join(repr(name) for name in missing)}; its columns are "
+        f"{', '.join(repr(name) for name in columns)}. Set read.text_columns and read.id_column."
+    ]
+
+
+def _columns(file: InputFile) -> list[str] | None:
+    if file.format == "parquet":
+        return list(_parquet(file).schema_arrow.names)
+    with _open(file) as stream:
+        head = io.TextIOWrapper(stream, encoding="utf-8-sig")
+        if file.format == "jsonl":
+            keys: dict[str, None] = {}
+            for line, _ in zip(head, range(100), strict=False):
+                record = json.loads(line) if line.strip() else {}
+                if not isinstance(record, dict):
+                    raise ValueError(f"a line holds {type(record).__name__} where an object should be")
+                keys.update(dict.fromkeys(record))
+            return list(keys) or None
+        if not head.read(1):
+            return None
+    with _open(file) as stream:
+        return list(_csv_reader(file, stream, None, []).schema.names)
+
+
+def _open(file: InputFile) -> Any:
+    filesystem, _ = _filesystem(file.uri)
+    raw = filesystem.open_input_stream(file.path, compression=None)
+    return gzip.GzipFile(fileobj=raw) if file.gzipped else raw
+
+
+def _parquet(file: InputFile) -> pq.ParquetFile:
+    if file.gzipped:
+        with _open(file) as stream:
+            return pq.ParquetFile(pa.BufferReader(stream.read()))
+    filesystem, _ = _filesystem(file.uri)
+    return pq.ParquetFile(filesystem.open_input_file(file.path))
+
+
+def _csv_reader(file: InputFile, stream: Any, wanted: list[str] | None, malformed: list[int]) -> Any:
+    def skip(row: Any) -> str:
+        malformed.append(row.actual_columns)
+        return "skip"
+
+    return pa.csv.open_csv(
+        stream,
+        read_options=pa.csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
+        parse_options=pa.csv.ParseOptions(
+            delimiter="\t" if file.format == "tsv" else ",", newlines_in_values=True, invalid_row_handler=skip
+        ),
+        convert_options=pa.csv.ConvertOptions(
+            include_columns=wanted,
+            column_types=dict.fromkeys(wanted or [], pa.string()),  # 007 stays 007
+            strings_can_be_null=False,
+        ),
+    )
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _batches(file: InputFile, piece: Piece, wanted: list[str], malformed: list[int]) -> Iterator[dict[str, list[Any]]]:
+    """Columns of a file as Python values, some thousand records at a time."""
+    wanted = list(dict.fromkeys(wanted))
+    if file.format == "parquet":
+        table = _parquet(file)
+        groups = piece.row_groups if piece.row_groups is not None else list(range(table.num_row_groups))
+        for batch in table.iter_batches(RECORDS_PER_PART, row_groups=groups, columns=wanted):
+            yield {name: _strings(batch.column(name), name) for name in wanted}
+        return
+    with _open(file) as stream:
+        if file.format == "jsonl":
+            lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
+            held: dict[str, list[Any]] = {name: [] for name in wanted}
+            for line in lines:
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                    values = [_scalar(record.get(name)) for name in wanted]
+                except (json.JSONDecodeError, AttributeError):
+                    malformed.append(0)
+                    continue
+                for name, value in zip(wanted, values, strict=True):
+                    held[name].append(value)
+                if len(held[wanted[0]]) == RECORDS_PER_PART:
+                    yield held
+                    held = {name: [] for name in wanted}
+            if held[wanted[0]]:
+                yield held
+        elif stream.read(1):
+            with _open(file) as again:
+                for batch in _csv_reader(file, again, wanted, malformed):
+                    yield batch.to_pydict()
+
+
+def _strings(column: pa.Array, name: str) -> list[Any]:
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        raise InputError([f"column '{name}' holds {column.type}; a text or id column holds strings or numbers"])
+    if pa.types.is_string(column.type):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    return pc.cast(column, pa.string()).to_pylist()  # type: ignore[no-any-return]
+
+
+def _scalar(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def clean_text(values: list[str | None], separator: str) -> str:
+    """Join the text columns of a record: Unicode NFC, white space folded to single spaces, empty columns left out."""
+    folded = (" ".join(unicodedata.normalize("NFC", value).split()) for value in values if value)
+    joined = separator.join(value for value in folded if value)
+    # A lone surrogate (legal in JSON escapes) has no UTF-8 form.
+    return joined if joined.isascii() else joined.encode("utf-8", "replace").decode("utf-8")
+
+
+def read_columns_of(files: list[InputFile], columns: list[str]) -> pa.Table:
+    """Some columns of some files as strings, and ``place``, the id that a record has where no column gives one.
+
+    Raises: InputError for a file that cannot be read to its end.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in [*columns, "place"]}
+    for file in files:
+        start = len(found["place"])
+        try:
+            for batch in _batches(file, Piece(), columns, []):
+                before = len(found["place"])
+                for name in columns:
+                    found[name] += batch[name]
+                found["place"] += [f"{file.name}:{at + 1 - start}" for at in range(before, len(found[columns[0]]))]
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowInvalid) as error:
+            raise InputError([f"{file.uri} cannot be read: {_brief(error)}. Is it {file.format} in UTF-8?"]) from None
+    return pa.table({name: pa.array(values, pa.string()) for name, values in found.items()})
+
+
+class PieceReader:
+    """Read a piece, clean its records, and leave them as parts of records/."""
+
+    def __init__(self, run: RunDir, cfg: ReadSection) -> None:
+        self.run = run
+        self.cfg = cfg
+
+    def __call__(self, item: Item) -> Item:
+        piece = Piece(**item["piece"])
+        counts: list[dict[str, int]] = []
+        held: list[tuple[str, list[str | None]]] = []
+        malformed: list[int] = []
+        read = 0
+        for raw in piece.files:
+            file = InputFile(**raw)
+            number = piece.first_record
+            try:
+                for batch in _batches(file, piece, _wanted(self.cfg), malformed):
+                    for record in zip(*(batch[name] for name in _wanted(self.cfg)), strict=True):
+                        number += 1
+                        held.append((f"{file.name}:{number}", list(record)))
+                        if len(held) == RECORDS_PER_PART:
+                            counts.append(self._write(item["item"], len(counts), held))
+                            held = []
+                    read = sum(count["records"] for count in counts) + len(held)
+                    if self.cfg.limit is not None and read >= self.cfg.limit:
+                        break
+            except InputError as error:
+                raise InputError([f"{file.uri}: {problem}" for problem in error.problems]) from None
+            except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowInvalid) as error:
+                raise InputError(
+                    [f"{file.uri} cannot be read after record {number}: {_brief(error)}. Is it {file.format} in UTF-8?"]
+                ) from None
+            if self.cfg.limit is not None and read >= self.cfg.limit:
+                break
+        if held:
+            counts.append(self._write(item["item"], len(counts), held))
+        return {"parts": counts, "dropped": len(malformed)}
+
+    def _write(self, piece: int, chunk: int, records: list[tuple[str, list[str | None]]]) -> dict[str, int]:
+        n_text = len(self.cfg.text_columns)
+        columns: dict[str, list[Any]] = {name: [] for name in _SPOOL.names}
+        for place, (where, values) in enumerate(records):
+            text = clean_text(values[:n_text], self.cfg.separator)
+            if not text:
+                continue
+            text_id = (values[n_text] if self.cfg.id_column else None) or where
+            columns["text_id"].append(text_id)
+            columns["text"].append(text)
+            columns["place"].append(place)
+            columns["digest"].append(blake2b(text.encode(), digest_size=16).digest())
+            columns["id_digest"].append(blake2b(text_id.encode("utf-8", "replace"), digest_size=16).digest())
+        name = f"part-{piece:06d}-{chunk:06d}.parquet"
+        write_table(self.run / "records" / name, pa.table(columns, schema=_SPOOL))
+        return {"records": len(records), "empty": len(records) - len(columns["text"])}
+
+
+def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    joined = b"".join(chunk.buffers()[1].to_pybytes()[16 * chunk.offset : 16 * (chunk.offset + len(chunk))]
+                      for chunk in column.chunks)
+    return np.frombuffer(joined, np.uint64).reshape(-1, 2)
+
+
+def _number_rows(run: RunDir, counts: list[dict[str, int]], limit: int | None) -> Figures:
+    """Give every record its row: rows count distinct texts by first appearance, whatever read them."""
+    names = parts(run / "records")
+    digests, id_digests, kept_of = [], [], []
+    before = 0
+    for path, count in zip(names, counts, strict=True):
+        table = pq.read_table(path, columns=["place", "digest", "id_digest"])
+        places = table["place"].to_numpy()
+        keep = slice(0, int(np.searchsorted(places, limit - before))) if limit is not None else slice(None)
+        digests.append(_digests(table["digest"])[keep])
+        id_digests.append(_digests(table["id_digest"])[keep])
+        kept_of.append(len(digests[-1]))
+        before += count["records"]
+    records = before if limit is None else min(before, limit)
+    row, first, copies = fold_copies(np.concatenate([np.empty((0, 2), np.uint64), *digests]))
+    ids, _, _ = fold_copies(np.concatenate([np.empty((0, 2), np.uint64), *id_digests]))
+    start = 0
+    for path, kept in zip(names, kept_of, strict=True):
+        end = start + kept
+        mine = first[start:end]
+        with whole(path.with_suffix(".npz")) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, row=row[start:end], first=mine, copies=copies[row[start:end][mine]])
+        start = end
+    return {
+        "records": records,
+        "texts": len(copies),
+        "empty": records - len(row),
+        "repeated_ids": len(ids) - (int(ids.max()) + 1 if len(ids) else 0),
+        "largest_copies": int(copies.max(initial=0)),
+    }
+
+
+class RowWriter:
+    """Turn one part of records/ into its part of texts/ and members/."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+
+    def __call__(self, item: Item) -> Item:
+        path = self.run / "records" / item["name"]
+        numbers = np.load(path.with_suffix(".npz"))
+        table = pq.read_table(path, columns=["text_id", "text"]).slice(0, len(numbers["row"]))
+        name = part_name(item["item"])
+        members = {"text_id": table["text_id"], "row": numbers["row"]}
+        if len(table):
+            write_table(self.run / "members" / name, pa.table(members, schema=schema.MEMBERS))
+        first = numbers["first"]
+        text_bytes = 0
+        if first.any():
+            texts = {"row": numbers["row"][first], "text": table["text"].filter(first), "copies": numbers["copies"]}
+            write_table(self.run / "texts" / name, pa.table(texts, schema=schema.TEXTS))
+            text_bytes = int(pc.sum(pc.binary_length(texts["text"])).as_py())
+        return {"text_bytes": text_bytes}
+
+
+def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: int) -> Figures:
+    """Read all records, fold equal texts, number the rows; leave texts/ and members/ in row order.
+
+    Returns: counts of records, texts, empty (left out), dropped (malformed), repeated_ids, and ``peak_bytes``.
+    Raises: InputError that names the file and the record where reading stopped.
+    """
+    items = [{"piece": asdict(piece)} for piece in _pieces(files)]
+    results = map_parts(PieceReader, items, actors=actors, run=run, cfg=cfg)
+    counts = [count for result in results for count in result["parts"]]
+    numbered, peak = on_worker(_number_rows, run, counts, cfg.limit)
+    written = map_parts(RowWriter, [{"name": path.name} for path in parts(run / "records")], actors=actors, run=run)
+    remove(run / "records")
+    return {
+        **numbered,
+        "dropped": sum(result["dropped"] for result in results),
+        "text_bytes": sum(result["text_bytes"] for result in written),
+        "peak_bytes": max(peak, peak_of(results), peak_of(written)),
+    }
+
+
+def _pieces(files: list[InputFile]) -> list[Piece]:
+    pieces: list[Piece] = []
+    held: list[dict[str, Any]] = []
+    held_bytes = 0
+    for file in files:
+        if held and held_bytes + file.size > PIECE_BYTES:
+            pieces.append(Piece(held))
+            held, held_bytes = [], 0
+        if file.format == "parquet" and not file.gzipped and file.size > PIECE_BYTES:
+            pieces += _row_group_pieces(file)
+            continue
+        held.append(asdict(file))
+        held_bytes += file.size
+    return [*pieces, Piece(held)] if held else pieces
+
+
+def _row_group_pieces(file: InputFile) -> list[Piece]:
+    meta = _parquet(file).metadata
+    pieces: list[Piece] = []
+    groups: list[int] = []
+    size = first = seen = 0
+    for group in range(meta.num_row_groups):
+        groups.append(group)
+        size += meta.row_group(group).total_byte_size
+        seen += meta.row_group(group).num_rows
+        if size >= PIECE_BYTES or group == meta.num_row_groups - 1:
+            pieces.append(Piece([asdict(file)], groups, first))
+            groups, size, first = [], 0, seen
+    return pieces

@@ -1,0 +1,204 @@
+"""Every artefact in; labels.parquet, report.json and report.html out."""
+
+from __future__ import annotations
+
+import base64
+import html
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clustering import schema
+from clustering.config import RunConfig
+from clustering.parts import on_worker
+from clustering.rundir import Figures, RunDir, load_assignment, parts, read_columns, whole, write_json
+
+SHOWN_CLUSTERS = 50
+COLLAPSED = 0.3  # a cluster with a larger share of the records deserves a warning
+NOISY = 0.5
+
+
+def write_report(run: RunDir, config: RunConfig) -> Figures:
+    """Leave labels.parquet (a line for each record), report.json and report.html. Returns: records, ``peak_bytes``."""
+    records, peak = on_worker(_write_labels, run)
+    figures = collect_figures(run, config)
+    write_json(run / "report.json", figures)
+    with whole(run / "report.html") as temporary:
+        temporary.write_text(render_html(run, config, figures), encoding="utf-8")
+    return {"records": records, "peak_bytes": peak}
+
+
+def _write_labels(run: RunDir) -> int:
+    with whole(run / "labels.parquet") as temporary, pq.ParquetWriter(temporary, schema.LABELS) as writer:
+        if not (run / "assignment.parquet").exists():
+            if not (run / "clusters.parquet").exists():
+                pq.write_table(schema.CLUSTERS.empty_table(), run / "clusters.parquet")
+            return 0
+        by_row = load_assignment(run)
+        coords = read_columns(run / "coords", ["x", "y"])
+        for name in ("x", "y"):
+            by_row = by_row.append_column(name, coords[name])
+        records = 0
+        for path in parts(run / "members"):
+            members = pq.read_table(path)
+            table = by_row.take(members["row"]).append_column("text_id", members["text_id"])
+            layers = pa.ListArray.from_arrays(np.arange(len(table) + 1, dtype=np.int32), table["label"].combine_chunks())
+            writer.write_table(table.append_column("layers", layers).select(schema.LABELS.names).cast(schema.LABELS))
+            records += len(table)
+        return records
+
+
+def collect_figures(run: RunDir, config: RunConfig) -> Figures:
+    """report.json: what the stages measured, under the names that others read."""
+    manifest = run.manifest
+    done = {name: stage["figures"] for name, stage in manifest["stages"].items()}
+    read, search, graph = done["read"], done.get("search", {}), done.get("graph", {})
+    forest, clusters = done.get("forest", {}), done.get("cluster", {})
+    figures: Figures = {
+        "counts": {name: read[name] for name in ("records", "texts", "empty", "dropped", "repeated_ids")},
+        "stages": {
+            name: {"seconds": stage["seconds"], "peak_bytes": stage["figures"].get("peak_bytes")}
+            for name, stage in manifest["stages"].items()
+        },
+        "embed": {"encoder": config.embed.encoder, **_some(done.get("embed", {}), "dim", "tokens", "cut")},
+        "search": {
+            name: search.get(name)
+            for name in ("k", "index", "recall", "recall_low", "recall_high", "recall_sample", "queries_per_second",
+                         "short_rows", "params")
+        },
+        "graph": {name: graph.get(name) for name in ("edges", "pieces", "bridges", "pieces_left", "too_long")},
+        # No merge is certified yet; all count as open until a certificate is computed.
+        "forest": {"edges": forest.get("edges", 0), "certified": 0, "repaired": 0, "open": forest.get("edges", 0),
+                   "isolated": forest.get("isolated", 0)},
+        "clusters": {
+            "count": clusters.get("count", 0),
+            "noise_share": clusters.get("noise_share", 0.0),
+            "largest_share": clusters.get("largest_share", 0.0),
+            "home_share": clusters.get("home_share", 0.0),
+        },
+        "versions": manifest["versions"],
+        "seed": manifest["seed"],
+    }  # fmt: skip
+    figures["warnings"] = warnings_of(figures, config)
+    return figures
+
+
+def _some(figures: Figures, *names: str) -> Figures:
+    return {name: figures.get(name) for name in names}
+
+
+def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
+    """What a reader must know before trusting the clusters, with the remedy."""
+    counts, clusters, search, graph = (figures[name] for name in ("counts", "clusters", "search", "graph"))
+    found = []
+    if counts["texts"] == 0:
+        return [f"There was nothing to cluster: none of the {counts['records']} records has a text."]
+    if counts["dropped"]:
+        found.append(f"{counts['dropped']} malformed records were dropped while reading.")
+    if counts["repeated_ids"]:
+        found.append(f"{counts['repeated_ids']} records repeat an id; labels.parquet has a line for each of them.")
+    if clusters["count"] == 0:
+        found.append("No cluster was found. Lower cluster.min_cluster_size or cluster.min_samples.")
+    elif clusters["largest_share"] > COLLAPSED:
+        found.append(
+            f"One cluster holds {clusters['largest_share']:.0%} of the records: the selection has collapsed or the "
+            f"texts have one subject. Try cluster.selection=leaf or a cluster.max_cluster_size."
+        )
+    if clusters["count"] and clusters["noise_share"] > NOISY:
+        found.append(
+            f"{clusters['noise_share']:.0%} of the records are noise. Lower cluster.min_samples, or use the column home, "
+            f"which places every text."
+        )
+    if search["recall"] is not None and search["recall_low"] < 0.95:
+        found.append(
+            f"The search found {search['recall']:.1%} of the true neighbors. Raise search.params (ef or nprobe), or "
+            f"take store.index=FLAT."
+        )
+    if search["short_rows"]:
+        found.append(f"{search['short_rows']} texts got fewer than k={search['k']} neighbors from the index.")
+    if (graph["pieces_left"] or 1) > 1:
+        found.append(
+            f"The graph is in {graph['pieces_left']} pieces, which stay apart (graph.bridge={config.graph.bridge})."
+        )
+    return found
+
+
+def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
+    """The report as one self-contained page."""
+    counts, clusters, search, graph = (figures[name] for name in ("counts", "clusters", "search", "graph"))
+    folded = counts["records"] - counts["empty"] - counts["texts"]
+    facts = [
+        ("records", f"{counts['records']:,}"),
+        ("distinct texts", f"{counts['texts']:,} ({folded:,} copies folded, {counts['empty']:,} empty)"),
+        ("clusters", f"{clusters['count']:,}"),
+        ("noise", f"{clusters['noise_share']:.1%} of the records (with a home: {clusters['home_share']:.1%})"),
+        ("largest cluster", f"{clusters['largest_share']:.1%} of the records"),
+        ("encoder", f"{figures['embed']['encoder']}, {figures['embed']['dim']} dimensions"),
+        ("neighbors", f"{search['k']} of each text from {search['index']}; {_recall(search)}"),
+        ("graph", f"{graph['edges'] or 0:,} edges; {graph['pieces']} pieces, {graph['bridges']} bridges between them"),
+    ]
+    warnings = "".join(f"<p class=warning>{html.escape(line)}</p>" for line in figures["warnings"])
+    picture = ""
+    if (run / "map.png").exists():
+        encoded = base64.b64encode((run / "map.png").read_bytes()).decode()
+        picture = f'<a href="map.html"><img alt="map of the texts" src="data:image/png;base64,{encoded}"></a>'
+    stages = "".join(
+        f"<tr><td>{name}<td class=n>{stage['seconds']:.1f}<td class=n>{_mebibytes(stage['peak_bytes'])}</tr>"
+        for name, stage in figures["stages"].items()
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
+    title = html.escape(f"Clusters of {config.name}")
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2430; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse; width: 100% }} th, td {{ text-align: left; vertical-align: top;
+padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e3e6eb }} .n {{ text-align: right }} img {{ max-width: 100% }}
+.warning {{ background: #fff4d6; border-left: 4px solid #d99a00; padding: .5rem .8rem }} .quiet {{ color: #6b7280 }}
+li {{ margin: 0 }} ul {{ margin: 0; padding-left: 1rem }}
+</style>
+<h1>{title}</h1>
+{warnings}
+<table>{"".join(f"<tr><th>{name}<td>{html.escape(value)}</tr>" for name, value in facts)}</table>
+<h2>Map</h2>
+{picture or "<p class=quiet>No map was drawn.</p>"}
+<h2>Largest clusters</h2>
+{_cluster_table(run)}
+<h2>Stages</h2>
+<table><tr><th>stage<th class=n>seconds<th class=n>peak memory of a process, MiB</tr>{stages}</table>
+<p class=quiet>{html.escape(versions)}; seed {figures["seed"]}. All figures: report.json, configuration: manifest.json.</p>
+</html>
+"""
+
+
+def _recall(search: Figures) -> str:
+    if search["recall"] is None:
+        return "recall not measured"
+    low, high = search["recall_low"], search["recall_high"]
+    return f"recall {search['recall']:.3f} ({low:.3f} to {high:.3f}, {search['recall_sample']} texts against exact search)"
+
+
+def _mebibytes(count: Any) -> str:
+    return f"{count / 2**20:.0f}" if count else ""
+
+
+def _cluster_table(run: RunDir) -> str:
+    clusters = pq.read_table(run / "clusters.parquet")
+    shown = clusters.slice(0, SHOWN_CLUSTERS).to_pylist()
+    rows = "".join(
+        f"<tr><td class=n>{row['label']}<td><b>{html.escape(row['title'])}</b><br>"
+        f"<span class=quiet>{html.escape(', '.join(row['terms']))}</span>"
+        f"<td class=n>{row['size']:,}<td><ul>{''.join(f'<li>{html.escape(_cut(text))}' for text in row['exemplars'][:3])}"
+        f"</ul></tr>"
+        for row in shown
+    )
+    more = clusters.num_rows - len(shown)
+    rest = f"<p class=quiet>{more:,} more in clusters.parquet.</p>" if more > 0 else ""
+    return f"<table><tr><th class=n>label<th>title and terms<th class=n>records<th>exemplars</tr>{rows}</table>{rest}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 160 else text[:159] + "…"

@@ -1,0 +1,297 @@
+"""The run directory: where artefacts lie, what is finished, and the manifest; this makes a run restartable."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.sparse import csr_array
+
+from clustering.errors import ConfigError, StageError
+from clustering.kernels.density import Forest
+
+log = logging.getLogger("covey")
+
+Figures = dict[str, Any]
+
+
+class RunDir:
+    """One run's directory.
+
+    A stage is finished when the manifest says so, and the manifest is replaced in one step after the stage's
+    artefact is complete. Parts of an artefact appear under their final name only when they are whole.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def manifest(self) -> Figures:
+        try:
+            found: Figures = json.loads((self / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {"id": uuid.uuid4().hex[:12], "stages": {}}
+        except json.JSONDecodeError as error:
+            raise ConfigError([f"{self / 'manifest.json'} is damaged ({error}); start anew with run.resume=false"]) from None
+        return found
+
+    @property
+    def report(self) -> Figures:
+        return dict(json.loads((self / "report.json").read_text(encoding="utf-8")))
+
+    @property
+    def id(self) -> str:
+        """Tells this run's collection from those of others; kept for the life of the directory."""
+        if not (self / "manifest.json").exists():
+            self.update_manifest()
+        return str(self.manifest["id"])
+
+    def update_manifest(self, **entries: Any) -> None:
+        write_json(self / "manifest.json", {**self.manifest, **entries})
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for this process; the lock ends with the process, however it ends.
+
+        Raises: ConfigError when another process holds it or the directory cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = (self / ".lock").open("a+")
+        except OSError as error:
+            raise ConfigError([f"run.dir {self.path} cannot be written: {error.strerror}; choose another one"]) from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError([f"run.dir {self.path} is in use by another run; wait for it, or choose another"]) from None
+            yield
+
+    def clear(self) -> None:
+        """Remove every artefact of an earlier run; files that are not Covey's stay."""
+        kept = self.id
+        for name in ARTEFACTS:
+            remove(self / name)
+        write_json(self / "manifest.json", {"id": kept, "stages": {}})
+
+    def forget(self, name: str) -> None:
+        """Let a stage be done again, its parts kept."""
+        manifest = self.manifest
+        mark = manifest["stages"].pop(name)["fingerprint"]
+        self.update_manifest(stages=manifest["stages"], begun={"stage": name, "fingerprint": mark})
+
+    def stage(self, name: str, fingerprint: str, work: Callable[[], Figures]) -> Figures:
+        """Run a stage unless it is finished with this fingerprint; return its figures either way.
+
+        work : does the stage's work and returns its figures (counts, ``peak_bytes``)
+        """
+        done = self.manifest["stages"].get(name)
+        if done is not None and done["fingerprint"] == fingerprint:
+            return dict(done["figures"])
+        if done is not None:
+            log.info("%s: its configuration or input changed, so it is done again", name)
+        for artefact in STAGE_ARTEFACTS[name]:
+            if done is not None or not self._begun(name, fingerprint):
+                remove(self / artefact)
+        self.update_manifest(begun={"stage": name, "fingerprint": fingerprint})
+        started = time.perf_counter()
+        figures = work()
+        seconds = time.perf_counter() - started
+        stages = self.manifest["stages"]
+        stages[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 3), "figures": figures}
+        self.update_manifest(stages=stages, begun=None)
+        shown = " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
+        log.info("%s: %s seconds=%.1f", name, shown, seconds)
+        return figures
+
+    def _begun(self, name: str, fingerprint: str) -> bool:
+        """Whether the parts that lie there were made by this very stage, so that they can be kept."""
+        return self.manifest.get("begun") == {"stage": name, "fingerprint": fingerprint}
+
+    def finished(self, name: str, fingerprint: str) -> bool:
+        done = self.manifest["stages"].get(name)
+        return done is not None and done["fingerprint"] == fingerprint
+
+
+STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
+    "read": ("records", "texts", "members"),
+    "embed": ("vectors",),
+    "store": (),
+    "search": ("neighbors",),
+    "graph": ("graph",),
+    "forest": ("forest",),
+    "cluster": ("assignment.parquet", "tree.parquet", "persistence.npy"),
+    "describe": ("clusters.parquet",),
+    "project": ("coords",),
+    "plot": ("map.html", "map.png"),
+    "report": ("labels.parquet", "report.json", "report.html"),
+}
+ARTEFACTS = (*(name for names in STAGE_ARTEFACTS.values() for name in names), "store")
+
+
+def fingerprint(*parts: Any) -> str:
+    """Digest of what a stage depends on: its configuration, its input, the stages before it."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its name when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def write_json(path: Path, content: Any) -> None:
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write one Parquet file that is either whole or absent."""
+    with whole(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def part_name(index: int) -> str:
+    return f"part-{index:06d}.parquet"
+
+
+def parts(folder: Path) -> list[Path]:
+    """The finished Parquet parts of an artefact, in row order."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def read_columns(folder: Path, columns: list[str]) -> pa.Table:
+    """Some columns of all parts of an artefact, in row order; for columns that fit in one process."""
+    found = parts(folder)
+    if not found:
+        raise StageError(f"{folder} holds no parts; run the stage that makes it first")
+    return pa.concat_tables([pq.read_table(path, columns=columns) for path in found])
+
+
+def gather_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
+    """The texts of some rows, read part by part."""
+    wanted = np.unique(rows)
+    found: dict[int, str] = {}
+    for path in parts(run / "texts"):
+        found.update(_texts_of(path, wanted))
+    return found
+
+
+def _texts_of(path: Path, wanted: np.ndarray[Any, Any]) -> dict[int, str]:
+    held = pq.read_table(path, columns=["row"])["row"].to_numpy()
+    places = np.flatnonzero(np.isin(held, wanted))
+    if not len(places):
+        return {}
+    texts = pq.read_table(path, columns=["text"])["text"].take(places).to_pylist()
+    return dict(zip(held[places].tolist(), texts, strict=True))
+
+
+def load_forest(run: RunDir) -> Forest:
+    """The run's forest of mutual reachability, ascending."""
+    table = read_columns(run / "forest", ["left", "right", "distance"])
+    return Forest(*(table[name].to_numpy() for name in ("left", "right", "distance")))
+
+
+def load_assignment(run: RunDir) -> pa.Table:
+    """label, strength, outlier_score, home and home_strength of every row, in row order."""
+    return pq.read_table(run / "assignment.parquet")
+
+
+def vectors_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """float32, shape (n_rows, dim): column ``vector`` without a Python object a row."""
+    column = table["vector"].combine_chunks()
+    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    return values.reshape(len(column), column.type.list_size)  # type: ignore[no-any-return]
+
+
+def save_graph(folder: Path, graph: csr_array) -> None:
+    """Write the graph as three memory-mappable arrays."""
+    for name in ("indptr", "indices", "data"):
+        with whole(folder / f"{name}.npy") as temporary, temporary.open("wb") as handle:
+            np.save(handle, getattr(graph, name))
+
+
+def load_graph(run: str | Path | RunDir) -> csr_array:
+    """The run's distance graph as a symmetric float32 csr_array, memory-mapped, shape (n_texts, n_texts).
+
+    run : a run directory
+    Raises: StageError when the run has no finished graph.
+    """
+    folder = (run if isinstance(run, RunDir) else RunDir(run)) / "graph"
+    try:
+        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("data", "indices", "indptr")]
+    except FileNotFoundError as error:
+        raise StageError(f"{folder} holds no finished graph ({error.filename} is missing)") from None
+    n_texts = arrays[2].size - 1
+    return csr_array(tuple(arrays), shape=(n_texts, n_texts))
+
+
+@dataclass
+class Peak:
+    """Peak resident memory of this process since the last reset."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def measured_peak() -> Iterator[Peak]:
+    """Measure the highest resident memory of this process inside the block (Linux; elsewhere since its start)."""
+    peak = Peak()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
+    except OSError:
+        pass
+    try:
+        yield peak
+    finally:
+        peak.bytes = peak_bytes()
+
+
+def peak_bytes() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
+
+
+def _short(key: str, value: Any) -> str:
+    if key.endswith("_bytes"):
+        return f"{value / 2**20:.0f}MiB"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,64 @@
+"""Columns, dtypes and units of every artefact in a run directory."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+# read: one line for each distinct text, and one for each input record
+TEXTS = pa.schema([("row", pa.int64()), ("text", pa.string()), ("copies", pa.int32())])
+MEMBERS = pa.schema([("text_id", pa.string()), ("row", pa.int64())])
+
+# search: nearest other texts, ascending by (distance, row); the text itself is never among them
+NEIGHBORS = pa.schema(
+    [("row", pa.int64()), ("neighbors", pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))]
+)
+
+# forest: minimum spanning forest of mutual reachability, ascending by (distance, left, right)
+FOREST = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("distance", pa.float32())])
+
+# cluster: the condensed tree in hdbscan's numbering (children below n_texts are rows; lambda = 1 / distance)
+TREE = pa.schema([("parent", pa.int64()), ("child", pa.int64()), ("lambda", pa.float64()), ("size", pa.int64())])
+
+# cluster: one line for each distinct text, joined with members/ and coords/ into labels.parquet
+ASSIGNMENT = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("label", pa.int32()),  # -1 is noise
+        ("strength", pa.float32()),  # 0 to 1
+        ("outlier_score", pa.float32()),  # GLOSH, 0 to 1
+        ("home", pa.int32()),  # the cluster that a noise text meets first; equals label otherwise; -1 without clusters
+        ("home_strength", pa.float32()),  # 1 for members, falls with the height at which a noise text joined
+    ]
+)
+COORDS = pa.schema([("row", pa.int64()), ("x", pa.float32()), ("y", pa.float32())])
+
+LABELS = pa.schema(
+    [
+        ("text_id", pa.string()),
+        ("label", pa.int32()),
+        ("strength", pa.float32()),
+        ("layers", pa.list_(pa.int32())),
+        ("outlier_score", pa.float32()),
+        ("home", pa.int32()),
+        ("home_strength", pa.float32()),
+        ("x", pa.float32()),
+        ("y", pa.float32()),
+    ]
+)
+CLUSTERS = pa.schema(
+    [
+        ("label", pa.int32()),
+        ("size", pa.int64()),  # records
+        ("texts", pa.int64()),  # distinct texts
+        ("title", pa.string()),
+        ("terms", pa.list_(pa.string())),  # c-TF-IDF, strongest first
+        ("exemplars", pa.list_(pa.string())),  # members of the highest strength
+        ("persistence", pa.float32()),  # 0 to 1
+        ("parent", pa.int32()),  # label of the cluster one layer up; null where there is one layer only
+    ]
+)
+
+
+def vectors_schema(dim: int) -> pa.Schema:
+    """vectors/: row, and a float32 vector of unit length."""
+    return pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))])

@@ -1,0 +1,36 @@
+"""Place new texts in the clusters of a finished run; the run itself is not changed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from jobs.cli import run_command
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Parse the command line and assign; return the exit status."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("--run", required=True, help="directory of a finished run")
+    parser.add_argument("--input", required=True, nargs="+", help="files with the run's text columns")
+    parser.add_argument("--output", help="Parquet file (default: assigned.parquet in the run directory)")
+    words = parser.parse_args(argv)
+    return run_command(lambda: assign(words.run, words.input, words.output))
+
+
+def assign(run_dir: str, inputs: list[str], output: str | None) -> None:
+    """Assign and say how many found a cluster."""
+    from clustering.assign import assign_texts
+    from clustering.pipeline import load_run_config, ray_session
+    from clustering.rundir import RunDir
+
+    run = RunDir(run_dir)
+    config = load_run_config(run)
+    target = output or str(run / "assigned.parquet")
+    with ray_session():
+        figures = assign_texts(run, config, inputs, target)
+    print(f"{figures['assigned']:,} of {figures['records']:,} texts lie in a cluster ({figures['empty']:,} empty): {target}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

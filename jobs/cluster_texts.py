@@ -1,0 +1,40 @@
+"""The whole run: texts in, clusters, map and report out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from jobs.cli import run_command
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Parse the command line and run; return the exit status."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML file, for instance cluster_configs/laptop.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="laid over the file")
+    words = parser.parse_args(argv)
+    return run_command(lambda: cluster_texts(words.config, words.overrides))
+
+
+def cluster_texts(config_path: str, overrides: list[str]) -> None:
+    """Run the pipeline and say where its results lie."""
+    from clustering.config import load_config
+    from clustering.pipeline import run_pipeline
+
+    run = run_pipeline(load_config(config_path, overrides))
+    figures = run.report
+    clusters = figures["clusters"]
+    print(
+        f"{figures['counts']['texts']:,} texts, {clusters['count']:,} clusters, {clusters['noise_share']:.1%} noise, "
+        f"largest {clusters['largest_share']:.1%}"
+    )
+    for warning in figures["warnings"]:
+        print(f"warning: {warning}")
+    for name in ("report.html", "map.html", "labels.parquet", "clusters.parquet", "report.json"):
+        if (run / name).exists():
+            print(f"  {run / name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""New labels, names and report from a finished run's stored graph, in seconds; nothing is embedded or searched."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from jobs.cli import run_command
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Parse the command line and recluster; return the exit status."""
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("--run", required=True, help="directory of a finished run")
+    parser.add_argument("overrides", nargs="*", metavar="cluster.key=value", help="also describe., plot. and graph. keys")
+    words = parser.parse_args(argv)
+    return run_command(lambda: recluster(words.run, words.overrides))
+
+
+def recluster(run_dir: str, overrides: list[str]) -> None:
+    """Cluster again with other settings, in the same directory."""
+    from clustering.pipeline import recluster_run
+    from clustering.rundir import RunDir
+
+    run = recluster_run(RunDir(run_dir), overrides)
+    clusters = run.report["clusters"]
+    print(
+        f"{clusters['count']:,} clusters, {clusters['noise_share']:.1%} noise, largest {clusters['largest_share']:.1%}: "
+        f"{run / 'report.html'}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
