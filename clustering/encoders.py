@@ -123,17 +123,21 @@ class StaticEncoder:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(cfg.max_tokens)
         self.dim = self.vectors.shape[1]
+        self.tokens_per_batch = cfg.tokens_per_batch
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = [encoding.ids for encoding in found]
+        lengths = np.array([len(tokens) for tokens in ids], np.int64)
         sums = np.zeros((len(ids), self.dim), np.float32)
-        filled = [row for row, tokens in enumerate(ids) if tokens]
-        if filled:
-            starts = np.cumsum([0, *(len(ids[row]) for row in filled[:-1])])
-            sums[filled] = np.add.reduceat(self.vectors[np.concatenate([ids[row] for row in filled])], starts, axis=0)
+        for batch in token_batches(lengths, self.tokens_per_batch):
+            filled = batch[lengths[batch] > 0]
+            if filled.size:
+                starts = np.cumsum(lengths[filled]) - lengths[filled]
+                rows = self.vectors[np.concatenate([ids[row] for row in filled])]
+                sums[filled] = np.add.reduceat(rows, starts, axis=0)
         cut = sum(bool(encoding.overflowing) for encoding in found)
-        return Encoded(unit_rows(sums), sum(map(len, ids)), cut)
+        return Encoded(unit_rows(sums), int(lengths.sum()), cut)
 
 
 def _minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:

@@ -38,7 +38,8 @@ class _PartActor:
                 result = self.worker(item)
             except InputError as error:  # Ray would bury it in a task error: it travels as data instead
                 return {"problems": error.problems}
-        return {**result, "peak_bytes": peak.bytes}
+        # Ray Data does not keep the order, so the result carries its item's number.
+        return {**result, "item": item["item"], "peak_bytes": peak.bytes}
 
 
 def map_parts(
@@ -63,7 +64,7 @@ def map_parts(
         ray.data.from_items(numbered, override_num_blocks=len(numbered))
         .map_batches(
             _PartActor,
-            fn_constructor_args=(_numbered(make), kwargs),
+            fn_constructor_args=(make, kwargs),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
             num_cpus=cpus if gpus == 0 else None,
@@ -76,21 +77,6 @@ def map_parts(
     if problems:
         raise InputError(problems)
     return sorted(found, key=lambda result: int(result["item"]))
-
-
-class _Numbered:
-    """Keep the item's number with its result: Ray Data does not keep the order."""
-
-    def __init__(self, make: Callable[..., Worker]) -> None:
-        self.make = make
-
-    def __call__(self, **kwargs: Any) -> Worker:
-        worker = self.make(**kwargs)
-        return lambda item: {**worker(item), "item": item["item"]}
-
-
-def _numbered(make: Callable[..., Worker]) -> _Numbered:
-    return _Numbered(make)
 
 
 def on_worker(work: Callable[..., T], *args: Any, cpus: float | None = None) -> tuple[T, int]:

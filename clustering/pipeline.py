@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+import ray.data
 
 from clustering.cluster import build_forest, cluster_graph
 from clustering.config import RunConfig, build_config, override_config
@@ -191,7 +193,13 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(log_to_driver=True, include_dashboard=None, logging_level=logging.WARNING)
+    if "RAY_ADDRESS" not in os.environ:
+        # A node of our own logs to files; on the terminal its backend repeats harmless notices for every actor pool.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray.init(logging_level=logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()  # in a log file a line a stage says more
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         yield
     finally:

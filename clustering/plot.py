@@ -82,7 +82,7 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     figure = Figure(figsize=(14, 10), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    size = float(np.clip(4e4 / max(label.size, 1), 0.3, 24))
+    size = float(np.clip(1e5 / max(label.size, 1), 0.5, 24))
     order = np.argsort(label >= 0, kind="stable")  # noise first, so that clusters lie on top
     axes.scatter(*xy[order].T, c=label_colors(label)[order], s=size, linewidths=0, rasterized=True)
     titles = clusters["title"].to_pylist()

@@ -151,7 +151,7 @@ def _look_into(file: InputFile, cfg: ReadSection) -> list[str]:
     try:
         columns = _columns(file)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowInvalid, ValueError) as error:
-        return [f"{file.uri} cannot be read as {file.format}{' (gzip)' if file.gzipped else ''}: {_brief(error)}"]
+        return [f"{file.uri} cannot be read as {file.format}{' (gzip)' if file.gzipped else ''} in UTF-8: {_brief(error)}"]
     if columns is None:  # an empty file has no records, which is no mistake
         return []
     missing = [name for name in _wanted(cfg) if name not in columns]

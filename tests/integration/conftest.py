@@ -1,0 +1,113 @@
+"""A local Ray for the whole session, the packaged Milvus server, and the command line in this process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+from pymilvus import MilvusClient
+
+from jobs.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+Covey = Callable[..., Result]
+
+
+@pytest.fixture
+def covey(local_ray: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Covey:
+    """``covey("run", "--config", ...)`` as on the command line: exit status and what was printed."""
+    monkeypatch.chdir(ROOT)
+
+    def run(*words: object) -> Result:
+        capfd.readouterr()
+        status = main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return Result(status, out, err)
+
+    return run
+
+
+@pytest.fixture
+def run_files(covey: Covey, tmp_path: Path) -> Callable[..., tuple[Path, Result]]:
+    """Cluster some files with the laptop configuration; return the run's directory and what was printed."""
+
+    def run(*overrides: str, config: str = "laptop") -> tuple[Path, Result]:
+        target = tmp_path / "run"
+        words = [f"run.dir={target}", *overrides]
+        return target, covey("run", "--config", f"cluster_configs/{config}.yaml", *words)
+
+    return run
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_milvus(folder: Path, *options: str, token: str = "") -> tuple[subprocess.Popen[bytes], str]:
+    """The packaged Milvus server on free ports, with its data in ``folder``; its process and address."""
+    command = shutil.which("milvus-server", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if command is None:
+        pytest.skip("the packaged Milvus server is not installed (extra `server`; x86-64 Linux only)")
+    port = free_port()
+    words = [command, "--data", str(folder), "--proxy-port", str(port), *options]
+    with (folder.parent / f"{folder.name}.log").open("wb") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+    uri = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            client = MilvusClient(uri=uri, token=token, timeout=5)
+            client.list_collections(timeout=5)
+            client.close()
+            return process, uri
+        except Exception:
+            if time.monotonic() > deadline or process.poll() is not None:
+                stop_milvus(process)
+                raise
+            time.sleep(0.5)
+
+
+def stop_milvus(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a running server without authentication."""
+    process, uri = start_milvus(tmp_path_factory.mktemp("milvus") / "data")
+    yield uri
+    stop_milvus(process)
