@@ -62,12 +62,18 @@ def check_encoder(cfg: EmbedSection) -> int | None:
         return 384
     _package("torch", "bge")
     _package("sentence_transformers", "bge")
-    config = Path(_torch_model(cfg)) / "config.json"
-    if config.is_file():
-        return int(json.loads(config.read_text(encoding="utf-8"))["hidden_size"])
-    if cfg.model is not None and cfg.model.startswith((".", "/", "~")):
-        raise ConfigError([f"embed.model: {cfg.model} holds no config.json; give a sentence-transformers folder"])
-    return None
+    model = _torch_model(cfg)
+    config, modules = Path(model) / "config.json", Path(model) / "modules.json"
+    if not config.is_file():
+        if model.startswith((".", "/", "~")) and not modules.is_file():
+            raise ConfigError([f"embed.model: {model} holds no config.json; give a sentence-transformers folder"])
+        return None
+    if modules.is_file():
+        kinds = {module["type"].rpartition(".")[2] for module in json.loads(modules.read_text(encoding="utf-8"))}
+        if not kinds <= {"Transformer", "Pooling", "Normalize"}:
+            return None  # a Dense layer, for one, changes the dimension
+    dim = json.loads(config.read_text(encoding="utf-8")).get("hidden_size")  # DistilBERT, for one, calls it otherwise
+    return None if dim is None else int(dim)
 
 
 def unit_rows(vectors: NDArray[np.floating[Any]]) -> FloatArray:
@@ -205,18 +211,22 @@ class TorchEncoder:
     """
 
     def __init__(self, cfg: EmbedSection) -> None:
+        _package("torch", "bge")
+        _package("sentence_transformers", "bge")
         import torch
         from sentence_transformers import SentenceTransformer
 
+        name = _torch_model(cfg)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: Any = SentenceTransformer(
-            _torch_model(cfg),
-            device=device,
-            trust_remote_code=False,
-            model_kwargs={"dtype": getattr(torch, cfg.dtype)},
-        )
+        try:
+            self.model: Any = SentenceTransformer(
+                name, device=device, trust_remote_code=False, model_kwargs={"dtype": getattr(torch, cfg.dtype)}
+            )
+        except (OSError, ValueError) as error:  # a file is missing, the hub is out of reach, or own code is refused
+            raise ConfigError([f"embed.model: {name} cannot be loaded: {error}"]) from error
         if cfg.encoder == "bge-m3":
-            self._require_cls_pooling(_torch_model(cfg))
+            self._require_cls_pooling(name)
+        self._require_vocabulary(name)
         limit = self.model.max_seq_length
         self.max_tokens = min(cfg.max_tokens, limit or cfg.max_tokens)
         self.model.max_seq_length = self.max_tokens
@@ -231,6 +241,11 @@ class TorchEncoder:
                 [f"embed.model: {model} pools by {getattr(pooling, 'pooling_mode', 'nothing')}, BGE-M3 by its first "
                  f"token (cls); its folder needs modules.json and 1_Pooling/config.json, as the hub has them"]
             )
+
+    def _require_vocabulary(self, model: str) -> None:
+        """Where its files are missing, transformers makes a tokenizer that reads every word as unknown."""
+        if len(self.model.tokenizer) <= len(self.model.tokenizer.all_special_ids):
+            raise ConfigError([f"embed.model: {model} holds no vocabulary; its folder needs tokenizer.json"])
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         tokenize: Callable[..., Any] = self.model.tokenizer

@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
 def run_command(work: Callable[[], None]) -> int:
     """Run a job's body: 0 done, 1 the run failed, 2 the configuration or the input is wrong; errors in words."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job of somebody else's data calls nobody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave the workers' view of GPUs alone
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("covey").setLevel(logging.INFO)
     from dotenv import find_dotenv, load_dotenv
 

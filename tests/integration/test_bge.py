@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from clustering.config import EmbedSection
-from clustering.encoders import Encoded, check_encoder, load_encoder
+from clustering.encoders import check_encoder, load_encoder
 from clustering.errors import ConfigError
 
 pytestmark = pytest.mark.bge
@@ -23,15 +22,16 @@ DIM = 64
 LONGEST = 128  # words of the longest text; a word of the vocabulary is one token
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 WORDS = [a + b + c for a in SYLLABLES[::7] for b in SYLLABLES[1::11] for c in SYLLABLES[2::17]]  # one token each
-RANDOM_CODE = "from pathlib import Path\n\nPath(__file__).with_name('was_run').touch()\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _offline():
-    reason = "install the extra: pip install 'covey[bge]'"
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")  # read when the packages are imported
-    pytest.importorskip("torch", reason=f"torch is missing; {reason}")
-    pytest.importorskip("sentence_transformers", reason=f"sentence-transformers is missing; {reason}")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            patch.setenv(name, "1")  # read when the packages are imported
+        for module in ("torch", "sentence_transformers"):
+            pytest.importorskip(module, reason=f"{module} is missing: pip install 'covey[bge]'")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,9 @@ def bge(tmp_path_factory) -> Path:
     write_weights(folder, n_tokens=write_tokenizer(folder))
     root = "sentence_transformers.models"
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    modules = [{"idx": i, "name": str(i), "path": path, "type": f"{root}.{kind}"} for i, (path, kind) in enumerate(kinds)]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{root}.{kind}"} for i, (path, kind) in enumerate(kinds)
+    ]
     write_json(folder / "modules.json", modules)
     write_pooling(folder, "cls")
     (folder / "2_Normalize").mkdir()
@@ -95,8 +97,9 @@ def write_tokenizer(folder: Path) -> int:
     )
     tokenizer.add_special_tokens([*special, AddedToken("<mask>", lstrip=True, special=True)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = dict(bos="<s>", cls="<s>", eos="</s>", sep="</s>", pad="<pad>", unk="<unk>", mask="<mask>")
-    tokens = {f"{name}_token": token for name, token in names.items()}
+    names = ["bos", "cls", "eos", "sep", "pad", "unk", "mask"]
+    found = ["<s>", "<s>", "</s>", "</s>", "<pad>", "<unk>", "<mask>"]
+    tokens = {f"{name}_token": token for name, token in zip(names, found, strict=True)}
     write_json(folder / "special_tokens_map.json", tokens)
     config = {**tokens, "model_max_length": 8192, "tokenizer_class": "XLMRobertaTokenizer"}
     write_json(folder / "tokenizer_config.json", config)
@@ -127,17 +130,213 @@ def write_weights(folder: Path, n_tokens: int) -> None:
         torch.save(torch.nn.Linear(DIM, size).state_dict(), folder / f"{name}.pt")
 
 
-def encode(texts: list[str], **settings: Any) -> Encoded:
-    return load_encoder(EmbedSection(**settings)).encode(texts)
+def bge_section(folder: Path, **settings: Any) -> EmbedSection:
+    return EmbedSection(encoder="bge-m3", model=str(folder), **settings)
+
+
+def words(count: int) -> str:
+    return " ".join(WORDS[:count])
 
 
 def token_counts(folder: Path, texts: list[str]) -> NDArray[np.int64]:
     """Tokens of each text, without <s> and </s>."""
     from transformers import AutoTokenizer
 
-    return np.array([len(ids) for ids in AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False)["input_ids"]])
+    found = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False)["input_ids"]
+    return np.array([len(ids) for ids in found])
 
 
 def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     a, b = a.astype(float), b.astype(float)
     return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def count_batches(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets the number of texts of each forward pass from now on."""
+    sizes: list[int] = []
+    inner = encoder.model.forward
+
+    def forward(features: Any, **settings: Any) -> Any:
+        sizes.append(len(features["input_ids"]))
+        return inner(features, **settings)
+
+    monkeypatch.setattr(encoder.model, "forward", forward)
+    return sizes
+
+
+def copied(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def changed(path: Path, **values: Any) -> None:
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **values})
+
+
+def own_code(folder: Path) -> Path:
+    """Put a module own.py into a folder; the file that is returned exists once the module was run."""
+    trace = folder / "own_code_was_run"
+    (folder / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\nclass Own: ...\n", encoding="utf-8")
+    return trace
+
+
+def test_bge_m3_gives_float32_vectors_of_unit_length(bge, texts):
+    encoder = load_encoder(bge_section(bge))
+    vectors = encoder.encode(texts).vectors
+    assert (vectors.dtype, vectors.shape, encoder.dim) == (np.float32, (len(texts), DIM), DIM)
+    assert_allclose(np.linalg.norm(vectors.astype(float), axis=1), 1, atol=1e-6)
+
+
+def test_no_text_and_an_empty_text_are_encoded(bge):
+    encoder = load_encoder(bge_section(bge))
+    assert encoder.encode([]).vectors.shape == (0, DIM)
+    assert_allclose(np.linalg.norm(encoder.encode([""]).vectors), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("max_tokens", [512, 32], ids=["whole texts", "cut texts"])
+@pytest.mark.parametrize("tokens_per_batch", [16_384, 512], ids=["one batch", "many batches"])
+def test_vectors_equal_those_of_flag_embedding(bge, texts, tokens_per_batch, max_tokens, monkeypatch):
+    package = pytest.importorskip("FlagEmbedding", reason="FlagEmbedding is missing: pip install FlagEmbedding")
+    model = package.BGEM3FlagModel(str(bge), use_fp16=False, devices="cpu")
+    expected = model.encode(texts, return_dense=True, max_length=max_tokens)["dense_vecs"]
+    encoder = load_encoder(bge_section(bge, max_tokens=max_tokens, tokens_per_batch=tokens_per_batch))
+    batches = count_batches(encoder, monkeypatch)
+    assert cosines(encoder.encode(texts).vectors, expected).min() >= 0.999
+    assert {1, LONGEST} <= set(token_counts(bge, texts))
+    assert sum(batches) == len(texts)
+    assert len(batches) == 1 if tokens_per_batch > 512 else len(batches) > 3
+
+
+def test_other_texts_and_other_word_orders_have_other_vectors(bge, texts):
+    """Else these random weights could not tell a right encoder from a wrong one."""
+    backwards = [" ".join(reversed(text.split())) for text in texts if " " in text]
+    vectors = load_encoder(bge_section(bge)).encode([*texts, *backwards]).vectors
+    assert np.triu(vectors @ vectors.T, k=1).max() < 0.999
+
+
+def test_a_cut_text_is_counted_and_has_the_vector_of_its_head(bge):
+    texts = [words(count) for count in (29, 30, 31, 90)]  # <s> and </s> make 30 words 32 tokens
+    encoded = load_encoder(bge_section(bge, max_tokens=32)).encode(texts)
+    assert (encoded.cut, encoded.tokens) == (2, 31 + 3 * 32)
+    assert cosines(encoded.vectors[1:2], encoded.vectors[2:]).min() >= 0.9999
+
+
+def test_the_limit_of_the_model_holds_where_it_is_lower(bge, tmp_path):
+    folder = copied(bge, tmp_path)
+    changed(folder / "sentence_bert_config.json", max_seq_length=32)
+    encoded = load_encoder(bge_section(folder)).encode([words(30), words(31)])
+    assert (encoded.cut, encoded.tokens) == (1, 2 * 32)
+
+
+def test_vectors_do_not_depend_on_the_order_of_the_texts(bge, texts):
+    encoder = load_encoder(bge_section(bge, tokens_per_batch=512))
+    order = np.random.default_rng(8).permutation(len(texts))
+    shuffled = encoder.encode([texts[i] for i in order]).vectors
+    assert_allclose(cosines(shuffled, encoder.encode(texts).vectors[order]), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_gives_nearly_the_same_vectors(bge, texts, dtype):
+    encoder: Any = load_encoder(bge_section(bge, dtype=dtype))
+    vectors = encoder.encode(texts).vectors
+    assert {str(weights.dtype) for weights in encoder.model.parameters()} == {f"torch.{dtype}"}
+    assert vectors.dtype == np.float32
+    assert_allclose(np.linalg.norm(vectors.astype(float), axis=1), 1, atol=1e-6)
+    assert cosines(vectors, load_encoder(bge_section(bge)).encode(texts).vectors).min() >= 0.99
+
+
+def test_bge_m3_without_modules_json_is_refused(bge, tmp_path):
+    folder = copied(bge, tmp_path)
+    (folder / "modules.json").unlink()
+    with pytest.raises(ConfigError, match=r"pools by mean, BGE-M3 by its first token \(cls\).*needs modules\.json"):
+        load_encoder(bge_section(folder))
+
+
+def test_bge_m3_with_mean_pooling_is_refused(mean_model):
+    with pytest.raises(ConfigError, match="pools by mean"):
+        load_encoder(bge_section(mean_model))
+
+
+def test_a_folder_without_a_vocabulary_is_refused(bge, tmp_path):
+    folder = copied(bge, tmp_path)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"holds no vocabulary.*tokenizer\.json"):
+        load_encoder(bge_section(folder))
+
+
+def test_a_folder_without_weights_is_refused(bge, tmp_path):
+    folder = copied(bge, tmp_path)
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(ConfigError, match=r"cannot be loaded.*no file named model\.safetensors"):
+        load_encoder(bge_section(folder))
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["folder as encoder", "folder as model"])
+def test_a_generic_folder_gives_the_vectors_of_sentence_transformers(mean_model, texts, by_name):
+    from sentence_transformers import SentenceTransformer
+
+    folder = str(mean_model)
+    section = EmbedSection(encoder="some-model", model=folder) if by_name else EmbedSection(encoder=folder)
+    expected = SentenceTransformer(folder, device="cpu").encode(texts)
+    encoder = load_encoder(section)
+    assert cosines(encoder.encode(texts).vectors, expected).min() >= 0.99999
+    assert check_encoder(section) == encoder.dim == DIM
+
+
+def test_mean_pooling_gives_other_vectors_than_the_first_token(bge, mean_model, texts):
+    mean = load_encoder(EmbedSection(encoder=str(mean_model))).encode(texts).vectors
+    assert cosines(mean, load_encoder(bge_section(bge)).encode(texts).vectors).max() < 0.999
+
+
+def test_the_dimension_is_known_without_the_weights(bge, tmp_path):
+    folder = copied(bge, tmp_path)
+    (folder / "pytorch_model.bin").unlink()
+    assert check_encoder(bge_section(folder)) == DIM
+
+
+def test_the_dimension_is_left_open_where_a_layer_changes_it(mean_model, tmp_path):
+    folder = copied(mean_model, tmp_path)
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    write_json(folder / "modules.json", [*modules, dense])
+    assert check_encoder(EmbedSection(encoder=str(folder))) is None
+
+
+def test_the_dimension_is_left_open_where_config_json_names_it_otherwise(mean_model, tmp_path):
+    folder = copied(mean_model, tmp_path)
+    write_json(folder / "config.json", {"model_type": "distilbert", "dim": DIM})
+    assert check_encoder(EmbedSection(encoder=str(folder))) is None
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["folder as encoder", "folder as model"])
+def test_a_folder_without_a_model_is_refused_before_the_work(tmp_path, by_name):
+    section = EmbedSection(model=str(tmp_path)) if by_name else EmbedSection(encoder=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+        check_encoder(section)
+
+
+def test_a_module_of_the_folder_is_refused_and_not_run(bge, tmp_path):
+    folder = copied(bge, tmp_path)
+    trace = own_code(folder)
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    write_json(folder / "modules.json", [{**modules[0], "type": "own.Own"}, *modules[1:]])
+    with pytest.raises(ConfigError, match="third-party code"):
+        load_encoder(bge_section(folder))
+    assert not trace.exists()
+
+
+def test_an_architecture_of_the_folder_is_refused_and_not_run(bge, tmp_path):
+    folder = copied(bge, tmp_path)
+    trace = own_code(folder)
+    changed(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.Own", "AutoModel": "own.Own"})
+    with pytest.raises(ConfigError, match="custom code"):
+        load_encoder(bge_section(folder))
+    assert not trace.exists()
+
+
+def test_code_beside_a_known_architecture_is_not_run(bge, tmp_path):
+    folder = copied(bge, tmp_path)
+    trace = own_code(folder)
+    changed(folder / "config.json", auto_map={"AutoConfig": "own.Own", "AutoModel": "own.Own"})
+    changed(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Own", "own.Own"]})
+    assert load_encoder(bge_section(folder)).dim == DIM
+    assert not trace.exists()

@@ -1,0 +1,255 @@
+"""The whole run on a generated sample: artefacts, figures, restarts, reclustering, evaluation, new texts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hdbscan import HDBSCAN
+from sklearn.metrics import adjusted_rand_score
+
+from clustering import load_graph, schema
+from clustering.rundir import RunDir, load_forest, read_columns, vectors_of
+from clustering.sample import write_sample
+from jobs.cli import main
+
+pytestmark = pytest.mark.ray
+LAPTOP = Path(__file__).parents[2] / "cluster_configs" / "laptop.yaml"
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sample") / "sample.csv"
+    write_sample(path, 1200, seed=3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def original(local_ray, sample, tmp_path_factory):
+    run = tmp_path_factory.mktemp("original") / "run"
+    assert main(["run", "--config", str(LAPTOP), f"run.dir={run}", f"read.paths={sample}", "search.k=30"]) == 0
+    return run
+
+
+@pytest.fixture
+def finished(original, tmp_path):
+    """A finished run of this test's own; a run directory may be copied and moved."""
+    return RunDir(shutil.copytree(original, tmp_path / "run"))
+
+
+def stage_times(run: RunDir) -> dict[str, float]:
+    return {name: stage["seconds"] for name, stage in run.manifest["stages"].items()}
+
+
+def test_a_run_leaves_what_the_design_promises(finished):
+    run = finished
+    labels, clusters = pq.read_table(run / "labels.parquet"), pq.read_table(run / "clusters.parquet")
+    assert labels.schema.equals(schema.LABELS)
+    assert clusters.schema.equals(schema.CLUSTERS)
+    assert labels["text_id"].to_pylist() == [f"h{n:08d}" for n in range(1200)]
+    texts, members = read_columns(run / "texts", ["row", "copies"]), read_columns(run / "members", ["row"])
+    n_texts = len(texts)
+    assert texts["row"].to_pylist() == list(range(n_texts))
+    assert np.bincount(members["row"].to_numpy()).tolist() == texts["copies"].to_pylist()
+    vectors = vectors_of(read_columns(run / "vectors", ["vector"]))
+    assert vectors.shape == (n_texts, 256)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    label = labels["label"].to_numpy()
+    sizes = np.bincount(label[label >= 0])
+    assert clusters["size"].to_pylist() == sizes.tolist()
+    assert (np.diff(sizes) <= 0).all()  # numbered by size
+    assert labels["layers"].to_pylist() == [[value] for value in label.tolist()]
+    home = labels["home"].to_numpy()
+    assert (home[label >= 0] == label[label >= 0]).all()
+    assert (home >= 0).all()
+    report = json.loads((run / "report.json").read_text())
+    assert report["counts"]["records"] == 1200
+    assert report["counts"]["texts"] == n_texts
+    assert report["clusters"]["noise_share"] == pytest.approx((label < 0).mean(), abs=1e-4)
+    assert report["search"]["recall"] == 1.0
+    assert set(report["stages"]) >= {"read", "embed", "store", "search", "graph", "forest", "cluster", "project"}
+    assert (run / "map.png").read_bytes().startswith(b"\x89PNG")
+    page = (run / "map.html").read_text(encoding="utf-8")
+    assert "Plotly" in page
+    assert "https://cdn" not in page.split("<body>")[1][:2000]
+
+
+def test_neighbors_are_the_exact_ones_without_the_text_itself(finished):
+    run = finished
+    vectors = vectors_of(read_columns(run / "vectors", ["vector"])).astype(np.float64)
+    table = read_columns(run / "neighbors", ["row", "neighbors", "distances"])
+    exact = np.sqrt(np.maximum(2 - 2 * vectors @ vectors.T, 0))
+    np.fill_diagonal(exact, np.inf)
+    nearest = np.sort(exact, axis=1)[:, :30]
+    for row, others, distances in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+        assert row not in others
+        assert len(set(others)) == 30
+        assert distances == sorted(distances)
+        np.testing.assert_allclose(distances, nearest[row], atol=2e-3)
+        np.testing.assert_allclose(exact[row, others], nearest[row], atol=2e-3)
+
+
+def test_labels_agree_with_hdbscan_on_the_same_vectors(finished):
+    run = finished
+    vectors = vectors_of(read_columns(run / "vectors", ["vector"])).astype(np.float64)
+    exact = HDBSCAN(min_samples=5, min_cluster_size=5).fit(vectors)
+    label = pq.read_table(run / "assignment.parquet")["label"].to_numpy()
+    alone = read_columns(run / "texts", ["copies"])["copies"].to_numpy() >= 5  # those are clusters by promise 4
+    assert adjusted_rand_score(exact.labels_[~alone], label[~alone]) > 0.95
+    weight = HDBSCAN(min_samples=5, min_cluster_size=5, gen_min_span_tree=True).fit(vectors)._min_spanning_tree[:, 2].sum()
+    assert load_forest(run).distance.sum() == pytest.approx(weight, rel=1e-3)
+    graph = load_graph(run.path)
+    assert abs(graph - graph.T).max() == 0
+
+
+def test_a_second_start_of_a_finished_run_does_nothing(finished, run_files, sample):
+    run = finished
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file() and path.name != ".lock"}
+    _, result = run_files(f"read.paths={sample}", "search.k=30")
+    assert result.status == 0
+    assert "is finished; nothing to do" in result.err
+    after = {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+
+
+def test_a_changed_setting_redoes_only_what_depends_on_it(finished, run_files, sample):
+    run = finished
+    before = stage_times(run)
+    _, result = run_files(f"read.paths={sample}", "search.k=30", "cluster.min_cluster_size=8")
+    assert result.status == 0
+    after = stage_times(run)
+    assert "cluster: its configuration or input changed" in result.err
+    assert [name for name in before if after[name] != before[name]] == ["cluster", "describe", "plot", "report"]
+
+
+def test_recluster_keeps_vectors_and_forest(finished, covey):
+    run = finished
+    before, count = stage_times(run), run.report["clusters"]["count"]
+    result = covey("recluster", "--run", run.path, "cluster.selection=leaf", "cluster.min_cluster_size=4")
+    assert result.status == 0, result.err
+    after = stage_times(run)
+    assert all(after[name] == before[name] for name in ("read", "embed", "store", "search", "graph", "forest", "project"))
+    assert run.report["clusters"]["count"] != count
+    refused = covey("recluster", "--run", run.path, "search.k=9")
+    assert refused.status == 2
+    assert "not 'search.k=9'" in refused.err
+
+
+def test_evaluate_compares_with_truth_and_with_exact_hdbscan(finished, covey, sample):
+    run = finished
+    result = covey("evaluate", "--run", run.path, "--truth", sample, "--truth-column", "story")
+    assert result.status == 0, result.err
+    figures = json.loads(result.out)
+    assert run.report["truth"] == figures["truth"]
+    assert figures["truth"]["records"] == 1200
+    assert set(figures["truth"]["label"]) == {"nmi", "ami", "ari", "homogeneity", "completeness"}
+    assert figures["truth"]["label"]["nmi"] > 0.6
+    assert figures["fidelity"]["ari_label"] > 0.9
+    assert abs(figures["fidelity"]["mst_weight_difference"]) < 1e-3
+    wrong = covey("evaluate", "--run", run.path, "--truth", sample, "--truth-column", "stori")
+    assert wrong.status == 2
+    assert "'story'" in wrong.err
+
+
+def test_new_texts_find_the_clusters_of_their_words(finished, covey, sample, tmp_path):
+    run = finished
+    labels = pq.read_table(run / "labels.parquet")
+    output = tmp_path / "assigned.parquet"
+    result = covey("assign", "--run", run.path, "--input", sample, "--output", output)
+    assert result.status == 0, result.err
+    placed = pq.read_table(output)
+    assert placed["text_id"].to_pylist() == labels["text_id"].to_pylist()
+    np.testing.assert_allclose(placed["distance"].to_numpy(), 0, atol=2e-3)  # each finds itself
+    assert (placed["home"].to_numpy() == labels["home"].to_numpy()).mean() > 0.95
+    strange = tmp_path / "strange.csv"
+    strange.write_text("id,title\nx,Recipe for lentil soup with cumin\n")
+    assert covey("assign", "--run", run.path, "--input", strange, "--output", output).status == 0
+    assert pq.read_table(output)["label"].to_pylist() == [-1]
+
+
+def test_copies_weigh_on_request(run_files, tmp_path):
+    given = tmp_path / "news.csv"
+    titles = [f"Story {name} about the {word}" for name in ("one", "two") for word in ("harbour", "bridge", "school", "market")]
+    given.write_text("id,title\n" + "".join(f"{n},{title}\n" for n, title in enumerate(titles * 6)))
+    run, result = run_files(f"read.paths={given}", "cluster.copies=weigh", "cluster.min_samples=3", "search.k=7",
+                            "project.n_neighbors=5")  # fmt: skip
+    assert result.status == 0, result.err
+    assert pq.read_table(run / "labels.parquet").num_rows == 48
+    assert pq.read_table(run / "clusters.parquet")["size"].to_pylist()[0] >= 6
+
+
+def test_pieces_of_the_graph_are_joined_by_their_nearest_texts(run_files, tmp_path):
+    given = tmp_path / "news.csv"
+    groups = [[f"{word} {number}" for number in range(12)] for word in ("volcano erupts", "choir sings", "tax reform")]
+    given.write_text("id,title\n" + "".join(f"{n},{title}\n" for n, title in enumerate(sum(groups, []))))
+    words = [f"read.paths={given}", "search.k=5", "project.n_neighbors=5", "cluster.min_samples=3"]
+    run, result = run_files(*words)
+    assert result.status == 0, result.err
+    graph = json.loads((run / "report.json").read_text())["graph"]
+    assert graph["pieces"] == 3
+    assert graph["bridges"] == 2
+    assert graph["pieces_left"] == 1
+    run, result = run_files(*words, "graph.bridge=none")
+    assert json.loads((run / "report.json").read_text())["graph"]["pieces_left"] == 3
+    assert "stay apart" in result.out
+
+
+def command(run: Path, sample: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "jobs.cluster_texts", "--config", str(LAPTOP), f"run.dir={run}", f"read.paths={sample}", *words]
+
+
+def server_processes(run: Path) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(run / "store").encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("after", ["embed", "store"])
+def test_a_killed_run_goes_on_where_it_stopped(after, sample, tmp_path):
+    run = RunDir(tmp_path / "run")
+    words = command(run.path, sample)
+    process = subprocess.Popen(words, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while after not in run.manifest["stages"]:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    while after == "store" and not server_processes(run.path):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = stage_times(run)
+    assert "report" not in before
+    deadline = time.monotonic() + 20
+    while server_processes(run.path):
+        assert time.monotonic() < deadline, "the embedded server outlived its job"
+        time.sleep(0.1)
+    again = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    times = stage_times(run)
+    assert all(times[name] == before[name] for name in before)
+    assert pq.read_table(run / "labels.parquet").num_rows == 1200
+    assert not server_processes(run.path)
+
+
+def test_two_starts_on_one_directory_refuse_each_other(run_files, sample, tmp_path):
+    run = RunDir(tmp_path / "run")
+    with run.locked():
+        _, result = run_files(f"read.paths={sample}")
+    assert result.status == 2
+    assert "in use by another run" in result.err
