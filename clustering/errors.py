@@ -12,6 +12,9 @@ class ConfigError(CoveyError):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type, tuple[list[str]]]:
+        return type(self), (self.problems,)  # Ray sends errors between processes
+
 
 class InputError(ConfigError):
     """An input file cannot be read as what its name says (exit status 2)."""

@@ -43,8 +43,9 @@ class Address:
             client = MilvusClient(uri=self.uri, token=token, db_name=self.db_name or "", timeout=self.timeout_s)
             client.list_collections(timeout=self.timeout_s)
         except MilvusException as error:
-            reason = _without(token, str(error.message or error))
-            if "auth" in reason.lower() or "permission" in reason.lower():
+            cause = str(getattr(error.__cause__, "details", lambda: "")() or "")  # the server's own words
+            reason = " ".join(_without(token, f"{error.message or error} {cause}").split())
+            if any(word in reason.lower() for word in ("auth", "permission", "credential")):
                 given = f"the token in {self.token_env}" if self.token_env else "the request without a token"
                 raise ConfigError(
                     [f"store.uri: {self.uri} refused {given}: {reason}. Set store.token_env to the name of a variable "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -97,17 +99,25 @@ def start_milvus(folder: Path, *options: str, token: str = "") -> tuple[subproce
 
 
 def stop_milvus(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    """End the whole process group: the command leaves its server running when it is ended alone."""
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, ending)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+    # The server itself is not our child; its etcd's port says when it is gone.
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", 2380), timeout=1).close()
+        except OSError:
+            return
+        time.sleep(0.2)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a running server without authentication."""
+    """Address of a running server without authentication; its etcd has a fixed port, so one server at a time."""
     process, uri = start_milvus(tmp_path_factory.mktemp("milvus") / "data")
     yield uri
     stop_milvus(process)

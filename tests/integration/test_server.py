@@ -1,0 +1,114 @@
+"""The same run on a real Milvus server, and what a server can refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pymilvus import DataType, MilvusClient
+from sklearn.metrics import adjusted_rand_score
+
+from clustering.rundir import RunDir
+from clustering.sample import write_sample
+
+pytestmark = [pytest.mark.ray, pytest.mark.milvus]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sample") / "sample.csv"
+    write_sample(path, 1500, seed=5)
+    return path
+
+
+def labels_of(run: Path) -> np.ndarray:
+    return pq.read_table(run / "labels.parquet")["label"].to_numpy()
+
+
+def collection(uri: str, name: str, dim: int, metric: str = "L2") -> MilvusClient:
+    client = MilvusClient(uri=uri)
+    fields = client.create_schema(auto_id=False)
+    fields.add_field("key", DataType.INT64, is_primary=True)
+    fields.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="FLAT", metric_type=metric)
+    client.create_collection(name, schema=fields, index_params=index)
+    return client
+
+
+def test_a_server_gives_the_same_clusters_as_the_embedded_store(run_files, covey, sample, milvus_server, tmp_path):
+    embedded, result = run_files(f"read.paths={sample}")
+    assert result.status == 0, result.err
+    flat = tmp_path / "flat"
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]
+    result = covey(*words, f"run.dir={flat}")
+    assert result.status == 0, result.err
+    assert adjusted_rand_score(labels_of(embedded), labels_of(flat)) >= 0.99
+    client = MilvusClient(uri=milvus_server)
+    assert "covey_flat" in client.list_collections()
+    hnsw = tmp_path / "hnsw"
+    cosine = [f"run.dir={hnsw}", "store.index=HNSW", "store.metric=COSINE", "store.keep=false"]
+    result = covey(*words, *cosine)
+    assert result.status == 0, result.err
+    search = json.loads((hnsw / "report.json").read_text())["search"]
+    assert search["index"] == "HNSW"
+    assert search["recall_low"] > 0.9
+    assert "covey_hnsw" not in client.list_collections()
+
+
+def test_ivf_is_searched_with_its_own_parameters(covey, sample, milvus_server, tmp_path):
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]
+    run = tmp_path / "ivf"
+    options = ["store.index=IVF_FLAT", "store.params.nlist=32", "search.params.nprobe=2", "store.keep=false"]
+    result = covey(*words, f"run.dir={run}", *options)
+    assert result.status == 0, result.err
+    search = RunDir(run).report["search"]
+    assert search["params"] == {"nprobe": 2}
+    assert search["recall"] < 1  # two of 32 cells cannot hold every neighbor; the run says so itself
+
+
+@pytest.mark.parametrize(("dim", "metric", "reason"), [(128, "L2", "dimension 128, the encoder's 256"),
+                                                       (256, "COSINE", "its metric is COSINE, not L2")])  # fmt: skip
+def test_a_foreign_collection_is_refused_and_not_touched(dim, metric, reason, covey, sample, milvus_server, tmp_path):
+    name = f"theirs_{dim}"
+    client = collection(milvus_server, name, dim, metric)
+    client.insert(name, [{"key": 1, "vector": [0.5] * dim}])
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]
+    result = covey(*words, f"run.dir={tmp_path / 'run'}", f"store.collection={name}")
+    assert result.status == 2
+    assert reason in result.err
+    assert "no run of Covey made it" in result.err
+    assert not (tmp_path / "run" / "texts").exists()
+    (counted,) = client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
+    assert counted["count(*)"] == 1
+
+
+def test_changed_texts_are_loaded_anew(covey, sample, milvus_server, tmp_path):
+    given = tmp_path / "news.csv"
+    lines = sample.read_text().splitlines()
+    given.write_text("\n".join(lines[:400]) + "\n")
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={given}", f"store.uri={milvus_server}",
+             f"run.dir={tmp_path / 'changing'}"]  # fmt: skip
+    assert covey(*words).status == 0
+    given.write_text("\n".join(lines[:200]) + "\n")
+    result = covey(*words)
+    assert result.status == 0, result.err
+    counts = RunDir(tmp_path / "changing").report["counts"]
+    (held,) = MilvusClient(uri=milvus_server).query("covey_changing", filter="", output_fields=["count(*)"])
+    assert held["count(*)"] == counts["texts"] < 200
+
+
+def test_a_collection_that_is_gone_is_loaded_again(covey, sample, milvus_server, tmp_path):
+    run = RunDir(tmp_path / "gone")
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
+             f"run.dir={run.path}"]  # fmt: skip
+    assert covey(*words).status == 0
+    before = labels_of(run.path)
+    MilvusClient(uri=milvus_server).drop_collection("covey_gone")
+    result = covey(*words, "search.k=40")
+    assert result.status == 0, result.err
+    assert "is gone" in result.err
+    assert adjusted_rand_score(before, labels_of(run.path)) > 0.9

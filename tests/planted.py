@@ -1,0 +1,58 @@
+"""Corpora whose clusters are known: points around centres, headlines of a few events."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from clustering.encoders import unit_rows
+from clustering.kernels.csr import undirected_graph
+
+
+class Blobs(NamedTuple):
+    vectors: NDArray[np.float32]  # (n, dim), unit length
+    truth: NDArray[np.int64]  # -1 is noise
+
+
+def blobs(seed: int, n_blobs: int = 6, each: int = 30, noise: int = 0, dim: int = 8, spread: float = 0.1) -> Blobs:
+    """Points around random centres on the unit sphere, then noise all over it, in shuffled order."""
+    rng = np.random.default_rng(seed)
+    centres = unit_rows(rng.normal(size=(n_blobs, dim)))
+    points = np.repeat(centres, each, axis=0) + rng.normal(0, spread, (n_blobs * each, dim))
+    vectors = unit_rows(np.concatenate([points, rng.normal(size=(noise, dim))]))
+    truth = np.concatenate([np.repeat(np.arange(n_blobs), each), np.full(noise, -1)])
+    order = rng.permutation(len(truth))
+    return Blobs(vectors[order], truth[order])
+
+
+def pair_distances(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Euclidean distances of all pairs, in double precision; the diagonal is infinite."""
+    exact = vectors.astype(np.float64)
+    distances = np.linalg.norm(exact[:, None] - exact[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return distances
+
+
+def neighbor_graph(vectors: NDArray[np.float32], k: int | None = None) -> csr_array:
+    """The distance graph of each point's k nearest others; of all others without k."""
+    k = len(vectors) - 1 if k is None else k
+    distances = pair_distances(vectors)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    lengths = np.take_along_axis(distances, nearest, axis=1).ravel().astype(np.float32)
+    return undirected_graph(np.repeat(np.arange(len(vectors)), k), nearest.ravel(), lengths, len(vectors))
+
+
+EVENTS = {
+    "flood": ["Flood closes the old bridge in Garford", "Garford bridge closed after river flood",
+              "River flood: old Garford bridge still closed"],
+    "election": ["Elif Kirk wins the mayor election", "Mayor election goes to Elif Kirk",
+                 "Elif Kirk elected mayor in landslide vote"],
+    "recall": ["Electric kettles recalled over fire risk", "Fire risk: maker recalls electric kettles",
+               "Recall of electric kettles after fires"],
+    "final": ["Late goal wins the hockey cup final", "Hockey cup final decided by late goal",
+              "Thriller in hockey final ends with late goal"],
+}  # fmt: skip
+ODD_TEXTS = ["", " ", "😀😀", "北京大学", "ש", "x" * 50, "Flood in Garford", "\u200b"]

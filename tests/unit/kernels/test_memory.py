@@ -1,0 +1,32 @@
+"""kernels/memory.py: what each stage will need, from counts alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from clustering.kernels.memory import PROCESS, StagePlan, plan_stages
+
+
+def plan(n_texts: int) -> dict[str, StagePlan]:
+    return {line.stage: line for line in plan_stages(n_texts, 2 * n_texts, 256, 50, 60.0, 1 << 20)}
+
+
+def test_every_stage_has_its_line_in_order() -> None:
+    stages = ["read", "embed", "store", "search", "graph", "forest", "cluster", "describe", "project", "plot", "report"]
+    assert list(plan(1000)) == stages
+
+
+def test_nothing_grows_faster_than_the_texts() -> None:
+    small, large = plan(1_000_000), plan(10_000_000)
+    for stage, line in large.items():
+        assert line.memory_bytes - PROCESS <= 10 * (small[stage].memory_bytes - PROCESS) + 10
+        assert line.disk_bytes <= 10 * small[stage].disk_bytes + 10
+
+
+def test_the_vectors_are_never_in_one_process() -> None:
+    vectors = 10_000_000 * 1024 * 4
+    lines = plan_stages(10_000_000, 10_000_000, 1024, 15, 60.0, 1 << 30)
+    by_name = {line.stage: line for line in lines}
+    for stage in ("embed", "store", "search"):
+        assert by_name[stage].memory_bytes < vectors / 10
+    assert by_name["embed"].disk_bytes == pytest.approx(vectors)

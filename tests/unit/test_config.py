@@ -1,0 +1,305 @@
+"""config.py: every problem is named at once, with what to do; what is accepted stays as it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustering.config import RunConfig, build_config, load_config, override_config
+from clustering.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
+FILES = sorted(CONFIGS.glob("*.yaml"))
+
+
+def problems(raw: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        build_config(raw)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def problem(raw: dict[str, Any]) -> str:
+    (found,) = problems(raw)
+    return found
+
+
+# --- the files that come with Covey ---
+
+
+def test_there_are_configurations_to_check() -> None:
+    assert {path.name for path in FILES} >= {"laptop.yaml", "tutorial.yaml"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_configuration_loads_and_survives_a_round_trip(path: Path) -> None:
+    config = load_config(path)
+    assert build_config(config.as_dict()) == config
+    assert build_config(json.loads(json.dumps(config.as_dict()))) == config
+
+
+def test_the_tutorials_own_numbers_stand() -> None:
+    config = load_config(CONFIGS / "tutorial.yaml")
+    assert (config.search.k, config.graph.k) == (80, 50)
+    assert (config.store.index, config.store.metric) == ("FLAT", "L2")
+    assert (config.cluster.min_samples, config.cluster.min_cluster_size) == (3, 3)
+    assert (config.cluster.weights, config.cluster.selection) == ("distance", "eom")
+    assert (config.project.n_neighbors, config.project.min_dist) == (80, 0.1)
+
+
+# --- what is accepted ---
+
+
+def test_no_file_gives_the_defaults() -> None:
+    assert load_config(None) == build_config({}) == RunConfig()
+
+
+def test_an_empty_section_gives_its_defaults() -> None:
+    assert build_config({"search": None, "cluster": {}}) == RunConfig()
+
+
+def test_one_word_stands_for_a_list_of_one() -> None:
+    config = build_config({"read": {"paths": "news.csv", "text_columns": "title"}})
+    assert config.read.paths == ("news.csv",)
+    assert config.read.text_columns == ("title",)
+
+
+def test_a_configuration_never_changes() -> None:
+    config = build_config({})
+    with pytest.raises(FrozenInstanceError):
+        config.search.k = 3  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        config.search = config.search  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("run", "name"), [({"dir": "runs/news-24"}, "news_24"), ({"name": "a.b"}, "a_b"), ({"dir": "/"}, "run")]
+)
+def test_the_collection_has_a_name_that_milvus_takes(run: dict[str, str], name: str) -> None:
+    config = build_config({"run": run})
+    assert config.name == name
+    assert config.collection == f"covey_{name}"
+
+
+def test_a_collection_of_ones_own_is_kept() -> None:
+    assert build_config({"store": {"collection": "headlines"}}).collection == "headlines"
+
+
+@pytest.mark.parametrize(("store", "index"), [({}, "FLAT"), ({"uri": "http://milvus:19530"}, "HNSW")])
+def test_the_index_follows_the_store(store: dict[str, str], index: str) -> None:
+    assert build_config({"store": store}).store.index_type == index
+
+
+def test_the_graph_takes_all_searched_neighbors_unless_told_otherwise() -> None:
+    assert build_config({"search": {"k": 30}}).graph_k == 30
+    assert build_config({"search": {"k": 30}, "graph": {"k": 20}}).graph_k == 20
+
+
+# --- overrides ---
+
+
+def test_overrides_are_read_as_yaml() -> None:
+    words = [
+        "search.k=64", "cluster.allow_single_cluster=true", "graph.max_distance=0.5", "run.name=null",
+        "read.text_columns=[title, body]", "store.params.nlist=128", "store.params.deep.er=x", "run.dir=a=b",
+    ]  # fmt: skip
+    config = load_config(None, words)
+    assert config.search.k == 64
+    assert config.cluster.allow_single_cluster is True
+    assert config.graph.max_distance == 0.5
+    assert config.run.name is None
+    assert config.read.text_columns == ("title", "body")
+    assert config.store.params == {"nlist": 128, "deep": {"er": "x"}}
+    assert config.run.dir == "a=b"
+
+
+def test_overrides_lie_over_the_file_and_leave_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("search: {k: 40, params: {nprobe: 4}}\ncluster:\n", encoding="utf-8")
+    config = load_config(path, ["search.params.ef=90", "cluster.min_samples=3"])
+    assert config.search.k == 40
+    assert config.search.params == {"nprobe": 4, "ef": 90}
+    assert config.cluster.min_samples == 3
+
+
+def test_a_configuration_is_overridden_without_being_changed() -> None:
+    config = load_config(None, ["store.params.nlist=128"])
+    other = override_config(config, ["store.params.nlist=64", "cluster.selection=leaf"])
+    assert (config.store.params["nlist"], config.cluster.selection) == (128, "eom")
+    assert (other.store.params["nlist"], other.cluster.selection) == (64, "leaf")
+
+
+@pytest.mark.parametrize("word", ["search.k", "k=3", "=3", ".k=3", "search.=3", ""])
+def test_a_word_that_is_no_override_is_shown_how(word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [word])
+    assert caught.value.problems == [
+        f"'{word}' is not an override; write section.key=value, for instance cluster.min_samples=3"
+    ]
+
+
+def test_an_override_into_a_plain_value_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'cluster\.min_samples\.x=3' reaches into 'cluster', which is not a mapping"
+    ):
+        load_config(None, ["cluster.min_samples=2", "cluster.min_samples.x=3"])
+
+
+# --- what is refused, and how ---
+
+
+def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("serch: {k: 3}\nsearch: {k: many, limitt: 2}\ncluster: [1]\nread: {limit: 0}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["nonsense", "plot.points=-1"])
+    found = caught.value.problems
+    assert len(found) == 7
+    for expected in ("'nonsense' is not", "section 'serch'", "'search.limitt'", "search.k:", "section 'cluster' holds [1]",
+                     "read.limit:", "plot.points:"):  # fmt: skip
+        assert sum(expected in line for line in found) == 1, expected
+
+
+def test_contradictions_are_named_at_once() -> None:
+    raw = {"search": {"k": 4, "params": {"ef": 3}}, "graph": {"k": 6}, "store": {"index": "HNSW"}}
+    assert len(problems(raw)) == 4  # graph.k, ef, n_neighbors, index
+
+
+def test_an_unknown_section_names_the_nearest() -> None:
+    assert problem({"clusters": {}}) == "unknown section 'clusters'; the nearest known one is 'cluster'"
+
+
+def test_an_unknown_key_names_the_nearest() -> None:
+    assert problem({"cluster": {"min_sample": 3}}) == (
+        "unknown key 'cluster.min_sample'; the nearest known one is 'cluster.min_samples'"
+    )
+
+
+def test_a_key_of_another_section_names_that_section() -> None:
+    assert problem({"cluster": {"k": 3}}) == "unknown key 'cluster.k'; 'graph.k' exists"
+    assert problem({"search": {"min_samples": 3}}) == "unknown key 'search.min_samples'; 'cluster.min_samples' exists"
+
+
+def test_a_key_that_is_no_word_is_unknown_too() -> None:
+    assert "unknown key 'search.5'" in problem({"search": {5: 1}})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "says"),
+    [
+        ("search", "k", "many", "search.k: input should be a valid integer"),
+        ("search", "k", 0, "search.k: input should be greater than or equal to 1, got 0"),
+        ("search", "k", 16_384, "search.k: input should be less than 16384, got 16384"),
+        ("search", "k", 2.5, "search.k: input should be a valid integer"),
+        ("search", "params", [1], "search.params: input should be a valid mapping"),
+        ("run", "seed", -1, "run.seed: input should be greater than or equal to 0, got -1"),
+        ("run", "dir", 3, "run.dir: input should be a valid string, got 3"),
+        ("read", "paths", [3], "read.paths.0: input should be a valid string, got 3"),
+        ("read", "text_columns", [], "read.text_columns: tuple should have at least 1 item"),
+        (
+            "cluster",
+            "min_cluster_size",
+            1,
+            "cluster.min_cluster_size: input should be greater than or equal to 2, got 1",
+        ),
+        ("cluster", "selection", "best", "cluster.selection: input should be 'eom'"),
+        ("cluster", "allow_single_cluster", "perhaps", "cluster.allow_single_cluster: input should be a valid boolean"),
+        ("cluster", "epsilon", float("nan"), "cluster.epsilon: input should be greater than or equal to 0"),
+        ("graph", "max_distance", 0, "graph.max_distance: input should be greater than 0, got 0"),
+        ("store", "metric", "JACCARD", "store.metric: input should be 'L2', 'COSINE' or 'IP', got 'JACCARD'"),
+        ("project", "min_dist", 2, "project.min_dist: input should be less than or equal to 1, got 2"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key_and_itself(section: str, key: str, value: Any, says: str) -> None:
+    found = problem({section: {key: value}})
+    assert found.startswith(says)
+    assert found.endswith(f"got {tuple(value) if isinstance(value, list) else value!r}") or isinstance(value, list)
+
+
+def test_a_section_that_is_no_mapping_is_shown_what_it_holds() -> None:
+    assert problem({"read": "news.csv"}) == "section 'read' holds 'news.csv'; expected keys such as 'paths:'"
+
+
+def test_fewer_neighbors_than_min_samples_are_refused() -> None:
+    low = {"search": {"k": 15}, "cluster": {"min_samples": 20}}
+    assert problem(low).startswith("search.k=15 is smaller than cluster.min_samples=20")
+    assert problem(low).endswith("raise search.k to at least 20")
+    assert problem({"graph": {"k": 3}, "cluster": {"min_samples": 4}}).endswith("raise graph.k to at least 4")
+    assert build_config({"search": {"k": 20}, "cluster": {"min_samples": 20}}).graph_k == 20
+
+
+def test_more_edges_than_neighbors_are_refused() -> None:
+    assert problem({"search": {"k": 50}, "graph": {"k": 51}}) == (
+        "graph.k=51 is above search.k=50; raise search.k to 51"
+    )
+
+
+def test_a_map_of_more_neighbors_than_were_searched_is_refused() -> None:
+    found = problem({"search": {"k": 50}, "project": {"n_neighbors": 51}})
+    assert found.startswith("project.n_neighbors=51 is above search.k=50")
+    assert "raise search.k" in found
+
+
+@pytest.mark.parametrize("ef", [1, 50])
+def test_an_ef_that_milvus_refuses_is_refused(ef: int) -> None:
+    raw = {"store": {"uri": "http://milvus:19530"}, "search": {"k": 50, "params": {"ef": ef}}}
+    assert problem(raw) == f"search.params.ef={ef} is below k + 1 = 51, which Milvus refuses; raise it"
+
+
+def test_an_ef_above_k_is_accepted() -> None:
+    raw = {"store": {"uri": "http://milvus:19530"}, "search": {"k": 50, "params": {"ef": 51}}}
+    assert build_config(raw).search.params == {"ef": 51}
+
+
+def test_more_probes_than_lists_are_refused() -> None:
+    raw = {"store": {"index": "IVF_FLAT", "params": {"nlist": 16}}, "search": {"params": {"nprobe": 17}}}
+    assert problem(raw) == "search.params.nprobe=17 is above store.params.nlist=16; lower it to 16 at most"
+    raw["search"]["params"] = {"nprobe": 16}
+    assert build_config(raw).search.params == {"nprobe": 16}
+
+
+@pytest.mark.parametrize("index", ["HNSW", "IVF_SQ8", "DISKANN", "GPU_CAGRA", "AUTOINDEX"])
+def test_the_embedded_store_refuses_what_it_has_not(index: str) -> None:
+    found = problem({"store": {"index": index}})
+    assert found.startswith(f"store.index={index} is not offered by the embedded store; take one of FLAT, IVF_FLAT")
+    assert build_config({"store": {"index": index, "uri": "http://milvus:19530"}}).store.index_type == index
+
+
+def test_an_address_without_a_scheme_is_refused() -> None:
+    assert problem({"store": {"uri": "milvus:19530"}}) == (
+        "store.uri='milvus:19530' is neither 'embedded' nor an address such as http://host:19530"
+    )
+
+
+# --- files that cannot be read ---
+
+
+def test_a_missing_file_names_its_neighbors(tmp_path: Path) -> None:
+    (tmp_path / "laptop.yaml").write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*lapptop\.yaml: No such file.*laptop\.yaml"):
+        load_config(tmp_path / "lapptop.yaml")
+
+
+@pytest.mark.parametrize("content", [b"read: [", b"a: b: c", b"\xff\xfe"])
+def test_a_file_that_is_no_yaml_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"run\.yaml is not valid YAML: \S+"):
+        load_config(path)
+
+
+def test_a_file_that_holds_a_list_is_told_what_was_expected(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("- read\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"holds a list; expected sections such as 'read:' and 'cluster:'"):
+        load_config(path)
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("# nothing yet\n", encoding="utf-8")
+    assert load_config(path) == RunConfig()
