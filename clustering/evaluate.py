@@ -62,9 +62,7 @@ def agreement(truth: NDArray[Any], label: NDArray[Any]) -> dict[str, float]:
     return {name: round(float(value), 5) for name, value in figures.items()}
 
 
-def compare_with_truth(
-    run: RunDir, read: ReadSection, truth: str, truth_column: str, id_column: str | None
-) -> Figures:
+def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column: str, id_column: str | None) -> Figures:
     """Agreement of ``label`` and of ``home`` with a truth file, over the records that have a truth."""
     key = id_column or read.id_column
     columns = (truth_column,) if key is None else (truth_column, key)

@@ -49,9 +49,7 @@ def _windowed(task: Any, calls: list[tuple[Any, ...]], waiting: list[Any]) -> It
         yield ray.get(done)
 
 
-def _block_neighbors(
-    path: Path, shared: tuple[FloatArray, IntArray], k: int
-) -> tuple[IntArray, FloatArray, int]:
+def _block_neighbors(path: Path, shared: tuple[FloatArray, IntArray], k: int) -> tuple[IntArray, FloatArray, int]:
     with measured_peak() as peak:
         table = pq.read_table(path)
         queries, query_rows = shared

@@ -48,8 +48,10 @@ class Address:
             if any(word in reason.lower() for word in ("auth", "permission", "credential")):
                 given = f"the token in {self.token_env}" if self.token_env else "the request without a token"
                 raise ConfigError(
-                    [f"store.uri: {self.uri} refused {given}: {reason}. Set store.token_env to the name of a variable "
-                     f"that holds a valid token or user:password"]
+                    [
+                        f"store.uri: {self.uri} refused {given}: {reason}. Set store.token_env to the name of a "
+                        f"variable that holds a valid token or user:password"
+                    ]
                 ) from None
             raise ConfigError([f"store.uri: {self.uri} does not work as a Milvus server: {reason}"]) from None
         return client
@@ -71,8 +73,10 @@ def _refuse_unreachable(uri: str, timeout_s: float) -> None:
         except OSError as error:
             if time.monotonic() + 0.5 >= deadline:
                 raise ConfigError(
-                    [f"store.uri: nothing answers at {uri} ({error}); tried for {timeout_s:g} s. Start Milvus there, "
-                     f"correct store.uri, or set store.uri=embedded"]
+                    [
+                        f"store.uri: nothing answers at {uri} ({error}); tried for {timeout_s:g} s. Start Milvus "
+                        f"there, correct store.uri, or set store.uri=embedded"
+                    ]
                 ) from None
             time.sleep(0.5)
 

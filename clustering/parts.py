@@ -96,11 +96,12 @@ def on_worker(work: Callable[..., T], *args: Any, cpus: float | None = None) -> 
 
 def node_cpus() -> int:
     """Cores of the largest node of the cluster."""
-    return max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1) or 1
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return max((int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]), default=1) or 1
 
 
 def cluster_gpus() -> float:
-    return float(ray.cluster_resources().get("GPU", 0))
+    return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
 
 
 def own_threads() -> int:

@@ -34,7 +34,18 @@ from clustering.store import check_store, confirm_store, drop_collection, store_
 
 log = logging.getLogger("covey")
 ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20}
-PACKAGES = ("ray", "pymilvus", "milvus-lite", "hdbscan", "scipy", "scikit-learn", "umap-learn", "numpy", "pyarrow", "plotly")
+PACKAGES = (
+    "ray",
+    "pymilvus",
+    "milvus-lite",
+    "hdbscan",
+    "scipy",
+    "scikit-learn",
+    "umap-learn",
+    "numpy",
+    "pyarrow",
+    "plotly",
+)
 
 
 def run_pipeline(config: RunConfig) -> RunDir:
@@ -102,10 +113,13 @@ def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_t
             except StoreError as error:
                 log.warning("store: %s; loading again", error)
                 run.forget("store")
-        run.stage("store", marks["store"],
-                  lambda: store_vectors(run, address, config.store, n_texts, dim, run.id, marks["store"]))  # fmt: skip
-        run.stage("search", marks["search"],
-                  lambda: search_neighbors(run, address, config.store, config.search, n_texts, config.run.seed))  # fmt: skip
+        store, search = config.store, config.search
+        run.stage(
+            "store", marks["store"], lambda: store_vectors(run, address, store, n_texts, dim, run.id, marks["store"])
+        )
+        run.stage(
+            "search", marks["search"], lambda: search_neighbors(run, address, store, search, n_texts, config.run.seed)
+        )
         if not config.store.keep:
             drop_collection(address)
 

@@ -65,7 +65,8 @@ def _middles(xy: NDArray[np.float32], label: NDArray[np.int32], n_named: int) ->
     for number in range(min(n_named, int(label.max(initial=-1)) + 1)):
         own = xy[label == number]
         if len(own):
-            found.append((number, *(float(value) for value in np.median(own, axis=0))))
+            x, y = np.median(own, axis=0)
+            found.append((number, float(x), float(y)))
     return found
 
 
@@ -84,7 +85,7 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     axes = figure.add_subplot()
     size = float(np.clip(1e5 / max(label.size, 1), 0.5, 24))
     order = np.argsort(label >= 0, kind="stable")  # noise first, so that clusters lie on top
-    axes.scatter(*xy[order].T, c=label_colors(label)[order], s=size, linewidths=0, rasterized=True)
+    axes.scatter(xy[order, 0], xy[order, 1], c=label_colors(label)[order], s=size, linewidths=0, rasterized=True)
     titles = clusters["title"].to_pylist()
     for number, x, y in _middles(xy, label, NAMED):
         axes.annotate(
@@ -114,10 +115,7 @@ def _draw_html(run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table,
         rows = shown[(label[shown] < 0) == noise]
         if not rows.size:
             continue
-        hover = [
-            f"{_wrapped(texts[row])}<br><i>{'noise' if noise else f'{label[row]}: {html.escape(titles[label[row]])}'}</i>"
-            for row in rows.tolist()
-        ]
+        hover = [f"{_wrapped(texts[row])}<br><i>{_name(label[row], titles)}</i>" for row in rows.tolist()]
         figure.add_trace(
             go.Scattergl(
                 x=xy[rows, 0], y=xy[rows, 1], mode="markers", name="noise" if noise else "clusters", text=hover,
@@ -143,6 +141,10 @@ def _draw_html(run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table,
             temporary, include_plotlyjs=True, config={"scrollZoom": True, "displaylogo": False, "responsive": True}
         )
     return int(shown.size)
+
+
+def _name(label: int, titles: list[str]) -> str:
+    return "noise" if label < 0 else f"{label}: {html.escape(titles[label])}"
 
 
 def _wrapped(text: str) -> str:

@@ -101,5 +101,7 @@ def _principal_components(run: RunDir, n_texts: int) -> FloatArray:
     _, axes = np.linalg.eigh(product / n_texts - np.outer(mean, mean))
     axes = axes[:, :-3:-1]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an eigenvector's sign is arbitrary
-    found = [vectors_of(pq.read_table(path, columns=["vector"])) @ axes.astype(np.float32) for path in parts(run / "vectors")]
+    found = [
+        vectors_of(pq.read_table(path, columns=["vector"])) @ axes.astype(np.float32) for path in parts(run / "vectors")
+    ]
     return np.ascontiguousarray(np.concatenate(found) - (mean @ axes).astype(np.float32), np.float32)

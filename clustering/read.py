@@ -120,7 +120,9 @@ def _resolve(given: str, problems: list[str]) -> list[InputFile]:
         stem, gzipped = (info.base_name[:-3], True) if info.base_name.endswith(".gz") else (info.base_name, False)
         kind = FORMATS.get(stem.rpartition(".")[2].lower())
         if kind is not None:
-            files.append(InputFile(info.path, prefix + info.path, info.path, kind, gzipped, info.size or 0, str(info.mtime_ns)))
+            files.append(
+                InputFile(info.path, prefix + info.path, info.path, kind, gzipped, info.size or 0, str(info.mtime_ns))
+            )
         elif named:
             problems.append(f"read.paths: {given} is none of {', '.join(FORMATS)} (each also .gz)")
     if not files and not named:
@@ -151,7 +153,9 @@ def _look_into(file: InputFile, cfg: ReadSection) -> list[str]:
     try:
         columns = _columns(file)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowInvalid, ValueError) as error:
-        return [f"{file.uri} cannot be read as {file.format}{' (gzip)' if file.gzipped else ''} in UTF-8: {_brief(error)}"]
+        return [
+            f"{file.uri} cannot be read as {file.format}{' (gzip)' if file.gzipped else ''} in UTF-8: {_brief(error)}"
+        ]
     if columns is None:  # an empty file has no records, which is no mistake
         return []
     missing = [name for name in _wanted(cfg) if name not in columns]
@@ -353,8 +357,9 @@ class PieceReader:
 
 
 def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    joined = b"".join(chunk.buffers()[1].to_pybytes()[16 * chunk.offset : 16 * (chunk.offset + len(chunk))]
-                      for chunk in column.chunks)
+    joined = b"".join(
+        chunk.buffers()[1].to_pybytes()[16 * chunk.offset : 16 * (chunk.offset + len(chunk))] for chunk in column.chunks
+    )
     return np.frombuffer(joined, np.uint64).reshape(-1, 2)
 
 

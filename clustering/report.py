@@ -44,7 +44,9 @@ def _write_labels(run: RunDir) -> int:
         for path in parts(run / "members"):
             members = pq.read_table(path)
             table = by_row.take(members["row"]).append_column("text_id", members["text_id"])
-            layers = pa.ListArray.from_arrays(np.arange(len(table) + 1, dtype=np.int32), table["label"].combine_chunks())
+            layers = pa.ListArray.from_arrays(
+                np.arange(len(table) + 1, dtype=np.int32), table["label"].combine_chunks()
+            )
             writer.write_table(table.append_column("layers", layers).select(schema.LABELS.names).cast(schema.LABELS))
             records += len(table)
         return records
@@ -108,8 +110,8 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
         )
     if clusters["count"] and clusters["noise_share"] > NOISY:
         found.append(
-            f"{clusters['noise_share']:.0%} of the records are noise. Lower cluster.min_samples, or use the column home, "
-            f"which places every text."
+            f"{clusters['noise_share']:.0%} of the records are noise. Lower cluster.min_samples, or use the column "
+            f"home, which places every text."
         )
     if search["recall"] is not None and search["recall_low"] < 0.95:
         found.append(
@@ -169,7 +171,8 @@ li {{ margin: 0 }} ul {{ margin: 0; padding-left: 1rem }}
 {_cluster_table(run)}
 <h2>Stages</h2>
 <table><tr><th>stage<th class=n>seconds<th class=n>peak memory of a process, MiB</tr>{stages}</table>
-<p class=quiet>{html.escape(versions)}; seed {figures["seed"]}. All figures: report.json, configuration: manifest.json.</p>
+<p class=quiet>{html.escape(versions)}; seed {figures["seed"]}.
+All figures: report.json, configuration: manifest.json.</p>
 </html>
 """
 
@@ -178,7 +181,9 @@ def _recall(search: Figures) -> str:
     if search["recall"] is None:
         return "recall not measured"
     low, high = search["recall_low"], search["recall_high"]
-    return f"recall {search['recall']:.3f} ({low:.3f} to {high:.3f}, {search['recall_sample']} texts against exact search)"
+    return (
+        f"recall {search['recall']:.3f} ({low:.3f} to {high:.3f}, {search['recall_sample']} texts against exact search)"
+    )
 
 
 def _mebibytes(count: Any) -> str:
@@ -191,13 +196,16 @@ def _cluster_table(run: RunDir) -> str:
     rows = "".join(
         f"<tr><td class=n>{row['label']}<td><b>{html.escape(row['title'])}</b><br>"
         f"<span class=quiet>{html.escape(', '.join(row['terms']))}</span>"
-        f"<td class=n>{row['size']:,}<td><ul>{''.join(f'<li>{html.escape(_cut(text))}' for text in row['exemplars'][:3])}"
-        f"</ul></tr>"
+        f"<td class=n>{row['size']:,}<td><ul>{_list_items(row['exemplars'][:3])}</ul></tr>"
         for row in shown
     )
     more = clusters.num_rows - len(shown)
     rest = f"<p class=quiet>{more:,} more in clusters.parquet.</p>" if more > 0 else ""
     return f"<table><tr><th class=n>label<th>title and terms<th class=n>records<th>exemplars</tr>{rows}</table>{rest}"
+
+
+def _list_items(texts: list[str]) -> str:
+    return "".join(f"<li>{html.escape(_cut(text))}" for text in texts)
 
 
 def _cut(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -49,7 +50,9 @@ class RunDir:
         except FileNotFoundError:
             return {"id": uuid.uuid4().hex[:12], "stages": {}}
         except json.JSONDecodeError as error:
-            raise ConfigError([f"{self / 'manifest.json'} is damaged ({error}); start anew with run.resume=false"]) from None
+            raise ConfigError(
+                [f"{self / 'manifest.json'} is damaged ({error}); start anew with run.resume=false"]
+            ) from None
         return found
 
     @property
@@ -76,12 +79,16 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle = (self / ".lock").open("a+")
         except OSError as error:
-            raise ConfigError([f"run.dir {self.path} cannot be written: {error.strerror}; choose another one"]) from None
+            raise ConfigError(
+                [f"run.dir {self.path} cannot be written: {error.strerror}; choose another one"]
+            ) from None
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError([f"run.dir {self.path} is in use by another run; wait for it, or choose another"]) from None
+                raise ConfigError(
+                    [f"run.dir {self.path} is in use by another run; wait for it, or choose another"]
+                ) from None
             yield
 
     def clear(self) -> None:
@@ -267,10 +274,8 @@ class Peak:
 def measured_peak() -> Iterator[Peak]:
     """Measure the highest resident memory of this process inside the block (Linux; elsewhere since its start)."""
     peak = Peak()
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
-    except OSError:
-        pass
     try:
         yield peak
     finally:

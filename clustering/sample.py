@@ -70,7 +70,16 @@ _EVENTS: list[tuple[list[str], list[str]]] = [
       "{what} star {who} announces retirement in {where}", "Fans mourn as {who} leaves {what}"],
      ["tennis", "ski jumping", "Formula racing", "boxing", "gymnastics", "cycling"]),
 ]  # fmt: skip
-_FIRST = "Alma Bruno Carla Dario Elif Farid Greta Hugo Irina Jonas Kenji Leila Marek Nadia Oskar Priya Quentin Rosa Sanjay Tilda".split()
+_FRAMES = ["Live", "Update", "Breaking", "Analysis", "In pictures", "Watch", "Explained", "Opinion"]
+_TAILS = [
+    ", report says", ", officials confirm", ": what we know", " - latest", ", residents say", ", sources tell us",
+    " after months of doubt", " despite warnings", " as critics object", " on Monday", " on Thursday", " overnight",
+    " for the second time this year", ", to the surprise of experts", " - in numbers", ", neighbours react",
+    " and nobody was prepared", ", says the mayor", " while talks go on", ": five questions", " this weekend", " again",
+]  # fmt: skip
+_FIRST = (
+    "Alma Bruno Carla Dario Elif Farid Greta Hugo Irina Jonas Kenji Leila Marek Nadia Oskar Priya Rosa Sanjay Tilda"
+).split()
 _STARTS = "Bar Cal Dor Eld Fen Gar Hal Ist Kor Lin Mar Nor Orm Pel Ras Sol Tar Ulm Vel Wes Yar Zan".split()
 _ENDS = "beck bridge dale den field ford gard holm kirk land lund mere mont nova port sund ton vale wick worth".split()
 
@@ -89,12 +98,12 @@ def write_sample(path: str | Path, n_texts: int, seed: int = 0) -> dict[str, int
         raise ConfigError([f"--texts {n_texts}: at least 1 is needed"])
     schema = pa.schema([("id", pa.string()), ("title", pa.string()), ("story", pa.int64())])
     stories = 0
-    with whole(path) as temporary:
-        with temporary.open("wb") as handle:
-            make = pa.csv.CSVWriter if path.suffix == ".csv" else pq.ParquetWriter
-            with make(handle, schema) as writer:
-                for table, stories in _blocks(n_texts, seed, schema):
-                    writer.write_table(table)
+    with whole(path) as temporary, temporary.open("wb") as handle:
+        make = pa.csv.CSVWriter if path.suffix == ".csv" else pq.ParquetWriter
+        with make(handle, schema) as writer:
+            for table, told in _blocks(n_texts, seed, schema):
+                writer.write_table(table)
+                stories = told
     return {"records": n_texts, "stories": stories}
 
 
@@ -120,7 +129,10 @@ def _blocks(n_texts: int, seed: int, schema: pa.Schema) -> Iterator[tuple[pa.Tab
         order = rng.permutation(size)
         ids = [f"h{start + place:08d}" for place in range(size)]
         columns = [ids, [titles[one] for one in order], [story[one] for one in order]]
-        yield pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema), stories
+        yield (
+            pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema),
+            stories,
+        )
 
 
 class _Story:
@@ -139,6 +151,9 @@ class _Story:
 
     def headline(self, rng: np.random.Generator) -> str:
         words = str(rng.choice(self.phrasings)).format(**self.facts)
-        frame = rng.choice(["{}", "{}", "{}", "{}, report says", "{}: what we know", "Live: {}", "{} - {}"])
-        text = str(frame).replace("{}", words, 1).replace("{}", f"day {rng.integers(2, 9)}")
-        return text[0].upper() + text[1:]
+        words = words[0].upper() + words[1:]
+        if rng.random() < 0.25:
+            words = f"{rng.choice(_FRAMES)}: {words}"
+        if rng.random() < 0.75:
+            words = f"{words}{rng.choice(_TAILS)}"
+        return words

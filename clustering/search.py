@@ -18,7 +18,6 @@ from clustering.milvus import Address, default_nlist
 from clustering.parts import Item, map_parts, peak_of
 from clustering.rundir import Figures, RunDir, parts, vectors_of, write_table
 
-
 TIE = 2e-6  # squared distance below which two texts count as equally near
 
 

@@ -51,8 +51,10 @@ def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None
         reasons.append(f"its metric is {metrics[0]}, not {metric}")
     reasons.append("another run made it" if description.startswith(MARK) else "no run of Covey made it")
     raise ConfigError(
-        [f"store.collection: {name} exists and is not this run's: {'; '.join(reasons)}. Choose another "
-         f"store.collection, or drop that one"]
+        [
+            f"store.collection: {name} exists and is not this run's: {'; '.join(reasons)}. Choose another "
+            f"store.collection, or drop that one"
+        ]
     )
 
 
@@ -99,7 +101,9 @@ def store_vectors(
     client.flush(name)
     if not client.list_indexes(name):
         params = client.prepare_index_params()
-        params.add_index("vector", index_type=store.index_type, metric_type=store.metric, params=index_params(store, n_texts))
+        params.add_index(
+            "vector", index_type=store.index_type, metric_type=store.metric, params=index_params(store, n_texts)
+        )
         client.create_index(name, params)
     _wait_for_index(client, name)
     client.load_collection(name)
@@ -109,9 +113,8 @@ def store_vectors(
             f"collection {name} holds {rows} vectors after loading {n_texts} texts; drop it and start again with "
             f"run.resume=false"
         )
-    return {
-        "collection": name, "index": store.index_type, "metric": store.metric, "rows": rows, "peak_bytes": peak_of(results),
-    }  # fmt: skip
+    shape = {"index": store.index_type, "metric": store.metric}
+    return {"collection": name, **shape, "rows": rows, "peak_bytes": peak_of(results)}
 
 
 def index_params(store: StoreSection, n_texts: int) -> dict[str, Any]:

@@ -29,7 +29,10 @@ def assign(run_dir: str, inputs: list[str], output: str | None) -> None:
     target = output or str(run / "assigned.parquet")
     with ray_session():
         figures = assign_texts(run, config, inputs, target)
-    print(f"{figures['assigned']:,} of {figures['records']:,} texts lie in a cluster ({figures['empty']:,} empty): {target}")
+    print(
+        f"{figures['assigned']:,} of {figures['records']:,} texts lie in a cluster "
+        f"({figures['empty']:,} empty): {target}"
+    )
 
 
 if __name__ == "__main__":

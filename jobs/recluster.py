@@ -12,7 +12,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Parse the command line and recluster; return the exit status."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("--run", required=True, help="directory of a finished run")
-    parser.add_argument("overrides", nargs="*", metavar="cluster.key=value", help="also describe., plot. and graph. keys")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="cluster.key=value", help="also describe., plot. and graph. keys"
+    )
     words = parser.parse_args(argv)
     return run_command(lambda: recluster(words.run, words.overrides))
 
@@ -25,8 +27,8 @@ def recluster(run_dir: str, overrides: list[str]) -> None:
     run = recluster_run(RunDir(run_dir), overrides)
     clusters = run.report["clusters"]
     print(
-        f"{clusters['count']:,} clusters, {clusters['noise_share']:.1%} noise, largest {clusters['largest_share']:.1%}: "
-        f"{run / 'report.html'}"
+        f"{clusters['count']:,} clusters, {clusters['noise_share']:.1%} noise, "
+        f"largest {clusters['largest_share']:.1%}: {run / 'report.html'}"
     )
 
 

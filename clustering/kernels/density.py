@@ -34,13 +34,14 @@ def core_distances(graph: csr_array, min_samples: int, weights: NDArray[np.int32
         the text's own further records among them at distance 0
     Returns: float32, shape (n_texts,); infinite for a text without edges.
     """
-    return _core_distances(
+    core: FloatArray = _core_distances(
         graph.indptr.astype(np.int64, copy=False), np.asarray(graph.data, np.float32), graph.indices, min_samples,
         np.empty(0, np.int32) if weights is None else weights,
     )  # fmt: skip
+    return core
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _core_distances(indptr: Any, data: Any, indices: Any, min_samples: int, weights: Any) -> Any:
     n_texts = indptr.size - 1
     core = np.full(n_texts, np.inf, np.float32)
@@ -79,7 +80,7 @@ def spanning_forest(graph: csr_array, core: FloatArray) -> Forest:
     return Forest(left[order].astype(np.int64), right[order].astype(np.int64), length[order])
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _find(parent: Any, node: int) -> int:
     while parent[node] != node:
         parent[node] = parent[parent[node]]
@@ -87,7 +88,7 @@ def _find(parent: Any, node: int) -> int:
     return node
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def grow_pieces(left: Any, right: Any, piece: Any) -> None:
     """Overwrite ``piece`` (0..n-1 at first) with the smallest row of each row's connected piece."""
     for edge in range(left.size):
@@ -97,7 +98,7 @@ def grow_pieces(left: Any, right: Any, piece: Any) -> None:
         piece[row] = _find(piece, row)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def grow_homes(left: Any, right: Any, distance: Any, label: Any) -> Any:
     """Give each noise text the cluster that it meets first along the ascending forest.
 

@@ -17,7 +17,9 @@ class StagePlan:
     disk_bytes: int
 
 
-def plan_stages(n_texts: int, n_records: int, dim: int, k: int, text_bytes: float, encoder_bytes: int) -> list[StagePlan]:
+def plan_stages(
+    n_texts: int, n_records: int, dim: int, k: int, text_bytes: float, encoder_bytes: int
+) -> list[StagePlan]:
     """The bytes of every stage from the run's counts.
 
     n_texts, n_records : distinct texts, and records; dim : of a vector; k : neighbors of a text

@@ -76,7 +76,9 @@ def free_port() -> int:
 
 def start_milvus(folder: Path, *options: str, token: str = "") -> tuple[subprocess.Popen[bytes], str]:
     """The packaged Milvus server on free ports, with its data in ``folder``; its process and address."""
-    command = shutil.which("milvus-server", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    command = shutil.which(
+        "milvus-server", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    )
     if command is None:
         pytest.skip("the packaged Milvus server is not installed (extra `server`; x86-64 Linux only)")
     port = free_port()

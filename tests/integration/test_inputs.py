@@ -52,7 +52,7 @@ def test_bad_input_is_refused_before_any_work(case, run_files, tmp_path):
 
 
 def test_all_problems_are_reported_at_once(run_files, tmp_path):
-    run, result = run_files("read.paths=missing.csv", "cluster.min_sample=3", "project.n_neighbors=60", "serch.k=3")
+    _, result = run_files("read.paths=missing.csv", "cluster.min_sample=3", "project.n_neighbors=60", "serch.k=3")
     assert result.status == 2
     assert result.err.count("error: ") == 3  # the configuration's own; files are looked for when it is sound
     for word in ("cluster.min_samples", "n_neighbors=60", "the nearest known one is 'search'"):
@@ -61,7 +61,9 @@ def test_all_problems_are_reported_at_once(run_files, tmp_path):
 
 def test_the_time_an_unreachable_server_was_tried_is_stated(run_files, tmp_path):
     given = write_csv(tmp_path / "news.csv", headlines(10))
-    _, result = run_files(f"read.paths={given}", "store.uri=http://127.0.0.1:9", "store.index=null", "store.timeout_s=2")
+    _, result = run_files(
+        f"read.paths={given}", "store.uri=http://127.0.0.1:9", "store.index=null", "store.timeout_s=2"
+    )
     assert result.status == 2
     assert "tried for 2 s" in result.err
 
@@ -118,7 +120,7 @@ def test_equal_texts_are_one_cluster_of_their_records(run_files, tmp_path):
 
 def test_texts_whose_vectors_are_equal_do_not_crash(run_files, tmp_path):
     # Static vectors know no word order, so all of these have one vector and distance 0 to each other.
-    words = "alpha beta gamma delta epsilon".split()
+    words = ["alpha", "beta", "gamma", "delta", "epsilon"]
     titles = [" ".join([*words[turn:], *words[:turn]]) + " word" * repeat for turn in range(5) for repeat in range(16)]
     given = write_csv(tmp_path / "news.csv", [*titles, *headlines(40)])
     run, result = run_files(f"read.paths={given}", "search.k=20")
@@ -164,7 +166,9 @@ def test_ids_that_repeat_are_reported_and_kept(run_files, tmp_path):
 
 def test_malformed_records_are_counted(run_files, tmp_path):
     given = tmp_path / "news.csv"
-    given.write_text("id,title\n" + "".join(f"{n},{title}\n" for n, title in enumerate(headlines(12))) + "one,two,three\n")
+    given.write_text(
+        "id,title\n" + "".join(f"{n},{title}\n" for n, title in enumerate(headlines(12))) + "one,two,three\n"
+    )
     run, result = run_files(f"read.paths={given}")
     assert result.status == 0, result.err
     counts = json.loads((run / "report.json").read_text())["counts"]

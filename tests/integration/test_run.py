@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -105,7 +106,9 @@ def test_labels_agree_with_hdbscan_on_the_same_vectors(finished):
     label = pq.read_table(run / "assignment.parquet")["label"].to_numpy()
     alone = read_columns(run / "texts", ["copies"])["copies"].to_numpy() >= 5  # those are clusters by promise 4
     assert adjusted_rand_score(exact.labels_[~alone], label[~alone]) > 0.95
-    weight = HDBSCAN(min_samples=5, min_cluster_size=5, gen_min_span_tree=True).fit(vectors)._min_spanning_tree[:, 2].sum()
+    weight = (
+        HDBSCAN(min_samples=5, min_cluster_size=5, gen_min_span_tree=True).fit(vectors)._min_spanning_tree[:, 2].sum()
+    )
     assert load_forest(run).distance.sum() == pytest.approx(weight, rel=1e-3)
     graph = load_graph(run.path)
     assert abs(graph - graph.T).max() == 0
@@ -137,7 +140,9 @@ def test_recluster_keeps_vectors_and_forest(finished, covey):
     result = covey("recluster", "--run", run.path, "cluster.selection=leaf", "cluster.min_cluster_size=4")
     assert result.status == 0, result.err
     after = stage_times(run)
-    assert all(after[name] == before[name] for name in ("read", "embed", "store", "search", "graph", "forest", "project"))
+    assert all(
+        after[name] == before[name] for name in ("read", "embed", "store", "search", "graph", "forest", "project")
+    )
     assert run.report["clusters"]["count"] != count
     refused = covey("recluster", "--run", run.path, "search.k=9")
     assert refused.status == 2
@@ -178,7 +183,11 @@ def test_new_texts_find_the_clusters_of_their_words(finished, covey, sample, tmp
 
 def test_copies_weigh_on_request(run_files, tmp_path):
     given = tmp_path / "news.csv"
-    titles = [f"Story {name} about the {word}" for name in ("one", "two") for word in ("harbour", "bridge", "school", "market")]
+    titles = [
+        f"Story {name} about the {word}"
+        for name in ("one", "two")
+        for word in ("harbour", "bridge", "school", "market")
+    ]
     given.write_text("id,title\n" + "".join(f"{n},{title}\n" for n, title in enumerate(titles * 6)))
     run, result = run_files(f"read.paths={given}", "cluster.copies=weigh", "cluster.min_samples=3", "search.k=7",
                             "project.n_neighbors=5")  # fmt: skip
@@ -190,7 +199,7 @@ def test_copies_weigh_on_request(run_files, tmp_path):
 def test_pieces_of_the_graph_are_joined_by_their_nearest_texts(run_files, tmp_path):
     given = tmp_path / "news.csv"
     groups = [[f"{word} {number}" for number in range(12)] for word in ("volcano erupts", "choir sings", "tax reform")]
-    given.write_text("id,title\n" + "".join(f"{n},{title}\n" for n, title in enumerate(sum(groups, []))))
+    given.write_text("id,title\n" + "".join(f"{n},{title}\n" for n, title in enumerate(itertools.chain(*groups))))
     words = [f"read.paths={given}", "search.k=5", "project.n_neighbors=5", "cluster.min_samples=3"]
     run, result = run_files(*words)
     assert result.status == 0, result.err
@@ -204,7 +213,16 @@ def test_pieces_of_the_graph_are_joined_by_their_nearest_texts(run_files, tmp_pa
 
 
 def command(run: Path, sample: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "jobs.cluster_texts", "--config", str(LAPTOP), f"run.dir={run}", f"read.paths={sample}", *words]
+    return [
+        sys.executable,
+        "-m",
+        "jobs.cluster_texts",
+        "--config",
+        str(LAPTOP),
+        f"run.dir={run}",
+        f"read.paths={sample}",
+        *words,
+    ]
 
 
 def server_processes(run: Path) -> list[int]:

@@ -1,0 +1,393 @@
+"""read.py: files are found and looked into before any work; records become clean texts, each with its row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+
+from clustering import read as read_module
+from clustering.config import ReadSection
+from clustering.errors import ConfigError, InputError
+from clustering.read import InputFile, _pieces, clean_text, find_files, read_columns_of, read_texts
+from clustering.rundir import RunDir, read_columns
+from tests import oracles
+from tests.strategies import odd_texts
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """``write(name, content)`` leaves a file and returns its path; a name that ends in .gz is compressed."""
+
+    def file(name: str, content: str | bytes = "title\nFlood in Garford\n") -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = content.encode() if isinstance(content, str) else content
+        path.write_bytes(gzip.compress(raw) if name.endswith(".gz") and isinstance(content, str) else raw)
+        return str(path)
+
+    return file
+
+
+def section(*paths: str | Path, columns: tuple[str, ...] = ("title",), **keys: Any) -> ReadSection:
+    return ReadSection(paths=tuple(map(str, paths)), text_columns=columns, **keys)
+
+
+def names(*paths: str | Path) -> list[str]:
+    return [file.name for file in find_files(section(*paths))]
+
+
+def problems(*paths: str | Path, **keys: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        find_files(section(*paths, **keys))
+    return caught.value.problems
+
+
+# --- which files ---
+
+
+@pytest.fixture
+def tree(write: Write, tmp_path: Path) -> Path:
+    for name in ("b.csv", "a.tsv", "deep/c.jsonl", "deep/er/d.csv.gz", ".hidden.csv"):
+        write(f"tree/{name}", '{"title": "Vote"}\n' if "jsonl" in name else "title\nVote\n")
+    write("tree/notes.txt", "not an input")
+    return tmp_path / "tree"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("", ["a.tsv", "b.csv", "deep/c.jsonl", "deep/er/d.csv.gz"]),
+        ("*", ["a.tsv", "b.csv"]),
+        ("*.csv", ["b.csv"]),
+        ("?.[ct]sv", ["a.tsv", "b.csv"]),
+        ("*/*", ["c.jsonl"]),
+        ("**", ["a.tsv", "b.csv", "deep/c.jsonl", "deep/er/d.csv.gz"]),
+        ("**/*.csv*", ["b.csv", "deep/er/d.csv.gz"]),
+        ("**/er/*", ["d.csv.gz"]),
+        ("deep/**/*.gz", ["d.csv.gz"]),
+        (".hidden.csv", [".hidden.csv"]),
+    ],
+)
+def test_a_path_finds_its_files_in_order(tree: Path, pattern: str, expected: list[str]) -> None:
+    assert names(tree / pattern) == expected
+
+
+@pytest.mark.xfail(strict=True, reason="only the file's own name is looked at, not the folders above it")
+def test_files_in_hidden_folders_are_not_read(tree: Path, write: Write) -> None:
+    write("tree/.ipynb_checkpoints/b-checkpoint.csv", "title\nVote\n")
+    assert names(tree) == ["a.tsv", "b.csv", "deep/c.jsonl", "deep/er/d.csv.gz"]
+
+
+def test_files_keep_the_order_of_the_paths(write: Write) -> None:
+    assert names(write("b.csv"), write("a.csv")) == ["b.csv", "a.csv"]
+
+
+def test_a_file_named_twice_is_read_once(write: Write, tmp_path: Path) -> None:
+    path = write("sub/a.csv")
+    assert names(path, tmp_path / "sub/../sub/a.csv", tmp_path / "sub", tmp_path / "**/*.csv") == ["a.csv"]
+
+
+@pytest.mark.xfail(strict=True, reason="files are told apart by their URI as given, and file:// is one more prefix")
+def test_a_file_named_by_path_and_by_uri_is_read_once(write: Write) -> None:
+    path = write("a.csv")
+    assert names(path, f"file://{path}") == ["a.csv"]
+
+
+@pytest.mark.xfail(strict=True, reason="any [ makes a glob, though a file of that very name exists")
+def test_a_file_whose_name_looks_like_a_glob_is_found(write: Write) -> None:
+    assert names(write("news[2024].csv")) == ["news[2024].csv"]
+
+
+def test_a_uri_names_a_local_file_too(write: Write) -> None:
+    assert names(f"file://{write('a.csv')}") == ["a.csv"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.CSV", "a.csv.gz"])
+def test_an_empty_file_has_no_records(name: str, write: Write) -> None:
+    assert names(write(name, "")) == [name]
+
+
+# --- what is wrong with them ---
+
+
+def test_every_problem_is_named_at_once(write: Write, tmp_path: Path) -> None:
+    found = problems(
+        tmp_path / "missing.csv", tmp_path / "no*.csv", write("notes.txt"), write("other.csv", "headline\nVote\n"),
+        write("fine.csv"),
+    )  # fmt: skip
+    assert found[0] == f"read.paths: no such file: {tmp_path / 'missing.csv'}"
+    assert found[1] == f"read.paths: the glob matches no csv, tsv, jsonl or parquet file: {tmp_path / 'no*.csv'}"
+    assert found[2].startswith(f"read.paths: {tmp_path / 'notes.txt'} is none of csv, tsv, jsonl")
+    assert found[3].startswith(f"{tmp_path / 'other.csv'} has no column 'title'")
+    assert len(found) == 4
+
+
+def test_no_paths_at_all_are_refused() -> None:
+    assert problems() == ["read.paths is empty; name files, globs, directories or URIs"]
+
+
+def test_a_directory_without_inputs_is_refused(write: Write, tmp_path: Path) -> None:
+    write("folder/notes.txt")
+    assert problems(tmp_path / "folder") == [
+        f"read.paths: the directory holds no csv, tsv, jsonl or parquet file: {tmp_path / 'folder'}"
+    ]
+
+
+def test_an_unknown_kind_of_address_is_refused() -> None:
+    (found,) = problems("carrier-pigeon://coop/a.csv")
+    assert found.startswith("read.paths: cannot look for carrier-pigeon://coop/a.csv: ")
+
+
+CONTENT = {
+    "a.csv": "title,body\nVote,Free buses\n",
+    "a.tsv": "title\tbody\nVote\tFree buses\n",
+    "a.jsonl": '{"title": "Vote", "body": "Free buses"}\n',
+    "a.csv.gz": "title,body\nVote,Free buses\n",
+    "bom.csv": b"\xef\xbb\xbftitle,body\nVote,Free buses\n",
+}
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_a_missing_column_names_the_columns_that_exist(name: str, write: Write) -> None:
+    (found,) = problems(write(name, CONTENT[name]), columns=("title", "summary"), id_column="guid")
+    assert found.endswith(
+        "has no column 'summary', 'guid'; its columns are 'title', 'body'. Set read.text_columns and read.id_column."
+    )
+
+
+def test_a_missing_column_of_a_parquet_file_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"headline": ["Vote"], "n": [1]}), tmp_path / "a.parquet")
+    (found,) = problems(tmp_path / "a.parquet")
+    assert "has no column 'title'; its columns are 'headline', 'n'" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("latin.csv", "title\nMünchen\n".encode("latin-1"), "can't decode byte 0xfc"),
+        ("wide.csv", "title\nMünchen\n".encode("utf-16"), "can't decode byte 0xff"),
+        ("plain.csv.gz", b"title\nVote\n", "Not a gzipped file"),
+        ("cut.csv.gz", gzip.compress(b"title\nVote\n")[:-12], "ended before the end-of-stream marker"),
+        ("text.parquet", b"title\nVote\n", "Parquet magic bytes not found"),
+        ("short.parquet", b"PAR1", "Parquet file size is 4 bytes"),
+        ("list.jsonl", b"[1, 2]\n", "a line holds list where an object should be"),
+        ("cut.jsonl", b'{"title": "Vo\n', "Unterminated string"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused(name: str, content: bytes, says: str, write: Write) -> None:
+    path = write(name, content)
+    (found,) = problems(path)
+    assert found.startswith(f"{path} cannot be read as {name.split('.')[1]}")
+    assert says in found
+
+
+# --- texts ---
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["Vote", "Free buses"], "Vote|Free buses"),
+        (["Vote", None], "Vote"),
+        ([None, "", " \t"], ""),
+        (["  Free \n\t buses\u2028for\xa0all "], "Free buses for all"),
+        (["Cafe\u0301"], "Caf\u00e9"),
+        (["\U0001f469\u200d\U0001f680 lands 😀"], "\U0001f469\u200d\U0001f680 lands 😀"),
+        (["שלום  עולם", "مرحبا"], "שלום עולם|مرحبا"),
+        (["北京　大学"], "北京 大学"),
+        (["bad \ud83d half"], "bad ? half"),
+    ],
+)
+def test_a_text_is_cleaned(values: list[str | None], expected: str) -> None:
+    assert clean_text(values, "|") == expected
+
+
+@given(odd_texts)
+def test_cleaning_twice_is_cleaning_once(text: str) -> None:
+    clean = clean_text([text], "\n")
+    assert clean_text([clean], "\n") == clean
+    assert clean == " ".join(clean.split())
+    assert unicodedata.is_normalized("NFC", clean)
+    assert clean.encode("utf-8").decode("utf-8") == clean
+
+
+# --- columns of a file ---
+
+
+def test_columns_are_read_as_strings_with_their_places(write: Write, tmp_path: Path) -> None:
+    write("in/a.csv", 'title,id\n"Flood, Garford",007\n"two\nlines",NA\n')
+    write("in/b/c.jsonl.gz", '{"title": "Vote", "id": 8}\n\n{"title": null}\n{"title": {"x": 1}, "id": true}\n')
+    pq.write_table(pa.table({"id": [1.5, None], "title": ["Final", "Cup"]}), tmp_path / "in/z.parquet")
+    table = read_columns_of(find_files(section(tmp_path / "in")), ["title", "id"])
+    assert table["title"].to_pylist() == ["Flood, Garford", "two\nlines", "Vote", None, '{"x": 1}', "Final", "Cup"]
+    assert table["id"].to_pylist() == ["007", "NA", "8", None, "true", "1.5", None]
+    assert table["place"].to_pylist() == [
+        "a.csv:1", "a.csv:2", "b/c.jsonl.gz:1", "b/c.jsonl.gz:2", "b/c.jsonl.gz:3", "z.parquet:1", "z.parquet:2",
+    ]  # fmt: skip
+
+
+def test_a_file_that_turns_undecodable_is_named(write: Write) -> None:
+    path = write("late.csv", b"title\n" + b"Vote\n" * 4000 + "München\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"late\.csv cannot be read: .*invalid UTF8.* Is it csv in UTF-8\?"):
+        read_columns_of(find_files(section(path)), ["title"])
+
+
+@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="a JSON escape may hold half a character")
+def test_half_a_character_does_not_stop_the_columns(write: Write) -> None:
+    path = write("a.jsonl", '{"title": "\\ud83d"}\n')
+    assert len(read_columns_of(find_files(section(path)), ["title"])) == 1
+
+
+# --- pieces ---
+
+
+def file_of(name: str, size: int, kind: str = "csv", gzipped: bool = False) -> InputFile:
+    return InputFile(f"/in/{name}", f"/in/{name}", name, kind, gzipped, size, "")
+
+
+def test_small_files_are_read_together_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_module, "PIECE_BYTES", 100)
+    files = [file_of(f"{number}.csv", size) for number, size in enumerate([40, 60, 1, 500, 50, 50])]
+    files.append(file_of("z.parquet", 300, "parquet", gzipped=True))
+    pieces = [[file["name"] for file in piece.files] for piece in _pieces(files)]
+    assert pieces == [["0.csv", "1.csv"], ["2.csv"], ["3.csv"], ["4.csv", "5.csv"], ["z.parquet"]]
+
+
+def test_no_files_are_no_pieces() -> None:
+    assert _pieces([]) == []
+
+
+def test_a_large_parquet_file_is_read_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_module, "PIECE_BYTES", 100)
+    titles = [f"Headline {number} of a day with much news" for number in range(50)]
+    pq.write_table(pa.table({"title": titles}), tmp_path / "a.parquet", row_group_size=7)
+    pieces = _pieces(find_files(section(tmp_path / "a.parquet")))
+    assert [group for piece in pieces for group in piece.row_groups or []] == list(range(8))
+    assert [piece.first_record for piece in pieces] == [7 * (piece.row_groups or [0])[0] for piece in pieces]
+    assert len(pieces) > 1
+
+
+# --- all records, with this process in the place of Ray's workers ---
+
+
+@pytest.fixture
+def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[RunDir, dict[str, Any]]]:
+    def map_parts(make: Any, items: list[Any], *, actors: int, **kwargs: Any) -> list[Any]:
+        worker = make(**kwargs)
+        numbered = [json.loads(json.dumps({**item, "item": number})) for number, item in enumerate(items)]
+        return [{**worker(item), "item": item["item"], "peak_bytes": 0} for item in numbered]
+
+    monkeypatch.setattr(read_module, "map_parts", map_parts)
+    monkeypatch.setattr(read_module, "on_worker", lambda work, *given: (work(*given), 0))
+    made: list[RunDir] = []
+
+    def run(cfg: ReadSection, part_rows: int = 8192) -> tuple[RunDir, dict[str, Any]]:
+        monkeypatch.setattr(read_module, "RECORDS_PER_PART", part_rows)
+        made.append(RunDir(tmp_path / f"run-{len(made)}"))
+        return made[-1], read_texts(find_files(cfg), cfg, made[-1], 1)
+
+    return run
+
+
+RECORDS = ["Flood", "Vote", "", "Flood", " flood", "Vote ", "  ", "Final", "Flood", "Vote\t", "Cup", "Flood", "Final"]
+
+
+@pytest.mark.parametrize("part_rows", [1, 2, 5, 8192])
+def test_copies_are_folded_whatever_the_parts(part_rows: int, read_here: Any, write: Write) -> None:
+    path = write("a.jsonl", "".join(json.dumps({"title": text}) + "\n" for text in RECORDS))
+    run, figures = read_here(section(path), part_rows)
+    clean = [" ".join(text.split()) for text in RECORDS]
+    kept = [(f"a.jsonl:{number}", text) for number, text in enumerate(clean, 1) if text]
+    row, first, copies = oracles.fold_copies([text for _, text in kept])
+    texts, members = (
+        read_columns(run / "texts", ["row", "text", "copies"]),
+        read_columns(run / "members", ["text_id", "row"]),
+    )
+    assert texts.to_pydict() == {
+        "row": list(range(len(copies))),
+        "text": [text for (_, text), new in zip(kept, first, strict=True) if new],
+        "copies": copies,
+    }
+    assert members.to_pydict() == {"text_id": [place for place, _ in kept], "row": row}
+    assert (figures["records"], figures["texts"], figures["empty"]) == (len(RECORDS), len(copies), 2)
+    assert figures["largest_copies"] == max(copies)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 9, 13, 99])
+@pytest.mark.parametrize("part_rows", [2, 5])
+def test_a_limit_takes_the_first_records_and_no_more(
+    limit: int, part_rows: int, read_here: Any, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_module, "PIECE_BYTES", 1)  # every file a piece
+    for name, records in (("in/a.jsonl", RECORDS[:6]), ("in/b.jsonl", RECORDS[6:])):
+        folder = Path(write(name, "".join(json.dumps({"title": text}) + "\n" for text in records))).parent
+    run, figures = read_here(section(folder, limit=limit), part_rows)
+    taken = [text for text in (" ".join(text.split()) for text in RECORDS[:limit]) if text]
+    assert figures["records"] == min(limit, len(RECORDS))
+    assert read_columns(run / "members", ["row"])["row"].to_pylist() == oracles.fold_copies(taken)[0]
+    assert sum(read_columns(run / "texts", ["copies"])["copies"].to_pylist()) == len(taken)
+
+
+def test_the_users_ids_are_kept_and_repeated_ones_counted(read_here: Any, write: Write) -> None:
+    path = write("a.csv", "id,title\n007,Flood\nx,Vote\n,Final\n007,Cup\n")
+    run, figures = read_here(section(path, id_column="id"))
+    assert read_columns(run / "members", ["text_id"])["text_id"].to_pylist() == ["007", "x", "a.csv:3", "007"]
+    assert figures["repeated_ids"] == 1
+
+
+def test_malformed_records_are_dropped_and_counted(read_here: Any, write: Write) -> None:
+    good = json.dumps({"title": "Vote"}) + "\n"
+    lines = good * 200 + "[1, 2]\n" + '{"title": \n' + json.dumps({"title": "Final"}) + "\n"
+    run, figures = read_here(section(write("a.jsonl", lines)))
+    assert (figures["records"], figures["dropped"]) == (201, 2)
+    assert read_columns(run / "texts", ["text"])["text"].to_pylist() == ["Vote", "Final"]
+
+
+def test_a_csv_row_with_too_many_fields_is_dropped_and_counted(read_here: Any, write: Write) -> None:
+    run, figures = read_here(section(write("a.csv", "id,title\n1,Vote\n2,Fi,nal\n3,Cup\n")))
+    assert (figures["records"], figures["dropped"]) == (2, 1)
+    assert read_columns(run / "texts", ["text"])["text"].to_pylist() == ["Vote", "Cup"]
+
+
+def test_two_text_columns_are_joined_by_the_separator(read_here: Any, write: Write) -> None:
+    path = write("a.csv", "title,body\nVote,Free buses\nFinal,\n")
+    run, _ = read_here(section(path, columns=("title", "body"), separator=" | "))
+    assert read_columns(run / "texts", ["text"])["text"].to_pylist() == ["Vote | Free buses", "Final"]
+
+
+def test_a_column_of_lists_is_refused_with_its_file(read_here: Any, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"title": [["Vote"], ["Cup"]]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        InputError, match=r"a\.parquet: column 'title' holds list<.*>; a text or id column holds strings"
+    ):
+        read_here(section(tmp_path / "a.parquet"))
+
+
+def test_a_file_that_cannot_be_read_on_names_its_record(read_here: Any, write: Write) -> None:
+    whole = gzip.compress("".join(f'{{"title": "Headline {n}"}}\n' for n in range(20_000)).encode())
+    path = write("a.jsonl.gz", whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz cannot be read after record \d+: .*Is it jsonl in UTF-8\?"):
+        read_here(section(path))
+
+
+def test_files_without_a_single_text_leave_no_rows(read_here: Any, write: Write) -> None:
+    _, figures = read_here(section(write("a.csv", 'title\n" "\n')))
+    assert (figures["records"], figures["texts"], figures["empty"]) == (1, 0, 1)
+
+
+@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="a JSON escape may hold half a character")
+def test_half_a_character_in_an_id_does_not_stop_the_run(read_here: Any, write: Write) -> None:
+    path = write("a.jsonl", '{"title": "Vote", "id": "\\ud83d1"}\n')
+    _, figures = read_here(section(path, id_column="id"))
+    assert figures["texts"] == 1
