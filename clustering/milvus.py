@@ -57,6 +57,20 @@ class Address:
         return client
 
 
+@contextmanager
+def talking_to(address: Address) -> Iterator[None]:
+    """Turn what the client raises into a StoreError that says where, what, and how to go on."""
+    try:
+        yield
+    except MilvusException as error:
+        token = os.environ.get(address.token_env, "") if address.token_env else ""
+        reason = " ".join(_without(token, str(error.message or error)).split())
+        raise StoreError(
+            f"collection {address.collection} at {address.uri}: {reason}. When that is mended, the same command goes "
+            f"on from the last finished part"
+        ) from None
+
+
 def _without(secret: str, text: str) -> str:
     return text.replace(secret, "***") if secret else text
 

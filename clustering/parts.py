@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import ray
 import ray.data
 
-from clustering.errors import InputError
+from clustering import errors
+from clustering.errors import ConfigError, CoveyError
 from clustering.rundir import measured_peak
 
 Item = dict[str, Any]
@@ -27,19 +29,43 @@ class _PartActor:
     """Call a worker for each item; items and results travel as JSON, artefacts as files."""
 
     def __init__(self, make: Callable[..., Worker], kwargs: dict[str, Any]) -> None:
-        self.worker = make(**kwargs)
+        self.worker: Worker | None = None
+        try:
+            self.worker = make(**kwargs)
+        except CoveyError as error:
+            self.failure = _as_data(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        return {"result": [json.dumps(self._one(json.loads(item))) for item in batch["item"]]}
+        return {"result": [json.dumps(self.one(json.loads(item))) for item in batch["item"]]}
 
-    def _one(self, item: Item) -> Item:
+    def one(self, item: Item) -> Item:
+        if self.worker is None:
+            return self.failure
         with measured_peak() as peak:
             try:
                 result = self.worker(item)
-            except InputError as error:  # Ray would bury it in a task error: it travels as data instead
-                return {"problems": error.problems}
+            except CoveyError as error:
+                return _as_data(error)
         # Ray Data does not keep the order, so the result carries its item's number.
         return {**result, "item": item["item"], "peak_bytes": peak.bytes}
+
+
+def _as_data(error: CoveyError) -> Item:
+    """An error of ours as a result: Ray would retry it, or bury it in an error of its own."""
+    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    return {"error": type(error).__name__, "problems": problems}
+
+
+def _raise_failures(results: list[Item]) -> None:
+    failed = [result for result in results if "error" in result]
+    if failed:
+        problems = list(dict.fromkeys(problem for result in failed for problem in result["problems"]))
+        kind: type[CoveyError] = getattr(errors, failed[0]["error"])
+        raise kind(problems) if issubclass(kind, ConfigError) else kind("\n".join(problems))
+
+
+def _only_part(make: Callable[..., Worker], kwargs: dict[str, Any], item: Item) -> Item:
+    return _PartActor(make, kwargs).one(item)
 
 
 def map_parts(
@@ -55,27 +81,30 @@ def map_parts(
 
     make : builds the worker on its actor, with ``kwargs``
     items : JSON-ready; a worker must be safe to repeat, because Ray calls it again after a lost actor
-    Raises: InputError with the problems of all items, when a worker raised one.
+    Raises: the CoveyError of the first worker that raised one, with the problems of all.
     """
     if not items:
         return []
-    numbered = [{"item": json.dumps({**item, "item": number})} for number, item in enumerate(items)]
-    results = (
-        ray.data.from_items(numbered, override_num_blocks=len(numbered))
-        .map_batches(
+    numbered: list[Item] = [{**item, "item": number} for number, item in enumerate(items)]
+    found: list[Item]
+    if len(items) == 1:  # a pool of one would only cost its start
+        task = ray.remote(_only_part).options(num_cpus=0 if gpus else cpus, num_gpus=gpus)
+        with original_errors():
+            found = [ray.get(task.remote(make, kwargs, numbered[0]))]
+    else:
+        dataset = ray.data.from_items([{"item": json.dumps(item)} for item in numbered], override_num_blocks=len(items))
+        called = dataset.map_batches(
             _PartActor,
             fn_constructor_args=(make, kwargs),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
-            num_cpus=cpus if gpus == 0 else None,
+            num_cpus=None if gpus else cpus,
             num_gpus=gpus or None,
         )
-        .take_all()
-    )
-    found: list[Item] = [json.loads(row["result"]) for row in results]
-    problems = sorted({problem for result in found for problem in result.get("problems", [])})
-    if problems:
-        raise InputError(problems)
+        with original_errors():
+            results = called.take_all()
+        found = [json.loads(row["result"]) for row in results]
+    _raise_failures(found)
     return sorted(found, key=lambda result: int(result["item"]))
 
 
@@ -88,10 +117,20 @@ def on_worker(work: Callable[..., T], *args: Any, cpus: float | None = None) -> 
         return result, peak.bytes
 
     task = ray.remote(measured).options(num_cpus=node_cpus() if cpus is None else cpus, name=work.__name__)
-    try:
+    with original_errors():
         return ray.get(task.remote(*args))  # type: ignore[no-any-return]
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None if isinstance(error.cause, Exception) else error
+
+
+@contextmanager
+def original_errors() -> Iterator[None]:
+    """Raise what a worker raised, not what Ray wraps around it."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        inner: BaseException | None = error
+        while isinstance(inner, ray.exceptions.RayError):
+            inner = getattr(inner, "cause", None) or inner.__cause__
+        raise inner or error from None
 
 
 def node_cpus() -> int:

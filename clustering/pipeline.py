@@ -211,9 +211,9 @@ def ray_session() -> Iterator[None]:
         # A node of our own logs to files; on the terminal its backend repeats harmless notices for every actor pool.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(logging_level=logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = sys.stderr.isatty()  # in a log file a line a stage says more
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    watched = sys.stderr.isatty()  # in a log file a line a stage says more than a bar
+    ray.data.DataContext.get_current().enable_progress_bars = watched
+    logging.getLogger("ray.data").setLevel(logging.WARNING if watched else logging.ERROR)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from clustering import schema
 from clustering.config import SearchSection, StoreSection
 from clustering.exact import exact_neighbors
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance, drop_self, score_distance, wilson_interval
-from clustering.milvus import Address, default_nlist
+from clustering.milvus import Address, default_nlist, talking_to
 from clustering.parts import Item, map_parts, peak_of
 from clustering.rundir import Figures, RunDir, parts, vectors_of, write_table
 
@@ -35,14 +35,15 @@ class Searcher:
         ids: list[IntArray] = []
         distances: list[FloatArray] = []
         for start in range(0, len(rows), self.batch):
-            found = self.client.search(
-                self.address.collection,
-                data=list(vectors[start : start + self.batch]),
-                anns_field="vector",
-                limit=self.k + 1,  # the text itself is one of them
-                search_params={"metric_type": self.metric, "params": self.params},
-                consistency_level="Strong",
-            )
+            with talking_to(self.address):
+                found = self.client.search(
+                    self.address.collection,
+                    data=list(vectors[start : start + self.batch]),
+                    anns_field="vector",
+                    limit=self.k + 1,  # the text itself is one of them
+                    search_params={"metric_type": self.metric, "params": self.params},
+                    consistency_level="Strong",
+                )
             for row, hits in zip(rows[start : start + self.batch], found, strict=True):
                 near = np.asarray(hits.ids, np.int64), score_distance(np.asarray(hits.distances), self.metric)
                 nearest, away = drop_self(*near, int(row), self.k)

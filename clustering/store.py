@@ -11,7 +11,7 @@ from pymilvus import DataType, MilvusClient
 
 from clustering.config import RunConfig, StoreSection
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus import Address, address_of, default_nlist
+from clustering.milvus import Address, address_of, default_nlist, talking_to
 from clustering.parts import Item, map_parts, peak_of
 from clustering.rundir import Figures, RunDir, parts, vectors_of
 
@@ -73,7 +73,8 @@ class Loader:
         step = max(1, min(5000, REQUEST_BYTES // (4 * vectors.shape[1] + 16)))
         for start in range(0, len(rows), step):
             batch = zip(rows[start : start + step], vectors[start : start + step], strict=True)
-            self.client.upsert(self.address.collection, [{"row": row, "vector": vector} for row, vector in batch])
+            with talking_to(self.address):
+                self.client.upsert(self.address.collection, [{"row": row, "vector": vector} for row, vector in batch])
         return {"rows": len(rows)}
 
 
@@ -98,16 +99,17 @@ def store_vectors(
     writers = 1 if store.embedded else 2  # Milvus Lite takes one writer a collection
     items = [{"name": path.name} for path in parts(run / "vectors")]
     results = map_parts(Loader, items, actors=writers, run=run, address=address)
-    client.flush(name)
-    if not client.list_indexes(name):
-        params = client.prepare_index_params()
-        params.add_index(
-            "vector", index_type=store.index_type, metric_type=store.metric, params=index_params(store, n_texts)
-        )
-        client.create_index(name, params)
-    _wait_for_index(client, name)
-    client.load_collection(name)
-    rows = count_rows(client, name)
+    with talking_to(address):
+        client.flush(name)
+        if not client.list_indexes(name):
+            params = client.prepare_index_params()
+            params.add_index(
+                "vector", index_type=store.index_type, metric_type=store.metric, params=index_params(store, n_texts)
+            )
+            client.create_index(name, params)
+        _wait_for_index(client, name)
+        client.load_collection(name)
+        rows = count_rows(client, name)
     if rows != n_texts:
         raise StoreError(
             f"collection {name} holds {rows} vectors after loading {n_texts} texts; drop it and start again with "

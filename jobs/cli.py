@@ -55,7 +55,8 @@ def run_command(work: Callable[[], None]) -> int:
         return 130
     except Exception as error:
         logging.getLogger("covey").exception("the run failed; the same command goes on from the last finished part")
-        print(f"error: {type(error).__name__}: {' '.join(str(error).split())[-500:]}", file=sys.stderr)
+        cause = [line for line in str(error).splitlines() if line.strip()][-1:] or [""]
+        print(f"error: {type(error).__name__}: {cause[0].strip()}", file=sys.stderr)
         return 1
     return 0
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from clustering.encoders import unit_rows
 from clustering.kernels.csr import undirected_graph
+from clustering.rundir import part_name, write_table
+from clustering.schema import vectors_schema
 
 
 class Blobs(NamedTuple):
@@ -43,6 +47,16 @@ def neighbor_graph(vectors: NDArray[np.float32], k: int | None = None) -> csr_ar
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
     lengths = np.take_along_axis(distances, nearest, axis=1).ravel().astype(np.float32)
     return undirected_graph(np.repeat(np.arange(len(vectors)), k), nearest.ravel(), lengths, len(vectors))
+
+
+def write_vectors(folder: Path, vectors: NDArray[np.float32], part_rows: int) -> Path:
+    """Leave the vectors as an artefact of several parts."""
+    dim = vectors.shape[1]
+    for part, first in enumerate(range(0, len(vectors), part_rows)):
+        rows = np.arange(first, min(first + part_rows, len(vectors)))
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors[rows].ravel()), dim)
+        write_table(folder / part_name(part), pa.table([pa.array(rows), column], schema=vectors_schema(dim)))
+    return folder
 
 
 EVENTS = {

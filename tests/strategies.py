@@ -27,18 +27,18 @@ class Edges(NamedTuple):
 
 
 @st.composite
-def edge_lists(draw: st.DrawFn, most_texts: int = 9, most_edges: int = 40) -> Edges:
-    """Edges with twins, self loops and zero distances, between as few as one text."""
-    n_texts = draw(st.integers(1, most_texts))
+def edge_lists(draw: st.DrawFn, fewest_texts: int = 1, most_texts: int = 9, most_edges: int = 40) -> Edges:
+    """Edges with twins, self loops and zero distances."""
+    n_texts = draw(st.integers(fewest_texts, most_texts))
     end = st.integers(0, n_texts - 1)
     edges = draw(st.lists(st.tuples(end, end, distances), max_size=most_edges))
     rows, cols, lengths = zip(*edges, strict=True) if edges else ((), (), ())
     return Edges(np.array(rows, np.int64), np.array(cols, np.int64), np.array(lengths, np.float32), n_texts)
 
 
-def graphs(**most: int) -> st.SearchStrategy[csr_array]:
+def graphs(**sizes: int) -> st.SearchStrategy[csr_array]:
     """Distance graphs, often in several pieces."""
-    return edge_lists(**most).map(lambda edges: undirected_graph(*edges))
+    return edge_lists(**sizes).map(lambda edges: undirected_graph(*edges))
 
 
 @st.composite

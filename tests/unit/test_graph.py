@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,23 +15,11 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from clustering import graph as graph_module
-from clustering import schema
 from clustering.graph import bridge_pieces
 from clustering.kernels.csr import MIN_DISTANCE, edges_of, min_distance, undirected_graph
-from clustering.rundir import part_name, write_table
 from tests import oracles
-from tests.planted import blobs, neighbor_graph, pair_distances
+from tests.planted import blobs, neighbor_graph, pair_distances, write_vectors
 from tests.strategies import exact_units
-
-
-def stored(vectors: NDArray[np.float32], folder: Path, part_rows: int = 7) -> Path:
-    """The vectors as an artefact of several parts."""
-    dim = vectors.shape[1]
-    for part, first in enumerate(range(0, len(vectors), part_rows)):
-        rows = np.arange(first, min(first + part_rows, len(vectors)))
-        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors[rows].ravel()), dim)
-        write_table(folder / part_name(part), pa.table([pa.array(rows), column], schema=schema.vectors_schema(dim)))
-    return folder
 
 
 def groups(piece: NDArray[np.int32]) -> csr_array:
@@ -55,7 +42,7 @@ def test_pieces_are_joined_by_the_shortest_edges_between_them(seed: int, metric:
     vectors = blobs(seed, n_blobs=5, each=12, noise=5).vectors
     graph = groups(rng.integers(0, 9, len(vectors)).astype(np.int32))
     n_pieces, piece = connected_components(graph, directed=False)
-    joined, bridges, left = bridge_pieces(graph, piece, stored(vectors, tmp_path), metric)
+    joined, bridges, left = bridge_pieces(graph, piece, write_vectors(tmp_path, vectors, part_rows=7), metric)
 
     exact = pair_distances(vectors)
     expected = oracles.bridges(exact, piece.tolist())
@@ -74,7 +61,7 @@ def test_equal_distances_are_joined_by_the_smallest_rows(
     n_texts = len(vectors)
     graph = groups(np.array(data.draw(st.lists(st.integers(0, 4), min_size=n_texts, max_size=n_texts)), np.int32))
     _, piece = connected_components(graph, directed=False)
-    folder = stored(vectors, tmp_path_factory.mktemp("vectors"), part_rows=4)
+    folder = write_vectors(tmp_path_factory.mktemp("vectors"), vectors, part_rows=4)
     joined, bridges, _ = bridge_pieces(graph, piece, folder, "L2")
     distances = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors[None], axis=2)
     expected = oracles.bridges(distances, piece.tolist())
@@ -87,7 +74,7 @@ def test_no_bridge_is_longer_than_allowed(longest: float, tmp_path: Path) -> Non
     vectors = blobs(seed=1, n_blobs=5, each=12, noise=5).vectors
     graph = groups(np.random.default_rng(0).integers(0, 20, len(vectors)).astype(np.int32))
     _, piece = connected_components(graph, directed=False)
-    joined, bridges, left = bridge_pieces(graph, piece, stored(vectors, tmp_path), "L2", longest)
+    joined, bridges, left = bridge_pieces(graph, piece, write_vectors(tmp_path, vectors, part_rows=7), "L2", longest)
     expected = oracles.bridges(pair_distances(vectors), piece.tolist(), longest)
     assert set(added(graph, joined)) == expected
     assert bridges == len(expected)
@@ -99,7 +86,7 @@ def test_the_graph_keeps_its_own_edges_and_stays_symmetric(tmp_path: Path) -> No
     graph = neighbor_graph(vectors, k=3)
     n_pieces, piece = connected_components(graph, directed=False)
     assert n_pieces > 3
-    joined, bridges, _ = bridge_pieces(graph, piece, stored(vectors, tmp_path), "L2")
+    joined, bridges, _ = bridge_pieces(graph, piece, write_vectors(tmp_path, vectors, part_rows=7), "L2")
     old, new = graph.toarray(), joined.toarray()
     assert_array_equal(new[old > 0], old[old > 0])
     assert_array_equal(new, new.T)
@@ -112,7 +99,9 @@ def test_the_graph_keeps_its_own_edges_and_stays_symmetric(tmp_path: Path) -> No
 def test_a_bridge_between_equal_vectors_has_the_shortest_length(metric: str, tmp_path: Path) -> None:
     vectors = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     graph = undirected_graph(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), 3)
-    joined, _, _ = bridge_pieces(graph, np.arange(3, dtype=np.int32), stored(vectors, tmp_path), metric)
+    joined, _, _ = bridge_pieces(
+        graph, np.arange(3, dtype=np.int32), write_vectors(tmp_path, vectors, part_rows=7), metric
+    )
     assert added(graph, joined)[0, 1] == np.float32(min_distance(metric))
     assert min_distance("L2") == MIN_DISTANCE
 
@@ -129,7 +118,7 @@ def test_too_many_texts_outside_the_largest_piece_stay_apart(tmp_path: Path, mon
     vectors = blobs(seed=0, n_blobs=1, each=8).vectors
     piece = np.array([0, 0, 0, 0, 0, 1, 2, 3], np.int32)
     graph = groups(piece)
-    same, bridges, left = bridge_pieces(graph, piece, stored(vectors, tmp_path), "L2")
+    same, bridges, left = bridge_pieces(graph, piece, write_vectors(tmp_path, vectors, part_rows=7), "L2")
     assert same.nnz == graph.nnz
     assert bridges == 0
     assert np.unique(left).size == 4
@@ -140,7 +129,7 @@ def test_blocks_of_queries_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     piece = np.random.default_rng(0).integers(0, 10, 40).astype(np.int32)
     graph = groups(piece)
     _, piece = connected_components(graph, directed=False)
-    folder = stored(vectors, tmp_path)
+    folder = write_vectors(tmp_path, vectors, part_rows=7)
     whole, _, _ = bridge_pieces(graph, piece, folder, "L2")
     monkeypatch.setattr(graph_module, "BLOCK", 3)
     blocked, _, _ = bridge_pieces(graph, piece, folder, "L2")

@@ -1,0 +1,154 @@
+"""encoders.py: unit vectors that depend on their own text alone, however the texts are batched."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from clustering.config import EmbedSection
+from clustering.encoders import (
+    Encoder,
+    MiniLMEncoder,
+    StaticEncoder,
+    check_encoder,
+    load_encoder,
+    token_batches,
+    unit_rows,
+)
+from clustering.errors import ConfigError
+from tests.planted import EVENTS, ODD_TEXTS
+
+HEADLINES = [text for texts in EVENTS.values() for text in texts]
+LONG = "word " * 20_000  # 100,000 characters
+
+
+@pytest.fixture(scope="module", params=["static", "minilm"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    cfg = EmbedSection(encoder=request.param, max_tokens=64)
+    try:
+        check_encoder(cfg)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    return load_encoder(cfg)
+
+
+# --- every encoder ---
+
+
+@pytest.mark.parametrize("texts", [HEADLINES, ODD_TEXTS, [""], []], ids=["headlines", "odd", "empty text", "no text"])
+def test_vectors_have_unit_length(encoder: Encoder, texts: list[str]) -> None:
+    vectors = encoder.encode(texts).vectors
+    assert vectors.shape == (len(texts), encoder.dim)
+    assert vectors.dtype == np.float32
+    assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_the_dimension_is_known_beforehand(encoder: Encoder) -> None:
+    name = "static" if isinstance(encoder, StaticEncoder) else "minilm"
+    assert check_encoder(EmbedSection(encoder=name)) == encoder.dim
+
+
+def test_a_vector_does_not_depend_on_the_order(encoder: Encoder) -> None:
+    texts = HEADLINES + ODD_TEXTS
+    order = np.random.default_rng(0).permutation(len(texts))
+    straight = encoder.encode(texts).vectors
+    shuffled = encoder.encode([texts[one] for one in order]).vectors
+    assert_allclose(shuffled, straight[order], atol=1e-5)
+
+
+def test_a_batch_gives_what_one_text_at_a_time_gives(encoder: Encoder) -> None:
+    texts = HEADLINES + ODD_TEXTS
+    together = encoder.encode(texts).vectors
+    alone = np.concatenate([encoder.encode([text]).vectors for text in texts])
+    assert ((together * alone).sum(axis=1) > 0.99).all()
+
+
+def test_equal_texts_have_equal_vectors(encoder: Encoder) -> None:
+    first, _, again = encoder.encode(["Vote in Garford", LONG, "Vote in Garford"]).vectors
+    assert_allclose(first, again, atol=1e-6)
+
+
+def test_a_long_text_is_cut_and_counted(encoder: Encoder) -> None:
+    encoded = encoder.encode([LONG, "Vote in Garford"])
+    assert encoded.cut == 1
+    assert 64 < encoded.tokens < 64 + 10
+    assert encoder.encode(HEADLINES).cut == 0
+
+
+def test_headlines_of_one_event_are_nearest_each_other(encoder: Encoder) -> None:
+    vectors = encoder.encode(HEADLINES).vectors
+    event = np.repeat(np.arange(len(EVENTS)), 3)
+    dots = vectors @ vectors.T
+    np.fill_diagonal(dots, -1)
+    assert_array_equal(event[dots.argmax(axis=1)], event)
+
+
+# --- one encoder each ---
+
+
+def test_the_static_encoder_is_wordllama() -> None:
+    wordllama = pytest.importorskip("wordllama")
+    theirs = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+    texts = [*HEADLINES, "😀😀", "北京大学", "Don't panic: 3.5% up!"]
+    ours = StaticEncoder(EmbedSection(encoder="static")).encode(texts).vectors
+    assert_allclose(ours, theirs.embed(texts, norm=True), atol=1e-5)
+
+
+def test_minilm_gives_the_same_in_small_batches() -> None:
+    cfg = EmbedSection(encoder="minilm")
+    try:
+        check_encoder(cfg)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    large = MiniLMEncoder(cfg).encode(HEADLINES).vectors
+    small = MiniLMEncoder(EmbedSection(encoder="minilm", tokens_per_batch=64)).encode(HEADLINES).vectors
+    assert ((large * small).sum(axis=1) > 0.99).all()
+
+
+@pytest.mark.parametrize("name", ["static", "minilm"])
+def test_a_folder_without_a_model_is_named(name: str, tmp_path: Path) -> None:
+    says = rf"embed\.model: {tmp_path} holds no .*tokenizer.*json"
+    with pytest.raises(ConfigError, match=says):
+        check_encoder(EmbedSection(encoder=name, model=str(tmp_path)))
+
+
+# --- unit_rows and token_batches ---
+
+
+def test_rows_become_unit_rows() -> None:
+    rows = unit_rows(np.array([[3.0, 4.0], [0.0, -2.0]]))
+    assert rows.dtype == np.float32
+    assert_allclose(rows, [[0.6, 0.8], [0, -1]], atol=1e-7)
+
+
+def test_a_row_of_zeros_becomes_the_first_axis_and_the_input_stays() -> None:
+    given_ = np.zeros((2, 3), np.float32)
+    assert_array_equal(unit_rows(given_), [[1, 0, 0], [1, 0, 0]])
+    assert not given_.any()
+
+
+lengths = st.lists(st.integers(0, 600), max_size=60)
+
+
+@given(lengths, st.integers(64, 2000))
+def test_batches_hold_every_text_once_within_the_budget(held: list[int], budget: int) -> None:
+    batches = list(token_batches(held, budget))
+    assert sorted(index for batch in batches for index in batch.tolist()) == list(range(len(held)))
+    for batch in batches:
+        longest = max(held[index] for index in batch)
+        assert len(batch) * longest <= budget or len(batch) == 1
+
+
+@given(lengths, st.integers(64, 2000))
+def test_batches_go_from_short_to_long_and_none_is_cut_too_early(held: list[int], budget: int) -> None:
+    batches = [[held[index] for index in batch] for batch in token_batches(held, budget)]
+    flat = [length for batch in batches for length in batch]
+    assert flat == sorted(flat)
+    for batch, following in pairwise(batches):
+        assert (len(batch) + 1) * following[0] > budget

@@ -1,0 +1,88 @@
+"""project.py: the map is laid out from the searched neighbors, which stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+
+from clustering import schema
+from clustering.config import ProjectSection
+from clustering.project import _neighbor_columns, _principal_components, umap_layout
+from clustering.rundir import RunDir, part_name, write_table
+from tests.planted import blobs, pair_distances, write_vectors
+
+SEEDED = ProjectSection(n_neighbors=10, seed=1)
+
+
+def neighbor_table(vectors: NDArray[np.float32], width: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Each text first among its own nearest, as UMAP wants it."""
+    distances = pair_distances(vectors)
+    np.fill_diagonal(distances, 0)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :width]
+    return nearest, np.take_along_axis(distances, nearest, axis=1).astype(np.float32)
+
+
+def test_the_map_keeps_separate_blobs_apart_and_its_input_whole() -> None:
+    vectors, truth = blobs(seed=0, n_blobs=3, each=25, spread=0.05)
+    indices, distances = neighbor_table(vectors, 10)
+    given = indices.copy(), distances.copy()
+    xy = umap_layout(indices, distances, vectors[:, :2], SEEDED)
+    assert xy.shape == (75, 2)
+    assert xy.dtype == np.float32
+    assert np.isfinite(xy).all()
+    nearest = neighbor_table(xy, 6)[0][:, 1:]
+    assert (truth[nearest] == truth[:, None]).mean() > 0.95
+    assert_array_equal(indices, given[0])
+    assert_array_equal(distances, given[1])
+
+
+def test_the_same_seed_gives_the_same_map() -> None:
+    vectors = blobs(seed=1, n_blobs=2, each=20).vectors
+    table = neighbor_table(vectors, 10)
+    first, again = (umap_layout(*table, vectors[:, :2], SEEDED) for _ in range(2))
+    assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("n_texts", [5, 6, 16])
+def test_few_texts_have_a_map_with_all_their_neighbors(n_texts: int) -> None:
+    vectors = blobs(seed=2, n_blobs=1, each=n_texts).vectors
+    xy = umap_layout(*neighbor_table(vectors, n_texts), vectors[:, :2], SEEDED)
+    assert xy.shape == (n_texts, 2)
+    assert np.isfinite(xy).all()
+
+
+def stored_neighbors(run: RunDir, lists: list[list[int]], part_rows: int = 2) -> None:
+    for part, first in enumerate(range(0, len(lists), part_rows)):
+        held = lists[first : first + part_rows]
+        columns = {
+            "row": np.arange(first, first + len(held)),
+            "neighbors": pa.array(held, pa.list_(pa.int64())),
+            "distances": pa.array(
+                [[(place + 1) / 10 for place in range(len(near))] for near in held], pa.list_(pa.float32())
+            ),
+        }
+        write_table(run / "neighbors" / part_name(part), pa.table(columns, schema=schema.NEIGHBORS))
+
+
+def test_a_text_leads_its_neighbors_and_fills_up_a_short_list(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    stored_neighbors(run, [[1, 2, 3], [0], [], [2, 0, 1]])
+    indices, distances = _neighbor_columns(run, 4, 3)
+    assert_array_equal(indices, [[0, 1, 2], [1, 0, 1], [2, 2, 2], [3, 2, 0]])
+    assert_allclose(distances, [[0, 0.1, 0.2], [0, 0.1, 0], [0, 0, 0], [0, 0.1, 0.2]])
+
+
+def test_the_start_is_the_first_two_principal_components(tmp_path: Path) -> None:
+    vectors = blobs(seed=3, n_blobs=3, each=7).vectors
+    write_vectors(tmp_path / "vectors", vectors, part_rows=8)
+    found = _principal_components(RunDir(tmp_path), 21)
+    left, strengths, _ = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
+    expected = left[:, :2] * strengths[:2]
+    assert found.dtype == np.float32
+    for axis in range(2):
+        assert_allclose(np.abs(found[:, axis]), np.abs(expected[:, axis]), atol=1e-4)

@@ -1,0 +1,315 @@
+"""rundir.py: what is finished stays, what is half done is not taken, and one process holds a run."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from scipy.sparse import csr_array
+
+from clustering.errors import ConfigError, StageError
+from clustering.rundir import (
+    ARTEFACTS,
+    STAGE_ARTEFACTS,
+    RunDir,
+    fingerprint,
+    gather_texts,
+    load_graph,
+    part_name,
+    parts,
+    read_columns,
+    save_graph,
+    whole,
+    write_json,
+    write_table,
+)  # fmt: skip
+from tests.planted import blobs, neighbor_graph
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+class Work:
+    """A stage's work that counts how often it was done and leaves parts; it fails after ``fails_after`` parts."""
+
+    def __init__(self, run: RunDir, artefact: str = "texts", n_parts: int = 3) -> None:
+        self.run, self.artefact, self.n_parts = run, artefact, n_parts
+        self.calls = 0
+        self.written: list[str] = []
+        self.fails_after: int | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        self.calls += 1
+        todo = [name for name in map(part_name, range(self.n_parts)) if not (self.run / self.artefact / name).exists()]
+        for done, name in enumerate(todo):
+            if done == self.fails_after:
+                raise InterruptedError("pulled the plug")
+            write_table(self.run / self.artefact / name, pa.table({"row": [done]}))
+            self.written.append(name)
+        return {"parts": self.n_parts, "peak_bytes": 1}
+
+
+@pytest.fixture
+def work(run: RunDir) -> Work:
+    return Work(run)
+
+
+def interrupt(run: RunDir, work: Work, mark: str, after: int) -> None:
+    work.fails_after = after
+    with pytest.raises(InterruptedError):
+        run.stage("read", mark, work)
+    work.fails_after = None
+
+
+# --- stages ---
+
+
+def test_a_finished_stage_is_not_done_again(run: RunDir, work: Work) -> None:
+    first = run.stage("read", "mark", work)
+    again = RunDir(run.path).stage("read", "mark", work)
+    assert first == again == {"parts": 3, "peak_bytes": 1}
+    assert work.calls == 1
+    assert run.finished("read", "mark")
+
+
+def test_a_stage_whose_fingerprint_changed_is_done_again_from_nothing(run: RunDir, work: Work) -> None:
+    run.stage("read", "mark", work)
+    write_table(run / "texts" / part_name(7), pa.table({"row": [7]}))
+    run.stage("read", "other", work)
+    assert work.calls == 2
+    assert [path.name for path in parts(run / "texts")] == list(map(part_name, range(3)))
+    assert run.finished("read", "other")
+    assert not run.finished("read", "mark")
+
+
+def test_an_interrupted_stage_keeps_its_whole_parts(run: RunDir, work: Work) -> None:
+    interrupt(run, work, "mark", after=2)
+    assert not run.finished("read", "mark")
+    run.stage("read", "mark", work)
+    assert work.calls == 2
+    assert work.written == list(map(part_name, range(3)))  # none twice
+
+
+def test_parts_of_an_interrupted_stage_with_another_fingerprint_are_not_taken(run: RunDir, work: Work) -> None:
+    interrupt(run, work, "mark", after=2)
+    run.stage("read", "other", work)
+    assert work.written == [part_name(0), part_name(1), *map(part_name, range(3))]
+
+
+def test_parts_that_no_stage_began_are_not_taken(run: RunDir, work: Work) -> None:
+    write_table(run / "texts" / part_name(0), pa.table({"row": [99]}))
+    run.stage("read", "mark", work)
+    assert read_columns(run / "texts", ["row"])["row"].to_pylist() == [0, 1, 2]
+
+
+def test_a_stage_leaves_the_artefacts_of_others(run: RunDir, work: Work) -> None:
+    run.stage("read", "mark", work)
+    embed = Work(run, "vectors", 1)
+    run.stage("embed", "mark", embed)
+    run.stage("read", "other", work)
+    assert (run / "vectors" / part_name(0)).exists()
+    assert run.finished("embed", "mark")
+
+
+def test_a_forgotten_stage_is_done_again_with_its_parts_kept(run: RunDir, work: Work) -> None:
+    run.stage("read", "mark", work)
+    run.forget("read")
+    assert not run.finished("read", "mark")
+    run.stage("read", "mark", work)
+    assert work.calls == 2
+    assert len(work.written) == 3
+
+
+def test_every_stage_names_artefacts_of_its_own() -> None:
+    named = [name for names in STAGE_ARTEFACTS.values() for name in names]
+    assert len(named) == len(set(named))
+    assert set(named) < set(ARTEFACTS)
+
+
+def test_clearing_keeps_the_id_and_files_of_others(run: RunDir, work: Work) -> None:
+    run.stage("read", "mark", work)
+    mine = run.id
+    (run / "notes.txt").write_text("mine", encoding="utf-8")
+    run.clear()
+    assert run.id == mine
+    assert not (run / "texts").exists()
+    assert not run.finished("read", "mark")
+    assert (run / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_run_keeps_its_id_and_no_two_share_one(tmp_path: Path) -> None:
+    one, other = RunDir(tmp_path / "one"), RunDir(tmp_path / "other")
+    assert one.id == one.id == RunDir(tmp_path / "one").id
+    assert one.id != other.id
+
+
+# --- the manifest ---
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"",
+        pytest.param(b"\xff\xfe\x00", marks=pytest.mark.xfail(strict=True, reason="UnicodeDecodeError is not caught")),
+        pytest.param(b"[]", marks=pytest.mark.xfail(strict=True, reason="any JSON value is taken for a manifest")),
+        pytest.param(b"{}", marks=pytest.mark.xfail(strict=True, reason="any JSON object is taken for a manifest")),
+    ],
+)
+def test_a_damaged_manifest_is_named_with_the_remedy(content: bytes, run: RunDir, work: Work) -> None:
+    run.update_manifest()
+    (run / "manifest.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"manifest\.json is damaged \(.+\); start anew with run\.resume=false"):
+        run.stage("read", "mark", work)
+
+
+@pytest.mark.xfail(strict=True, raises=ConfigError, reason="clear() reads the id from the damaged manifest")
+def test_starting_anew_is_a_remedy_for_a_damaged_manifest(run: RunDir, work: Work) -> None:
+    run.stage("read", "mark", work)
+    (run / "manifest.json").write_text("{", encoding="utf-8")
+    run.clear()
+    assert run.manifest["stages"] == {}
+    assert not (run / "texts").exists()
+
+
+def test_the_manifest_keeps_what_it_is_not_told_to_change(run: RunDir) -> None:
+    run.update_manifest(seed=3, versions={"covey": "1"})
+    run.update_manifest(seed=4)
+    assert (run.manifest["seed"], run.manifest["versions"]) == (4, {"covey": "1"})
+    assert json.loads((run / "manifest.json").read_text(encoding="utf-8")) == run.manifest
+
+
+# --- the lock ---
+
+
+def refused(run: RunDir, says: str) -> None:
+    with pytest.raises(ConfigError, match=says), run.locked():
+        pass
+
+
+def test_a_second_holder_is_refused_and_the_lock_is_free_afterwards(run: RunDir) -> None:
+    with run.locked():
+        refused(run, "is in use by another run; wait for it, or choose another")
+    with RunDir(run.path).locked():
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(run: RunDir) -> None:
+    hold = "import sys, time; from clustering.rundir import RunDir\n"
+    hold += "with RunDir(sys.argv[1]).locked(): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold, run.path], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        refused(run, "is in use by another run")
+        holder.kill()
+    with run.locked():
+        pass
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    refused(RunDir(tmp_path / "file/run"), r"run\.dir .*file/run cannot be written: Not a directory; choose another")
+
+
+# --- files that are whole or absent ---
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_table(path, pa.table({"row": [1]})),
+        lambda path: write_json(path, {"row": 1}),
+    ],
+)
+def test_a_written_file_leaves_nothing_beside_it(write: Callable[[Path], None], tmp_path: Path) -> None:
+    write(tmp_path / "deep/er/file")
+    assert [path.name for path in (tmp_path / "deep/er").iterdir()] == ["file"]
+
+
+def test_a_file_half_written_is_absent_and_the_old_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, "old")
+    with pytest.raises(TypeError, match="not JSON serializable"), whole(path) as temporary:
+        temporary.write_text(json.dumps("half") + json.dumps(object()), encoding="utf-8")
+    assert [found.name for found in tmp_path.iterdir()] == ["file.json"]
+    assert json.loads(path.read_text(encoding="utf-8")) == "old"
+
+
+def test_what_a_killed_process_left_is_no_part(tmp_path: Path) -> None:
+    write_table(tmp_path / part_name(0), pa.table({"row": [0]}))
+    with whole(tmp_path / part_name(1)) as temporary:
+        temporary.write_bytes(b"half")
+        assert [path.name for path in parts(tmp_path)] == [part_name(0)]  # as a killed process leaves it
+
+
+def test_parts_come_in_row_order(tmp_path: Path) -> None:
+    for number in (10, 2, 0):
+        write_table(tmp_path / part_name(number), pa.table({"row": [number]}))
+    assert read_columns(tmp_path, ["row"])["row"].to_pylist() == [0, 2, 10]
+
+
+def test_an_artefact_without_parts_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="texts holds no parts; run the stage that makes it first"):
+        read_columns(tmp_path / "texts", ["row"])
+
+
+def test_texts_are_gathered_from_their_parts(run: RunDir) -> None:
+    for part in range(3):
+        rows = np.arange(4 * part, 4 * part + 4)
+        write_table(run / "texts" / part_name(part), pa.table({"row": rows, "text": [f"text {row}" for row in rows]}))
+    assert gather_texts(run, np.array([9, 1, 9, 0])) == {0: "text 0", 1: "text 1", 9: "text 9"}
+    assert gather_texts(run, np.empty(0, np.int64)) == {}
+
+
+# --- the graph ---
+
+
+def test_a_graph_comes_back_memory_mapped(run: RunDir) -> None:
+    graph = neighbor_graph(blobs(seed=0, n_blobs=2, each=10).vectors, k=3)
+    save_graph(run / "graph", graph)
+    for given_as in (run, run.path, str(run.path)):
+        found = load_graph(given_as)
+        assert isinstance(found, csr_array)
+        for name in ("data", "indices", "indptr"):
+            array = getattr(found, name)
+            assert_array_equal(array, getattr(graph, name))
+            assert array.dtype == getattr(graph, name).dtype
+            while isinstance(array, np.ndarray):
+                array = array.base
+            assert isinstance(array, mmap.mmap), name
+
+
+@pytest.mark.parametrize("missing", ["data", "indices", "indptr"])
+def test_a_run_without_a_whole_graph_is_named(missing: str, run: RunDir) -> None:
+    save_graph(run / "graph", neighbor_graph(blobs(seed=0, n_blobs=1, each=5).vectors))
+    (run / "graph" / f"{missing}.npy").unlink()
+    with pytest.raises(StageError, match=rf"graph holds no finished graph \(.*{missing}\.npy is missing\)"):
+        load_graph(run)
+
+
+# --- fingerprints ---
+
+
+def test_a_fingerprint_tells_what_it_depends_on_apart() -> None:
+    same = [fingerprint({"k": 5, "metric": "L2"}, ["a"]), fingerprint({"metric": "L2", "k": 5}, ["a"])]
+    others = [fingerprint({"k": 6, "metric": "L2"}, ["a"]), fingerprint({"k": 5, "metric": "L2"}, ["b"]), fingerprint()]
+    assert len(set(same)) == 1
+    assert len({*same, *others}) == 4
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text() | st.none() | st.lists(st.booleans())))
+def test_a_fingerprint_survives_json(settings: dict[str, Any]) -> None:
+    assert fingerprint(json.loads(json.dumps(settings))) == fingerprint(settings)
