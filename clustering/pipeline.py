@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -207,9 +206,6 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if "RAY_ADDRESS" not in os.environ:
-        # A node of our own logs to files; on the terminal its backend repeats harmless notices for every actor pool.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(logging_level=logging.ERROR)
     watched = sys.stderr.isatty()  # in a log file a line a stage says more than a bar
     ray.data.DataContext.get_current().enable_progress_bars = watched

@@ -89,9 +89,16 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     titles = clusters["title"].to_pylist()
     for number, x, y in _middles(xy, label, NAMED):
         axes.annotate(
-            textwrap.fill(_plain(titles[number]), 22), (x, y), ha="center", va="center", fontsize=7, color="#1f2430",
-            path_effects=[withStroke(linewidth=2.2, foreground="white")],
-        )  # fmt: skip
+            textwrap.fill(_plain(titles[number]), 22),
+            (x, y),
+            xytext=(0, -9),  # below the cluster, so that its points stay visible
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=7,
+            color="#1f2430",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )
     axes.set_xlim(view_limits(xy[:, 0]))
     axes.set_ylim(view_limits(xy[:, 1]))
     axes.set_axis_off()
@@ -125,8 +132,14 @@ def _draw_html(run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table,
             )
         )  # fmt: skip
     for number, x, y in _middles(xy, label, NAMED // 2):
-        figure.add_annotation(x=x, y=y, text=html.escape(titles[number]), showarrow=False,
-                              font={"size": 10, "color": "#1f2430"}, bgcolor="rgba(255,255,255,0.6)")  # fmt: skip
+        figure.add_annotation(
+            x=x,
+            y=y,
+            yshift=-14,
+            text=html.escape(titles[number]),
+            showarrow=False,
+            font={"size": 10, "color": "#1f2430"},
+        )
     sampled = "" if shown.size == label.size else f" ({shown.size:,} drawn)"
     axis = {"visible": False}
     figure.update_layout(
@@ -138,7 +151,10 @@ def _draw_html(run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table,
     )  # fmt: skip
     with whole(run / "map.html") as temporary:
         figure.write_html(
-            temporary, include_plotlyjs=True, config={"scrollZoom": True, "displaylogo": False, "responsive": True}
+            temporary,
+            include_plotlyjs=True,
+            default_height="96vh",
+            config={"scrollZoom": True, "displaylogo": False, "responsive": True},
         )
     return int(shown.size)
 

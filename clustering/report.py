@@ -139,7 +139,7 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         ("largest cluster", f"{clusters['largest_share']:.1%} of the records"),
         ("encoder", f"{figures['embed']['encoder']}, {figures['embed']['dim']} dimensions"),
         ("neighbors", f"{search['k']} of each text from {search['index']}; {_recall(search)}"),
-        ("graph", f"{graph['edges'] or 0:,} edges; {graph['pieces']} pieces, {graph['bridges']} bridges between them"),
+        ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
     ]
     warnings = "".join(f"<p class=warning>{html.escape(line)}</p>" for line in figures["warnings"])
     picture = ""
@@ -175,6 +175,12 @@ li {{ margin: 0 }} ul {{ margin: 0; padding-left: 1rem }}
 All figures: report.json, configuration: manifest.json.</p>
 </html>
 """
+
+
+def _pieces(graph: Figures) -> str:
+    if (graph["pieces"] or 1) == 1:
+        return "in one piece"
+    return f"in {graph['pieces']:,} pieces, {graph['bridges']:,} bridges between them"
 
 
 def _recall(search: Figures) -> str:

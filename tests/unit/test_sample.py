@@ -84,6 +84,8 @@ def test_blocks_repeat_no_story_and_no_id(tmp_path: Path, monkeypatch: pytest.Mo
     blocks = [set(story[start : start + 1000].tolist()) - {-1} for start in (0, 1000, 2000)]
     assert len(set().union(*blocks)) == sum(map(len, blocks)) == figures["stories"]
     assert len(set(table["id"].to_pylist())) == 2500
+    titles = table["title"].to_pylist()
+    assert len(set(titles[:1000]) & set(titles[1000:2000])) < 10
 
 
 @pytest.mark.parametrize("name", ["a.json", "a", "a.csv.gz"])
