@@ -18,6 +18,11 @@ from clustering.kernels.density import Forest, core_distances, grow_homes, grow_
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, load_forest, load_graph, part_name, read_columns, whole, write_table
 
+_TREE_DTYPE = [("parent", np.int64), ("child", np.int64), ("lambda_val", np.float64), ("child_size", np.int64)]
+
+
+APART = 1e30  # the length of the edges between pieces: finite, because hdbscan divides by lambda
+
 
 @dataclass(frozen=True)
 class Clusters:
@@ -45,22 +50,32 @@ def cluster_forest(
     Pieces of a forest are joined at lambda 0, so no cluster holds texts of two pieces.
     Source: McInnes, Healy and Astels (2017), hdbscan.
     """
-    edges = _join_pieces(forest, n_texts)
+    edges, largest = _join_pieces(forest, n_texts)
+    if largest < min(min_cluster_size, n_texts):  # with one cluster allowed, hdbscan would take all pieces for it
+        none = np.zeros(n_texts)
+        return Clusters(np.full(n_texts, -1), none, none, np.zeros(0), np.empty(0, _TREE_DTYPE))
     tree = single_linkage(edges)
     labels, strengths, persistence, condensed, _ = _tree_to_labels(
         None, tree, min_cluster_size, selection, allow_single_cluster, False, epsilon, 0.0, max_cluster_size
     )
     scores = np.nan_to_num(outlier_scores(condensed), nan=0.0) if len(condensed) else np.zeros(n_texts)
-    return Clusters(np.asarray(labels, np.int64), np.nan_to_num(strengths), scores, np.asarray(persistence), condensed)
+    condensed["lambda_val"][condensed["lambda_val"] <= 1 / APART] = 0
+    # A root that epsilon has left without members keeps its persistence in hdbscan.
+    held, label = np.unique(labels, return_inverse=True)
+    label = label - int(held[0] < 0)
+    persistence = np.asarray(persistence)[held[held >= 0].astype(np.int64)]
+    return Clusters(label.astype(np.int64), np.nan_to_num(strengths), scores, persistence, condensed)
 
 
-def _join_pieces(forest: Forest, n_texts: int) -> NDArray[np.float64]:
-    """n_texts - 1 edges for hdbscan: the forest's, then infinite ones (lambda 0) from each piece to the next."""
+def _join_pieces(forest: Forest, n_texts: int) -> tuple[NDArray[np.float64], int]:
+    """n_texts - 1 edges for hdbscan, the forest's and then one from each piece to the next; size of the largest."""
     piece = np.arange(n_texts)
     grow_pieces(forest.left, forest.right, piece)
-    heads = np.unique(piece)
-    joins = np.column_stack([heads[:-1], heads[1:], np.full(heads.size - 1, np.inf)])
-    return np.vstack([np.column_stack([forest.left, forest.right, forest.distance.astype(np.float64)]), joins])
+    heads, sizes = np.unique(piece, return_counts=True)
+    heads = heads[np.argsort(-sizes, kind="stable")]  # the largest first: small pieces fall out one by one
+    joins = np.column_stack([heads[:-1], heads[1:], np.full(heads.size - 1, APART)])
+    edges = np.column_stack([forest.left, forest.right, forest.distance.astype(np.float64)])
+    return np.vstack([edges, joins]), int(sizes.max())
 
 
 def build_forest(run: RunDir, cfg: ClusterSection) -> Figures:
@@ -146,9 +161,6 @@ def _cluster(run: RunDir, cfg: ClusterSection) -> Figures:
         "largest_share": round(float(sizes.max()) / records, 5),
         "copies_clusters": int(alone.size),
     }
-
-
-_TREE_DTYPE = [("parent", np.int64), ("child", np.int64), ("lambda_val", np.float64), ("child_size", np.int64)]
 
 
 def unfold_copies(forest: Forest, weights: NDArray[np.int32], core: NDArray[np.float32]) -> Forest:

@@ -31,7 +31,7 @@ def project_texts(run: RunDir, cfg: ProjectSection, n_texts: int) -> Figures:
 
 def _project(run: RunDir, cfg: ProjectSection, n_texts: int) -> Figures:
     start = _principal_components(run, n_texts)
-    n_neighbors = min(cfg.n_neighbors, n_texts)
+    n_neighbors = max(min(cfg.n_neighbors, n_texts - 1), 1)
     xy = start
     if n_texts >= SMALLEST_MAP:
         indices, distances = _neighbor_columns(run, n_texts, n_neighbors)

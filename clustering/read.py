@@ -5,11 +5,12 @@ from __future__ import annotations
 import fnmatch
 import gzip
 import io
+import itertools
 import json
 import posixpath
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -30,6 +31,7 @@ from clustering.rundir import Figures, RunDir, part_name, parts, remove, whole, 
 
 RECORDS_PER_PART = 8192
 PIECE_BYTES = 32 << 20  # files are read in pieces of about this size: small files together, Parquet by row groups
+JSONL_HEAD = 1000  # lines of a JSON Lines file that are searched for keys before any work
 CSV_BLOCK_BYTES = 16 << 20  # the longest record of a csv file
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
 _SPOOL = pa.schema(
@@ -77,13 +79,16 @@ def find_files(cfg: ReadSection) -> list[InputFile]:
         problems.append("read.paths is empty; name files, globs, directories or URIs")
     for path in cfg.paths:
         for file in _resolve(path, problems):
-            found.setdefault(file.uri, file)
+            found.setdefault(file.uri.removeprefix("file://"), file)
     for file in found.values():
         problems += _look_into(file, cfg)
     if problems:
         raise ConfigError(problems)
-    shared = posixpath.commonpath([posixpath.dirname(file.path) for file in found.values()])
-    return [replace(file, name=posixpath.relpath(file.path, shared)) for file in found.values()]
+    rooted = ["/" + file.path.lstrip("/") for file in found.values()]
+    shared = posixpath.commonpath([posixpath.dirname(path) for path in rooted])
+    return [
+        replace(file, name=posixpath.relpath(path, shared)) for path, file in zip(rooted, found.values(), strict=True)
+    ]
 
 
 def _filesystem(path: str) -> tuple[pa.fs.FileSystem, str]:
@@ -96,15 +101,18 @@ def _resolve(given: str, problems: list[str]) -> list[InputFile]:
     try:
         filesystem, path = _filesystem(given)
         magic = [at for at, part in enumerate(path.split("/")) if any(c in part for c in "*?[")]
+        if magic and filesystem.get_file_info(path).type == pa.fs.FileType.File:
+            magic = []
         if magic:
             base = "/".join(path.split("/")[: magic[0]]) or "/"
             listed = filesystem.get_file_info(pa.fs.FileSelector(base, recursive=True, allow_not_found=True))
-            infos = [info for info in listed if _matches(info.path, path)]
+            infos = [info for info in listed if _matches(info.path, path) and not _hidden(info.path, base)]
         else:
             info = filesystem.get_file_info(path)
             infos = [info]
             if info.type == pa.fs.FileType.Directory:
-                infos = list(filesystem.get_file_info(pa.fs.FileSelector(path, recursive=True)))
+                listed = filesystem.get_file_info(pa.fs.FileSelector(path, recursive=True))
+                infos = [info for info in listed if not _hidden(info.path, path)]
             elif info.type == pa.fs.FileType.NotFound:
                 problems.append(f"read.paths: no such file: {given}")
                 return []
@@ -129,6 +137,10 @@ def _resolve(given: str, problems: list[str]) -> list[InputFile]:
         kind = "the glob matches no" if magic else "the directory holds no"
         problems.append(f"read.paths: {kind} csv, tsv, jsonl or parquet file: {given}")
     return files
+
+
+def _hidden(path: str, base: str) -> bool:
+    return any(part.startswith(".") for part in path[len(base) :].split("/"))
 
 
 def _matches(path: str, pattern: str) -> bool:
@@ -173,17 +185,26 @@ def _columns(file: InputFile) -> list[str] | None:
     with _open(file) as stream:
         head = io.TextIOWrapper(stream, encoding="utf-8-sig")
         if file.format == "jsonl":
-            keys: dict[str, None] = {}
-            for line, _ in zip(head, range(100), strict=False):
-                record = json.loads(line) if line.strip() else {}
-                if not isinstance(record, dict):
-                    raise ValueError(f"a line holds {type(record).__name__} where an object should be")
-                keys.update(dict.fromkeys(record))
-            return list(keys) or None
+            return _keys_of(head)
         if not head.read(1):
             return None
     with _open(file) as stream:
         return list(_csv_reader(file, stream, None, []).schema.names)
+
+
+def _keys_of(lines: Iterable[str]) -> list[str] | None:
+    """The keys of the first records of a JSON Lines file; a broken line among sound ones is counted while reading."""
+    keys: dict[str, None] = {}
+    reason = ""
+    for line in itertools.islice((line for line in lines if line.strip()), JSONL_HEAD):
+        try:
+            record = json.loads(line)
+            keys.update(dict.fromkeys(record.keys()))
+        except (json.JSONDecodeError, AttributeError) as error:
+            reason = reason or f"{error} in {line.strip()[:60]!r}"
+    if not keys and reason:
+        raise ValueError(f"no line holds a JSON object; {reason}")
+    return list(keys) or None
 
 
 def _open(file: InputFile) -> Any:
@@ -267,9 +288,11 @@ def _strings(column: pa.Array, name: str) -> list[Any]:
 
 
 def _scalar(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # A lone surrogate (legal in JSON escapes) has no UTF-8 form.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def clean_text(values: list[str | None], separator: str) -> str:

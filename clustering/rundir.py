@@ -47,9 +47,11 @@ class RunDir:
     def manifest(self) -> Figures:
         try:
             found: Figures = json.loads((self / "manifest.json").read_text(encoding="utf-8"))
+            if not isinstance(found, dict) or not {"id", "stages"} <= found.keys():
+                raise ValueError("it holds no run")
         except FileNotFoundError:
             return {"id": uuid.uuid4().hex[:12], "stages": {}}
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ConfigError(
                 [f"{self / 'manifest.json'} is damaged ({error}); start anew with run.resume=false"]
             ) from None
@@ -93,7 +95,10 @@ class RunDir:
 
     def clear(self) -> None:
         """Remove every artefact of an earlier run; files that are not Covey's stay."""
-        kept = self.id
+        try:
+            kept = self.id
+        except ConfigError:
+            kept = uuid.uuid4().hex[:12]
         for name in ARTEFACTS:
             remove(self / name)
         write_json(self / "manifest.json", {"id": kept, "stages": {}})

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 # Scripts written without spaces between words; runs of them are cut into pairs of characters.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+(?:['’\-.&][^\W_{_UNSPACED}]+)*")
+_MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
+_LETTER = rf"[^\W_{_UNSPACED}](?:(?![{_UNSPACED}])[{_MARKS}])*"
+_WORD = re.compile(rf"[{_UNSPACED}]+|(?:{_LETTER})+(?:['’\-.&](?:{_LETTER})+)*")
 _UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]")
 
 
@@ -26,7 +28,7 @@ def tokens(text: str, stop_words: frozenset[str] = frozenset()) -> list[str]:
             found += [word[at : at + 2] for at in range(max(len(word) - 1, 1))]
             continue
         word = word.replace("’", "'").removesuffix("'s")
-        if len(word) > 1 and word not in stop_words and not word.isdigit():
+        if len(word) > 1 and word not in stop_words and any(map(str.isalpha, word)):
             found.append(word)
     return found
 

@@ -47,13 +47,17 @@ def block_top_k(
 
     queries, block : float32, shapes (n_queries, dim) and (n_block, dim), unit length
     query_rows : int64, shape (n_queries,); first_row : the row of block[0]
-    Returns: rows int64 and inner products float32, shape (n_queries, min(k, n_block)), in no order.
+    Returns: rows int64 and inner products float32, shape (n_queries, min(k, n_block)), by row; of equal inner
+        products the smaller rows.
     """
     dots = queries @ block.T
     inside = (query_rows >= first_row) & (query_rows < first_row + len(block))
     dots[np.flatnonzero(inside), query_rows[inside] - first_row] = -np.inf
     width = min(k, len(block))
-    best = np.argpartition(-dots, width - 1, axis=1)[:, :width]
+    edge = np.partition(dots, len(block) - width, axis=1)[:, [len(block) - width]]
+    above, ties = dots > edge, dots == edge
+    take = above | (ties & (np.cumsum(ties, axis=1) <= width - above.sum(axis=1, keepdims=True)))
+    best = np.nonzero(take)[1].reshape(-1, width)
     return best + first_row, np.take_along_axis(dots, best, axis=1)
 
 

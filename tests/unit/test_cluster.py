@@ -148,11 +148,6 @@ ISOLATED = forest_of(*chain(6, *[0.1] * 9))  # six texts alone, then a piece of 
 
 
 @both_selections
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="joined in the order of rows, five texts alone make a side of min_cluster_size",
-)
 def test_texts_without_edges_are_noise(selection: str) -> None:
     found = cluster_forest(ISOLATED, 16, min_cluster_size=5, selection=selection)
     assert found.label[:6].tolist() == [-1] * 6
@@ -168,9 +163,6 @@ options = st.fixed_dictionaries(
 
 
 @both_selections
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="joined in the order of rows, small pieces together make a cluster"
-)
 @given(graph=graphs(fewest_texts=2, most_texts=20, most_edges=25), chosen=options)
 @example(
     graph=undirected_graph(np.array([6, 7, 8, 9]), np.array([7, 8, 9, 10]), np.full(4, 0.5, np.float32), 11),
@@ -183,7 +175,6 @@ def test_pieces_never_share_a_cluster(graph: csr_array, chosen: dict[str, int], 
 
 
 @both_selections
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="hdbscan divides by the lambda 0 at which pieces join")
 def test_epsilon_works_on_pieces(selection: str) -> None:
     forest = forest_of(*chain(0, *[0.1] * 5), *chain(6, *[0.2] * 5))
     found = cluster_forest(forest, 12, min_cluster_size=5, selection=selection, epsilon=0.5)
@@ -205,11 +196,6 @@ def test_shares_lie_between_0_and_1_and_every_cluster_is_large_enough(
     assert (sizes >= min_cluster_size).all()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="hdbscan keeps the persistence of a root that epsilon has left without members",
-)
 def test_a_cluster_that_is_counted_has_members() -> None:
     forest = forest_of(*chain(0, 0.5, 0.6, 0.7, 0.8))
     found = cluster_forest(forest, 5, min_cluster_size=2, allow_single_cluster=True, epsilon=0.25)

@@ -102,11 +102,6 @@ def test_without_ties_the_blocks_find_the_very_same_rows(blocks: list[slice], k:
     assert_array_equal(near, [oracles.nearest(dots[row].tolist(), row, k) for row in range(60)])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="argpartition keeps any of the rows that tie for the last place of a block",
-)
 def test_equal_vectors_rank_by_row_whatever_the_blocks() -> None:
     vectors = np.zeros((9, 2), np.float32)
     vectors[:, 0] = [1, 1, 0, 1, 0, 1, 1, 0, 1]
