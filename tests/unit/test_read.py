@@ -193,7 +193,7 @@ def test_a_missing_column_of_a_parquet_file_is_named(tmp_path: Path) -> None:
         ("cut.csv.gz", gzip.compress(b"title\nVote\n")[:-12], "ended before the end-of-stream marker"),
         ("text.parquet", b"title\nVote\n", "Parquet magic bytes not found"),
         ("short.parquet", b"PAR1", "Parquet file size is 4 bytes"),
-        ("list.jsonl", b"[1, 2]\n", "a line holds list where an object should be"),
+        ("list.jsonl", b"[1, 2]\n", "no line holds a JSON object"),
         ("cut.jsonl", b'{"title": \n', "Expecting value"),
     ],
 )
