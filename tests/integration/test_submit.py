@@ -35,7 +35,7 @@ def tool(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a shell that may submit to a running head."""
     folder = tmp_path_factory.mktemp("head")
-    port, dashboard = free_port(), free_port()
+    dashboard = free_port()
     env = {
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
         "RAY_AUTH_MODE": "token",
@@ -43,7 +43,19 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    words = [ray_command(), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
+    # Ports of its own, so that it can stand beside the Ray of the other tests.
+    ports = [
+        f"--{name}-port={free_port()}" for name in ("dashboard-agent-listen", "metrics-export", "ray-client-server")
+    ]
+    words = [
+        ray_command(),
+        "start",
+        "--head",
+        "--block",
+        f"--port={free_port()}",
+        f"--dashboard-port={dashboard}",
+        *ports,
+    ]
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(
             [*words, "--num-cpus=2", f"--temp-dir={folder}"], env=env, stdout=log, stderr=log, start_new_session=True
