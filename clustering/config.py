@@ -119,12 +119,22 @@ class ClusterSection:
 
 
 @dataclass(frozen=True, config=_strict)
+class Titles:
+    """An OpenAI-compatible endpoint that writes the clusters' titles."""
+
+    url: Annotated[str, Field(pattern="^https?://")]  # up to /v1; /chat/completions is added
+    model: str
+    key_env: str | None = None  # name of the environment variable that holds the key
+
+
+@dataclass(frozen=True, config=_strict)
 class DescribeSection:
     """What names a cluster."""
 
     terms: Positive = 10
     exemplars: Positive = 5
     language: Literal["english", "none"] = "english"  # whose stop words are left out of the terms
+    titles: Titles | None = None  # none: a cluster's title is its first terms
 
 
 @dataclass(frozen=True, config=_strict)
@@ -133,6 +143,7 @@ class ProjectSection:
 
     n_neighbors: Annotated[int, Field(ge=2)] = 15  # the text itself is one of them, as in umap-learn
     min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
+    sample: Annotated[int, Field(ge=100)] | None = None  # lay out so many texts, the others amid their neighbors
     seed: NonNegative | None = None  # a seed makes the map repeatable and runs on one thread
 
 
@@ -141,6 +152,10 @@ class PlotSection:
     """What the map shows."""
 
     points: Positive = 50_000  # the interactive map draws at most so many, sampled evenly
+    hover: tuple[Literal["title", "label", "home", "strength", "outlier_score", "copies", "row"], ...] = (
+        "label",
+        "title",
+    )  # shown under the text
     noise: Literal["shown", "hidden"] = "shown"
 
 

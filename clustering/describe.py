@@ -16,12 +16,14 @@ from clustering.config import DescribeSection
 from clustering.kernels.terms import class_tf_idf, tokens
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, gather_texts, measured_peak, parts, read_columns, write_table
+from clustering.titles import write_titles
 
 TITLE_TERMS = 3
 
 
 def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
-    """Leave clusters.parquet. Returns: clusters, vocabulary (distinct terms counted), ``peak_bytes``."""
+    """Leave clusters.parquet. Returns: clusters, vocabulary (distinct terms counted), titles_failed (clusters that
+    the endpoint gave no title; their terms stand in), ``peak_bytes``."""
     count = ray.remote(_count_terms)
     counted = [count.remote(run, path.name, cfg) for path in parts(run / "texts")]
     figures, peak = on_worker(_describe, run, cfg, *counted)
@@ -74,6 +76,8 @@ def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int])
         ", ".join(words[:TITLE_TERMS]) or (texts[0][:60] if texts else "")
         for words, texts in zip(terms, exemplars, strict=True)
     ]
+    written = write_titles(cfg.titles, terms, exemplars) if cfg.titles else []
+    titles = [new or old for new, old in zip(written, titles, strict=True)] if written else titles
     columns = {
         "label": np.arange(n_clusters, dtype=np.int32),
         "size": np.bincount(label[inside], weights=copies[inside], minlength=n_clusters).astype(np.int64)[:n_clusters],
@@ -88,6 +92,7 @@ def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int])
     return {
         "clusters": n_clusters,
         "vocabulary": vocabulary,
+        "titles_failed": sum(title is None for title in written),
         "peak_bytes": max((used for _, used in counted), default=0),
     }
 

@@ -30,6 +30,7 @@ from clustering.report import write_report
 from clustering.rundir import Figures, RunDir, fingerprint
 from clustering.search import search_neighbors
 from clustering.store import check_store, confirm_store, drop_collection, store_vectors
+from clustering.titles import check_titles
 
 log = logging.getLogger("covey")
 ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20}
@@ -96,7 +97,7 @@ def run_stages(config: RunConfig, run: RunDir, files: list[InputFile], marks: di
     stage("forest", lambda: build_forest(run, config.cluster))
     stage("cluster", lambda: cluster_graph(run, config.cluster))
     stage("describe", lambda: describe_clusters(run, config.describe))
-    stage("project", lambda: project_texts(run, config.project, n_texts))
+    stage("project", lambda: project_texts(run, config.project, n_texts, seed))
     stage("plot", lambda: plot_map(run, config.plot, config.name, seed))
     stage("report", lambda: write_report(run, config))
 
@@ -137,6 +138,10 @@ def check_everything(config: RunConfig) -> tuple[list[InputFile], int | None]:
     except ConfigError as error:
         problems += error.problems
     try:
+        check_titles(config.describe.titles)
+    except ConfigError as error:
+        problems += error.problems
+    try:
         dim = check_encoder(config.embed)
     except ConfigError as error:
         problems += error.problems
@@ -171,7 +176,7 @@ def later_marks(config: RunConfig, search: str) -> dict[str, str]:
     marks["forest"] = fingerprint(marks["graph"], forest)
     marks["cluster"] = fingerprint(marks["forest"], settings["cluster"])
     marks["describe"] = fingerprint(marks["cluster"], settings["describe"])
-    marks["project"] = fingerprint(search, settings["project"])
+    marks["project"] = fingerprint(search, settings["project"], config.run.seed)
     marks["plot"] = fingerprint(marks["describe"], marks["project"], settings["plot"], config.name, config.run.seed)
     marks["report"] = fingerprint(marks["plot"])
     return marks

@@ -28,7 +28,7 @@ def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
 
 
 def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
-    assignment = pq.read_table(run / "assignment.parquet", columns=["label", "strength"])
+    assignment = pq.read_table(run / "assignment.parquet")
     label = assignment["label"].to_numpy()
     coords = read_columns(run / "coords", ["x", "y"])
     xy = np.column_stack([coords["x"].to_numpy(), coords["y"].to_numpy()])
@@ -37,7 +37,14 @@ def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
     _draw_png(run, xy[shown], label[shown], clusters, name)
     if shown.size > cfg.points:
         shown = np.sort(np.random.default_rng(seed).choice(shown, cfg.points, replace=False))
-    drawn = _draw_html(run, xy, label, shown, clusters, name)
+    titles = clusters["title"].to_pylist()
+    facts: dict[str, Any] = {
+        "copies": read_columns(run / "texts", ["copies"])["copies"].to_numpy()[shown],
+        "title": ["noise" if number < 0 else titles[number] for number in label[shown]],
+        **{key: assignment[key].to_numpy()[shown] for key in cfg.hover if key in assignment.column_names},
+    }
+    hover = {str(key): facts[key] for key in cfg.hover}
+    drawn = _draw_html(run, xy, label, shown, clusters, name, hover)
     return {"drawn": drawn}
 
 
@@ -112,17 +119,20 @@ def _plain(text: str) -> str:
     return "".join(c for c in text if ord(c) < 0x2E80).replace("$", r"\$")
 
 
-def _draw_html(run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table, name: str) -> int:
+def _draw_html(
+    run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table, name: str, facts: dict[str, Any]
+) -> int:
     import plotly.graph_objects as go
 
     texts = gather_texts(run, shown)
     titles = clusters["title"].to_pylist()
     figure = go.Figure()
     for noise in (True, False):
-        rows = shown[(label[shown] < 0) == noise]
-        if not rows.size:
+        places = np.flatnonzero((label[shown] < 0) == noise)
+        if not places.size:
             continue
-        hover = [f"{_wrapped(texts[row])}<br><i>{_name(label[row], titles)}</i>" for row in rows.tolist()]
+        rows = shown[places]
+        hover = [f"{_wrapped(texts[shown[at]])}<br><i>{_facts(facts, at)}</i>" for at in places.tolist()]
         figure.add_trace(
             go.Scattergl(
                 x=xy[rows, 0], y=xy[rows, 1], mode="markers", name="noise" if noise else "clusters", text=hover,
@@ -159,8 +169,12 @@ def _draw_html(run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table,
     return int(shown.size)
 
 
-def _name(label: int, titles: list[str]) -> str:
-    return "noise" if label < 0 else f"{label}: {html.escape(titles[label])}"
+def _facts(facts: dict[str, Any], at: int) -> str:
+    values = {key: column[at] for key, column in facts.items()}
+    return ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, (float, np.floating)) else f"{key} {html.escape(str(value))}"
+        for key, value in values.items()
+    )
 
 
 def _wrapped(text: str) -> str:

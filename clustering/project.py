@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,28 +18,35 @@ from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, part_name, parts, vectors_of, write_table
 
 FloatArray = NDArray[np.float32]
+AMID = 3  # placed neighbors that a text outside the sample lies amid
 SMALLEST_MAP = 5  # fewer texts are drawn where their first two principal components put them
 
 
-def project_texts(run: RunDir, cfg: ProjectSection, n_texts: int) -> Figures:
-    """Leave coords/. Returns: n_neighbors (as used), ``peak_bytes``.
+def project_texts(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figures:
+    """Leave coords/. Returns: n_neighbors (as used), laid_out (texts that UMAP itself placed), ``peak_bytes``.
 
     Raises: StageError when umap-learn would search again instead of using the stored neighbors.
     """
-    figures, peak = on_worker(_project, run, cfg, n_texts)
+    figures, peak = on_worker(_project, run, cfg, n_texts, seed)
     return {**figures, "peak_bytes": peak}
 
 
-def _project(run: RunDir, cfg: ProjectSection, n_texts: int) -> Figures:
+def _project(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figures:
     start = _principal_components(run, n_texts)
     n_neighbors = max(min(cfg.n_neighbors, n_texts - 1), 1)
-    xy = start
+    xy, laid_out = start, n_texts
     if n_texts >= SMALLEST_MAP:
-        indices, distances = _neighbor_columns(run, n_texts, n_neighbors)
-        xy = umap_layout(indices, distances, start, cfg)
+        indices, distances = _neighbor_columns(run, n_texts, None if cfg.sample else n_neighbors)
+        if cfg.sample is not None and cfg.sample < n_texts:
+            chosen = np.sort(np.random.default_rng(seed).choice(n_texts, cfg.sample, replace=False))
+            laid_out = cfg.sample
+            inner = sample_neighbors(indices, distances, chosen, n_neighbors)
+            xy = place_amid(indices, distances, chosen, umap_layout(*inner, start[chosen], cfg))
+        else:
+            xy = umap_layout(indices[:, :n_neighbors], distances[:, :n_neighbors], start, cfg)
     columns = {"row": np.arange(n_texts), "x": xy[:, 0], "y": xy[:, 1]}
     write_table(run / "coords" / part_name(0), pa.table(columns, schema=schema.COORDS))
-    return {"n_neighbors": n_neighbors}
+    return {"n_neighbors": n_neighbors, "laid_out": laid_out}
 
 
 def umap_layout(
@@ -73,8 +81,85 @@ def umap_layout(
     return np.nan_to_num(layout).astype(np.float32, copy=False)
 
 
-def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int) -> tuple[NDArray[np.int64], FloatArray]:
-    """UMAP's table: self first; a text with fewer neighbors repeats itself at distance 0, which adds no edge."""
+def sample_neighbors(
+    indices: NDArray[np.int64], distances: FloatArray, chosen: NDArray[np.int64], n_neighbors: int
+) -> tuple[NDArray[np.int64], FloatArray]:
+    """UMAP's table of a sample: its nearest sampled texts within two steps on the neighbor lists.
+
+    indices, distances : shape (n_texts, k + 1), column 0 the text itself; chosen : ascending rows of the sample
+    Returns: places in ``chosen`` and lengths of the shorter way, shape (n_chosen, n_neighbors), self first
+    """
+    place = np.full(len(indices), -1, np.int64)
+    place[chosen] = np.arange(chosen.size)
+    found, away = _two_steps(indices, distances, chosen, place, n_neighbors)
+    return found, away
+
+
+@numba.njit(cache=True)
+def _two_steps(indices: Any, distances: Any, chosen: Any, place: Any, n_neighbors: int) -> Any:
+    found = np.empty((chosen.size, n_neighbors), np.int64)
+    away = np.zeros((chosen.size, n_neighbors), np.float32)
+    best = np.full(chosen.size, np.inf, np.float32)
+    touched = np.empty(indices.shape[1] * indices.shape[1], np.int64)
+    for own in range(chosen.size):
+        found[own, :] = own
+        n_touched = 0
+        row = chosen[own]
+        for first in range(indices.shape[1]):
+            middle = indices[row, first]
+            for second in range(indices.shape[1]):
+                other = place[indices[middle, second]]
+                if other < 0 or other == own:
+                    continue
+                length = distances[row, first] + distances[middle, second]
+                if best[other] == np.inf:
+                    touched[n_touched] = other
+                    n_touched += 1
+                best[other] = min(best[other], length)
+        nearest = touched[:n_touched]
+        order = np.argsort(best[nearest], kind="mergesort")[: n_neighbors - 1]
+        for column in range(order.size):
+            found[own, column + 1] = nearest[order[column]]
+            away[own, column + 1] = best[nearest[order[column]]]
+        best[nearest] = np.inf
+    return found, away
+
+
+def place_amid(
+    indices: NDArray[np.int64], distances: FloatArray, chosen: NDArray[np.int64], layout: FloatArray
+) -> FloatArray:
+    """Coordinates of all texts: the sample's own, the others at the mean of their nearest placed ones.
+
+    Texts without a placed neighbor wait for a later round; what no round reaches lies at the middle of the map.
+    Returns: float32, shape (n_texts, 2)
+    """
+    xy = np.tile(np.median(layout, axis=0), (len(indices), 1)).astype(np.float32)
+    xy[chosen] = layout
+    placed = np.zeros(len(indices), np.bool_)
+    placed[chosen] = True
+    while not placed.all():
+        waiting = np.flatnonzero(~placed)
+        near = placed[indices[waiting]]
+        near &= near.cumsum(axis=1) <= AMID  # the mean of many neighbors lies between the clusters, in none of them
+        weight = np.where(near, 1 / np.maximum(distances[waiting], 1e-3) ** 2, 0)
+        total = weight.sum(axis=1)
+        reached = total > 0
+        if not reached.any():
+            break
+        rows = waiting[reached]
+        xy[rows] = np.einsum("rk,rkd->rd", weight[reached] / total[reached, None], xy[indices[rows]])
+        placed[rows] = True
+    return xy
+
+
+def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tuple[NDArray[np.int64], FloatArray]:
+    """UMAP's table: self first, all stored neighbors when n_neighbors is None.
+
+    A text with fewer neighbors repeats itself at distance 0, which adds no edge.
+    """
+    if n_neighbors is None:
+        lengths = [pa.compute.list_value_length(pq.read_table(path)["neighbors"]) for path in parts(run / "neighbors")]
+        n_neighbors = 1 + max(int(pa.compute.max(counted).as_py()) for counted in lengths)
     indices = np.repeat(np.arange(n_texts)[:, None], n_neighbors, axis=1)
     distances = np.zeros((n_texts, n_neighbors), np.float32)
     for path in parts(run / "neighbors"):

@@ -71,15 +71,15 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
                          "short_rows", "params")
         },
         "graph": {name: graph.get(name) for name in ("edges", "pieces", "bridges", "pieces_left", "too_long")},
-        # No merge is certified yet; all count as open until a certificate is computed.
-        "forest": {"edges": forest.get("edges", 0), "certified": 0, "repaired": 0, "open": forest.get("edges", 0),
-                   "isolated": forest.get("isolated", 0)},
+        # None: no certificate is computed yet, so nothing is claimed of the merges.
+        "forest": {**_some(forest, "edges", "isolated"), "certified": None, "repaired": None, "open": None},
         "clusters": {
             "count": clusters.get("count", 0),
             "noise_share": clusters.get("noise_share", 0.0),
             "largest_share": clusters.get("largest_share", 0.0),
             "home_share": clusters.get("home_share", 0.0),
         },
+        "describe": _some(done.get("describe", {}), "vocabulary", "titles_failed"),
         "versions": manifest["versions"],
         "seed": manifest["seed"],
     }  # fmt: skip
@@ -94,7 +94,7 @@ def _some(figures: Figures, *names: str) -> Figures:
 def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
     """What a reader must know before trusting the clusters, with the remedy."""
     counts, clusters, search, graph = (figures[name] for name in ("counts", "clusters", "search", "graph"))
-    found = []
+    found: list[str] = []
     if counts["texts"] == 0:
         return [f"There was nothing to cluster: none of the {counts['records']} records has a text."]
     if counts["dropped"]:
@@ -117,6 +117,11 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
         found.append(
             f"The search found {search['recall']:.1%} of the true neighbors. Raise search.params (ef or nprobe), or "
             f"take store.index=FLAT."
+        )
+    if figures["describe"]["titles_failed"]:
+        found.append(
+            f"{figures['describe']['titles_failed']} clusters got no title from the endpoint of describe.titles; their "
+            f"terms stand in."
         )
     if search["short_rows"]:
         found.append(f"{search['short_rows']} texts got fewer than k={search['k']} neighbors from the index.")

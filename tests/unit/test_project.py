@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config import ProjectSection
-from clustering.project import _neighbor_columns, _principal_components, umap_layout
+from clustering.project import _neighbor_columns, _principal_components, place_amid, sample_neighbors, umap_layout
 from clustering.rundir import RunDir, part_name, write_table
 from tests.planted import blobs, pair_distances, write_vectors
 
@@ -86,3 +86,37 @@ def test_the_start_is_the_first_two_principal_components(tmp_path: Path) -> None
     assert found.dtype == np.float32
     for axis in range(2):
         assert_allclose(np.abs(found[:, axis]), np.abs(expected[:, axis]), atol=1e-4)
+
+
+def chain(n_texts: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts in a row, each with its k nearest, self first."""
+    away = np.abs(np.arange(n_texts)[:, None] - np.arange(n_texts)[None, :]).astype(np.float32)
+    indices = np.argsort(away, axis=1, kind="stable")[:, : k + 1]
+    return indices, np.take_along_axis(away, indices, axis=1)
+
+
+def test_a_sample_finds_its_neighbors_within_two_steps():
+    indices, distances = chain(40, 4)
+    chosen = np.arange(0, 40, 2)
+    found, away = sample_neighbors(indices, distances, chosen, 3)
+    assert found[:, 0].tolist() == list(range(20))
+    for own in range(2, 18):
+        assert set(found[own, 1:].tolist()) == {own - 1, own + 1}
+        np.testing.assert_array_equal(away[own, 1:], [2, 2])
+
+
+def test_texts_outside_the_sample_lie_amid_their_neighbors():
+    indices, distances = chain(41, 2)
+    chosen = np.arange(0, 41, 4)
+    layout = np.column_stack([chosen, np.zeros(chosen.size)]).astype(np.float32)
+    xy = place_amid(indices, distances, chosen, layout)
+    np.testing.assert_array_equal(xy[chosen], layout)
+    assert np.isfinite(xy).all()
+    assert np.abs(xy[:, 0] - np.arange(41)).max() <= 2.5
+
+
+def test_a_text_that_no_placed_neighbor_reaches_lies_at_the_middle():
+    indices = np.array([[0, 1], [1, 0], [2, 2]])
+    distances = np.array([[0, 1], [1, 0], [0, 0]], np.float32)
+    xy = place_amid(indices, distances, np.array([0]), np.array([[3.0, 4.0]], np.float32))
+    np.testing.assert_array_equal(xy, [[3, 4], [3, 4], [3, 4]])
