@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from clustering.config import GraphSection
-from clustering.kernels.csr import edges_of, min_distance, symmetric_csr, undirected_graph
+from clustering.kernels.csr import edges_of, min_distance, narrow, symmetric_csr, undirected_graph
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, parts, save_graph, vectors_of
@@ -40,7 +40,7 @@ def _build(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) ->
         rows, cols, distances = rows[keep], cols[keep], distances[keep]
     graph = undirected_graph(rows, cols, distances, n_texts, min_distance(metric))
     del rows, cols, distances
-    pieces, piece = connected_components(graph, directed=False)
+    pieces, piece = connected_components(narrow(graph), directed=False)
     bridges = 0
     # With max_distance the user has said that far texts are not neighbors, so no bridge is longer than that.
     if cfg.bridge == "nearest" and pieces > 1:
@@ -101,7 +101,7 @@ def bridge_pieces(
         added += [(one, other, distance) for distance, one, other in new]
         ends = np.array([(one, other) for _, one, other in new], np.int64)
         joined = csr_array((np.ones(len(ends)), (piece[ends[:, 0]], piece[ends[:, 1]])), shape=(sizes.size, sizes.size))
-        piece = connected_components(joined, directed=False)[1][piece]
+        piece = connected_components(narrow(joined), directed=False)[1][piece]
     if added:
         ones, others, lengths = (np.array(column) for column in zip(*sorted(set(added)), strict=True))
         floor = np.float32(min_distance(metric))

@@ -66,6 +66,17 @@ def symmetric_csr(low: IntArray, high: IntArray, weights: FloatArray, n_texts: i
     return csr_array((data, ends[1][order], indptr), shape=(n_texts, n_texts))
 
 
+def narrow(graph: csr_array) -> csr_array:
+    """The same graph with 32-bit indices, which is all that csgraph takes in older releases of scipy.
+
+    Raises: OverflowError above 2^31 stored edges.
+    """
+    if graph.nnz > np.iinfo(np.int32).max:
+        raise OverflowError(f"{graph.nnz} stored edges are more than scipy's graph routines can number (2^31 - 1)")
+    parts = graph.data, graph.indices.astype(np.int32), graph.indptr.astype(np.int32)
+    return csr_array(parts, shape=graph.shape)
+
+
 def edges_of(graph: csr_array) -> tuple[IntArray, IntArray, FloatArray]:
     """Each undirected edge once: low, high, distance, ascending by (low, high)."""
     low = np.repeat(np.arange(graph.shape[0], dtype=np.int64), np.diff(graph.indptr))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from clustering.kernels.csr import edges_of, symmetric_csr
+from clustering.kernels.csr import edges_of, narrow, symmetric_csr
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -73,7 +73,7 @@ def spanning_forest(graph: csr_array, core: FloatArray) -> Forest:
     """
     low, high, distance = edges_of(graph)
     reach = np.maximum(distance, np.maximum(core[low], core[high]))
-    tree = minimum_spanning_tree(symmetric_csr(low, high, reach, graph.shape[0])).tocoo()
+    tree = minimum_spanning_tree(narrow(symmetric_csr(low, high, reach, graph.shape[0]))).tocoo()
     left, right = np.minimum(tree.coords[0], tree.coords[1]), np.maximum(tree.coords[0], tree.coords[1])
     length = tree.data.astype(np.float32)
     order = np.lexsort((right, left, length))
