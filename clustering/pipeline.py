@@ -81,6 +81,7 @@ def run_stages(config: RunConfig, run: RunDir, files: list[InputFile], marks: di
     def stage(name: str, work: Any) -> Figures:
         return run.stage(name, marks[name], work)
 
+    run.discard_stale(marks)
     seed, metric = config.run.seed, config.store.metric
     read = stage("read", lambda: read_texts(files, config.read, run, node_cpus()))
     n_texts = read["texts"]

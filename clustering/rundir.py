@@ -117,11 +117,8 @@ class RunDir:
         done = self.manifest["stages"].get(name)
         if done is not None and done["fingerprint"] == fingerprint:
             return dict(done["figures"])
-        if done is not None:
-            log.info("%s: its configuration or input changed, so it is done again", name)
-        for artefact in STAGE_ARTEFACTS[name]:
-            if done is not None or not self._begun(name, fingerprint):
-                remove(self / artefact)
+        if not self._begun(name, fingerprint):
+            self._discard(name)
         self.update_manifest(begun={"stage": name, "fingerprint": fingerprint})
         started = time.perf_counter()
         figures = work()
@@ -132,6 +129,20 @@ class RunDir:
         shown = " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
         log.info("%s: %s seconds=%.1f", name, shown, seconds)
         return figures
+
+    def discard_stale(self, marks: dict[str, str]) -> None:
+        """Forget the stages whose fingerprint is not the one in ``marks``, and remove what they left."""
+        stages = self.manifest["stages"]
+        stale = [name for name, stage in stages.items() if stage["fingerprint"] != marks[name]]
+        if stale:
+            log.info("changed configuration or input: %s will be done again", ", ".join(stale))
+            self.update_manifest(stages={name: stage for name, stage in stages.items() if name not in stale})
+            for name in stale:
+                self._discard(name)
+
+    def _discard(self, name: str) -> None:
+        for artefact in STAGE_ARTEFACTS[name]:
+            remove(self / artefact)
 
     def _begun(self, name: str, fingerprint: str) -> bool:
         """Whether the parts that lie there were made by this very stage, so that they can be kept."""

@@ -98,6 +98,21 @@ def test_no_texts_end_clearly(run_files, tmp_path):
     assert "nothing to cluster" in result.out
 
 
+def test_nothing_of_an_earlier_run_stays_when_its_texts_are_gone(run_files, tmp_path):
+    given = write_csv(tmp_path / "news.csv", headlines(30))
+    run, result = run_files(f"read.paths={given}")
+    assert result.status == 0, result.err
+    write_csv(given, ["", ""])
+    run, result = run_files(f"read.paths={given}")
+    assert result.status == 0, result.err
+    assert pq.read_table(run / "labels.parquet").num_rows == 0
+    assert pq.read_table(run / "clusters.parquet").num_rows == 0
+    report = json.loads((run / "report.json").read_text())
+    assert report["clusters"]["count"] == 0
+    assert set(report["stages"]) == {"read"}
+    assert not (run / "vectors").exists()
+
+
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_fewer_texts_than_neighbors_work(count, run_files, tmp_path):
     given = write_csv(tmp_path / "news.csv", headlines(count))
