@@ -62,13 +62,15 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         )
     env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
     deadline = time.monotonic() + 60
-    while tool("job", "submit", "--", "true", env=env).returncode != 0:  # its agent comes up after the head
-        assert time.monotonic() < deadline
-        assert process.poll() is None, (folder / "head.log").read_text()
-        time.sleep(0.5)
-    yield env
-    os.killpg(process.pid, signal.SIGTERM)  # `ray stop` would end every Ray of this machine
-    process.wait(60)
+    try:
+        while tool("job", "submit", "--", "true", env=env).returncode != 0:  # its agent comes up after the head
+            assert time.monotonic() < deadline
+            assert process.poll() is None, (folder / "head.log").read_text()
+            time.sleep(0.5)
+        yield env
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # `ray stop` would end every Ray of this machine
+        process.wait(60)
 
 
 def submit(env: dict[str, str], *overrides: str) -> subprocess.CompletedProcess[str]:
