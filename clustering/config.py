@@ -355,6 +355,8 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"store.index={store.index} is not offered by the embedded store; take one of "
             f"{', '.join(EMBEDDED_INDEXES)}, or give the address of a server in store.uri"
         )
-    if not store.embedded and "://" not in store.uri:
+    if "@" in store.uri:  # the address is printed and saved, so it must not hold a secret; nor is it printed here
+        found.append("store.uri holds a user or password; name an environment variable with it in store.token_env")
+    elif not store.embedded and "://" not in store.uri:
         found.append(f"store.uri={store.uri!r} is neither '{EMBEDDED}' nor an address such as http://host:19530")
     return found

@@ -301,3 +301,10 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("# nothing yet\n", encoding="utf-8")
     assert load_config(path) == RunConfig()
+
+
+def test_an_address_with_a_password_is_refused_without_printing_it():
+    with pytest.raises(ConfigError) as caught:
+        build_config({"store": {"uri": "http://root:hidden-word@host:19530"}})
+    assert "store.token_env" in str(caught.value)
+    assert "hidden-word" not in str(caught.value)

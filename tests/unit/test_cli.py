@@ -1,0 +1,47 @@
+"""Exit statuses, errors in words, and the .env file."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from clustering.errors import ConfigError, StoreError
+from jobs.cli import COMMANDS, main, run_command
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ConfigError(["one is wrong", "two is wrong"]), 2, "error: one is wrong\nerror: two is wrong\n"),
+        (StoreError("the store is gone"), 1, "error: the store is gone\n"),
+        (KeyError("plain"), 1, "error: KeyError: 'plain'\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
+    ],
+)
+def test_an_error_gives_its_status_and_ends_with_its_words(error, status, said, capsys):
+    def work():
+        raise error
+
+    assert run_command(work) == status
+    assert capsys.readouterr().err.endswith(said)
+
+
+def test_a_dot_env_file_is_read_and_the_environment_goes_first(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("COVEY_TEST_FILE=from-file\nCOVEY_TEST_BOTH=from-file\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COVEY_TEST_BOTH", "from-environment")
+    monkeypatch.setenv("COVEY_TEST_FILE", "")  # so that it is restored afterwards
+    monkeypatch.delenv("COVEY_TEST_FILE")
+    seen = []
+    assert run_command(lambda: seen.extend([os.environ["COVEY_TEST_FILE"], os.environ["COVEY_TEST_BOTH"]])) == 0
+    assert seen == ["from-file", "from-environment"]
+    monkeypatch.delenv("COVEY_TEST_FILE")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_tells_its_words(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: covey {command}" in capsys.readouterr().out
