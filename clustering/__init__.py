@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from clustering.config import RunConfig, build_config, load_config
     from clustering.errors import ConfigError, CoveyError, InputError, StageError, StoreError
     from clustering.evaluate import evaluate_run
-    from clustering.pipeline import load_run_config, run_pipeline
+    from clustering.pipeline import load_run_config, recluster_run, run_pipeline
     from clustering.rundir import RunDir, load_graph
     from clustering.sample import write_sample
 
@@ -20,7 +20,7 @@ _HOMES = {
     "config": ["RunConfig", "build_config", "load_config"],
     "errors": ["ConfigError", "CoveyError", "InputError", "StageError", "StoreError"],
     "evaluate": ["evaluate_run"],
-    "pipeline": ["load_run_config", "run_pipeline"],
+    "pipeline": ["load_run_config", "recluster_run", "run_pipeline"],
     "rundir": ["RunDir", "load_graph"],
     "sample": ["write_sample"],
 }
@@ -39,6 +39,7 @@ __all__ = [
     "load_config",
     "load_graph",
     "load_run_config",
+    "recluster_run",
     "run_pipeline",
     "write_sample",
 ]

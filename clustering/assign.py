@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
 
-from clustering.config import ReadSection, RunConfig
+from clustering.config import EmbedSection, ReadSection, RunConfig
 from clustering.encoders import load_encoder
 from clustering.errors import ConfigError
 from clustering.exact import exact_neighbors
+from clustering.kernels.csr import min_distance
 from clustering.kernels.topk import FloatArray, dot_distance
-from clustering.parts import on_worker
+from clustering.parts import original_errors
 from clustering.read import clean_text, find_files, read_columns_of
-from clustering.rundir import Figures, RunDir, load_assignment, load_forest, write_table
+from clustering.rundir import Figures, RunDir, load_assignment, load_forest, whole
 
+BATCH = 2000  # texts that are encoded and searched at once
 ASSIGNED = pa.schema(
     [
         ("text_id", pa.string()),
@@ -34,7 +39,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
 
     A new text meets the run's texts at mutual reachability max(its own core distance, the other's, their distance).
     ``home`` is the home of the text it meets first; ``label`` is the same cluster when it meets it no higher than
-    the cluster's own members meet each other, else -1.
+    the cluster's own members meet each other, else -1. A text that the run already has gets what it has there.
 
     paths : files with the run's text columns (and its id column); output : a Parquet file
     Returns: records, empty (left out), assigned (label not -1).
@@ -48,57 +53,73 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     table = read_columns_of(files, wanted)
     columns = [table[name].to_pylist() for name in read.text_columns]
     texts = [clean_text(list(values), read.separator) for values in zip(*columns, strict=True)]
-    ids = [given or place for given, place in zip(
-        table[read.id_column].to_pylist() if read.id_column else table["place"].to_pylist(),
-        table["place"].to_pylist(), strict=True)]  # fmt: skip
-    kept = [place for place, text in enumerate(texts) if text]
-    placed = place_texts([ids[place] for place in kept], run, config, [texts[place] for place in kept])
-    write_table(Path(output), placed)
-    assigned = int((placed["label"].to_numpy() >= 0).sum())
+    places = table["place"].to_pylist()
+    given = table[read.id_column].to_pylist() if read.id_column else places
+    kept = [number for number, text in enumerate(texts) if text]
+    encoder: Any = ray.remote(_Encoder).options(num_gpus=config.embed.gpus_per_actor).remote(config.embed)
+    clusters = _Clusters(run, config)
+    assigned = 0
+    with whole(Path(output)) as temporary, pq.ParquetWriter(temporary, ASSIGNED) as writer:
+        for start in range(0, len(kept), BATCH):
+            batch = kept[start : start + BATCH]
+            with original_errors():
+                vectors: Any = ray.get(encoder.encode.remote([texts[number] for number in batch]))
+            placed = clusters.place([given[number] or places[number] for number in batch], vectors)
+            assigned += int((placed["label"].to_numpy() >= 0).sum())
+            writer.write_table(placed)
     return {"records": len(texts), "empty": len(texts) - len(kept), "assigned": assigned}
 
 
-def place_texts(ids: list[str], run: RunDir, config: RunConfig, texts: list[str]) -> pa.Table:
-    """The table of assign_texts for cleaned texts."""
-    if not texts:
-        return ASSIGNED.empty_table()
-    vectors, _ = on_worker(_encode, config, texts)
-    metric, min_samples = config.store.metric, config.cluster.min_samples
-    core = np.load(run / "forest" / "core.npy")
-    k = min(config.search.k, core.size)
-    rows, dots, _ = exact_neighbors(run / "vectors", vectors, np.full(len(texts), -1, np.int64), k)
-    away = dot_distance(dots, metric)
-    own_core = away[:, min(min_samples, k) - 1]
-    reach = np.maximum(np.maximum(away, core[rows]), own_core[:, None])
-    meets = reach.argmin(axis=1)
-    each = np.arange(len(texts))
-    height, where = reach[each, meets], rows[each, meets]
-    assignment = load_assignment(run)
-    home = assignment["home"].to_numpy()[where]
-    ceiling = _ceilings(run, assignment["label"].to_numpy())
-    inside = (home >= 0) & (height <= ceiling[home])
-    forest = load_forest(run)
-    middle = np.float32(np.median(forest.distance)) if forest.distance.size else np.float32(1)
-    columns = {
-        "text_id": pa.array(ids, pa.string()),
-        "label": np.where(inside, home, -1).astype(np.int32),
-        "strength": np.where(inside, 1 - height / np.maximum(ceiling[home], 1e-12) / 2, 0).astype(np.float32),
-        "home": home.astype(np.int32),
-        "home_strength": np.where(inside, 1, 1 / (1 + height / middle)).astype(np.float32),
-        "nearest_row": rows[:, 0],
-        "distance": away[:, 0],
-    }
-    return pa.table(columns, schema=ASSIGNED)
+class _Encoder:
+    """The run's encoder on a worker, loaded once."""
+
+    def __init__(self, cfg: EmbedSection) -> None:
+        self.encoder = load_encoder(cfg)
+
+    def encode(self, texts: list[str]) -> FloatArray:
+        return self.encoder.encode(texts).vectors
 
 
-def _encode(config: RunConfig, texts: list[str]) -> FloatArray:
-    return load_encoder(config.embed).encode(texts).vectors
+class _Clusters:
+    """What placing a text needs of a run: an entry a text or a cluster, no vectors."""
 
+    def __init__(self, run: RunDir, config: RunConfig) -> None:
+        self.vectors = run / "vectors"
+        self.metric, self.min_samples = config.store.metric, config.cluster.min_samples
+        self.core = np.load(run / "forest" / "core.npy")
+        self.k = min(config.search.k, self.core.size)
+        assignment = load_assignment(run)
+        self.held = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
+        forest = load_forest(run)
+        self.middle = np.float32(np.median(forest.distance)) if forest.distance.size else np.float32(1)
+        # For each cluster the longest forest edge between two of its members; a last 0 stands for no cluster.
+        label = self.held["label"]
+        self.ceiling = np.zeros(int(label.max(initial=-1)) + 2, np.float32)
+        within = (label[forest.left] == label[forest.right]) & (label[forest.left] >= 0)
+        np.maximum.at(self.ceiling, label[forest.left[within]], forest.distance[within])
 
-def _ceilings(run: RunDir, label: np.ndarray[tuple[int], np.dtype[np.int32]]) -> FloatArray:
-    """For each cluster the longest forest edge between two of its members; a last 0 stands for no cluster."""
-    forest = load_forest(run)
-    ceiling = np.zeros(int(label.max(initial=-1)) + 2, np.float32)
-    within = (label[forest.left] == label[forest.right]) & (label[forest.left] >= 0)
-    np.maximum.at(ceiling, label[forest.left[within]], forest.distance[within])
-    return ceiling
+    def place(self, ids: list[str], vectors: FloatArray) -> pa.Table:
+        """The table of assign_texts for some texts' vectors."""
+        rows, dots, _ = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
+        away = dot_distance(dots, self.metric)
+        own_core = away[:, min(self.min_samples, self.k) - 1]
+        reach = np.maximum(np.maximum(away, self.core[rows]), own_core[:, None])
+        meets = reach.argmin(axis=1)
+        each = np.arange(len(vectors))
+        height, home = reach[each, meets], self.held["home"][rows[each, meets]]
+        top = np.maximum(self.ceiling[home], np.float32(1e-12))
+        inside = (home >= 0) & (height <= top)
+        found = {
+            "label": np.where(inside, home, -1),
+            "strength": np.where(inside, 1 - height / top / 2, 0),
+            "home": home,
+            "home_strength": np.where(inside, 1, 1 / (1 + height / self.middle)),
+        }
+        # A text that the run already has is where the run has put it.
+        known = away[:, 0] <= min_distance(self.metric)
+        columns = {name: np.where(known, self.held[name][rows[:, 0]], column) for name, column in found.items()}
+        typed = {
+            name: pa.array(column.astype(ASSIGNED.field(name).type.to_pandas_dtype()))
+            for name, column in columns.items()
+        }
+        return pa.table({"text_id": ids, **typed, "nearest_row": rows[:, 0], "distance": away[:, 0]}, schema=ASSIGNED)

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from clustering.errors import ConfigError
 
 EMBEDDED = "embedded"
+ENCODERS = ("static", "minilm", "bge-m3")  # any other name is a sentence-transformers model
 EMBEDDED_INDEXES = ("FLAT", "IVF_FLAT")  # what Milvus Lite 2.5 offers
 SERVER_INDEXES = ("HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA")
 MILVUS_TOP_K = 16_384  # the server's own limit of hits a query
@@ -66,7 +67,7 @@ class StoreSection:
     uri: str = EMBEDDED  # embedded (Milvus Lite in the run directory), or the address of a server
     token_env: str | None = None  # name of the environment variable that holds the token (or user:password)
     db_name: str | None = None
-    collection: str | None = None  # none: covey_<run name>
+    collection: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] | None = None  # none: covey_<run name>
     index: Literal["HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA"] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)  # of the index: M, efConstruction, nlist
     metric: Literal["L2", "COSINE", "IP"] = "L2"
@@ -92,7 +93,9 @@ class SearchSection:
     params: Mapping[str, Any] = field(default_factory=dict)  # ef, nprobe
     actors: Positive = 2
     queries_per_request: Annotated[int, Field(ge=1, le=MILVUS_TOP_K)] = 500
-    recall_sample: NonNegative = 1000  # rows whose neighbors are compared with exact search; 0: none
+    recall_sample: Annotated[int, Field(ge=0, le=10_000)] = (
+        1000  # rows whose neighbors are compared with exact search; 0: none
+    )
 
 
 @dataclass(frozen=True, config=_strict)
@@ -344,6 +347,13 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"project.n_neighbors={config.project.n_neighbors} is above search.k={search.k}; the map reuses the "
             f"searched neighbors: lower it, or raise search.k (graph.k keeps the graph at its size)"
         )
+    for section, params in (("store", store.params), ("search", search.params)):
+        for key in ("M", "efConstruction", "nlist", "ef", "nprobe", "search_list"):
+            if key in params and (not isinstance(params[key], int) or params[key] < 1):
+                found.append(f"{section}.params.{key}={params[key]!r} is not a whole number above 0")
+    near = difflib.get_close_matches(config.embed.encoder, ENCODERS, n=1, cutoff=0.7)
+    if near and config.embed.encoder not in ENCODERS and config.embed.model is None:
+        found.append(f"embed.encoder={config.embed.encoder!r} is not known; the nearest known one is '{near[0]}'")
     ef = search.params.get("ef")
     if isinstance(ef, int) and ef < search.k + 1:
         found.append(f"search.params.ef={ef} is below k + 1 = {search.k + 1}, which Milvus refuses; raise it")

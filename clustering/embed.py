@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,14 +20,14 @@ class Embedder:
         self.encoder = load_encoder(cfg)
 
     def __call__(self, item: Item) -> Item:
-        started = time.perf_counter()
         texts = pq.read_table(self.run / "texts" / item["name"], columns=["row", "text"])
         encoded = self.encoder.encode(texts["text"].to_pylist())
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors.ravel()), self.encoder.dim)
         table = pa.table([texts["row"], vectors], schema=schema.vectors_schema(self.encoder.dim))
-        write_table(self.run / "vectors" / item["name"], table)
-        seconds = time.perf_counter() - started
-        return {"tokens": encoded.tokens, "cut": encoded.cut, "dim": self.encoder.dim, "busy": seconds}
+        # The counts lie beside the part, so that a run in several starts still reports all of them.
+        counts = {"tokens": str(encoded.tokens), "cut": str(encoded.cut)}
+        write_table(self.run / "vectors" / item["name"], table.replace_schema_metadata(counts))
+        return {}
 
 
 def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:
@@ -45,14 +43,11 @@ def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:
         Embedder, [{"name": path.name} for path in todo],
         actors=actors, cpus=cpus, gpus=cfg.gpus_per_actor, run=run, cfg=cfg,
     )  # fmt: skip
+    schemas = [pq.read_schema(path) for path in parts(run / "vectors")]
     return {
-        "dim": _dim(run),
-        "tokens": sum(result["tokens"] for result in results),
-        "cut": sum(result["cut"] for result in results),
+        "dim": int(schemas[0].field("vector").type.list_size),
+        "tokens": sum(int(found.metadata[b"tokens"]) for found in schemas),
+        "cut": sum(int(found.metadata[b"cut"]) for found in schemas),
         "actors": actors,
         "peak_bytes": peak_of(results),
     }
-
-
-def _dim(run: RunDir) -> int:
-    return int(pq.read_schema(parts(run / "vectors")[0]).field("vector").type.list_size)

@@ -26,10 +26,9 @@ def exact_neighbors(
     """
     shared = ray.put((queries, query_rows))
     task = ray.remote(_block_neighbors)
-    waiting: list[Any] = []
     best: tuple[IntArray, FloatArray] | None = None
     peak = 0
-    for done in _windowed(task, [(path, shared, k) for path in parts(folder)], waiting):
+    for done in _windowed(task, [(path, shared, k) for path in parts(folder)]):
         rows, dots, used = done
         held = ([rows], [dots]) if best is None else ([best[0], rows], [best[1], dots])
         best = merge_top_k(*held, k)
@@ -39,9 +38,10 @@ def exact_neighbors(
     return *best, peak
 
 
-def _windowed(task: Any, calls: list[tuple[Any, ...]], waiting: list[Any]) -> Iterator[Any]:
+def _windowed(task: Any, calls: list[tuple[Any, ...]]) -> Iterator[Any]:
     """Results as they come, with at most a few tasks a core in flight, so that the driver never holds many."""
     calls = list(reversed(calls))
+    waiting: list[Any] = []
     while calls or waiting:
         while calls and len(waiting) < 2 * node_cpus():
             waiting.append(task.remote(*calls.pop()))

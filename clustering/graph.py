@@ -12,12 +12,12 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from clustering.config import GraphSection
-from clustering.kernels.csr import edges_of, min_distance, narrow, symmetric_csr, undirected_graph
+from clustering.errors import StageError
+from clustering.kernels.csr import BRIDGE_QUERIES, edges_of, min_distance, narrow, symmetric_csr, undirected_graph
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, parts, save_graph, vectors_of
 
-BRIDGE_QUERIES = 200_000  # texts outside the largest piece that are compared with every other text; more stay apart
 BLOCK = 4096
 
 
@@ -33,6 +33,9 @@ def build_graph(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: st
 
 def _build(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) -> Figures:
     rows, cols, distances = _edges(run, k)
+    listed = sum(pq.read_metadata(path).num_rows for path in parts(run / "neighbors"))
+    if listed != n_texts and n_texts > 1:
+        raise StageError(f"{run / 'neighbors'} lists {listed} of {n_texts} texts; start again with run.resume=false")
     too_long = 0
     if cfg.max_distance is not None:
         keep = distances <= cfg.max_distance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -37,7 +38,9 @@ class Address:
         """
         token = os.environ.get(self.token_env, "") if self.token_env else ""
         if self.token_env and not token:
-            raise ConfigError([f"store.token_env: the environment variable {self.token_env} is not set"])
+            raise ConfigError(
+                [f"store.token_env: the environment variable {self.token_env} is not set on {platform.node()}"]
+            )
         _refuse_unreachable(self.uri, self.timeout_s)
         try:
             client = MilvusClient(uri=self.uri, token=token, db_name=self.db_name or "", timeout=self.timeout_s)
@@ -107,6 +110,8 @@ def open_store(config: RunConfig, run: RunDir) -> Iterator[Address]:
 
 def address_of(config: RunConfig, uri: str) -> Address:
     store = config.store
+    if store.embedded:  # Milvus Lite knows neither tokens nor databases
+        return Address(uri, None, None, config.collection, store.timeout_s)
     return Address(uri, store.token_env, store.db_name, config.collection, store.timeout_s)
 
 

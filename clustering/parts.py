@@ -116,7 +116,7 @@ def on_worker(work: Callable[..., T], *args: Any, cpus: float | None = None) -> 
             result = work(*given)
         return result, peak.bytes
 
-    task = ray.remote(measured).options(num_cpus=node_cpus() if cpus is None else cpus, name=work.__name__)
+    task = ray.remote(measured).options(num_cpus=_free_cpus() if cpus is None else cpus, name=work.__name__)
     with original_errors():
         return ray.get(task.remote(*args))  # type: ignore[no-any-return]
 
@@ -131,6 +131,12 @@ def original_errors() -> Iterator[None]:
         while isinstance(inner, ray.exceptions.RayError):
             inner = getattr(inner, "cause", None) or inner.__cause__
         raise inner or error from None
+
+
+def _free_cpus() -> int:
+    """Cores of a node that nobody holds, one at least: a job's own entry point may hold some."""
+    free = int(ray.available_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    return max(1, min(node_cpus(), free))
 
 
 def node_cpus() -> int:

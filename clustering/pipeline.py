@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,7 +24,7 @@ from clustering.errors import ConfigError, StoreError
 from clustering.graph import build_graph
 from clustering.kernels.memory import StagePlan, plan_stages
 from clustering.milvus import open_store
-from clustering.parts import node_cpus
+from clustering.parts import cluster_gpus, node_cpus
 from clustering.plot import plot_map
 from clustering.project import project_texts
 from clustering.read import InputFile, find_files, read_texts
@@ -33,6 +35,7 @@ from clustering.store import check_store, confirm_store, drop_collection, store_
 from clustering.titles import check_titles
 
 log = logging.getLogger("covey")
+GUESSED_DIM = 1024  # where only the loaded model knows it
 ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20}
 PACKAGES = (
     "ray",
@@ -58,19 +61,22 @@ def run_pipeline(config: RunConfig) -> RunDir:
     run = RunDir(config.run.dir)
     files, dim = check_everything(config)
     with run.locked():
-        if not config.run.resume:
-            run.clear()
         marks = fingerprints(config, files)
+        if not config.run.resume:
+            check_store(config, dim, run.id)  # before anything is given up
+            run.clear()
         if run.finished("report", marks["report"]):
             log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
             return run
         if not run.finished("search", marks["search"]):
             check_store(config, dim, run.id)
+        run.discard_stale(marks)  # before the configuration that they were made with is gone
         run.update_manifest(
             config=config.as_dict(), versions=versions(), seed=config.run.seed,
-            python=sys.version.split()[0], machine=f"{platform.system()} {platform.machine()}",
+            machine=f"{platform.system()} {platform.machine()}",
         )  # fmt: skip
         with ray_session():
+            require_gpus(config)
             run_stages(config, run, files, marks)
     return run
 
@@ -81,7 +87,6 @@ def run_stages(config: RunConfig, run: RunDir, files: list[InputFile], marks: di
     def stage(name: str, work: Any) -> Figures:
         return run.stage(name, marks[name], work)
 
-    run.discard_stale(marks)
     seed, metric = config.run.seed, config.store.metric
     read = stage("read", lambda: read_texts(files, config.read, run, node_cpus()))
     n_texts = read["texts"]
@@ -89,8 +94,7 @@ def run_stages(config: RunConfig, run: RunDir, files: list[InputFile], marks: di
         log.warning("no texts: %d records, none with text in read.text_columns", read["records"])
         stage("report", lambda: write_report(run, config))
         return
-    if not run.finished("embed", marks["embed"]):
-        print_plan(run, read, check_encoder(config.embed), config)
+    print_plan(run, read, config, [name for name in marks if not run.finished(name, marks[name])])
     embedded = stage("embed", lambda: embed_texts(run, config.embed))
     if n_texts > 1:  # one text has no neighbors
         search_collection(config, run, marks, n_texts, embedded["dim"])
@@ -110,7 +114,7 @@ def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_t
     with open_store(config, run) as address:
         if run.finished("store", marks["store"]):
             try:
-                confirm_store(address, n_texts)
+                confirm_store(address, n_texts, run.id, marks["store"])
             except StoreError as error:
                 log.warning("store: %s; loading again", error)
                 run.forget("store")
@@ -160,12 +164,22 @@ def fingerprints(config: RunConfig, files: list[InputFile]) -> dict[str, str]:
 
     marks: dict[str, str] = {}
     marks["read"] = fingerprint(settings["read"], [(file.uri, file.size, file.changed) for file in files])
-    marks["embed"] = fingerprint(marks["read"], part("embed", "encoder", "model", "max_tokens", "dtype"))
+    marks["embed"] = fingerprint(
+        marks["read"], part("embed", "encoder", "model", "max_tokens", "dtype"), _folder_state(config.embed.model)
+    )
     marks["store"] = fingerprint(
         marks["embed"], part("store", "uri", "db_name", "index", "params", "metric"), config.collection
     )
     marks["search"] = fingerprint(marks["store"], part("search", "k", "params", "recall_sample"), config.run.seed)
     return {**marks, **later_marks(config, marks["search"])}
+
+
+def _folder_state(model: str | None) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a local model's files, so that other weights in the same folder are noticed."""
+    if model is None or not Path(model).is_dir():
+        return []
+    files = sorted(path for path in Path(model).rglob("*") if path.is_file())
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def later_marks(config: RunConfig, search: str) -> dict[str, str]:
@@ -183,23 +197,28 @@ def later_marks(config: RunConfig, search: str) -> dict[str, str]:
     return marks
 
 
-def print_plan(run: RunDir, read: Figures, dim: int | None, config: RunConfig) -> None:
-    """Log what each stage will need before it starts, and keep it in the manifest."""
-    plan = plan_run(run, read, dim, config)
-    log.info(
-        "plan: texts=%d records=%d dim=%s k=%d", read["texts"], read["records"], dim or "1024 (guess)", config.search.k
-    )
-    for line in plan:
+def print_plan(run: RunDir, read: Figures, config: RunConfig, stages: list[str]) -> None:
+    """Log what each stage still to do will need before it starts, and keep it in the manifest."""
+    left = [line for line in plan_run(read, config) if line.stage in stages]
+    if not left:
+        return
+    dim = check_encoder(config.embed) or f"{GUESSED_DIM} (guessed)"
+    log.info("plan: texts=%d records=%d dim=%s k=%d", read["texts"], read["records"], dim, config.search.k)
+    for line in left:
         log.info("plan: %-8s memory=%s disk=%s", line.stage, _bytes(line.memory_bytes), _bytes(line.disk_bytes))
-    run.update_manifest(plan={line.stage: {"memory": line.memory_bytes, "disk": line.disk_bytes} for line in plan})
+    run.update_manifest(plan={line.stage: {"memory": line.memory_bytes, "disk": line.disk_bytes} for line in left})
 
 
-def plan_run(run: RunDir, read: Figures, dim: int | None, config: RunConfig) -> list[StagePlan]:
+def plan_run(read: Figures, config: RunConfig) -> list[StagePlan]:
     """The bytes of each stage, from what reading has counted."""
     return plan_stages(
-        read["texts"], read["records"], dim or 1024, min(config.search.k, read["texts"]),
-        read["text_bytes"] / read["texts"], ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]),
-    )  # fmt: skip
+        read["texts"],
+        read["records"],
+        check_encoder(config.embed) or GUESSED_DIM,
+        min(config.search.k, read["texts"]),
+        read["text_bytes"] / read["texts"],
+        ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]),
+    )
 
 
 def _bytes(count: int) -> str:
@@ -212,7 +231,7 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(logging_level=logging.ERROR)
+    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.ERROR)
     watched = sys.stderr.isatty()  # in a log file a line a stage says more than a bar
     ray.data.DataContext.get_current().enable_progress_bars = watched
     logging.getLogger("ray.data").setLevel(logging.WARNING if watched else logging.ERROR)
@@ -222,11 +241,25 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
+def require_gpus(config: RunConfig) -> None:
+    """Say so when no GPU is there for the encoder; a cluster may still bring one up, a single node will not.
+
+    Raises: ConfigError on a single node without the GPUs of one actor.
+    """
+    wanted, there = config.embed.gpus_per_actor, cluster_gpus()
+    if wanted <= there:
+        return
+    problem = f"embed.gpus_per_actor={wanted:g}, but Ray has {there:g} GPUs"
+    if "RAY_ADDRESS" in os.environ:
+        log.warning("%s now; the run waits for them", problem)
+    else:
+        raise ConfigError([f"{problem} on this machine; set it to 0, or submit the job to a cluster with GPUs"])
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages that make the result."""
-    found = {"covey": "covey", **{name: name for name in PACKAGES}}
     present: dict[str, str] = {"python": sys.version.split()[0]}
-    for name in found:
+    for name in ("covey", *PACKAGES):
         try:
             present[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -259,11 +292,12 @@ def recluster_run(run: RunDir, overrides: list[str]) -> RunDir:
     config = override_config(config, overrides)
     with run.locked():
         stages = run.manifest["stages"]
-        if "search" not in stages:
-            raise ConfigError([f"{run.path} has no finished search; finish it with covey run first"])
+        if "graph" not in stages:
+            raise ConfigError([f"{run.path} has no finished graph; finish it with covey run first"])
         # The marks of the stages that stay are taken as they are: the input files may be gone by now.
-        marks = later_marks(config, stages["search"]["fingerprint"])
-        kept = {name: stages[name]["fingerprint"] for name in ("read", "embed", "store", "search")}
+        marks = later_marks(config, stages["search"]["fingerprint"] if "search" in stages else "")
+        kept = {name: stage["fingerprint"] for name, stage in stages.items() if name not in marks}
+        run.discard_stale({**kept, **marks})
         run.update_manifest(config=config.as_dict())
         with ray_session():
             run_stages(config, run, [], {**kept, **marks})

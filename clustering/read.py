@@ -226,11 +226,17 @@ def _csv_reader(file: InputFile, stream: Any, wanted: list[str] | None, malforme
         malformed.append(row.actual_columns)
         return "skip"
 
+    tabs = file.format == "tsv"
     return pa.csv.open_csv(
         stream,
         read_options=pa.csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
         parse_options=pa.csv.ParseOptions(
-            delimiter="\t" if file.format == "tsv" else ",", newlines_in_values=True, invalid_row_handler=skip
+            delimiter="\t" if tabs else ",",
+            # A quote in tab-separated values is a character like any other; taken for a quote, a stray one would
+            # swallow all records up to the next.
+            quote_char=False if tabs else '"',
+            newlines_in_values=not tabs,
+            invalid_row_handler=skip,
         ),
         convert_options=pa.csv.ConvertOptions(
             include_columns=wanted,

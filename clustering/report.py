@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 
 from clustering import schema
 from clustering.config import RunConfig
+from clustering.kernels.csr import BRIDGE_QUERIES
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, load_assignment, parts, read_columns, whole, write_json
 
 SHOWN_CLUSTERS = 50
 COLLAPSED = 0.3  # a cluster with a larger share of the records deserves a warning
 NOISY = 0.5
+GOOD_RECALL = 0.95
 
 
 def write_report(run: RunDir, config: RunConfig) -> Figures:
@@ -113,7 +115,7 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
             f"{clusters['noise_share']:.0%} of the records are noise. Lower cluster.min_samples, or use the column "
             f"home, which places every text."
         )
-    if search["recall"] is not None and search["recall_low"] < 0.95:
+    if search["recall"] is not None and search["recall"] < GOOD_RECALL:
         found.append(
             f"The search found {search['recall']:.1%} of the true neighbors. Raise search.params (ef or nprobe), or "
             f"take store.index=FLAT."
@@ -127,7 +129,9 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
         found.append(f"{search['short_rows']} texts got fewer than k={search['k']} neighbors from the index.")
     if (graph["pieces_left"] or 1) > 1:
         found.append(
-            f"The graph is in {graph['pieces_left']} pieces, which stay apart (graph.bridge={config.graph.bridge})."
+            f"The graph is in {graph['pieces_left']} pieces, which stay apart: graph.bridge={config.graph.bridge}, "
+            f"graph.max_distance={config.graph.max_distance}, and no more than {BRIDGE_QUERIES:,} texts outside the "
+            f"largest piece are searched for bridges. A larger search.k leaves fewer pieces."
         )
     return found
 

@@ -132,6 +132,10 @@ class RunDir:
 
     def discard_stale(self, marks: dict[str, str]) -> None:
         """Forget the stages whose fingerprint is not the one in ``marks``, and remove what they left."""
+        begun = self.manifest.get("begun")
+        if begun and begun["fingerprint"] != marks[begun["stage"]]:
+            self._discard(begun["stage"])
+            self.update_manifest(begun=None)
         stages = self.manifest["stages"]
         stale = [name for name, stage in stages.items() if stage["fingerprint"] != marks[name]]
         if stale:

@@ -26,7 +26,9 @@ def check_store(config: RunConfig, dim: int | None, run_id: str) -> None:
     """
     if not config.store.embedded:
         address = address_of(config, config.store.uri)
-        refuse_foreign(address.connect(), address.collection, config.store.metric, dim, run_id)
+        client = address.connect()
+        with talking_to(address):
+            refuse_foreign(client, address.collection, config.store.metric, dim, run_id)
 
 
 def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None, run_id: str) -> str | None:
@@ -146,16 +148,19 @@ def count_rows(client: MilvusClient, name: str) -> int:
     return int(counted["count(*)"])
 
 
-def confirm_store(address: Address, n_texts: int) -> None:
-    """Before the search: the collection still holds every text (a run may go on days later).
+def confirm_store(address: Address, n_texts: int, run_id: str, mark: str) -> None:
+    """Before the search: the collection is still this run's and holds every text (a run may go on days later).
 
     Raises: StoreError when it does not.
     """
     client = address.connect()
-    if not client.has_collection(address.collection):
-        raise StoreError(f"collection {address.collection} is gone from {address.uri}")
-    client.load_collection(address.collection)
-    found = count_rows(client, address.collection)
+    with talking_to(address):
+        if not client.has_collection(address.collection):
+            raise StoreError(f"collection {address.collection} is gone from {address.uri}")
+        if client.describe_collection(address.collection).get("description") != f"{MARK} {run_id} {mark}":
+            raise StoreError(f"collection {address.collection} at {address.uri} has been made anew by another start")
+        client.load_collection(address.collection)
+        found = count_rows(client, address.collection)
     if found != n_texts:
         raise StoreError(f"collection {address.collection} holds {found} vectors for {n_texts} texts")
 

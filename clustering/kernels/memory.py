@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PROCESS = 350 << 20  # an interpreter with Ray, numpy, pyarrow and the stage's libraries
 PART_ROWS = 8192
 
 
@@ -28,17 +27,18 @@ def plan_stages(
     part = min(n_texts, PART_ROWS)
     edges = n_texts * k  # directed
     vectors = n_texts * dim * 4
+    # The first number is what an interpreter with Ray and the stage's libraries holds before it has read a row, in MiB.
     rows = [
-        ("read", n_records * 96, n_texts * (text_bytes + 12) + n_records * 40),  # two 16-byte digests, sorted
-        ("embed", encoder_bytes + part * (dim * 8 + text_bytes * 2 + 400), vectors),
-        ("store", part * dim * 12, vectors * 1.3),
-        ("search", part * (dim * 8 + k * 250), edges * 12),  # a hit is about 250 bytes of Python objects until decoded
-        ("graph", edges * 72, edges * 24),  # sorting keys, then both directions of every edge
-        ("forest", edges * 64, n_texts * 20),
-        ("cluster", n_texts * 350, n_texts * 60),
-        ("describe", n_texts * 40 + n_texts * text_bytes * 2, 1 << 20),
-        ("project", edges * 12 + n_texts * 15 * 60 + part * dim * 4, n_texts * 16),
-        ("plot", n_texts * 120 + min(n_texts, 50_000) * (text_bytes + 1200), 6 << 20),
-        ("report", n_texts * 40 + PART_ROWS * 200, n_records * 60),
+        ("read", 300, n_records * 96, n_texts * (text_bytes + 12) + n_records * 40),  # two 16-byte digests, sorted
+        ("embed", 260, encoder_bytes + part * (dim * 8 + text_bytes * 2 + 400), vectors),
+        ("store", 340, part * dim * 12, vectors * 1.3),
+        ("search", 350, part * (dim * 8 + k * 250), edges * 12),  # a hit is 250 bytes of Python objects until decoded
+        ("graph", 380, edges * 72, edges * 24),  # sorting keys, then both directions of every edge
+        ("forest", 450, edges * 64, n_texts * 20),
+        ("cluster", 450, n_texts * 350, n_texts * 60),
+        ("describe", 440, n_texts * 40 + n_texts * text_bytes * 2, 1 << 20),
+        ("project", 550, edges * 12 + n_texts * 15 * 60 + part * dim * 4, n_texts * 16),
+        ("plot", 630, n_texts * 120 + min(n_texts, 50_000) * (text_bytes + 1200), 6 << 20),
+        ("report", 580, n_texts * 40 + PART_ROWS * 200, n_records * 60),
     ]
-    return [StagePlan(stage, int(memory) + PROCESS, int(disk)) for stage, memory, disk in rows]
+    return [StagePlan(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]

@@ -34,6 +34,9 @@ BAD = {
     "an unknown key": (["cluster.min_sample=3"], "nearest known one is 'cluster.min_samples'"),
     "k below min_samples": (["search.k=3", "project.n_neighbors=3"], "smaller than cluster.min_samples=5"),
     "n_neighbors above k": (["project.n_neighbors=60"], "project.n_neighbors=60 is above search.k=50"),
+    "a misspelled encoder": (["embed.encoder=statik"], "nearest known one is 'static'"),
+    "a name that no collection may have": (["store.collection=my-news"], "store.collection: string should match"),
+    "a parameter that is no number": (["store.params.nlist=many"], "store.params.nlist='many' is not a whole number"),
     "nobody at the address": (
         ["store.uri=http://127.0.0.1:9", "store.index=HNSW", "store.timeout_s=2"],
         "nothing answers at http://127.0.0.1:9",
@@ -211,6 +214,23 @@ def test_rows_do_not_depend_on_how_files_are_cut(run_files, tmp_path):
     assert tables[0].equals(again[0])
     assert tables[1].equals(again[1])
     assert tables[2].select(["text_id", "label", "home"]).equals(again[2].select(["text_id", "label", "home"]))
+
+
+def test_a_stray_quote_in_tab_separated_values_swallows_nothing(run_files, tmp_path):
+    given = tmp_path / "news.tsv"
+    titles = headlines(40)
+    titles[3], titles[30] = '"' + titles[3], '"' + titles[30]
+    given.write_text("id\ttitle\n" + "".join(f"n{n}\t{title}\n" for n, title in enumerate(titles)))
+    run, result = run_files(f"read.paths={given}")
+    assert result.status == 0, result.err
+    assert pq.read_table(run / "texts")["text"].to_pylist() == titles
+
+
+def test_a_gpu_that_is_not_there_is_said(run_files, tmp_path):
+    given = write_csv(tmp_path / "news.csv", headlines(12))
+    _, result = run_files(f"read.paths={given}", "embed.gpus_per_actor=1")
+    assert result.status == 2
+    assert "Ray has 0 GPUs" in result.err
 
 
 def test_the_limit_takes_the_first_records(run_files, tmp_path):

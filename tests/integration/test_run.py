@@ -174,11 +174,30 @@ def test_new_texts_find_the_clusters_of_their_words(finished, covey, sample, tmp
     placed = pq.read_table(output)
     assert placed["text_id"].to_pylist() == labels["text_id"].to_pylist()
     np.testing.assert_allclose(placed["distance"].to_numpy(), 0, atol=2e-3)  # each finds itself
-    assert (placed["home"].to_numpy() == labels["home"].to_numpy()).mean() > 0.95
+    for name in ("label", "home"):
+        assert placed[name].equals(labels[name])
     strange = tmp_path / "strange.csv"
     strange.write_text("id,title\nx,Recipe for lentil soup with cumin\n")
     assert covey("assign", "--run", run.path, "--input", strange, "--output", output).status == 0
     assert pq.read_table(output)["label"].to_pylist() == [-1]
+
+
+def test_neighbors_that_are_gone_are_noticed(finished, covey):
+    run = finished
+    shutil.rmtree(run / "neighbors")
+    result = covey("recluster", "--run", run.path, "graph.k=20")
+    assert result.status == 1
+    assert "lists 0 of" in result.err
+
+
+def test_a_start_that_fails_leaves_the_finished_run_its_configuration(finished, run_files, sample, monkeypatch):
+    run = finished
+    before = run.manifest["config"]
+    _, result = run_files(f"read.paths={sample}", "search.k=30", "run.resume=false", "store.uri=http://127.0.0.1:9",
+                          "store.index=null", "store.timeout_s=1")  # fmt: skip
+    assert result.status == 2
+    assert run.manifest["config"] == before
+    assert (run / "labels.parquet").exists()
 
 
 def test_copies_weigh_on_request(run_files, tmp_path):

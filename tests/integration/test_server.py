@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,22 @@ def test_changed_texts_are_loaded_anew(covey, sample, milvus_server, tmp_path):
     counts = RunDir(tmp_path / "changing").report["counts"]
     (held,) = MilvusClient(uri=milvus_server).query("covey_changing", filter="", output_fields=["count(*)"])
     assert held["count(*)"] == counts["texts"] < 200
+
+
+def test_vectors_of_another_start_are_not_searched(covey, sample, milvus_server, tmp_path):
+    run = RunDir(tmp_path / "copied")
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]
+    assert covey(*words, f"run.dir={run.path}").status == 0
+    before = labels_of(run.path)
+    copy = shutil.copytree(run.path, tmp_path / "elsewhere" / "copied")  # with the same id and collection
+    other = tmp_path / "other.csv"
+    other.write_text(sample.read_text().replace("a", "e"))
+    assert covey(*words[:3], f"read.paths={other}", words[4], f"run.dir={copy}").status == 0
+    result = covey(*words, f"run.dir={run.path}", "search.k=49")
+    assert result.status == 0, result.err
+    assert "made anew by another start" in result.err
+    assert run.report["search"]["recall"] == 1
+    assert adjusted_rand_score(before, labels_of(run.path)) > 0.9
 
 
 def test_a_collection_that_is_gone_is_loaded_again(covey, sample, milvus_server, tmp_path):
