@@ -14,12 +14,12 @@ from clustering.config import EmbedSection, ReadSection, RunConfig
 from clustering.encoders import load_encoder
 from clustering.errors import ConfigError
 from clustering.exact import exact_neighbors
-from clustering.kernels.csr import min_distance
 from clustering.kernels.topk import FloatArray, dot_distance
 from clustering.parts import original_errors
 from clustering.read import clean_text, find_files, read_columns_of
 from clustering.rundir import Figures, RunDir, load_assignment, load_forest, whole
 
+SAME = 2e-6  # 1 - cosine of equal texts, by rounding
 BATCH = 2000  # texts that are encoded and searched at once
 ASSIGNED = pa.schema(
     [
@@ -116,7 +116,7 @@ class _Clusters:
             "home_strength": np.where(inside, 1, 1 / (1 + height / self.middle)),
         }
         # A text that the run already has is where the run has put it.
-        known = away[:, 0] <= min_distance(self.metric)
+        known = dots[:, 0] >= 1 - SAME
         columns = {name: np.where(known, self.held[name][rows[:, 0]], column) for name, column in found.items()}
         typed = {
             name: pa.array(column.astype(ASSIGNED.field(name).type.to_pandas_dtype()))
