@@ -124,7 +124,12 @@ class RunDir:
         figures = work()
         seconds = time.perf_counter() - started
         stages = self.manifest["stages"]
-        stages[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 3), "figures": figures}
+        stages[name] = {
+            "fingerprint": fingerprint,
+            "finished": round(time.time(), 3),
+            "seconds": round(seconds, 3),
+            "figures": figures,
+        }
         self.update_manifest(stages=stages, begun=None)
         shown = " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
         log.info("%s: %s seconds=%.1f", name, shown, seconds)
