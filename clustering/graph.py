@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -16,7 +15,7 @@ from clustering.errors import StageError
 from clustering.kernels.csr import BRIDGE_QUERIES, edges_of, min_distance, narrow, symmetric_csr, undirected_graph
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import on_worker
-from clustering.rundir import Figures, RunDir, parts, save_graph, vectors_of
+from clustering.rundir import Figures, RunDir, flat_neighbors, gather, parts, save_graph, vectors_of
 
 BLOCK = 4096
 
@@ -62,13 +61,10 @@ def _edges(run: RunDir, k: int) -> tuple[IntArray, IntArray, FloatArray]:
     rows, cols = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     distances = [np.empty(0, np.float32)]
     for path in parts(run / "neighbors"):
-        table = pq.read_table(path)
-        lengths = pa.compute.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
-        place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        near = place < k
-        rows.append(np.repeat(table["row"].to_numpy(), lengths)[near])
-        cols.append(table["neighbors"].combine_chunks().flatten().to_numpy()[near])
-        distances.append(table["distances"].combine_chunks().flatten().to_numpy()[near])
+        row, _, neighbor, distance = flat_neighbors(path, k)
+        rows.append(row)
+        cols.append(neighbor)
+        distances.append(distance)
     return np.concatenate(rows), np.concatenate(cols), np.concatenate(distances)
 
 
@@ -118,7 +114,7 @@ def _nearest_outside(
     vectors: Path, queries: IntArray, piece: NDArray[np.int32], metric: str
 ) -> tuple[FloatArray, IntArray]:
     """For each query row the nearest text of another piece: distance and row; ties go to the smaller row."""
-    mine = _gather(vectors, queries)
+    mine = vectors_of(gather(vectors, queries, ["vector"]))
     best = np.full(len(queries), -np.inf, np.float32)
     where = np.full(len(queries), -1, np.int64)
     for path in parts(vectors):
@@ -131,13 +127,3 @@ def _nearest_outside(
         nearer = value > best
         best[nearer], where[nearer] = value[nearer], rows[top[nearer]]
     return dot_distance(best, metric), where
-
-
-def _gather(vectors: Path, rows: IntArray) -> FloatArray:
-    found = []
-    for path in parts(vectors):
-        table = pq.read_table(path, columns=["row"])
-        places = np.flatnonzero(np.isin(table["row"].to_numpy(), rows))
-        if len(places):
-            found.append(vectors_of(pq.read_table(path, columns=["vector"]).take(places)))
-    return np.concatenate(found)

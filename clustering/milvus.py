@@ -80,7 +80,7 @@ def _without(secret: str, text: str) -> str:
 
 def _refuse_unreachable(uri: str, timeout_s: float) -> None:
     """Say early, and within a stated time, that nobody listens; a client would try far longer."""
-    host, _, port = uri.split("://", 1)[1].split("/")[0].rpartition("@")[2].partition(":")
+    host, _, port = uri.split("://", 1)[1].split("/")[0].partition(":")
     number = int(port) if port.isdigit() else (443 if uri.startswith("https") else 19530)
     deadline = time.monotonic() + timeout_s
     while True:

@@ -108,15 +108,15 @@ def map_parts(
     return sorted(found, key=lambda result: int(result["item"]))
 
 
-def on_worker(work: Callable[..., T], *args: Any, cpus: float | None = None) -> tuple[T, int]:
-    """Run ``work(*args)`` as one Ray task with a node's cores; return its result and its peak memory in bytes."""
+def on_worker(work: Callable[..., T], *args: Any) -> tuple[T, int]:
+    """Run ``work(*args)`` as one Ray task with a node's free cores; return its result and its peak memory in bytes."""
 
     def measured(*given: Any) -> tuple[T, int]:
         with measured_peak() as peak:
             result = work(*given)
         return result, peak.bytes
 
-    task = ray.remote(measured).options(num_cpus=_free_cpus() if cpus is None else cpus, name=work.__name__)
+    task = ray.remote(measured).options(num_cpus=_free_cpus(), name=work.__name__)
     with original_errors():
         return ray.get(task.remote(*args))  # type: ignore[no-any-return]
 

@@ -22,7 +22,7 @@ from clustering.embed import embed_texts
 from clustering.encoders import check_encoder
 from clustering.errors import ConfigError, StoreError
 from clustering.graph import build_graph
-from clustering.kernels.memory import StagePlan, plan_stages
+from clustering.kernels.memory import plan_stages
 from clustering.milvus import open_store
 from clustering.parts import cluster_gpus, node_cpus
 from clustering.plot import plot_map
@@ -62,14 +62,13 @@ def run_pipeline(config: RunConfig) -> RunDir:
     files, dim = check_everything(config)
     with run.locked():
         marks = fingerprints(config, files)
-        if not config.run.resume:
-            check_store(config, dim, run.id)  # before anything is given up
-            run.clear()
-        if run.finished("report", marks["report"]):
+        if config.run.resume and run.finished("report", marks["report"]):
             log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
             return run
-        if not run.finished("search", marks["search"]):
-            check_store(config, dim, run.id)
+        if not (config.run.resume and run.finished("search", marks["search"])):
+            check_store(config, dim, run.id)  # before anything is given up
+        if not config.run.resume:
+            run.clear()
         run.discard_stale(marks)  # before the configuration that they were made with is gone
         run.update_manifest(
             config=config.as_dict(), versions=versions(), seed=config.run.seed,
@@ -199,26 +198,23 @@ def later_marks(config: RunConfig, search: str) -> dict[str, str]:
 
 def print_plan(run: RunDir, read: Figures, config: RunConfig, stages: list[str]) -> None:
     """Log what each stage still to do will need before it starts, and keep it in the manifest."""
-    left = [line for line in plan_run(read, config) if line.stage in stages]
-    if not left:
+    if not stages:
         return
-    dim = check_encoder(config.embed) or f"{GUESSED_DIM} (guessed)"
-    log.info("plan: texts=%d records=%d dim=%s k=%d", read["texts"], read["records"], dim, config.search.k)
-    for line in left:
-        log.info("plan: %-8s memory=%s disk=%s", line.stage, _bytes(line.memory_bytes), _bytes(line.disk_bytes))
-    run.update_manifest(plan={line.stage: {"memory": line.memory_bytes, "disk": line.disk_bytes} for line in left})
-
-
-def plan_run(read: Figures, config: RunConfig) -> list[StagePlan]:
-    """The bytes of each stage, from what reading has counted."""
-    return plan_stages(
+    known = check_encoder(config.embed)
+    plan = plan_stages(
         read["texts"],
         read["records"],
-        check_encoder(config.embed) or GUESSED_DIM,
+        known or GUESSED_DIM,
         min(config.search.k, read["texts"]),
         read["text_bytes"] / read["texts"],
         ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]),
     )
+    left = [line for line in plan if line.stage in stages]
+    dim = known or f"{GUESSED_DIM} (guessed)"
+    log.info("plan: texts=%d records=%d dim=%s k=%d", read["texts"], read["records"], dim, config.search.k)
+    for line in left:
+        log.info("plan: %-8s memory=%s disk=%s", line.stage, _bytes(line.memory_bytes), _bytes(line.disk_bytes))
+    run.update_manifest(plan={line.stage: {"memory": line.memory_bytes, "disk": line.disk_bytes} for line in left})
 
 
 def _bytes(count: int) -> str:

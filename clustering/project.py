@@ -15,7 +15,7 @@ from clustering import schema
 from clustering.config import ProjectSection
 from clustering.errors import StageError
 from clustering.parts import on_worker
-from clustering.rundir import Figures, RunDir, part_name, parts, vectors_of, write_table
+from clustering.rundir import Figures, RunDir, flat_neighbors, part_name, parts, vectors_of, write_table
 
 FloatArray = NDArray[np.float32]
 AMID = 3  # placed neighbors that a text outside the sample lies amid
@@ -163,14 +163,8 @@ def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tup
     indices = np.repeat(np.arange(n_texts)[:, None], n_neighbors, axis=1)
     distances = np.zeros((n_texts, n_neighbors), np.float32)
     for path in parts(run / "neighbors"):
-        table = pq.read_table(path)
-        rows = table["row"].to_numpy()
-        lengths = pa.compute.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
-        place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        near = place < n_neighbors - 1
-        where = np.repeat(rows, lengths)[near], place[near] + 1
-        indices[where] = table["neighbors"].combine_chunks().flatten().to_numpy()[near]
-        distances[where] = table["distances"].combine_chunks().flatten().to_numpy()[near]
+        row, place, neighbor, distance = flat_neighbors(path, n_neighbors - 1)
+        indices[row, place + 1], distances[row, place + 1] = neighbor, distance
     return indices, distances
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.sparse import csr_array
 
@@ -230,22 +231,36 @@ def read_columns(folder: Path, columns: list[str]) -> pa.Table:
     return pa.concat_tables([pq.read_table(path, columns=columns) for path in found])
 
 
+def gather(folder: Path, rows: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:
+    """Some columns of some rows of an artefact, ascending by row, read part by part."""
+    found = []
+    for path in parts(folder):
+        held = pq.read_table(path, columns=["row"])["row"].to_numpy()
+        places = np.flatnonzero(np.isin(held, rows))
+        if len(places):
+            found.append(pq.read_table(path, columns=columns).take(places))
+    return pa.concat_tables(found)
+
+
 def gather_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
-    """The texts of some rows, read part by part."""
-    wanted = np.unique(rows)
-    found: dict[int, str] = {}
-    for path in parts(run / "texts"):
-        found.update(_texts_of(path, wanted))
-    return found
-
-
-def _texts_of(path: Path, wanted: np.ndarray[Any, Any]) -> dict[int, str]:
-    held = pq.read_table(path, columns=["row"])["row"].to_numpy()
-    places = np.flatnonzero(np.isin(held, wanted))
-    if not len(places):
+    """The texts of some rows."""
+    if not rows.size:
         return {}
-    texts = pq.read_table(path, columns=["text"])["text"].take(places).to_pylist()
-    return dict(zip(held[places].tolist(), texts, strict=True))
+    table = gather(run / "texts", rows, ["row", "text"])
+    return dict(zip(table["row"].to_pylist(), table["text"].to_pylist(), strict=True))
+
+
+def flat_neighbors(path: Path, k: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """The k nearest of each list of a part of neighbors/, one entry a neighbor.
+
+    Returns: row int64, place in its list (0 the nearest), neighbor int64, distance float32, each shape (n_entries,)
+    """
+    table = pq.read_table(path)
+    lengths = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
+    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    near = place < k
+    flat = (table[name].combine_chunks().flatten().to_numpy()[near] for name in ("neighbors", "distances"))
+    return np.repeat(table["row"].to_numpy(), lengths)[near], place[near], *flat
 
 
 def load_forest(run: RunDir) -> Forest:

@@ -16,7 +16,7 @@ from clustering.exact import exact_neighbors
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance, drop_self, score_distance, wilson_interval
 from clustering.milvus import Address, default_nlist, talking_to
 from clustering.parts import Item, map_parts, peak_of
-from clustering.rundir import Figures, RunDir, parts, vectors_of, write_table
+from clustering.rundir import Figures, RunDir, gather, parts, vectors_of, write_table
 
 TIE = 2e-6  # squared distance below which two texts count as equally near
 
@@ -29,7 +29,6 @@ class Searcher:
         self.client = address.connect()
 
     def __call__(self, item: Item) -> Item:
-        started = time.perf_counter()
         table = pq.read_table(self.run / "vectors" / item["name"])
         rows, vectors = table["row"].to_numpy(), vectors_of(table)
         ids: list[IntArray] = []
@@ -57,7 +56,7 @@ class Searcher:
             pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(distances))),
         ]
         write_table(self.run / "neighbors" / item["name"], pa.table(columns, schema=schema.NEIGHBORS))
-        return {"rows": len(rows), "busy": time.perf_counter() - started}
+        return {"rows": len(rows)}
 
 
 def search_neighbors(
@@ -118,16 +117,10 @@ def measure_recall(run: RunDir, metric: str, k: int, sample: int, n_texts: int, 
     if sample == 0 or k == 0:
         return {"recall": None, "recall_low": None, "recall_high": None, "recall_sample": 0}, 0
     rows = np.sort(np.random.default_rng(seed).choice(n_texts, min(sample, n_texts), replace=False))
-    vectors, found = [], []
-    for path in parts(run / "vectors"):
-        row = pq.read_table(path, columns=["row"])["row"].to_numpy()
-        places = np.flatnonzero(np.isin(row, rows))
-        if not len(places):
-            continue
-        vectors.append(vectors_of(pq.read_table(path, columns=["vector"]).take(places)))
-        listed = pq.read_table(run / "neighbors" / path.name, columns=["distances"]).take(places)
-        found += [np.asarray(distances, np.float32) for distances in listed["distances"].to_pylist()]
-    _, dots, peak = exact_neighbors(run / "vectors", np.concatenate(vectors), rows, k)
+    vectors = vectors_of(gather(run / "vectors", rows, ["vector"]))
+    listed = gather(run / "neighbors", rows, ["distances"])["distances"].to_pylist()
+    found = [np.asarray(distances, np.float32) for distances in listed]
+    _, dots, peak = exact_neighbors(run / "vectors", vectors, rows, k)
     edge = _squared(dot_distance(dots[:, -1], metric), metric) + TIE
     shares = [np.count_nonzero(_squared(near, metric) <= limit) / k for near, limit in zip(found, edge, strict=True)]
     recall = float(np.mean(shares))
