@@ -48,6 +48,13 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     if not (run / "report.json").exists() or not (run / "assignment.parquet").exists():
         raise ConfigError([f"{run.path} holds no finished clusters; finish it with covey run first"])
     read = config.read
+    if read.collection is not None:
+        raise ConfigError(
+            [
+                f"{run.path} clusters the vectors of a collection; their encoder is not known here, so new texts "
+                f"cannot be given vectors that fit"
+            ]
+        )
     wanted = list(dict.fromkeys([*read.text_columns, *([read.id_column] if read.id_column else [])]))
     files = find_files(ReadSection(paths=tuple(paths), text_columns=read.text_columns, id_column=read.id_column))
     table = read_columns_of(files, wanted)

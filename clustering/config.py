@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, field, fields
+from dataclasses import MISSING, asdict, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,24 @@ ENCODERS = ("static", "minilm", "bge-m3")  # any other name is a sentence-transf
 EMBEDDED_INDEXES = ("FLAT", "IVF_FLAT")  # what Milvus Lite 2.5 offers
 SERVER_INDEXES = ("HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA")
 MILVUS_TOP_K = 16_384  # the server's own limit of hits a query
+
+# What an index takes when it is built and when it is searched, with the least and largest values that servers accept.
+BUILD_PARAMS: dict[str, dict[str, tuple[int, int]]] = {
+    "HNSW": {"M": (2, 2048), "efConstruction": (1, 1 << 31)},
+    "IVF_FLAT": {"nlist": (1, 65_536)},
+    "IVF_SQ8": {"nlist": (1, 65_536)},
+    "GPU_CAGRA": {"intermediate_graph_degree": (1, 1 << 16), "graph_degree": (1, 1 << 16)},
+}
+SEARCH_PARAMS: dict[str, dict[str, tuple[int, int]]] = {
+    "HNSW": {"ef": (1, 32_768)},
+    "IVF_FLAT": {"nprobe": (1, 65_536)},
+    "IVF_SQ8": {"nprobe": (1, 65_536)},
+    "DISKANN": {"search_list": (1, 65_535)},
+    "GPU_CAGRA": {"itopk_size": (1, 1 << 16)},
+    "AUTOINDEX": {"level": (1, 10)},
+}
+LISTED = ("ef", "search_list", "itopk_size")  # as many candidates are kept, so no less than k + 1
+GPU_PARAMS = ("build_algo", "adapt_for_cpu", "cache_dataset_on_device", "search_width", "min_iterations", "team_size")
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -37,14 +55,31 @@ class RunSection:
 
 
 @dataclass(frozen=True, config=_strict)
+class CollectionInput:
+    """Somebody's Milvus collection whose vectors are clustered; nothing in it is changed."""
+
+    uri: str  # the server's address
+    name: str
+    text_field: str
+    vector_field: str | None = None  # none: the only field of float vectors
+    id_field: str | None = None  # becomes text_id; none: the primary key
+    token_env: str | None = None  # this and the rest as in section store
+    token_file: str | None = None
+    ca_file: str | None = None
+    server_name: str | None = None
+    db_name: str | None = None
+
+
+@dataclass(frozen=True, config=_strict)
 class ReadSection:
-    """Which records are read, and what of them becomes the text."""
+    """Which records are read, and what of them becomes the text: those of files, or those of a collection."""
 
     paths: tuple[str, ...] = ()  # files, globs, directories, URIs; csv, tsv, jsonl, parquet, each also .gz
-    text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("title", "description")
+    collection: CollectionInput | None = None  # instead of paths: texts with the vectors that they already have
+    text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("title", "description")  # of files
     separator: str = "\n"  # stands between two text columns
-    id_column: str | None = None  # none: file name and record number
-    limit: Positive | None = None  # only the first records, in the order of the paths
+    id_column: str | None = None  # of files; none: file name and record number
+    limit: Positive | None = None  # only the first records, in the order of the paths or of the collection's keys
 
 
 @dataclass(frozen=True, config=_strict)
@@ -66,14 +101,19 @@ class StoreSection:
 
     uri: str = EMBEDDED  # embedded (Milvus Lite in the run directory), or the address of a server
     token_env: str | None = None  # name of the environment variable that holds the token (or user:password)
+    token_file: str | None = None  # or a file that holds it, on every node
+    ca_file: str | None = None  # certificate of the authority of an https:// server; none: the system's authorities
+    server_name: str | None = None  # name in the server's certificate, where it is not the address's
     db_name: str | None = None
     collection: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] | None = None  # none: covey_<run name>
     index: Literal["HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA"] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)  # of the index: M, efConstruction, nlist
     metric: Literal["L2", "COSINE", "IP"] = "L2"
-    load: Literal["stream"] = "stream"
+    load: Literal["stream", "bulk"] = "stream"  # requests by actors, or files that the server imports itself
+    bulk_path: str | None = None  # for bulk: a folder that the server sees too, or s3://bucket/prefix of its storage
     keep: bool = True  # false: the collection is dropped when the run is done
-    timeout_s: Annotated[float, Field(gt=0)] = 20  # how long an unreachable server is tried
+    timeout_s: Annotated[float, Field(gt=0)] = 20  # how long an unreachable server is tried before any work
+    patience_s: Annotated[float, Field(gt=0)] = 300  # how long one that went away is waited for in the midst of it
 
     @property
     def embedded(self) -> bool:
@@ -91,8 +131,9 @@ class SearchSection:
 
     k: Annotated[int, Field(ge=1, lt=MILVUS_TOP_K)] = 50  # nearest other texts
     params: Mapping[str, Any] = field(default_factory=dict)  # ef, nprobe
+    target_recall: Annotated[float, Field(gt=0, lt=1)] | None = None  # raise ef or nprobe until a sample reaches it
     actors: Positive = 2
-    queries_per_request: Annotated[int, Field(ge=1, le=MILVUS_TOP_K)] = 500
+    queries_per_request: Annotated[int, Field(ge=1, le=MILVUS_TOP_K)] = 1000  # fewer where bytes would pass the limits
     recall_sample: Annotated[int, Field(ge=0, le=10_000)] = (
         1000  # rows whose neighbors are compared with exact search; 0: none
     )
@@ -304,11 +345,32 @@ def _keep_known(raw: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
                     elsewhere = f"; '{everywhere[key]}.{key}' exists" if key in everywhere else ""
                     problems.append(f"unknown key '{name}.{key}'{elsewhere or _nearest(key, allowed, name + '.')}")
             known[name] = {key: _tuples(value) for key, value in keys.items() if key in allowed}
+    if isinstance(known.get("read"), dict) and known["read"].get("collection") is not None:
+        known["read"]["collection"] = _known_collection(known["read"]["collection"], problems)
     if isinstance(known.get("read"), dict):
         for key in ("paths", "text_columns"):  # one word stands for a list of one
             if isinstance(known["read"].get(key), str):
                 known["read"][key] = (known["read"][key],)
     return known
+
+
+def _known_collection(given: Any, problems: list[str]) -> dict[str, Any] | None:
+    """The known keys of read.collection; values that stand in a wrong place may be secrets, so none is shown."""
+    allowed = _keys(CollectionInput)
+    needed = [key.name for key in fields(CollectionInput) if key.default is MISSING]
+    if not isinstance(given, dict):
+        problems.append(f"read.collection holds a {type(given).__name__}; expected the keys {', '.join(needed)}")
+        return None
+    problems += [
+        f"unknown key 'read.collection.{key}'{_nearest(key, allowed, 'read.collection.')}"
+        for key in given
+        if key not in allowed
+    ]
+    missing = [key for key in needed if given.get(key) is None]
+    if missing:
+        problems.append(f"read.collection lacks {', '.join(missing)}; it needs {', '.join(needed)}")
+        return None
+    return {key: value for key, value in given.items() if key in allowed}
 
 
 def _keys(section: type) -> list[str]:
@@ -347,26 +409,76 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"project.n_neighbors={config.project.n_neighbors} is above search.k={search.k}; the map reuses the "
             f"searched neighbors: lower it, or raise search.k (graph.k keeps the graph at its size)"
         )
-    for section, params in (("store", store.params), ("search", search.params)):
-        for key in ("M", "efConstruction", "nlist", "ef", "nprobe", "search_list"):
-            if key in params and (not isinstance(params[key], int) or params[key] < 1):
-                found.append(f"{section}.params.{key}={params[key]!r} is not a whole number above 0")
+    found += _wrong_params(store, search)
     near = difflib.get_close_matches(config.embed.encoder, ENCODERS, n=1, cutoff=0.7)
     if near and config.embed.encoder not in ENCODERS and config.embed.model is None:
         found.append(f"embed.encoder={config.embed.encoder!r} is not known; the nearest known one is '{near[0]}'")
-    ef = search.params.get("ef")
-    if isinstance(ef, int) and ef < search.k + 1:
-        found.append(f"search.params.ef={ef} is below k + 1 = {search.k + 1}, which Milvus refuses; raise it")
-    nprobe, nlist = search.params.get("nprobe"), store.params.get("nlist")
-    if isinstance(nprobe, int) and isinstance(nlist, int) and nprobe > nlist:
-        found.append(f"search.params.nprobe={nprobe} is above store.params.nlist={nlist}; lower it to {nlist} at most")
     if store.embedded and store.index_type not in EMBEDDED_INDEXES:
         found.append(
             f"store.index={store.index} is not offered by the embedded store; take one of "
             f"{', '.join(EMBEDDED_INDEXES)}, or give the address of a server in store.uri"
         )
-    if "@" in store.uri:  # the address is printed and saved, so it must not hold a secret; nor is it printed here
-        found.append("store.uri holds a user or password; name an environment variable with it in store.token_env")
-    elif not store.embedded and "://" not in store.uri:
-        found.append(f"store.uri={store.uri!r} is neither '{EMBEDDED}' nor an address such as http://host:19530")
+    if store.load == "bulk" and store.embedded:
+        found.append("store.load=bulk needs a server; the embedded store takes stream only")
+    elif store.load == "bulk" and not store.bulk_path:
+        found.append(
+            "store.load=bulk needs store.bulk_path: a folder that the server sees under the same path, or "
+            "s3://bucket/prefix in the bucket that it stores in"
+        )
+    found += _wrong_address("store", store)
+    if config.read.collection is not None:
+        found += _wrong_address("read.collection", config.read.collection)
+        if config.read.paths:
+            found.append("read.paths and read.collection are both given; keep one (read.paths=[] empties the other)")
+    return found
+
+
+def _wrong_address(place: str, given: StoreSection | CollectionInput) -> list[str]:
+    """What is wrong with the address of a server, or contradicts it; ``place`` is where it stands."""
+    found = []
+    if given.token_env and given.token_file:
+        found.append(f"{place}.token_env and {place}.token_file are both given; keep one")
+    if (given.ca_file or given.server_name) and not given.uri.startswith("https://"):
+        found.append(f"{place}.ca_file and {place}.server_name belong to a {place}.uri that begins with https://")
+    takes = f"neither '{EMBEDDED}' nor an" if isinstance(given, StoreSection) else "no"
+    if "@" in given.uri:  # the address is printed and saved, so it must not hold a secret; nor is it printed here
+        found.append(f"{place}.uri holds a user or password; name an environment variable with it in {place}.token_env")
+    elif "://" not in given.uri and not (isinstance(given, StoreSection) and given.embedded):
+        found.append(f"{place}.uri={given.uri!r} is {takes} address such as http://host:19530")
+    return found
+
+
+def _wrong_params(store: StoreSection, search: SearchSection) -> list[str]:
+    """Parameters that the index does not take, that are out of range, or that contradict k or each other."""
+    found = []
+    index = store.index_type
+    for section, params, known in (
+        ("store", store.params, BUILD_PARAMS.get(index, {})),
+        ("search", search.params, SEARCH_PARAMS.get(index, {})),
+    ):
+        for key, value in params.items():
+            if key in known:
+                low, high = known[key]
+                if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                    found.append(f"{section}.params.{key}={value!r} is not a whole number from {low} to {high}")
+            elif key != "mmap.enabled" and not (index == "GPU_CAGRA" and key in GPU_PARAMS):
+                takes = f"it takes {', '.join(known)}" if known else "it takes none"
+                found.append(f"{section}.params.{key} is not a parameter of index {index}; {takes} here")
+    for key in LISTED:
+        value = search.params.get(key)
+        if isinstance(value, int) and value < search.k + 1:
+            found.append(f"search.params.{key}={value} is below k + 1 = {search.k + 1}, which Milvus refuses; raise it")
+    nprobe, nlist = search.params.get("nprobe"), store.params.get("nlist")
+    if isinstance(nprobe, int) and isinstance(nlist, int) and nprobe > nlist:
+        found.append(f"search.params.nprobe={nprobe} is above store.params.nlist={nlist}; lower it to {nlist} at most")
+    wide, degree = store.params.get("intermediate_graph_degree"), store.params.get("graph_degree")
+    if isinstance(wide, int) and isinstance(degree, int) and degree > wide:
+        found.append(f"store.params.graph_degree={degree} is above intermediate_graph_degree={wide}; lower it")
+    if search.target_recall is not None and index in ("FLAT", "AUTOINDEX"):
+        why = "its search is exact" if index == "FLAT" else "it has no parameter that could be raised"
+        found.append(f"search.target_recall has no meaning for index {index}: {why}; leave it out")
+    if search.target_recall is not None and search.recall_sample < 100:
+        found.append(
+            f"search.target_recall is measured on search.recall_sample={search.recall_sample} rows; take 100 at least"
+        )
     return found

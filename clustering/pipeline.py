@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import ray
 import ray.data
 
 from clustering.cluster import build_forest, cluster_graph
+from clustering.collection import Source, find_collection, read_collection
 from clustering.config import RunConfig, build_config, override_config
 from clustering.describe import describe_clusters
-from clustering.embed import embed_texts
+from clustering.embed import adopt_vectors, embed_texts
 from clustering.encoders import check_encoder
 from clustering.errors import ConfigError, StoreError
 from clustering.graph import build_graph
@@ -59,9 +61,9 @@ def run_pipeline(config: RunConfig) -> RunDir:
         known; CoveyError for a stage that cannot finish.
     """
     run = RunDir(config.run.dir)
-    files, dim = check_everything(config)
+    source, dim = check_everything(config)
     with run.locked():
-        marks = fingerprints(config, files)
+        marks = fingerprints(config, source)
         if config.run.resume and run.finished("report", marks["report"]):
             log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
             return run
@@ -75,26 +77,31 @@ def run_pipeline(config: RunConfig) -> RunDir:
             machine=f"{platform.system()} {platform.machine()}",
         )  # fmt: skip
         with ray_session():
-            require_gpus(config)
-            run_stages(config, run, files, marks)
+            if isinstance(source, list):
+                require_gpus(config)
+            run_stages(config, run, source, marks)
     return run
 
 
-def run_stages(config: RunConfig, run: RunDir, files: list[InputFile], marks: dict[str, str]) -> None:
+def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source, marks: dict[str, str]) -> None:
     """The way of one text. Each line leaves an artefact, or keeps the one that a run before has left."""
 
     def stage(name: str, work: Any) -> Figures:
         return run.stage(name, marks[name], work)
 
     seed, metric = config.run.seed, config.store.metric
-    read = stage("read", lambda: read_texts(files, config.read, run, node_cpus()))
+    if isinstance(source, Source):
+        read = stage("read", lambda: read_collection(source, config.read, run, node_cpus()))
+    else:
+        read = stage("read", lambda: read_texts(source, config.read, run, node_cpus()))
     n_texts = read["texts"]
     if n_texts == 0:
         log.warning("no texts: %d records, none with text in read.text_columns", read["records"])
         stage("report", lambda: write_report(run, config))
         return
-    print_plan(run, read, config, [name for name in marks if not run.finished(name, marks[name])])
-    embedded = stage("embed", lambda: embed_texts(run, config.embed))
+    print_plan(run, read, config, source, [name for name in marks if not run.finished(name, marks[name])])
+    embed = adopt_vectors if isinstance(source, Source) else lambda run: embed_texts(run, config.embed)
+    embedded = stage("embed", lambda: embed(run))
     if n_texts > 1:  # one text has no neighbors
         search_collection(config, run, marks, n_texts, embedded["dim"])
     stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
@@ -128,17 +135,18 @@ def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_t
             drop_collection(address)
 
 
-def check_everything(config: RunConfig) -> tuple[list[InputFile], int | None]:
-    """What can be known to be wrong before any work, said at once: the input files and the encoder.
+def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int | None]:
+    """What can be known to be wrong before any work, said at once: the input and the encoder.
 
-    Returns: the input files, and the vectors' dimension where it is known beforehand.
+    Returns: the input files or the collection, and the vectors' dimension where it is known beforehand.
     Raises: ConfigError with every problem.
     """
     problems: list[str] = []
-    files: list[InputFile] = []
+    source: list[InputFile] | Source = []
     dim = None
+    given = config.read.collection
     try:
-        files = find_files(config.read)
+        source = find_files(config.read) if given is None else find_collection(given)
     except ConfigError as error:
         problems += error.problems
     try:
@@ -146,15 +154,15 @@ def check_everything(config: RunConfig) -> tuple[list[InputFile], int | None]:
     except ConfigError as error:
         problems += error.problems
     try:
-        dim = check_encoder(config.embed)
+        dim = source.dim if isinstance(source, Source) else check_encoder(config.embed)
     except ConfigError as error:
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return files, dim
+    return source, dim
 
 
-def fingerprints(config: RunConfig, files: list[InputFile]) -> dict[str, str]:
+def fingerprints(config: RunConfig, source: list[InputFile] | Source) -> dict[str, str]:
     """A digest for each stage of all that its artefact depends on; a changed one means that the stage is redone."""
     settings = config.as_dict()
 
@@ -162,10 +170,13 @@ def fingerprints(config: RunConfig, files: list[InputFile]) -> dict[str, str]:
         return {key: settings[section][key] for key in keys}
 
     marks: dict[str, str] = {}
-    marks["read"] = fingerprint(settings["read"], [(file.uri, file.size, file.changed) for file in files])
-    marks["embed"] = fingerprint(
-        marks["read"], part("embed", "encoder", "model", "max_tokens", "dtype"), _folder_state(config.embed.model)
-    )
+    if isinstance(source, Source):  # its vectors are taken as they are
+        marks["read"] = marks["embed"] = fingerprint(settings["read"], asdict(source))
+    else:
+        marks["read"] = fingerprint(settings["read"], [(file.uri, file.size, file.changed) for file in source])
+        marks["embed"] = fingerprint(
+            marks["read"], part("embed", "encoder", "model", "max_tokens", "dtype"), _folder_state(config.embed.model)
+        )
     marks["store"] = fingerprint(
         marks["embed"], part("store", "uri", "db_name", "index", "params", "metric"), config.collection
     )
@@ -196,18 +207,21 @@ def later_marks(config: RunConfig, search: str) -> dict[str, str]:
     return marks
 
 
-def print_plan(run: RunDir, read: Figures, config: RunConfig, stages: list[str]) -> None:
+def print_plan(
+    run: RunDir, read: Figures, config: RunConfig, source: list[InputFile] | Source, stages: list[str]
+) -> None:
     """Log what each stage still to do will need before it starts, and keep it in the manifest."""
     if not stages:
         return
-    known = check_encoder(config.embed)
+    ours = config.read.collection is None
+    known = source.dim if isinstance(source, Source) else check_encoder(config.embed) if ours else None
     plan = plan_stages(
         read["texts"],
         read["records"],
         known or GUESSED_DIM,
         min(config.search.k, read["texts"]),
         read["text_bytes"] / read["texts"],
-        ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]),
+        0 if not ours else ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]),
     )
     left = [line for line in plan if line.stage in stages]
     dim = known or f"{GUESSED_DIM} (guessed)"

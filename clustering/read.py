@@ -76,7 +76,7 @@ def find_files(cfg: ReadSection) -> list[InputFile]:
     problems: list[str] = []
     found: dict[str, InputFile] = {}
     if not cfg.paths:
-        problems.append("read.paths is empty; name files, globs, directories or URIs")
+        problems.append("read.paths is empty; name files, globs, directories or URIs, or give a read.collection")
     for path in cfg.paths:
         for file in _resolve(path, problems):
             found.setdefault(file.uri.removeprefix("file://"), file)
@@ -369,20 +369,26 @@ class PieceReader:
 
     def _write(self, piece: int, chunk: int, records: list[tuple[str, list[str | None]]]) -> dict[str, int]:
         n_text = len(self.cfg.text_columns)
-        columns: dict[str, list[Any]] = {name: [] for name in _SPOOL.names}
-        for place, (where, values) in enumerate(records):
-            text = clean_text(values[:n_text], self.cfg.separator)
-            if not text:
-                continue
-            text_id = (values[n_text] if self.cfg.id_column else None) or where
-            columns["text_id"].append(text_id)
-            columns["text"].append(text)
-            columns["place"].append(place)
-            columns["digest"].append(blake2b(text.encode(), digest_size=16).digest())
-            columns["id_digest"].append(blake2b(text_id.encode("utf-8", "replace"), digest_size=16).digest())
+        texts = [clean_text(values[:n_text], self.cfg.separator) for _, values in records]
+        ids = [(values[n_text] if self.cfg.id_column else None) or where for where, values in records]
+        spool = spool_records(ids, texts)
         name = f"part-{piece:06d}-{chunk:06d}.parquet"
-        write_table(self.run / "records" / name, pa.table(columns, schema=_SPOOL))
-        return {"records": len(records), "empty": len(records) - len(columns["text"])}
+        write_table(self.run / "records" / name, spool)
+        return {"records": len(records), "empty": len(records) - len(spool)}
+
+
+def spool_records(ids: list[str], texts: list[str]) -> pa.Table:
+    """A part of records/: the records whose clean text is not empty, with their places and digests."""
+    columns: dict[str, list[Any]] = {name: [] for name in _SPOOL.names}
+    for place, (text_id, text) in enumerate(zip(ids, texts, strict=True)):
+        if not text:
+            continue
+        columns["text_id"].append(text_id)
+        columns["text"].append(text)
+        columns["place"].append(place)
+        columns["digest"].append(blake2b(text.encode(), digest_size=16).digest())
+        columns["id_digest"].append(blake2b(text_id.encode("utf-8", "replace"), digest_size=16).digest())
+    return pa.table(columns, schema=_SPOOL)
 
 
 def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -425,7 +431,7 @@ def _number_rows(run: RunDir, counts: list[dict[str, int]], limit: int | None) -
 
 
 class RowWriter:
-    """Turn one part of records/ into its part of texts/ and members/."""
+    """Turn one part of records/ into its part of texts/ and members/, and of given/ where it came with vectors."""
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
@@ -433,7 +439,9 @@ class RowWriter:
     def __call__(self, item: Item) -> Item:
         path = self.run / "records" / item["name"]
         numbers = np.load(path.with_suffix(".npz"))
-        table = pq.read_table(path, columns=["text_id", "text"]).slice(0, len(numbers["row"]))
+        given = "vector" in pq.read_schema(path).names
+        columns = ["text_id", "text", *(["vector"] if given else [])]
+        table = pq.read_table(path, columns=columns).slice(0, len(numbers["row"]))
         name = part_name(item["item"])
         members = {"text_id": table["text_id"], "row": numbers["row"]}
         if len(table):
@@ -444,6 +452,10 @@ class RowWriter:
             texts = {"row": numbers["row"][first], "text": table["text"].filter(first), "copies": numbers["copies"]}
             write_table(self.run / "texts" / name, pa.table(texts, schema=schema.TEXTS))
             text_bytes = int(pc.sum(pc.binary_length(texts["text"])).as_py())
+            if given:
+                vectors = table["vector"].filter(first)
+                layout = schema.vectors_schema(vectors.type.list_size)
+                write_table(self.run / "given" / name, pa.table({"row": texts["row"], "vector": vectors}, layout))
         return {"text_bytes": text_bytes}
 
 
@@ -456,15 +468,25 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: in
     items = [{"piece": asdict(piece)} for piece in _pieces(files)]
     results = map_parts(PieceReader, items, actors=actors, run=run, cfg=cfg)
     counts = [count for result in results for count in result["parts"]]
-    numbered, peak = on_worker(_number_rows, run, counts, cfg.limit)
+    figures = fold_records(run, counts, cfg.limit, actors)
+    return {
+        **figures,
+        "dropped": sum(result["dropped"] for result in results),
+        "peak_bytes": max(figures["peak_bytes"], peak_of(results)),
+    }
+
+
+def fold_records(run: RunDir, counts: list[dict[str, int]], limit: int | None, actors: int) -> Figures:
+    """Turn records/ into texts/ and members/, and into given/ where it holds vectors; records/ goes.
+
+    counts : records and empty of each part; limit : only the first records
+    Returns: records, texts, empty, repeated_ids, largest_copies, text_bytes, peak_bytes.
+    """
+    numbered, peak = on_worker(_number_rows, run, counts, limit)
     written = map_parts(RowWriter, [{"name": path.name} for path in parts(run / "records")], actors=actors, run=run)
     remove(run / "records")
-    return {
-        **numbered,
-        "dropped": sum(result["dropped"] for result in results),
-        "text_bytes": sum(result["text_bytes"] for result in written),
-        "peak_bytes": max(peak, peak_of(results), peak_of(written)),
-    }
+    text_bytes = sum(result["text_bytes"] for result in written)
+    return {**numbered, "text_bytes": text_bytes, "peak_bytes": max(peak, peak_of(written))}
 
 
 def _pieces(files: list[InputFile]) -> list[Piece]:

@@ -60,13 +60,14 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
     done = {name: stage["figures"] for name, stage in manifest["stages"].items()}
     read, search, graph = done["read"], done.get("search", {}), done.get("graph", {})
     forest, clusters = done.get("forest", {}), done.get("cluster", {})
+    encoder = config.embed.encoder if config.read.collection is None else None  # the vectors were there before
     figures: Figures = {
         "counts": {name: read[name] for name in ("records", "texts", "empty", "dropped", "repeated_ids")},
         "stages": {
             name: {"seconds": stage["seconds"], "peak_bytes": stage["figures"].get("peak_bytes")}
             for name, stage in manifest["stages"].items()
         },
-        "embed": {"encoder": config.embed.encoder, **_some(done.get("embed", {}), "dim", "tokens", "cut")},
+        "embed": {"encoder": encoder, **_some(done.get("embed", {}), "dim", "tokens", "cut")},
         "search": {
             name: search.get(name)
             for name in ("k", "index", "recall", "recall_low", "recall_high", "recall_sample", "queries_per_second",
@@ -100,7 +101,8 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
     if counts["texts"] == 0:
         return [f"There was nothing to cluster: none of the {counts['records']} records has a text."]
     if counts["dropped"]:
-        found.append(f"{counts['dropped']} malformed records were dropped while reading.")
+        why = "malformed records" if config.read.collection is None else "entities without a usable vector"
+        found.append(f"{counts['dropped']} {why} were dropped while reading.")
     if counts["repeated_ids"]:
         found.append(f"{counts['repeated_ids']} records repeat an id; labels.parquet has a line for each of them.")
     if clusters["count"] == 0:

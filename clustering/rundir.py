@@ -164,9 +164,9 @@ class RunDir:
 
 
 STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
-    "read": ("records", "texts", "members"),
+    "read": ("records", "texts", "members", "given"),
     "embed": ("vectors",),
-    "store": (),
+    "store": ("loaded",),
     "search": ("neighbors",),
     "graph": ("graph",),
     "forest": ("forest",),

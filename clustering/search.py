@@ -1,62 +1,111 @@
-"""A collection and vectors/ in, neighbors/ out: the k nearest other texts of every row; also the recall."""
+"""A collection and vectors/ in, neighbors/ out: the k nearest other texts of every row."""
 
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clustering import schema
 from clustering.config import SearchSection, StoreSection
-from clustering.exact import exact_neighbors
-from clustering.kernels.topk import FloatArray, IntArray, dot_distance, drop_self, score_distance, wilson_interval
-from clustering.milvus import Address, default_nlist, talking_to
+from clustering.kernels.topk import FloatArray, IntArray, nearest_others, score_distance
+from clustering.milvus import Address, Link, patiently
 from clustering.parts import Item, map_parts, peak_of
-from clustering.rundir import Figures, RunDir, gather, parts, vectors_of, write_table
+from clustering.recall import measure_recall, search_params, tune_params
+from clustering.rundir import Figures, RunDir, parts, vectors_of, write_table
+from clustering.wire import HIT_BYTES, search_request
 
-TIE = 2e-6  # squared distance below which two texts count as equally near
+MESSAGE_BYTES = 32 << 20  # of a request or a reply, half of what servers allow
+IN_FLIGHT = 2  # requests of an actor that wait for the server at the same time
+SPLIT = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)  # too slow, or too large
+
+
+class Asker:
+    """Ask a collection for neighbors over a channel of this process's own; threads may share it."""
+
+    def __init__(self, address: Address, metric: str, params: dict[str, Any], k: int, queries: int) -> None:
+        self.address, self.metric, self.params, self.k = address, metric, params, k
+        self.most = queries
+        self.link = Link(address)
+        self.seen = False  # whether a request has waited for all that was written; nothing is written any more
+        self.retries = 0
+
+    def batch(self, dim: int) -> int:
+        """Queries a request, so that neither it nor its reply comes near the server's limits."""
+        return max(1, min(self.most, MESSAGE_BYTES // ((self.k + 1) * HIT_BYTES), MESSAGE_BYTES // (4 * dim)))
+
+    def nearest(self, rows: IntArray, vectors: FloatArray) -> tuple[IntArray, FloatArray, IntArray]:
+        """The k nearest other rows of some rows.
+
+        rows : int64, shape (n,); vectors : float32, shape (n, dim)
+        Returns: neighbors int64 and distances float32, one entry a neighbor, ascending within each row; their number
+            for each row, shape (n,).
+        """
+
+        def attempt(failures: int) -> Any:
+            # A server that has been away may have loaded the collection anew.
+            request = search_request(
+                self.address.collection, self.address.db_name or "", vectors, self.k + 1, self.metric, self.params,
+                strong=not self.seen or failures > 0,
+            )  # fmt: skip
+            try:
+                return self.link.search(request)[0]
+            except grpc.RpcError as error:
+                if error.code() in SPLIT and len(rows) > 1:
+                    return None
+                raise
+
+        hits, failed = patiently(self.address, attempt)
+        self.retries += failed
+        if hits is None:
+            self.retries += 1
+            self.most = max(1, min(self.most, len(rows) // 2))
+            half = len(rows) // 2
+            parts = [self.nearest(rows[some], vectors[some]) for some in (slice(0, half), slice(half, None))]
+            return tuple(np.concatenate(pair) for pair in zip(*parts, strict=True))  # type: ignore[return-value]
+        self.seen = True
+        return nearest_others(hits.ids, score_distance(hits.scores, self.metric), hits.counts, rows, self.k)
 
 
 class Searcher:
-    """Ask for the neighbors of parts of vectors/; the client is made in the actor."""
+    """Find the neighbors of parts of vectors/, several requests at a time."""
 
-    def __init__(self, run: RunDir, address: Address, params: dict[str, Any], metric: str, k: int, batch: int) -> None:
-        self.run, self.address, self.params, self.metric, self.k, self.batch = run, address, params, metric, k, batch
-        self.client = address.connect()
+    def __init__(
+        self, run: RunDir, address: Address, metric: str, params: dict[str, Any], k: int, queries: int
+    ) -> None:
+        self.run = run
+        self.asker = Asker(address, metric, params, k, queries)
 
     def __call__(self, item: Item) -> Item:
-        table = pq.read_table(self.run / "vectors" / item["name"])
+        before = self.asker.retries
+        rows = 0
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            for name in item["names"]:
+                if not (self.run / "neighbors" / name).exists():
+                    rows += self.search(name, pool)
+        return {"rows": rows, "retries": self.asker.retries - before}
+
+    def search(self, name: str, pool: ThreadPoolExecutor) -> int:
+        table = pq.read_table(self.run / "vectors" / name)
         rows, vectors = table["row"].to_numpy(), vectors_of(table)
-        ids: list[IntArray] = []
-        distances: list[FloatArray] = []
-        for start in range(0, len(rows), self.batch):
-            with talking_to(self.address):
-                found = self.client.search(
-                    self.address.collection,
-                    data=list(vectors[start : start + self.batch]),
-                    anns_field="vector",
-                    limit=self.k + 1,  # the text itself is one of them
-                    search_params={"metric_type": self.metric, "params": self.params},
-                    consistency_level="Strong",
-                )
-            for row, hits in zip(rows[start : start + self.batch], found, strict=True):
-                near = np.asarray(hits.ids, np.int64), score_distance(np.asarray(hits.distances), self.metric)
-                nearest, away = drop_self(*near, int(row), self.k)
-                ids.append(nearest)
-                distances.append(away)
-        lengths = [len(nearest) for nearest in ids]
-        offsets = pa.array(np.cumsum([0, *lengths]), pa.int32())
+        step = self.asker.batch(vectors.shape[1])
+        ranges = [slice(at, at + step) for at in range(0, len(rows), step)]
+        found = list(pool.map(lambda some: self.asker.nearest(rows[some], vectors[some]), ranges))
+        neighbors, distances, counts = (np.concatenate(part) for part in zip(*found, strict=True))
+        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
         columns = [
             table["row"],
-            pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(ids))),
-            pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(distances))),
+            pa.ListArray.from_arrays(offsets, pa.array(neighbors)),
+            pa.ListArray.from_arrays(offsets, pa.array(distances)),
         ]
-        write_table(self.run / "neighbors" / item["name"], pa.table(columns, schema=schema.NEIGHBORS))
-        return {"rows": len(rows)}
+        write_table(self.run / "neighbors" / name, pa.table(columns, schema=schema.NEIGHBORS))
+        return len(rows)
 
 
 def search_neighbors(
@@ -64,16 +113,21 @@ def search_neighbors(
 ) -> Figures:
     """Leave neighbors/ with the k nearest other texts of every row, ascending, and measure the recall.
 
-    Returns: k, index, params, queries_per_second, short_rows (fewer than k neighbors), recall with its 95 %
-        interval on recall_sample rows, ``peak_bytes``.
+    Returns: k, index, params, queries_per_second, short_rows (fewer than k neighbors), retries, recall with its 95 %
+        interval on recall_sample rows, with search.target_recall what was tried for it, ``peak_bytes``.
     """
     k = min(cfg.k, n_texts - 1)
-    started = time.perf_counter()
-    todo = [path for path in parts(run / "vectors") if not (run / "neighbors" / path.name).exists()]
     params = search_params(cfg, store, n_texts)
+    tuned: Figures = {}
+    if cfg.target_recall is not None:
+        params, tuned = tune_params(run, address, store, cfg, n_texts, seed, Asker)
+    started = time.perf_counter()
+    todo = [path.name for path in parts(run / "vectors") if not (run / "neighbors" / path.name).exists()]
+    size = min(4, -(-len(todo) // (4 * cfg.actors)))  # parts a call
     results = map_parts(
-        Searcher, [{"name": path.name} for path in todo], actors=cfg.actors,
-        run=run, address=address, params=params, metric=store.metric, k=k, batch=cfg.queries_per_request,
+        Searcher, [{"names": todo[at : at + size]} for at in range(0, len(todo), max(size, 1))],
+        actors=cfg.actors, run=run, address=address, metric=store.metric, params=params, k=k,
+        queries=cfg.queries_per_request,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     short = sum(_short_rows(path, k) for path in parts(run / "neighbors"))
@@ -84,50 +138,13 @@ def search_neighbors(
         "params": params,
         "queries_per_second": round(queries / seconds, 1),
         "short_rows": short,
+        "retries": sum(result["retries"] for result in results),
+        **tuned,
     }
     recall, peak = measure_recall(run, store.metric, k, cfg.recall_sample, n_texts, seed)
     return {**figures, **recall, "peak_bytes": max(peak, peak_of(results))}
 
 
-def search_params(cfg: SearchSection, store: StoreSection, n_texts: int) -> dict[str, Any]:
-    """The search's parameters: the configuration's over the usual ones for the index."""
-    k = min(cfg.k, n_texts - 1)
-    nlist = int(store.params.get("nlist", default_nlist(n_texts)))
-    usual: dict[str, dict[str, Any]] = {
-        "HNSW": {"ef": max(2 * (k + 1), 64)},
-        "IVF_FLAT": {"nprobe": max(nlist // 16, 8)},
-        "IVF_SQ8": {"nprobe": max(nlist // 16, 8)},
-        "DISKANN": {"search_list": max(2 * (k + 1), 100)},
-        "GPU_CAGRA": {"itopk_size": max(2 * (k + 1), 128)},
-    }
-    return {**usual.get(store.index_type, {}), **cfg.params}
-
-
 def _short_rows(path: Path, k: int) -> int:
     lengths = pa.compute.list_value_length(pq.read_table(path, columns=["neighbors"])["neighbors"])
     return int((lengths.to_numpy() < k).sum())
-
-
-def measure_recall(run: RunDir, metric: str, k: int, sample: int, n_texts: int, seed: int) -> tuple[Figures, int]:
-    """Share of the true k nearest that the search found, on a random sample of rows.
-
-    A neighbor counts as found when it is as near as the true k-th, so that ties do not count as misses.
-    Returns: recall, recall_low, recall_high (95 %), recall_sample; peak bytes of the largest task.
-    """
-    if sample == 0 or k == 0:
-        return {"recall": None, "recall_low": None, "recall_high": None, "recall_sample": 0}, 0
-    rows = np.sort(np.random.default_rng(seed).choice(n_texts, min(sample, n_texts), replace=False))
-    vectors = vectors_of(gather(run / "vectors", rows, ["vector"]))
-    listed = gather(run / "neighbors", rows, ["distances"])["distances"].to_pylist()
-    found = [np.asarray(distances, np.float32) for distances in listed]
-    _, dots, peak = exact_neighbors(run / "vectors", vectors, rows, k)
-    edge = _squared(dot_distance(dots[:, -1], metric), metric) + TIE
-    shares = [np.count_nonzero(_squared(near, metric) <= limit) / k for near, limit in zip(found, edge, strict=True)]
-    recall = float(np.mean(shares))
-    low, high = wilson_interval(recall, len(rows))
-    figures = {"recall": recall, "recall_low": low, "recall_high": high, "recall_sample": len(rows)}
-    return {name: round(value, 5) for name, value in figures.items()}, peak
-
-
-def _squared(distances: FloatArray, metric: str) -> FloatArray:
-    return distances**2 if metric == "L2" else 2 * distances

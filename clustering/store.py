@@ -1,34 +1,54 @@
-"""vectors/ in, a Milvus collection with one entity for each row out, counted before it is searched."""
+"""vectors/ in, a Milvus collection with one entity for each row out, audited before it is searched."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow.parquet as pq
 from pymilvus import DataType, MilvusClient
+from pymilvus.grpc_gen import milvus_pb2
 
+from clustering.bulk import check_bulk, load_bulk
 from clustering.config import RunConfig, StoreSection
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus import Address, address_of, default_nlist, talking_to
+from clustering.kernels.topk import IntArray
+from clustering.milvus import Address, Link, address_of, default_nlist, patiently, server_version, talking_to
 from clustering.parts import Item, map_parts, peak_of
-from clustering.rundir import Figures, RunDir, parts, vectors_of
+from clustering.rundir import Figures, RunDir, gather, parts, remove, vectors_of
+from clustering.wire import ROW, VECTOR, column_of, write_request
 
-REQUEST_BYTES = 8 << 20  # an upsert request; servers refuse more than 64 MiB
+T = TypeVar("T")
+log = logging.getLogger("covey")
+
+REQUEST_BYTES = 12 << 20  # a write request; servers take 64 MiB at most, and split what is larger themselves
+IN_FLIGHT = 2  # requests of an actor that wait for the server at the same time
+KEYS_PER_QUERY = 8192  # servers list 16,384 at most
+AUDIT_ROUNDS = 3
+AUDIT_SAMPLE = 200  # vectors that are read back
+REPORT_EVERY_S = 10
 MARK = "covey"  # opens the description of every collection that a run made
+MARKS = "loaded"  # in the run directory while a collection is filled: which parts are begun, which are done
+FORCE_MERGE = (2, 6, 14)  # the first server that merges segments to a size it is given
 
 
 def check_store(config: RunConfig, dim: int | None, run_id: str) -> None:
-    """Before any work: the server answers, and what lies under the collection's name is this run's or nothing.
+    """Before any work: the server answers, can load as it is asked to, and what lies under the name is ours or nothing.
 
     Raises: ConfigError that says what is in the way.
     """
-    if not config.store.embedded:
-        address = address_of(config, config.store.uri)
-        client = address.connect()
-        with talking_to(address):
-            refuse_foreign(client, address.collection, config.store.metric, dim, run_id)
+    if config.store.embedded:
+        return
+    address = address_of(config, config.store.uri)
+    client = address.connect()
+    with talking_to(address):
+        refuse_foreign(client, address.collection, config.store.metric, dim, run_id)
+        if config.store.load == "bulk":
+            check_bulk(address, config.store, server_version(client))
 
 
 def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None, run_id: str) -> str | None:
@@ -43,7 +63,7 @@ def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None
     if description.startswith(f"{MARK} {run_id} "):
         return description
     reasons = []
-    vector = next((field for field in found["fields"] if field["name"] == "vector"), None)
+    vector = next((field for field in found["fields"] if field["name"] == VECTOR), None)
     has_dim = int(vector["params"]["dim"]) if vector else None
     if dim is not None and has_dim != dim:
         reasons.append(f"its vectors have dimension {has_dim}, the encoder's {dim}")
@@ -60,65 +80,154 @@ def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None
     )
 
 
+def store_vectors(
+    run: RunDir, address: Address, store: StoreSection, n_texts: int, dim: int, run_id: str, mark: str
+) -> Figures:
+    """Load every vector under its row as key, build the index, and audit what the collection holds.
+
+    mark : fingerprint of vectors and index; this run's collection with another mark is made anew
+    Returns: collection, index, metric, rows, rows_per_second, segments, retries, repaired_rows, peak_bytes.
+    Raises: ConfigError when the collection is somebody else's; StoreError when it cannot be made whole.
+    """
+    client, link = address.connect(), Link(address)
+    with talking_to(address):
+        prepare_collection(run, client, address.collection, store.metric, dim, run_id, mark)
+    figures: Figures = {"rows_per_second": None, "retries": 0, "peak_bytes": 0}
+    if (run / MARKS).exists():  # else a collection that was whole once: the audit says what it lacks
+        load = load_bulk if store.load == "bulk" else load_stream
+        figures = load(run, address, store)
+    figures["segments"] = finish_collection(client, link, store, n_texts)
+    repaired = 0
+    for attempt in range(AUDIT_ROUNDS + 1):
+        wrong = audit_collection(run, link, n_texts)
+        if not wrong:
+            break
+        if attempt == AUDIT_ROUNDS:
+            raise StoreError(
+                f"collection {address.collection} at {address.uri} still lacks or doubles rows after {attempt} "
+                f"repairs: {_in_words(wrong)}; drop it and start again with run.resume=false"
+            )
+        log.warning("store: the collection lacks or doubles %s; loading exactly those again", _in_words(wrong))
+        repaired += sum(piece["stop"] - piece["first"] for piece in wrong)
+        map_parts(Loader, [{"pieces": wrong}], actors=1, run=run, address=address)
+        figures["segments"] = finish_collection(client, link, store, n_texts)
+    remove(run / MARKS)
+    link.close()
+    shape = {"index": store.index_type, "metric": store.metric}
+    return {"collection": address.collection, **shape, "rows": n_texts, "repaired_rows": repaired, **figures}
+
+
+def prepare_collection(
+    run: RunDir, client: MilvusClient, name: str, metric: str, dim: int, run_id: str, mark: str
+) -> None:
+    """Make the collection unless this run's lies there already; of a new one, nothing is marked as loaded."""
+    description = f"{MARK} {run_id} {mark}"
+    found = refuse_foreign(client, name, metric, dim, run_id)
+    if found == description:
+        return
+    remove(run / MARKS)
+    (run / MARKS).mkdir(parents=True)  # before the collection: an empty one without it would pass for a damaged one
+    if found is not None:
+        client.drop_collection(name)
+    fields = client.create_schema(auto_id=False, enable_dynamic_field=False, description=description)
+    fields.add_field(ROW, DataType.INT64, is_primary=True)
+    fields.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=dim)
+    client.create_collection(name, schema=fields, consistency_level="Strong")
+
+
 class Loader:
-    """Send parts of vectors/ to the collection; a repeated part changes nothing, because keys are rows."""
+    """Send pieces of vectors/ to the collection, column by column, several requests at a time.
+
+    A piece is inserted where nothing of it can lie there yet. Where something may (a worker died over it, or a reply
+    was lost), it is upserted, which leaves one entity of each key however often it is repeated.
+    """
 
     def __init__(self, run: RunDir, address: Address) -> None:
         self.run = run
         self.address = address
-        self.client = address.connect()
+        self.link = Link(address)
 
     def __call__(self, item: Item) -> Item:
-        table = pq.read_table(self.run / "vectors" / item["name"])
-        rows = table["row"].to_pylist()
-        vectors = vectors_of(table)
-        step = max(1, min(5000, REQUEST_BYTES // (4 * vectors.shape[1] + 16)))
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            done = list(pool.map(self.load, item["pieces"]))
+        return {"rows": sum(rows for rows, _ in done), "retries": sum(retries for _, retries in done)}
+
+    def load(self, piece: Item) -> tuple[int, int]:
+        """Rows sent and requests repeated for a piece: a whole part, or rows first to stop - 1 of it."""
+        begun, done = (self.run / MARKS / f"{piece['name']}.{state}" for state in ("begun", "done"))
+        whole = "first" not in piece
+        if whole and done.exists():
+            return 0, 0
+        again = not whole or begun.exists()
+        if whole:
+            begun.touch()
+        table = pq.read_table(self.run / "vectors" / piece["name"])
+        rows, vectors = table["row"].to_numpy(), vectors_of(table)
+        if not whole:
+            wanted = (rows >= piece["first"]) & (rows < piece["stop"])
+            rows, vectors = rows[wanted], vectors[wanted]
+        requests = max(1, -(-vectors.nbytes // REQUEST_BYTES))
+        step = -(-len(rows) // requests)
+        retries = 0
         for start in range(0, len(rows), step):
-            batch = zip(rows[start : start + step], vectors[start : start + step], strict=True)
-            with talking_to(self.address):
-                self.client.upsert(self.address.collection, [{"row": row, "vector": vector} for row, vector in batch])
-        return {"rows": len(rows)}
+            retries += self.send(rows[start : start + step], vectors[start : start + step], again)
+        if whole:
+            done.touch()
+        return len(rows), retries
+
+    def send(self, rows: IntArray, vectors: np.ndarray[Any, np.dtype[np.float32]], again: bool) -> int:
+        def attempt(failures: int) -> None:
+            kind = "upsert" if again or failures else "insert"
+            request = write_request(kind, self.address.collection, self.address.db_name or "", rows, vectors)
+            self.link.call(kind.capitalize(), request)
+
+        return patiently(self.address, attempt)[1]
 
 
-def store_vectors(
-    run: RunDir, address: Address, store: StoreSection, n_texts: int, dim: int, run_id: str, mark: str
-) -> Figures:
-    """Load every vector under its row as key, build the index, and compare the count with the number of texts.
+def load_stream(run: RunDir, address: Address, store: StoreSection) -> Figures:
+    """Send all parts through write actors. Returns: rows_per_second, retries, peak_bytes."""
+    started = time.perf_counter()
+    actors = 1 if store.embedded else 2  # Milvus Lite takes one writer a collection
+    names = [path.name for path in parts(run / "vectors")]
+    size = min(8, max(IN_FLIGHT, -(-len(names) // (4 * actors))))  # parts a call: to fill the line, and to share out
+    items = [{"pieces": [{"name": name} for name in names[at : at + size]]} for at in range(0, len(names), size)]
+    results = map_parts(Loader, items, actors=actors, run=run, address=address)
+    rows = sum(result["rows"] for result in results)
+    return {
+        "rows_per_second": round(rows / (time.perf_counter() - started), 1),
+        "retries": sum(result["retries"] for result in results),
+        "peak_bytes": peak_of(results),
+    }
 
-    mark : fingerprint of vectors and index; this run's collection with another mark is made anew
-    Raises: ConfigError when the collection is somebody else's; StoreError when the count is wrong.
-    """
-    client = address.connect()
-    name, description = address.collection, f"{MARK} {run_id} {mark}"
-    found = refuse_foreign(client, name, store.metric, dim, run_id)
-    if found is not None and found != description:
-        client.drop_collection(name)
-    if found != description:
-        fields = client.create_schema(auto_id=False, enable_dynamic_field=False, description=description)
-        fields.add_field("row", DataType.INT64, is_primary=True)
-        fields.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-        client.create_collection(name, schema=fields, consistency_level="Strong")
-    writers = 1 if store.embedded else 2  # Milvus Lite takes one writer a collection
-    items = [{"name": path.name} for path in parts(run / "vectors")]
-    results = map_parts(Loader, items, actors=writers, run=run, address=address)
-    with talking_to(address):
-        client.flush(name)
+
+def finish_collection(client: MilvusClient, link: Link, store: StoreSection, n_texts: int) -> int | None:
+    """Flush once, build the index, merge small segments, load; return the number of segments where it is known."""
+    name, address = link.address.collection, link.address
+    patiently(address, lambda _: client.flush(name))
+
+    def build(_: int) -> None:
         if not client.list_indexes(name):
             params = client.prepare_index_params()
             params.add_index(
-                "vector", index_type=store.index_type, metric_type=store.metric, params=index_params(store, n_texts)
+                VECTOR, index_type=store.index_type, metric_type=store.metric, params=index_params(store, n_texts)
             )
-            client.create_index(name, params)
-        _wait_for_index(client, name)
-        client.load_collection(name)
-        rows = count_rows(client, name)
-    if rows != n_texts:
-        raise StoreError(
-            f"collection {name} holds {rows} vectors after loading {n_texts} texts; drop it and start again with "
-            f"run.resume=false"
-        )
-    shape = {"index": store.index_type, "metric": store.metric}
-    return {"collection": name, **shape, "rows": rows, "peak_bytes": peak_of(results)}
+            client.create_index(name, params, sync=False)
+
+    patiently(address, build)
+    _watch(address, "index", lambda: _index_progress(client, name), n_texts)
+    if not store.embedded and merge_segments(client, link):
+        time.sleep(1)  # until the merged segment is counted
+        _watch(address, "index", lambda: _index_progress(client, name), n_texts)
+    patiently(address, lambda _: _start_loading(link))
+    _watch(address, "load", lambda: _load_progress(client, name), 100)
+    return None if store.embedded else len(segments_of(link))
+
+
+def _start_loading(link: Link) -> None:
+    request = milvus_pb2.LoadCollectionRequest(
+        collection_name=link.address.collection, db_name=link.address.db_name or "", replica_number=1
+    )
+    link.call("LoadCollection", request)
 
 
 def index_params(store: StoreSection, n_texts: int) -> dict[str, Any]:
@@ -132,20 +241,139 @@ def index_params(store: StoreSection, n_texts: int) -> dict[str, Any]:
     return {**usual.get(store.index_type, {}), **store.params}
 
 
-def _wait_for_index(client: MilvusClient, name: str) -> None:
+def segments_of(link: Link) -> list[tuple[int, int]]:
+    """Id and rows of the collection's flushed segments."""
+    request = milvus_pb2.GetPersistentSegmentInfoRequest(
+        collectionName=link.address.collection, dbName=link.address.db_name or ""
+    )
+    reply, _ = patiently(link.address, lambda _: link.call("GetPersistentSegmentInfo", request))
+    return [(info.segmentID, info.num_rows) for info in reply.infos]
+
+
+def merge_segments(client: MilvusClient, link: Link) -> bool:
+    """Merge segments, because each is searched on its own; to the largest size where the server takes one.
+
+    Servers merge only what has an index, so this comes after it. Returns whether there was anything to merge.
+    """
+    name, address = link.address.collection, link.address
+    if len(segments_of(link)) < 2:
+        return False
+    size = {"target_size": (1 << 63) - 1} if server_version(client) >= FORCE_MERGE else {}
+    job, _ = patiently(address, lambda _: client.compact(name, **size))
+    _watch(address, "merge", lambda: int(client.get_compaction_state(job) == "Completed"), 1)
+    return True
+
+
+def _index_progress(client: MilvusClient, name: str) -> int:
+    """Rows with an index; more than any collection has when it is finished."""
+    (index,) = (client.describe_index(name, index) for index in client.list_indexes(name))
+    state = str(index.get("state", "Finished"))
+    if state == "Failed":
+        raise StoreError(f"the index of {name} failed: {index.get('index_state_fail_reason') or index}")
+    if state == "Finished" and int(index.get("pending_index_rows") or 0) <= 0:
+        return 1 << 62
+    return int(index.get("indexed_rows") or 0)
+
+
+def _load_progress(client: MilvusClient, name: str) -> int:
+    state = client.get_load_state(name)
+    return 1 << 62 if str(state["state"]) == "Loaded" else int(state.get("progress") or 0)
+
+
+def _watch(address: Address, what: str, progress: Callable[[], int], goal: int) -> None:
+    """Wait until progress reaches the goal; say every few seconds how far it is."""
+    told = time.monotonic()
     while True:
-        (index,) = (client.describe_index(name, index) for index in client.list_indexes(name))
-        state = str(index.get("state", "Finished"))
-        if state == "Failed":
-            raise StoreError(f"the index of {name} failed: {index.get('index_state_fail_reason') or index}")
-        if state == "Finished" and int(index.get("pending_index_rows") or 0) <= 0:
+        done, _ = patiently(address, lambda _: progress())
+        if done >= goal:
             return
-        time.sleep(0.5)
+        if time.monotonic() - told > REPORT_EVERY_S:
+            told = time.monotonic()
+            log.info("store: %s %d of %d", what, done, goal)
+        time.sleep(0.3)
 
 
-def count_rows(client: MilvusClient, name: str) -> int:
-    (counted,) = client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
-    return int(counted["count(*)"])
+def audit_collection(run: RunDir, link: Link, n_texts: int) -> list[Item]:
+    """What the collection lacks, doubles or holds wrongly, as pieces of vectors/ to be loaded again; [] when whole.
+
+    Every key is listed, range by range; the count of entities shows doubled keys, which a list does not; a sample of
+    vectors is compared bit by bit.
+    Raises: StoreError for entities that are no rows of this run.
+    """
+    address = link.address
+    total, _ = patiently(address, lambda _: link.count())
+    spans = [(path.name, *_span(path)) for path in parts(run / "vectors")]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda span: _wrong_rows(link, *span), spans))
+    wrong = [piece for pieces, _ in found for piece in pieces]
+    listed = sum(count for _, count in found)
+    if total > listed:
+        outside, _ = patiently(address, lambda _: link.count(f"{ROW} < 0 or {ROW} >= {n_texts}"))
+        if outside:
+            raise StoreError(
+                f"collection {address.collection} at {address.uri} holds {outside} entities that are no rows of this "
+                f"run; somebody else writes to it. Drop it, or choose another store.collection"
+            )
+        with ThreadPoolExecutor(4) as pool:
+            counts = list(pool.map(lambda span: _count(link, *span[1:]), spans))
+        doubled = [span for span, (_, keys), count in zip(spans, found, counts, strict=True) if count > keys]
+        named = {(piece["name"]) for piece in wrong}
+        wrong += [{"name": name, "first": a, "stop": b} for name, a, b in doubled if name not in named]
+    if not wrong:
+        wrong = _wrong_vectors(run, link, spans, n_texts)
+    return wrong
+
+
+def _span(path: Any) -> tuple[int, int]:
+    """First row of a part of vectors/, and the one after its last."""
+    rows = pq.read_table(path, columns=["row"])["row"]
+    return int(rows[0].as_py()), int(rows[-1].as_py()) + 1
+
+
+def _count(link: Link, first: int, stop: int) -> int:
+    return patiently(link.address, lambda _: link.count(f"{ROW} >= {first} and {ROW} < {stop}"))[0]
+
+
+def _keys(link: Link, first: int, stop: int) -> IntArray:
+    """The keys from first to stop - 1 that the collection has."""
+    words = f"{ROW} >= {first} and {ROW} < {stop}"
+    fields, _ = patiently(link.address, lambda _: link.query(words, [ROW], KEYS_PER_QUERY))
+    found = [column_of(field).to_numpy() for field in fields if field.field_name == ROW]
+    return np.concatenate([np.empty(0, np.int64), *found])
+
+
+def _wrong_rows(link: Link, name: str, first: int, stop: int) -> tuple[list[Item], int]:
+    """Runs of rows of a part that the collection lacks, and how many keys it has."""
+    held = np.zeros(stop - first, bool)
+    for start in range(first, stop, KEYS_PER_QUERY):
+        end = min(start + KEYS_PER_QUERY, stop)
+        held[_keys(link, start, end) - first] = True
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], ~held, [0]]))) + first
+    runs = [{"name": name, "first": int(a), "stop": int(b)} for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return runs, int(held.sum())
+
+
+def _wrong_vectors(run: RunDir, link: Link, spans: list[Any], n_texts: int) -> list[Item]:
+    """The parts of a sample of rows whose stored vectors are not equal to those of vectors/."""
+    rows = np.sort(np.random.default_rng(n_texts).choice(n_texts, min(AUDIT_SAMPLE, n_texts), replace=False))
+    words = f"{ROW} in [{', '.join(map(str, rows))}]"
+    fields, _ = patiently(link.address, lambda _: link.query(words, [ROW, VECTOR]))
+    columns = {field.field_name: column_of(field) for field in fields}
+    held, vectors = columns[ROW].to_numpy(), columns[VECTOR]
+    order = np.argsort(held)
+    stored = vectors.flatten().to_numpy().reshape(len(held), -1)[order]
+    sent = vectors_of(gather(run / "vectors", rows, ["vector"]))
+    differ = rows[(stored != sent).any(axis=1)]
+    return [
+        {"name": name, "first": first, "stop": stop}
+        for name, first, stop in spans
+        if ((differ >= first) & (differ < stop)).any()
+    ]
+
+
+def _in_words(pieces: list[Item]) -> str:
+    shown = ", ".join(f"rows {piece['first']} to {piece['stop'] - 1}" for piece in pieces[:5])
+    return shown + (f" and {len(pieces) - 5} more ranges" if len(pieces) > 5 else "")
 
 
 def confirm_store(address: Address, n_texts: int, run_id: str, mark: str) -> None:
@@ -153,18 +381,21 @@ def confirm_store(address: Address, n_texts: int, run_id: str, mark: str) -> Non
 
     Raises: StoreError when it does not.
     """
-    client = address.connect()
+    client, link = address.connect(), Link(address)
     with talking_to(address):
         if not client.has_collection(address.collection):
             raise StoreError(f"collection {address.collection} is gone from {address.uri}")
         if client.describe_collection(address.collection).get("description") != f"{MARK} {run_id} {mark}":
             raise StoreError(f"collection {address.collection} at {address.uri} has been made anew by another start")
-        client.load_collection(address.collection)
-        found = count_rows(client, address.collection)
+    patiently(address, lambda _: _start_loading(link))
+    _watch(address, "load", lambda: _load_progress(client, address.collection), 100)
+    found, _ = patiently(address, lambda _: link.count())
+    link.close()
     if found != n_texts:
         raise StoreError(f"collection {address.collection} holds {found} vectors for {n_texts} texts")
 
 
 def drop_collection(address: Address) -> None:
-    address.connect().drop_collection(address.collection)
-    logging.getLogger("covey").info("store: dropped collection %s (store.keep=false)", address.collection)
+    client = address.connect()
+    patiently(address, lambda _: client.drop_collection(address.collection))
+    log.info("store: dropped collection %s (store.keep=false)", address.collection)

@@ -29,15 +29,24 @@ def dot_distance(dots: NDArray[np.floating[Any]], metric: str) -> FloatArray:
     return np.sqrt(2 * cosine) if metric == "L2" else cosine
 
 
-def drop_self(ids: IntArray, distances: FloatArray, row: int, k: int) -> tuple[IntArray, FloatArray]:
-    """The k nearest of a hit list without the text itself, ascending by (distance, row).
+def nearest_others(
+    ids: IntArray, distances: FloatArray, counts: IntArray, rows: IntArray, k: int
+) -> tuple[IntArray, FloatArray, IntArray]:
+    """The k nearest of each hit list without the text itself, ascending by (distance, id).
 
     By key, not by position: a copy of the vector may stand first, and an approximate index may miss the text itself.
+    ids, distances : shape (n_hits,), the lists one after the other; counts, rows : shape (n_lists,), the length of
+        each list and the text whose list it is
+    Returns: ids, distances and counts of the same kind, each count at most k.
     """
-    other = ids != row
-    ids, distances = ids[other], distances[other]
-    order = np.lexsort((ids, distances))[:k]
-    return ids[order], distances[order]
+    place = np.repeat(np.arange(len(counts)), counts)
+    other = ids != rows[place]
+    place, ids, distances = place[other], ids[other], distances[other]
+    order = np.lexsort((ids, distances, place))
+    left = np.bincount(place, minlength=len(counts))
+    rank = np.arange(len(place)) - np.repeat(np.cumsum(left) - left, left)
+    order = order[rank < k]
+    return ids[order], distances[order], np.minimum(left, k)
 
 
 def block_top_k(

@@ -85,13 +85,36 @@ def start_milvus(folder: Path, *options: str, token: str = "") -> tuple[subproce
     with (folder.parent / f"{folder.name}.log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
     uri = f"http://127.0.0.1:{port}"
+    _wait_for_milvus(process, uri, token)
+    return process, uri
+
+
+def restart_milvus(folder: Path, uri: str) -> subprocess.Popen[bytes]:
+    """The server again where it was: its command would take another port while old connections still hold this one."""
+    binary = folder / "bin" / "milvus"
+    env = {
+        **os.environ,
+        "DEPLOY_MODE": "STANDALONE",
+        "METRICS_PORT": str(free_port()),
+        "MILVUS_RUN_DIR": str(folder / "run"),
+        "LD_LIBRARY_PATH": str(binary.parent),
+    }
+    with (folder.parent / f"{folder.name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [binary, "run", "standalone"], cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+        )
+    _wait_for_milvus(process, uri, "")
+    return process
+
+
+def _wait_for_milvus(process: subprocess.Popen[bytes], uri: str, token: str) -> None:
     deadline = time.monotonic() + 90
     while True:
         try:
             client = MilvusClient(uri=uri, token=token, timeout=5)
             client.list_collections(timeout=5)
             client.close()
-            return process, uri
+            return
         except Exception:
             if time.monotonic() > deadline or process.poll() is not None:
                 stop_milvus(process)
@@ -99,9 +122,9 @@ def start_milvus(folder: Path, *options: str, token: str = "") -> tuple[subproce
             time.sleep(0.5)
 
 
-def stop_milvus(process: subprocess.Popen[bytes]) -> None:
+def stop_milvus(process: subprocess.Popen[bytes], *endings: signal.Signals) -> None:
     """End the whole process group: the command leaves its server running when it is ended alone."""
-    for ending in (signal.SIGTERM, signal.SIGKILL):
+    for ending in endings or (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, ending)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -105,7 +105,7 @@ def test_the_graph_takes_all_searched_neighbors_unless_told_otherwise() -> None:
 def test_overrides_are_read_as_yaml() -> None:
     words = [
         "search.k=64", "cluster.allow_single_cluster=true", "graph.max_distance=0.5", "run.name=null",
-        "read.text_columns=[title, body]", "store.params.nlist=128", "store.params.deep.er=x", "run.dir=a=b",
+        "read.text_columns=[title, body]", "store.params.nlist=128", "store.index=IVF_FLAT", "run.dir=a=b",
     ]  # fmt: skip
     config = load_config(None, words)
     assert config.search.k == 64
@@ -113,21 +113,23 @@ def test_overrides_are_read_as_yaml() -> None:
     assert config.graph.max_distance == 0.5
     assert config.run.name is None
     assert config.read.text_columns == ("title", "body")
-    assert config.store.params == {"nlist": 128, "deep": {"er": "x"}}
+    assert config.store.params == {"nlist": 128}
     assert config.run.dir == "a=b"
 
 
 def test_overrides_lie_over_the_file_and_leave_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("search: {k: 40, params: {nprobe: 4}}\ncluster:\n", encoding="utf-8")
-    config = load_config(path, ["search.params.ef=90", "cluster.min_samples=3"])
+    path.write_text(
+        "store: {uri: 'http://milvus:19530', params: {M: 8}}\nsearch: {k: 40}\ncluster:\n", encoding="utf-8"
+    )
+    config = load_config(path, ["store.params.efConstruction=90", "cluster.min_samples=3"])
     assert config.search.k == 40
-    assert config.search.params == {"nprobe": 4, "ef": 90}
+    assert config.store.params == {"M": 8, "efConstruction": 90}
     assert config.cluster.min_samples == 3
 
 
 def test_a_configuration_is_overridden_without_being_changed() -> None:
-    config = load_config(None, ["store.params.nlist=128"])
+    config = load_config(None, ["store.index=IVF_FLAT", "store.params.nlist=128"])
     other = override_config(config, ["store.params.nlist=64", "cluster.selection=leaf"])
     assert (config.store.params["nlist"], config.cluster.selection) == (128, "eom")
     assert (other.store.params["nlist"], other.cluster.selection) == (64, "leaf")

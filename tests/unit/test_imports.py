@@ -15,7 +15,8 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 STAGES = ["read", "embed", "store", "search", "graph", "cluster", "describe", "project", "plot", "report"]
 SHARED = ["config", "schema", "errors", "rundir"]
 OWNERS = {
-    "pymilvus": {"milvus", "store", "search"},
+    "pymilvus": {"milvus", "wire", "store", "bulk", "collection"},
+    "grpc": {"milvus", "search"},
     "torch": {"encoders"},
     "sentence_transformers": {"encoders"},
     "onnxruntime": {"encoders"},

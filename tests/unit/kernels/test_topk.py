@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from clustering.kernels.topk import (
     block_top_k,
     dot_distance,
-    drop_self,
     merge_top_k,
+    nearest_others,
     score_distance,
     wilson_interval,
 )  # fmt: skip
@@ -52,25 +52,39 @@ def test_scores_and_inner_products_give_the_same_distance(metric: str) -> None:
 hits = st.lists(st.tuples(st.integers(0, 9), distances), max_size=10, unique_by=lambda hit: hit[0])
 
 
-@given(hits, st.integers(0, 9), st.integers(1, 12))
-def test_a_text_leaves_its_own_hits_wherever_it_stands(found: list[tuple[int, float]], row: int, k: int) -> None:
-    ids, lengths = np.array([hit[0] for hit in found], np.int64), np.array([hit[1] for hit in found], np.float32)
-    near, away = drop_self(ids, lengths, row, k)
-    expected = sorted(
-        (length, other) for other, length in zip(ids.tolist(), lengths.tolist(), strict=True) if other != row
-    )
-    assert list(zip(away.tolist(), near.tolist(), strict=True)) == expected[:k]
+def flat(lists: list[list[tuple[int, float]]]) -> tuple[NDArray, NDArray, NDArray]:
+    """Hit lists as they come from a search: ids, distances, and the length of each list."""
+    ids = np.array([hit[0] for found in lists for hit in found], np.int64)
+    lengths = np.array([hit[1] for found in lists for hit in found], np.float32)
+    return ids, lengths, np.array([len(found) for found in lists], np.int64)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), hits), max_size=5), st.integers(1, 12))
+def test_a_text_leaves_its_own_hits_wherever_it_stands(queries: list, k: int) -> None:
+    rows, lists = np.array([row for row, _ in queries], np.int64), [found for _, found in queries]
+    near, away, counts = nearest_others(*flat(lists), rows, k)
+    ends = np.cumsum(counts)
+    for row, found, stop, count in zip(rows, lists, ends, counts, strict=True):
+        expected = sorted((float(np.float32(length)), other) for other, length in found if other != row)[:k]
+        mine = slice(stop - count, stop)
+        assert list(zip(away[mine].tolist(), near[mine].tolist(), strict=True)) == expected
+    assert len(near) == len(away) == counts.sum()
 
 
 def test_a_text_that_the_index_missed_costs_its_farthest_hit() -> None:
-    near, _ = drop_self(np.array([4, 2, 9]), np.array([0.1, 0.2, 0.3], np.float32), row=7, k=2)
-    assert near.tolist() == [4, 2]
+    near, _, counts = nearest_others(*flat([[(4, 0.1), (2, 0.2), (9, 0.3)]]), np.array([7]), k=2)
+    assert (near.tolist(), counts.tolist()) == ([4, 2], [2])
 
 
 def test_a_copy_before_the_text_itself_stays() -> None:
-    near, away = drop_self(np.array([4, 7, 2]), np.array([0.0, 0.0, 0.3], np.float32), row=7, k=2)
+    near, away, _ = nearest_others(*flat([[(4, 0.0), (7, 0.0), (2, 0.3)]]), np.array([7]), k=2)
     assert near.tolist() == [4, 2]
     assert away.tolist() == [0.0, np.float32(0.3)]
+
+
+def test_a_query_without_hits_keeps_its_place() -> None:
+    near, _, counts = nearest_others(*flat([[(1, 0.5)], [], [(0, 0.5), (2, 0.6)]]), np.array([0, 1, 2]), k=2)
+    assert (near.tolist(), counts.tolist()) == ([1, 0], [1, 0, 1])
 
 
 def blocked(

@@ -1,0 +1,247 @@
+"""vectors/ in, entities in a collection out, through Parquet files that the server imports itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+from pymilvus import MilvusException
+from pymilvus.grpc_gen import common_pb2, milvus_pb2
+
+from clustering.config import StoreSection
+from clustering.errors import ConfigError, StoreError
+from clustering.milvus import Address, Link, patiently, server_version
+from clustering.parts import Item, map_parts, node_cpus, peak_of
+from clustering.rundir import Figures, RunDir, parts, vectors_of, write_json
+from clustering.wire import ROW, VECTOR
+
+log = logging.getLogger("covey")
+
+FILE_BYTES = 512 << 20  # of vectors in a file: a server's segment; each file is a job, and jobs wait for each other
+OLDEST = (2, 3, 0)  # the first server that reads Parquet
+REST = (2, 4, 0)  # the first whose import jobs are a REST service
+POLL_S = 0.5
+REPORT_EVERY_S = 10
+ASKED = "asked"
+FAILED = {common_pb2.ImportFailed, common_pb2.ImportFailedAndCleaned}
+
+
+def check_bulk(address: Address, store: StoreSection, version: tuple[int, ...]) -> None:
+    """Before any work: the server imports Parquet, and the place for the files can be written.
+
+    Raises: ConfigError that says what the server cannot do, or what is wrong with store.bulk_path.
+    """
+    shown = ".".join(map(str, version))
+    if version < OLDEST:
+        raise ConfigError([f"store.load=bulk: the server at {address.uri} is {shown}; Parquet imports begin with 2.3"])
+    if version >= REST:
+        _post(address, "list", {"collectionName": address.collection}, absent_is_fine=True)
+    filesystem, folder = files_of(store)
+    try:
+        filesystem.create_dir(folder, recursive=True)
+        with filesystem.open_output_stream(f"{folder}/.covey-probe") as probe:
+            probe.write(b"covey")
+        filesystem.delete_file(f"{folder}/.covey-probe")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError([f"store.bulk_path: {store.bulk_path} cannot be written: {error}"]) from None
+
+
+def files_of(store: StoreSection) -> tuple[pa.fs.FileSystem, str]:
+    """The file system of store.bulk_path, and the path within it.
+
+    Raises: ConfigError for a URI that names no file system.
+    """
+    path = str(store.bulk_path)
+    try:
+        if "://" in path:
+            filesystem, inner = pa.fs.FileSystem.from_uri(path)
+            return filesystem, inner.rstrip("/")
+        return pa.fs.LocalFileSystem(), path.rstrip("/")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError([f"store.bulk_path: {path} is no folder or URI: {error}"]) from None
+
+
+class Exporter:
+    """Write some parts of vectors/ as one file in the layout that Milvus imports."""
+
+    def __init__(self, run: RunDir, store: StoreSection, folder: str) -> None:
+        self.run, self.folder = run, folder
+        self.filesystem, _ = files_of(store)
+
+    def __call__(self, item: Item) -> Item:
+        rows = 0
+        writer: Any = None
+        with self.filesystem.open_output_stream(f"{self.folder}/{item['file']}") as stream:
+            for name in item["names"]:
+                table = pq.read_table(self.run / "vectors" / name)
+                vectors = vectors_of(table)
+                # Older servers know lists, not lists of fixed size.
+                offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32))
+                column = pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))
+                layout = pa.table({ROW: table["row"].combine_chunks(), VECTOR: column})
+                if writer is None:  # vectors do not compress, nor do they repeat
+                    writer = pq.ParquetWriter(stream, layout.schema, compression="none", use_dictionary=False)
+                writer.write_table(layout)
+                rows += len(table)
+            writer.close()
+        return {"rows": rows}
+
+
+def load_bulk(run: RunDir, address: Address, store: StoreSection) -> Figures:
+    """Write files where the server reads them, let it import them, and wait until it has.
+
+    What is asked for is noted beside the run first; after a crash the server's own list of jobs says what came of it.
+    The audit that follows finds what is missing or doubled all the same.
+    Returns: rows_per_second, retries, peak_bytes.
+    Raises: StoreError with the server's reason when an import fails.
+    """
+    started = time.perf_counter()
+    jobs = _Jobs(run, address)
+    filesystem, root = files_of(store)
+    folder = f"{root}/{address.collection}-{run.id}"
+    filesystem.create_dir(folder, recursive=True)
+    paths = parts(run / "vectors")
+    dim = int(pq.read_schema(paths[0]).field("vector").type.list_size)
+    rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    files = max(1, round(rows * dim * 4 / FILE_BYTES))
+    shares = [list(share) for share in np.array_split([path.name for path in paths], min(files, len(paths)))]
+    items: list[Item] = [
+        {"file": f"part-{at:06d}.parquet", "names": list(map(str, share))} for at, share in enumerate(shares)
+    ]
+    todo = [item for item in items if item["file"] not in jobs.noted]
+    results = map_parts(Exporter, todo, actors=node_cpus(), run=run, store=store, folder=folder)
+    retries = sum(jobs.start(item["file"], _as_server_sees(store, folder, item["file"])) for item in todo)
+    jobs.wait(store)
+    filesystem.delete_dir(folder)
+    seconds = time.perf_counter() - started
+    return {"rows_per_second": round(rows / seconds, 1), "retries": retries, "peak_bytes": peak_of(results)}
+
+
+def _as_server_sees(store: StoreSection, folder: str, file: str) -> str:
+    """A folder is shared under its own path; in an object store, paths begin after the server's bucket."""
+    return f"{folder.partition('/')[2]}/{file}" if "://" in str(store.bulk_path) else f"{folder}/{file}"
+
+
+class _Jobs:
+    """The import jobs of a run, noted in loaded/bulk.json: file -> job, or ASKED while the answer is not known."""
+
+    def __init__(self, run: RunDir, address: Address) -> None:
+        self.path = run / "loaded" / "bulk.json"
+        self.address, self.link = address, Link(address)
+        client = address.connect()
+        self.rest = server_version(client) >= REST
+        self.noted: dict[str, str] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        for file in [file for file, job in self.noted.items() if job == ASKED]:  # a start before died over the answer
+            job = next((job for job, files in self.known().items() if file in files), None)
+            if job is None:
+                del self.noted[file]
+            else:
+                self._note(file, job)
+
+    def known(self) -> dict[str, str]:
+        """The server's import jobs for the collection, each with the names of its files."""
+        name, db_name = self.address.collection, self.address.db_name or ""
+        if self.rest:
+            listed = _post(self.address, "list", {"collectionName": name, "dbName": db_name}).get("records") or []
+            jobs = [str(record["jobId"]) for record in listed]
+            return {job: str(_post(self.address, "describe", {"jobId": job, "dbName": db_name})) for job in jobs}
+        reply = self.link.call("ListImportTasks", milvus_pb2.ListImportTasksRequest(collection_name=name, limit=1000))
+        return {
+            str(task.id): " ".join(pair.value for pair in task.infos if pair.key == "files") for task in reply.tasks
+        }
+
+    def start(self, file: str, seen: str) -> int:
+        """Ask the server to import a file; return how often the request was repeated."""
+        self._note(file, ASKED)
+        name, db_name = self.address.collection, self.address.db_name or ""
+
+        def attempt(_: int) -> str:
+            if self.rest:
+                answer = _post(self.address, "create", {"collectionName": name, "dbName": db_name, "files": [[seen]]})
+                return str(answer["jobId"])
+            request = milvus_pb2.ImportRequest(collection_name=name, db_name=db_name, files=[seen])
+            return str(self.link.call("Import", request).tasks[0])
+
+        job, retries = patiently(self.address, attempt)
+        self._note(file, job)
+        return retries
+
+    def wait(self, store: StoreSection) -> None:
+        """Wait for every job; say every few seconds how far they are."""
+        told = time.monotonic()
+        waiting = {job: file for file, job in self.noted.items()}
+        done_rows: dict[str, int] = {}
+        while waiting:
+            for job, file in list(waiting.items()):
+                done_rows[job], finished, reason = self.state(job)
+                if reason:
+                    self.noted.pop(file)  # the next start asks again
+                    write_json(self.path, self.noted)
+                    raise StoreError(
+                        f"collection {self.address.collection} at {self.address.uri}: the import of {file} failed: "
+                        f"{self.address.hidden(reason)}. The server must see store.bulk_path={store.bulk_path}. When "
+                        f"that is mended, the same command goes on"
+                    )
+                if finished:
+                    del waiting[job]
+            if time.monotonic() - told > REPORT_EVERY_S:
+                told = time.monotonic()
+                log.info(
+                    "store: imported %d rows, %d of %d files to go",
+                    sum(done_rows.values()),
+                    len(waiting),
+                    len(self.noted),
+                )
+            time.sleep(POLL_S if waiting else 0)
+
+    def state(self, job: str) -> tuple[int, bool, str]:
+        """Rows imported, whether the job is done, and why it failed ("" when it did not)."""
+
+        def attempt(_: int) -> tuple[int, bool, str]:
+            if self.rest:
+                answer = _post(self.address, "describe", {"jobId": job, "dbName": self.address.db_name or ""})
+                failed = answer.get("reason") or "no reason given" if answer["state"] == "Failed" else ""
+                return int(answer.get("importedRows") or 0), answer["state"] == "Completed", failed
+            reply = self.link.call("GetImportState", milvus_pb2.GetImportStateRequest(task=int(job)))
+            reasons = [pair.value for pair in reply.infos if pair.key == "failed_reason"]
+            failed = (reasons or ["no reason given"])[0] if reply.state in FAILED else ""
+            return int(reply.row_count), reply.state == common_pb2.ImportCompleted, failed
+
+        return patiently(self.address, attempt)[0]
+
+    def _note(self, file: str, job: str) -> None:
+        self.noted[file] = job
+        write_json(self.path, self.noted)
+
+
+def _post(address: Address, verb: str, body: dict[str, Any], absent_is_fine: bool = False) -> dict[str, Any]:
+    """The server's answer to a request about import jobs, over its REST service.
+
+    Raises: MilvusException with the server's code; 2 where nothing answers, 1401 where the token is refused.
+    """
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {address.token}"}
+    if address.db_name:
+        headers["DB-Name"] = address.db_name
+    url = f"{address.uri.rstrip('/')}/v2/vectordb/jobs/import/{verb}"
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    context = ssl.create_default_context(cafile=address.ca_file) if address.secure else None
+    try:
+        with urllib.request.urlopen(request, timeout=address.timeout_s, context=context) as reply:
+            answer = json.load(reply)
+    except urllib.error.HTTPError as error:
+        refused = error.code in (401, 403)
+        raise MilvusException(1401 if refused else 2, f"{url} answered {error.code} {error.reason}") from None
+    except (OSError, ValueError) as error:
+        raise MilvusException(2, f"{url} does not answer: {error}") from None
+    if answer.get("code") not in (0, 200) and not absent_is_fine:
+        raise MilvusException(int(answer.get("code") or 2), str(answer.get("message")))
+    return dict(answer.get("data") or {})

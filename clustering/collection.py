@@ -1,0 +1,203 @@
+"""Somebody's Milvus collection in; texts/, members/ and given/ (their vectors) out; nothing of theirs is changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pymilvus import DataType
+
+from clustering.config import CollectionInput, ReadSection
+from clustering.errors import ConfigError, StoreError
+from clustering.milvus import Address, Link, patiently, talking_to
+from clustering.parts import Item, map_parts, on_worker, peak_of
+from clustering.read import clean_text, fold_records, spool_records
+from clustering.rundir import Figures, RunDir, part_name, write_table
+from clustering.wire import column_of
+
+REPLY_BYTES = 16 << 20  # of a range's entities; servers send 64 MiB at most
+TEXT_BYTES = 1024  # assumed of an entity's text and key
+RANGE_ROWS = 8192  # servers list 16,384 entities at most
+KEYS_PER_QUERY = 16_384
+VECTORS = (DataType.FLOAT_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR)
+KEYS = (DataType.INT64, DataType.VARCHAR)
+IDS = (*KEYS, DataType.INT8, DataType.INT16, DataType.INT32)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A collection as it was found before any work; ``key`` is its primary key."""
+
+    key: str
+    id: str
+    text: str
+    vector: str
+    dim: int
+    rows: int
+    identity: str  # changes when the collection is made anew
+
+
+def address_of_input(cfg: CollectionInput) -> Address:
+    return Address(
+        cfg.uri, cfg.name, cfg.token_env, cfg.token_file, cfg.db_name, cfg.ca_file, cfg.server_name,
+        section="read.collection",
+    )  # fmt: skip
+
+
+def find_collection(cfg: CollectionInput) -> Source:
+    """Look at the collection for the fields it must have; nothing is loaded, for that would change their server.
+
+    Raises: ConfigError with every problem: no such collection or field, a type that does not fit, not loaded.
+    """
+    address = address_of_input(cfg)
+    client = address.connect()
+    with talking_to(address):
+        if not client.has_collection(cfg.name):
+            there = ", ".join(sorted(client.list_collections())) or "none"
+            raise ConfigError([f"read.collection.name: {cfg.uri} has no collection {cfg.name}; it has {there}"])
+        found = client.describe_collection(cfg.name)
+        fields = {field["name"]: field for field in found["fields"]}
+        problems: list[str] = []
+        key = next(name for name, field in fields.items() if field.get("is_primary"))
+        floats = [name for name, field in fields.items() if field["type"] in VECTORS]
+        if cfg.vector_field is None and len(floats) != 1:
+            problems.append(
+                f"read.collection.vector_field: {cfg.name} has {len(floats)} fields of float vectors "
+                f"({', '.join(floats) or 'none'}); name one"
+            )
+        vector = cfg.vector_field or (floats or [""])[0]
+        named = {"vector_field": (vector, VECTORS), "text_field": (cfg.text_field, (DataType.VARCHAR,)),
+                 "id_field": (cfg.id_field or key, IDS)}  # fmt: skip
+        for option, (name, types) in named.items():
+            shown = ", ".join(f"{field} ({DataType(entry['type']).name})" for field, entry in fields.items())
+            if name and name not in fields:
+                problems.append(f"read.collection.{option}: {cfg.name} has no field '{name}'; it has {shown}")
+            elif name and fields[name]["type"] not in types:
+                kinds = " or ".join(kind.name for kind in types)
+                problems.append(f"read.collection.{option}: '{name}' is not of type {kinds}; the fields are {shown}")
+        state = str(client.get_load_state(cfg.name)["state"])
+        if state != "Loaded":
+            problems.append(
+                f"read.collection.name: {cfg.name} is not loaded ({state}), so it cannot be read; load it, because a "
+                f"run changes nothing of it"
+            )
+        if problems:
+            raise ConfigError(problems)
+    link = Link(address)
+    rows, _ = patiently(address, lambda _: link.count())
+    link.close()
+    identity = json.dumps([found.get("collection_id"), found.get("created_timestamp")])
+    dim = int(fields[vector]["params"]["dim"])
+    return Source(key, cfg.id_field or key, cfg.text_field, vector, dim, rows, identity)
+
+
+def written_key(key: int | str) -> str:
+    """A key as it stands in an expression."""
+    if isinstance(key, str):
+        return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return str(key)
+
+
+def cut_ranges(keys: list[Any], size: int) -> list[dict[str, Any]]:
+    """Ranges low <= key < high of ``size`` keys each; the last has no high, for it ends where the collection ends.
+
+    keys : ascending
+    """
+    lows = keys[::size]
+    return [
+        {"low": low, "high": high, "rows": min(size, len(keys) - at * size)}
+        for at, (low, high) in enumerate(zip(lows, [*lows[1:], None], strict=True))
+    ]
+
+
+def _walk_keys(address: Address, source: Source, limit: int | None) -> list[dict[str, Any]]:
+    """The ranges of the collection's keys, in the order of keys; only the keys are read."""
+    link = Link(address)
+    keys: list[Any] = []
+    while limit is None or len(keys) <= limit:
+        after = f"{source.key} > {written_key(keys[-1])}" if keys else ""
+        (field, *_), _ = patiently(address, partial(_smallest_keys, link, after, source.key))
+        batch = sorted(column_of(field).to_pylist())
+        if keys and batch and batch[0] <= keys[-1]:
+            raise StoreError(f"{address.uri} does not list the keys of {address.collection} in their order")
+        keys += batch
+        if len(batch) < KEYS_PER_QUERY:
+            break
+    link.close()
+    size = max(1, min(RANGE_ROWS, REPLY_BYTES // (4 * source.dim + TEXT_BYTES)))
+    if limit is None or len(keys) <= limit:
+        return cut_ranges(keys, size)
+    ranges = cut_ranges(keys[:limit], size)
+    ranges[-1]["high"] = keys[limit]
+    return ranges
+
+
+def _smallest_keys(link: Link, after: str, key: str, _: int) -> Any:
+    return [field for field in link.query(after, [key], KEYS_PER_QUERY, smallest=True) if field.field_name == key]
+
+
+class RangeReader:
+    """Read ranges of keys with texts and vectors, and leave them as parts of records/."""
+
+    def __init__(self, run: RunDir, address: Address, source: dict[str, Any], separator: str) -> None:
+        self.run, self.address, self.separator = run, address, separator
+        self.source = Source(**source)
+        self.link = Link(address)
+
+    def __call__(self, item: Item) -> Item:
+        source, span = self.source, item["range"]
+        bounds = [f"{source.key} >= {written_key(span['low'])}"]
+        if span["high"] is not None:
+            bounds.append(f"{source.key} < {written_key(span['high'])}")
+        wanted = list(dict.fromkeys([source.key, source.id, source.text, source.vector]))
+        fields, _ = patiently(self.address, lambda _: self.link.query(" and ".join(bounds), wanted, KEYS_PER_QUERY))
+        columns = {field.field_name: column_of(field) for field in fields}
+        if len(columns[source.key]) != span["rows"]:
+            raise StoreError(
+                f"collection {self.address.collection} at {self.address.uri} changed while it was read: keys from "
+                f"{span['low']!r} were {span['rows']}, and are {len(columns[source.key])} now. Start again when nobody "
+                f"writes to it"
+            )
+        order = pc.sort_indices(columns[source.key])
+        columns = {name: column.take(order) for name, column in columns.items()}
+        vectors = columns[source.vector].flatten().to_numpy().reshape(-1, source.dim)
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        sound = np.isfinite(lengths) & (lengths > 0)
+        ids = [str(value) for value in columns[source.id].to_pylist()]
+        texts = [clean_text([value], self.separator) for value in columns[source.text].to_pylist()]
+        dropped = int(sum(1 for text, good in zip(texts, sound, strict=True) if text and not good))
+        spool = spool_records(ids, [text if good else "" for text, good in zip(texts, sound, strict=True)])
+        kept = spool["place"].to_numpy()
+        unit = (vectors[kept] / lengths[kept, None]).astype(np.float32)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), source.dim)
+        write_table(self.run / "records" / part_name(item["item"]), spool.append_column("vector", column))
+        return {"records": len(ids), "dropped": dropped}
+
+
+def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) -> Figures:
+    """Read all entities, fold equal texts, number the rows in the order of keys; leave texts/, members/ and given/.
+
+    Returns: counts of records, texts, empty (left out), dropped (without a vector that has a direction), repeated_ids,
+        and ``peak_bytes``.
+    Raises: StoreError when the collection changes while it is read.
+    """
+    assert cfg.collection is not None
+    address = address_of_input(cfg.collection)
+    ranges, peak = on_worker(_walk_keys, address, source, cfg.limit)
+    results = map_parts(
+        RangeReader, [{"range": span} for span in ranges], actors=actors,
+        run=run, address=address, source=asdict(source), separator=cfg.separator,
+    )  # fmt: skip
+    figures = fold_records(run, [{"records": result["records"]} for result in results], cfg.limit, actors)
+    dropped = sum(result["dropped"] for result in results)
+    return {
+        **figures,
+        "empty": figures["empty"] - dropped,
+        "dropped": dropped,
+        "peak_bytes": max(peak, figures["peak_bytes"], peak_of(results)),
+    }

@@ -1,0 +1,199 @@
+"""Columns in, Milvus requests out; replies in, columns out: Milvus's wire format without a Python object a value.
+
+The client of pymilvus takes a dict for each row and builds an object for each hit; on millions of rows that costs more
+than the server's own work. Requests and replies are the same protocol buffers, filled and read a column at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
+
+from clustering.kernels.topk import FloatArray, IntArray
+
+ROW, VECTOR = "row", "vector"  # the two fields of a run's own collection
+HIT_BYTES = 72  # what a hit takes of a server's reply limit, its way from query node to proxy included
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+def write_request(kind: str, collection: str, db_name: str, rows: IntArray, vectors: FloatArray) -> Any:
+    """A request that writes entities of a run's own collection.
+
+    kind : "insert" or "upsert"
+    rows : int64, shape (n_rows,); vectors : float32, shape (n_rows, dim)
+    """
+    dim = int(vectors.shape[1])
+    fields = [
+        schema_pb2.FieldData(
+            type=schema_pb2.Int64,
+            field_name=ROW,
+            scalars=schema_pb2.ScalarField(long_data=schema_pb2.LongArray(data=rows.tolist())),
+        ),
+        schema_pb2.FieldData(
+            type=schema_pb2.FloatVector,
+            field_name=VECTOR,
+            vectors=schema_pb2.VectorField(dim=dim, float_vector=_packed_floats(vectors)),
+        ),
+    ]
+    make = {"insert": milvus_pb2.InsertRequest, "upsert": milvus_pb2.UpsertRequest}[kind]
+    return make(collection_name=collection, db_name=db_name, num_rows=len(rows), fields_data=fields)
+
+
+def _packed_floats(values: FloatArray) -> Any:
+    """The message FloatArray of all values, parsed from its own encoding, which is the array's bytes with a header."""
+    raw = np.ascontiguousarray(values, "<f4").tobytes()
+    return schema_pb2.FloatArray.FromString(b"\x0a" + _encoded(len(raw)) + raw)
+
+
+def _encoded(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
+
+
+def search_request(
+    collection: str, db_name: str, vectors: FloatArray, limit: int, metric: str, params: dict[str, Any], strong: bool
+) -> Any:
+    """A request for the ``limit`` nearest entities of each vector.
+
+    vectors : float32, shape (n_queries, dim)
+    strong : wait until everything written before is visible; else read whatever is loaded
+    """
+    rows = np.ascontiguousarray(vectors, "<f4")
+    asked = common_pb2.PlaceholderValue(
+        tag="$0", type=common_pb2.PlaceholderType.FloatVector, values=[row.tobytes() for row in rows]
+    )
+    words = {
+        "anns_field": VECTOR,
+        "topk": str(limit),
+        "metric_type": metric,
+        "params": json.dumps({**params, "metric_type": metric}),
+        "round_decimal": "-1",
+        "ignore_growing": "False",
+    }
+    return milvus_pb2.SearchRequest(
+        collection_name=collection,
+        db_name=db_name,
+        dsl_type=common_pb2.DslType.BoolExprV1,
+        placeholder_group=common_pb2.PlaceholderGroup(placeholders=[asked]).SerializeToString(),
+        search_params=[common_pb2.KeyValuePair(key=key, value=value) for key, value in words.items()],
+        nq=len(rows),
+        consistency_level=common_pb2.ConsistencyLevel.Strong if strong else common_pb2.ConsistencyLevel.Eventually,
+        guarantee_timestamp=0 if strong else 1,  # the server's code for "now" and for "any time"
+    )
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The hits of several queries one after the other, each query's nearest first."""
+
+    ids: IntArray  # shape (n_hits,)
+    scores: FloatArray  # shape (n_hits,), as the metric gives them
+    counts: IntArray  # shape (n_queries,): how many of the hits belong to each query
+
+
+def read_hits(reply: bytes) -> tuple[Any, Hits]:
+    """The status and the hits of a serialized SearchResults with int64 keys."""
+    status = common_pb2.Status()
+    ids, scores, counts = [], [], []
+    for number, part in _parts_of(memoryview(reply)):
+        if number == 1:
+            status = common_pb2.Status.FromString(bytes(part))
+        elif number == 2:  # SearchResultData
+            for inner, chunk in _parts_of(part):
+                if inner == 4:
+                    scores.append(np.frombuffer(chunk, "<f4"))
+                elif inner == 5:  # IDs, of which 1 are integers: a LongArray, whose field 1 is packed
+                    ids += [
+                        _decoded(values)
+                        for kind, held in _parts_of(chunk)
+                        if kind == 1
+                        for _, values in _parts_of(held)
+                    ]
+                elif inner == 6:
+                    counts.append(_decoded(chunk))
+    return status, Hits(_joined(ids, np.int64), _joined(scores, np.float32), _joined(counts, np.int64))
+
+
+def _joined(chunks: list[Any], dtype: Any) -> Any:
+    return np.concatenate(chunks).astype(dtype, copy=False) if chunks else np.empty(0, dtype)
+
+
+def _parts_of(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of the fields of a message that have a length; the others are passed over."""
+    at = 0
+    while at < len(message):
+        key, at = _number_at(message, at)
+        kind = key & 7
+        if kind == _BYTES:
+            size, at = _number_at(message, at)
+            yield key >> 3, message[at : at + size]
+            at += size
+        elif kind == _VARINT:
+            _, at = _number_at(message, at)
+        elif kind in (_FIXED32, _FIXED64):
+            at += 4 if kind == _FIXED32 else 8
+        else:
+            raise ValueError(f"wire type {kind} at byte {at} of a reply of {len(message)} bytes is not Milvus's")
+
+
+def _number_at(message: memoryview, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
+
+
+def _decoded(packed: memoryview) -> IntArray:
+    """int64 values of a packed field: seven bits a byte, lowest first, the last byte of a value below 128."""
+    raw = np.frombuffer(packed, np.uint8)
+    if not raw.size:
+        return np.empty(0, np.int64)
+    ends = np.flatnonzero(raw < 0x80) + 1
+    starts = np.concatenate([[0], ends[:-1]])
+    place = np.arange(raw.size) - np.repeat(starts, ends - starts)
+    shifted = (raw & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
+    return np.add.reduceat(shifted, starts).view(np.int64)
+
+
+def column_of(field: Any) -> pa.Array:
+    """A field of a query's reply as an Arrow array; vectors become float32 lists of fixed size.
+
+    Raises: ValueError for a field that is neither a number, a string nor a dense vector of float32 or float16.
+    """
+    kind = field.WhichOneof("field")
+    if kind == "vectors":
+        vectors = field.vectors
+        held = vectors.WhichOneof("data")
+        if held == "float_vector":
+            packed = vectors.float_vector.SerializeToString()
+            flat = np.concatenate(
+                [np.empty(0, "<f4"), *(np.frombuffer(p, "<f4") for _, p in _parts_of(memoryview(packed)))]
+            )
+        elif held == "float16_vector":
+            flat = np.frombuffer(vectors.float16_vector, "<f2").astype("<f4")
+        elif held == "bfloat16_vector":
+            flat = (np.frombuffer(vectors.bfloat16_vector, "<u2").astype("<u4") << 16).view("<f4")
+        else:
+            raise ValueError(f"field '{field.field_name}' holds {held or 'no vectors'}; dense float vectors are needed")
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), int(vectors.dim))
+    if kind == "scalars":
+        held = field.scalars.WhichOneof("data")
+        if held in ("string_data", "long_data", "int_data", "double_data", "float_data", "bool_data"):
+            values = pa.array(list(getattr(field.scalars, held).data))
+            if len(field.valid_data):  # a nullable field
+                values = pa.compute.if_else(pa.array(list(field.valid_data)), values, None)
+            return values
+    raise ValueError(f"field '{field.field_name}' of type {schema_pb2.DataType.Name(field.type)} cannot be read")
