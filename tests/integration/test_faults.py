@@ -1,0 +1,255 @@
+"""What is killed in the midst of loading and searching a real server changes nothing in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from pymilvus import MilvusClient
+
+from clustering import schema
+from clustering.config import SearchSection, StoreSection
+from clustering.milvus import Address, Link
+from clustering.rundir import RunDir, part_name, parts, read_columns, write_table
+from clustering.sample import write_sample
+from clustering.search import search_neighbors
+from clustering.store import audit_collection, store_vectors
+from tests.integration.conftest import ROOT, restart_milvus, start_milvus, stop_milvus
+
+pytestmark = [pytest.mark.ray, pytest.mark.milvus]
+N_TEXTS, DIM, PART = 40_000, 64, 1000
+AWAY_S = 10  # between the server's death and its next start
+
+
+class Server:
+    """The packaged server, which can be killed and started again where it was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Sessions that outlive their server hold up the next start.
+        self.process, self.uri = start_milvus(folder, "--extra-config", "common.session.ttl=5")
+
+    def kill(self) -> None:
+        stop_milvus(self.process, signal.SIGKILL)
+
+    def start(self) -> None:
+        self.process = restart_milvus(self.folder, self.uri)
+
+    def kill_and_start_later(self) -> None:
+        self.kill()
+        time.sleep(AWAY_S)
+        self.start()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("faults") / "data")
+    yield server
+    stop_milvus(server.process)
+
+
+def embedded_run(path: Path) -> RunDir:
+    """A run directory whose stages before the store are done: clustered unit vectors in many small parts."""
+    rng = np.random.default_rng(11)
+    vectors = rng.normal(size=(200, DIM))[rng.integers(0, 200, N_TEXTS)] + 0.4 * rng.normal(size=(N_TEXTS, DIM))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    run = RunDir(path)
+    for number, start in enumerate(range(0, N_TEXTS, PART)):
+        some = vectors[start : start + PART]
+        columns = [
+            pa.array(range(start, start + PART), pa.int64()),
+            pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), DIM),
+        ]
+        write_table(run / "vectors" / part_name(number), pa.table(columns, schema=schema.vectors_schema(DIM)))
+    return run
+
+
+def load(run: RunDir, uri: str) -> dict:
+    store = StoreSection(uri=uri, index="FLAT")
+    return store_vectors(run, Address(uri, run.path.name), store, N_TEXTS, DIM, run.id, "mark")
+
+
+def search(run: RunDir, uri: str) -> dict:
+    store, cfg = StoreSection(uri=uri, index="FLAT"), SearchSection(k=10, recall_sample=200)
+    return search_neighbors(run, Address(uri, run.path.name), store, cfg, N_TEXTS, seed=0)
+
+
+def drive(path: str, uri: str) -> None:
+    """The two stages in a process of their own, which can be killed."""
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    load(RunDir(path), uri)
+    (RunDir(path) / "stored").touch()
+    search(RunDir(path), uri)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray: None, server: Server, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The neighbors that a run finds which nobody disturbs."""
+    run = embedded_run(tmp_path_factory.mktemp("undisturbed") / "undisturbed")
+    figures = load(run, server.uri)
+    assert (figures["rows"], figures["retries"], figures["repaired_rows"]) == (N_TEXTS, 0, 0)
+    found = search(run, server.uri)
+    assert (found["recall"], found["short_rows"], found["retries"]) == (1, 0, 0)
+    return read_columns(run / "neighbors", schema.NEIGHBORS.names)
+
+
+def check_whole(run: RunDir, uri: str, undisturbed: pa.Table) -> None:
+    """Every row once in the collection, bit for bit; neighbors equal to the undisturbed run's."""
+    name = run.path.name
+    client = MilvusClient(uri=uri)
+    (counted,) = client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
+    assert counted["count(*)"] == N_TEXTS
+    assert audit_collection(run, Link(Address(uri, name)), N_TEXTS) == []
+    found = read_columns(run / "neighbors", schema.NEIGHBORS.names)
+    assert found["row"].to_pylist() == list(range(N_TEXTS))
+    assert found.equals(undisturbed)
+    client.drop_collection(name)
+
+
+@contextmanager
+def meanwhile(ready: Callable[[], bool], disturb: Callable[[], None]) -> Iterator[None]:
+    """Disturb the block once it is so far; fail when it never was."""
+    done: list[BaseException | None] = []
+
+    def wait_and_disturb() -> None:
+        try:
+            deadline = time.monotonic() + 120
+            while not ready():
+                assert time.monotonic() < deadline, "the moment to disturb never came"
+                time.sleep(0.002)
+            disturb()
+            done.append(None)
+        except BaseException as error:
+            done.append(error)
+
+    thread = threading.Thread(target=wait_and_disturb)
+    thread.start()
+    yield
+    thread.join()
+    if done[0] is not None:
+        raise done[0]
+
+
+def is_loading(run: RunDir) -> Callable[[], bool]:
+    return lambda: 3 <= len(list((run / "loaded").glob("*.done"))) < N_TEXTS / PART - 5
+
+
+def is_searching(run: RunDir) -> Callable[[], bool]:
+    return lambda: 3 <= len(parts(run / "neighbors")) < N_TEXTS / PART - 5
+
+
+def kill_an_actor() -> None:
+    """SIGKILL for the process of one actor of the pool."""
+    actors = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cmdline").read_bytes().startswith(b"ray::MapWorker"):
+                actors.append(int(process.name))
+        except OSError:
+            continue
+    assert actors, "no actor was at work"
+    os.kill(actors[0], signal.SIGKILL)
+
+
+def test_the_server_dies_while_it_is_loaded(undisturbed, server, tmp_path):
+    run = embedded_run(tmp_path / "server_load")
+    with meanwhile(is_loading(run), server.kill_and_start_later):
+        figures = load(run, server.uri)
+    assert figures["retries"] > 0
+    search(run, server.uri)
+    check_whole(run, server.uri, undisturbed)
+
+
+def test_the_server_dies_while_it_is_searched(undisturbed, server, tmp_path):
+    run = embedded_run(tmp_path / "server_search")
+    load(run, server.uri)
+    with meanwhile(is_searching(run), server.kill_and_start_later):
+        figures = search(run, server.uri)
+    assert figures["retries"] > 0
+    check_whole(run, server.uri, undisturbed)
+
+
+def test_an_actor_dies_while_it_loads(undisturbed, server, tmp_path):
+    run = embedded_run(tmp_path / "actor_load")
+    with meanwhile(is_loading(run), kill_an_actor):
+        load(run, server.uri)
+    search(run, server.uri)
+    check_whole(run, server.uri, undisturbed)
+
+
+def test_an_actor_dies_while_it_searches(undisturbed, server, tmp_path):
+    run = embedded_run(tmp_path / "actor_search")
+    load(run, server.uri)
+    with meanwhile(is_searching(run), kill_an_actor):
+        search(run, server.uri)
+    check_whole(run, server.uri, undisturbed)
+
+
+@pytest.mark.parametrize("moment", [is_loading, is_searching])
+def test_the_driver_dies_and_is_started_again(undisturbed, server, tmp_path, moment):
+    run = embedded_run(tmp_path / f"driver_{moment.__name__}")
+    assert run.id
+    code = "import sys; from tests.integration.test_faults import drive; drive(*sys.argv[1:])"
+    words = [sys.executable, "-c", code, str(run.path), server.uri]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    with meanwhile(moment(run), process.kill):
+        process.wait(180)
+    assert process.returncode == -signal.SIGKILL
+    assert (run / "stored").exists() == (moment is is_searching)
+    kept = list(parts(run / "neighbors"))
+    times = [path.stat().st_mtime_ns for path in kept]
+    load(run, server.uri)
+    search(run, server.uri)
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    check_whole(run, server.uri, undisturbed)
+
+
+def test_what_is_missing_or_doubled_is_loaded_again(undisturbed, server, tmp_path, caplog):
+    run = embedded_run(tmp_path / "damaged")
+    load(run, server.uri)
+    client = MilvusClient(uri=server.uri)
+    client.delete("damaged", filter="row >= 1500 and row < 1510")
+    table = pq.read_table(run / "vectors" / part_name(2)).slice(0, 20).to_pylist()
+    client.insert("damaged", table)  # rows 2000 to 2019 a second time
+    client.upsert("damaged", [{"row": 77, "vector": [1.0] * DIM}])
+    wrong = audit_collection(run, Link(Address(server.uri, "damaged")), N_TEXTS)
+    assert {"name": part_name(1), "first": 1500, "stop": 1510} in wrong
+    assert {"name": part_name(2), "first": 2000, "stop": 3000} in wrong
+    assert len(wrong) == 2
+    figures = load(run, server.uri)
+    assert figures["repaired_rows"] >= 1010
+    client.upsert("damaged", [{"row": row, "vector": [1.0] * DIM} for row in range(N_TEXTS - 9000, N_TEXTS)])
+    assert load(run, server.uri)["repaired_rows"] >= 9000  # a sample of vectors is read back
+    search(run, server.uri)
+    client.insert("damaged", [{"row": N_TEXTS + 5, "vector": [1.0] * DIM}])
+    with pytest.raises(Exception, match="holds 1 entities that are no rows of this run"):
+        audit_collection(run, Link(Address(server.uri, "damaged")), N_TEXTS)
+
+
+def test_a_run_that_is_started_twice_at_once_refuses_the_second(server, tmp_path):
+    sample, run = tmp_path / "sample.csv", RunDir(tmp_path / "twice")
+    write_sample(sample, 3000)
+    words = [sys.executable, "-m", "jobs.cluster_texts", "--config", "cluster_configs/laptop.yaml",
+             f"read.paths={sample}", f"run.dir={run.path}", f"store.uri={server.uri}"]  # fmt: skip
+    first = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (run / "records").exists() and first.poll() is None:
+        time.sleep(0.01)
+    second = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert "in use by another run" in second.stderr
+    _, err = first.communicate()
+    assert first.returncode == 0, err
+    (counted,) = MilvusClient(uri=server.uri).query("covey_twice", filter="", output_fields=["count(*)"])
+    assert counted["count(*)"] == run.report["counts"]["texts"]
