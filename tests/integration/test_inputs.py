@@ -36,7 +36,10 @@ BAD = {
     "n_neighbors above k": (["project.n_neighbors=60"], "project.n_neighbors=60 is above search.k=50"),
     "a misspelled encoder": (["embed.encoder=statik"], "nearest known one is 'static'"),
     "a name that no collection may have": (["store.collection=my-news"], "store.collection: string should match"),
-    "a parameter that is no number": (["store.index=IVF_FLAT", "store.params.nlist=many"], "store.params.nlist='many' is not a whole number"),
+    "a parameter that is no number": (
+        ["store.index=IVF_FLAT", "store.params.nlist=many"],
+        "store.params.nlist='many' is not a whole number",
+    ),
     "nobody at the address": (
         ["store.uri=http://127.0.0.1:9", "store.index=HNSW", "store.timeout_s=2"],
         "nothing answers at http://127.0.0.1:9",
