@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import ssl
 import time
-import urllib.error
-import urllib.request
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -140,8 +140,10 @@ class _Jobs:
         client = address.connect()
         self.rest = server_version(client) >= REST
         self.noted: dict[str, str] = json.loads(self.path.read_text()) if self.path.exists() else {}
-        for file in [file for file, job in self.noted.items() if job == ASKED]:  # a start before died over the answer
-            job = next((job for job, files in self.known().items() if file in files), None)
+        unknown = [file for file, job in self.noted.items() if job == ASKED]  # a start before died over the answer
+        known = patiently(address, lambda _: self.known())[0] if unknown else {}
+        for file in unknown:
+            job = next((job for job, files in known.items() if file in files), None)
             if job is None:
                 del self.noted[file]
             else:
@@ -231,17 +233,25 @@ def _post(address: Address, verb: str, body: dict[str, Any], absent_is_fine: boo
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {address.token}"}
     if address.db_name:
         headers["DB-Name"] = address.db_name
-    url = f"{address.uri.rstrip('/')}/v2/vectordb/jobs/import/{verb}"
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    context = ssl.create_default_context(cafile=address.ca_file) if address.secure else None
+    place = urlsplit(address.uri)
+    host, port = str(place.hostname), place.port or (443 if address.secure else 19530)
+    path = f"/v2/vectordb/jobs/import/{verb}"
+    connection = http.client.HTTPConnection(host, port, timeout=address.timeout_s)
     try:
-        with urllib.request.urlopen(request, timeout=address.timeout_s, context=context) as reply:
-            answer = json.load(reply)
-    except urllib.error.HTTPError as error:
-        refused = error.code in (401, 403)
-        raise MilvusException(1401 if refused else 2, f"{url} answered {error.code} {error.reason}") from None
-    except (OSError, ValueError) as error:
-        raise MilvusException(2, f"{url} does not answer: {error}") from None
+        if address.secure:  # the certificate's name may be another than the address's
+            connection.connect()
+            context = ssl.create_default_context(cafile=address.ca_file)
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=address.server_name or host)
+        connection.request("POST", path, json.dumps(body), headers)
+        reply = connection.getresponse()
+        if reply.status != 200:
+            refused = reply.status in (401, 403)
+            raise MilvusException(1401 if refused else 2, f"{path} answered {reply.status} {reply.reason}")
+        answer = json.load(reply)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise MilvusException(2, f"{path} does not answer: {error}") from None
+    finally:
+        connection.close()
     if answer.get("code") not in (0, 200) and not absent_is_fine:
         raise MilvusException(int(answer.get("code") or 2), str(answer.get("message")))
     return dict(answer.get("data") or {})

@@ -109,9 +109,10 @@ def cut_ranges(keys: list[Any], size: int) -> list[dict[str, Any]]:
     keys : ascending
     """
     lows = keys[::size]
+    highs = [*lows[1:], None] if lows else []
     return [
         {"low": low, "high": high, "rows": min(size, len(keys) - at * size)}
-        for at, (low, high) in enumerate(zip(lows, [*lows[1:], None], strict=True))
+        for at, (low, high) in enumerate(zip(lows, highs, strict=True))
     ]
 
 
@@ -121,8 +122,7 @@ def _walk_keys(address: Address, source: Source, limit: int | None) -> list[dict
     keys: list[Any] = []
     while limit is None or len(keys) <= limit:
         after = f"{source.key} > {written_key(keys[-1])}" if keys else ""
-        (field, *_), _ = patiently(address, partial(_smallest_keys, link, after, source.key))
-        batch = sorted(column_of(field).to_pylist())
+        batch, _ = patiently(address, partial(_smallest_keys, link, after, source.key))
         if keys and batch and batch[0] <= keys[-1]:
             raise StoreError(f"{address.uri} does not list the keys of {address.collection} in their order")
         keys += batch
@@ -137,8 +137,9 @@ def _walk_keys(address: Address, source: Source, limit: int | None) -> list[dict
     return ranges
 
 
-def _smallest_keys(link: Link, after: str, key: str, _: int) -> Any:
-    return [field for field in link.query(after, [key], KEYS_PER_QUERY, smallest=True) if field.field_name == key]
+def _smallest_keys(link: Link, after: str, key: str, _: int) -> list[Any]:
+    fields = link.query(after, [key], KEYS_PER_QUERY, smallest=True)
+    return sorted(value for field in fields if field.field_name == key for value in column_of(field).to_pylist())
 
 
 class RangeReader:

@@ -25,7 +25,7 @@ from clustering.encoders import check_encoder
 from clustering.errors import ConfigError, StoreError
 from clustering.graph import build_graph
 from clustering.kernels.memory import plan_stages
-from clustering.milvus import open_store
+from clustering.milvus import Address, open_store
 from clustering.parts import cluster_gpus, node_cpus
 from clustering.plot import plot_map
 from clustering.project import project_texts
@@ -114,25 +114,36 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
 
 
 def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_texts: int, dim: int) -> None:
-    """Load the vectors, count them, and search; the embedded server lives only as long as this."""
-    if run.finished("search", marks["search"]):
+    """Load the vectors, count them, and search; the embedded server lives only as long as this.
+
+    A collection that shall not be kept is dropped after the search, also by the next start when this one is killed.
+    """
+    searched = run.finished("search", marks["search"])
+    if searched and (config.store.keep or run.manifest.get("dropped") == marks["store"]):
         return
     with open_store(config, run) as address:
-        if run.finished("store", marks["store"]):
-            try:
-                confirm_store(address, n_texts, run.id, marks["store"])
-            except StoreError as error:
-                log.warning("store: %s; loading again", error)
-                run.forget("store")
-        store, search = config.store, config.search
-        run.stage(
-            "store", marks["store"], lambda: store_vectors(run, address, store, n_texts, dim, run.id, marks["store"])
-        )
-        run.stage(
-            "search", marks["search"], lambda: search_neighbors(run, address, store, search, n_texts, config.run.seed)
-        )
+        if not searched:
+            run.update_manifest(dropped=None)
+            load_and_search(config, run, address, marks, n_texts, dim)
         if not config.store.keep:
-            drop_collection(address)
+            drop_collection(address, run.id)
+            run.update_manifest(dropped=marks["store"])
+
+
+def load_and_search(
+    config: RunConfig, run: RunDir, address: Address, marks: dict[str, str], n_texts: int, dim: int
+) -> None:
+    store, search = config.store, config.search
+    if run.finished("store", marks["store"]):
+        try:
+            confirm_store(address, n_texts, run.id, marks["store"])
+        except StoreError as error:
+            log.warning("store: %s; loading again", error)
+            run.forget("store")
+    run.stage("store", marks["store"], lambda: store_vectors(run, address, store, n_texts, dim, run.id, marks["store"]))
+    run.stage(
+        "search", marks["search"], lambda: search_neighbors(run, address, store, search, n_texts, config.run.seed)
+    )
 
 
 def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int | None]:
@@ -180,7 +191,9 @@ def fingerprints(config: RunConfig, source: list[InputFile] | Source) -> dict[st
     marks["store"] = fingerprint(
         marks["embed"], part("store", "uri", "db_name", "index", "params", "metric"), config.collection
     )
-    marks["search"] = fingerprint(marks["store"], part("search", "k", "params", "recall_sample"), config.run.seed)
+    marks["search"] = fingerprint(
+        marks["store"], part("search", "k", "params", "target_recall", "recall_sample"), config.run.seed
+    )
     return {**marks, **later_marks(config, marks["search"])}
 
 

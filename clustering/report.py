@@ -68,11 +68,11 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
             for name, stage in manifest["stages"].items()
         },
         "embed": {"encoder": encoder, **_some(done.get("embed", {}), "dim", "tokens", "cut")},
-        "search": {
-            name: search.get(name)
-            for name in ("k", "index", "recall", "recall_low", "recall_high", "recall_sample", "queries_per_second",
-                         "short_rows", "params")
-        },
+        "store": _some(done.get("store", {}), "collection", "index", "metric", "rows", "rows_per_second", "segments",
+                       "retries", "repaired_rows"),
+        "search": _some(search, "k", "index", "recall", "recall_low", "recall_high", "recall_sample",
+                        "queries_per_second", "short_rows", "retries", "params", "target_recall", "target_reached",
+                        "target_steps"),
         "graph": {name: graph.get(name) for name in ("edges", "pieces", "bridges", "pieces_left", "too_long")},
         # None: no certificate is computed yet, so nothing is claimed of the merges.
         "forest": {**_some(forest, "edges", "isolated"), "certified": None, "repaired": None, "open": None},
@@ -117,6 +117,11 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
             f"{clusters['noise_share']:.0%} of the records are noise. Lower cluster.min_samples, or use the column "
             f"home, which places every text."
         )
+    if search["target_reached"] is False:
+        found.append(
+            f"search.target_recall={search['target_recall']} was not reached: the best step had a recall of "
+            f"{search['target_steps'][-1]['recall']:.3f}. Take store.index=FLAT, or a finer index (store.params)."
+        )
     if search["recall"] is not None and search["recall"] < GOOD_RECALL:
         found.append(
             f"The search found {search['recall']:.1%} of the true neighbors. Raise search.params (ef or nprobe), or "
@@ -148,8 +153,11 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         ("clusters", f"{clusters['count']:,}"),
         ("noise", f"{clusters['noise_share']:.1%} of the records (with a home: {clusters['home_share']:.1%})"),
         ("largest cluster", f"{clusters['largest_share']:.1%} of the records"),
-        ("encoder", f"{figures['embed']['encoder']}, {figures['embed']['dim']} dimensions"),
-        ("neighbors", f"{search['k']} of each text from {search['index']}; {_recall(search)}"),
+        (
+            "vectors",
+            f"{figures['embed']['encoder'] or 'those of the collection'}, {figures['embed']['dim']} dimensions",
+        ),
+        ("neighbors", f"{search['k']} of each text from {_index(search)}; {_recall(search)}"),
         ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
     ]
     warnings = "".join(f"<p class=warning>{html.escape(line)}</p>" for line in figures["warnings"])
@@ -192,6 +200,11 @@ def _pieces(graph: Figures) -> str:
     if (graph["pieces"] or 1) == 1:
         return "in one piece"
     return f"in {graph['pieces']:,} pieces, {graph['bridges']:,} bridges between them"
+
+
+def _index(search: Figures) -> str:
+    words = ", ".join(f"{name}={value}" for name, value in (search["params"] or {}).items())
+    return f"{search['index']} ({words})" if words else str(search["index"])
 
 
 def _recall(search: Figures) -> str:

@@ -395,7 +395,14 @@ def confirm_store(address: Address, n_texts: int, run_id: str, mark: str) -> Non
         raise StoreError(f"collection {address.collection} holds {found} vectors for {n_texts} texts")
 
 
-def drop_collection(address: Address) -> None:
+def drop_collection(address: Address, run_id: str) -> None:
+    """Drop this run's collection if it is there; nobody else's."""
     client = address.connect()
-    patiently(address, lambda _: client.drop_collection(address.collection))
-    log.info("store: dropped collection %s (store.keep=false)", address.collection)
+
+    def drop(_: int) -> None:
+        found = client.has_collection(address.collection) and client.describe_collection(address.collection)
+        if found and str(found.get("description", "")).startswith(f"{MARK} {run_id} "):
+            client.drop_collection(address.collection)
+            log.info("store: dropped collection %s (store.keep=false)", address.collection)
+
+    patiently(address, drop)

@@ -36,6 +36,7 @@ def run_command(work: Callable[[], None]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("covey").setLevel(logging.INFO)
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what it raises is said once, by us
     from dotenv import find_dotenv, load_dotenv
 
     from clustering.errors import ConfigError, CoveyError

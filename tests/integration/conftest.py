@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -73,8 +74,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_milvus(folder: Path, *options: str, token: str = "") -> tuple[subprocess.Popen[bytes], str]:
-    """The packaged Milvus server on free ports, with its data in ``folder``; its process and address."""
+def start_milvus(folder: Path, *options: str, **access: Any) -> tuple[subprocess.Popen[bytes], str]:
+    """The packaged Milvus server on free ports, with its data in ``folder``; its process and address.
+
+    access : what a client needs besides the address, such as token and server_pem_path
+    """
     command = shutil.which(
         "milvus-server", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     )
@@ -84,8 +88,8 @@ def start_milvus(folder: Path, *options: str, token: str = "") -> tuple[subproce
     words = [command, "--data", str(folder), "--proxy-port", str(port), *options]
     with (folder.parent / f"{folder.name}.log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    _wait_for_milvus(process, uri, token)
+    uri = f"{'https' if 'server_pem_path' in access else 'http'}://127.0.0.1:{port}"
+    _wait_for_milvus(process, uri, access)
     return process, uri
 
 
@@ -103,15 +107,15 @@ def restart_milvus(folder: Path, uri: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [binary, "run", "standalone"], cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
         )
-    _wait_for_milvus(process, uri, "")
+    _wait_for_milvus(process, uri, {})
     return process
 
 
-def _wait_for_milvus(process: subprocess.Popen[bytes], uri: str, token: str) -> None:
+def _wait_for_milvus(process: subprocess.Popen[bytes], uri: str, access: dict[str, Any]) -> None:
     deadline = time.monotonic() + 90
     while True:
         try:
-            client = MilvusClient(uri=uri, token=token, timeout=5)
+            client = MilvusClient(uri=uri, timeout=5, **access)
             client.list_collections(timeout=5)
             client.close()
             return

@@ -131,6 +131,13 @@ def test_entities_without_a_text_or_a_direction_are_counted(covey, milvus_server
     assert RunDir(tmp_path / "few").report["counts"]["records"] == 100
 
 
+def test_an_empty_collection_has_no_texts(covey, milvus_server, tmp_path):
+    make(MilvusClient(uri=milvus_server), "empty", DataType.VARCHAR, [])
+    result = covey(*reading(milvus_server, "empty"), f"run.dir={tmp_path / 'run'}")
+    assert result.status == 0, result.err
+    assert RunDir(tmp_path / "run").report["counts"]["records"] == 0
+
+
 def test_what_cannot_be_read_is_said_before_any_work(covey, milvus_server, tmp_path):
     client = MilvusClient(uri=milvus_server)
     entities = [{"key": 1, "headline": "one", "year": 1, "embedding": [1.0] * 256}]

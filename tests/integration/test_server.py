@@ -12,7 +12,7 @@ import pytest
 from pymilvus import DataType, MilvusClient
 from sklearn.metrics import adjusted_rand_score
 
-from clustering.rundir import RunDir
+from clustering.rundir import RunDir, read_columns, vectors_of
 from clustering.sample import write_sample
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus]
@@ -71,6 +71,71 @@ def test_ivf_is_searched_with_its_own_parameters(covey, sample, milvus_server, t
     assert search["recall"] < 1  # two of 32 cells cannot hold every neighbor; the run says so itself
 
 
+def test_a_target_recall_is_reached_with_the_least_effort_that_does(covey, sample, milvus_server, tmp_path):
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]
+    run = RunDir(tmp_path / "target")
+    options = ["store.index=IVF_FLAT", "store.params.nlist=64", "search.target_recall=0.9", "search.params.nprobe=1"]
+    result = covey(*words, f"run.dir={run.path}", *options)
+    assert result.status == 0, result.err
+    search = run.report["search"]
+    steps = search["target_steps"]
+    assert search["target_reached"] is True
+    assert [step["nprobe"] for step in steps] == sorted({step["nprobe"] for step in steps})
+    assert all(step["recall"] < 0.9 for step in steps[:-2])
+    assert search["params"] == {"nprobe": steps[-1]["nprobe"]}
+    assert 1 < search["params"]["nprobe"] < 64
+    assert search["recall_high"] >= 0.9
+    vectors = vectors_of(read_columns(run / "vectors", ["vector"])).astype(np.float64)
+    far = -vectors @ vectors.T
+    np.fill_diagonal(far, np.inf)
+    lists = read_columns(run / "neighbors", ["neighbors"])["neighbors"].to_pylist()
+    edge = np.sort(far, axis=1)[:, 49] + 1e-6
+    true = np.mean([(far[row][listed] <= edge[row]).sum() / 50 for row, listed in enumerate(lists)])
+    assert 0.89 <= true < 1
+    assert "for a recall of" in result.err
+    result = covey(*words, f"run.dir={run.path}", *options, "search.target_recall=0.97")
+    assert RunDir(run.path).report["search"]["params"]["nprobe"] > search["params"]["nprobe"]
+
+
+def test_a_bulk_load_leaves_the_same_collection_and_no_file(covey, sample, milvus_server, tmp_path, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run, shared = RunDir(tmp_path / "bulk"), tmp_path / "shared"
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
+             f"run.dir={run.path}", "store.load=bulk", f"store.bulk_path={shared}"]  # fmt: skip
+    with monkeypatch.context() as patched:  # killed while the server imports
+        patched.setattr("clustering.bulk._Jobs.wait", interrupt)
+        assert covey(*words).status == 130
+    (asked,) = json.loads((run / "loaded" / "bulk.json").read_text()).values()
+    assert asked.isdigit()
+    result = covey(*words)
+    assert result.status == 0, result.err
+    assert list(shared.iterdir()) == []
+    store = run.report["store"]
+    assert store["rows"] == run.report["counts"]["texts"]
+    assert store["repaired_rows"] == 0
+    assert run.report["search"]["recall"] > 0.99
+    (counted,) = MilvusClient(uri=milvus_server).query(
+        "covey_bulk", filter="", output_fields=["count(*)"], consistency_level="Strong"
+    )
+    assert counted["count(*)"] == store["rows"]
+
+
+def test_a_file_that_the_server_cannot_see_is_told(covey, sample, milvus_server, tmp_path, monkeypatch):
+    run, shared = RunDir(tmp_path / "unseen"), tmp_path / "shared"
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
+             f"run.dir={run.path}", "store.load=bulk", f"store.bulk_path={shared}"]  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr("clustering.bulk._as_server_sees", lambda *_: "/nowhere/part-000000.parquet")
+        result = covey(*words)
+    assert result.status == 1
+    assert "the import of part-000000.parquet failed" in result.err
+    assert f"The server must see store.bulk_path={shared}" in result.err
+    result = covey(*words)
+    assert result.status == 0, result.err
+
+
 @pytest.mark.parametrize(("dim", "metric", "reason"), [(128, "L2", "dimension 128, the encoder's 256"),
                                                        (256, "COSINE", "its metric is COSINE, not L2")])  # fmt: skip
 def test_a_foreign_collection_is_refused_and_not_touched(dim, metric, reason, covey, sample, milvus_server, tmp_path):
@@ -100,6 +165,29 @@ def test_changed_texts_are_loaded_anew(covey, sample, milvus_server, tmp_path):
     counts = RunDir(tmp_path / "changing").report["counts"]
     (held,) = MilvusClient(uri=milvus_server).query("covey_changing", filter="", output_fields=["count(*)"])
     assert held["count(*)"] == counts["texts"] < 200
+
+
+def test_a_collection_that_shall_not_stay_is_dropped_by_the_next_start(
+    covey, sample, milvus_server, tmp_path, monkeypatch
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
+             f"run.dir={tmp_path / 'passing'}", "store.keep=false"]  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr("clustering.pipeline.drop_collection", interrupt)
+        assert covey(*words).status == 130
+    client = MilvusClient(uri=milvus_server)
+    assert "covey_passing" in client.list_collections()
+    result = covey(*words)
+    assert result.status == 0, result.err
+    assert "dropped collection covey_passing" in result.err
+    assert "covey_passing" not in client.list_collections()
+    searched = RunDir(tmp_path / "passing").manifest["stages"]["search"]["finished"]
+    assert covey("recluster", "--run", tmp_path / "passing", "cluster.min_samples=3").status == 0
+    assert "covey_passing" not in client.list_collections()
+    assert RunDir(tmp_path / "passing").manifest["stages"]["search"]["finished"] == searched
 
 
 def test_vectors_of_another_start_are_not_searched(covey, sample, milvus_server, tmp_path):

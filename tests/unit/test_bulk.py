@@ -1,0 +1,137 @@
+"""bulk.py: import jobs over REST, as servers of 2.4 and newer offer them; a stand-in answers in their place."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustering import bulk
+from clustering.bulk import _Jobs, check_bulk, files_of
+from clustering.config import StoreSection
+from clustering.errors import ConfigError, StoreError
+from clustering.milvus import Address
+from clustering.rundir import RunDir
+
+
+class Service:
+    """The three verbs of the import service as its documentation states them; jobs finish at the third look."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.looks: dict[str, int] = {}
+        self.headers: list[dict[str, str]] = []
+        self.broken: str | None = None  # why imports fail
+
+    def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        verb = path.removeprefix("/v2/vectordb/jobs/import/")
+        if verb == "create":
+            job = str(448761313698322000 + len(self.jobs))
+            self.jobs[job], self.looks[job] = body, 0
+            return {"code": 0, "data": {"jobId": job}}
+        if verb == "list":
+            return {"code": 0, "data": {"records": [{"jobId": job, "state": "Importing"} for job in self.jobs]}}
+        if verb == "describe":
+            if body["jobId"] not in self.jobs:
+                return {"code": 65535, "message": f"cannot find {body['jobId']}"}
+            self.looks[body["jobId"]] += 1
+            done = self.looks[body["jobId"]] >= 3
+            state = "Failed" if self.broken and done else "Completed" if done else "Importing"
+            details = [{"fileName": str(self.jobs[body["jobId"]]["files"])}]
+            found = {"jobId": body["jobId"], "state": state, "importedRows": 10 * done, "details": details}
+            return {"code": 0, "data": {**found, **({"reason": self.broken} if state == "Failed" else {})}}
+        return {"code": 404, "message": path}
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[Service, str]]:
+    state = Service()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            state.headers.append(dict(self.headers))
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            refused = self.headers["Authorization"] != "Bearer root:sesame"
+            self.send_response(401 if refused else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps({} if refused else state.answer(self.path, body)).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield state, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address behaves as that of a server whose jobs are a REST service."""
+    monkeypatch.setenv("COVEY_TEST_TOKEN", "root:sesame")
+    monkeypatch.setattr(bulk, "server_version", lambda _: (2, 5, 4))
+    monkeypatch.setattr(Address, "connect", lambda _: None)
+    monkeypatch.setattr(bulk, "POLL_S", 0)
+
+
+def address(uri: str) -> Address:
+    return Address(uri, "texts", token_env="COVEY_TEST_TOKEN", db_name="news", patience_s=1)
+
+
+def test_a_file_is_asked_for_once_and_waited_for(service: Any, newer: None, tmp_path: Path) -> None:
+    state, uri = service
+    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    assert jobs.start("part-0.parquet", "prefix/part-0.parquet") == 0
+    jobs.wait(StoreSection(uri=uri, bulk_path="s3://bucket/prefix"))
+    (asked,) = state.jobs.values()
+    assert asked == {"collectionName": "texts", "dbName": "news", "files": [["prefix/part-0.parquet"]]}
+    assert {headers["DB-Name"] for headers in state.headers} == {"news"}
+    assert list(state.looks.values()) == [3]
+
+
+def test_after_a_crash_the_servers_list_says_which_files_it_was_asked_for(
+    service: Any, newer: None, tmp_path: Path
+) -> None:
+    state, uri = service
+    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    jobs._note("part-0.parquet", "asked")  # the answer was lost
+    jobs._note("part-1.parquet", "asked")  # the question was lost
+    again = _Jobs(RunDir(tmp_path), address(uri))
+    assert again.noted == {"part-0.parquet": next(iter(state.jobs))}
+
+
+def test_a_failed_import_is_told_and_asked_for_again_next_time(service: Any, newer: None, tmp_path: Path) -> None:
+    state, uri = service
+    state.broken = "file not found"
+    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    with pytest.raises(StoreError, match=r"import of part-0.parquet failed: file not found.*store.bulk_path"):
+        jobs.wait(StoreSection(uri=uri, bulk_path="s3://bucket/prefix"))
+    assert _Jobs(RunDir(tmp_path), address(uri)).noted == {}
+
+
+def test_a_refused_token_and_a_silent_service_are_told(
+    service: Any, newer: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, uri = service
+    monkeypatch.setenv("COVEY_TEST_TOKEN", "root:wrong")
+    with pytest.raises(StoreError, match=r"answered 401.*the same command goes on"):
+        _Jobs(RunDir(tmp_path), address(uri)).start("part-0.parquet", "seen")
+    with pytest.raises(StoreError, match=r"does not answer.*tried \d+ times in 1 s"):
+        _Jobs(RunDir(tmp_path), address("http://127.0.0.1:9")).start("part-0.parquet", "seen")
+
+
+def test_what_a_server_or_a_folder_cannot_do_is_said_before_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the server at http://m:1 is 2.2.16; Parquet imports begin with 2.3"):
+        check_bulk(Address("http://m:1", "texts"), StoreSection(bulk_path=str(tmp_path)), (2, 2, 16))
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"store.bulk_path: .*/file/folder cannot be written"):
+        check_bulk(Address("http://m:1", "texts"), StoreSection(bulk_path=str(tmp_path / "file" / "folder")), (2, 3, 5))
+    with pytest.raises(ConfigError, match=r"store.bulk_path: ftp://somewhere is no folder or URI"):
+        files_of(StoreSection(bulk_path="ftp://somewhere"))

@@ -1,0 +1,27 @@
+"""collection.py: keys in expressions, and ranges of keys."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clustering.collection import cut_ranges, written_key
+
+
+def test_a_key_is_written_so_that_quotes_and_backslashes_survive() -> None:
+    assert written_key(-17) == "-17"
+    assert written_key("plain") == '"plain"'
+    assert written_key('a"b\\') == '"a\\"b\\\\"'
+
+
+@given(st.sets(st.integers(), max_size=40), st.integers(1, 9))
+def test_ranges_hold_every_key_once(keys: set[int], size: int) -> None:
+    ordered = sorted(keys)
+    ranges = cut_ranges(ordered, size)
+    held = [
+        [key for key in ordered if key >= span["low"] and (span["high"] is None or key < span["high"])]
+        for span in ranges
+    ]
+    assert [key for some in held for key in some] == ordered
+    assert [len(some) for some in held] == [span["rows"] for span in ranges]
+    assert all(len(some) == size for some in held[:-1])
