@@ -6,7 +6,7 @@ import base64
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,24 @@ def words(guarded, tmp_path):
     write_sample(sample, 300)
     return ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"run.dir={tmp_path / 'run'}",
             *guarded.words]  # fmt: skip
+
+
+def refusal(client: MilvusClient, name: str) -> str:
+    """Why the server takes no further entity, or ""."""
+    try:
+        client.insert(name, [{"vector": [1.0] * 512}])
+        return ""
+    except Exception as error:
+        return str(error)
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    """What is found as soon as it is more than nothing; the server looks at its configuration every few seconds."""
+    deadline = time.monotonic() + 90
+    while not (result := found()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.5)
+    return result
 
 
 def holds(folder: Path, *secrets: str) -> list[Path]:
@@ -203,15 +221,7 @@ def test_a_server_out_of_disk_ends_the_load_and_the_next_one_goes_on(covey, guar
     root.insert("hog", [{"vector": vector} for vector in vectors])
     root.flush("hog")
     guarded.limit_disk(4)
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            root.insert("hog", [{"vector": vectors[0]}])
-        except Exception as error:
-            assert "disk quota" in str(error)
-            break
-        assert time.monotonic() < deadline, "the server never noticed that its disk is full"
-        time.sleep(0.5)
+    assert "disk quota" in wait_for(lambda: refusal(root, "hog"))
     words = [*words, f"store.token_file={token}"]
     started = time.monotonic()
     result = covey(*words)
@@ -220,13 +230,7 @@ def test_a_server_out_of_disk_ends_the_load_and_the_next_one_goes_on(covey, guar
     assert "the same command goes on" in result.err
     assert time.monotonic() - started < 60
     guarded.limit_disk(-1)
-    while True:
-        try:
-            root.insert("hog", [{"vector": vectors[0]}])
-            break
-        except Exception:
-            assert time.monotonic() < deadline + 60, "the server never noticed that there is room again"
-            time.sleep(0.5)
+    wait_for(lambda: refusal(root, "hog") == "")
     result = covey(*words)
     assert result.status == 0, result.err
     assert RunDir(tmp_path / "run").report["search"]["recall"] == 1
