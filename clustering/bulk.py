@@ -19,7 +19,7 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from clustering.config import StoreSection
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus import Address, Link, patiently, server_version
+from clustering.milvus import Address, Link, connected, patiently, server_version
 from clustering.parts import Item, map_parts, node_cpus, peak_of
 from clustering.rundir import Figures, RunDir, parts, vectors_of, write_json
 from clustering.wire import ROW, VECTOR
@@ -137,8 +137,8 @@ class _Jobs:
     def __init__(self, run: RunDir, address: Address) -> None:
         self.path = run / "loaded" / "bulk.json"
         self.address, self.link = address, Link(address)
-        client = address.connect()
-        self.rest = server_version(client) >= REST
+        with connected(address) as client:
+            self.rest = server_version(client) >= REST
         self.noted: dict[str, str] = json.loads(self.path.read_text()) if self.path.exists() else {}
         unknown = [file for file, job in self.noted.items() if job == ASKED]  # a start before died over the answer
         known = patiently(address, lambda _: self.known())[0] if unknown else {}

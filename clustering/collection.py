@@ -14,7 +14,7 @@ from pymilvus import DataType
 
 from clustering.config import CollectionInput, ReadSection
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus import Address, Link, patiently, talking_to
+from clustering.milvus import Address, Link, connected, patiently
 from clustering.parts import Item, map_parts, on_worker, peak_of
 from clustering.read import clean_text, fold_records, spool_records
 from clustering.rundir import Figures, RunDir, part_name, write_table
@@ -55,8 +55,7 @@ def find_collection(cfg: CollectionInput) -> Source:
     Raises: ConfigError with every problem: no such collection or field, a type that does not fit, not loaded.
     """
     address = address_of_input(cfg)
-    client = address.connect()
-    with talking_to(address):
+    with connected(address) as client:
         if not client.has_collection(cfg.name):
             there = ", ".join(sorted(client.list_collections())) or "none"
             raise ConfigError([f"read.collection.name: {cfg.uri} has no collection {cfg.name}; it has {there}"])
@@ -88,9 +87,8 @@ def find_collection(cfg: CollectionInput) -> Source:
             )
         if problems:
             raise ConfigError(problems)
-    link = Link(address)
-    rows, _ = patiently(address, lambda _: link.count())
-    link.close()
+    with Link(address) as link:
+        rows, _ = patiently(address, lambda _: link.count())
     identity = json.dumps([found.get("collection_id"), found.get("created_timestamp")])
     dim = int(fields[vector]["params"]["dim"])
     return Source(key, cfg.id_field or key, cfg.text_field, vector, dim, rows, identity)
@@ -118,17 +116,16 @@ def cut_ranges(keys: list[Any], size: int) -> list[dict[str, Any]]:
 
 def _walk_keys(address: Address, source: Source, limit: int | None) -> list[dict[str, Any]]:
     """The ranges of the collection's keys, in the order of keys; only the keys are read."""
-    link = Link(address)
     keys: list[Any] = []
-    while limit is None or len(keys) <= limit:
-        after = f"{source.key} > {written_key(keys[-1])}" if keys else ""
-        batch, _ = patiently(address, partial(_smallest_keys, link, after, source.key))
-        if keys and batch and batch[0] <= keys[-1]:
-            raise StoreError(f"{address.uri} does not list the keys of {address.collection} in their order")
-        keys += batch
-        if len(batch) < KEYS_PER_QUERY:
-            break
-    link.close()
+    with Link(address) as link:
+        while limit is None or len(keys) <= limit:
+            after = f"{source.key} > {written_key(keys[-1])}" if keys else ""
+            batch, _ = patiently(address, partial(_smallest_keys, link, after, source.key))
+            if keys and batch and batch[0] <= keys[-1]:
+                raise StoreError(f"{address.uri} does not list the keys of {address.collection} in their order")
+            keys += batch
+            if len(batch) < KEYS_PER_QUERY:
+                break
     size = max(1, min(RANGE_ROWS, REPLY_BYTES // (4 * source.dim + TEXT_BYTES)))
     if limit is None or len(keys) <= limit:
         return cut_ranges(keys, size)

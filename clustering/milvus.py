@@ -98,12 +98,21 @@ class Address:
         try:
             client = MilvusClient(
                 uri=self.uri, token=token, db_name=self.db_name or "", timeout=self.timeout_s,
+                dedicated=True,  # a shared one has proven the server's name to whoever came first, not to us
                 **(tls if self.secure else {}),
             )  # fmt: skip
             client.list_collections(timeout=self.timeout_s)
         except MilvusException as error:
             cause = str(getattr(error.__cause__, "details", lambda: "")() or "")  # the server's own words
             reason = self.hidden(" ".join(f"{error.message or error} {cause}".split()))
+            if "verif" in reason.lower():
+                raise ConfigError(
+                    [
+                        f"{self.section}.uri: the certificate of {self.uri} is not accepted: {reason}. Set "
+                        f"{self.section}.ca_file to the certificate of its authority, and {self.section}.server_name "
+                        f"to the name in the certificate if that is not the address"
+                    ]
+                ) from None
             if any(word in reason.lower() for word in ("auth", "permission", "credential")):
                 given = f"the token in {self.token_env or self.token_file}" if token else "the request without a token"
                 raise ConfigError(
@@ -216,7 +225,10 @@ class Link:
         (field,) = self.query(expression, ["count(*)"], collection=collection)
         return int(field.scalars.long_data.data[0])
 
-    def close(self) -> None:
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.channel.close()
 
 
@@ -277,12 +289,18 @@ def server_version(client: MilvusClient) -> tuple[int, ...]:
 
 
 @contextmanager
-def talking_to(address: Address) -> Iterator[None]:
-    """Turn what the client raises into a StoreError that says where, what, and how to go on."""
+def connected(address: Address) -> Iterator[MilvusClient]:
+    """A client for the time of the block; what it raises becomes a StoreError: where, what, and how to go on.
+
+    Raises: ConfigError when there is no connection, see Address.connect.
+    """
+    client = address.connect()
     try:
-        yield
+        yield client
     except (grpc.RpcError, MilvusException, RefusedError) as error:
         raise address.failed(error) from None
+    finally:
+        client.close()
 
 
 def _refuse_unreachable(uri: str, timeout_s: float, section: str) -> None:

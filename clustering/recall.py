@@ -108,11 +108,11 @@ def tune_params(
         params = {**cfg.params, key: value}
         asker = make(address, store.metric, params, k, cfg.queries_per_request)
         step = asker.batch(sample.vectors.shape[1])
-        found = [
-            asker.nearest(sample.rows[at : at + step], sample.vectors[at : at + step])
-            for at in range(0, len(sample.rows), step)
-        ]
-        asker.link.close()
+        with asker.link:
+            found = [
+                asker.nearest(sample.rows[at : at + step], sample.vectors[at : at + step])
+                for at in range(0, len(sample.rows), step)
+            ]
         _, distances, counts = (np.concatenate(part) for part in zip(*found, strict=True))
         shares = sample.shares(distances, counts)
         recall, error = float(shares.mean()), float(shares.std()) / math.sqrt(len(shares))

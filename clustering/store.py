@@ -17,7 +17,7 @@ from clustering.bulk import check_bulk, load_bulk
 from clustering.config import RunConfig, StoreSection
 from clustering.errors import ConfigError, StoreError
 from clustering.kernels.topk import IntArray
-from clustering.milvus import Address, Link, address_of, default_nlist, patiently, server_version, talking_to
+from clustering.milvus import Address, Link, address_of, connected, default_nlist, patiently, server_version
 from clustering.parts import Item, map_parts, peak_of
 from clustering.rundir import Figures, RunDir, gather, parts, remove, vectors_of
 from clustering.wire import ROW, VECTOR, column_of, write_request
@@ -44,8 +44,7 @@ def check_store(config: RunConfig, dim: int | None, run_id: str) -> None:
     if config.store.embedded:
         return
     address = address_of(config, config.store.uri)
-    client = address.connect()
-    with talking_to(address):
+    with connected(address) as client:
         refuse_foreign(client, address.collection, config.store.metric, dim, run_id)
         if config.store.load == "bulk":
             check_bulk(address, config.store, server_version(client))
@@ -89,30 +88,28 @@ def store_vectors(
     Returns: collection, index, metric, rows, rows_per_second, segments, retries, repaired_rows, peak_bytes.
     Raises: ConfigError when the collection is somebody else's; StoreError when it cannot be made whole.
     """
-    client, link = address.connect(), Link(address)
-    with talking_to(address):
+    with connected(address) as client, Link(address) as link:
         prepare_collection(run, client, address.collection, store.metric, dim, run_id, mark)
-    figures: Figures = {"rows_per_second": None, "retries": 0, "peak_bytes": 0}
-    if (run / MARKS).exists():  # else a collection that was whole once: the audit says what it lacks
-        load = load_bulk if store.load == "bulk" else load_stream
-        figures = load(run, address, store)
-    figures["segments"] = finish_collection(client, link, store, n_texts)
-    repaired = 0
-    for attempt in range(AUDIT_ROUNDS + 1):
-        wrong = audit_collection(run, link, n_texts)
-        if not wrong:
-            break
-        if attempt == AUDIT_ROUNDS:
-            raise StoreError(
-                f"collection {address.collection} at {address.uri} still lacks or doubles rows after {attempt} "
-                f"repairs: {_in_words(wrong)}; drop it and start again with run.resume=false"
-            )
-        log.warning("store: the collection lacks or doubles %s; loading exactly those again", _in_words(wrong))
-        repaired += sum(piece["stop"] - piece["first"] for piece in wrong)
-        map_parts(Loader, [{"pieces": wrong}], actors=1, run=run, address=address)
+        figures: Figures = {"rows_per_second": None, "retries": 0, "peak_bytes": 0}
+        if (run / MARKS).exists():  # else a collection that was whole once: the audit says what it lacks
+            load = load_bulk if store.load == "bulk" else load_stream
+            figures = load(run, address, store)
         figures["segments"] = finish_collection(client, link, store, n_texts)
+        repaired = 0
+        for attempt in range(AUDIT_ROUNDS + 1):
+            wrong = audit_collection(run, link, n_texts)
+            if not wrong:
+                break
+            if attempt == AUDIT_ROUNDS:
+                raise StoreError(
+                    f"collection {address.collection} at {address.uri} still lacks or doubles rows after {attempt} "
+                    f"repairs: {_in_words(wrong)}; drop it and start again with run.resume=false"
+                )
+            log.warning("store: the collection lacks or doubles %s; loading exactly those again", _in_words(wrong))
+            repaired += sum(piece["stop"] - piece["first"] for piece in wrong)
+            map_parts(Loader, [{"pieces": wrong}], actors=1, run=run, address=address)
+            figures["segments"] = finish_collection(client, link, store, n_texts)
     remove(run / MARKS)
-    link.close()
     shape = {"index": store.index_type, "metric": store.metric}
     return {"collection": address.collection, **shape, "rows": n_texts, "repaired_rows": repaired, **figures}
 
@@ -381,23 +378,20 @@ def confirm_store(address: Address, n_texts: int, run_id: str, mark: str) -> Non
 
     Raises: StoreError when it does not.
     """
-    client, link = address.connect(), Link(address)
-    with talking_to(address):
+    with connected(address) as client, Link(address) as link:
         if not client.has_collection(address.collection):
             raise StoreError(f"collection {address.collection} is gone from {address.uri}")
         if client.describe_collection(address.collection).get("description") != f"{MARK} {run_id} {mark}":
             raise StoreError(f"collection {address.collection} at {address.uri} has been made anew by another start")
-    patiently(address, lambda _: _start_loading(link))
-    _watch(address, "load", lambda: _load_progress(client, address.collection), 100)
-    found, _ = patiently(address, lambda _: link.count())
-    link.close()
+        patiently(address, lambda _: _start_loading(link))
+        _watch(address, "load", lambda: _load_progress(client, address.collection), 100)
+        found, _ = patiently(address, lambda _: link.count())
     if found != n_texts:
         raise StoreError(f"collection {address.collection} holds {found} vectors for {n_texts} texts")
 
 
 def drop_collection(address: Address, run_id: str) -> None:
     """Drop this run's collection if it is there; nobody else's."""
-    client = address.connect()
 
     def drop(_: int) -> None:
         found = client.has_collection(address.collection) and client.describe_collection(address.collection)
@@ -405,4 +399,5 @@ def drop_collection(address: Address, run_id: str) -> None:
             client.drop_collection(address.collection)
             log.info("store: dropped collection %s (store.keep=false)", address.collection)
 
-    patiently(address, drop)
+    with connected(address) as client:
+        patiently(address, drop)

@@ -20,7 +20,7 @@ from clustering.errors import StoreError
 from clustering.milvus import Address, Link
 from clustering.rundir import RunDir
 from clustering.sample import write_sample
-from clustering.store import audit_collection, store_vectors
+from clustering.store import audit_collection, prepare_collection, store_vectors
 from tests.integration.conftest import start_milvus, stop_milvus
 from tests.integration.test_faults import DIM, N_TEXTS, embedded_run, is_loading, meanwhile
 
@@ -89,7 +89,7 @@ def words(guarded, tmp_path):
     sample = tmp_path / "sample.csv"
     write_sample(sample, 300)
     return ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"run.dir={tmp_path / 'run'}",
-            *guarded.words]  # fmt: skip
+            f"store.collection={tmp_path.name}", *guarded.words]  # fmt: skip
 
 
 def refusal(client: MilvusClient, name: str) -> str:
@@ -148,7 +148,7 @@ def test_a_server_that_cannot_prove_its_name_is_refused(covey, guarded, words, t
     for missing in ("store.ca_file=null", "store.server_name=null"):
         result = covey(*words, missing)
         assert result.status == 2
-        assert f"{guarded.uri} does not work as a Milvus server" in result.err
+        assert f"the certificate of {guarded.uri} is not accepted" in result.err
     result = covey(*words, f"store.ca_file={tmp_path / 'none.pem'}")
     assert result.status == 2
     assert "store.ca_file: there is no file" in result.err
@@ -204,33 +204,35 @@ def test_a_token_that_expires_half_way_ends_the_load_and_the_next_one_goes_on(lo
     assert 0 < done < len(list((run / "vectors").iterdir()))
     token.write_text("guest:second-word")
     load()
-    link = Link(address)
-    assert link.count() == N_TEXTS
-    assert audit_collection(run, link, N_TEXTS) == []
+    with Link(address) as link:
+        assert link.count() == N_TEXTS
+        assert audit_collection(run, link, N_TEXTS) == []
 
 
-def test_a_server_out_of_disk_ends_the_load_and_the_next_one_goes_on(covey, guarded, words, tmp_path):
+def test_a_server_out_of_disk_ends_the_load_and_the_next_one_goes_on(local_ray, guarded, tmp_path):
+    run = embedded_run(tmp_path / "full")
     token = tmp_path / "token"
     token.write_text(ROOT_TOKEN)
+    address = guarded.address("full", token_file=str(token))
+    store = StoreSection(uri=guarded.uri, index="FLAT")
     root = guarded.client()
-    vectors = np.random.default_rng(1).normal(size=(3000, 512)).astype(np.float32)
     fields = root.create_schema(auto_id=True)
     fields.add_field("key", DataType.INT64, is_primary=True)
     fields.add_field("vector", DataType.FLOAT_VECTOR, dim=512)
     root.create_collection("hog", schema=fields)
+    vectors = np.random.default_rng(1).normal(size=(3000, 512)).astype(np.float32)
     root.insert("hog", [{"vector": vector} for vector in vectors])
     root.flush("hog")
+    prepare_collection(run, root, address.collection, store.metric, DIM, run.id, "mark")  # where another start died
     guarded.limit_disk(4)
     assert "disk quota" in wait_for(lambda: refusal(root, "hog"))
-    words = [*words, f"store.token_file={token}"]
     started = time.monotonic()
-    result = covey(*words)
-    assert result.status == 1
-    assert "disk quota" in result.err
-    assert "the same command goes on" in result.err
-    assert time.monotonic() - started < 60
+    with pytest.raises(StoreError, match=r"disk quota.* the same command goes on"):
+        store_vectors(run, address, store, N_TEXTS, DIM, run.id, "mark")
+    assert time.monotonic() - started < 60  # waiting would not mend it
     guarded.limit_disk(-1)
     wait_for(lambda: refusal(root, "hog") == "")
-    result = covey(*words)
-    assert result.status == 0, result.err
-    assert RunDir(tmp_path / "run").report["search"]["recall"] == 1
+    store_vectors(run, address, store, N_TEXTS, DIM, run.id, "mark")
+    with Link(address) as link:
+        assert link.count() == N_TEXTS
+        assert audit_collection(run, link, N_TEXTS) == []

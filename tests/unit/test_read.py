@@ -146,7 +146,7 @@ def test_every_problem_is_named_at_once(write: Write, tmp_path: Path) -> None:
 
 
 def test_no_paths_at_all_are_refused() -> None:
-    assert problems() == ["read.paths is empty; name files, globs, directories or URIs"]
+    assert problems() == ["read.paths is empty; name files, globs, directories or URIs, or give a read.collection"]
 
 
 def test_a_directory_without_inputs_is_refused(write: Write, tmp_path: Path) -> None:
