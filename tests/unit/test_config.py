@@ -275,6 +275,57 @@ def test_an_address_without_a_scheme_is_refused() -> None:
     )
 
 
+SERVER = {"uri": "https://milvus:19530"}
+THEIRS = {"uri": "http://milvus:19530", "name": "articles", "text_field": "title"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ({"store": {"params": {"M": 16}}}, "store.params.M is not a parameter of index FLAT; it takes none here"),
+        ({"store": SERVER | {"params": {"M": 1}}}, "store.params.M=1 is not a whole number from"),
+        (
+            {"store": SERVER | {"params": {"nlist": 64}}},
+            "store.params.nlist is not a parameter of index HNSW; it takes M",
+        ),
+        ({"store": SERVER, "search": {"params": {"ef": "many"}}}, "search.params.ef='many' is not a whole number from"),
+        (
+            {"store": SERVER | {"index": "DISKANN"}, "search": {"params": {"search_list": 50}}},
+            "search.params.search_list=50 is below k + 1 = 51",
+        ),
+        (
+            {"store": SERVER | {"index": "GPU_CAGRA", "params": {"intermediate_graph_degree": 32, "graph_degree": 64}}},
+            "store.params.graph_degree=64 is above intermediate_graph_degree=32",
+        ),
+        ({"search": {"target_recall": 0.9}}, "search.target_recall has no meaning for index FLAT: its search is exact"),
+        (
+            {"store": SERVER, "search": {"target_recall": 0.9, "recall_sample": 50}},
+            "search.target_recall is measured on search.recall_sample=50 rows; take 100 at least",
+        ),
+        ({"store": {"load": "bulk"}}, "store.load=bulk needs a server"),
+        ({"store": SERVER | {"load": "bulk"}}, "store.load=bulk needs store.bulk_path"),
+        (
+            {"store": SERVER | {"token_env": "TOKEN", "token_file": "/run/token"}},
+            "store.token_env and store.token_file are both given; keep one",
+        ),
+        (
+            {"store": {"uri": "http://milvus:19530", "ca_file": "ca.pem"}},
+            "store.ca_file and store.server_name belong to a store.uri that begins with https://",
+        ),
+        ({"read": {"paths": ["a.csv"], "collection": THEIRS}}, "read.paths and read.collection are both given"),
+        (
+            {"read": {"collection": {"uri": "http://milvus:19530"}}},
+            "read.collection lacks name, text_field; it needs uri",
+        ),
+        ({"read": {"collection": THEIRS | {"field": "x"}}}, "unknown key 'read.collection.field'"),
+        ({"read": {"collection": THEIRS | {"uri": "milvus"}}}, "read.collection.uri='milvus' is no address such as"),
+        ({"read": {"collection": "articles"}}, "read.collection holds a str; expected the keys uri, name, text_field"),
+    ],
+)
+def test_what_a_server_would_refuse_is_refused_before_any_work(raw: dict[str, Any], says: str) -> None:
+    assert problem(raw).startswith(says)
+
+
 # --- files that cannot be read ---
 
 
