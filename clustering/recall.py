@@ -23,7 +23,7 @@ SURE = 1.645  # standard errors by which a sample must exceed the target: 95 % o
 
 
 def search_params(cfg: SearchSection, store: StoreSection, n_texts: int) -> dict[str, Any]:
-    """The search's parameters: the configuration's over the usual ones for the index."""
+    """The search's parameters: the configuration's over the usual ones for the index; nprobe is nlist at most."""
     k = min(cfg.k, n_texts - 1)
     nlist = nlist_of(store, n_texts)
     usual: dict[str, dict[str, Any]] = {
@@ -33,7 +33,8 @@ def search_params(cfg: SearchSection, store: StoreSection, n_texts: int) -> dict
         "DISKANN": {"search_list": max(2 * (k + 1), 100)},
         "GPU_CAGRA": {"itopk_size": max(2 * (k + 1), 128)},
     }
-    return {**usual.get(store.index_type, {}), **cfg.params}
+    params = {**usual.get(store.index_type, {}), **cfg.params}
+    return params | ({"nprobe": min(params["nprobe"], nlist)} if "nprobe" in params else {})
 
 
 def nlist_of(store: StoreSection, n_texts: int) -> int:
