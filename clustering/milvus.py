@@ -199,12 +199,15 @@ class Link:
         return hits, len(reply)
 
     def query(
-        self, expression: str, fields: list[str], limit: int | None = None, collection: str = "", smallest: bool = False
-    ) -> Any:
-        """The fields of the entities for which an expression holds, with everything written so far.
+        self, expression: str, fields: list[str], limit: int | None = None, collection: str = "",
+        smallest: bool = False, strong: bool = True,
+    ) -> Any:  # fmt: skip
+        """The fields of the entities for which an expression holds.
 
         smallest : of more than ``limit``, those with the smallest keys; else whichever the server has at hand
+        strong : wait for everything written so far; needless where a strong request came before and nothing since
         """
+        level = common_pb2.ConsistencyLevel.Strong if strong else common_pb2.ConsistencyLevel.Eventually
         words = {"limit": str(limit)} if limit else {}
         if smallest:
             words |= {"iterator": "True", "reduce_stop_for_best": "True"}
@@ -216,7 +219,7 @@ class Link:
                 expr=expression,
                 output_fields=fields,
                 query_params=[common_pb2.KeyValuePair(key=key, value=value) for key, value in words.items()],
-                consistency_level=common_pb2.ConsistencyLevel.Strong,
+                consistency_level=level,
             ),
         ).fields_data
 

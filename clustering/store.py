@@ -293,8 +293,8 @@ def _watch(address: Address, what: str, progress: Callable[[], int], goal: int) 
 def audit_collection(run: RunDir, link: Link, n_texts: int) -> list[Item]:
     """What the collection lacks, doubles or holds wrongly, as pieces of vectors/ to be loaded again; [] when whole.
 
-    Every key is listed, range by range; the count of entities shows doubled keys, which a list does not; a sample of
-    vectors is compared bit by bit.
+    The count of entities comes first and waits for all writes. Every key is listed, range by range; the count shows
+    doubled keys, which a list does not; a sample of vectors is compared bit by bit.
     Raises: StoreError for entities that are no rows of this run.
     """
     address = link.address
@@ -334,7 +334,7 @@ def _count(link: Link, first: int, stop: int) -> int:
 def _keys(link: Link, first: int, stop: int) -> IntArray:
     """The keys from first to stop - 1 that the collection has."""
     words = f"{ROW} >= {first} and {ROW} < {stop}"
-    fields, _ = patiently(link.address, lambda _: link.query(words, [ROW], KEYS_PER_QUERY))
+    fields, _ = patiently(link.address, lambda failures: link.query(words, [ROW], KEYS_PER_QUERY, strong=failures > 0))
     found = [column_of(field).to_numpy() for field in fields if field.field_name == ROW]
     return np.concatenate([np.empty(0, np.int64), *found])
 
@@ -354,7 +354,7 @@ def _wrong_vectors(run: RunDir, link: Link, spans: list[Any], n_texts: int) -> l
     """The parts of a sample of rows whose stored vectors are not equal to those of vectors/."""
     rows = np.sort(np.random.default_rng(n_texts).choice(n_texts, min(AUDIT_SAMPLE, n_texts), replace=False))
     words = f"{ROW} in [{', '.join(map(str, rows))}]"
-    fields, _ = patiently(link.address, lambda _: link.query(words, [ROW, VECTOR]))
+    fields, _ = patiently(link.address, lambda failures: link.query(words, [ROW, VECTOR], strong=failures > 0))
     columns = {field.field_name: column_of(field) for field in fields}
     held, vectors = columns[ROW].to_numpy(), columns[VECTOR]
     order = np.argsort(held)

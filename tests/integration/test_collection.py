@@ -55,7 +55,8 @@ def digest(client: MilvusClient, name: str) -> str:
 def reading(uri: str, name: str) -> list[str]:
     """The words of a run that reads a collection instead of files."""
     return ["run", "--config", "cluster_configs/laptop.yaml", "read.paths=[]", f"read.collection.uri={uri}",
-            f"read.collection.name={name}", "read.collection.text_field=headline", "search.k=20"]  # fmt: skip
+            f"read.collection.name={name}", "read.collection.text_field=headline", "search.k=20",
+            "project.sample=2000"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_a_foreign_collection_is_clustered_and_not_changed(covey, milvus_server,
     assert "nothing to do" in covey(*words).err
     from_file = tmp_path / "file"
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"run.dir={from_file}", f"read.paths={sample}",
-             f"store.uri={milvus_server}", "search.k=20"]  # fmt: skip
+             f"store.uri={milvus_server}", "search.k=20", "project.sample=2000"]  # fmt: skip
     assert covey(*words).status == 0
     table = pq.read_table(from_file / "labels.parquet")
     expected = dict(zip(table["text_id"].to_pylist(), table["label"].to_pylist(), strict=True))

@@ -69,7 +69,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             time.sleep(0.5)
         yield env
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # `ray stop` would end every Ray of this machine
+        os.killpg(process.pid, signal.SIGKILL)  # `ray stop` would end every Ray of this machine
         process.wait(60)
 
 

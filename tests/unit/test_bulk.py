@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The address behaves as that of a server whose jobs are a REST service."""
     monkeypatch.setenv("COVEY_TEST_TOKEN", "root:sesame")
     monkeypatch.setattr(bulk, "server_version", lambda _: (2, 5, 4))
-    monkeypatch.setattr(Address, "connect", lambda _: None)
+    monkeypatch.setattr(bulk, "connected", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(bulk, "POLL_S", 0)
 
 
