@@ -239,7 +239,7 @@ def test_what_is_missing_or_doubled_is_loaded_again(undisturbed, server, tmp_pat
 
 def test_a_run_that_is_started_twice_at_once_refuses_the_second(server, tmp_path):
     sample, run = tmp_path / "sample.csv", RunDir(tmp_path / "twice")
-    write_sample(sample, 3000)
+    write_sample(sample, 1500)
     words = [sys.executable, "-m", "jobs.cluster_texts", "--config", "cluster_configs/laptop.yaml",
              f"read.paths={sample}", f"run.dir={run.path}", f"store.uri={server.uri}"]  # fmt: skip
     first = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
