@@ -2,80 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from hdbscan._hdbscan_linkage import label as single_linkage
-from hdbscan._hdbscan_tree import outlier_scores
-from hdbscan.hdbscan_ import _tree_to_labels
 from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config import ClusterSection
-from clustering.kernels.density import Forest, core_distances, grow_homes, grow_pieces, spanning_forest
+from clustering.kernels.forest import Forest, core_distances, spanning_forest
+from clustering.kernels.growth import grow_homes
+from clustering.kernels.tree import cluster_forest
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, load_forest, load_graph, part_name, read_columns, whole, write_table
-
-_TREE_DTYPE = [("parent", np.int64), ("child", np.int64), ("lambda_val", np.float64), ("child_size", np.int64)]
-
-
-APART = 1e30  # the length of the edges between pieces: finite, because hdbscan divides by lambda
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """What HDBSCAN says of every text, and its tree; labels are not yet in a lasting order."""
-
-    label: NDArray[np.int64]  # -1 is noise
-    strength: NDArray[np.float64]
-    outlier_score: NDArray[np.float64]
-    persistence: NDArray[np.float64]  # a value for each label
-    tree: NDArray[Any]  # hdbscan's condensed tree: parent, child, lambda_val, child_size
-
-
-def cluster_forest(
-    forest: Forest,
-    n_texts: int,
-    *,
-    min_cluster_size: int,
-    selection: str = "eom",
-    epsilon: float = 0.0,
-    max_cluster_size: int = 0,
-    allow_single_cluster: bool = False,
-) -> Clusters:
-    """Condense the forest's hierarchy and select clusters, by the hdbscan library.
-
-    Pieces of a forest are joined at lambda 0, so no cluster holds texts of two pieces.
-    Source: McInnes, Healy and Astels (2017), hdbscan.
-    """
-    edges, largest = _join_pieces(forest, n_texts)
-    if largest < min(min_cluster_size, n_texts):  # with one cluster allowed, hdbscan would take all pieces for it
-        none = np.zeros(n_texts)
-        return Clusters(np.full(n_texts, -1), none, none, np.zeros(0), np.empty(0, _TREE_DTYPE))
-    tree = single_linkage(edges)
-    labels, strengths, persistence, condensed, _ = _tree_to_labels(
-        None, tree, min_cluster_size, selection, allow_single_cluster, False, epsilon, 0.0, max_cluster_size
-    )
-    scores = np.nan_to_num(outlier_scores(condensed), nan=0.0) if len(condensed) else np.zeros(n_texts)
-    condensed["lambda_val"][condensed["lambda_val"] <= 1 / APART] = 0
-    # A root that epsilon has left without members keeps its persistence in hdbscan.
-    held, label = np.unique(labels, return_inverse=True)
-    label = label - int(held[0] < 0)
-    persistence = np.asarray(persistence)[held[held >= 0].astype(np.int64)]
-    return Clusters(label.astype(np.int64), np.nan_to_num(strengths), scores, persistence, condensed)
-
-
-def _join_pieces(forest: Forest, n_texts: int) -> tuple[NDArray[np.float64], int]:
-    """n_texts - 1 edges for hdbscan, the forest's and then one from each piece to the next; size of the largest."""
-    piece = np.arange(n_texts)
-    grow_pieces(forest.left, forest.right, piece)
-    heads, sizes = np.unique(piece, return_counts=True)
-    heads = heads[np.argsort(-sizes, kind="stable")]  # the largest first: small pieces fall out one by one
-    joins = np.column_stack([heads[:-1], heads[1:], np.full(heads.size - 1, APART)])
-    edges = np.column_stack([forest.left, forest.right, forest.distance.astype(np.float64)])
-    return np.vstack([edges, joins]), int(sizes.max())
 
 
 def build_forest(run: RunDir, cfg: ClusterSection) -> Figures:
@@ -125,11 +64,7 @@ def _cluster(run: RunDir, cfg: ClusterSection) -> Figures:
     }
     weighed = copies if cfg.copies == "weigh" else np.ones_like(copies)
     unfolded = unfold_copies(forest, weighed, np.load(run / "forest" / "core.npy"))
-    n_nodes = int(weighed.sum())
-    if n_nodes > 1:
-        found = cluster_forest(unfolded, n_nodes, **options)
-    else:
-        found = Clusters(np.full(1, -1), np.zeros(1), np.zeros(1), np.zeros(0), np.empty(0, _TREE_DTYPE))
+    found = cluster_forest(unfolded, int(weighed.sum()), **options)
     label, strength = found.label[:n_texts].copy(), found.strength[:n_texts].copy()
     # A noise text that alone carries enough records is a story of its own: many printed the very same words.
     alone = np.flatnonzero((label < 0) & (copies >= cfg.min_cluster_size))
@@ -148,17 +83,18 @@ def _cluster(run: RunDir, cfg: ClusterSection) -> Figures:
         "home_strength": (1 / (1 + height / np.float32(middle))).astype(np.float32),
     }
     write_table(run / "assignment.parquet", pa.table(columns, schema=schema.ASSIGNMENT))
-    tree = [found.tree[name] for name in ("parent", "child", "lambda_val", "child_size")]
-    write_table(run / "tree.parquet", pa.table([pa.array(column) for column in tree], schema=schema.TREE))
+    records = found.tree.as_records()
+    tree = [pa.array(records[name]) for name in ("parent", "child", "lambda_val", "child_size")]
+    write_table(run / "tree.parquet", pa.table(tree, schema=schema.TREE))
     with whole(run / "persistence.npy") as temporary, temporary.open("wb") as handle:
         np.save(handle, persistence)
-    records = int(copies.sum())
+    n_records = int(copies.sum())
     sizes = np.bincount(label[label >= 0], weights=copies[label >= 0], minlength=1)
     return {
         "count": len(persistence),
-        "noise_share": round(float(copies[label < 0].sum()) / records, 5),
-        "home_share": round(float(copies[home >= 0].sum()) / records, 5),
-        "largest_share": round(float(sizes.max()) / records, 5),
+        "noise_share": round(float(copies[label < 0].sum()) / n_records, 5),
+        "home_share": round(float(copies[home >= 0].sum()) / n_records, 5),
+        "largest_share": round(float(sizes.max()) / n_records, 5),
         "copies_clusters": int(alone.size),
     }
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_array
 
 from clustering.errors import ConfigError, StageError
-from clustering.kernels.density import Forest
+from clustering.kernels.forest import Forest
 
 log = logging.getLogger("covey")
 

@@ -52,7 +52,7 @@ def test_the_reader_of_imports_finds_them(tmp_path: Path) -> None:
 
 
 def test_there_are_modules_to_check() -> None:
-    assert {path.stem for path in MODULES} >= {*STAGES, *SHARED, "topk", "density"}
+    assert {path.stem for path in MODULES} >= {*STAGES, *SHARED, "topk", "forest"}
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)

@@ -1,6 +1,8 @@
-"""kernels/density.py: core distances, the forest of mutual reachability, and homes for noise."""
+"""kernels/forest.py and growth.py: core distances, the forest of mutual reachability, and homes for noise."""
 
 from __future__ import annotations
+
+from random import Random
 
 import hdbscan
 import numpy as np
@@ -9,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
+from scipy.sparse.csgraph import minimum_spanning_tree
 
 from clustering.kernels.csr import edges_of, undirected_graph
-from clustering.kernels.density import Forest, core_distances, grow_homes, grow_pieces, spanning_forest
+from clustering.kernels.forest import SMALL_BAND, Forest, core_distances, grow_pieces, merge_forests, spanning_forest
+from clustering.kernels.growth import grow_homes
 from tests import oracles
 from tests.planted import blobs, neighbor_graph
 from tests.strategies import full_graphs, graphs
@@ -79,6 +83,30 @@ def test_the_forest_is_sorted_spans_each_piece_and_takes_its_weights_from_the_gr
     of_graph = oracles.pieces(n_texts, zip(low.tolist(), high.tolist(), strict=True))
     assert oracles.pieces(n_texts, [edge[:2] for edge in edges(forest)]) == of_graph
     assert forest.left.size == n_texts - len(set(of_graph))
+
+
+@given(graphs() | full_graphs(), st.integers(1, 6), st.integers(1, 32), st.randoms())
+def test_parts_of_a_graph_give_the_forest_of_the_whole(
+    graph: csr_array, min_samples: int, n_parts: int, random: Random
+) -> None:
+    n_texts, core = graph.shape[0], core_distances(graph, min_samples)
+    whole = spanning_forest(graph, core)
+    rows = list(range(n_texts))
+    random.shuffle(rows)
+    shares = [np.array(rows[at::n_parts], np.int64) for at in range(n_parts)]
+    forests = [spanning_forest(graph, core, rows=share) for share in shares]
+    assert edges(merge_forests(forests, n_texts)) == edges(whole)
+    assert edges(spanning_forest(graph, core, symmetric=False)) == edges(whole)  # each edge read twice
+
+
+def test_more_edges_than_a_band_holds_are_taken_in_several() -> None:
+    graph = neighbor_graph(np.random.default_rng(0).normal(size=(700, 8)).astype(np.float32))
+    core = core_distances(graph, 5)
+    low, high, distance = edges_of(graph)
+    assert low.size > 3 * SMALL_BAND
+    reach = np.maximum(distance, np.maximum(core[low], core[high]))
+    expected = minimum_spanning_tree(csr_array((reach, (low, high)), shape=graph.shape)).data
+    assert_array_equal(spanning_forest(graph, core).distance, np.sort(expected))
 
 
 @pytest.mark.parametrize("min_samples", [1, 3, 5, 10])

@@ -1,0 +1,46 @@
+"""A spanning forest and labels in; the cluster that each noise text meets first out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from clustering.kernels.forest import find
+
+
+@numba.njit(cache=True)
+def grow_homes(left: Any, right: Any, distance: Any, label: Any) -> Any:
+    """Give each noise text the cluster that it meets first along the ascending forest.
+
+    left, right, distance : the forest, ascending; label : int64, shape (n_texts,), -1 is noise
+    Returns: home int64 and height float32, shape (n_texts,): the height at which a noise text joined, 0 for members,
+        infinite (home -1) in a piece without a cluster. When a joined group of noise meets a cluster, all of it joins.
+    """
+    n_texts = label.size
+    parent = np.arange(n_texts)
+    home = label.copy()  # at a root: the group's cluster
+    following = np.full(n_texts, -1, np.int64)  # linked list of a noise group's texts
+    last = np.arange(n_texts)
+    placed = label.copy()
+    height = np.where(label >= 0, np.float32(0), np.float32(np.inf)).astype(np.float32)
+    for edge in range(left.size):
+        one, other = find(parent, left[edge]), find(parent, right[edge])
+        if one == other:
+            continue
+        if home[one] >= 0 and home[other] >= 0:
+            continue  # two clusters meet: neither takes the other's texts
+        if home[one] < 0 and home[other] >= 0:
+            one, other = other, one
+        if home[one] >= 0:  # a cluster meets a group of noise
+            text = other
+            while text >= 0:
+                placed[text] = home[one]
+                height[text] = distance[edge]
+                text = following[text]
+        else:
+            following[last[one]] = other
+            last[one] = last[other]
+        parent[other] = one
+    return placed, height
