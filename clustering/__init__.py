@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from clustering.assign import assign_texts
     from clustering.config import RunConfig, build_config, load_config
     from clustering.errors import ConfigError, CoveyError, InputError, StageError, StoreError
+    from clustering.estimator import GraphHDBSCAN
     from clustering.evaluate import evaluate_run
     from clustering.pipeline import load_run_config, recluster_run, run_pipeline
     from clustering.rundir import RunDir, load_graph
@@ -19,6 +20,7 @@ _HOMES = {
     "assign": ["assign_texts"],
     "config": ["RunConfig", "build_config", "load_config"],
     "errors": ["ConfigError", "CoveyError", "InputError", "StageError", "StoreError"],
+    "estimator": ["GraphHDBSCAN"],
     "evaluate": ["evaluate_run"],
     "pipeline": ["load_run_config", "recluster_run", "run_pipeline"],
     "rundir": ["RunDir", "load_graph"],
@@ -28,6 +30,7 @@ _HOMES = {
 __all__ = [
     "ConfigError",
     "CoveyError",
+    "GraphHDBSCAN",
     "InputError",
     "RunConfig",
     "RunDir",

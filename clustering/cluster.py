@@ -12,7 +12,7 @@ from clustering import schema
 from clustering.config import ClusterSection
 from clustering.kernels.forest import Forest, core_distances, spanning_forest
 from clustering.kernels.growth import grow_homes
-from clustering.kernels.tree import cluster_forest
+from clustering.kernels.tree import cluster_forest, finish_labels
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, load_forest, load_graph, part_name, read_columns, whole, write_table
 
@@ -65,12 +65,8 @@ def _cluster(run: RunDir, cfg: ClusterSection) -> Figures:
     weighed = copies if cfg.copies == "weigh" else np.ones_like(copies)
     unfolded = unfold_copies(forest, weighed, np.load(run / "forest" / "core.npy"))
     found = cluster_forest(unfolded, int(weighed.sum()), **options)
-    label, strength = found.label[:n_texts].copy(), found.strength[:n_texts].copy()
-    # A noise text that alone carries enough records is a story of its own: many printed the very same words.
-    alone = np.flatnonzero((label < 0) & (copies >= cfg.min_cluster_size))
-    label[alone] = len(found.persistence) + np.arange(alone.size)
-    strength[alone] = 1
-    label, persistence = renumber(label, copies, np.concatenate([found.persistence, np.zeros(alone.size)]))
+    label, strength, persistence = finish_labels(found, copies, cfg.min_cluster_size)
+    alone = len(persistence) - len(found.persistence)
     home, height = grow_homes(forest.left, forest.right, forest.distance, label)
     middle = float(np.median(forest.distance)) if forest.distance.size else 1.0
     columns = {
@@ -95,7 +91,7 @@ def _cluster(run: RunDir, cfg: ClusterSection) -> Figures:
         "noise_share": round(float(copies[label < 0].sum()) / n_records, 5),
         "home_share": round(float(copies[home >= 0].sum()) / n_records, 5),
         "largest_share": round(float(sizes.max()) / n_records, 5),
-        "copies_clusters": int(alone.size),
+        "copies_clusters": alone,
     }
 
 
@@ -116,20 +112,3 @@ def unfold_copies(forest: Forest, weights: NDArray[np.int32], core: NDArray[np.f
     distance = np.concatenate([forest.distance, reach])
     order = np.lexsort((right, left, distance))
     return Forest(left[order], right[order], distance[order])
-
-
-def renumber(
-    label: NDArray[np.int64], copies: NDArray[np.int32], persistence: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Number clusters by records, largest first, then by smallest row, so that equal results have equal numbers."""
-    n_clusters = persistence.size
-    inside = np.flatnonzero(label >= 0)
-    size = np.bincount(label[inside], weights=copies[inside], minlength=n_clusters)
-    first = np.full(n_clusters, label.size, np.int64)
-    np.minimum.at(first, label[inside], inside)
-    order = np.lexsort((first, -size))
-    number = np.empty(n_clusters, np.int64)
-    number[order] = np.arange(n_clusters)
-    renumbered = label.copy()
-    renumbered[inside] = number[label[inside]]
-    return renumbered, persistence[order]

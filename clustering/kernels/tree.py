@@ -110,6 +110,39 @@ def cluster_forest(
     return Clusters(label, strength, score, persistence[kept], tree)
 
 
+def finish_labels(
+    found: Clusters, copies: NDArray[np.int32], min_cluster_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Labels in their lasting order, with a cluster for each noise text that alone carries min_cluster_size records.
+
+    copies : int32, shape (n_texts,), records a text; further entries of ``found`` are copies and left out
+    Returns: label int64 and strength float64, shape (n_texts,); persistence of each cluster.
+    """
+    label, strength = found.label[: copies.size].copy(), found.strength[: copies.size].copy()
+    alone = np.flatnonzero((label < 0) & (copies >= min_cluster_size))  # many printed the very same words
+    label[alone] = len(found.persistence) + np.arange(alone.size)
+    strength[alone] = 1
+    label, persistence = renumber(label, copies, np.concatenate([found.persistence, np.zeros(alone.size)]))
+    return label, strength, persistence
+
+
+def renumber(
+    label: NDArray[np.int64], copies: NDArray[np.int32], persistence: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Number clusters by records, largest first, then by smallest row, so that equal results have equal numbers."""
+    n_clusters = persistence.size
+    inside = np.flatnonzero(label >= 0)
+    size = np.bincount(label[inside], weights=copies[inside], minlength=n_clusters)
+    first = np.full(n_clusters, label.size, np.int64)
+    np.minimum.at(first, label[inside], inside)
+    order = np.lexsort((first, -size))
+    number = np.empty(n_clusters, np.int64)
+    number[order] = np.arange(n_clusters)
+    renumbered = label.copy()
+    renumbered[inside] = number[label[inside]]
+    return renumbered, persistence[order]
+
+
 def condense(forest: Forest, n_texts: int, min_cluster_size: int) -> CondensedTree:
     """The condensed tree: from the root down, a split makes two clusters when both sides have min_cluster_size texts.
 

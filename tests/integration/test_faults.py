@@ -164,54 +164,37 @@ def kill_an_actor() -> None:
     os.kill(actors[0], signal.SIGKILL)
 
 
-def test_the_server_dies_while_it_is_loaded(undisturbed, server, tmp_path):
-    run = embedded_run(tmp_path / "server_load")
+def test_the_server_dies_while_it_is_loaded_and_while_it_is_searched(undisturbed, server, tmp_path):
+    run = embedded_run(tmp_path / "server_dies")
     with meanwhile(is_loading(run), server.kill_and_start_later):
-        figures = load(run, server.uri)
-    assert figures["retries"] > 0
-    search(run, server.uri)
-    check_whole(run, server.uri, undisturbed)
-
-
-def test_the_server_dies_while_it_is_searched(undisturbed, server, tmp_path):
-    run = embedded_run(tmp_path / "server_search")
-    load(run, server.uri)
+        assert load(run, server.uri)["retries"] > 0
     with meanwhile(is_searching(run), server.kill_and_start_later):
-        figures = search(run, server.uri)
-    assert figures["retries"] > 0
+        assert search(run, server.uri)["retries"] > 0
     check_whole(run, server.uri, undisturbed)
 
 
-def test_an_actor_dies_while_it_loads(undisturbed, server, tmp_path):
-    run = embedded_run(tmp_path / "actor_load")
+def test_an_actor_dies_while_it_loads_and_another_while_it_searches(undisturbed, server, tmp_path):
+    run = embedded_run(tmp_path / "actor_dies")
     with meanwhile(is_loading(run), kill_an_actor):
         load(run, server.uri)
-    search(run, server.uri)
-    check_whole(run, server.uri, undisturbed)
-
-
-def test_an_actor_dies_while_it_searches(undisturbed, server, tmp_path):
-    run = embedded_run(tmp_path / "actor_search")
-    load(run, server.uri)
     with meanwhile(is_searching(run), kill_an_actor):
         search(run, server.uri)
     check_whole(run, server.uri, undisturbed)
 
 
-@pytest.mark.parametrize("moment", [is_loading, is_searching])
-def test_the_driver_dies_and_is_started_again(undisturbed, server, tmp_path, moment):
-    run = embedded_run(tmp_path / f"driver_{moment.__name__}")
+def test_the_driver_dies_twice_and_is_started_again(undisturbed, server, tmp_path):
+    run = embedded_run(tmp_path / "driver_dies")
     assert run.id
     code = "import sys; from tests.integration.test_faults import drive; drive(*sys.argv[1:])"
     words = [sys.executable, "-c", code, str(run.path), server.uri]
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    with meanwhile(moment(run), process.kill):
-        process.wait(180)
-    assert process.returncode == -signal.SIGKILL
-    assert (run / "stored").exists() == (moment is is_searching)
+    for moment in (is_loading, is_searching):
+        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        with meanwhile(moment(run), process.kill):
+            process.wait(180)
+        assert process.returncode == -signal.SIGKILL
+        assert (run / "stored").exists() == (moment is is_searching)
     kept = list(parts(run / "neighbors"))
     times = [path.stat().st_mtime_ns for path in kept]
-    load(run, server.uri)
     search(run, server.uri)
     assert [path.stat().st_mtime_ns for path in kept] == times
     check_whole(run, server.uri, undisturbed)

@@ -17,12 +17,12 @@ from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 
 from clustering import schema
-from clustering.cluster import _cluster, _forest, renumber, unfold_copies
+from clustering.cluster import _cluster, _forest, unfold_copies
 from clustering.config import ClusterSection
 from clustering.encoders import unit_rows
 from clustering.kernels.csr import MIN_DISTANCE, undirected_graph
 from clustering.kernels.forest import Forest, core_distances, grow_pieces, spanning_forest
-from clustering.kernels.tree import Clusters, cluster_forest
+from clustering.kernels.tree import Clusters, cluster_forest, renumber
 from clustering.rundir import Figures, RunDir, load_assignment, part_name, save_graph, write_table
 from tests import oracles
 from tests.planted import blobs, neighbor_graph

@@ -1,0 +1,219 @@
+"""HDBSCAN of a graph of nearest neighbors, with the habits of scikit-learn; needs neither Ray nor Milvus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, issparse
+from sklearn.base import BaseEstimator, ClusterMixin
+
+from clustering.kernels.csr import undirected_graph
+from clustering.kernels.forest import FloatArray, IntArray, core_distances, grow_pieces, spanning_forest
+from clustering.kernels.growth import grow_homes
+from clustering.kernels.repair import Ask, prove_forest, repair_forest
+from clustering.kernels.tree import cluster_forest, finish_labels
+
+BLOCK_BYTES = 128 << 20  # of distances at a time, where vectors are asked for what the lists lack
+
+
+class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """Cluster rows by a sparse graph of distances or by lists of their nearest neighbors.
+
+    Rows at distance 0 are copies: density and tree see one of them, sizes count all. Pieces of the graph that no edge
+    joins never share a cluster.
+
+    min_samples : the core distance of a row reaches to its min_samples-th other row
+    min_cluster_size : rows that a cluster has at least; min_samples and this as in hdbscan
+    selection : "eom" or "leaf"; epsilon, max_cluster_size, allow_single_cluster : as in hdbscan
+    min_distance : shorter distances, save 0, are lifted to this
+    n_neighbors : for ``fit(X)``: every row of X is known to hold at least its n_neighbors nearest; none: not known, and
+        nothing can be certified
+    budget : rows for which ``vectors`` are searched at most, to settle what the graph leaves open
+
+    After ``fit``, for every row: ``labels_`` int64, -1 is noise, clusters numbered by size; ``probabilities_`` and
+    ``outlier_scores_`` float64, 0 to 1; ``home_`` int64, the cluster that a row of noise meets first, and
+    ``home_strength_``, 1 for members and 1/2 for who joins at the median height of the tree. For every cluster
+    ``cluster_persistence_``. ``certified_`` : share of the merges that are proven to belong to the exact tree, given
+    that the lists are exact; ``open_merges_`` : (row, row, least height, height) of the others; ``n_queries_`` : rows
+    searched among the vectors.
+    Source: Campello, Moulavi and Sander (2013); McInnes, Healy and Astels (2017).
+    """
+
+    def __init__(
+        self,
+        min_samples: int = 5,
+        min_cluster_size: int = 5,
+        *,
+        selection: str = "eom",
+        epsilon: float = 0.0,
+        max_cluster_size: int = 0,
+        allow_single_cluster: bool = False,
+        min_distance: float = 0.0,
+        n_neighbors: int | None = None,
+        budget: int = 100_000,
+    ) -> None:
+        self.min_samples = min_samples
+        self.min_cluster_size = min_cluster_size
+        self.selection = selection
+        self.epsilon = epsilon
+        self.max_cluster_size = max_cluster_size
+        self.allow_single_cluster = allow_single_cluster
+        self.min_distance = min_distance
+        self.n_neighbors = n_neighbors
+        self.budget = budget
+
+    def fit(
+        self,
+        X: Any = None,  # noqa: N803 (scikit-learn's name)
+        y: Any = None,
+        *,
+        neighbors: tuple[ArrayLike, ArrayLike] | None = None,
+        vectors: ArrayLike | None = None,
+    ) -> GraphHDBSCAN:
+        """Cluster the rows of a graph.
+
+        X : sparse, shape (n_rows, n_rows), distances; each edge stored in one or both directions
+        neighbors : instead of X, indices and distances, shape (n_rows, k), ascending; entries that name the row itself
+            or -1 are passed over
+        vectors : float, shape (n_rows, dim), of which the distances are the Euclidean ones; what the graph leaves open
+            is then settled by exact search among them
+        Raises: ValueError for a distance that is negative, infinite or NaN, with its place, and for wrong shapes.
+        """
+        if (X is None) == (neighbors is None):
+            raise ValueError("give either X, a sparse graph, or neighbors=(indices, distances)")
+        graph, bound = self._from_lists(*neighbors) if neighbors is not None else self._from_graph(X)
+        n_rows = graph.shape[0]
+        group, copies, graph, bound = _fold(graph, bound, self.min_distance)
+        core = core_distances(graph, self.min_samples)
+        forest = spanning_forest(graph, core, symmetric=False)
+        if vectors is None:
+            proof = prove_forest(forest, bound)
+        else:
+            points = np.asarray(vectors, np.float32)
+            if points.ndim != 2 or len(points) != n_rows:
+                raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
+            first = np.full(copies.size, n_rows, np.int64)
+            np.minimum.at(first, group, np.arange(n_rows))
+            ask = _search(points[first], core, np.float32(self.min_distance))
+            forest, proof = repair_forest(forest, bound, ask, self.budget)
+        found = cluster_forest(
+            forest, copies.size, min_cluster_size=self.min_cluster_size, selection=self.selection,
+            epsilon=self.epsilon, max_cluster_size=self.max_cluster_size,
+            allow_single_cluster=self.allow_single_cluster,
+        )  # fmt: skip
+        label, strength, persistence = finish_labels(found, copies, self.min_cluster_size)
+        home, height = grow_homes(forest.left, forest.right, forest.distance, label)
+        middle = np.median(forest.distance) if len(forest) else np.float32(1)
+        self.labels_, self.probabilities_ = label[group], strength[group]
+        self.outlier_scores_, self.cluster_persistence_ = found.outlier_score[group], persistence
+        self.home_, self.home_strength_ = home[group], (1 / (1 + height / middle))[group]
+        undecided = np.flatnonzero(proof.least != forest.distance)
+        self.certified_ = 1 - undecided.size / len(forest) if len(forest) else 1.0
+        representative = np.unique(group, return_index=True)[1]
+        ends = representative[forest.left[undecided]], representative[forest.right[undecided]]
+        heights = proof.least[undecided], forest.distance[undecided]
+        self.open_merges_ = list(zip(*(column.tolist() for column in (*ends, *heights)), strict=True))
+        self.n_queries_ = proof.queries
+        self.n_features_in_ = n_rows
+        self._records = found.tree.as_records()
+        return self
+
+    @property
+    def condensed_tree_(self) -> Any:
+        """hdbscan's CondensedTree over the distinct rows (copies count once): its plots and exports work."""
+        from hdbscan.plots import CondensedTree
+
+        return CondensedTree(self._records, self.labels_)
+
+    def _from_graph(self, given: Any) -> tuple[csr_array, FloatArray]:
+        if not issparse(given) or given.shape[0] != given.shape[1]:
+            raise ValueError(f"X is {type(given).__name__} of shape {np.shape(given)}; expected a square sparse graph")
+        graph: Any = csr_array(given)
+        rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
+        other = graph.indices != rows
+        if not other.all():
+            indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[other], minlength=graph.shape[0]))])
+            graph = csr_array((graph.data[other], graph.indices[other], indptr), shape=graph.shape)
+        graph = _checked(graph)
+        bound = np.zeros(graph.shape[0], np.float32)
+        if self.n_neighbors is not None:
+            bound = core_distances(graph, self.n_neighbors)
+            bound[np.diff(graph.indptr) >= bound.size - 1] = np.inf
+        return graph, bound
+
+    def _from_lists(self, indices: ArrayLike, distances: ArrayLike) -> tuple[csr_array, FloatArray]:
+        ids, lengths = np.asarray(indices), np.asarray(distances, np.float32)
+        if ids.ndim != 2 or ids.shape != lengths.shape:
+            raise ValueError(f"neighbors have shapes {ids.shape} and {lengths.shape}; expected (n_rows, k) twice")
+        n_rows = len(ids)
+        if ids.size and ids.max() >= n_rows:
+            raise ValueError(f"neighbors name row {ids.max()} of {n_rows}; rows run from 0 to n - 1")
+        listed = (ids >= 0) & (ids != np.arange(n_rows)[:, None])
+        counts = listed.sum(axis=1)
+        bound = np.where(listed, lengths, np.float32(0)).max(axis=1, initial=0).astype(np.float32)
+        bound[counts >= n_rows - 1] = np.inf
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        if listed.all():
+            graph = csr_array((lengths.ravel(), ids.ravel(), indptr), shape=(n_rows, n_rows))
+        else:
+            graph = csr_array((lengths[listed], ids[listed], indptr), shape=(n_rows, n_rows))
+        return _checked(graph), bound
+
+
+def _checked(graph: csr_array) -> csr_array:
+    """The graph, if all its distances are finite and not negative."""
+    bad = ~((graph.data >= 0) & (graph.data < np.inf))
+    if bad.any():
+        at = int(bad.argmax())
+        row = int(np.searchsorted(graph.indptr, at, side="right")) - 1
+        raise ValueError(
+            f"{bad.sum()} of {bad.size} distances are negative, infinite or NaN; the first is {graph.data[at]}, from "
+            f"row {row} to row {graph.indices[at]}"
+        )
+    return csr_array((graph.data.astype(np.float32, copy=False), graph.indices, graph.indptr), shape=graph.shape)
+
+
+def _fold(
+    graph: csr_array, bound: FloatArray, min_distance: float
+) -> tuple[IntArray, NDArray[np.int32], csr_array, FloatArray]:
+    """One row for all that lie at distance 0 of each other.
+
+    Returns: the new row of each old one; how many each stands for; their graph; what is known of unlisted edges.
+    """
+    n_rows = graph.shape[0]
+    none = not graph.nnz or graph.data.min() > 0
+    if none and graph.data.min(initial=np.inf) >= min_distance:
+        return np.arange(n_rows), np.ones(n_rows, np.int32), graph, bound
+    rows = np.repeat(np.arange(n_rows), np.diff(graph.indptr))
+    same = graph.data == 0
+    piece = np.arange(n_rows)
+    grow_pieces(rows[same], graph.indices[same].astype(np.int64), piece)
+    _, group = np.unique(piece, return_inverse=True)
+    copies = np.bincount(group).astype(np.int32)
+    folded = undirected_graph(group[rows], group[graph.indices], graph.data, copies.size, min_distance)
+    known = np.zeros(copies.size, np.float32)
+    np.maximum.at(known, group, bound)  # what no copy lists is as far as the farthest of their lists
+    return group.astype(np.int64), copies, folded, np.maximum(known, np.float32(min_distance))
+
+
+def _search(points: FloatArray, core: FloatArray, floor: np.float32) -> Ask:
+    """Exact search for the nearest row of another piece by mutual reachability; equal ones: the smaller row."""
+    squares = np.einsum("ij,ij->i", points, points)
+    step = max(1, BLOCK_BYTES // (4 * max(len(points), 1)))
+
+    def ask(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
+        other, reach = np.empty(rows.size, np.int64), np.empty(rows.size, np.float32)
+        for at in range(0, rows.size, step):
+            some = rows[at : at + step]
+            squared = squares[some][:, None] + squares[None, :] - 2 * points[some] @ points.T
+            lengths = np.maximum(np.sqrt(np.maximum(squared, 0)), floor)
+            far = np.maximum(lengths, np.maximum(core[some][:, None], core[None, :]))
+            far[piece[some][:, None] == piece[None, :]] = np.inf
+            best = far.argmin(axis=1)
+            other[at : at + step], reach[at : at + step] = best, far[np.arange(some.size), best]
+        other[np.isinf(reach)] = -1
+        return other, reach
+
+    return ask
