@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClusterMixin
 
 from clustering.kernels.csr import undirected_graph
@@ -128,7 +128,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return CondensedTree(self._records, self.labels_)
 
     def _from_graph(self, given: Any) -> tuple[csr_array, FloatArray]:
-        if not issparse(given) or given.shape[0] != given.shape[1]:
+        if not hasattr(given, "tocsr") or given.shape[0] != given.shape[1]:
             raise ValueError(f"X is {type(given).__name__} of shape {np.shape(given)}; expected a square sparse graph")
         graph: Any = csr_array(given)
         rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
