@@ -14,6 +14,7 @@ from clustering.config import EmbedSection, ReadSection, RunConfig
 from clustering.encoders import load_encoder
 from clustering.errors import ConfigError
 from clustering.exact import exact_neighbors
+from clustering.kernels.growth import home_strength, median_height
 from clustering.kernels.topk import FloatArray, dot_distance
 from clustering.parts import original_errors
 from clustering.read import clean_text, find_files, read_columns_of
@@ -98,7 +99,7 @@ class _Clusters:
         assignment = load_assignment(run)
         self.held = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
         forest = load_forest(run)
-        self.middle = np.float32(np.median(forest.distance)) if forest.distance.size else np.float32(1)
+        self.middle = median_height(forest.distance)
         # For each cluster the longest forest edge between two of its members; a last 0 stands for no cluster.
         label = self.held["label"]
         self.ceiling = np.zeros(int(label.max(initial=-1)) + 2, np.float32)
@@ -120,7 +121,7 @@ class _Clusters:
             "label": np.where(inside, home, -1),
             "strength": np.where(inside, 1 - height / top / 2, 0),
             "home": home,
-            "home_strength": np.where(inside, 1, 1 / (1 + height / self.middle)),
+            "home_strength": np.where(inside, 1, home_strength(height, self.middle)),
         }
         # A text that the run already has is where the run has put it.
         known = dots[:, 0] >= 1 - SAME

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clustering import schema
 from clustering.config import ClusterSection
 from clustering.kernels.forest import Forest, core_distances, spanning_forest
-from clustering.kernels.growth import grow_homes
+from clustering.kernels.growth import grow_homes, home_strength, median_height
 from clustering.kernels.tree import cluster_forest, finish_labels
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, load_forest, load_graph, part_name, read_columns, whole, write_table
@@ -68,15 +68,13 @@ def _cluster(run: RunDir, cfg: ClusterSection) -> Figures:
     label, strength, persistence = finish_labels(found, copies, cfg.min_cluster_size)
     alone = len(persistence) - len(found.persistence)
     home, height = grow_homes(forest.left, forest.right, forest.distance, label)
-    middle = float(np.median(forest.distance)) if forest.distance.size else 1.0
     columns = {
         "row": np.arange(n_texts),
         "label": label.astype(np.int32),
         "strength": strength.astype(np.float32),
         "outlier_score": found.outlier_score[:n_texts].astype(np.float32),
         "home": home.astype(np.int32),
-        # 1 for members; a noise text that joins at the forest's median height has 1/2, one far out nearly 0.
-        "home_strength": (1 / (1 + height / np.float32(middle))).astype(np.float32),
+        "home_strength": home_strength(height, median_height(forest.distance)),
     }
     write_table(run / "assignment.parquet", pa.table(columns, schema=schema.ASSIGNMENT))
     records = found.tree.as_records()

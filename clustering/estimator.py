@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 
 from clustering.kernels.csr import undirected_graph
 from clustering.kernels.forest import FloatArray, IntArray, core_distances, grow_pieces, spanning_forest
-from clustering.kernels.growth import grow_homes
+from clustering.kernels.growth import grow_homes, home_strength, median_height
 from clustering.kernels.repair import Ask, prove_forest, repair_forest
 from clustering.kernels.tree import cluster_forest, finish_labels
 
@@ -86,6 +86,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         graph, bound = self._from_lists(*neighbors) if neighbors is not None else self._from_graph(X)
         n_rows = graph.shape[0]
         group, copies, graph, bound = _fold(graph, bound, self.min_distance)
+        first = np.unique(group, return_index=True)[1]  # of each group of copies
         core = core_distances(graph, self.min_samples)
         forest = spanning_forest(graph, core, symmetric=False)
         if vectors is None:
@@ -94,8 +95,6 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             points = np.asarray(vectors, np.float32)
             if points.ndim != 2 or len(points) != n_rows:
                 raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
-            first = np.full(copies.size, n_rows, np.int64)
-            np.minimum.at(first, group, np.arange(n_rows))
             ask = _search(points[first], core, np.float32(self.min_distance))
             forest, proof = repair_forest(forest, bound, ask, self.budget)
         found = cluster_forest(
@@ -105,14 +104,12 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         )  # fmt: skip
         label, strength, persistence = finish_labels(found, copies, self.min_cluster_size)
         home, height = grow_homes(forest.left, forest.right, forest.distance, label)
-        middle = np.median(forest.distance) if len(forest) else np.float32(1)
         self.labels_, self.probabilities_ = label[group], strength[group]
         self.outlier_scores_, self.cluster_persistence_ = found.outlier_score[group], persistence
-        self.home_, self.home_strength_ = home[group], (1 / (1 + height / middle))[group]
+        self.home_, self.home_strength_ = home[group], home_strength(height, median_height(forest.distance))[group]
         undecided = np.flatnonzero(proof.least != forest.distance)
         self.certified_ = 1 - undecided.size / len(forest) if len(forest) else 1.0
-        representative = np.unique(group, return_index=True)[1]
-        ends = representative[forest.left[undecided]], representative[forest.right[undecided]]
+        ends = first[forest.left[undecided]], first[forest.right[undecided]]
         heights = proof.least[undecided], forest.distance[undecided]
         self.open_merges_ = list(zip(*(column.tolist() for column in (*ends, *heights)), strict=True))
         self.n_queries_ = proof.queries

@@ -128,10 +128,10 @@ def spanning_forest(
         bins = max(int(np.searchsorted(total, band, side="right")), int(np.flatnonzero(counts)[0]) + 1)
         size = int(total[bins - 1])
         weights, ends = np.empty(size, np.uint32), np.empty(size, np.uint64)
-        _collect(indptr, indices, some, tree, bits, min(bins << BINS_SHIFT, DEAD), weights, ends)
+        _collect(indptr, indices, some, tree, bits, min(bins << BINS_SHIFT, int(DEAD)), weights, ends)
         weights, ends = _sort(weights, ends)
         found = _grow(weights, ends, tree, left, right, distance, found)
-        _flatten(tree)
+        flatten(tree)
     return Forest(left[:found].copy(), right[:found].copy(), distance[:found].copy())
 
 
@@ -262,9 +262,10 @@ def _grow(bits: Any, ends: Any, tree: Any, left: Any, right: Any, distance: Any,
 
 
 @numba.njit(cache=True, nogil=True)
-def _flatten(tree: Any) -> None:
+def flatten(tree: Any) -> None:
+    """Let every node name its root, the smallest of its tree."""
     for node in range(tree.size):
-        tree[node] = tree[tree[node]]  # a root is the smallest of its tree, so smaller nodes are flat already
+        tree[node] = tree[tree[node]]  # smaller nodes are flat already
 
 
 @numba.njit(cache=True, nogil=True)
@@ -273,4 +274,4 @@ def grow_pieces(left: Any, right: Any, piece: Any) -> None:
     for edge in range(left.size):
         one, other = find(piece, left[edge]), find(piece, right[edge])
         piece[max(one, other)] = min(one, other)
-    _flatten(piece)
+    flatten(piece)

@@ -1,4 +1,4 @@
-"""A spanning forest and labels in; the cluster that each noise text meets first out."""
+"""A spanning forest and labels in; the cluster that each noise text meets first, and how strongly, out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from clustering.kernels.forest import find
+from clustering.kernels.forest import FloatArray, find
 
 
 @numba.njit(cache=True)
@@ -44,3 +44,16 @@ def grow_homes(left: Any, right: Any, distance: Any, label: Any) -> Any:
             last[one] = last[other]
         parent[other] = one
     return placed, height
+
+
+def median_height(distance: FloatArray) -> np.float32:
+    """The middle of a forest's merges, by which ``home_strength`` measures; 1 without merges. distance : float32"""
+    return np.float32(np.median(distance)) if distance.size else np.float32(1)
+
+
+def home_strength(height: FloatArray, middle: np.float32) -> FloatArray:
+    """1 for members; a text that joins at the median height of the forest has 1/2, one far out nearly 0.
+
+    height : float32, at which each text joins, see ``grow_homes``
+    """
+    return (1 / (1 + height / middle)).astype(np.float32, copy=False)

@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from clustering.kernels.forest import FloatArray, Forest, IntArray, find, grow_pieces, merge_forests
+from clustering.kernels.forest import FloatArray, Forest, IntArray, find, flatten, grow_pieces, merge_forests
 
 # rows int64 (n_rows,), piece int64 (n_texts,) -> for each row the nearest text of another piece by mutual reachability:
 # text int64 (-1: there is none) and reachability float32
@@ -164,5 +164,4 @@ def _join_proven(left: Any, right: Any, distance: Any, tree: Any, lowest: Any) -
                     joined = True
         if not joined:
             break
-    for text in range(n_texts):
-        tree[text] = find(tree, text)
+    flatten(tree)
