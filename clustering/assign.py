@@ -14,11 +14,12 @@ from clustering.config import EmbedSection, ReadSection, RunConfig
 from clustering.encoders import load_encoder
 from clustering.errors import ConfigError
 from clustering.exact import exact_neighbors
+from clustering.forest import load_forest
 from clustering.kernels.growth import home_strength, median_height
 from clustering.kernels.topk import FloatArray, dot_distance
 from clustering.parts import original_errors
 from clustering.read import clean_text, find_files, read_columns_of
-from clustering.rundir import Figures, RunDir, load_assignment, load_forest, whole
+from clustering.rundir import Figures, RunDir, load_assignment, whole
 
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
 BATCH = 2000  # texts that are encoded and searched at once

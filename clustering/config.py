@@ -145,7 +145,7 @@ class GraphSection:
 
     k: Positive | None = None  # nearest neighbors that become edges; none: all that were searched
     max_distance: Annotated[float, Field(gt=0)] | None = None  # in the store's metric; longer edges are dropped
-    bridge: Literal["nearest", "none"] = "nearest"  # join separate pieces by their nearest texts, or leave them apart
+    bridge: Literal["nearest", "none"] = "nearest"  # settle by exact search what the lists leave open, or leave it
 
 
 @dataclass(frozen=True, config=_strict)
@@ -160,6 +160,7 @@ class ClusterSection:
     max_cluster_size: NonNegative = 0  # 0: no limit
     allow_single_cluster: bool = False
     copies: Literal["fold", "weigh"] = "fold"
+    budget: NonNegative = 100_000  # texts that are compared with all others to settle what the lists leave open
 
 
 @dataclass(frozen=True, config=_strict)

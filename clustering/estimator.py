@@ -11,9 +11,8 @@ from sklearn.base import BaseEstimator, ClusterMixin
 
 from clustering.kernels.csr import undirected_graph
 from clustering.kernels.forest import FloatArray, IntArray, core_distances, grow_pieces, spanning_forest
-from clustering.kernels.growth import grow_homes, home_strength, median_height
-from clustering.kernels.repair import Ask, prove_forest, repair_forest
-from clustering.kernels.tree import cluster_forest, finish_labels
+from clustering.kernels.labels import label_texts
+from clustering.kernels.repair import Ask, nearest_outside, prove_forest, repair_forest
 
 BLOCK_BYTES = 128 << 20  # of distances at a time, where vectors are asked for what the lists lack
 
@@ -27,6 +26,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     min_samples : the core distance of a row reaches to its min_samples-th other row
     min_cluster_size : rows that a cluster has at least; min_samples and this as in hdbscan
     selection : "eom" or "leaf"; epsilon, max_cluster_size, allow_single_cluster : as in hdbscan
+    copies : "fold", or "weigh": density and tree see every copy, min_distance apart from the others
     min_distance : shorter distances, save 0, are lifted to this
     n_neighbors : for ``fit(X)``: every row of X is known to hold at least its n_neighbors nearest; none: not known, and
         nothing can be certified
@@ -50,6 +50,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         epsilon: float = 0.0,
         max_cluster_size: int = 0,
         allow_single_cluster: bool = False,
+        copies: str = "fold",
         min_distance: float = 0.0,
         n_neighbors: int | None = None,
         budget: int = 100_000,
@@ -60,6 +61,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.epsilon = epsilon
         self.max_cluster_size = max_cluster_size
         self.allow_single_cluster = allow_single_cluster
+        self.copies = copies
         self.min_distance = min_distance
         self.n_neighbors = n_neighbors
         self.budget = budget
@@ -87,7 +89,13 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         n_rows = graph.shape[0]
         group, copies, graph, bound = _fold(graph, bound, self.min_distance)
         first = np.unique(group, return_index=True)[1]  # of each group of copies
-        core = core_distances(graph, self.min_samples)
+        weigh = self.copies == "weigh"
+        if weigh and self.min_distance <= 0 and copies.size < n_rows:
+            raise ValueError(
+                f"copies='weigh' with {n_rows - copies.size} copies needs min_distance above 0, the distance between "
+                f"copies; at 0 their density would be infinite"
+            )
+        core = core_distances(graph, self.min_samples, copies if weigh else None)
         forest = spanning_forest(graph, core, symmetric=False)
         if vectors is None:
             proof = prove_forest(forest, bound)
@@ -97,16 +105,14 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
             ask = _search(points[first], core, np.float32(self.min_distance))
             forest, proof = repair_forest(forest, bound, ask, self.budget)
-        found = cluster_forest(
-            forest, copies.size, min_cluster_size=self.min_cluster_size, selection=self.selection,
-            epsilon=self.epsilon, max_cluster_size=self.max_cluster_size,
+        found = label_texts(
+            forest, copies, core, weigh=weigh, floor=self.min_distance, min_cluster_size=self.min_cluster_size,
+            selection=self.selection, epsilon=self.epsilon, max_cluster_size=self.max_cluster_size,
             allow_single_cluster=self.allow_single_cluster,
         )  # fmt: skip
-        label, strength, persistence = finish_labels(found, copies, self.min_cluster_size)
-        home, height = grow_homes(forest.left, forest.right, forest.distance, label)
-        self.labels_, self.probabilities_ = label[group], strength[group]
-        self.outlier_scores_, self.cluster_persistence_ = found.outlier_score[group], persistence
-        self.home_, self.home_strength_ = home[group], home_strength(height, median_height(forest.distance))[group]
+        self.labels_, self.probabilities_ = found.label[group], found.strength[group]
+        self.outlier_scores_, self.cluster_persistence_ = found.outlier_score[group], found.persistence
+        self.home_, self.home_strength_ = found.home[group], found.home_strength[group]
         undecided = np.flatnonzero(proof.least != forest.distance)
         self.certified_ = 1 - undecided.size / len(forest) if len(forest) else 1.0
         ends = first[forest.left[undecided]], first[forest.right[undecided]]
@@ -206,10 +212,8 @@ def _search(points: FloatArray, core: FloatArray, floor: np.float32) -> Ask:
             some = rows[at : at + step]
             squared = squares[some][:, None] + squares[None, :] - 2 * points[some] @ points.T
             lengths = np.maximum(np.sqrt(np.maximum(squared, 0)), floor)
-            far = np.maximum(lengths, np.maximum(core[some][:, None], core[None, :]))
-            far[piece[some][:, None] == piece[None, :]] = np.inf
-            best = far.argmin(axis=1)
-            other[at : at + step], reach[at : at + step] = best, far[np.arange(some.size), best]
+            found = nearest_outside(lengths, core[some], core, piece[some], piece)
+            other[at : at + step], reach[at : at + step] = found
         other[np.isinf(reach)] = -1
         return other, reach
 

@@ -14,9 +14,10 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, hom
 
 from clustering.config import ClusterSection, ReadSection, RunConfig
 from clustering.errors import ConfigError
+from clustering.forest import load_forest
 from clustering.parts import on_worker
 from clustering.read import find_files, read_columns_of
-from clustering.rundir import Figures, RunDir, load_assignment, load_forest, parts, vectors_of, write_json
+from clustering.rundir import Figures, RunDir, load_assignment, parts, vectors_of, write_json
 
 EXACT_TEXTS = {"L2": 30_000, "COSINE": 8_000, "IP": 8_000}  # minutes; hdbscan holds all pairs for cosine
 

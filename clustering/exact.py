@@ -10,9 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 
-from clustering.kernels.topk import FloatArray, IntArray, block_top_k, merge_top_k
+from clustering.kernels.repair import Ask, nearest_outside
+from clustering.kernels.topk import FloatArray, IntArray, block_top_k, dot_distance, merge_top_k
 from clustering.parts import node_cpus
-from clustering.rundir import measured_peak, parts, vectors_of
+from clustering.rundir import gather, measured_peak, parts, vectors_of
+
+QUERIES = 16384  # whose vectors are shared with the tasks at a time
+BLOCK_BYTES = 64 << 20  # of distances at a time
 
 
 def exact_neighbors(
@@ -47,6 +51,55 @@ def _windowed(task: Any, calls: list[tuple[Any, ...]]) -> Iterator[Any]:
             waiting.append(task.remote(*calls.pop()))
         (done,), waiting = ray.wait(waiting, num_returns=1)
         yield ray.get(done)
+
+
+def search_outside(folder: Path, core: FloatArray, metric: str, floor: float, longest: float | None = None) -> Ask:
+    """An exact search for the nearest text of another piece by mutual reachability, by blocked matrix products.
+
+    folder : vectors/; core : float32, shape (n_texts,), core distances; floor : shorter distances count as this;
+        longest : farther texts are no neighbors
+    """
+    cores = ray.put(core)
+    task = ray.remote(_block_outside)
+
+    def ask(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
+        other, reach = np.full(rows.size, -1, np.int64), np.full(rows.size, np.inf, np.float32)
+        pieces = ray.put(piece)
+        for at in range(0, rows.size, QUERIES):
+            some = slice(at, at + QUERIES)
+            shared = ray.put((vectors_of(gather(folder, rows[some], ["vector"])), rows[some]))
+            calls = [(path, shared, cores, pieces, metric, floor, longest) for path in parts(folder)]
+            for found, away in _windowed(task, calls):
+                nearer = (away < reach[some]) | ((away == reach[some]) & (found < other[some]))
+                other[some][nearer], reach[some][nearer] = found[nearer], away[nearer]
+        other[np.isinf(reach)] = -1
+        return other, reach
+
+    return ask
+
+
+def _block_outside(
+    path: Path,
+    shared: tuple[FloatArray, IntArray],
+    core: FloatArray,
+    piece: IntArray,
+    metric: str,
+    floor: float,
+    longest: float | None,
+) -> tuple[IntArray, FloatArray]:
+    table = pq.read_table(path)
+    held, block = table["row"].to_numpy(), vectors_of(table)
+    queries, rows = shared
+    step = max(1, BLOCK_BYTES // (4 * len(held)))
+    found = []
+    for at in range(0, len(rows), step):
+        some = rows[at : at + step]
+        away = np.maximum(dot_distance(queries[at : at + step] @ block.T, metric), np.float32(floor))
+        if longest is not None:
+            away[away > np.float32(longest)] = np.inf
+        found.append(nearest_outside(away, core[some], core[held], piece[some], piece[held]))
+    place, reach = (np.concatenate(part) for part in zip(*found, strict=True))
+    return held[place], reach
 
 
 def _block_neighbors(path: Path, shared: tuple[FloatArray, IntArray], k: int) -> tuple[IntArray, FloatArray, int]:

@@ -16,13 +16,14 @@ from typing import Any
 import ray
 import ray.data
 
-from clustering.cluster import build_forest, cluster_graph
+from clustering.cluster import cluster_graph
 from clustering.collection import Source, find_collection, read_collection
 from clustering.config import RunConfig, build_config, override_config
 from clustering.describe import describe_clusters
 from clustering.embed import adopt_vectors, embed_texts
 from clustering.encoders import check_encoder
 from clustering.errors import ConfigError, StoreError
+from clustering.forest import build_forest
 from clustering.graph import build_graph
 from clustering.kernels.memory import plan_stages
 from clustering.milvus import Address, open_store
@@ -105,8 +106,8 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
     if n_texts > 1:  # one text has no neighbors
         search_collection(config, run, marks, n_texts, embedded["dim"])
     stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
-    stage("forest", lambda: build_forest(run, config.cluster))
-    stage("cluster", lambda: cluster_graph(run, config.cluster))
+    stage("forest", lambda: build_forest(run, config.cluster, config.graph, metric))
+    stage("cluster", lambda: cluster_graph(run, config.cluster, metric))
     stage("describe", lambda: describe_clusters(run, config.describe))
     stage("project", lambda: project_texts(run, config.project, n_texts, seed))
     stage("plot", lambda: plot_map(run, config.plot, config.name, seed))
@@ -210,7 +211,7 @@ def later_marks(config: RunConfig, search: str) -> dict[str, str]:
     settings = config.as_dict()
     marks: dict[str, str] = {}
     marks["graph"] = fingerprint(search, settings["graph"])
-    forest = {key: settings["cluster"][key] for key in ("weights", "min_samples", "copies")}
+    forest = {key: settings["cluster"][key] for key in ("weights", "min_samples", "copies", "budget")}
     marks["forest"] = fingerprint(marks["graph"], forest)
     marks["cluster"] = fingerprint(marks["forest"], settings["cluster"])
     marks["describe"] = fingerprint(marks["cluster"], settings["describe"])

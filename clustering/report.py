@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from clustering import schema
 from clustering.config import RunConfig
-from clustering.kernels.csr import BRIDGE_QUERIES
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, load_assignment, parts, read_columns, whole, write_json
 
@@ -73,9 +72,8 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
         "search": _some(search, "k", "index", "recall", "recall_low", "recall_high", "recall_sample",
                         "queries_per_second", "short_rows", "retries", "params", "target_recall", "target_reached",
                         "target_steps"),
-        "graph": {name: graph.get(name) for name in ("edges", "pieces", "bridges", "pieces_left", "too_long")},
-        # None: no certificate is computed yet, so nothing is claimed of the merges.
-        "forest": {**_some(forest, "edges", "isolated"), "certified": None, "repaired": None, "open": None},
+        "graph": {**_some(graph, "edges", "too_long"), **_some(forest, "pieces", "bridges", "pieces_left")},
+        "forest": _some(forest, "edges", "certified", "repaired", "open", "queries", "isolated"),
         "clusters": {
             "count": clusters.get("count", 0),
             "noise_share": clusters.get("noise_share", 0.0),
@@ -96,7 +94,8 @@ def _some(figures: Figures, *names: str) -> Figures:
 
 def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
     """What a reader must know before trusting the clusters, with the remedy."""
-    counts, clusters, search, graph = (figures[name] for name in ("counts", "clusters", "search", "graph"))
+    counts, clusters, search = (figures[name] for name in ("counts", "clusters", "search"))
+    graph, forest = figures["graph"], figures["forest"]
     found: list[str] = []
     if counts["texts"] == 0:
         return [f"There was nothing to cluster: none of the {counts['records']} records has a text."]
@@ -137,8 +136,14 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
     if (graph["pieces_left"] or 1) > 1:
         found.append(
             f"The graph is in {graph['pieces_left']} pieces, which stay apart: graph.bridge={config.graph.bridge}, "
-            f"graph.max_distance={config.graph.max_distance}, and no more than {BRIDGE_QUERIES:,} texts outside the "
-            f"largest piece are searched for bridges. A larger search.k leaves fewer pieces."
+            f"graph.max_distance={config.graph.max_distance}, and at most cluster.budget={config.cluster.budget:,} "
+            f"texts are compared with all others. A larger search.k leaves fewer pieces."
+        )
+    if forest["open"]:
+        found.append(
+            f"{forest['open']:,} of the tree's {forest['edges']:,} merges are not proven to be those of exact HDBSCAN: "
+            f"graph.bridge={config.graph.bridge}, cluster.budget={config.cluster.budget:,} "
+            f"({forest['queries']:,} used). A larger budget or a larger search.k leaves fewer."
         )
     return found
 
@@ -159,6 +164,7 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         ),
         ("neighbors", f"{search['k']} of each text from {_index(search)}; {_recall(search)}"),
         ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
+        ("tree", _proven(figures["forest"], search)),
     ]
     warnings = "".join(f"<p class=warning>{html.escape(line)}</p>" for line in figures["warnings"])
     picture = ""
@@ -200,6 +206,17 @@ def _pieces(graph: Figures) -> str:
     if (graph["pieces"] or 1) == 1:
         return "in one piece"
     return f"in {graph['pieces']:,} pieces, {graph['bridges']:,} bridges between them"
+
+
+def _proven(forest: Figures, search: Figures) -> str:
+    if not forest["edges"]:
+        return "no merges"
+    shares = (forest[name] / forest["edges"] for name in ("certified", "repaired", "open"))
+    proven, repaired, left = (f"{share:.2%}" for share in shares)
+    return (
+        f"{forest['edges']:,} merges: {proven} proven by the neighbor lists, {repaired} settled by comparing "
+        f"{forest['queries']:,} texts with all others, {left} open; as exact as the {search['index']} index's lists are"
+    )
 
 
 def _index(search: Figures) -> str:

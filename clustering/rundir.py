@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_array
 
 from clustering.errors import ConfigError, StageError
-from clustering.kernels.forest import Forest
 
 log = logging.getLogger("covey")
 
@@ -261,12 +260,6 @@ def flat_neighbors(path: Path, k: int) -> tuple[np.ndarray[Any, Any], ...]:
     near = place < k
     flat = (table[name].combine_chunks().flatten().to_numpy()[near] for name in ("neighbors", "distances"))
     return np.repeat(table["row"].to_numpy(), lengths)[near], place[near], *flat
-
-
-def load_forest(run: RunDir) -> Forest:
-    """The run's forest of mutual reachability, ascending."""
-    table = read_columns(run / "forest", ["left", "right", "distance"])
-    return Forest(*(table[name].to_numpy() for name in ("left", "right", "distance")))
 
 
 def load_assignment(run: RunDir) -> pa.Table:

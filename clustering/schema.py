@@ -9,7 +9,14 @@ TEXTS = pa.schema([("row", pa.int64()), ("text", pa.string()), ("copies", pa.int
 MEMBERS = pa.schema([("text_id", pa.string()), ("row", pa.int64())])
 
 # search: nearest other texts, ascending by (distance, row); the text itself is never among them
-NEIGHBORS = pa.schema([("row", pa.int64()), ("neighbors", pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))])
+NEIGHBORS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("neighbors", pa.list_(pa.int64())),
+        ("distances", pa.list_(pa.float32())),
+        ("cell", pa.int32()),  # coarse region of the vectors; near cells have near numbers
+    ]
+)
 
 # forest: minimum spanning forest of mutual reachability, ascending by (distance, left, right)
 FOREST = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("distance", pa.float32())])

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clustering import schema
+from clustering.cells import cell_centers, cells_of
 from clustering.config import SearchSection, StoreSection
 from clustering.kernels.topk import FloatArray, IntArray, nearest_others, score_distance
 from clustering.milvus import Address, Link, patiently
-from clustering.parts import Item, map_parts, peak_of
+from clustering.parts import Item, map_parts, on_worker, peak_of
 from clustering.recall import measure_recall, search_params, tune_params
 from clustering.rundir import Figures, RunDir, parts, vectors_of, write_table
 from clustering.wire import HIT_BYTES, search_request
@@ -77,9 +78,16 @@ class Searcher:
     """Find the neighbors of parts of vectors/, several requests at a time."""
 
     def __init__(
-        self, run: RunDir, address: Address, metric: str, params: dict[str, Any], k: int, queries: int
+        self,
+        run: RunDir,
+        address: Address,
+        metric: str,
+        params: dict[str, Any],
+        k: int,
+        queries: int,
+        centers: FloatArray,
     ) -> None:
-        self.run = run
+        self.run, self.centers = run, centers
         self.asker = Asker(address, metric, params, k, queries)
 
     def __call__(self, item: Item) -> Item:
@@ -103,6 +111,7 @@ class Searcher:
             table["row"],
             pa.ListArray.from_arrays(offsets, pa.array(neighbors)),
             pa.ListArray.from_arrays(offsets, pa.array(distances)),
+            pa.array(cells_of(vectors, self.centers), pa.int32()),
         ]
         write_table(self.run / "neighbors" / name, pa.table(columns, schema=schema.NEIGHBORS))
         return len(rows)
@@ -123,11 +132,12 @@ def search_neighbors(
         params, tuned = tune_params(run, address, store, cfg, n_texts, seed, Asker)
     started = time.perf_counter()
     todo = [path.name for path in parts(run / "vectors") if not (run / "neighbors" / path.name).exists()]
+    centers, _ = on_worker(cell_centers, run, n_texts, seed) if todo else (None, 0)
     size = min(4, -(-len(todo) // (4 * cfg.actors)))  # parts a call
     results = map_parts(
         Searcher, [{"names": todo[at : at + size]} for at in range(0, len(todo), max(size, 1))],
         actors=cfg.actors, run=run, address=address, metric=store.metric, params=params, k=k,
-        queries=cfg.queries_per_request,
+        queries=cfg.queries_per_request, centers=centers,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     short = sum(_short_rows(path, k) for path in parts(run / "neighbors"))

@@ -12,7 +12,6 @@ FloatArray = NDArray[np.float32]
 # Euclidean distances of unit vectors below this are float32 noise (d^2 = 2 - 2 cos loses 1e-6), and a zero would be
 # dropped by scipy and become an infinite lambda: shorter edges get this length.
 MIN_DISTANCE = 1e-3
-BRIDGE_QUERIES = 200_000  # texts outside the largest piece that are compared with every other text; more stay apart
 
 
 def min_distance(metric: str) -> float:

@@ -62,6 +62,22 @@ def _prove(left: Any, right: Any, distance: Any, tree: Any, bound: Any, least: A
         bound[low] = min(bound[low], bound[high])
 
 
+@numba.njit(cache=True, nogil=True)
+def nearest_outside(away: Any, core: Any, others_core: Any, piece: Any, others_piece: Any) -> Any:
+    """For each query the nearest of the others that lies in another piece, by mutual reachability; ties: the first.
+
+    away : float32, shape (n_queries, n_others), distances; core, piece : shape (n_queries,); others_* : (n_others,)
+    Returns: place int64 and reachability float32, shape (n_queries,); 0 and infinite where there is none.
+    """
+    place, reach = np.zeros(core.size, np.int64), np.full(core.size, np.inf, np.float32)
+    for query in range(core.size):
+        for other in range(others_core.size):
+            far = max(away[query, other], max(core[query], others_core[other]))
+            if far < reach[query] and piece[query] != others_piece[other]:
+                place[query], reach[query] = other, far
+    return place, reach
+
+
 def repair_forest(forest: Forest, bound: FloatArray, ask: Ask, budget: int) -> tuple[Forest, Proof]:
     """Turn the forest of the lists into the exact one, asking for the nearest text outside what is not proven.
 

@@ -17,11 +17,13 @@ from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 
 from clustering import schema
-from clustering.cluster import _cluster, _forest, unfold_copies
-from clustering.config import ClusterSection
+from clustering.cluster import _cluster
+from clustering.config import ClusterSection, GraphSection
 from clustering.encoders import unit_rows
+from clustering.forest import SHARD_EDGES, _forest
 from clustering.kernels.csr import MIN_DISTANCE, undirected_graph
 from clustering.kernels.forest import Forest, core_distances, grow_pieces, spanning_forest
+from clustering.kernels.labels import unfold_copies
 from clustering.kernels.tree import Clusters, cluster_forest, renumber
 from clustering.rundir import Figures, RunDir, load_assignment, part_name, save_graph, write_table
 from tests import oracles
@@ -254,7 +256,7 @@ def test_weighed_copies_are_rows_a_tiny_way_apart(seed: int, min_samples: int) -
     weights = np.where(rng.random(len(vectors)) < 0.2, rng.integers(2, 9, len(vectors)), 1).astype(np.int32)
     graph = neighbor_graph(vectors)
     core = core_distances(graph, min_samples, weights)
-    unfolded = unfold_copies(spanning_forest(graph, core), weights, core)
+    unfolded = unfold_copies(spanning_forest(graph, core), weights, core, MIN_DISTANCE)
 
     owner = np.concatenate([np.arange(len(vectors)), np.repeat(np.arange(len(vectors)), weights - 1)])
     rows = graph.toarray().astype(np.float64)[owner][:, owner]
@@ -271,7 +273,7 @@ def test_weighed_copies_are_rows_a_tiny_way_apart(seed: int, min_samples: int) -
 
 def test_texts_without_copies_keep_their_forest() -> None:
     forest = forest_of(*chain(0, 0.1, 0.2))
-    assert unfold_copies(forest, np.ones(3, np.int32), np.ones(3, np.float32)) is forest
+    assert unfold_copies(forest, np.ones(3, np.int32), np.ones(3, np.float32), MIN_DISTANCE) is forest
 
 
 @given(graphs(), st.data())
@@ -280,7 +282,7 @@ def test_unfolding_gives_every_record_a_node_and_every_piece_its_copies(graph: c
     weights = np.array(data.draw(st.lists(st.integers(1, 4), min_size=n_texts, max_size=n_texts)), np.int32)
     core = core_distances(graph, 2, weights)
     forest = spanning_forest(graph, core)
-    unfolded = unfold_copies(forest, weights, core)
+    unfolded = unfold_copies(forest, weights, core, MIN_DISTANCE)
     n_nodes = int(weights.sum())
     assert unfolded.left.size == forest.left.size + n_nodes - n_texts
     assert_array_equal(unfolded.distance, np.sort(unfolded.distance))
@@ -304,8 +306,9 @@ def clustered(run: RunDir, graph: csr_array, records: list[int], **keys: Any) ->
     write_table(run / "texts" / part_name(0), pa.table(columns, schema=schema.TEXTS))
     save_graph(run / "graph", graph)
     cfg = ClusterSection(**keys)
-    _forest(run, cfg)
-    figures = _cluster(run, cfg)
+    np.save(run / "graph" / "radius.npy", np.zeros(len(records), np.float32))
+    _forest(run, cfg, GraphSection(bridge="none"), "L2", SHARD_EDGES)
+    figures = _cluster(run, cfg, "L2")
     return load_assignment(run).to_pydict(), figures
 
 

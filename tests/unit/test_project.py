@@ -65,6 +65,7 @@ def stored_neighbors(run: RunDir, lists: list[list[int]], part_rows: int = 2) ->
             "distances": pa.array(
                 [[(place + 1) / 10 for place in range(len(near))] for near in held], pa.list_(pa.float32())
             ),
+            "cell": np.zeros(len(held), np.int32),
         }
         write_table(run / "neighbors" / part_name(part), pa.table(columns, schema=schema.NEIGHBORS))
 

@@ -1,0 +1,107 @@
+"""forest.py and exact.py on Ray: shards give the forest of the whole, and search over vectors/ makes it exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from clustering import schema
+from clustering.cells import cell_centers, cells_of
+from clustering.config import ClusterSection, GraphSection
+from clustering.forest import build_forest, load_forest
+from clustering.graph import build_graph
+from clustering.rundir import RunDir, part_name, write_table
+from tests.planted import blobs, pair_distances, write_vectors
+
+PART = 512
+
+
+def searched(folder: Path, n_blobs: int, k: int, noise: int = 0, cell_texts: int = 64) -> tuple[RunDir, np.ndarray]:
+    """Leave vectors/, texts/ and neighbors/ with the true k nearest; the distances of all pairs."""
+    run = RunDir(folder)
+    vectors = blobs(3, n_blobs=n_blobs, each=50, noise=noise, dim=6, spread=0.05).vectors
+    n_texts = len(vectors)
+    distances = pair_distances(vectors).astype(np.float32)
+    write_vectors(run / "vectors", vectors, PART)
+    cell = cells_of(vectors, cell_centers(run, n_texts, 0, cell_texts))
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    for part, first in enumerate(range(0, n_texts, PART)):
+        rows = np.arange(first, min(first + PART, n_texts))
+        lists = [nearest[rows].tolist(), np.take_along_axis(distances, nearest, axis=1)[rows].tolist()]
+        columns = [pa.array(rows), *map(pa.array, lists), pa.array(cell[rows])]
+        table = pa.table(dict(zip(schema.NEIGHBORS.names, columns, strict=True))).cast(schema.NEIGHBORS)
+        write_table(run / "neighbors" / part_name(part), table)
+    texts = {"row": np.arange(n_texts), "text": [""] * n_texts, "copies": np.ones(n_texts, np.int32)}
+    write_table(run / "texts" / part_name(0), pa.table(texts, schema=schema.TEXTS))
+    return run, distances
+
+
+def exact_weights(distances: np.ndarray, min_samples: int) -> np.ndarray:
+    """Prim's algorithm over all pairs."""
+    core = np.sort(distances, axis=1)[:, min_samples - 1]
+    reach = np.maximum(distances, np.maximum(core[:, None], core[None]))
+    outside, best, found = np.ones(len(core), bool), reach[0].copy(), []
+    outside[0] = False
+    while outside.any():
+        at = int(np.where(outside, best, np.inf).argmin())
+        found.append(best[at])
+        outside[at] = False
+        best = np.minimum(best, reach[at])
+    return np.sort(found)
+
+
+def test_shards_give_the_forest_of_the_whole(local_ray: None, tmp_path: Path) -> None:
+    run, _ = searched(tmp_path, n_blobs=40, k=8)
+    n_texts, leave = 2000, GraphSection(bridge="none")
+    edges = build_graph(run, leave, 8, n_texts, "L2")["edges"]
+    build_forest(run, ClusterSection(), leave, "L2")
+    whole = load_forest(run)
+    for shards in (2, 7, 32):
+        figures = build_forest(run, ClusterSection(), leave, "L2", -(-2 * edges // shards))
+        assert figures["shards"] == shards
+        assert figures["merged_edges"] <= 1.3 * n_texts
+        for name in ("left", "right", "distance"):
+            assert_array_equal(getattr(load_forest(run), name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("min_samples", [2, 5])
+def test_search_over_the_vectors_makes_the_tree_exact(local_ray: None, tmp_path: Path, min_samples: int) -> None:
+    run, distances = searched(tmp_path, n_blobs=20, k=5, noise=60)
+    n_texts = len(distances)
+    build_graph(run, GraphSection(), 5, n_texts, "L2")
+    cfg = ClusterSection(min_samples=min_samples)
+    listed = build_forest(run, cfg, GraphSection(bridge="none"), "L2")
+    assert listed["pieces"] > 1
+    assert listed["queries"] == 0
+    assert listed["certified"] + listed["open"] == listed["edges"]
+    found = build_forest(run, cfg, GraphSection(), "L2")
+    assert found["open"] == 0
+    assert found["pieces_left"] == 1
+    assert found["bridges"] == listed["pieces"] - 1
+    assert found["certified"] + found["repaired"] == found["edges"] == n_texts - 1
+    assert_allclose(load_forest(run).distance, exact_weights(distances, min_samples), rtol=1e-5)
+
+
+def test_the_budget_is_kept_and_what_stays_open_is_counted(local_ray: None, tmp_path: Path) -> None:
+    run, distances = searched(tmp_path, n_blobs=20, k=5, noise=60)
+    build_graph(run, GraphSection(), 5, len(distances), "L2")
+    full = build_forest(run, ClusterSection(), GraphSection(), "L2")
+    some = build_forest(run, ClusterSection(budget=full["queries"] // 2), GraphSection(), "L2")
+    assert 0 < some["queries"] <= full["queries"] // 2
+    assert some["open"] > 0 or some["pieces_left"] > 1
+    assert some["certified"] + some["repaired"] + some["open"] == some["edges"]
+
+
+def test_no_bridge_is_longer_than_allowed(local_ray: None, tmp_path: Path) -> None:
+    run, distances = searched(tmp_path, n_blobs=20, k=5, noise=60)
+    section = GraphSection(max_distance=0.35)
+    build_graph(run, section, 5, len(distances), "L2")
+    found = build_forest(run, ClusterSection(min_samples=1), section, "L2")
+    exact = exact_weights(distances, 1)
+    assert found["open"] == 0
+    assert_allclose(load_forest(run).distance, exact[exact <= 0.35], rtol=1e-5)
+    assert found["pieces_left"] == (exact > 0.35).sum() + 1
