@@ -9,14 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from numpy.typing import NDArray
 
+from clustering.artefacts import load_forest
 from clustering.config import EmbedSection, ReadSection, RunConfig
 from clustering.encoders import load_encoder
 from clustering.errors import ConfigError
 from clustering.exact import exact_neighbors
-from clustering.forest import load_forest
+from clustering.kernels.diffusion import AVERAGED, MIN_SCALE
 from clustering.kernels.growth import home_strength, median_height
-from clustering.kernels.topk import FloatArray, dot_distance
+from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import original_errors
 from clustering.read import clean_text, find_files, read_columns_of
 from clustering.rundir import Figures, RunDir, load_assignment, whole
@@ -39,9 +41,12 @@ ASSIGNED = pa.schema(
 def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str | Path) -> Figures:
     """Place new texts in the clusters of a finished run, by exact search over its vectors; the run is not changed.
 
-    A new text meets the run's texts at mutual reachability max(its own core distance, the other's, their distance).
-    ``home`` is the home of the text it meets first; ``label`` is the same cluster when it meets it no higher than
-    the cluster's own members meet each other, else -1. A text that the run already has gets what it has there.
+    With ``cluster.weights=diffused`` a text is placed by its 15 nearest, weighed by a Gaussian of the distance:
+    ``home`` is the home of most of them; ``label`` is the label (or noise) of most of those in whose own lists the
+    text would stand, -1 where there is none. With ``distance`` a new text meets the run's texts at mutual
+    reachability: ``home`` is the home of the text it meets first, ``label`` the same cluster when it meets it no
+    higher than the cluster's own members meet each other, else -1. A text that the run already has gets what it has
+    there.
 
     paths : files with the run's text columns (and its id column); output : a Parquet file
     Returns: records, empty (left out), assigned (label not -1).
@@ -94,11 +99,15 @@ class _Clusters:
 
     def __init__(self, run: RunDir, config: RunConfig) -> None:
         self.vectors = run / "vectors"
-        self.metric, self.min_samples = config.store.metric, config.cluster.min_samples
+        self.metric, self.min_samples = config.store.metric, config.cluster.core_rank
         self.core = np.load(run / "forest" / "core.npy")
         self.k = min(config.search.k, self.core.size)
         assignment = load_assignment(run)
         self.held = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
+        self.diffused = config.cluster.weights == "diffused"
+        if self.diffused:
+            self.radius = np.load(run / "graph" / "radius.npy")
+            return
         forest = load_forest(run)
         self.middle = median_height(forest.distance)
         # For each cluster the longest forest edge between two of its members; a last 0 stands for no cluster.
@@ -111,19 +120,7 @@ class _Clusters:
         """The table of assign_texts for some texts' vectors."""
         rows, dots, _ = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
         away = dot_distance(dots, self.metric)
-        own_core = away[:, min(self.min_samples, self.k) - 1]
-        reach = np.maximum(np.maximum(away, self.core[rows]), own_core[:, None])
-        meets = reach.argmin(axis=1)
-        each = np.arange(len(vectors))
-        height, home = reach[each, meets], self.held["home"][rows[each, meets]]
-        top = np.maximum(self.ceiling[home], np.float32(1e-12))
-        inside = (home >= 0) & (height <= top)
-        found = {
-            "label": np.where(inside, home, -1),
-            "strength": np.where(inside, 1 - height / top / 2, 0),
-            "home": home,
-            "home_strength": np.where(inside, 1, home_strength(height, self.middle)),
-        }
+        found = self._by_neighbors(rows, away) if self.diffused else self._by_reach(rows, away)
         # A text that the run already has is where the run has put it.
         known = dots[:, 0] >= 1 - SAME
         columns = {name: np.where(known, self.held[name][rows[:, 0]], column) for name, column in found.items()}
@@ -132,3 +129,38 @@ class _Clusters:
             for name, column in columns.items()
         }
         return pa.table({"text_id": ids, **typed, "nearest_row": rows[:, 0], "distance": away[:, 0]}, schema=ASSIGNED)
+
+    def _by_reach(self, rows: IntArray, away: FloatArray) -> dict[str, NDArray[Any]]:
+        own_core = away[:, min(self.min_samples, self.k) - 1]
+        reach = np.maximum(np.maximum(away, self.core[rows]), own_core[:, None])
+        meets = reach.argmin(axis=1)
+        each = np.arange(len(rows))
+        height, home = reach[each, meets], self.held["home"][rows[each, meets]]
+        top = np.maximum(self.ceiling[home], np.float32(1e-12))
+        inside = (home >= 0) & (height <= top)
+        return {
+            "label": np.where(inside, home, -1),
+            "strength": np.where(inside, 1 - height / top / 2, 0),
+            "home": home,
+            "home_strength": np.where(inside, 1, home_strength(height, self.middle)),
+        }
+
+    def _by_neighbors(self, rows: IntArray, away: FloatArray) -> dict[str, NDArray[Any]]:
+        rows, away = rows[:, :AVERAGED], away[:, :AVERAGED]
+        scale = np.maximum(away[:, [min(AVERAGED // 2, rows.shape[1]) - 1]], MIN_SCALE)
+        weight = np.exp(-((away / scale) ** 2))
+        home, home_share = _most(self.held["home"][rows], weight)
+        label, share = _most(self.held["label"][rows], np.where(away <= self.radius[rows], weight, 0))
+        return {
+            "label": label,
+            "strength": np.where(label >= 0, share, 0),
+            "home": home,
+            "home_strength": np.where((label >= 0) & (label == home), 1, home_share),
+        }
+
+
+def _most(label: NDArray[np.int32], weight: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The label with the largest share of each row's weight, and that share; -1 and 0 without weight."""
+    votes = ((label[:, :, None] == label[:, None, :]) * weight[:, None, :]).sum(axis=2)
+    each, best, total = np.arange(len(label)), votes.argmax(axis=1), weight.sum(axis=1)
+    return np.where(total > 0, label[each, best], -1), votes[each, best] / np.where(total > 0, total, 1)

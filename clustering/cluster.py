@@ -1,41 +1,49 @@
-"""forest/ in; the condensed tree, and label, strength and home of every distinct text out."""
+"""forest/ and neighbors/ in; the condensed tree, and label, strength, home and layers of every distinct text out."""
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from clustering import schema
-from clustering.config import ClusterSection
-from clustering.forest import copies_of, load_forest
+from clustering.artefacts import copies_of, load_forest, load_grain, read_lists
+from clustering.config import ClusterSection, GraphSection
 from clustering.kernels.csr import min_distance
-from clustering.kernels.labels import label_texts
+from clustering.kernels.labels import Choice, label_texts
 from clustering.parts import on_worker
-from clustering.rundir import Figures, RunDir, whole, write_table
+from clustering.rundir import Figures, RunDir, parts, write_json, write_table
 
 
-def cluster_graph(run: RunDir, cfg: ClusterSection, metric: str) -> Figures:
-    """Leave assignment.parquet (a line for each distinct text) and tree.parquet.
+def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
+    """Leave assignment.parquet (a line for each distinct text), tree.parquet, and layers.json: parent and persistence
+    of each cluster of any layer.
 
-    Returns: count, noise_share, home_share, largest_share (shares of records), copies_clusters, ``peak_bytes``.
+    k : neighbors of each text that are edges
+    Returns: count, noise_share, home_share, largest_share, layers' noise (shares of records), copies_clusters,
+        modularity, layers (clusters, resolution and noise share of each, broadest first), layer (which of them the
+        labels are), ``peak_bytes``.
     """
-    figures, peak = on_worker(_cluster, run, cfg, metric)
+    figures, peak = on_worker(_cluster, run, cfg, graph, k, metric)
     return {**figures, "peak_bytes": peak}
 
 
-def _cluster(run: RunDir, cfg: ClusterSection, metric: str) -> Figures:
+def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
     forest, copies = load_forest(run), copies_of(run)
+    choice = Choice(**{key.name: getattr(cfg, key.name) for key in fields(Choice)})
     found = label_texts(
-        forest, copies, np.load(run / "forest" / "core.npy"),
-        weigh=cfg.copies == "weigh", floor=min_distance(metric), min_cluster_size=cfg.min_cluster_size,
-        selection=cfg.selection, epsilon=cfg.epsilon, max_cluster_size=cfg.max_cluster_size,
-        allow_single_cluster=cfg.allow_single_cluster,
+        forest, copies, np.load(run / "forest" / "core.npy"), choice, floor=min_distance(metric),
+        nearest=_first_neighbors(run, min(choice.neighbors, k), graph, metric, copies.size), grain=load_grain(run),
     )  # fmt: skip
-    label, home = found.label, found.home
+    label, home, layers = found.label, found.home, found.layers
+    ends = np.arange(0, layers.size + 1, layers.shape[1], dtype=np.int32)
     columns = {
         "row": np.arange(copies.size),
         "label": label.astype(np.int32),
         "strength": found.strength.astype(np.float32),
+        "layers": pa.ListArray.from_arrays(ends, layers.astype(np.int32).ravel()),
         "outlier_score": found.outlier_score.astype(np.float32),
         "home": home.astype(np.int32),
         "home_strength": found.home_strength,
@@ -44,14 +52,42 @@ def _cluster(run: RunDir, cfg: ClusterSection, metric: str) -> Figures:
     records = found.tree.as_records()
     tree = [pa.array(records[name]) for name in ("parent", "child", "lambda_val", "child_size")]
     write_table(run / "tree.parquet", pa.table(tree, schema=schema.TREE))
-    with whole(run / "persistence.npy") as temporary, temporary.open("wb") as handle:
-        np.save(handle, found.persistence)
+    kept = {"chosen": found.chosen, "parent": found.parent.tolist(), "persistence": found.persistence.tolist()}
+    write_json(run / "layers.json", kept)
     n_records = int(copies.sum())
+
+    def share(rows: NDArray[np.bool_]) -> float:
+        return round(float(copies[rows].sum()) / n_records, 5)
+
     sizes = np.bincount(label[label >= 0], weights=copies[label >= 0], minlength=1)
+    gammas: list[float | None] = [*found.gammas] or [None] * layers.shape[1]
     return {
-        "count": len(found.persistence),
-        "noise_share": round(float(copies[label < 0].sum()) / n_records, 5),
-        "home_share": round(float(copies[home >= 0].sum()) / n_records, 5),
+        "count": found.count,
+        "noise_share": share(label < 0),
+        "home_share": share(home >= 0),
         "largest_share": round(float(sizes.max()) / n_records, 5),
         "copies_clusters": found.alone,
+        "modularity": None if found.modularity is None else round(found.modularity, 5),
+        "layer": found.chosen,
+        "layers": [
+            {
+                "clusters": int(np.unique(column[column >= 0]).size),
+                "resolution": gamma,
+                "noise_share": share(column < 0),
+            }
+            for column, gamma in zip(layers.T, gammas, strict=True)
+        ],
     }
+
+
+def _first_neighbors(
+    run: RunDir, count: int, graph: GraphSection, metric: str, n_texts: int
+) -> NDArray[np.int32] | NDArray[np.int64]:
+    """int32 or int64, shape (n_texts, count): the nearest neighbors of each text, -1 where its list is shorter."""
+    found = np.full((n_texts, count), -1, np.int32 if n_texts < 2**31 else np.int64)
+    for path in parts(run / "neighbors") if count else []:
+        lists = read_lists(run, [path.name], count, graph, metric, n_texts)
+        length = np.diff(lists.indptr)
+        row = np.repeat(np.arange(len(lists)), length)
+        found[lists.first + row, np.arange(row.size) - lists.indptr[row]] = lists.indices
+    return found

@@ -150,17 +150,24 @@ class GraphSection:
 
 @dataclass(frozen=True, config=_strict)
 class ClusterSection:
-    """HDBSCAN on the graph."""
+    """The tree on the graph, and which of its clusters are chosen."""
 
-    weights: Literal["distance"] = "distance"
-    selection: Literal["eom", "leaf"] = "eom"
-    min_samples: Positive = 5  # the core distance reaches to the min_samples-th other text
-    min_cluster_size: Annotated[int, Field(ge=2)] = 5
+    weights: Literal["diffused", "distance"] = "diffused"  # lengths of the edges; distance is plain HDBSCAN
+    selection: Literal["modularity", "eom", "leaf"] = "modularity"
+    preset: Literal["events", "topics"] | None = None  # of modularity: small stories, or few broad subjects
+    granularity: Positive | None = None  # texts; smaller is finer; none: 20000, less where texts lie in small groups
+    min_samples: Positive | None = None  # the core distance reaches to the min_samples-th other text; none: 1, 5 plain
+    min_cluster_size: Annotated[int, Field(ge=2)] | None = None  # none: 5, and 3 where texts lie in small groups
     epsilon: Annotated[float, Field(ge=0)] = 0.0  # clusters closer than this are not split
     max_cluster_size: NonNegative = 0  # 0: no limit
     allow_single_cluster: bool = False
     copies: Literal["fold", "weigh"] = "fold"
-    budget: NonNegative = 100_000  # texts that are compared with all others to settle what the lists leave open
+    budget: NonNegative = 100_000  # with distance: texts compared with all others to settle what the lists leave open
+
+    @property
+    def core_rank(self) -> int:
+        """min_samples, or what it is without a word; 1 with diffused weights means none."""
+        return self.min_samples or (1 if self.weights == "diffused" else 5)
 
 
 @dataclass(frozen=True, config=_strict)
@@ -399,12 +406,21 @@ def _contradictions(config: RunConfig) -> list[str]:
     found = []
     if config.graph_k > search.k:
         found.append(f"graph.k={config.graph_k} is above search.k={search.k}; raise search.k to {config.graph_k}")
-    if config.graph_k < cluster.min_samples:
+    if config.graph_k < cluster.core_rank:
         key = "graph.k" if config.graph.k else "search.k"
         found.append(
-            f"{key}={config.graph_k} is smaller than cluster.min_samples={cluster.min_samples}; the core distance "
-            f"needs min_samples neighbors of each text: raise {key} to at least {cluster.min_samples}"
+            f"{key}={config.graph_k} is smaller than cluster.min_samples={cluster.core_rank}; the core distance "
+            f"needs min_samples neighbors of each text: raise {key} to at least {cluster.core_rank}"
         )
+    unlike = {
+        "preset": cluster.selection == "modularity", "granularity": cluster.selection == "modularity",
+        "epsilon": cluster.selection != "modularity", "max_cluster_size": cluster.selection == "eom",
+    }  # fmt: skip
+    found += [
+        f"cluster.{key}={getattr(cluster, key)} has no meaning with cluster.selection={cluster.selection}; leave it out"
+        for key, fits in unlike.items()
+        if getattr(cluster, key) and not fits
+    ]
     if config.project.n_neighbors > search.k:
         found.append(
             f"project.n_neighbors={config.project.n_neighbors} is above search.k={search.k}; the map reuses the "

@@ -1,12 +1,14 @@
-"""texts/ and the assignment in, clusters.parquet out: size, title, terms and exemplars of each cluster."""
+"""texts/ and the assignment in, clusters.parquet out: size, title, terms and exemplars of clusters of all layers."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
@@ -43,16 +45,18 @@ def stop_words(language: str) -> frozenset[str]:
 
 
 def _count_terms(run: RunDir, name: str, cfg: DescribeSection) -> tuple[pa.Table, int]:
-    """How often each term stands in each cluster, in one part of texts/; a text's copies count once."""
+    """How often each term stands in each cluster of any layer, in one part of texts/; a text's copies count once."""
     with measured_peak() as peak:
         table = pq.read_table(run / "texts" / name, columns=["row", "text"])
         first = table["row"][0].as_py()
-        labels = _labels(run)[first : first + len(table)]
+        layers = pq.read_table(run / "assignment.parquet", columns=["layers"])["layers"].slice(first, len(table))
         ignored = stop_words(cfg.language)
         counts: Counter[tuple[int, str]] = Counter()
-        for label, text in zip(labels.tolist(), table["text"].to_pylist(), strict=True):
-            if label >= 0:
-                counts.update((label, token) for token in tokens(text, ignored))
+        for labels, text in zip(layers.to_pylist(), table["text"].to_pylist(), strict=True):
+            around = {label for label in labels if label >= 0}
+            if around:
+                found = tokens(text, ignored)
+                counts.update((label, token) for label in around for token in found)
         columns = {
             "label": pa.array([label for label, _ in counts], pa.int64()),
             "term": pa.array([term for _, term in counts], pa.string()),
@@ -61,17 +65,25 @@ def _count_terms(run: RunDir, name: str, cfg: DescribeSection) -> tuple[pa.Table
     return pa.table(columns), peak.bytes
 
 
-def _labels(run: RunDir) -> NDArray[np.int32]:
-    return pq.read_table(run / "assignment.parquet", columns=["label"])["label"].to_numpy()  # type: ignore[no-any-return]
-
-
 def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int]) -> Figures:
-    persistence = np.load(run / "persistence.npy")
-    n_clusters = persistence.size
-    label, copies = _labels(run), read_columns(run / "texts", ["copies"])["copies"].to_numpy()
-    inside = label >= 0
-    terms, vocabulary = _best_terms(pa.concat_tables([table for table, _ in counted]), n_clusters, cfg.terms)
-    exemplars = _exemplars(run, label, copies, n_clusters, cfg.exemplars)
+    known = json.loads((run / "layers.json").read_text(encoding="utf-8"))
+    parent = np.array(known["parent"], np.int64)
+    n_clusters = parent.size
+    table, copies = _layers(run), read_columns(run / "texts", ["copies"])["copies"].to_numpy()
+    layers = [np.unique(column[column >= 0]) for column in table.T]
+    # Each text once for each of its clusters: one may stand in several layers.
+    n_texts = max(copies.size, 1)
+    pairs = [column[column >= 0].astype(np.int64) * n_texts + np.flatnonzero(column >= 0) for column in table.T]
+    label, row = np.divmod(np.unique(np.concatenate(pairs)), n_texts)
+    summed = pa.concat_tables([part for part, _ in counted]).group_by(["label", "term"]).aggregate([("count", "sum")])
+    terms: list[list[str]] = [[] for _ in range(n_clusters)]
+    for layer in [
+        *layers,
+        layers[known["chosen"]],
+    ]:  # a cluster's terms are those against its own layer, the chosen first
+        for number, words in zip(layer.tolist(), _best_terms(summed, layer, cfg.terms), strict=True):
+            terms[number] = words
+    exemplars = _exemplars(run, label, row, copies, n_clusters, cfg.exemplars)
     titles = [
         ", ".join(words[:TITLE_TERMS]) or (texts[0][:60] if texts else "")
         for words, texts in zip(terms, exemplars, strict=True)
@@ -80,55 +92,75 @@ def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int])
     titles = [new or old for new, old in zip(written, titles, strict=True)] if written else titles
     columns = {
         "label": np.arange(n_clusters, dtype=np.int32),
-        "size": np.bincount(label[inside], weights=copies[inside], minlength=n_clusters).astype(np.int64)[:n_clusters],
-        "texts": np.bincount(label[inside], minlength=n_clusters).astype(np.int64)[:n_clusters],
+        "size": np.bincount(label, weights=copies[row], minlength=n_clusters).astype(np.int64),
+        "texts": np.bincount(label, minlength=n_clusters).astype(np.int64),
         "title": titles,
         "terms": terms,
         "exemplars": exemplars,
-        "persistence": persistence.astype(np.float32),
-        "parent": pa.nulls(n_clusters, pa.int32()),
+        "persistence": np.array(known["persistence"], np.float32),
+        "parent": pa.array(parent, pa.int32(), mask=parent < 0),
+        "layers": _places(layers, n_clusters),
     }
     write_table(run / "clusters.parquet", pa.table(columns, schema=schema.CLUSTERS))
     return {
-        "clusters": n_clusters,
-        "vocabulary": vocabulary,
+        "clusters": layers[known["chosen"]].size,
+        "vocabulary": pc.count_distinct(summed["term"]).as_py(),
         "titles_failed": sum(title is None for title in written),
         "peak_bytes": max((used for _, used in counted), default=0),
     }
 
 
-def _best_terms(counted: pa.Table, n_clusters: int, n_terms: int) -> tuple[list[list[str]], int]:
-    summed = counted.group_by(["label", "term"]).aggregate([("count", "sum")])
-    encoded = summed["term"].combine_chunks().dictionary_encode()
-    label, term = summed["label"].to_numpy(), encoded.indices.to_numpy().astype(np.int64)
+def _layers(run: RunDir) -> NDArray[np.int32]:
+    """int32, shape (n_texts, n_layers): the cluster of each text in each layer."""
+    column = pq.read_table(run / "assignment.parquet", columns=["layers"])["layers"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)  # type: ignore[no-any-return]
+
+
+def _places(layers: list[NDArray[np.int32]], n_clusters: int) -> list[list[int]]:
+    """The layers in which each cluster stands."""
+    places: list[list[int]] = [[] for _ in range(n_clusters)]
+    for place, layer in enumerate(layers):
+        for number in layer.tolist():
+            places[number].append(place)
+    return places
+
+
+def _best_terms(summed: pa.Table, layer: NDArray[np.int32], n_terms: int) -> list[list[str]]:
+    """The strongest terms of each cluster of a layer."""
+    inside = summed.filter(pc.is_in(summed["label"], pa.array(layer.astype(np.int64))))
+    if not len(inside):
+        return [[] for _ in layer]
+    encoded = inside["term"].combine_chunks().dictionary_encode()
+    label, term = np.searchsorted(layer, inside["label"].to_numpy()), encoded.indices.to_numpy().astype(np.int64)
     words = encoded.dictionary
-    if not len(label):
-        return [[] for _ in range(n_clusters)], 0
-    weight = class_tf_idf(label, term, summed["count_sum"].to_numpy(), n_clusters)
+    weight = class_tf_idf(label, term, inside["count_sum"].to_numpy(), layer.size)
     # Ties by the word itself, so that the order of parts changes nothing.
     alphabet = np.empty(len(words), np.int64)
-    alphabet[pa.compute.sort_indices(words).to_numpy()] = np.arange(len(words))
+    alphabet[pc.sort_indices(words).to_numpy()] = np.arange(len(words))
     order = np.lexsort((alphabet[term], -weight, label))
-    starts = np.searchsorted(label[order], np.arange(n_clusters + 1))
-    best = [
+    starts = np.searchsorted(label[order], np.arange(layer.size + 1))
+    return [
         words.take(pa.array(term[order[one : min(one + n_terms, other)]])).to_pylist()
         for one, other in itertools.pairwise(starts)
     ]
-    return best, len(words)
 
 
 def _exemplars(
-    run: RunDir, label: NDArray[np.int32], copies: NDArray[np.int32], n_clusters: int, n_exemplars: int
+    run: RunDir,
+    label: NDArray[np.int64],
+    row: NDArray[np.int64],
+    copies: NDArray[np.int32],
+    n_clusters: int,
+    n_exemplars: int,
 ) -> list[list[str]]:
-    """The texts of the highest strength; then of the most copies, then the first."""
+    """The texts of the highest strength; then of the most copies, then the first. label, row : each pair once"""
     strength = pq.read_table(run / "assignment.parquet", columns=["strength"])["strength"].to_numpy()
-    rows = np.flatnonzero(label >= 0)
-    rows = rows[np.lexsort((rows, -copies[rows], -strength[rows], label[rows]))]
-    starts = np.searchsorted(label[rows], np.arange(n_clusters))
-    place = np.arange(rows.size) - np.repeat(starts, np.diff([*starts, rows.size])) if n_clusters else rows
-    wanted = rows[place < n_exemplars]
-    text_of = gather_texts(run, wanted)
+    order = np.lexsort((row, -copies[row], -strength[row], label))
+    label, row = label[order], row[order]
+    place = np.arange(label.size) - np.searchsorted(label, label)
+    label, wanted = label[place < n_exemplars], row[place < n_exemplars]
+    text_of = gather_texts(run, np.unique(wanted))
     found: list[list[str]] = [[] for _ in range(n_clusters)]
-    for row in wanted.tolist():
-        found[label[row]].append(text_of[row])
+    for number, text in zip(label.tolist(), wanted.tolist(), strict=True):
+        found[number].append(text_of[text])
     return found

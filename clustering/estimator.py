@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -9,44 +10,57 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClusterMixin
 
-from clustering.kernels.csr import undirected_graph
-from clustering.kernels.forest import FloatArray, IntArray, core_distances, grow_pieces, spanning_forest
-from clustering.kernels.labels import label_texts
+from clustering.kernels.csr import first_bad, has_diagonal, undirected_graph
+from clustering.kernels.diffusion import Lists, diffuse
+from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, grow_pieces, spanning_forest
+from clustering.kernels.grain import Grain, count_breaks, grain_of
+from clustering.kernels.labels import Choice, label_texts
 from clustering.kernels.repair import Ask, nearest_outside, prove_forest, repair_forest
 
 BLOCK_BYTES = 128 << 20  # of distances at a time, where vectors are asked for what the lists lack
 
 
 class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
-    """Cluster rows by a sparse graph of distances or by lists of their nearest neighbors.
+    """Cluster rows by lists of their nearest neighbors or by a sparse graph of distances.
 
     Rows at distance 0 are copies: density and tree see one of them, sizes count all. Pieces of the graph that no edge
     joins never share a cluster.
 
-    min_samples : the core distance of a row reaches to its min_samples-th other row
-    min_cluster_size : rows that a cluster has at least; min_samples and this as in hdbscan
-    selection : "eom" or "leaf"; epsilon, max_cluster_size, allow_single_cluster : as in hdbscan
+    min_samples : the core distance of a row reaches to its min_samples-th other row; none: 1 with diffused weights,
+        which means no core distance, else 5
+    min_cluster_size : rows that a cluster has at least; none: 5, and 3 where many rows lie in small groups
+    weights : "diffused", lengths of the edges after diffusion over the graph; or "distance", plain HDBSCAN
+    selection : "modularity", the cut of the tree whose clusters keep their neighbors to themselves; "eom"; or "leaf"
+    preset : of modularity: "events" for small stories, "topics" for few broad subjects
+    granularity : of modularity: smaller is finer; none: 20000, and less where many rows lie in small groups
+    epsilon, max_cluster_size, allow_single_cluster : as in hdbscan, for "eom" and "leaf"
     copies : "fold", or "weigh": density and tree see every copy, min_distance apart from the others
     min_distance : shorter distances, save 0, are lifted to this
     n_neighbors : for ``fit(X)``: every row of X is known to hold at least its n_neighbors nearest; none: not known, and
         nothing can be certified
     budget : rows for which ``vectors`` are searched at most, to settle what the graph leaves open
+    seed : of the random sketches of diffusion
 
     After ``fit``, for every row: ``labels_`` int64, -1 is noise, clusters numbered by size; ``probabilities_`` and
     ``outlier_scores_`` float64, 0 to 1; ``home_`` int64, the cluster that a row of noise meets first, and
-    ``home_strength_``, 1 for members and 1/2 for who joins at the median height of the tree. For every cluster
-    ``cluster_persistence_``. ``certified_`` : share of the merges that are proven to belong to the exact tree, given
-    that the lists are exact; ``open_merges_`` : (row, row, least height, height) of the others; ``n_queries_`` : rows
-    searched among the vectors.
-    Source: Campello, Moulavi and Sander (2013); McInnes, Healy and Astels (2017).
+    ``home_strength_``, 1 for members and 1/2 for who joins at the median height of the tree; ``layers_`` int64, shape
+    (n_rows, n_layers), the cluster in each of several nested layers, broadest first. ``layer_`` : which of them
+    ``labels_`` is. For every cluster of any layer ``cluster_persistence_``, and ``layer_parents_``, the cluster around
+    it in a broader layer, -1 for none. ``modularity_`` : of ``home_``, where it was the choice. With weights="distance"
+    ``certified_`` : share of the merges that are proven to belong to the exact tree, given that the lists are exact;
+    ``open_merges_`` : (row, row, least height, height) of the others; ``n_queries_`` : rows searched among the vectors.
+    Source: Campello, Moulavi and Sander (2013); McInnes, Healy and Astels (2017); docs/clustering.md.
     """
 
     def __init__(
         self,
-        min_samples: int = 5,
-        min_cluster_size: int = 5,
+        min_samples: int | None = None,
+        min_cluster_size: int | None = None,
         *,
-        selection: str = "eom",
+        weights: str = "diffused",
+        selection: str = "modularity",
+        preset: str | None = None,
+        granularity: int | None = None,
         epsilon: float = 0.0,
         max_cluster_size: int = 0,
         allow_single_cluster: bool = False,
@@ -54,10 +68,14 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         min_distance: float = 0.0,
         n_neighbors: int | None = None,
         budget: int = 100_000,
+        seed: int = 0,
     ) -> None:
         self.min_samples = min_samples
         self.min_cluster_size = min_cluster_size
+        self.weights = weights
         self.selection = selection
+        self.preset = preset
+        self.granularity = granularity
         self.epsilon = epsilon
         self.max_cluster_size = max_cluster_size
         self.allow_single_cluster = allow_single_cluster
@@ -65,6 +83,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.min_distance = min_distance
         self.n_neighbors = n_neighbors
         self.budget = budget
+        self.seed = seed
 
     def fit(
         self,
@@ -85,58 +104,93 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         """
         if (X is None) == (neighbors is None):
             raise ValueError("give either X, a sparse graph, or neighbors=(indices, distances)")
+        self._check(vectors is not None)
         graph, bound = self._from_lists(*neighbors) if neighbors is not None else self._from_graph(X)
         n_rows = graph.shape[0]
         group, copies, graph, bound = _fold(graph, bound, self.min_distance)
-        first = np.unique(group, return_index=True)[1]  # of each group of copies
-        weigh = self.copies == "weigh"
-        if weigh and self.min_distance <= 0 and copies.size < n_rows:
+        first = (
+            np.arange(n_rows) if group is None else np.unique(group, return_index=True)[1]
+        )  # of each group of copies
+        if self.copies == "weigh" and self.min_distance <= 0 and copies.size < n_rows:
             raise ValueError(
                 f"copies='weigh' with {n_rows - copies.size} copies needs min_distance above 0, the distance between "
                 f"copies; at 0 their density would be infinite"
             )
-        core = core_distances(graph, self.min_samples, copies if weigh else None)
+        choice = Choice(**{key.name: getattr(self, key.name) for key in fields(Choice)})
+        diffused = self.weights == "diffused"
+        lists = _lists(graph) if diffused or choice.neighbors else None
+        grain = Grain() if lists is None else grain_of(count_breaks(lists), len(lists))
+        nearest = None if lists is None else _first(lists, choice.neighbors)
+        if diffused and lists is not None:
+            forest, core = self._diffused(lists, grain)
+            self.certified_: float | None = None
+            self.open_merges_: list[tuple[int, int, float, float]] = []
+            self.n_queries_ = 0
+        else:
+            points = None if vectors is None else np.asarray(vectors, np.float32)
+            if points is not None and (points.ndim != 2 or len(points) != n_rows):
+                raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
+            forest, core = self._plain(graph, bound, copies, None if points is None else points[first], first)
+        found = label_texts(forest, copies, core, choice, floor=self.min_distance, nearest=nearest, grain=grain)
+        of_rows = slice(None) if group is None else group
+        self.labels_, self.probabilities_ = found.label[of_rows], found.strength[of_rows]
+        self.outlier_scores_, self.layers_ = found.outlier_score[of_rows], found.layers[of_rows]
+        self.home_, self.home_strength_ = found.home[of_rows], found.home_strength[of_rows]
+        self.cluster_persistence_, self.layer_parents_, self.layer_ = found.persistence, found.parent, found.chosen
+        self.modularity_ = found.modularity
+        self.n_features_in_ = n_rows
+        self._tree = found.tree
+        return self
+
+    def _check(self, vectors: bool) -> None:
+        for name, known in (
+            ("weights", ("diffused", "distance")), ("selection", ("modularity", "eom", "leaf")),
+            ("preset", (None, "events", "topics")), ("copies", ("fold", "weigh")),
+        ):  # fmt: skip
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, known))}")
+        if vectors and self.weights == "diffused":
+            raise ValueError("vectors settle what a graph of distances leaves open; give weights='distance' with them")
+
+    def _diffused(self, lists: Lists, grain: Grain) -> tuple[Forest, FloatArray]:
+        length = diffuse(lists, self.seed, grain.averaged)
+        graph = csr_array((length, lists.indices, lists.indptr), shape=(len(lists), len(lists)))
+        rank = self.min_samples or 1
+        core = core_distances(graph, rank) if rank > 1 else np.zeros(len(lists), np.float32)
+        return spanning_forest(graph, core, symmetric=False), core
+
+    def _plain(
+        self, graph: csr_array, bound: FloatArray, copies: NDArray[np.int32], points: FloatArray | None, first: IntArray
+    ) -> tuple[Forest, FloatArray]:
+        core = core_distances(graph, self.min_samples or 5, copies if self.copies == "weigh" else None)
         forest = spanning_forest(graph, core, symmetric=False)
-        if vectors is None:
+        if points is None:
             proof = prove_forest(forest, bound)
         else:
-            points = np.asarray(vectors, np.float32)
-            if points.ndim != 2 or len(points) != n_rows:
-                raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
-            ask = _search(points[first], core, np.float32(self.min_distance))
+            ask = _search(points, core, np.float32(self.min_distance))
             forest, proof = repair_forest(forest, bound, ask, self.budget)
-        found = label_texts(
-            forest, copies, core, weigh=weigh, floor=self.min_distance, min_cluster_size=self.min_cluster_size,
-            selection=self.selection, epsilon=self.epsilon, max_cluster_size=self.max_cluster_size,
-            allow_single_cluster=self.allow_single_cluster,
-        )  # fmt: skip
-        self.labels_, self.probabilities_ = found.label[group], found.strength[group]
-        self.outlier_scores_, self.cluster_persistence_ = found.outlier_score[group], found.persistence
-        self.home_, self.home_strength_ = found.home[group], found.home_strength[group]
         undecided = np.flatnonzero(proof.least != forest.distance)
         self.certified_ = 1 - undecided.size / len(forest) if len(forest) else 1.0
         ends = first[forest.left[undecided]], first[forest.right[undecided]]
         heights = proof.least[undecided], forest.distance[undecided]
         self.open_merges_ = list(zip(*(column.tolist() for column in (*ends, *heights)), strict=True))
         self.n_queries_ = proof.queries
-        self.n_features_in_ = n_rows
-        self._records = found.tree.as_records()
-        return self
+        return forest, core
 
     @property
     def condensed_tree_(self) -> Any:
         """hdbscan's CondensedTree over the distinct rows (copies count once): its plots and exports work."""
         from hdbscan.plots import CondensedTree
 
-        return CondensedTree(self._records, self.labels_)
+        return CondensedTree(self._tree.as_records(), self.labels_)
 
     def _from_graph(self, given: Any) -> tuple[csr_array, FloatArray]:
         if not hasattr(given, "tocsr") or given.shape[0] != given.shape[1]:
             raise ValueError(f"X is {type(given).__name__} of shape {np.shape(given)}; expected a square sparse graph")
         graph: Any = csr_array(given)
-        rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
-        other = graph.indices != rows
-        if not other.all():
+        if has_diagonal(graph):
+            rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
+            other = graph.indices != rows
             indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[other], minlength=graph.shape[0]))])
             graph = csr_array((graph.data[other], graph.indices[other], indptr), shape=graph.shape)
         graph = _checked(graph)
@@ -165,14 +219,37 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return _checked(graph), bound
 
 
+def _lists(graph: csr_array) -> Lists:
+    """The rows of a graph as neighbor lists, ascending by (distance, row)."""
+    n_rows = graph.shape[0]
+    indices, distances = graph.indices, graph.data
+    row = np.repeat(np.arange(n_rows), np.diff(graph.indptr))
+    same = row[1:] == row[:-1]
+    late = (distances[1:] < distances[:-1]) | ((distances[1:] == distances[:-1]) & (indices[1:] < indices[:-1]))
+    if (same & late).any():
+        order = np.lexsort((indices, distances, row))
+        indices, distances = indices[order], distances[order]
+    return Lists(0, graph.indptr.astype(np.int64), indices, distances)
+
+
+def _first(lists: Lists, count: int) -> NDArray[Any]:
+    """Shape (n_rows, count): the nearest neighbors of each row, -1 where its list is shorter."""
+    place = np.arange(lists.indices.size) - np.repeat(lists.indptr[:-1], np.diff(lists.indptr))
+    row = np.repeat(np.arange(len(lists)), np.diff(lists.indptr))
+    near = place < count
+    found = np.full((len(lists), count), -1, lists.indices.dtype)
+    found[row[near], place[near]] = lists.indices[near]
+    return found
+
+
 def _checked(graph: csr_array) -> csr_array:
     """The graph, if all its distances are finite and not negative."""
-    bad = ~((graph.data >= 0) & (graph.data < np.inf))
-    if bad.any():
-        at = int(bad.argmax())
+    at = first_bad(graph.data)
+    if at >= 0:
+        bad = int((~((graph.data >= 0) & (graph.data < np.inf))).sum())
         row = int(np.searchsorted(graph.indptr, at, side="right")) - 1
         raise ValueError(
-            f"{bad.sum()} of {bad.size} distances are negative, infinite or NaN; the first is {graph.data[at]}, from "
+            f"{bad} of {graph.nnz} distances are negative, infinite or NaN; the first is {graph.data[at]}, from "
             f"row {row} to row {graph.indices[at]}"
         )
     return csr_array((graph.data.astype(np.float32, copy=False), graph.indices, graph.indptr), shape=graph.shape)
@@ -180,15 +257,16 @@ def _checked(graph: csr_array) -> csr_array:
 
 def _fold(
     graph: csr_array, bound: FloatArray, min_distance: float
-) -> tuple[IntArray, NDArray[np.int32], csr_array, FloatArray]:
+) -> tuple[IntArray | None, NDArray[np.int32], csr_array, FloatArray]:
     """One row for all that lie at distance 0 of each other.
 
-    Returns: the new row of each old one; how many each stands for; their graph; what is known of unlisted edges.
+    Returns: the new row of each old one, none where all are as they were; how many each stands for; their graph; what
+        is known of unlisted edges.
     """
     n_rows = graph.shape[0]
     none = not graph.nnz or graph.data.min() > 0
     if none and graph.data.min(initial=np.inf) >= min_distance:
-        return np.arange(n_rows), np.ones(n_rows, np.int32), graph, bound
+        return None, np.ones(n_rows, np.int32), graph, bound
     rows = np.repeat(np.arange(n_rows), np.diff(graph.indptr))
     same = graph.data == 0
     piece = np.arange(n_rows)

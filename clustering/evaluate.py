@@ -12,9 +12,10 @@ from hdbscan import HDBSCAN
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, homogeneity_completeness_v_measure
 
+from clustering.artefacts import load_forest
 from clustering.config import ClusterSection, ReadSection, RunConfig
 from clustering.errors import ConfigError
-from clustering.forest import load_forest
+from clustering.kernels.grain import MIN_CLUSTER_SIZE
 from clustering.parts import on_worker
 from clustering.read import find_files, read_columns_of
 from clustering.rundir import Figures, RunDir, load_assignment, parts, vectors_of, write_json
@@ -29,7 +30,8 @@ def evaluate_run(
 
     truth : file with the column ``truth_column``, and ids in ``id_column`` (default: the run's own read.id_column)
     Returns: truth {label, home: nmi, ami, ari, homogeneity, completeness; records}, fidelity {ari_label,
-        mst_weight_difference} (None above EXACT_TEXTS texts and with cluster.copies=weigh), search.
+        mst_weight_difference} (None above EXACT_TEXTS texts, with cluster.copies=weigh, and where the run is not plain
+        HDBSCAN), search.
     Raises: ConfigError when the run is not finished, or the truth file does not fit it.
     """
     if not (run / "report.json").exists():
@@ -38,8 +40,9 @@ def evaluate_run(
     found: Figures = {"search": report["search"]}
     if truth is not None:
         found["truth"] = compare_with_truth(run, config.read, truth, truth_column, id_column)
-    # hdbscan knows no weights, so there is nothing to compare a run of weighed copies with.
-    fits = 1 < report["counts"]["texts"] <= EXACT_TEXTS[config.store.metric]
+    # hdbscan knows no weighed copies, diffusion or modularity, so there is nothing to compare such a run with.
+    plain = config.cluster.weights == "distance" and config.cluster.selection != "modularity"
+    fits = plain and 1 < report["counts"]["texts"] <= EXACT_TEXTS[config.store.metric]
     if fits and config.cluster.copies == "fold":
         found["fidelity"], _ = on_worker(exact_fidelity, run, config.cluster, config.store.metric)
     else:
@@ -96,8 +99,8 @@ def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures
     """
     vectors = np.concatenate([vectors_of(pq.read_table(path, columns=["vector"])) for path in parts(run / "vectors")])
     exact = HDBSCAN(
-        min_samples=min(cluster.min_samples, len(vectors) - 1),
-        min_cluster_size=cluster.min_cluster_size,
+        min_samples=min(cluster.core_rank, len(vectors) - 1),
+        min_cluster_size=cluster.min_cluster_size or MIN_CLUSTER_SIZE,
         cluster_selection_method=cluster.selection,
         cluster_selection_epsilon=cluster.epsilon,
         max_cluster_size=cluster.max_cluster_size,

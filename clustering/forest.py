@@ -1,47 +1,73 @@
-"""graph/ in; forest/ out: the minimum spanning forest of mutual reachability, and how much of it is proven."""
+"""graph/ or neighbors/ in; forest/ out: the minimum spanning forest, and how much of it is proven."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from clustering import schema
+from clustering.artefacts import copies_of, read_lists
 from clustering.config import ClusterSection, GraphSection
 from clustering.exact import search_outside
+from clustering.kernels import diffusion
 from clustering.kernels.csr import min_distance
 from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, merge_forests, spanning_forest
+from clustering.kernels.grain import Grain, count_breaks, grain_of
 from clustering.kernels.repair import prove_forest, repair_forest
 from clustering.parts import on_worker
-from clustering.rundir import Figures, RunDir, load_graph, part_name, read_columns, whole, write_table
+from clustering.rundir import (
+    Figures,
+    RunDir,
+    load_graph,
+    part_name,
+    parts,
+    read_columns,
+    whole,
+    write_json,
+    write_table,
+)
 
 SHARD_EDGES = 1 << 27  # stored edges that one task reads; a larger graph is shared out
 
 
 def build_forest(
-    run: RunDir, cfg: ClusterSection, graph: GraphSection, metric: str, shard_edges: int = SHARD_EDGES
+    run: RunDir,
+    cfg: ClusterSection,
+    graph: GraphSection,
+    k: int,
+    metric: str,
+    seed: int,
+    shard_edges: int = SHARD_EDGES,
 ) -> Figures:
-    """Leave forest/: the edges, ascending, and core.npy.
+    """Leave forest/: the edges, ascending, core.npy, and grain.json.
 
-    The neighbor lists' own forest comes first, of a large graph by one task a shard. With ``graph.bridge=nearest``
-    what the lists leave open, and what joins their pieces, is then settled by exact search over vectors/.
+    With ``cluster.weights=diffused`` the edges are those of the neighbor lists with diffused lengths. With ``distance``
+    the graph's own forest comes first; with ``graph.bridge=nearest`` what the lists leave open, and what joins their
+    pieces, is then settled by exact search over vectors/. Large graphs are worked on by one task a shard.
 
-    Returns: edges; certified, repaired and open (merges proven by the lists, settled by search, and left); queries
-        (rows searched); pieces (of the lists' graph), bridges, pieces_left; isolated (texts without any edge); shards
-        and merged_edges (those that the last merge of their forests reads); ``peak_bytes``.
+    k : neighbors of each text that are edges
+    Returns: edges; with ``distance`` certified, repaired and open (merges proven by the lists, settled by search, and
+        left) and queries (rows searched); pieces (of the lists' graph), bridges, pieces_left; isolated (texts without
+        any edge); shards and merged_edges (those that the last merge of their forests reads); small_groups (share of
+        texts whose list breaks off, as those in small groups do) and group_size; ``peak_bytes``.
     """
-    figures, peak = on_worker(_forest, run, cfg, graph, metric, shard_edges)
+    work = _diffused_forest if cfg.weights == "diffused" else _forest
+    figures, peak = on_worker(work, run, cfg, graph, k, metric, seed, shard_edges)
     return {**figures, "peak_bytes": peak}
 
 
-def _forest(run: RunDir, cfg: ClusterSection, section: GraphSection, metric: str, shard_edges: int) -> Figures:
+def _forest(
+    run: RunDir, cfg: ClusterSection, section: GraphSection, k: int, metric: str, seed: int, shard_edges: int
+) -> Figures:
     graph = load_graph(run)
     n_texts = graph.shape[0]
-    core = core_distances(graph, cfg.min_samples, copies_of(run) if cfg.copies == "weigh" else None)
+    core = core_distances(graph, cfg.core_rank, copies_of(run) if cfg.copies == "weigh" else None)
     listed, figures = reduce_forest(run, graph, core, shard_edges)
     radius = np.load(run / "graph" / "radius.npy")
     if section.bridge == "nearest":
@@ -49,22 +75,137 @@ def _forest(run: RunDir, cfg: ClusterSection, section: GraphSection, metric: str
         forest, proof = repair_forest(listed, radius, ask, cfg.budget)
     else:
         forest, proof = listed, prove_forest(listed, radius)
-    columns = {"left": forest.left, "right": forest.right, "distance": forest.distance}
-    write_table(run / "forest" / part_name(0), pa.table(columns, schema=schema.FOREST))
-    with whole(run / "forest" / "core.npy") as temporary, temporary.open("wb") as handle:
-        np.save(handle, core)
+    names = [path.name for path in parts(run / "neighbors")]
+    breaks = sum(
+        (count_breaks(read_lists(run, [name], k, section, metric, n_texts)) for name in names), np.zeros(1, np.int64)
+    )
     return {
-        "edges": len(forest),
+        **_write(run, forest, core, grain_of(np.sum(breaks, axis=0), n_texts)),
         "certified": proof.certified,
         "repaired": proof.repaired,
         "open": proof.open,
         "queries": proof.queries,
         "pieces": n_texts - len(listed),
         "bridges": proof.bridges,
-        "pieces_left": n_texts - len(forest),
         "isolated": int(np.isinf(core).sum()) if n_texts > 1 else 0,
         **figures,
     }
+
+
+def _write(run: RunDir, forest: Forest, core: FloatArray, grain: Grain) -> Figures:
+    columns = {"left": forest.left, "right": forest.right, "distance": forest.distance}
+    write_table(run / "forest" / part_name(0), pa.table(columns, schema=schema.FOREST))
+    with whole(run / "forest" / "core.npy") as temporary, temporary.open("wb") as handle:
+        np.save(handle, core)
+    write_json(run / "forest" / "grain.json", asdict(grain))
+    return {
+        "edges": len(forest),
+        "pieces_left": core.size - len(forest),
+        "small_groups": round(grain.share, 4),
+        "group_size": grain.size,
+    }
+
+
+def _diffused_forest(
+    run: RunDir, cfg: ClusterSection, section: GraphSection, k: int, metric: str, seed: int, shard_edges: int
+) -> Figures:
+    names = [path.name for path in parts(run / "neighbors")]
+    n_texts = copies_of(run).size
+    n_shards = max(1, min(len(names), -(-n_texts * k // shard_edges)))
+    rank = cfg.core_rank if cfg.core_rank > 1 else 0
+    cuts = np.linspace(0, len(names), n_shards + 1).astype(int)
+    shards = [(run, names[a:b], k, section, metric, n_texts) for a, b in pairwise(cuts)]
+    if n_shards == 1:
+        shard = _Shard(*shards[0])
+        grain = grain_of(shard.breaks(), n_texts)
+        length = diffusion.diffuse(shard.lists, seed, grain.averaged)
+        core = shard.cores(length, rank)
+        forests = [shard.forest(length, core)]
+        forest = forests[0]
+    else:
+        forests, core, grain = diffuse_shards(shards, n_texts, rank, seed)
+        forest = merge_forests(forests, n_texts)
+    figures = _write(run, forest, core, grain)
+    isolated = n_texts - np.unique(np.concatenate([forest.left, forest.right])).size if n_texts > 1 else 0
+    return {
+        **figures,
+        "pieces": figures["pieces_left"],
+        "bridges": 0,
+        "isolated": isolated,
+        "shards": n_shards,
+        "merged_edges": sum(map(len, forests)),
+    }
+
+
+class _Shard:
+    """The neighbor lists of some rows, and what diffusion makes of them; can be begun anew at any point."""
+
+    def __init__(self, *given: Any) -> None:
+        self.lists = read_lists(*given)
+        self.pull: FloatArray | None = None
+
+    def breaks(self) -> IntArray:
+        return count_breaks(self.lists)
+
+    def scales(self, rank: int) -> FloatArray:
+        return diffusion.local_scales(self.lists, rank)
+
+    def sketch(self, seed: int) -> diffusion.Sketch:
+        return diffusion.draw_sketch(self.lists.first, len(self.lists), seed)
+
+    def average(self, averaged: int, scales: list[Any], sketches: list[Any]) -> diffusion.Sketch:
+        if self.pull is None:
+            self.pull = diffusion.affinities(self.lists, np.concatenate(ray.get(scales)), averaged)
+        return diffusion.average(self.lists, self.pull, np.concatenate(ray.get(sketches)))
+
+    def lengths(self, sketches: list[Any]) -> FloatArray:
+        self.pull = None
+        return diffusion.edge_lengths(self.lists, np.concatenate(ray.get(sketches)))
+
+    def cores(self, length: FloatArray, rank: int) -> FloatArray:
+        """Core distances by the rows' own lists; 0 without min_samples."""
+        if rank == 0:
+            return np.zeros(len(self.lists), np.float32)
+        lists = csr_array((length, self.lists.indices, self.lists.indptr), shape=(len(self.lists), 1 << 40))
+        return core_distances(lists, rank)
+
+    def forest(self, length: FloatArray, core: FloatArray) -> Forest:
+        indptr = np.full(core.size + 1, self.lists.indptr[-1])
+        indptr[: self.lists.first] = 0
+        indptr[self.lists.first : self.lists.first + len(self.lists) + 1] = self.lists.indptr
+        graph = csr_array((length, self.lists.indices, indptr), shape=(core.size, core.size))
+        return spanning_forest(graph, core, symmetric=False)
+
+
+def diffuse_shards(
+    shards: list[tuple[Any, ...]], n_texts: int, rank: int, seed: int
+) -> tuple[list[Forest], FloatArray, Grain]:
+    """Diffusion and forests by one actor a shard; a round's sketches are objects that all actors read in the next.
+
+    shards : arguments of ``read_lists`` for each, rows ascending; rank : min_samples, 0 for none
+    Returns: two forests, whose merge is the whole's; core distances; the grain. All the same for any shards.
+    """
+    actor: Any = ray.remote(_Shard).options(max_restarts=-1, max_task_retries=-1)
+    actors: list[Any] = [actor.remote(*shard) for shard in shards]
+    grain = grain_of(np.sum(ray.get([one.breaks.remote() for one in actors]), axis=0), n_texts)
+    scales = [one.scales.remote(grain.averaged // 2) for one in actors]
+    sketches = [one.sketch.remote(seed) for one in actors]
+    for _ in range(diffusion.ROUNDS):
+        sketches = [one.average.remote(grain.averaged, scales, sketches) for one in actors]
+    lengths = [one.lengths.remote(sketches) for one in actors]
+    core = np.concatenate(ray.get([one.cores.remote(own, rank) for one, own in zip(actors, lengths, strict=True)]))
+    shared = ray.put(core)
+    waiting = [one.forest.remote(own, shared) for one, own in zip(actors, lengths, strict=True)]
+    return _merged_pairs(waiting, n_texts), core, grain
+
+
+def _merged_pairs(waiting: list[Any], n_texts: int) -> list[Forest]:
+    """Merge forests two by two on workers until two are left."""
+    merge = ray.remote(_merge_two)
+    while len(waiting) > 2:
+        last = waiting[len(waiting) // 2 * 2 :]
+        waiting = [merge.remote(n_texts, *two) for two in zip(waiting[::2], waiting[1::2], strict=False)] + last
+    return ray.get(waiting)
 
 
 def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, shard_edges: int) -> tuple[Forest, Figures]:
@@ -79,13 +220,8 @@ def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, shard_edges: 
     if n_shards < 2:
         forest = spanning_forest(graph, core)
         return forest, {"shards": 1, "merged_edges": len(forest)}
-    shared = ray.put(core)
-    shard, merge = ray.remote(_shard_forest), ray.remote(_merge_two)
-    waiting: list[Any] = [shard.remote(run, shared, rows) for rows in near_rows(run, graph, n_shards)]
-    while len(waiting) > 2:
-        last = waiting[len(waiting) // 2 * 2 :]
-        waiting = [merge.remote(n_texts, *two) for two in zip(waiting[::2], waiting[1::2], strict=False)] + last
-    halves = ray.get(waiting)
+    shared, shard = ray.put(core), ray.remote(_shard_forest)
+    halves = _merged_pairs([shard.remote(run, shared, rows) for rows in near_rows(run, graph, n_shards)], n_texts)
     return merge_forests(halves, n_texts), {"shards": n_shards, "merged_edges": sum(map(len, halves))}
 
 
@@ -104,14 +240,3 @@ def _shard_forest(run: RunDir, core: FloatArray, rows: IntArray) -> Forest:
 
 def _merge_two(n_texts: int, one: Forest, other: Forest) -> Forest:
     return merge_forests([one, other], n_texts)
-
-
-def copies_of(run: RunDir) -> NDArray[np.int32]:
-    """int32, shape (n_texts,): records of each distinct text."""
-    return read_columns(run / "texts", ["copies"])["copies"].to_numpy()  # type: ignore[no-any-return]
-
-
-def load_forest(run: RunDir) -> Forest:
-    """The run's forest of mutual reachability, ascending."""
-    table = read_columns(run / "forest", ["left", "right", "distance"])
-    return Forest(*(table[name].to_numpy() for name in ("left", "right", "distance")))

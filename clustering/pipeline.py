@@ -106,8 +106,8 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
     if n_texts > 1:  # one text has no neighbors
         search_collection(config, run, marks, n_texts, embedded["dim"])
     stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
-    stage("forest", lambda: build_forest(run, config.cluster, config.graph, metric))
-    stage("cluster", lambda: cluster_graph(run, config.cluster, metric))
+    stage("forest", lambda: build_forest(run, config.cluster, config.graph, config.graph_k, metric, seed))
+    stage("cluster", lambda: cluster_graph(run, config.cluster, config.graph, config.graph_k, metric))
     stage("describe", lambda: describe_clusters(run, config.describe))
     stage("project", lambda: project_texts(run, config.project, n_texts, seed))
     stage("plot", lambda: plot_map(run, config.plot, config.name, seed))
@@ -211,8 +211,9 @@ def later_marks(config: RunConfig, search: str) -> dict[str, str]:
     settings = config.as_dict()
     marks: dict[str, str] = {}
     marks["graph"] = fingerprint(search, settings["graph"])
-    forest = {key: settings["cluster"][key] for key in ("weights", "min_samples", "copies", "budget")}
-    marks["forest"] = fingerprint(marks["graph"], forest)
+    diffused = config.cluster.weights == "diffused"
+    others = [config.run.seed] if diffused else [settings["cluster"][key] for key in ("copies", "budget")]
+    marks["forest"] = fingerprint(marks["graph"], config.cluster.weights, config.cluster.core_rank, others)
     marks["cluster"] = fingerprint(marks["forest"], settings["cluster"])
     marks["describe"] = fingerprint(marks["cluster"], settings["describe"])
     marks["project"] = fingerprint(search, settings["project"], config.run.seed)

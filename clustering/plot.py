@@ -77,9 +77,9 @@ def _middles(xy: NDArray[np.float32], label: NDArray[np.int32], n_named: int) ->
     return found
 
 
-def _headline(label: NDArray[np.int32], clusters: pa.Table) -> str:
+def _headline(label: NDArray[np.int32]) -> str:
     noise = float((label < 0).mean()) if label.size else 0.0
-    return f"{label.size:,} texts, {clusters.num_rows:,} clusters, {noise:.0%} noise"
+    return f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"
 
 
 def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, name: str) -> None:
@@ -109,7 +109,7 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     axes.set_xlim(view_limits(xy[:, 0]))
     axes.set_ylim(view_limits(xy[:, 1]))
     axes.set_axis_off()
-    axes.set_title(f"{_plain(name)}: {_headline(label, clusters)}", loc="left", fontsize=12)
+    axes.set_title(f"{_plain(name)}: {_headline(label)}", loc="left", fontsize=12)
     with whole(run / "map.png") as temporary:
         figure.savefig(temporary, format="png")
 
@@ -153,7 +153,7 @@ def _draw_html(
     sampled = "" if shown.size == label.size else f" ({shown.size:,} drawn)"
     axis = {"visible": False}
     figure.update_layout(
-        title={"text": f"{html.escape(name)}: {_headline(label, clusters)}{sampled}"},
+        title={"text": f"{html.escape(name)}: {_headline(label)}{sampled}"},
         template="plotly_white", hovermode="closest", dragmode="pan",
         xaxis={**axis, "range": view_limits(xy[:, 0])}, yaxis={**axis, "range": view_limits(xy[:, 1])},
         legend={"orientation": "h", "y": 0}, margin={"l": 10, "r": 10, "t": 50, "b": 10},

@@ -6,8 +6,6 @@ import base64
 import html
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clustering import schema
@@ -45,10 +43,7 @@ def _write_labels(run: RunDir) -> int:
         for path in parts(run / "members"):
             members = pq.read_table(path)
             table = by_row.take(members["row"]).append_column("text_id", members["text_id"])
-            layers = pa.ListArray.from_arrays(
-                np.arange(len(table) + 1, dtype=np.int32), table["label"].combine_chunks()
-            )
-            writer.write_table(table.append_column("layers", layers).select(schema.LABELS.names).cast(schema.LABELS))
+            writer.write_table(table.select(schema.LABELS.names).cast(schema.LABELS))
             records += len(table)
         return records
 
@@ -73,12 +68,15 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
                         "queries_per_second", "short_rows", "retries", "params", "target_recall", "target_reached",
                         "target_steps"),
         "graph": {**_some(graph, "edges", "too_long"), **_some(forest, "pieces", "bridges", "pieces_left")},
-        "forest": _some(forest, "edges", "certified", "repaired", "open", "queries", "isolated"),
+        # certified, repaired, open: of the merges of a tree on the stored distances; none with diffused ones
+        "forest": _some(forest, "edges", "certified", "repaired", "open", "queries", "isolated", "small_groups",
+                        "group_size"),
         "clusters": {
             "count": clusters.get("count", 0),
             "noise_share": clusters.get("noise_share", 0.0),
             "largest_share": clusters.get("largest_share", 0.0),
             "home_share": clusters.get("home_share", 0.0),
+            **_some(clusters, "modularity", "layer", "layers"),
         },
         "describe": _some(done.get("describe", {}), "vocabulary", "titles_failed"),
         "versions": manifest["versions"],
@@ -96,6 +94,7 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
     """What a reader must know before trusting the clusters, with the remedy."""
     counts, clusters, search = (figures[name] for name in ("counts", "clusters", "search"))
     graph, forest = figures["graph"], figures["forest"]
+    by_links = config.cluster.selection == "modularity"
     found: list[str] = []
     if counts["texts"] == 0:
         return [f"There was nothing to cluster: none of the {counts['records']} records has a text."]
@@ -107,14 +106,17 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
     if clusters["count"] == 0:
         found.append("No cluster was found. Lower cluster.min_cluster_size or cluster.min_samples.")
     elif clusters["largest_share"] > COLLAPSED:
+        remedy = "a smaller cluster.granularity" if by_links else "cluster.selection=modularity"
         found.append(
             f"One cluster holds {clusters['largest_share']:.0%} of the records: the selection has collapsed or the "
-            f"texts have one subject. Try cluster.selection=leaf or a cluster.max_cluster_size."
+            f"texts have one subject. Try {remedy}."
         )
     if clusters["count"] and clusters["noise_share"] > NOISY:
+        plain = config.cluster.weights == "distance"
+        remedy = "Take cluster.weights=diffused" if plain else "Lower cluster.min_samples"
         found.append(
-            f"{clusters['noise_share']:.0%} of the records are noise. Lower cluster.min_samples, or use the column "
-            f"home, which places every text."
+            f"{clusters['noise_share']:.0%} of the records are noise. {remedy}, or use the column home, which places "
+            f"every text."
         )
     if search["target_reached"] is False:
         found.append(
@@ -133,7 +135,7 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
         )
     if search["short_rows"]:
         found.append(f"{search['short_rows']} texts got fewer than k={search['k']} neighbors from the index.")
-    if (graph["pieces_left"] or 1) > 1:
+    if (graph["pieces_left"] or 1) > 1 and config.cluster.weights == "distance":
         found.append(
             f"The graph is in {graph['pieces_left']} pieces, which stay apart: graph.bridge={config.graph.bridge}, "
             f"graph.max_distance={config.graph.max_distance}, and at most cluster.budget={config.cluster.budget:,} "
@@ -165,6 +167,7 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         ("neighbors", f"{search['k']} of each text from {_index(search)}; {_recall(search)}"),
         ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
         ("tree", _proven(figures["forest"], search)),
+        ("layers", _layered(clusters)),
     ]
     warnings = "".join(f"<p class=warning>{html.escape(line)}</p>" for line in figures["warnings"])
     picture = ""
@@ -193,7 +196,7 @@ li {{ margin: 0 }} ul {{ margin: 0; padding-left: 1rem }}
 <h2>Map</h2>
 {picture or "<p class=quiet>No map was drawn.</p>"}
 <h2>Largest clusters</h2>
-{_cluster_table(run)}
+{_cluster_table(run, clusters)}
 <h2>Stages</h2>
 <table><tr><th>stage<th class=n>seconds<th class=n>peak memory of a process, MiB</tr>{stages}</table>
 <p class=quiet>{html.escape(versions)}; seed {figures["seed"]}.
@@ -211,12 +214,25 @@ def _pieces(graph: Figures) -> str:
 def _proven(forest: Figures, search: Figures) -> str:
     if not forest["edges"]:
         return "no merges"
+    if forest["certified"] is None:
+        return (
+            f"{forest['edges']:,} merges of diffused distances; {forest['small_groups']:.0%} of the neighbor lists "
+            f"break off as in small groups"
+        )
     shares = (forest[name] / forest["edges"] for name in ("certified", "repaired", "open"))
     proven, repaired, left = (f"{share:.2%}" for share in shares)
     return (
         f"{forest['edges']:,} merges: {proven} proven by the neighbor lists, {repaired} settled by comparing "
         f"{forest['queries']:,} texts with all others, {left} open; as exact as the {search['index']} index's lists are"
     )
+
+
+def _layered(clusters: Figures) -> str:
+    counts = [f"{layer['clusters']:,}" for layer in clusters["layers"] or []]
+    if len(counts) < 2:
+        return "one"
+    counts[clusters["layer"]] += " (the labels)"
+    return f"{', '.join(counts)} clusters, from broad to fine"
 
 
 def _index(search: Figures) -> str:
@@ -237,16 +253,17 @@ def _mebibytes(count: Any) -> str:
     return f"{count / 2**20:.0f}" if count else ""
 
 
-def _cluster_table(run: RunDir) -> str:
+def _cluster_table(run: RunDir, figures: Figures) -> str:
     clusters = pq.read_table(run / "clusters.parquet")
-    shown = clusters.slice(0, SHOWN_CLUSTERS).to_pylist()
+    chosen = figures["count"]  # clusters of other layers follow those of the labels
+    shown = clusters.slice(0, min(chosen, SHOWN_CLUSTERS)).to_pylist()
     rows = "".join(
         f"<tr><td class=n>{row['label']}<td><b>{html.escape(row['title'])}</b><br>"
         f"<span class=quiet>{html.escape(', '.join(row['terms']))}</span>"
         f"<td class=n>{row['size']:,}<td><ul>{_list_items(row['exemplars'][:3])}</ul></tr>"
         for row in shown
     )
-    more = clusters.num_rows - len(shown)
+    more = chosen - len(shown)
     rest = f"<p class=quiet>{more:,} more in clusters.parquet.</p>" if more > 0 else ""
     return f"<table><tr><th class=n>label<th>title and terms<th class=n>records<th>exemplars</tr>{rows}</table>{rest}"
 

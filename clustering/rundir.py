@@ -169,7 +169,7 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "search": ("neighbors",),
     "graph": ("graph",),
     "forest": ("forest",),
-    "cluster": ("assignment.parquet", "tree.parquet", "persistence.npy"),
+    "cluster": ("assignment.parquet", "tree.parquet", "layers.json"),
     "describe": ("clusters.parquet",),
     "project": ("coords",),
     "plot": ("map.html", "map.png"),

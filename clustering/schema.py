@@ -30,6 +30,7 @@ ASSIGNMENT = pa.schema(
         ("row", pa.int64()),
         ("label", pa.int32()),  # -1 is noise
         ("strength", pa.float32()),  # 0 to 1
+        ("layers", pa.list_(pa.int32())),  # the cluster in each layer, broadest first; one of them is label
         ("outlier_score", pa.float32()),  # GLOSH, 0 to 1
         ("home", pa.int32()),  # the cluster that a noise text meets first; equals label otherwise; -1 without clusters
         ("home_strength", pa.float32()),  # 1 for members, falls with the height at which a noise text joined
@@ -59,7 +60,8 @@ CLUSTERS = pa.schema(
         ("terms", pa.list_(pa.string())),  # c-TF-IDF, strongest first
         ("exemplars", pa.list_(pa.string())),  # members of the highest strength
         ("persistence", pa.float32()),  # 0 to 1
-        ("parent", pa.int32()),  # label of the cluster one layer up; null where there is one layer only
+        ("parent", pa.int32()),  # label of the cluster around it in a broader layer; null where there is none
+        ("layers", pa.list_(pa.int32())),  # places in labels' layers where this cluster stands
     ]
 )
 

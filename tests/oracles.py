@@ -145,3 +145,187 @@ def class_tf_idf(words: Sequence[Sequence[str]]) -> dict[tuple[int, str], float]
         for cluster, held in enumerate(counts)
         for word, count in held.items()
     }
+
+
+# --- clusters by modularity, as docs/clustering.md defines them; sets, dicts and recursion ---
+
+Lists_ = Sequence[Sequence[tuple[int, float]]]  # (other row, distance) of each row, nearest first
+
+
+class Node:
+    """A cluster of the condensed tree: all its rows, those that leave it themselves, and what it splits into."""
+
+    def __init__(self, rows: frozenset[int]) -> None:
+        self.rows = rows
+        self.own: set[int] = set()
+        self.children: list[Node] = []
+
+    def leaves(self) -> list[Node]:
+        return [leaf for child in self.children for leaf in child.leaves()] if self.children else [self]
+
+    def nodes(self) -> list[Node]:
+        return [self, *(node for child in self.children for node in child.nodes())]
+
+
+def mixed(bits: int) -> int:
+    """splitmix64"""
+    mask = (1 << 64) - 1
+    bits = (bits + 0x9E3779B97F4A7C15) & mask
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & mask
+    return bits ^ (bits >> 31)
+
+
+def diffused(lists: Lists_, seed: int, averaged: int = 15, rounds: int = 8) -> dict[tuple[int, int], float]:
+    """The length of every listed edge after diffusion of random signs, kept as whole numbers of 1/32767."""
+    words = [[mixed(mixed(seed) ^ (2 * row + word)) for word in range(2)] for row in range(len(lists))]
+    sign = [[1 if bits >> place & 1 else -1 for bits in pair for place in range(64)] for pair in words]
+    sketch = np.array(sign, float).reshape(-1, 128) * round(32767 / math.sqrt(128))
+    scale = [max(held[min(averaged // 2, len(held)) - 1][1], 1e-3) if held else 1e-3 for held in lists]
+    for _ in range(rounds):
+        following = np.empty_like(sketch)
+        for row, held in enumerate(lists):
+            total = sketch[row].copy()
+            for other, distance in held[:averaged]:
+                total += 3 * math.exp(-(distance**2) / (scale[row] * scale[other])) * sketch[other]
+            following[row] = np.rint(total * 32767 / math.sqrt((total**2).sum()))
+        sketch = following
+    ends = {(row, other) for row, held in enumerate(lists) for other, _ in held}
+    return {(a, b): max(math.sqrt(((sketch[a] - sketch[b]) ** 2).sum()) / 32767, 1e-6) for a, b in ends}
+
+
+def kruskal(n_rows: int, lengths: dict[tuple[int, int], float]) -> list[Edge]:
+    """The spanning forest, ascending by (float32 length, smaller row, larger row)."""
+    edges = {(min(ends), max(ends)): float(np.float32(length)) for ends, length in lengths.items()}
+    piece, found = list(range(n_rows)), []
+    for (one, other), length in sorted(edges.items(), key=lambda item: (item[1], item[0])):
+        if piece[one] != piece[other]:
+            piece = [piece[one] if held == piece[other] else held for held in piece]
+            found.append((one, other, length))
+    return found
+
+
+def condensed(rows: Iterable[int], edges: Sequence[Edge], smallest: int) -> Node:
+    """Take the longest edge away again and again; a side with fewer than ``smallest`` rows leaves the cluster."""
+    node = Node(frozenset(rows))
+    label = dict(zip(sorted(node.rows), pieces_of(sorted(node.rows), edges), strict=True))
+    sides = [frozenset(row for row in node.rows if label[row] == one) for one in sorted(set(label.values()))]
+    large = [side for side in sides if len(side) >= smallest]
+    if len(sides) > 1:
+        if len(large) == 1:
+            inner = condensed(large[0], [edge for edge in edges if edge[0] in large[0]], smallest)
+            node.own, node.children = set(node.rows - inner.rows) | inner.own, inner.children
+            return node
+        node.own = set(node.rows).difference(*large)
+        node.children = [condensed(side, [edge for edge in edges if edge[0] in side], smallest) for side in large]
+        return node
+    left = list(edges)
+    current = set(node.rows)
+    while left:
+        left.pop()
+        label = dict(zip(sorted(current), pieces_of(sorted(current), left), strict=True))
+        sides = [frozenset(row for row in current if label[row] == one) for one in sorted(set(label.values()))]
+        large = [side for side in sides if len(side) >= smallest]
+        if len(large) == 2:
+            node.children = [condensed(side, [edge for edge in left if edge[0] in side], smallest) for side in large]
+            return node
+        kept = large[0] if large else frozenset()
+        node.own |= current - kept
+        current, left = set(kept), [edge for edge in left if edge[0] in kept]
+    node.own |= current
+    return node
+
+
+def pieces_of(rows: Sequence[int], edges: Iterable[Edge]) -> list[int]:
+    place = {row: at for at, row in enumerate(rows)}
+    return pieces(len(rows), [(place[one], place[other]) for one, other, _ in edges])
+
+
+def quality_edges(nearest: Sequence[Sequence[int]], shared: bool = True) -> dict[tuple[int, int], int]:
+    """The weight of each row's edges to its first neighbors, in 1/65536 of Jaccard's index of their lists."""
+    sets = [{row, *held} for row, held in enumerate(nearest)]
+    return {
+        (row, other): 65536 * len(sets[row] & sets[other]) // len(sets[row] | sets[other]) if shared else 65536
+        for row, held in enumerate(nearest)
+        for other in held
+    }
+
+
+class Modularity:
+    """Of sets of units, for weighted directed edges between rows that lie in units."""
+
+    def __init__(self, edges: dict[tuple[int, int], int], unit: Sequence[int], gamma: float) -> None:
+        self.gamma, self.links, self.volume = gamma, Counter[tuple[int, int]](), Counter[int]()
+        for (one, other), weight in edges.items():
+            if unit[one] >= 0 and unit[other] >= 0:
+                self.links[unit[one], unit[other]] += weight
+                self.volume[unit[one]] += weight
+                self.volume[unit[other]] += weight
+        self.total = max(sum(self.volume.values()), 1)
+
+    def of(self, units: Iterable[int]) -> float:
+        held = set(units)
+        inside = 2 * sum(weight for (one, other), weight in self.links.items() if one in held and other in held)
+        share = sum(self.volume[unit] for unit in held) / self.total
+        return inside / self.total - self.gamma * share**2
+
+
+def best_cut(node: Node, number: dict[Node, int], measure: Modularity, root: bool = True) -> tuple[float, list[Node]]:
+    """Of all ways to cut the tree below a node, the one of the largest modularity; the root is never chosen."""
+    own = measure.of(number[leaf] for leaf in node.leaves())
+    if not node.children:
+        return (0.0, []) if root else (own, [node])
+    parts = [best_cut(child, number, measure, root=False) for child in node.children]
+    below = sum(value for value, _ in parts)
+    if not root and own >= below:
+        return own, [node]
+    return below, [chosen for _, found in parts for chosen in found]
+
+
+def louvain(measure: Modularity, n_units: int) -> list[int]:
+    """Move units, heavy ones first, to the neighboring group that gains most; then groups; until nothing moves."""
+    links: Counter[tuple[int, int]] = Counter()
+    for (one, other), weight in measure.links.items():
+        links[one, other] += weight
+        links[other, one] += weight
+    heavy = sorted(range(n_units), key=lambda unit: (-measure.volume[unit], -links[unit, unit]))
+    member = {unit: place for place, unit in enumerate(heavy)}
+    links = Counter({(member[one], member[other]): weight for (one, other), weight in links.items()})
+    count = n_units
+    while True:
+        volume = [sum(weight for (one, _), weight in links.items() if one == node) for node in range(count)]
+        group = list(range(count))
+        moved = True
+        while moved:
+            moved = False
+            for node in range(count):
+                gain = {group[node]: 0.0}
+                for other in range(count):
+                    if other != node and links[node, other]:
+                        gain[group[other]] = gain.get(group[other], 0.0) + links[node, other]
+                for other in range(count):
+                    if other != node and group[other] in gain:
+                        gain[group[other]] -= measure.gamma * volume[node] * volume[other] / measure.total
+                best = max(gain, key=gain.__getitem__)  # the first of equal ones
+                if best != group[node]:
+                    group[node], moved = best, True
+        names = {one: place for place, one in enumerate(dict.fromkeys(group))}
+        group = [names[one] for one in group]
+        member = {unit: group[place] for unit, place in member.items()}
+        if len(names) == count:
+            return [member[unit] for unit in range(n_units)]
+        summed: Counter[tuple[int, int]] = Counter()
+        for (one, other), weight in links.items():
+            summed[group[one], group[other]] += weight
+        links, count = summed, len(names)
+
+
+def row_labels(root: Node, group: dict[Node, int], n_rows: int) -> list[int]:
+    """The group of all leaves below the cluster that a row leaves last, where they agree; else -1."""
+    label = [-1] * n_rows
+    for node in root.nodes():
+        found = {group[leaf] for leaf in node.leaves() if leaf in group}
+        for row in node.own:
+            label[row] = found.pop() if len(found) == 1 else -1
+            found = {group[leaf] for leaf in node.leaves() if leaf in group}
+    return label

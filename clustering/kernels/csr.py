@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -82,3 +85,26 @@ def edges_of(graph: csr_array) -> tuple[IntArray, IntArray, FloatArray]:
     low = np.repeat(np.arange(graph.shape[0], dtype=np.int64), np.diff(graph.indptr))
     once = graph.indices > low
     return low[once], graph.indices[once].astype(np.int64), graph.data[once]
+
+
+def has_diagonal(graph: csr_array) -> bool:
+    """Whether any row stores an entry for itself."""
+    return bool(_has_diagonal(graph.indptr, graph.indices))
+
+
+@numba.njit(cache=True, nogil=True)
+def _has_diagonal(indptr: Any, indices: Any) -> bool:
+    for row in range(indptr.size - 1):
+        for slot in range(indptr[row], indptr[row + 1]):
+            if indices[slot] == row:
+                return True
+    return False
+
+
+@numba.njit(cache=True, nogil=True)
+def first_bad(distances: Any) -> int:
+    """The place of the first distance that is negative, infinite or NaN; -1 where there is none."""
+    for place in range(distances.size):
+        if not 0 <= distances[place] < np.inf:
+            return place
+    return -1

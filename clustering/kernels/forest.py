@@ -38,6 +38,11 @@ class Forest:
         return int(self.left.size)
 
 
+def rows_of(n_rows: int) -> NDArray[Any]:
+    """0 to n_rows - 1, in 32 bits where those are enough."""
+    return np.arange(n_rows, dtype=np.int32 if n_rows < 2**31 else np.int64)
+
+
 def core_distances(graph: csr_array, min_samples: int, weights: NDArray[np.int32] | None = None) -> FloatArray:
     """Distance of every text to its min_samples-th other text; to its farthest stored one where there are fewer.
 
@@ -109,11 +114,11 @@ def spanning_forest(
     """
     indptr, indices, data = graph.indptr, graph.indices, np.asarray(graph.data, np.float32)
     n_texts = indptr.size - 1
-    some = np.arange(n_texts) if rows is None else rows
-    stored = int((indptr[some + 1] - indptr[some]).sum())
+    some = rows_of(n_texts) if rows is None else rows
+    stored = graph.nnz if rows is None else int((indptr[some + 1] - indptr[some]).sum())
     bits = np.empty(stored, np.uint32)
     _reach(indptr, indices, data, core, some, symmetric, bits)
-    tree = np.arange(n_texts, dtype=np.int32 if n_texts < 2**31 else np.int64)
+    tree = rows_of(n_texts)
     left, right = np.empty(max(n_texts - 1, 0), np.int64), np.empty(max(n_texts - 1, 0), np.int64)
     distance = np.empty(left.size, np.float32)
     found = 0
@@ -143,7 +148,7 @@ def merge_forests(forests: Sequence[Forest], n_texts: int) -> Forest:
     left, right = (np.concatenate([getattr(forest, side) for forest in forests]) for side in ("left", "right"))
     weight = np.concatenate([forest.distance for forest in forests]).astype(np.float32, copy=False)
     ends = (left.astype(np.uint64) << np.uint64(32)) | right.astype(np.uint64)
-    tree = np.arange(n_texts, dtype=np.int32 if n_texts < 2**31 else np.int64)
+    tree = rows_of(n_texts)
     size = min(ends.size, max(n_texts - 1, 0))
     left, right, distance = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.float32)
     bits, ends = _sort(weight.view(np.uint32), ends)

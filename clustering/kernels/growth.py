@@ -7,43 +7,46 @@ from typing import Any
 import numba
 import numpy as np
 
-from clustering.kernels.forest import FloatArray, find
+from clustering.kernels.forest import FloatArray, IntArray, find, rows_of
 
 
-@numba.njit(cache=True)
-def grow_homes(left: Any, right: Any, distance: Any, label: Any) -> Any:
+def grow_homes(left: IntArray, right: IntArray, distance: FloatArray, label: IntArray) -> tuple[IntArray, FloatArray]:
     """Give each noise text the cluster that it meets first along the ascending forest.
 
     left, right, distance : the forest, ascending; label : int64, shape (n_texts,), -1 is noise
     Returns: home int64 and height float32, shape (n_texts,): the height at which a noise text joined, 0 for members,
         infinite (home -1) in a piece without a cluster. When a joined group of noise meets a cluster, all of it joins.
     """
-    n_texts = label.size
-    parent = np.arange(n_texts)
-    home = label.copy()  # at a root: the group's cluster
-    following = np.full(n_texts, -1, np.int64)  # linked list of a noise group's texts
-    last = np.arange(n_texts)
-    placed = label.copy()
-    height = np.where(label >= 0, np.float32(0), np.float32(np.inf)).astype(np.float32)
+    parent = rows_of(label.size)
+    home, height = label.copy(), np.zeros(label.size, np.float32)
+    height[label < 0] = np.inf
+    _grow(left, right, distance, label, parent, parent.copy(), np.full_like(parent, -1), home, height)
+    return home, height
+
+
+@numba.njit(cache=True, nogil=True)
+def _grow(
+    left: Any, right: Any, distance: Any, label: Any, parent: Any, last: Any, following: Any, home: Any, height: Any
+) -> None:
+    """``following``, from a root on: a linked list of the texts of its group of noise; ``last``, at a root: its end."""
     for edge in range(left.size):
         one, other = find(parent, left[edge]), find(parent, right[edge])
         if one == other:
             continue
-        if home[one] >= 0 and home[other] >= 0:
+        if label[one] >= 0 and label[other] >= 0:
             continue  # two clusters meet: neither takes the other's texts
-        if home[one] < 0 and home[other] >= 0:
+        if label[one] < 0 and label[other] >= 0:
             one, other = other, one
-        if home[one] >= 0:  # a cluster meets a group of noise
+        if label[one] >= 0:  # a cluster meets a group of noise
             text = other
             while text >= 0:
-                placed[text] = home[one]
+                home[text] = label[one]
                 height[text] = distance[edge]
                 text = following[text]
         else:
             following[last[one]] = other
             last[one] = last[other]
         parent[other] = one
-    return placed, height
 
 
 def median_height(distance: FloatArray) -> np.float32:

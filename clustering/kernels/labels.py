@@ -1,15 +1,62 @@
-"""A spanning forest and the number of copies of each text in; labels, strengths and homes of the texts out."""
+"""A spanning forest and the number of copies of each text in; labels, strengths, homes and layers of the texts out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from clustering.kernels import cut
 from clustering.kernels.forest import FloatArray, Forest, IntArray
+from clustering.kernels.grain import FEWEST, MIN_CLUSTER_SIZE, Grain
 from clustering.kernels.growth import grow_homes, home_strength, median_height
-from clustering.kernels.tree import CondensedTree, cluster_forest, finish_labels
+from clustering.kernels.tree import (
+    Clusters,
+    CondensedTree,
+    cluster_forest,
+    cluster_nodes,
+    condense,
+    finish_labels,
+    leaves_of,
+    renumber,
+)
+
+PRESETS = {"events": 7, "topics": 50}  # neighbors in the quality graph
+NEIGHBORS = 10  # without a preset
+APART = 2  # times as many clusters in the next finer layer, at least
+BROADER, FINER = 2, 3  # layers at most, beside the chosen one
+DOUBLINGS = 16  # of the resolution, within which a layer is looked for
+LUMP = 0.25  # share of the texts in one cluster with which a layer says nothing
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How clusters are chosen from the tree; the names are those of the configuration's section ``cluster``."""
+
+    selection: str = "modularity"
+    preset: str | None = None
+    granularity: int | None = None
+    min_cluster_size: int | None = None
+    epsilon: float = 0.0
+    max_cluster_size: int = 0
+    allow_single_cluster: bool = False
+    copies: str = "fold"
+
+    @property
+    def neighbors(self) -> int:
+        """First neighbors of each text that the choice looks at."""
+        return 0 if self.selection != "modularity" else PRESETS.get(self.preset or "", NEIGHBORS)
+
+    def smallest(self, grain: Grain) -> int:
+        """Texts that a cluster has at least."""
+        if self.min_cluster_size is not None:
+            return self.min_cluster_size
+        if self.selection != "modularity":
+            return MIN_CLUSTER_SIZE
+        return FEWEST if self.preset == "events" else grain.min_cluster_size
 
 
 @dataclass(frozen=True)
@@ -17,58 +64,205 @@ class Labels:
     """What clustering says of every distinct text.
 
     label : int64, -1 is noise; clusters are numbered by records, then by smallest row
-    strength, outlier_score : float64, 0 to 1; persistence : float64, shape (n_clusters,)
+    strength, outlier_score : float64, 0 to 1
     home : int64, the cluster that a noise text meets first; home_strength : float32, 1 for members
-    tree : over the nodes of the forest; alone : clusters that are the copies of one text
+    layers : int64, shape (n_texts, n_layers), the cluster in each layer, broadest first, one of them ``label``; a
+        cluster that stands in several layers has one number; clusters of other layers follow those of ``label``
+    parent : int64, a value for each cluster of any layer, the one around it in a broader layer, -1 for none
+    persistence : float64, a value for each cluster of any layer, 0 to 1
+    count : clusters in ``label``; chosen : which layer that is; alone : clusters that are the copies of one text
+    gammas : the resolution of each layer; modularity : of ``home`` (None where none was measured)
+    tree : over the nodes of the forest
     """
 
     label: IntArray
     strength: NDArray[np.float64]
     outlier_score: NDArray[np.float64]
-    persistence: NDArray[np.float64]
     home: IntArray
     home_strength: FloatArray
-    tree: CondensedTree
+    layers: IntArray
+    parent: IntArray
+    persistence: NDArray[np.float64]
+    count: int
+    chosen: int
     alone: int
+    gammas: list[float]
+    modularity: float | None
+    tree: CondensedTree
 
 
 def label_texts(
     forest: Forest,
     copies: NDArray[np.int32],
     core: FloatArray,
+    choice: Choice,
     *,
-    weigh: bool,
     floor: float,
-    min_cluster_size: int,
-    selection: str = "eom",
-    epsilon: float = 0.0,
-    max_cluster_size: int = 0,
-    allow_single_cluster: bool = False,
+    nearest: NDArray[Any] | None = None,
+    grain: Grain = Grain(),  # noqa: B008 (frozen)
 ) -> Labels:
     """Cluster the texts of a forest.
 
     copies : int32, shape (n_texts,), records a text; core : float32, shape (n_texts,), core distances
-    weigh : every record is a node of the tree, else every distinct text; floor : the shortest distance
-    The other parameters as in hdbscan.
+    floor : the shortest distance; nearest : shape (n_texts, choice.neighbors), -1 where a list is shorter
     """
     n_texts = copies.size
+    weigh = choice.copies == "weigh"
     nodes = unfold_copies(forest, copies, core, floor) if weigh else forest
-    found = cluster_forest(
-        nodes, int(copies.sum()) if weigh else n_texts, min_cluster_size=min_cluster_size, selection=selection,
-        epsilon=epsilon, max_cluster_size=max_cluster_size, allow_single_cluster=allow_single_cluster,
-    )  # fmt: skip
-    label, strength, persistence = finish_labels(found, copies, min_cluster_size)
+    n_nodes = int(copies.sum()) if weigh else n_texts
+    smallest = choice.smallest(grain)
+    layers: _Layers | None = None
+    if choice.selection == "modularity":
+        tree = condense(nodes, n_nodes, smallest)
+        gamma = grain.gamma(n_nodes, choice.granularity)
+        layers = _Layers(nodes, tree, choice, nearest, copies if weigh else None, gamma)
+        found = layers.clusters(layers.maps[layers.chosen])
+    else:
+        found = cluster_forest(
+            nodes, n_nodes, min_cluster_size=smallest, selection=choice.selection, epsilon=choice.epsilon,
+            max_cluster_size=choice.max_cluster_size, allow_single_cluster=choice.allow_single_cluster,
+        )  # fmt: skip
+    label, strength, persistence = finish_labels(found, copies, smallest)
     home, height = grow_homes(forest.left, forest.right, forest.distance, label)
+    count = len(persistence)
+    table, parent = label[:, None], np.full(count, -1, np.int64)
+    if layers is not None:
+        table, parent, persistence = layers.numbered(found, label, persistence, copies)
     return Labels(
         label=label,
         strength=strength,
         outlier_score=found.outlier_score[:n_texts],
-        persistence=persistence,
         home=home,
         home_strength=home_strength(height, median_height(forest.distance)),
+        layers=table,
+        parent=parent,
+        persistence=persistence,
+        count=count,
+        chosen=layers.chosen if layers else 0,
+        alone=count - len(found.persistence),
+        gammas=layers.gammas if layers else [],
+        modularity=layers.modularity if layers else None,
         tree=found.tree,
-        alone=len(persistence) - len(found.persistence),
     )
+
+
+class _Layers:
+    """Nested ways to share out the leaves of a tree: broad themes, the chosen clusters, and what lies within them."""
+
+    def __init__(
+        self,
+        forest: Forest,
+        tree: CondensedTree,
+        choice: Choice,
+        nearest: NDArray[Any] | None,
+        copies: NDArray[np.int32] | None,
+        gamma: float,
+    ) -> None:
+        if nearest is None:
+            raise ValueError("selection='modularity' needs the first neighbors of each row")
+        self.tree = tree
+        alone = choice.allow_single_cluster and tree.pieces == 1 and tree.cluster.size > 1
+        self.leaves = leaves_of(tree, alone and tree.parent.size == 1)
+        topics = choice.preset == "topics"
+        quality = cut.measure_tree(forest, tree, self.leaves, nearest, shared=not topics, copies=copies)
+        if topics:
+            leaf_number = np.cumsum(self.leaves) - 1
+            graph = cut.unit_graph(quality, np.where(quality.leaf >= 0, leaf_number[quality.leaf], -1))
+            group = cut.merge_units(graph, gamma)
+            chosen = np.where(self.leaves, group[leaf_number] if group.size else -1, -1)
+            graph = cut.contract(graph, group)
+        else:
+            chosen = cut.cut_tree(tree, quality, gamma, alone)
+            graph = cut.unit_graph(quality, np.where(quality.leaf >= 0, chosen[quality.leaf], -1))
+        self.modularity = cut.modularity(graph, gamma)
+        self.maps, self.gammas = [chosen], [gamma]
+        self._add_broader(graph, gamma, np.bincount(quality.leaf[quality.leaf >= 0], minlength=tree.parent.size))
+        self.chosen = len(self.maps) - 1
+        self._add_finer(quality, gamma)
+
+    def _add_broader(self, graph: csr_array, gamma: float, texts: IntArray) -> None:
+        """Merge the clusters of the layer before, at ever lower resolution, until half of them are left."""
+        for doubling in range(1, DOUBLINGS):
+            if len(self.maps) > BROADER or graph.shape[0] < 2 * APART:
+                break
+            group = cut.merge_units(graph, gamma / 2**doubling)
+            count = int(group.max()) + 1
+            if count * APART > graph.shape[0]:
+                continue
+            last = self.maps[0]
+            broader = np.where(last >= 0, group[last], -1)
+            held = np.bincount(broader[self.leaves], weights=texts[self.leaves], minlength=count)
+            if count < 2 or held.max() > LUMP * texts.sum():
+                break
+            self.maps.insert(0, broader)
+            self.gammas.insert(0, gamma / 2**doubling)
+            graph = cut.contract(graph, group)
+
+    def _add_finer(self, quality: cut.Quality, gamma: float) -> None:
+        """Cut the tree at ever higher resolution, within the layer before, until there are twice as many clusters."""
+        for doubling in range(1, DOUBLINGS):
+            if len(self.maps) > self.chosen + FINER:
+                break
+            last, finer = self.maps[-1], cut.cut_tree(self.tree, quality, gamma * 2**doubling)
+            pairs = last[self.leaves] * (int(finer.max(initial=-1)) + 1) + finer[self.leaves]
+            within = np.full(last.size, -1, np.int64)
+            _, within[self.leaves] = np.unique(pairs, return_inverse=True)
+            if within.max(initial=-1) + 1 >= max(APART * (last.max(initial=-1) + 1), APART):
+                self.maps.append(within)
+                self.gammas.append(gamma * 2**doubling)
+
+    def clusters(self, leaf_label: IntArray) -> Clusters:
+        return cluster_nodes(self.tree, cut.common_labels(self.tree, self.leaves, leaf_label))
+
+    def numbered(
+        self, found: Clusters, label: IntArray, persistence: NDArray[np.float64], copies: NDArray[np.int32]
+    ) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
+        """Number the clusters of all layers: those of ``label`` as they are, the others after them, layer by layer.
+
+        found : the chosen layer's clusters; label, persistence : the same in their lasting order
+        Returns: layers, parent and persistence as in ``Labels``.
+        """
+        numbers, columns = {self.chosen: _renamed(found.label, label)}, {self.chosen: label}
+        alone = (found.label[: label.size] < 0) & (label >= 0)
+        persistences, total = [persistence], len(persistence)
+        below = [(layer, layer - 1) for layer in range(self.chosen + 1, len(self.maps))]
+        above = [(layer, layer + 1) for layer in range(self.chosen - 1, -1, -1)]
+        for layer, beside in below + above:
+            mine, theirs = self._pairs(layer, beside)
+            broad = theirs if layer > beside else mine
+            same = np.bincount(broad)[broad] == 1  # a cluster of the broader layer that is one of the finer, too
+            found = self.clusters(self.maps[layer])
+            number = np.full(found.persistence.size, -1, np.int64)
+            number[mine[same]] = numbers[beside][theirs[same]]
+            new = np.flatnonzero(number < 0)
+            ordered, _ = renumber(found.label[: label.size], copies, found.persistence)
+            rank = _renamed(found.label, ordered, found.persistence.size)
+            new = new[np.argsort(rank[new], kind="stable")]
+            number[new] = total + np.arange(new.size)
+            persistences.append(found.persistence[new])
+            total += new.size
+            column = np.append(number, -1)[found.label[: label.size]]
+            columns[layer] = np.where(alone & (column < 0), label, column)
+            numbers[layer] = number
+        parent = np.full(total, -1, np.int64)
+        for layer in range(1, len(self.maps)):
+            mine, theirs = self._pairs(layer, layer - 1)
+            inner, around = numbers[layer][mine], numbers[layer - 1][theirs]
+            parent[inner[inner != around]] = around[inner != around]
+        table = np.stack([columns[layer] for layer in range(len(self.maps))], axis=1)
+        return table, parent, np.concatenate(persistences)
+
+    def _pairs(self, layer: int, beside: int) -> NDArray[Any]:
+        """The clusters of two layers that share leaves, each pair once."""
+        return np.unique(np.stack([self.maps[layer][self.leaves], self.maps[beside][self.leaves]]), axis=1)
+
+
+def _renamed(old: IntArray, new: IntArray, n_old: int | None = None) -> IntArray:
+    """The new number of each old label, from rows that have both; the number of rows where none has."""
+    name = np.full(int(old.max(initial=-1)) + 1 if n_old is None else n_old, new.size, np.int64)
+    inside = old[: new.size] >= 0
+    name[old[: new.size][inside]] = new[inside]
+    return name
 
 
 def unfold_copies(forest: Forest, copies: NDArray[np.int32], core: FloatArray, floor: float) -> Forest:

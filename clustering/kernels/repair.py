@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from clustering.kernels.forest import FloatArray, Forest, IntArray, find, flatten, grow_pieces, merge_forests
+from clustering.kernels.forest import FloatArray, Forest, IntArray, find, flatten, grow_pieces, merge_forests, rows_of
 
 # rows int64 (n_rows,), piece int64 (n_texts,) -> for each row the nearest text of another piece by mutual reachability:
 # text int64 (-1: there is none) and reachability float32
@@ -46,7 +46,7 @@ def prove_forest(forest: Forest, bound: FloatArray) -> Proof:
         neighbor in its list, infinite where the list holds all other texts
     """
     least = np.empty(len(forest), np.float32)
-    _prove(forest.left, forest.right, forest.distance, np.arange(bound.size), bound.copy(), least)
+    _prove(forest.left, forest.right, forest.distance, rows_of(bound.size), bound.copy(), least)
     proven = int((least == forest.distance).sum())
     return Proof(least, proven, 0, len(forest) - proven)
 

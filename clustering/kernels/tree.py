@@ -76,38 +76,69 @@ def cluster_forest(
     max_cluster_size: int = 0,
     allow_single_cluster: bool = False,
 ) -> Clusters:
-    """Condense the forest's hierarchy and select clusters.
+    """Condense the forest's hierarchy and select clusters as hdbscan does.
 
     Pieces of the forest meet at lambda 0, and no cluster holds texts of two pieces. ``epsilon`` : clusters that leave
     their parent at a shorter distance are not told apart; ``max_cluster_size`` : 0 is no limit, for ``eom`` only
     Source: McInnes, Healy and Astels (2017), hdbscan; outlier scores GLOSH, Campello et al. (2015).
     """
-    if min_cluster_size < 2:
-        raise ValueError(f"min_cluster_size={min_cluster_size}; a cluster has 2 texts at least")
     tree = condense(forest, n_texts, min_cluster_size)
     alone = allow_single_cluster and tree.pieces == 1 and n_texts > 1
     stability, last, deepest = _stabilities(tree.parent, tree.birth, tree.size, tree.cluster, tree.departure)
     if selection == "eom":
         selected = _excess_of_mass(tree.parent, tree.size, stability, max_cluster_size, alone)
     elif selection == "leaf":
-        selected = np.ones(tree.parent.size, np.bool_)
-        selected[tree.parent] = False
-        selected[0] = False
+        selected = leaves_of(tree)
     else:
         raise ValueError(f"selection={selection!r} is neither 'eom' nor 'leaf'")
     if epsilon > 0 and not selected[0]:
         selected = _merge_near(tree.parent, tree.birth, selected, epsilon, alone)
     edge = 1 / epsilon if epsilon > 0 else last[0]
     label, strength, score = _describe(tree.parent, tree.cluster, tree.departure, selected, last, deepest, edge)
-    chosen = np.flatnonzero(selected)
-    size = np.bincount(label[label >= 0], minlength=chosen.size)
-    highest = tree.departure.max() if n_texts else 0.0
-    scale = size * highest
-    persistence = np.divide(stability[chosen], scale, out=np.ones(chosen.size), where=scale > 0)
-    kept = size > 0  # epsilon may leave the root without texts
+    persistence = _persistence(tree, label, stability[selected])
+    kept = np.bincount(label[label >= 0], minlength=persistence.size) > 0  # epsilon may leave the root without texts
     number = np.cumsum(kept) - 1
     label[label >= 0] = number[label[label >= 0]]
     return Clusters(label, strength, score, persistence[kept], tree)
+
+
+def cluster_nodes(tree: CondensedTree, node_label: NDArray[np.int64]) -> Clusters:
+    """What the choice of a label for every cluster of a condensed tree says of the texts.
+
+    node_label : int64, shape (n_clusters,), 0 to n - 1; -1 where texts that leave the tree there are noise
+    Strength is 1 - d / D: d the distance at which a text leaves the tree, D that at which its label's cluster does.
+    """
+    stability, _, deepest = _stabilities(tree.parent, tree.birth, tree.size, tree.cluster, tree.departure)
+    label = node_label[tree.cluster]
+    around = _tops(tree.parent, node_label)
+    height = np.divide(1, tree.departure, out=np.full(label.size, np.inf), where=tree.departure > 0)
+    end = np.divide(1, tree.birth, out=np.full(node_label.size, np.inf), where=tree.birth > 0)
+    end[np.isinf(end)] = height.max(where=np.isfinite(height), initial=0)  # whole pieces
+    inside = label >= 0
+    strength = np.zeros(label.size)
+    depth = height[inside] / np.maximum(end[around[tree.cluster[inside]]], np.finfo(float).tiny)
+    strength[inside] = np.clip(1 - depth, 0, 1)
+    reach = deepest[tree.cluster]
+    score = np.divide(reach - tree.departure, reach, out=np.zeros(label.size), where=reach > 0)
+    top = np.flatnonzero(around == np.arange(around.size))
+    n_labels = int(node_label.max(initial=-1)) + 1
+    total = np.bincount(node_label[top], weights=stability[top], minlength=n_labels).astype(np.float64)
+    return Clusters(label, strength, score, _persistence(tree, label, total), tree)
+
+
+def _persistence(tree: CondensedTree, label: NDArray[np.int64], stability: NDArray[np.float64]) -> Any:
+    """Excess of mass of each label's cluster, a text, in units of the largest lambda."""
+    size = np.bincount(label[label >= 0], minlength=stability.size)
+    scale = size * tree.departure.max(initial=0.0)
+    return np.divide(stability, scale, out=np.ones(stability.size), where=scale > 0)
+
+
+def leaves_of(tree: CondensedTree, root_too: bool = False) -> NDArray[np.bool_]:
+    """bool, shape (n_clusters,): the clusters that split no more; the root only on request."""
+    leaf = np.ones(tree.parent.size, np.bool_)
+    leaf[tree.parent[1:]] = False
+    leaf[0] &= root_too
+    return leaf
 
 
 def finish_labels(
@@ -147,16 +178,32 @@ def condense(forest: Forest, n_texts: int, min_cluster_size: int) -> CondensedTr
     """The condensed tree: from the root down, a split makes two clusters when both sides have min_cluster_size texts.
 
     A forest of several pieces has a root above them; where only one piece is large enough, that one is the root.
+    Raises: ValueError for a min_cluster_size below 2.
     """
+    if min_cluster_size < 2:
+        raise ValueError(f"min_cluster_size={min_cluster_size}; a cluster has 2 texts at least")
     most = 2 * (n_texts // min_cluster_size) + 2
+    node = np.int32 if n_texts < 2**30 else np.int64  # of the merges there are as many again
     parent, birth, size = np.zeros(most, np.int32), np.zeros(most), np.zeros(most, np.int64)
     cluster, departure = np.zeros(n_texts, np.int32), np.zeros(n_texts)
+    nodes = np.arange(n_texts, dtype=node)
     n_clusters, pieces = _condense(
-        forest.left, forest.right, forest.distance, min_cluster_size, parent, birth, size, cluster, departure
+        forest.left, forest.right, forest.distance, min_cluster_size, nodes, parent, birth, size, cluster, departure
     )
     return CondensedTree(
         parent[:n_clusters].copy(), birth[:n_clusters].copy(), size[:n_clusters].copy(), cluster, departure, pieces
     )
+
+
+@numba.njit(cache=True, nogil=True)
+def _tops(parent: Any, node_label: Any) -> Any:
+    """For each labelled cluster the highest one around it that has its label without a break; -1 for the others."""
+    around = np.full(parent.size, -1, np.int64)
+    for one in range(parent.size):
+        if node_label[one] >= 0:
+            same = one > 0 and node_label[parent[one]] == node_label[one]
+            around[one] = around[parent[one]] if same else one
+    return around
 
 
 @numba.njit(cache=True, nogil=True)
@@ -165,6 +212,7 @@ def _condense(
     right: Any,
     distance: Any,
     smallest: int,
+    tree: Any,
     parent: Any,
     birth: Any,
     size: Any,
@@ -173,10 +221,9 @@ def _condense(
 ) -> Any:
     n_texts, n_edges = cluster.size, left.size
     # The merges, as nodes: texts are 0 to n_texts - 1, edge e makes node n_texts + e.
-    tree = np.arange(n_texts)
-    top = np.arange(n_texts)  # at a root: the node of its whole tree
-    first, second = np.empty(n_edges, np.int64), np.empty(n_edges, np.int64)
-    held = np.ones(n_texts + n_edges, np.int64)
+    top = tree.copy()  # at a root: the node of its whole tree
+    first, second = np.empty(n_edges, tree.dtype), np.empty(n_edges, tree.dtype)
+    held = np.ones(n_texts + n_edges, tree.dtype)
     for edge in range(n_edges):
         one, other = find(tree, left[edge]), find(tree, right[edge])
         first[edge], second[edge] = top[one], top[other]

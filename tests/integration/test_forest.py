@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,14 +11,20 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from clustering import schema
+from clustering.artefacts import load_forest, load_grain
 from clustering.cells import cell_centers, cells_of
+from clustering.cluster import cluster_graph
 from clustering.config import ClusterSection, GraphSection
-from clustering.forest import build_forest, load_forest
+from clustering.forest import build_forest
 from clustering.graph import build_graph
-from clustering.rundir import RunDir, part_name, write_table
+from clustering.rundir import RunDir, load_assignment, part_name, write_table
 from tests.planted import blobs, pair_distances, write_vectors
 
 PART = 512
+
+
+def plain(**keys: Any) -> ClusterSection:
+    return ClusterSection(**{"weights": "distance", "selection": "eom", **keys})
 
 
 def searched(folder: Path, n_blobs: int, k: int, noise: int = 0, cell_texts: int = 64) -> tuple[RunDir, np.ndarray]:
@@ -58,14 +65,33 @@ def test_shards_give_the_forest_of_the_whole(local_ray: None, tmp_path: Path) ->
     run, _ = searched(tmp_path, n_blobs=40, k=8)
     n_texts, leave = 2000, GraphSection(bridge="none")
     edges = build_graph(run, leave, 8, n_texts, "L2")["edges"]
-    build_forest(run, ClusterSection(), leave, "L2")
+    build_forest(run, plain(), leave, 8, "L2", 0)
     whole = load_forest(run)
     for shards in (2, 7, 32):
-        figures = build_forest(run, ClusterSection(), leave, "L2", -(-2 * edges // shards))
+        figures = build_forest(run, plain(), leave, 8, "L2", 0, -(-2 * edges // shards))
         assert figures["shards"] == shards
         assert figures["merged_edges"] <= 1.3 * n_texts
         for name in ("left", "right", "distance"):
             assert_array_equal(getattr(load_forest(run), name), getattr(whole, name))
+
+
+def test_shards_of_diffusion_give_the_labels_of_the_whole(local_ray: None, tmp_path: Path) -> None:
+    run, _ = searched(tmp_path, n_blobs=40, k=8)
+    build_graph(run, GraphSection(), 8, 2000, "L2")
+    for min_samples in (None, 3):
+        cfg = ClusterSection(min_samples=min_samples)
+        build_forest(run, cfg, GraphSection(), 8, "L2", 0)
+        whole, grain = load_forest(run), load_grain(run)
+        cluster_graph(run, cfg, GraphSection(), 8, "L2")
+        layers = load_assignment(run)["layers"]
+        for shards in (2, 4):
+            figures = build_forest(run, cfg, GraphSection(), 8, "L2", 0, -(-2000 * 8 // shards))
+            assert figures["shards"] == shards
+            assert load_grain(run) == grain
+            for name in ("left", "right", "distance"):
+                assert_array_equal(getattr(load_forest(run), name), getattr(whole, name))
+        cluster_graph(run, cfg, GraphSection(), 8, "L2")
+        assert load_assignment(run)["layers"].equals(layers)
 
 
 @pytest.mark.parametrize("min_samples", [2, 5])
@@ -73,12 +99,12 @@ def test_search_over_the_vectors_makes_the_tree_exact(local_ray: None, tmp_path:
     run, distances = searched(tmp_path, n_blobs=20, k=5, noise=60)
     n_texts = len(distances)
     build_graph(run, GraphSection(), 5, n_texts, "L2")
-    cfg = ClusterSection(min_samples=min_samples)
-    listed = build_forest(run, cfg, GraphSection(bridge="none"), "L2")
+    cfg = plain(min_samples=min_samples)
+    listed = build_forest(run, cfg, GraphSection(bridge="none"), 5, "L2", 0)
     assert listed["pieces"] > 1
     assert listed["queries"] == 0
     assert listed["certified"] + listed["open"] == listed["edges"]
-    found = build_forest(run, cfg, GraphSection(), "L2")
+    found = build_forest(run, cfg, GraphSection(), 5, "L2", 0)
     assert found["open"] == 0
     assert found["pieces_left"] == 1
     assert found["bridges"] == listed["pieces"] - 1
@@ -89,8 +115,8 @@ def test_search_over_the_vectors_makes_the_tree_exact(local_ray: None, tmp_path:
 def test_the_budget_is_kept_and_what_stays_open_is_counted(local_ray: None, tmp_path: Path) -> None:
     run, distances = searched(tmp_path, n_blobs=20, k=5, noise=60)
     build_graph(run, GraphSection(), 5, len(distances), "L2")
-    full = build_forest(run, ClusterSection(), GraphSection(), "L2")
-    some = build_forest(run, ClusterSection(budget=full["queries"] // 2), GraphSection(), "L2")
+    full = build_forest(run, plain(), GraphSection(), 5, "L2", 0)
+    some = build_forest(run, plain(budget=full["queries"] // 2), GraphSection(), 5, "L2", 0)
     assert 0 < some["queries"] <= full["queries"] // 2
     assert some["open"] > 0 or some["pieces_left"] > 1
     assert some["certified"] + some["repaired"] + some["open"] == some["edges"]
@@ -100,7 +126,7 @@ def test_no_bridge_is_longer_than_allowed(local_ray: None, tmp_path: Path) -> No
     run, distances = searched(tmp_path, n_blobs=20, k=5, noise=60)
     section = GraphSection(max_distance=0.35)
     build_graph(run, section, 5, len(distances), "L2")
-    found = build_forest(run, ClusterSection(min_samples=1), section, "L2")
+    found = build_forest(run, plain(min_samples=1), section, 5, "L2", 0)
     exact = exact_weights(distances, 1)
     assert found["open"] == 0
     assert_allclose(load_forest(run).distance, exact[exact <= 0.35], rtol=1e-5)

@@ -19,7 +19,7 @@ from hdbscan import HDBSCAN
 from sklearn.metrics import adjusted_rand_score
 
 from clustering import load_graph, schema
-from clustering.forest import load_forest
+from clustering.artefacts import load_forest
 from clustering.rundir import RunDir, read_columns, vectors_of
 from clustering.sample import write_sample
 from jobs.cli import main

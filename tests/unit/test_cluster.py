@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from clustering import schema
 from clustering.cluster import _cluster
 from clustering.config import ClusterSection, GraphSection
 from clustering.encoders import unit_rows
-from clustering.forest import SHARD_EDGES, _forest
+from clustering.forest import SHARD_EDGES, _diffused_forest, _forest
 from clustering.kernels.csr import MIN_DISTANCE, undirected_graph
 from clustering.kernels.forest import Forest, core_distances, grow_pieces, spanning_forest
 from clustering.kernels.labels import unfold_copies
@@ -305,10 +306,20 @@ def clustered(run: RunDir, graph: csr_array, records: list[int], **keys: Any) ->
     }
     write_table(run / "texts" / part_name(0), pa.table(columns, schema=schema.TEXTS))
     save_graph(run / "graph", graph)
-    cfg = ClusterSection(**keys)
+    rows = [np.arange(*graph.indptr[row : row + 2]) for row in range(len(records))]
+    near = [entries[np.argsort(graph.data[entries], kind="stable")] for entries in rows]
+    neighbors = {
+        "row": columns["row"],
+        "neighbors": [graph.indices[entries] for entries in near],
+        "distances": [graph.data[entries] for entries in near],
+        "cell": np.zeros(len(records), np.int32),
+    }
+    write_table(run / "neighbors" / part_name(0), pa.table(neighbors, schema=schema.NEIGHBORS))
+    cfg = ClusterSection(**{"weights": "distance", "selection": "eom", **keys})
     np.save(run / "graph" / "radius.npy", np.zeros(len(records), np.float32))
-    _forest(run, cfg, GraphSection(bridge="none"), "L2", SHARD_EDGES)
-    figures = _cluster(run, cfg, "L2")
+    forest = _diffused_forest if cfg.weights == "diffused" else _forest
+    forest(run, cfg, GraphSection(bridge="none"), len(records), "L2", 0, SHARD_EDGES)
+    figures = _cluster(run, cfg, GraphSection(), len(records), "L2")
     return load_assignment(run).to_pydict(), figures
 
 
@@ -328,7 +339,7 @@ def test_a_text_with_many_copies_is_a_cluster_of_its_own(tmp_path: Path) -> None
     assert sorted(set(found["label"])) == [0, 1, 2]
     assert figures["copies_clusters"] == 1
     assert figures["largest_share"] == pytest.approx(50 / 90, abs=1e-5)
-    assert np.load(tmp_path / "persistence.npy").size == figures["count"] == 3
+    assert len(json.loads((tmp_path / "layers.json").read_text())["persistence"]) == figures["count"] == 3
 
 
 def test_a_text_with_few_copies_stays_noise_and_has_a_home(tmp_path: Path) -> None:
@@ -353,11 +364,14 @@ def test_weighed_copies_count_towards_density(tmp_path: Path) -> None:
     assert figures["largest_share"] == 0.5
 
 
+@pytest.mark.parametrize("words", [{}, {"weights": "diffused", "selection": "modularity"}], ids=["plain", "default"])
 @pytest.mark.parametrize("copies", ["fold", "weigh"])
 @pytest.mark.parametrize("n_texts", [1, 2, 6])
-def test_texts_without_any_edge_have_neither_cluster_nor_home(n_texts: int, copies: str, tmp_path: Path) -> None:
+def test_texts_without_any_edge_have_neither_cluster_nor_home(
+    n_texts: int, copies: str, words: dict[str, str], tmp_path: Path
+) -> None:
     graph = undirected_graph(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), n_texts)
-    found, figures = clustered(RunDir(tmp_path), graph, [1] * n_texts, min_cluster_size=7, copies=copies)
+    found, figures = clustered(RunDir(tmp_path), graph, [1] * n_texts, min_cluster_size=7, copies=copies, **words)
     assert found["label"] == found["home"] == [-1] * n_texts
     assert found["strength"] == found["home_strength"] == [0] * n_texts
     assert (figures["count"], figures["noise_share"], figures["home_share"]) == (0, 1, 0)

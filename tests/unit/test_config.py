@@ -131,7 +131,7 @@ def test_overrides_lie_over_the_file_and_leave_the_rest(tmp_path: Path) -> None:
 def test_a_configuration_is_overridden_without_being_changed() -> None:
     config = load_config(None, ["store.index=IVF_FLAT", "store.params.nlist=128"])
     other = override_config(config, ["store.params.nlist=64", "cluster.selection=leaf"])
-    assert (config.store.params["nlist"], config.cluster.selection) == (128, "eom")
+    assert (config.store.params["nlist"], config.cluster.selection) == (128, "modularity")
     assert (other.store.params["nlist"], other.cluster.selection) == (64, "leaf")
 
 
@@ -230,6 +230,22 @@ def test_fewer_neighbors_than_min_samples_are_refused() -> None:
     assert problem(low).endswith("raise search.k to at least 20")
     assert problem({"graph": {"k": 3}, "cluster": {"min_samples": 4}}).endswith("raise graph.k to at least 4")
     assert build_config({"search": {"k": 20}, "cluster": {"min_samples": 20}}).graph_k == 20
+
+
+def test_keys_that_the_selection_does_not_read_are_refused() -> None:
+    for keys, named in (
+        ({"epsilon": 0.2}, "cluster.epsilon=0.2 has no meaning with cluster.selection=modularity"),
+        ({"selection": "eom", "preset": "topics"}, "cluster.preset=topics has no meaning with cluster.selection=eom"),
+        ({"selection": "leaf", "granularity": 9}, "cluster.granularity=9 has no meaning with cluster.selection=leaf"),
+        ({"selection": "leaf", "max_cluster_size": 9}, "cluster.max_cluster_size=9 has no meaning with"),
+    ):
+        assert problem({"cluster": keys}).startswith(named)
+
+
+def test_what_is_not_said_of_min_samples_depends_on_the_weights() -> None:
+    assert build_config({}).cluster.core_rank == 1
+    assert build_config({"cluster": {"weights": "distance"}}).cluster.core_rank == 5
+    assert build_config({"cluster": {"weights": "diffused", "min_samples": 3}}).cluster.core_rank == 3
 
 
 def test_more_edges_than_neighbors_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""estimator.py: GraphHDBSCAN beside hdbscan on the vectors; copies, pieces, wrong input, scikit-learn's habits."""
+"""estimator.py: plain HDBSCAN beside hdbscan on the vectors; copies, pieces, wrong input, scikit-learn's habits."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ from clustering import GraphHDBSCAN
 from tests.planted import blobs
 
 
+def plain(*sizes: int, **keys: Any) -> GraphHDBSCAN:
+    return GraphHDBSCAN(*sizes, **{"weights": "distance", "selection": "eom", **keys})
+
+
 def lists(vectors: NDArray[Any], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Indices and distances of the k nearest, the row itself first."""
     distances, indices = NearestNeighbors(n_neighbors=k + 1).fit(vectors).kneighbors(vectors)
@@ -34,7 +38,7 @@ def vectors() -> NDArray[np.float64]:
 @pytest.mark.parametrize("selection", ["eom", "leaf"])
 @pytest.mark.parametrize(("min_samples", "min_cluster_size"), [(1, 5), (5, 10), (15, 15)])
 def test_repaired_lists_give_the_clusters_of_hdbscan(vectors, min_samples, min_cluster_size, selection):
-    ours = GraphHDBSCAN(min_samples, min_cluster_size, selection=selection)
+    ours = plain(min_samples, min_cluster_size, selection=selection)
     ours.fit(neighbors=lists(vectors, 15), vectors=vectors)
     exact = hdbscan.HDBSCAN(
         min_samples=min_samples, min_cluster_size=min_cluster_size, cluster_selection_method=selection,
@@ -51,9 +55,9 @@ def test_lists_and_graphs_say_the_same(vectors):
     n_rows = len(vectors)
     rows = np.repeat(np.arange(n_rows), 12)
     graph = csr_array((distances[:, 1:].ravel(), (rows, indices[:, 1:].ravel())), shape=(n_rows, n_rows))
-    by_lists = GraphHDBSCAN(5, 8).fit(neighbors=(indices, distances))
-    by_graph = GraphHDBSCAN(5, 8, n_neighbors=12).fit(graph)
-    by_symmetric = GraphHDBSCAN(5, 8, n_neighbors=12).fit(graph.maximum(graph.T))
+    by_lists = plain(5, 8).fit(neighbors=(indices, distances))
+    by_graph = plain(5, 8, n_neighbors=12).fit(graph)
+    by_symmetric = plain(5, 8, n_neighbors=12).fit(graph.maximum(graph.T))
     for other in (by_graph, by_symmetric):
         assert_array_equal(other.labels_, by_lists.labels_)
         assert_allclose(other.probabilities_, by_lists.probabilities_)
@@ -62,27 +66,25 @@ def test_lists_and_graphs_say_the_same(vectors):
     rows, others, least, height = zip(*by_lists.open_merges_, strict=True)
     assert max(*rows, *others) < n_rows
     assert (np.array(least) < np.array(height)).all()
-    assert GraphHDBSCAN(5, 8).fit(graph).certified_ == 0  # how many neighbors a row holds is not known
+    assert plain(5, 8).fit(graph).certified_ == 0  # how many neighbors a row holds is not known
 
 
 def test_copies_change_no_cluster_and_count_in_sizes(vectors):
-    plain = GraphHDBSCAN(5, 10).fit(neighbors=lists(vectors, 40))
-    n_clusters = plain.labels_.max() + 1
-    chosen = np.array([np.flatnonzero(plain.labels_ == label)[0] for label in range(n_clusters)])
-    ours = GraphHDBSCAN(5, 10).fit(
-        neighbors=lists(np.concatenate([vectors, np.repeat(vectors[chosen], 30, axis=0)]), 60)
-    )
-    assert adjusted_rand_score(plain.labels_, ours.labels_[: len(vectors)]) == 1
+    alone = plain(5, 10).fit(neighbors=lists(vectors, 40))
+    n_clusters = alone.labels_.max() + 1
+    chosen = np.array([np.flatnonzero(alone.labels_ == label)[0] for label in range(n_clusters)])
+    ours = plain(5, 10).fit(neighbors=lists(np.concatenate([vectors, np.repeat(vectors[chosen], 30, axis=0)]), 60))
+    assert adjusted_rand_score(alone.labels_, ours.labels_[: len(vectors)]) == 1
     assert_array_equal(ours.labels_[len(vectors) :], np.repeat(ours.labels_[chosen], 30))
     sizes = np.bincount(ours.labels_[ours.labels_ >= 0])
-    assert sorted(sizes) == sorted(np.bincount(plain.labels_[plain.labels_ >= 0]) + 30)
+    assert sorted(sizes) == sorted(np.bincount(alone.labels_[alone.labels_ >= 0]) + 30)
     assert (np.diff(sizes) <= 0).all()  # clusters are numbered by rows, copies among them
 
 
 def test_many_copies_of_a_row_of_noise_are_a_cluster_of_their_own(vectors):
-    plain = GraphHDBSCAN(5, 10).fit(neighbors=lists(vectors, 40))
-    noise = np.flatnonzero(plain.labels_ < 0)[0]
-    ours = GraphHDBSCAN(5, 10).fit(neighbors=lists(np.concatenate([vectors, vectors[[noise] * 30]]), 60))
+    alone = plain(5, 10).fit(neighbors=lists(vectors, 40))
+    noise = np.flatnonzero(alone.labels_ < 0)[0]
+    ours = plain(5, 10).fit(neighbors=lists(np.concatenate([vectors, vectors[[noise] * 30]]), 60))
     of_them = np.r_[noise, len(vectors) : len(vectors) + 30]
     assert_array_equal(np.flatnonzero(ours.labels_ == ours.labels_[noise]), of_them)
     assert ours.labels_[noise] >= 0
@@ -90,7 +92,7 @@ def test_many_copies_of_a_row_of_noise_are_a_cluster_of_their_own(vectors):
 
 def test_copies_far_from_everything_are_one_cluster(vectors):
     far = np.concatenate([vectors, np.full((30, vectors.shape[1]), 50.0)])
-    ours = GraphHDBSCAN(5, 10).fit(neighbors=lists(far, 40))
+    ours = plain(5, 10).fit(neighbors=lists(far, 40))
     assert len(set(ours.labels_[-30:])) == 1
     assert ours.labels_[-1] >= 0
     assert (ours.labels_ == ours.labels_[-1]).sum() == 30
@@ -98,15 +100,15 @@ def test_copies_far_from_everything_are_one_cluster(vectors):
 
 def test_pieces_never_share_a_cluster_and_the_budget_is_kept(vectors):
     apart = np.concatenate([vectors, vectors + 100])
-    ours = GraphHDBSCAN(5, 10, allow_single_cluster=True).fit(neighbors=lists(apart, 15))
+    ours = plain(5, 10, allow_single_cluster=True).fit(neighbors=lists(apart, 15))
     left, right = set(ours.labels_[: len(vectors)]), set(ours.labels_[len(vectors) :])
     assert left & right <= {-1}
-    some = GraphHDBSCAN(5, 10, budget=50).fit(neighbors=lists(apart, 15), vectors=apart)
+    some = plain(5, 10, budget=50).fit(neighbors=lists(apart, 15), vectors=apart)
     assert some.n_queries_ <= 50
 
 
 def test_every_row_of_noise_finds_a_home(vectors):
-    ours = GraphHDBSCAN(5, 10).fit(neighbors=lists(vectors, 15), vectors=vectors)
+    ours = plain(5, 10).fit(neighbors=lists(vectors, 15), vectors=vectors)
     assert (ours.labels_ < 0).any()
     assert (ours.home_ >= 0).all()
     assert_array_equal(ours.home_[ours.labels_ >= 0], ours.labels_[ours.labels_ >= 0])
@@ -115,7 +117,7 @@ def test_every_row_of_noise_finds_a_home(vectors):
 
 
 def test_the_condensed_tree_is_hdbscans(vectors):
-    ours = GraphHDBSCAN(5, 10).fit(neighbors=lists(vectors, 15), vectors=vectors)
+    ours = plain(5, 10).fit(neighbors=lists(vectors, 15), vectors=vectors)
     frame = ours.condensed_tree_.to_pandas()
     assert set(frame.columns) == {"parent", "child", "lambda_val", "child_size"}
     assert (frame["child_size"] == 1).sum() == len(vectors)
@@ -128,35 +130,35 @@ def test_a_wrong_distance_is_refused_with_its_place(value):
     indices, distances = np.array([[1, 2], [0, 2], [0, 1]]), np.ones((3, 2))
     distances[1, 1] = value
     with pytest.raises(ValueError, match=f"the first is {np.float32(value)}, from row 1 to row 2"):
-        GraphHDBSCAN().fit(neighbors=(indices, distances))
+        plain().fit(neighbors=(indices, distances))
 
 
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="give either X"):
-        GraphHDBSCAN().fit()
+        plain().fit()
     with pytest.raises(ValueError, match="expected a square sparse graph"):
-        GraphHDBSCAN().fit(np.ones((3, 3)))
+        plain().fit(np.ones((3, 3)))
     with pytest.raises(ValueError, match="neighbors name row 7 of 2; rows run from 0 to n - 1"):
-        GraphHDBSCAN().fit(neighbors=([[1], [7]], [[1.0], [1.0]]))
+        plain().fit(neighbors=([[1], [7]], [[1.0], [1.0]]))
     with pytest.raises(ValueError, match=r"vectors have shape \(3, 2\); expected \(2, dim\)"):
-        GraphHDBSCAN().fit(neighbors=([[1], [0]], [[1.0], [1.0]]), vectors=np.ones((3, 2)))
+        plain().fit(neighbors=([[1], [0]], [[1.0], [1.0]]), vectors=np.ones((3, 2)))
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 2])
 def test_few_rows_are_noise(n_rows):
-    ours = GraphHDBSCAN().fit(csr_array((n_rows, n_rows), dtype=np.float32))
+    ours = plain().fit(csr_array((n_rows, n_rows), dtype=np.float32))
     assert ours.labels_.tolist() == ours.home_.tolist() == [-1] * n_rows
 
 
 def test_rows_without_neighbors_are_noise(vectors):
     indices, distances = lists(vectors, 10)
     indices[5] = -1
-    ours = GraphHDBSCAN(3, 5).fit(neighbors=(np.where(indices == 5, -1, indices), distances))
+    ours = plain(3, 5).fit(neighbors=(np.where(indices == 5, -1, indices), distances))
     assert ours.labels_[5] == ours.home_[5] == -1
 
 
 def test_parameters_are_scikit_learns(vectors):
-    ours = GraphHDBSCAN(3, min_cluster_size=7, selection="leaf")
+    ours = plain(3, min_cluster_size=7, selection="leaf")
     again = clone(ours)
     assert again.get_params() == ours.get_params()
     neighbors = lists(vectors, 10)

@@ -12,7 +12,7 @@ import pytest
 LIBRARY = Path(__file__).resolve().parents[2] / "clustering"
 KERNELS = sorted((LIBRARY / "kernels").glob("*.py"))
 MODULES = sorted(LIBRARY.rglob("*.py"))
-STAGES = ["read", "embed", "store", "search", "graph", "cluster", "describe", "project", "plot", "report"]
+STAGES = ["read", "embed", "store", "search", "graph", "forest", "cluster", "describe", "project", "plot", "report"]
 SHARED = ["config", "schema", "errors", "rundir"]
 OWNERS = {
     "pymilvus": {"milvus", "wire", "store", "bulk", "collection"},

@@ -1,0 +1,53 @@
+"""Artefacts in, what kernels work on out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clustering.config import GraphSection
+from clustering.kernels.csr import min_distance
+from clustering.kernels.diffusion import Lists
+from clustering.kernels.forest import Forest
+from clustering.kernels.grain import Grain
+from clustering.rundir import RunDir, flat_neighbors, read_columns
+
+
+def read_lists(run: RunDir, names: list[str], k: int, section: GraphSection, metric: str, n_texts: int) -> Lists:
+    """The neighbor lists in some parts of neighbors/, as far as their entries become edges of the graph.
+
+    names : consecutive parts; k : nearest neighbors of each text that count; n_texts : of the whole run
+    """
+    counts, others, distances = [np.zeros(1, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+    first = 0
+    for number, name in enumerate(names):
+        path = run / "neighbors" / name
+        held = pq.read_table(path, columns=["row"])["row"].to_numpy()
+        first = held[0] if number == 0 else first
+        row, _, other, distance = flat_neighbors(path, k)
+        if section.max_distance is not None:
+            near = distance <= section.max_distance
+            row, other, distance = row[near], other[near], distance[near]
+        counts.append(np.bincount(row - held[0], minlength=held.size))
+        others.append(other.astype(np.int32) if n_texts < 2**31 else other)
+        distances.append(np.maximum(distance, np.float32(min_distance(metric))))
+    return Lists(int(first), np.cumsum(np.concatenate(counts)), np.concatenate(others), np.concatenate(distances))
+
+
+def copies_of(run: RunDir) -> NDArray[np.int32]:
+    """int32, shape (n_texts,): records of each distinct text."""
+    return read_columns(run / "texts", ["copies"])["copies"].to_numpy()  # type: ignore[no-any-return]
+
+
+def load_forest(run: RunDir) -> Forest:
+    """The run's forest, ascending."""
+    table = read_columns(run / "forest", ["left", "right", "distance"])
+    return Forest(*(table[name].to_numpy() for name in ("left", "right", "distance")))
+
+
+def load_grain(run: RunDir) -> Grain:
+    """What the forest stage saw of the run's small groups."""
+    return Grain(**json.loads((run / "forest" / "grain.json").read_text(encoding="utf-8")))

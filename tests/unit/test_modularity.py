@@ -1,0 +1,360 @@
+"""Clusters by modularity on diffused distances: beside a slow reference, and whatever changes nothing."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from sklearn.metrics import adjusted_rand_score
+
+from clustering import GraphHDBSCAN
+from clustering.kernels import cut, diffusion, threads
+from clustering.kernels.diffusion import Lists
+from clustering.kernels.forest import spanning_forest
+from clustering.kernels.grain import Grain, count_breaks, grain_of
+from clustering.kernels.labels import Choice, Labels, label_texts
+from clustering.kernels.tree import condense, leaves_of
+from tests import oracles
+from tests.planted import blobs, pair_distances
+
+K = 12
+
+
+def nearest_lists(vectors: NDArray[Any], k: int = K) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    distances = pair_distances(vectors).astype(np.float32)
+    indices = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return indices, np.take_along_axis(distances, indices, axis=1)
+
+
+def as_lists(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> Lists:
+    indptr = np.arange(len(indices) + 1, dtype=np.int64) * indices.shape[1]
+    return Lists(0, indptr, indices.ravel(), distances.ravel())
+
+
+def planted(seed: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(seed)
+    n_blobs, dim = int(rng.integers(2, 7)), int(rng.integers(2, 9))
+    return blobs(
+        seed, n_blobs=n_blobs, each=int(rng.integers(8, 20)), noise=int(rng.integers(0, 25)), dim=dim,
+        spread=float(rng.uniform(0.05, 0.4)),
+    ).vectors  # fmt: skip
+
+
+def partition(label: Any) -> set[frozenset[int]]:
+    label = np.asarray(label)
+    return {frozenset(np.flatnonzero(label == one).tolist()) for one in np.unique(label[label >= 0])}
+
+
+def slow(indices: NDArray[np.int64], distances: NDArray[np.float32], preset: str | None, gamma: float) -> Any:
+    """label, home and the groups of leaves of the reference, and its tree."""
+    n_rows = len(indices)
+    lists = [list(zip(ids, away, strict=True)) for ids, away in zip(indices.tolist(), distances.tolist(), strict=True)]
+    forest = oracles.kruskal(n_rows, oracles.diffused(lists, seed=0))
+    root = oracles.condensed(range(n_rows), forest, smallest=5)
+    leaves = [node for node in root.leaves() if node is not root]
+    number = {leaf: place for place, leaf in enumerate(leaves)}
+    start = [-1] * n_rows
+    for leaf, place in number.items():
+        for row in leaf.own:
+            start[row] = place
+    territory, _ = oracles.homes(forest, start)
+    near = indices if preset == "topics" else indices[:, : 7 if preset == "events" else 10]
+    measure = oracles.Modularity(oracles.quality_edges(near.tolist(), shared=preset != "topics"), territory, gamma)
+    if preset == "topics":
+        found = oracles.louvain(measure, len(leaves))
+        group = {leaf: found[place] for leaf, place in number.items()}
+    else:
+        _, chosen = oracles.best_cut(root, number, measure)
+        group = {leaf: place for place, node in enumerate(chosen) for leaf in node.leaves()}
+    label = oracles.row_labels(root, group, n_rows)
+    home = [group[leaves[one]] if one >= 0 else -1 for one in territory]
+    return label, home
+
+
+@pytest.mark.parametrize("preset", [None, "events", "topics"])
+@pytest.mark.parametrize("seed", range(20))
+def test_labels_and_homes_are_those_of_the_slow_reference(seed: int, preset: str | None) -> None:
+    indices, distances = nearest_lists(planted(seed))
+    ours = GraphHDBSCAN(min_cluster_size=5, preset=preset, granularity=20_000).fit(neighbors=(indices, distances))
+    label, home = slow(indices, distances, preset, gamma=1.0)
+    assert partition(ours.labels_) == partition(label)
+    assert partition(ours.home_) == partition(home)
+    assert_array_equal(ours.labels_ < 0, np.array(label) < 0)
+    assert_array_equal(ours.home_[ours.labels_ >= 0], ours.labels_[ours.labels_ >= 0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_layers_are_cuts_that_the_reference_makes_too(seed: int) -> None:
+    """Finer layers are cuts at a larger gamma; broader ones are merges of the layer before, by Louvain's method."""
+    indices, distances = nearest_lists(planted(seed))
+    lists = as_lists(indices, distances)
+    graph = csr_array((diffusion.diffuse(lists, 0), lists.indices, lists.indptr), shape=(len(lists), len(lists)))
+    forest = spanning_forest(graph, np.zeros(len(lists), np.float32), symmetric=False)
+    found = label_texts(
+        forest, np.ones(len(lists), np.int32), np.zeros(len(lists), np.float32),
+        Choice(granularity=20_000, min_cluster_size=3), floor=0, nearest=indices[:, :10],
+    )  # fmt: skip
+    assert_array_equal(found.layers[:, found.chosen], found.label)
+    edges = list(zip(*(column.tolist() for column in (forest.left, forest.right, forest.distance)), strict=True))
+    root = oracles.condensed(range(len(lists)), edges, 3)
+    leaves = [node for node in root.leaves() if node is not root]
+    number = {leaf: place for place, leaf in enumerate(leaves)}
+    start = np.full(len(lists), -1)
+    for leaf, place in number.items():
+        start[list(leaf.own)] = place
+    territory, _ = oracles.homes(edges, start.tolist())
+    quality = oracles.quality_edges(indices[:, :10].tolist())
+    for layer in range(found.chosen, found.layers.shape[1]):
+        _, chosen = oracles.best_cut(root, number, oracles.Modularity(quality, territory, found.gammas[layer]))
+        group = {leaf: place for place, node in enumerate(chosen) for leaf in node.leaves()}
+        assert partition(found.layers[:, layer]) == partition(oracles.row_labels(root, group, len(lists)))
+        if layer == found.chosen:
+            base = group
+    for layer in range(found.chosen - 1, -1, -1):
+        unit = [base[leaves[one]] if one >= 0 else -1 for one in territory]
+        merged = oracles.louvain(oracles.Modularity(quality, unit, found.gammas[layer]), len(set(base.values())))
+        base = {leaf: merged[one] for leaf, one in base.items()}
+        assert partition(found.layers[:, layer]) == partition(oracles.row_labels(root, base, len(lists)))
+
+
+def test_layers_nest_and_parents_name_the_cluster_around() -> None:
+    themes = np.repeat(blobs(1, n_blobs=10, each=6, dim=8, spread=0.15).vectors, 40, axis=0)
+    vectors = themes + np.random.default_rng(1).normal(0, 0.1, themes.shape)
+    found = clusters_of(*nearest_lists(vectors, 15))
+    layers, parent = found.layers, found.parent
+    assert layers.shape[1] >= 3
+    counts = [np.unique(column[column >= 0]).size for column in layers.T]
+    assert all(2 * broad <= fine for broad, fine in pairwise(counts))
+    for fine, broad in zip(layers.T[1:], layers.T, strict=False):
+        inside = fine >= 0
+        assert (broad[inside] >= 0).all()
+        pairs = np.unique(np.stack([fine[inside], broad[inside]]), axis=1)
+        assert np.unique(pairs[0]).size == pairs.shape[1]  # every finer cluster lies in one broader one
+        assert all(one == two or parent[one] == two for one, two in pairs.T)
+    used = np.unique(layers[layers >= 0])
+    assert_array_equal(used, np.arange(parent.size))
+    assert found.persistence.size == parent.size
+    assert set(np.unique(found.label[found.label >= 0])) == set(range(found.count))
+
+
+def clusters_of(indices: NDArray[Any], distances: NDArray[np.float32], sketch: Any = None, **keys: Any) -> Labels:
+    """The whole way from lists to labels, with sketches drawn elsewhere."""
+    lists, n_rows = as_lists(indices, distances), len(indices)
+    pull = diffusion.affinities(lists, diffusion.local_scales(lists))
+    sketch = diffusion.draw_sketch(0, n_rows, 0) if sketch is None else sketch
+    for _ in range(diffusion.ROUNDS):
+        sketch = diffusion.average(lists, pull, sketch)
+    graph = csr_array((diffusion.edge_lengths(lists, sketch), lists.indices, lists.indptr), shape=(n_rows, n_rows))
+    forest = spanning_forest(graph, np.zeros(n_rows, np.float32), symmetric=False)
+    choice = Choice(**{"min_cluster_size": 5, **keys})
+    return label_texts(
+        forest, np.ones(n_rows, np.int32), np.zeros(n_rows, np.float32), choice, floor=0,
+        nearest=np.ascontiguousarray(indices[:, : choice.neighbors]), grain=grain_of(count_breaks(lists), n_rows),
+    )  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([None, "events", "topics"]))
+def test_the_order_of_rows_changes_only_numbers(seed: int, preset: str | None) -> None:
+    vectors = planted(seed)
+    indices, distances = nearest_lists(vectors)
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    place = np.argsort(order)
+    here = clusters_of(indices, distances, preset=preset)
+    sketch = diffusion.draw_sketch(0, len(vectors), 0)[order]
+    there = clusters_of(place[indices[order]], distances[order], sketch, preset=preset)
+    assert partition(here.label) == partition(there.label[place])
+    assert partition(here.home) == partition(there.home[place])
+    assert [partition(column) for column in here.layers.T] == [partition(column) for column in there.layers[place].T]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["diffused", "distance"]))
+def test_the_order_of_neighbors_changes_nothing(seed: int, weights: str) -> None:
+    indices, distances = nearest_lists(planted(seed))
+    order = np.argsort(np.random.default_rng(seed).random(indices.shape), axis=1)
+    shuffled = (np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1))
+    one = GraphHDBSCAN(weights=weights).fit(neighbors=(indices, distances))
+    other = GraphHDBSCAN(weights=weights).fit(neighbors=shuffled)
+    assert_array_equal(one.layers_, other.layers_)
+    assert_array_equal(one.home_, other.home_)
+    assert_array_equal(one.probabilities_, other.probabilities_)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 32), st.integers(1, 4))
+def test_shards_and_threads_change_not_a_bit(seed: int, n_shards: int, n_threads: int) -> None:
+    lists = as_lists(*nearest_lists(planted(seed)))
+    whole = diffusion.diffuse(lists, seed)
+    cuts = np.linspace(0, len(lists), n_shards + 1).astype(int)
+    shards = [
+        Lists(a, lists.indptr[a : b + 1] - lists.indptr[a], lists.indices[lists.indptr[a] : lists.indptr[b]],
+              lists.distances[lists.indptr[a] : lists.indptr[b]])
+        for a, b in pairwise(cuts)
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "RANGE", 7)
+        patch.setenv("OMP_NUM_THREADS", str(n_threads))
+        scale = np.concatenate([diffusion.local_scales(shard) for shard in shards])
+        pulls = [diffusion.affinities(shard, scale) for shard in shards]
+        sketch = np.concatenate([diffusion.draw_sketch(shard.first, len(shard), seed) for shard in shards])
+        for _ in range(diffusion.ROUNDS):
+            sketch = np.concatenate(
+                [diffusion.average(shard, pull, sketch) for shard, pull in zip(shards, pulls, strict=True)]
+            )
+        parts = [diffusion.edge_lengths(shard, sketch) for shard in shards]
+        assert_array_equal(np.concatenate(parts), whole)
+        assert_array_equal(sum(count_breaks(shard) for shard in shards), count_breaks(lists))
+
+
+def test_edges_have_one_length_in_both_directions() -> None:
+    lists = as_lists(*nearest_lists(planted(3)))
+    length = diffusion.diffuse(lists, 0)
+    rows = np.repeat(np.arange(len(lists)), K)
+    known = {(row, other): one for row, other, one in zip(rows, lists.indices, length, strict=True)}
+    both = [(one, known[other, row]) for (row, other), one in known.items() if (other, row) in known]
+    assert len(both) > K
+    assert all(one == other for one, other in both)
+    assert ((length >= 1e-6) & (length <= 2)).all()
+
+
+def test_diffusion_draws_groups_together() -> None:
+    corpus = blobs(5, n_blobs=5, each=40, spread=0.2)
+    indices, distances = nearest_lists(corpus.vectors)
+    same = (corpus.truth[indices] == corpus.truth[:, None]).ravel()
+    length = diffusion.diffuse(as_lists(indices, distances), 0)
+    before = np.median(distances.ravel()[~same]) / np.median(distances.ravel()[same])
+    after = np.median(length[~same]) / np.median(length[same])
+    assert after > 2 * before
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_planted_clusters_are_found_with_little_noise(seed: int) -> None:
+    corpus = blobs(seed, n_blobs=8, each=60, spread=0.12, noise=40)
+    ours = GraphHDBSCAN().fit(neighbors=nearest_lists(corpus.vectors, 30))
+    inside = corpus.truth >= 0
+    assert adjusted_rand_score(corpus.truth[inside], ours.home_[inside]) > 0.9
+    assert (ours.labels_ < 0).mean() < 0.2
+    assert ((ours.probabilities_ >= 0) & (ours.probabilities_ <= 1)).all()
+    assert (ours.probabilities_[ours.labels_ < 0] == 0).all()
+    assert ours.modularity_ > 0.5
+
+
+def test_stories_of_a_handful_are_told_apart() -> None:
+    corpus = blobs(2, n_blobs=120, each=4, dim=24, spread=0.05)
+    lists = nearest_lists(corpus.vectors, 40)
+    grain = grain_of(count_breaks(as_lists(*lists)), len(corpus.truth))
+    assert grain.small == 1
+    assert 3 <= grain.size <= 5
+    fitted = GraphHDBSCAN().fit(neighbors=lists)
+    fixed = GraphHDBSCAN(min_cluster_size=5, granularity=20_000).fit(neighbors=lists)
+    assert adjusted_rand_score(corpus.truth, fitted.home_) > 0.9
+    assert adjusted_rand_score(corpus.truth, fixed.home_) < 0.7
+
+
+def test_even_points_show_no_groups() -> None:
+    vectors = blobs(0, n_blobs=1, each=2, noise=800, dim=6).vectors
+    assert grain_of(count_breaks(as_lists(*nearest_lists(vectors, 40))), len(vectors)).small == 0
+    assert grain_of(np.zeros(31, np.int64), 10) == Grain(0.0, 0)
+
+
+def test_granularity_is_finer_when_smaller() -> None:
+    corpus = blobs(4, n_blobs=30, each=20, dim=6, spread=0.2)
+    lists = nearest_lists(corpus.vectors, 30)
+    counts = [GraphHDBSCAN(granularity=size).fit(neighbors=lists).labels_.max() for size in (20_000, 100, 20)]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+
+
+def test_copies_weigh_in_the_cut_and_are_one_cluster_alone() -> None:
+    vectors = blobs(6, n_blobs=3, each=30, dim=5, spread=0.1).vectors
+    far = np.concatenate([vectors, np.tile([[0, 0, 0, 0, 30.0]], (30, 1))])
+    distances = np.linalg.norm(far[:, None] - far[None], axis=2).astype(np.float32)
+    np.fill_diagonal(distances, np.inf)
+    indices = np.argsort(distances, axis=1, kind="stable")[:, :45]
+    lists = indices, np.take_along_axis(distances, indices, 1)
+    plain = GraphHDBSCAN().fit(neighbors=nearest_lists(vectors, 15))
+    for copies in ("fold", "weigh"):
+        ours = GraphHDBSCAN(copies=copies, min_distance=1e-3).fit(neighbors=lists)
+        assert len(set(ours.labels_[90:])) == 1
+        assert (ours.labels_ == ours.labels_[90]).sum() == 30
+    assert plain.labels_.max() >= 2
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 7])
+def test_few_rows_are_noise(n_rows: int) -> None:
+    indices = np.array([[other for other in range(n_rows) if other != row] for row in range(n_rows)], np.int64)
+    indices = indices.reshape(n_rows, max(n_rows - 1, 0))
+    ours = GraphHDBSCAN().fit(neighbors=(indices, np.ones(indices.shape)))
+    assert ours.labels_.tolist() == ours.home_.tolist() == [-1] * n_rows
+    assert ours.layers_.shape == (n_rows, 1)
+
+
+def test_one_cluster_is_allowed_on_request() -> None:
+    lists = nearest_lists(blobs(0, n_blobs=1, each=9, dim=3, spread=0.01).vectors, 6)  # too few for two
+    assert GraphHDBSCAN(min_cluster_size=5).fit(neighbors=lists).labels_.tolist() == [-1] * 9
+    alone = GraphHDBSCAN(min_cluster_size=5, allow_single_cluster=True).fit(neighbors=lists)
+    assert alone.labels_.tolist() == alone.home_.tolist() == [0] * 9
+
+
+def test_rows_without_neighbors_and_short_lists_are_borne() -> None:
+    indices, distances = nearest_lists(planted(2))
+    indices[5] = -1
+    indices = np.where(indices == 5, -1, indices)
+    indices[7, 2:] = -1
+    ours = GraphHDBSCAN().fit(neighbors=(indices, distances))
+    assert ours.labels_[5] == ours.home_[5] == -1
+    assert (ours.layers_[5] == -1).all()
+
+
+def test_the_cut_has_the_modularity_that_is_told() -> None:
+    indices, distances = nearest_lists(planted(9))
+    ours = GraphHDBSCAN(min_cluster_size=5, granularity=20_000).fit(neighbors=(indices, distances))
+    edges = oracles.quality_edges(indices[:, :10].tolist())
+    measure = oracles.Modularity(edges, ours.home_.tolist(), 1.0)
+    assert ours.modularity_ == pytest.approx(sum(measure.of([one]) for one in np.unique(ours.home_)), abs=1e-4)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_cuts_at_larger_gammas_lie_within_those_at_smaller(seed: int) -> None:
+    indices, distances = nearest_lists(planted(seed))
+    lists = as_lists(indices, distances)
+    graph = csr_array((diffusion.diffuse(lists, 0), lists.indices, lists.indptr), shape=(len(lists), len(lists)))
+    forest = spanning_forest(graph, np.zeros(len(lists), np.float32), symmetric=False)
+    tree = condense(forest, len(lists), 3)
+    leaves = leaves_of(tree)
+    quality = cut.measure_tree(forest, tree, leaves, indices[:, :10])
+    before = None
+    for gamma in (0.25, 0.5, 1, 2, 4, 8):
+        number = cut.cut_tree(tree, quality, gamma)[leaves]
+        if before is not None and number.size:
+            pairs = np.unique(np.stack([number, before]), axis=1)
+            assert np.unique(number).size == pairs.shape[1]
+        before = number
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"selection": "best"}, "selection='best' is not one of 'modularity', 'eom', 'leaf'"),
+        ({"preset": "news"}, "preset='news' is not one of None, 'events', 'topics'"),
+        ({"weights": "snn"}, "weights='snn' is not one of"),
+        ({"copies": "drop"}, "copies='drop' is not one of"),
+    ],
+)
+def test_wrong_words_are_refused(words: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        GraphHDBSCAN(**words).fit(neighbors=([[1], [0]], [[1.0], [1.0]]))
+
+
+def test_vectors_belong_to_plain_distances() -> None:
+    with pytest.raises(ValueError, match="give weights='distance' with them"):
+        GraphHDBSCAN().fit(neighbors=([[1], [0]], [[1.0], [1.0]]), vectors=np.ones((2, 2)))
