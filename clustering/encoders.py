@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clustering.config import EmbedSection
 from clustering.errors import ConfigError
-from clustering.parts import own_threads
+from clustering.kernels.threads import own_threads
 
 FloatArray = NDArray[np.float32]
 BGE_M3 = "BAAI/bge-m3"

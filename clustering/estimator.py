@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClusterMixin
 
-from clustering.kernels.csr import first_bad, has_diagonal, undirected_graph
+from clustering.kernels.csr import ascending_rows, first_bad, has_diagonal, undirected_graph
 from clustering.kernels.diffusion import Lists, diffuse
 from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, grow_pieces, spanning_forest
 from clustering.kernels.grain import Grain, count_breaks, grain_of
 from clustering.kernels.labels import Choice, label_texts
 from clustering.kernels.repair import Ask, nearest_outside, prove_forest, repair_forest
 
+OPEN = np.dtype([("left", np.int64), ("right", np.int64), ("least", np.float32), ("height", np.float32)])
 BLOCK_BYTES = 128 << 20  # of distances at a time, where vectors are asked for what the lists lack
 
 
@@ -48,7 +49,8 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ``labels_`` is. For every cluster of any layer ``cluster_persistence_``, and ``layer_parents_``, the cluster around
     it in a broader layer, -1 for none. ``modularity_`` : of ``home_``, where it was the choice. With weights="distance"
     ``certified_`` : share of the merges that are proven to belong to the exact tree, given that the lists are exact;
-    ``open_merges_`` : (row, row, least height, height) of the others; ``n_queries_`` : rows searched among the vectors.
+    ``open_merges_`` : left, right (rows), least and height of the others; ``n_queries_`` : rows searched among the
+    vectors.
     Source: Campello, Moulavi and Sander (2013); McInnes, Healy and Astels (2017); docs/clustering.md.
     """
 
@@ -124,7 +126,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if diffused and lists is not None:
             forest, core = self._diffused(lists, grain)
             self.certified_: float | None = None
-            self.open_merges_: list[tuple[int, int, float, float]] = []
+            self.open_merges_ = np.empty(0, OPEN)
             self.n_queries_ = 0
         else:
             points = None if vectors is None else np.asarray(vectors, np.float32)
@@ -171,9 +173,12 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             forest, proof = repair_forest(forest, bound, ask, self.budget)
         undecided = np.flatnonzero(proof.least != forest.distance)
         self.certified_ = 1 - undecided.size / len(forest) if len(forest) else 1.0
-        ends = first[forest.left[undecided]], first[forest.right[undecided]]
-        heights = proof.least[undecided], forest.distance[undecided]
-        self.open_merges_ = list(zip(*(column.tolist() for column in (*ends, *heights)), strict=True))
+        self.open_merges_ = np.empty(undecided.size, OPEN)
+        self.open_merges_["left"], self.open_merges_["right"] = (
+            first[forest.left[undecided]],
+            first[forest.right[undecided]],
+        )
+        self.open_merges_["least"], self.open_merges_["height"] = proof.least[undecided], forest.distance[undecided]
         self.n_queries_ = proof.queries
         return forest, core
 
@@ -221,14 +226,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
 def _lists(graph: csr_array) -> Lists:
     """The rows of a graph as neighbor lists, ascending by (distance, row)."""
-    n_rows = graph.shape[0]
-    indices, distances = graph.indices, graph.data
-    row = np.repeat(np.arange(n_rows), np.diff(graph.indptr))
-    same = row[1:] == row[:-1]
-    late = (distances[1:] < distances[:-1]) | ((distances[1:] == distances[:-1]) & (indices[1:] < indices[:-1]))
-    if (same & late).any():
-        order = np.lexsort((indices, distances, row))
-        indices, distances = indices[order], distances[order]
+    indices, distances = ascending_rows(graph)
     return Lists(0, graph.indptr.astype(np.int64), indices, distances)
 
 

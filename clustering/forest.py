@@ -76,9 +76,7 @@ def _forest(
     else:
         forest, proof = listed, prove_forest(listed, radius)
     names = [path.name for path in parts(run / "neighbors")]
-    breaks = sum(
-        (count_breaks(read_lists(run, [name], k, section, metric, n_texts)) for name in names), np.zeros(1, np.int64)
-    )
+    breaks = [count_breaks(read_lists(run, [name], k, section, metric, n_texts)) for name in names]
     return {
         **_write(run, forest, core, grain_of(np.sum(breaks, axis=0), n_texts)),
         "certified": proof.certified,

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from clustering.kernels.threads import in_ranges
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
@@ -108,3 +110,31 @@ def first_bad(distances: Any) -> int:
         if not 0 <= distances[place] < np.inf:
             return place
     return -1
+
+
+def ascending_rows(graph: csr_array) -> tuple[NDArray[Any], FloatArray]:
+    """Indices and data of a graph with every row ascending by (distance, index); its own where they are so already."""
+    if _ascends(graph.indptr, graph.indices, graph.data):
+        return graph.indices, graph.data
+    indices, distances = graph.indices.copy(), graph.data.copy()
+    in_ranges(graph.shape[0], lambda a, b: _sort_rows(graph.indptr[a : b + 1], indices, distances))
+    return indices, distances
+
+
+@numba.njit(cache=True, nogil=True)
+def _ascends(indptr: Any, indices: Any, distances: Any) -> bool:
+    for row in range(indptr.size - 1):
+        for slot in range(indptr[row] + 1, indptr[row + 1]):
+            near, far = distances[slot - 1], distances[slot]
+            if far < near or (far == near and indices[slot] < indices[slot - 1]):
+                return False
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _sort_rows(indptr: Any, indices: Any, distances: Any) -> None:
+    for row in range(indptr.size - 1):
+        start, stop = indptr[row], indptr[row + 1]
+        by_index = np.argsort(indices[start:stop], kind="mergesort")
+        order = by_index[np.argsort(distances[start:stop][by_index], kind="mergesort")]
+        indices[start:stop], distances[start:stop] = indices[start:stop][order], distances[start:stop][order]

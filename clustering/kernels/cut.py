@@ -17,6 +17,7 @@ from scipy.sparse import coo_array, csr_array
 
 from clustering.kernels.forest import Forest, IntArray
 from clustering.kernels.growth import grow_homes
+from clustering.kernels.threads import in_ranges
 from clustering.kernels.tree import CondensedTree
 
 WEIGHT = 1 << 16  # of an edge whose ends share all neighbors
@@ -151,7 +152,7 @@ def _ranked(group: IntArray) -> IntArray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _share(nearest: Any, lists: Any, weight: Any) -> None:
+def _share(start: int, nearest: Any, lists: Any, weight: Any) -> None:
     width = lists.shape[1]
     for row in range(len(nearest)):
         for place in range(nearest.shape[1]):
@@ -159,13 +160,13 @@ def _share(nearest: Any, lists: Any, weight: Any) -> None:
             if other < 0:
                 continue
             one, two, both = 0, 0, 0
-            while one < width and lists[row, one] < 0:
+            while one < width and lists[start + row, one] < 0:
                 one += 1
             while two < width and lists[other, two] < 0:
                 two += 1
             held = 2 * width - one - two
             while one < width and two < width:
-                a, b = lists[row, one], lists[other, two]
+                a, b = lists[start + row, one], lists[other, two]
                 both += a == b
                 one += a <= b
                 two += b <= a
@@ -176,7 +177,7 @@ def _shared_weights(nearest: NDArray[Any]) -> IntArray:
     lists = np.concatenate([np.arange(len(nearest), dtype=nearest.dtype)[:, None], nearest], axis=1)
     lists.sort(axis=1)
     weight = np.zeros(nearest.shape, np.int64)
-    _share(nearest, lists, weight)
+    in_ranges(len(nearest), lambda a, b: _share(a, nearest[a:b], lists, weight[a:b]))
     return weight
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from clustering.kernels.threads import in_ranges, own_threads
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
@@ -54,18 +56,18 @@ def core_distances(graph: csr_array, min_samples: int, weights: NDArray[np.int32
     """
     none = np.empty(0, np.int32)
     data = np.asarray(graph.data, np.float32)
-    core: FloatArray = _core_distances(
-        graph.indptr, graph.indices, data, min_samples, none if weights is None else weights
-    )
+    core = np.full(graph.shape[0], np.inf, np.float32)
+    held = none if weights is None else weights
+    in_ranges(core.size, lambda a, b: _core_distances(graph.indptr, graph.indices, data, min_samples, held, a, b, core))
     return core
 
 
 @numba.njit(cache=True, nogil=True)
-def _core_distances(indptr: Any, indices: Any, data: Any, min_samples: int, weights: Any) -> Any:
-    n_texts = indptr.size - 1
-    core = np.full(n_texts, np.inf, np.float32)
+def _core_distances(
+    indptr: Any, indices: Any, data: Any, min_samples: int, weights: Any, first: int, end: int, core: Any
+) -> None:
     nearest = np.empty(min_samples, np.float32)
-    for row in range(n_texts):
+    for row in range(first, end):
         start, stop = indptr[row], indptr[row + 1]
         if weights.size:
             held = weights[row] - 1
@@ -96,7 +98,6 @@ def _core_distances(indptr: Any, indices: Any, data: Any, min_samples: int, weig
                 if held < min_samples:
                     held += 1
             core[row] = nearest[held - 1]
-    return core
 
 
 def spanning_forest(
@@ -117,23 +118,48 @@ def spanning_forest(
     some = rows_of(n_texts) if rows is None else rows
     stored = graph.nnz if rows is None else int((indptr[some + 1] - indptr[some]).sum())
     bits = np.empty(stored, np.uint32)
-    _reach(indptr, indices, data, core, some, symmetric, bits)
+    # Each thread works on a range of rows, whose entries lie in a range of slots.
+    size = max(SMALL_BAND, -(-some.size // own_threads()))
+    ranges = list(range(0, some.size, size)) or [0]
+    slots = (
+        [int((indptr[some[:at] + 1] - indptr[some[:at]]).sum()) for at in ranges]
+        if rows is not None
+        else [int(indptr[at]) for at in ranges]
+    )
+    first_slot = dict(zip(ranges, slots, strict=True))
+
+    def reach(a: int, b: int) -> None:
+        _reach(indptr, indices, data, core, some[a:b], symmetric, bits[first_slot[a] :])
+
+    in_ranges(some.size, reach, size)
     tree = rows_of(n_texts)
     left, right = np.empty(max(n_texts - 1, 0), np.int64), np.empty(max(n_texts - 1, 0), np.int64)
     distance = np.empty(left.size, np.float32)
     found = 0
     band = max(2 * some.size, SMALL_BAND)
     while True:
-        counts = np.zeros(1 << (32 - BINS_SHIFT), np.int64)
-        _count(indptr, indices, some, tree, bits, counts)
-        total = np.cumsum(counts)
+        counts = np.zeros((len(ranges), 1 << (32 - BINS_SHIFT)), np.int64)
+
+        def count(a: int, b: int, counts: IntArray = counts) -> None:
+            _count(indptr, indices, some[a:b], tree, bits[first_slot[a] :], counts[a // size])
+
+        in_ranges(some.size, count, size)
+        by_weight = counts.sum(axis=0)
+        total = np.cumsum(by_weight)
         if total[-1] == 0:
             break
         # Edges up to a weight: as many as a band takes, or all of one bin where that is more.
-        bins = max(int(np.searchsorted(total, band, side="right")), int(np.flatnonzero(counts)[0]) + 1)
-        size = int(total[bins - 1])
-        weights, ends = np.empty(size, np.uint32), np.empty(size, np.uint64)
-        _collect(indptr, indices, some, tree, bits, min(bins << BINS_SHIFT, int(DEAD)), weights, ends)
+        bins = max(int(np.searchsorted(total, band, side="right")), int(np.flatnonzero(by_weight)[0]) + 1)
+        weights, ends = np.empty(total[bins - 1], np.uint32), np.empty(total[bins - 1], np.uint64)
+        upto, limit = np.cumsum(counts[:, :bins].sum(axis=1)), min(bins << BINS_SHIFT, int(DEAD))
+
+        def collect(
+            a: int, b: int, weights: Any = weights, ends: Any = ends, upto: IntArray = upto, limit: int = limit
+        ) -> None:
+            place = int(upto[a // size - 1]) if a else 0
+            _collect(indptr, indices, some[a:b], bits[first_slot[a] :], limit, weights[place:], ends[place:])
+
+        in_ranges(some.size, collect, size)
         weights, ends = _sort(weights, ends)
         found = _grow(weights, ends, tree, left, right, distance, found)
         flatten(tree)
@@ -188,7 +214,7 @@ def _count(indptr: Any, indices: Any, rows: Any, tree: Any, bits: Any, counts: A
 
 
 @numba.njit(cache=True, nogil=True)
-def _collect(indptr: Any, indices: Any, rows: Any, tree: Any, bits: Any, limit: Any, weights: Any, ends: Any) -> None:
+def _collect(indptr: Any, indices: Any, rows: Any, bits: Any, limit: Any, weights: Any, ends: Any) -> None:
     """Take out the edges below a weight: the weights' bits, and both rows in one number."""
     slot, place = 0, 0
     for row in rows:

@@ -66,7 +66,9 @@ def test_shards_give_the_forest_of_the_whole(local_ray: None, tmp_path: Path) ->
     n_texts, leave = 2000, GraphSection(bridge="none")
     edges = build_graph(run, leave, 8, n_texts, "L2")["edges"]
     build_forest(run, plain(), leave, 8, "L2", 0)
-    whole = load_forest(run)
+    whole, grain = load_forest(run), load_grain(run)
+    build_forest(run, ClusterSection(), leave, 8, "L2", 0)
+    assert load_grain(run) == grain  # whatever the weights
     for shards in (2, 7, 32):
         figures = build_forest(run, plain(), leave, 8, "L2", 0, -(-2 * edges // shards))
         assert figures["shards"] == shards

@@ -32,7 +32,10 @@ BAD = {
     "a glob that matches nothing": (["read.paths=nothing/*.csv"], "matches no csv, tsv, jsonl or parquet file"),
     "a missing text column": (["read.text_columns=[headline]"], "no column 'headline'; its columns are 'id', 'title'"),
     "an unknown key": (["cluster.min_sample=3"], "nearest known one is 'cluster.min_samples'"),
-    "k below min_samples": (["search.k=3", "project.n_neighbors=3"], "smaller than cluster.min_samples=5"),
+    "k below min_samples": (
+        ["search.k=3", "project.n_neighbors=3", "cluster.min_samples=5"],
+        "smaller than cluster.min_samples=5",
+    ),
     "n_neighbors above k": (["project.n_neighbors=60"], "project.n_neighbors=60 is above search.k=50"),
     "a misspelled encoder": (["embed.encoder=statik"], "nearest known one is 'static'"),
     "a name that no collection may have": (["store.collection=my-news"], "store.collection: string should match"),
