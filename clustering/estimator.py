@@ -110,9 +110,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         graph, bound = self._from_lists(*neighbors) if neighbors is not None else self._from_graph(X)
         n_rows = graph.shape[0]
         group, copies, graph, bound = _fold(graph, bound, self.min_distance)
-        first = (
-            np.arange(n_rows) if group is None else np.unique(group, return_index=True)[1]
-        )  # of each group of copies
+        first = None if group is None else np.unique(group, return_index=True)[1]  # of each group of copies
         if self.copies == "weigh" and self.min_distance <= 0 and copies.size < n_rows:
             raise ValueError(
                 f"copies='weigh' with {n_rows - copies.size} copies needs min_distance above 0, the distance between "
@@ -132,7 +130,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             points = None if vectors is None else np.asarray(vectors, np.float32)
             if points is not None and (points.ndim != 2 or len(points) != n_rows):
                 raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
-            forest, core = self._plain(graph, bound, copies, None if points is None else points[first], first)
+            forest, core = self._plain(graph, bound, copies, points, first)
         found = label_texts(forest, copies, core, choice, floor=self.min_distance, nearest=nearest, grain=grain)
         of_rows = slice(None) if group is None else group
         self.labels_, self.probabilities_ = found.label[of_rows], found.strength[of_rows]
@@ -162,22 +160,26 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return spanning_forest(graph, core, symmetric=False), core
 
     def _plain(
-        self, graph: csr_array, bound: FloatArray, copies: NDArray[np.int32], points: FloatArray | None, first: IntArray
+        self,
+        graph: csr_array,
+        bound: FloatArray,
+        copies: NDArray[np.int32],
+        points: FloatArray | None,
+        first: IntArray | None,
     ) -> tuple[Forest, FloatArray]:
         core = core_distances(graph, self.min_samples or 5, copies if self.copies == "weigh" else None)
         forest = spanning_forest(graph, core, symmetric=False)
         if points is None:
             proof = prove_forest(forest, bound)
         else:
-            ask = _search(points, core, np.float32(self.min_distance))
+            ask = _search(points if first is None else points[first], core, np.float32(self.min_distance))
             forest, proof = repair_forest(forest, bound, ask, self.budget)
         undecided = np.flatnonzero(proof.least != forest.distance)
         self.certified_ = 1 - undecided.size / len(forest) if len(forest) else 1.0
         self.open_merges_ = np.empty(undecided.size, OPEN)
-        self.open_merges_["left"], self.open_merges_["right"] = (
-            first[forest.left[undecided]],
-            first[forest.right[undecided]],
-        )
+        for side in ("left", "right"):
+            rows = getattr(forest, side)[undecided]
+            self.open_merges_[side] = rows if first is None else first[rows]
         self.open_merges_["least"], self.open_merges_["height"] = proof.least[undecided], forest.distance[undecided]
         self.n_queries_ = proof.queries
         return forest, core
@@ -232,11 +234,11 @@ def _lists(graph: csr_array) -> Lists:
 
 def _first(lists: Lists, count: int) -> NDArray[Any]:
     """Shape (n_rows, count): the nearest neighbors of each row, -1 where its list is shorter."""
-    place = np.arange(lists.indices.size) - np.repeat(lists.indptr[:-1], np.diff(lists.indptr))
-    row = np.repeat(np.arange(len(lists)), np.diff(lists.indptr))
-    near = place < count
     found = np.full((len(lists), count), -1, lists.indices.dtype)
-    found[row[near], place[near]] = lists.indices[near]
+    for place in range(count):
+        slot = lists.indptr[:-1] + place
+        there = slot < lists.indptr[1:]
+        found[there, place] = lists.indices[slot[there]]
     return found
 
 

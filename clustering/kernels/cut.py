@@ -28,13 +28,13 @@ class Quality:
     """The quality graph over the territories of a condensed tree's leaves.
 
     nearest : int32 or int64, shape (n_rows, q), first neighbors of each row, -1 where a list is shorter
-    weight : int64, shape (n_rows, q), of the edge to each
+    weight : int32 or int64, shape (n_rows, q), of the edge to each
     leaf : int64, shape (n_rows,), the leaf whose territory a row lies in, -1 for none
     inside, volume : int64, shape (n_clusters,), see ``_sum``
     """
 
     nearest: NDArray[Any]
-    weight: IntArray
+    weight: NDArray[Any]
     leaf: IntArray
     inside: IntArray
     volume: IntArray
@@ -60,9 +60,9 @@ def measure_tree(
         forest.left, forest.right, forest.distance, np.where(leaves[tree.cluster], tree.cluster, -1).astype(np.int64)
     )
     leaf = leaf[: len(nearest)]
-    weight = _shared_weights(nearest) if shared else np.where(nearest >= 0, np.int64(WEIGHT), 0)
+    weight: NDArray[Any] = _shared_weights(nearest) if shared else np.where(nearest >= 0, np.int32(WEIGHT), np.int32(0))
     if copies is not None:
-        weight *= copies[:, None]
+        weight = weight.astype(np.int64) * copies[:, None]
     inside, volume = np.zeros(tree.parent.size, np.int64), np.zeros(tree.parent.size, np.int64)
     _sum(nearest, weight, leaf, tree.parent, tree.size, inside, volume)
     return Quality(nearest, weight, leaf, inside, volume)
@@ -103,7 +103,7 @@ def unit_graph(quality: Quality, unit: IntArray) -> csr_array:
         mine = np.repeat(unit[at : at + step], other.shape[1])
         theirs = np.where(other >= 0, unit[other], -1).ravel()
         there = (mine >= 0) & (theirs >= 0)
-        weight = quality.weight[at : at + step].ravel()[there]
+        weight = quality.weight[at : at + step].ravel()[there].astype(np.int64)
         total = total + csr_array(coo_array((weight, (mine[there], theirs[there])), shape=total.shape))
     return csr_array(total + total.T)
 
@@ -173,10 +173,10 @@ def _share(start: int, nearest: Any, lists: Any, weight: Any) -> None:
             weight[row, place] = (both * WEIGHT) // (held - both)
 
 
-def _shared_weights(nearest: NDArray[Any]) -> IntArray:
+def _shared_weights(nearest: NDArray[Any]) -> NDArray[np.int32]:
     lists = np.concatenate([np.arange(len(nearest), dtype=nearest.dtype)[:, None], nearest], axis=1)
     lists.sort(axis=1)
-    weight = np.zeros(nearest.shape, np.int64)
+    weight = np.zeros(nearest.shape, np.int32)
     in_ranges(len(nearest), lambda a, b: _share(a, nearest[a:b], lists, weight[a:b]))
     return weight
 
@@ -203,16 +203,16 @@ def _sum(nearest: Any, weight: Any, leaf: Any, parent: Any, size: Any, inside: A
             other = nearest[row, place]
             if other < 0 or leaf[other] < 0:
                 continue
-            theirs = leaf[other]
-            volume[mine] += weight[row, place]
-            volume[theirs] += weight[row, place]
+            theirs, both = leaf[other], np.int64(weight[row, place])
+            volume[mine] += both
+            volume[theirs] += both
             one, two = mine, theirs
             while head[one] != head[two]:  # parents have smaller numbers, so the larger head is the deeper
                 if head[one] > head[two]:
                     one = parent[head[one]]
                 else:
                     two = parent[head[two]]
-            inside[min(one, two)] += 2 * weight[row, place]
+            inside[min(one, two)] += 2 * both
 
 
 @numba.njit(cache=True, nogil=True)

@@ -163,7 +163,7 @@ def spanning_forest(
         weights, ends = _sort(weights, ends)
         found = _grow(weights, ends, tree, left, right, distance, found)
         flatten(tree)
-    return Forest(left[:found].copy(), right[:found].copy(), distance[:found].copy())
+    return Forest(left[:found], right[:found], distance[:found])
 
 
 def merge_forests(forests: Sequence[Forest], n_texts: int) -> Forest:
