@@ -154,7 +154,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     def _diffused(self, lists: Lists, grain: Grain) -> tuple[Forest, FloatArray]:
         length = diffuse(lists, self.seed, grain.averaged)
-        graph = csr_array((length, lists.indices, lists.indptr), shape=(len(lists), len(lists)))
+        graph = lists.graph(length, len(lists))
         rank = self.min_samples or 1
         core = core_distances(graph, rank) if rank > 1 else np.zeros(len(lists), np.float32)
         return spanning_forest(graph, core, symmetric=False), core

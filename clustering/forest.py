@@ -164,15 +164,13 @@ class _Shard:
         """Core distances by the rows' own lists; 0 without min_samples."""
         if rank == 0:
             return np.zeros(len(self.lists), np.float32)
-        lists = csr_array((length, self.lists.indices, self.lists.indptr), shape=(len(self.lists), 1 << 40))
-        return core_distances(lists, rank)
+        own = slice(self.lists.first, self.lists.first + len(self.lists))
+        return core_distances(
+            self.lists.graph(length, max(own.stop, int(self.lists.indices.max(initial=0)) + 1)), rank
+        )[own]
 
     def forest(self, length: FloatArray, core: FloatArray) -> Forest:
-        indptr = np.full(core.size + 1, self.lists.indptr[-1])
-        indptr[: self.lists.first] = 0
-        indptr[self.lists.first : self.lists.first + len(self.lists) + 1] = self.lists.indptr
-        graph = csr_array((length, self.lists.indices, indptr), shape=(core.size, core.size))
-        return spanning_forest(graph, core, symmetric=False)
+        return spanning_forest(self.lists.graph(length, core.size), core, symmetric=False)
 
 
 def diffuse_shards(

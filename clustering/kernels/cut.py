@@ -97,8 +97,8 @@ def unit_graph(quality: Quality, unit: IntArray) -> csr_array:
     """
     n_units = int(unit.max(initial=-1)) + 1
     total = csr_array((n_units, n_units), dtype=np.int64)
-    step = max(1, (1 << 22) // max(quality.nearest.shape[1], 1))
-    for at in range(0, len(unit), step):  # a few million edges at a time
+    step = max(1, (1 << 19) // max(quality.nearest.shape[1], 1))
+    for at in range(0, len(unit), step):  # half a million edges at a time
         other = quality.nearest[at : at + step]
         mine = np.repeat(unit[at : at + step], other.shape[1])
         theirs = np.where(other >= 0, unit[other], -1).ravel()

@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from clustering.kernels.forest import FloatArray, IntArray
 from clustering.kernels.threads import in_ranges
@@ -43,6 +44,15 @@ class Lists:
 
     def __len__(self) -> int:
         return self.indptr.size - 1
+
+    def graph(self, lengths: FloatArray, n_rows: int) -> csr_array:
+        """The listed edges with other lengths, as a directed graph of all n_rows rows."""
+        indptr = np.full(n_rows + 1, self.indptr[-1])
+        indptr[: self.first] = 0
+        indptr[self.first : self.first + len(self) + 1] = self.indptr
+        if lengths.size < np.iinfo(self.indices.dtype).max:
+            indptr = indptr.astype(self.indices.dtype)  # else scipy would widen the indices
+        return csr_array((lengths, self.indices, indptr), shape=(n_rows, n_rows))
 
 
 def diffuse(lists: Lists, seed: int, averaged: int = AVERAGED) -> FloatArray:

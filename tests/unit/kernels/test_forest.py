@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
+from clustering.kernels import forest as forest_module
 from clustering.kernels.csr import edges_of, undirected_graph
 from clustering.kernels.forest import SMALL_BAND, Forest, core_distances, grow_pieces, merge_forests, spanning_forest
 from clustering.kernels.growth import grow_homes
@@ -107,6 +108,19 @@ def test_more_edges_than_a_band_holds_are_taken_in_several() -> None:
     reach = np.maximum(distance, np.maximum(core[low], core[high]))
     expected = minimum_spanning_tree(csr_array((reach, (low, high)), shape=graph.shape)).data
     assert_array_equal(spanning_forest(graph, core).distance, np.sort(expected))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_threads_and_bands_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = neighbor_graph(np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32), k=9)
+    whole = spanning_forest(graph, core_distances(graph, 3))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.setattr(forest_module, "SMALL_BAND", 20)
+    some = np.random.default_rng(2).permutation(300)
+    parts = [spanning_forest(graph, core_distances(graph, 3), rows=np.sort(rows)) for rows in np.split(some, [90, 170])]
+    for found in (spanning_forest(graph, core_distances(graph, 3)), merge_forests(parts, 300)):
+        for name in ("left", "right", "distance"):
+            assert_array_equal(getattr(found, name), getattr(whole, name))
 
 
 @pytest.mark.parametrize("min_samples", [1, 3, 5, 10])
