@@ -162,6 +162,7 @@ class ClusterSection:
     max_cluster_size: NonNegative = 0  # 0: no limit
     allow_single_cluster: bool = False
     copies: Literal["fold", "weigh"] = "fold"
+    layers: Annotated[int, Field(ge=1, le=6)] = 6  # of modularity: from broad to fine, at most so many; 1: the labels
     budget: NonNegative = 100_000  # with distance: texts compared with all others to settle what the lists leave open
 
     @property

@@ -49,20 +49,23 @@ def _count_terms(run: RunDir, name: str, cfg: DescribeSection) -> tuple[pa.Table
     with measured_peak() as peak:
         table = pq.read_table(run / "texts" / name, columns=["row", "text"])
         first = table["row"][0].as_py()
-        layers = pq.read_table(run / "assignment.parquet", columns=["layers"])["layers"].slice(first, len(table))
+        layers = _layers(run)[first : first + len(table)].copy()
+        for layer in range(1, layers.shape[1]):  # a cluster that stands in several layers counts once
+            layers[(layers[:, :layer] == layers[:, [layer]]).any(axis=1), layer] = -1
+        ways, way = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
         ignored = stop_words(cfg.language)
         counts: Counter[tuple[int, str]] = Counter()
-        for labels, text in zip(layers.to_pylist(), table["text"].to_pylist(), strict=True):
-            around = {label for label in labels if label >= 0}
-            if around:
-                found = tokens(text, ignored)
-                counts.update((label, token) for label in around for token in found)
-        columns = {
-            "label": pa.array([label for label, _ in counts], pa.int64()),
-            "term": pa.array([term for _, term in counts], pa.string()),
-            "count": pa.array(counts.values(), pa.int64()),
-        }
-    return pa.table(columns), peak.bytes
+        for number, text in zip(way.reshape(-1).tolist(), table["text"].to_pylist(), strict=True):
+            counts.update((number, token) for token in tokens(text, ignored))
+        held = np.array([number for number, _ in counts], np.int64)
+        term, count = pa.array([term for _, term in counts], pa.string()), pa.array(counts.values(), pa.int64())
+        found = []
+        for column in ways.T.astype(np.int64):
+            inside = pa.array(column[held] >= 0)
+            columns = {"label": pa.array(column[held]), "term": term, "count": count}
+            found.append(pa.table(columns).filter(inside))
+        summed = pa.concat_tables(found).group_by(["label", "term"]).aggregate([("count", "sum")])
+    return summed.rename_columns({"count_sum": "count"}), peak.bytes
 
 
 def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int]) -> Figures:

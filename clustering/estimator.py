@@ -35,6 +35,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     preset : of modularity: "events" for small stories, "topics" for few broad subjects
     granularity : of modularity: smaller is finer; none: 20000, and less where many rows lie in small groups
     epsilon, max_cluster_size, allow_single_cluster : as in hdbscan, for "eom" and "leaf"
+    layers : of modularity: at most so many layers from broad to fine, 1 to 6
     copies : "fold", or "weigh": density and tree see every copy, min_distance apart from the others
     min_distance : shorter distances, save 0, are lifted to this
     n_neighbors : for ``fit(X)``: every row of X is known to hold at least its n_neighbors nearest; none: not known, and
@@ -67,6 +68,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         max_cluster_size: int = 0,
         allow_single_cluster: bool = False,
         copies: str = "fold",
+        layers: int = 6,
         min_distance: float = 0.0,
         n_neighbors: int | None = None,
         budget: int = 100_000,
@@ -82,6 +84,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.max_cluster_size = max_cluster_size
         self.allow_single_cluster = allow_single_cluster
         self.copies = copies
+        self.layers = layers
         self.min_distance = min_distance
         self.n_neighbors = n_neighbors
         self.budget = budget

@@ -176,7 +176,9 @@ def mixed(bits: int) -> int:
     return bits ^ (bits >> 31)
 
 
-def diffused(lists: Lists_, seed: int, averaged: int = 15, rounds: int = 8) -> dict[tuple[int, int], float]:
+def diffused(
+    lists: Lists_, seed: int, averaged: int = 15, rounds: int = 8, whole: bool = True
+) -> dict[tuple[int, int], float]:
     """The length of every listed edge after diffusion of random signs, kept as whole numbers of 1/32767."""
     words = [[mixed(mixed(seed) ^ (2 * row + word)) for word in range(2)] for row in range(len(lists))]
     sign = [[1 if bits >> place & 1 else -1 for bits in pair for place in range(64)] for pair in words]
@@ -188,7 +190,8 @@ def diffused(lists: Lists_, seed: int, averaged: int = 15, rounds: int = 8) -> d
             total = sketch[row].copy()
             for other, distance in held[:averaged]:
                 total += 3 * math.exp(-(distance**2) / (scale[row] * scale[other])) * sketch[other]
-            following[row] = np.rint(total * 32767 / math.sqrt((total**2).sum()))
+            unit = total * 32767 / math.sqrt((total**2).sum())
+            following[row] = np.rint(unit) if whole else unit
         sketch = following
     ends = {(row, other) for row, held in enumerate(lists) for other, _ in held}
     return {(a, b): max(math.sqrt(((sketch[a] - sketch[b]) ** 2).sum()) / 32767, 1e-6) for a, b in ends}

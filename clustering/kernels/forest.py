@@ -20,7 +20,7 @@ from clustering.kernels.threads import in_ranges, own_threads
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
-BINS_SHIFT = 14  # weights are told apart by their upper 18 bits when they are shared out in bands
+BINS_SHIFT = 16  # weights are told apart by their upper 16 bits when they are shared out in bands
 SMALL_BAND = 1 << 16
 DEAD = np.uint32(0xFFFFFFFF)  # an edge that is in the forest, or can never be
 
@@ -113,59 +113,71 @@ def spanning_forest(
     rows : only the edges that are stored in these rows; none: all
     Memory: 4 bytes a stored edge and 90 a text, besides the result of 20 a text.
     """
-    indptr, indices, data = graph.indptr, graph.indices, np.asarray(graph.data, np.float32)
-    n_texts = indptr.size - 1
-    some = rows_of(n_texts) if rows is None else rows
-    stored = graph.nnz if rows is None else int((indptr[some + 1] - indptr[some]).sum())
-    bits = np.empty(stored, np.uint32)
-    # Each thread works on a range of rows, whose entries lie in a range of slots.
-    size = max(SMALL_BAND, -(-some.size // own_threads()))
-    ranges = list(range(0, some.size, size)) or [0]
-    slots = (
-        [int((indptr[some[:at] + 1] - indptr[some[:at]]).sum()) for at in ranges]
-        if rows is not None
-        else [int(indptr[at]) for at in ranges]
-    )
-    first_slot = dict(zip(ranges, slots, strict=True))
-    count_dtype = np.uint32 if stored < 2**32 else np.int64
-
-    def reach(a: int, b: int) -> None:
-        _reach(indptr, indices, data, core, some[a:b], symmetric, bits[first_slot[a] :])
-
-    in_ranges(some.size, reach, size)
+    n_texts = graph.shape[0]
+    edges = _Edges(graph, core, symmetric, rows_of(n_texts) if rows is None else rows)
     tree = rows_of(n_texts)
     left, right = np.empty(max(n_texts - 1, 0), np.int64), np.empty(max(n_texts - 1, 0), np.int64)
     distance = np.empty(left.size, np.float32)
     found = 0
-    band = max(2 * some.size, SMALL_BAND)
+    band = max(3 * edges.rows.size, SMALL_BAND)
     while True:
-        counts = np.zeros((len(ranges), 1 << (32 - BINS_SHIFT)), count_dtype)
-
-        def count(a: int, b: int, counts: IntArray = counts) -> None:
-            _count(indptr, indices, some[a:b], tree, bits[first_slot[a] :], counts[a // size])
-
-        in_ranges(some.size, count, size)
+        counts = edges.count(tree)
         by_weight = counts.sum(axis=0, dtype=np.int64)
         total = np.cumsum(by_weight)
         if total[-1] == 0:
             break
         # Edges up to a weight: as many as a band takes, or all of one bin where that is more.
         bins = max(int(np.searchsorted(total, band, side="right")), int(np.flatnonzero(by_weight)[0]) + 1)
-        weights, ends = np.empty(total[bins - 1], np.uint32), np.empty(total[bins - 1], np.uint64)
-        upto, limit = np.cumsum(counts[:, :bins].sum(axis=1, dtype=np.int64)), min(bins << BINS_SHIFT, int(DEAD))
-
-        def collect(
-            a: int, b: int, weights: Any = weights, ends: Any = ends, upto: IntArray = upto, limit: int = limit
-        ) -> None:
-            place = int(upto[a // size - 1]) if a else 0
-            _collect(indptr, indices, some[a:b], bits[first_slot[a] :], limit, weights[place:], ends[place:])
-
-        in_ranges(some.size, collect, size)
-        weights, ends = _sort(weights, ends)
+        weights, ends = _sort(*edges.take(counts, bins))
         found = _grow(weights, ends, tree, left, right, distance, found)
-        del weights, ends, collect, count  # before the next band is made
+        del weights, ends  # before the next band is made
         flatten(tree)
     return Forest(left[:found], right[:found], distance[:found])
+
+
+class _Edges:
+    """A graph's stored edges as the bits of their weights. Threads work on ranges of rows, so on ranges of slots."""
+
+    def __init__(self, graph: csr_array, core: FloatArray, symmetric: bool, rows: NDArray[Any]) -> None:
+        self.indptr, self.indices, self.rows = graph.indptr, graph.indices, rows
+        self.size = max(SMALL_BAND, -(-rows.size // own_threads()))
+        stored = self.indptr[rows + 1] - self.indptr[rows]
+        starts = range(0, max(rows.size, 1), self.size)
+        self.slots = {at: int(stored[:at].sum()) for at in starts}
+        self.bits = np.empty(int(stored.sum()), np.uint32)
+        del stored
+        data = np.asarray(graph.data, np.float32)
+
+        def reach(a: int, b: int) -> None:
+            _reach(self.indptr, self.indices, data, core, rows[a:b], symmetric, self.bits[self.slots[a] :])
+
+        in_ranges(rows.size, reach, self.size)
+
+    def count(self, tree: NDArray[Any]) -> NDArray[Any]:
+        """Drop the edges within a tree; shape (n_ranges, n_bins), how many of the others have which upper bits."""
+        dtype = np.uint32 if self.bits.size < 2**32 else np.int64
+        counts = np.zeros((len(self.slots), 1 << (32 - BINS_SHIFT)), dtype)
+
+        def work(a: int, b: int) -> None:
+            bits = self.bits[self.slots[a] :]
+            _count(self.indptr, self.indices, self.rows[a:b], tree, bits, counts[a // self.size])
+
+        in_ranges(self.rows.size, work, self.size)
+        return counts
+
+    def take(self, counts: NDArray[Any], bins: int) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+        """Take out the edges in the first bins: the weights' bits, and both rows in one number."""
+        upto = np.cumsum(counts[:, :bins].sum(axis=1, dtype=np.int64))
+        weights, ends = np.empty(upto[-1], np.uint32), np.empty(upto[-1], np.uint64)
+        limit = min(bins << BINS_SHIFT, int(DEAD))
+
+        def work(a: int, b: int) -> None:
+            place = int(upto[a // self.size - 1]) if a else 0
+            bits = self.bits[self.slots[a] :]
+            _collect(self.indptr, self.indices, self.rows[a:b], bits, limit, weights[place:], ends[place:])
+
+        in_ranges(self.rows.size, work, self.size)
+        return weights, ends
 
 
 def merge_forests(forests: Sequence[Forest], n_texts: int) -> Forest:

@@ -50,8 +50,10 @@ def _grow(
 
 
 def median_height(distance: FloatArray) -> np.float32:
-    """The middle of a forest's merges, by which ``home_strength`` measures; 1 without merges. distance : float32"""
-    return np.float32(np.median(distance)) if distance.size else np.float32(1)
+    """The middle of a forest's finite merges, by which ``home_strength`` measures; 1 without any. distance : float32"""
+    held = distance[: np.searchsorted(distance, np.float32(np.inf))]  # they ascend
+    middle = np.float32(np.median(held)) if held.size else np.float32(1)
+    return middle or np.float32(1)
 
 
 def home_strength(height: FloatArray, middle: np.float32) -> FloatArray:

@@ -27,7 +27,7 @@ from clustering.kernels.tree import (
 PRESETS = {"events": 7, "topics": 50}  # neighbors in the quality graph
 NEIGHBORS = 10  # without a preset
 APART = 2  # times as many clusters in the next finer layer, at least
-BROADER, FINER = 2, 3  # layers at most, beside the chosen one
+BROADER = 2  # layers above the chosen one at most
 DOUBLINGS = 16  # of the resolution, within which a layer is looked for
 LUMP = 0.25  # share of the texts in one cluster with which a layer says nothing
 
@@ -44,6 +44,7 @@ class Choice:
     max_cluster_size: int = 0
     allow_single_cluster: bool = False
     copies: str = "fold"
+    layers: int = 6
 
     @property
     def neighbors(self) -> int:
@@ -176,14 +177,15 @@ class _Layers:
             graph = cut.unit_graph(quality, np.where(quality.leaf >= 0, chosen[quality.leaf], -1))
         self.modularity = cut.modularity(graph, gamma)
         self.maps, self.gammas = [chosen], [gamma]
-        self._add_broader(graph, gamma, np.bincount(quality.leaf[quality.leaf >= 0], minlength=tree.parent.size))
+        texts = np.bincount(quality.leaf[quality.leaf >= 0], minlength=tree.parent.size)
+        self._add_broader(graph, gamma, texts, min(BROADER + 1, choice.layers))
         self.chosen = len(self.maps) - 1
-        self._add_finer(quality, gamma)
+        self._add_finer(quality, gamma, choice.layers)
 
-    def _add_broader(self, graph: csr_array, gamma: float, texts: IntArray) -> None:
+    def _add_broader(self, graph: csr_array, gamma: float, texts: IntArray, most: int) -> None:
         """Merge the clusters of the layer before, at ever lower resolution, until half of them are left."""
         for doubling in range(1, DOUBLINGS):
-            if len(self.maps) > BROADER or graph.shape[0] < 2 * APART:
+            if len(self.maps) >= most or graph.shape[0] < 2 * APART:
                 break
             group = cut.merge_units(graph, gamma / 2**doubling)
             count = int(group.max()) + 1
@@ -198,10 +200,10 @@ class _Layers:
             self.gammas.insert(0, gamma / 2**doubling)
             graph = cut.contract(graph, group)
 
-    def _add_finer(self, quality: cut.Quality, gamma: float) -> None:
+    def _add_finer(self, quality: cut.Quality, gamma: float, most: int) -> None:
         """Cut the tree at ever higher resolution, within the layer before, until there are twice as many clusters."""
         for doubling in range(1, DOUBLINGS):
-            if len(self.maps) > self.chosen + FINER:
+            if len(self.maps) >= most:
                 break
             last, finer = self.maps[-1], cut.cut_tree(self.tree, quality, gamma * 2**doubling)
             pairs = last[self.leaves] * (int(finer.max(initial=-1)) + 1) + finer[self.leaves]

@@ -225,6 +225,27 @@ def test_edges_have_one_length_in_both_directions() -> None:
     assert ((length >= 1e-6) & (length <= 2)).all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_sketches_of_16_bits_lose_next_to_nothing(seed: int) -> None:
+    indices, distances = nearest_lists(planted(seed))
+    lists = [list(zip(ids, away, strict=True)) for ids, away in zip(indices.tolist(), distances.tolist(), strict=True)]
+    exact = oracles.diffused(lists, 0, whole=False)
+    length = diffusion.diffuse(as_lists(indices, distances), 0).reshape(indices.shape)
+    for row, (others, own) in enumerate(zip(indices.tolist(), length.tolist(), strict=True)):
+        assert own == pytest.approx([exact[row, other] for other in others], abs=3e-4)
+
+
+def test_fewer_layers_on_request() -> None:
+    themes = np.repeat(blobs(1, n_blobs=10, each=6, dim=8, spread=0.15).vectors, 40, axis=0)
+    lists = nearest_lists(themes + np.random.default_rng(1).normal(0, 0.1, themes.shape), 15)
+    found = {most: GraphHDBSCAN(layers=most).fit(neighbors=lists) for most in (1, 2, 6)}
+    assert [found[most].layers_.shape[1] for most in (1, 2)] == [1, 2]
+    assert found[6].layers_.shape[1] > 2
+    for one in found.values():
+        assert_array_equal(one.layers_[:, one.layer_], one.labels_)
+        assert_array_equal(one.labels_, found[6].labels_)
+
+
 def test_diffusion_draws_groups_together() -> None:
     corpus = blobs(5, n_blobs=5, each=40, spread=0.2)
     indices, distances = nearest_lists(corpus.vectors)
