@@ -48,7 +48,7 @@ def search(client: MilvusClient, case: Case, ef: int) -> tuple[IntArray, FloatAr
     for at in range(0, n_rows, 1000):
         found = client.search("lists", case.vectors[at : at + 1000], limit=K + 1, search_params={"params": {"ef": ef}})
         for row, hits in enumerate(found, start=at):
-            near = [(hit["distance"], hit["row"]) for hit in hits if hit["row"] != row][:K]
+            near = [(hit["distance"], hit["id"]) for hit in hits if hit["id"] != row][:K]
             away, ids = zip(*near, strict=True)
             indices[row, : len(ids)], distances[row, : len(ids)] = ids, np.sqrt(np.maximum(away, 0))
     there = indices >= 0

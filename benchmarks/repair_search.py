@@ -71,7 +71,7 @@ def ask_server(
                 "repair", vectors[rows[some]], limit=min(limit, len(vectors)), search_params={"params": {"ef": limit}}
             )
             for place, hits in zip(some.tolist(), found, strict=True):
-                ids = np.array([hit["row"] for hit in hits], np.int64)
+                ids = np.array([hit["id"] for hit in hits], np.int64)
                 away = np.sqrt(np.maximum([hit["distance"] for hit in hits], 0)).astype(np.float32)
                 far = np.maximum(np.maximum(away, MIN_DISTANCE), np.maximum(core[rows[place]], core[ids]))
                 far[piece[ids] == piece[rows[place]]] = np.inf

@@ -14,7 +14,7 @@ from clustering.kernels.threads import RANGE, in_ranges
 
 RANKS = 30  # of the neighbors among which a list may break off
 CLEAR = 8  # times the list's mean step, by which a break is clear
-FEW, MANY = 0.2, 0.5  # shares of broken lists at which small groups begin to count, and count alone
+FEW, MANY = 0.2, 0.45  # shares of broken lists at which small groups begin to count, and count alone
 GRANULARITY = 20_000  # texts for which a resolution of 1 was found right, on sets of 6,000 to 127,000 texts
 APART = 5  # a small group is told apart as in a collection of so many like it
 MIN_CLUSTER_SIZE, FEWEST = 5, 3  # texts of a cluster at least; where groups are small
@@ -37,12 +37,13 @@ class Grain:
 
     @property
     def averaged(self) -> int:
-        """Neighbors that diffusion averages over: no more than a small group has texts."""
-        return AVERAGED if self.small == 0 else int(np.clip(self.size, 4, AVERAGED))
+        """Neighbors that diffusion averages over: where small groups count alone, as many as one has texts."""
+        few = min(max(self.size, 4), AVERAGED)
+        return round(AVERAGED ** (1 - self.small) * few**self.small)
 
     @property
     def min_cluster_size(self) -> int:
-        return MIN_CLUSTER_SIZE if self.small == 0 else FEWEST
+        return MIN_CLUSTER_SIZE if self.small < 0.5 else FEWEST
 
     def gamma(self, n_texts: int, granularity: int | None = None) -> float:
         """The resolution of modularity: max(1, n_texts / granularity), by default more where groups are small."""
