@@ -3,7 +3,7 @@
     python -m benchmarks.missing_neighbors --data DIR --cache DIR --output benchmarks/results/missing-neighbors.json
 
 DIR and cache are those of benchmarks.quality. Lists lose true neighbors at random, to a recall of 0.95 and 0.90, three
-times. With `--server` the packaged Milvus server (extra `server`) searches an HNSW index (M 4, efConstruction 16) whose
+times. With `--server` the packaged Milvus server (extra `server`) searches an HNSW index (M 6, efConstruction 30) whose
 ef is lowered until its lists have about such a recall: what an index misses, it misses in the same places.
 """
 
@@ -66,7 +66,7 @@ def by_index(client: MilvusClient, case: Case) -> dict[float, tuple[float, float
     schema.add_field("row", DataType.INT64, is_primary=True)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=case.vectors.shape[1])
     index = client.prepare_index_params()
-    index.add_index("vector", index_type="HNSW", metric_type="L2", params={"M": 4, "efConstruction": 16})
+    index.add_index("vector", index_type="HNSW", metric_type="L2", params={"M": 6, "efConstruction": 30})
     client.create_collection("lists", schema=schema)
     for at in range(0, len(case.vectors), 5000):
         block = case.vectors[at : at + 5000]
