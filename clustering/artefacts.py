@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -35,6 +36,16 @@ def read_lists(run: RunDir, names: list[str], k: int, section: GraphSection, met
         others.append(other.astype(np.int32) if n_texts < 2**31 else other)
         distances.append(np.maximum(distance, np.float32(min_distance(metric))))
     return Lists(int(first), np.cumsum(np.concatenate(counts)), np.concatenate(others), np.concatenate(distances))
+
+
+def text_keys(run: RunDir, names: list[str]) -> NDArray[np.uint64]:
+    """uint64, shape (n_texts,): a digest of each text in some parts of texts/."""
+    keys = [np.empty(0, np.uint64)]
+    for name in names:
+        texts = pq.read_table(run / "texts" / name, columns=["text"])["text"].to_pylist()
+        digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in texts)
+        keys.append(np.frombuffer(digests, "<u8").astype(np.uint64))
+    return np.concatenate(keys)
 
 
 def copies_of(run: RunDir) -> NDArray[np.int32]:

@@ -97,6 +97,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         *,
         neighbors: tuple[ArrayLike, ArrayLike] | None = None,
         vectors: ArrayLike | None = None,
+        keys: ArrayLike | None = None,
     ) -> GraphHDBSCAN:
         """Cluster the rows of a graph.
 
@@ -105,6 +106,8 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             or -1 are passed over
         vectors : float, shape (n_rows, dim), of which the distances are the Euclidean ones; what the graph leaves open
             is then settled by exact search among them
+        keys : uint64, shape (n_rows,), for diffused weights: what names a row in whatever order the rows come; none:
+            its number. With keys that go with the rows, their order changes nothing but ties.
         Raises: ValueError for a distance that is negative, infinite or NaN, with its place, and for wrong shapes.
         """
         if (X is None) == (neighbors is None):
@@ -125,7 +128,10 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         grain = Grain() if lists is None else grain_of(count_breaks(lists), len(lists))
         nearest = None if lists is None else _first(lists, choice.neighbors)
         if diffused and lists is not None:
-            forest, core = self._diffused(lists, grain)
+            of_rows = np.arange(n_rows) if keys is None else np.asarray(keys)
+            if of_rows.shape != (n_rows,):
+                raise ValueError(f"keys have shape {of_rows.shape}; expected ({n_rows},)")
+            forest, core = self._diffused(lists, grain, of_rows if first is None else of_rows[first])
             self.certified_: float | None = None
             self.open_merges_ = np.empty(0, OPEN)
             self.n_queries_ = 0
@@ -135,10 +141,10 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
             forest, core = self._plain(graph, bound, copies, points, first)
         found = label_texts(forest, copies, core, choice, floor=self.min_distance, nearest=nearest, grain=grain)
-        of_rows = slice(None) if group is None else group
-        self.labels_, self.probabilities_ = found.label[of_rows], found.strength[of_rows]
-        self.outlier_scores_, self.layers_ = found.outlier_score[of_rows], found.layers[of_rows]
-        self.home_, self.home_strength_ = found.home[of_rows], found.home_strength[of_rows]
+        each = slice(None) if group is None else group
+        self.labels_, self.probabilities_ = found.label[each], found.strength[each]
+        self.outlier_scores_, self.layers_ = found.outlier_score[each], found.layers[each]
+        self.home_, self.home_strength_ = found.home[each], found.home_strength[each]
         self.cluster_persistence_, self.layer_parents_, self.layer_ = found.persistence, found.parent, found.chosen
         self.modularity_ = found.modularity
         self.n_features_in_ = n_rows
@@ -155,8 +161,8 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if vectors and self.weights == "diffused":
             raise ValueError("vectors settle what a graph of distances leaves open; give weights='distance' with them")
 
-    def _diffused(self, lists: Lists, grain: Grain) -> tuple[Forest, FloatArray]:
-        length = diffuse(lists, self.seed, grain.averaged)
+    def _diffused(self, lists: Lists, grain: Grain, keys: NDArray[Any]) -> tuple[Forest, FloatArray]:
+        length = diffuse(lists, self.seed, grain.averaged, keys.astype(np.uint64))
         graph = lists.graph(length, len(lists))
         rank = self.min_samples or 1
         core = core_distances(graph, rank) if rank > 1 else np.zeros(len(lists), np.float32)

@@ -12,7 +12,7 @@ import ray
 from scipy.sparse import csr_array
 
 from clustering import schema
-from clustering.artefacts import copies_of, read_lists
+from clustering.artefacts import copies_of, read_lists, text_keys
 from clustering.config import ClusterSection, GraphSection
 from clustering.exact import search_outside
 from clustering.kernels import diffusion
@@ -116,7 +116,7 @@ def _diffused_forest(
     if n_shards == 1:
         shard = _Shard(*shards[0])
         grain = grain_of(shard.breaks(), n_texts)
-        length = diffusion.diffuse(shard.lists, seed, grain.averaged)
+        length = diffusion.diffuse(shard.lists, seed, grain.averaged, shard.keys())
         core = shard.cores(length, rank)
         forests = [shard.forest(length, core)]
         forest = forests[0]
@@ -138,8 +138,9 @@ def _diffused_forest(
 class _Shard:
     """The neighbor lists of some rows, and what diffusion makes of them; can be begun anew at any point."""
 
-    def __init__(self, *given: Any) -> None:
-        self.lists = read_lists(*given)
+    def __init__(self, run: RunDir, names: list[str], *given: Any) -> None:
+        self.run, self.names = run, names
+        self.lists = read_lists(run, names, *given)
         self.pull: FloatArray | None = None
 
     def breaks(self) -> IntArray:
@@ -149,7 +150,11 @@ class _Shard:
         return diffusion.local_scales(self.lists, rank)
 
     def sketch(self, seed: int) -> diffusion.Sketch:
-        return diffusion.draw_sketch(self.lists.first, len(self.lists), seed)
+        return diffusion.draw_sketch(self.keys(), seed)
+
+    def keys(self) -> diffusion.Keys:
+        """A digest of each text, so that the order in which texts come changes nothing."""
+        return text_keys(self.run, self.names)
 
     def average(self, averaged: int, scales: list[Any], sketches: list[Any]) -> diffusion.Sketch:
         if self.pull is None:

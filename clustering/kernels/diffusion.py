@@ -20,6 +20,7 @@ from clustering.kernels.forest import FloatArray, IntArray
 from clustering.kernels.threads import in_ranges
 
 Sketch = NDArray[np.int16]
+Keys = NDArray[np.uint64]
 
 DIMS = 128
 ROUNDS = 8
@@ -55,16 +56,18 @@ class Lists:
         return csr_array((lengths, self.indices, indptr), shape=(n_rows, n_rows))
 
 
-def diffuse(lists: Lists, seed: int, averaged: int = AVERAGED) -> FloatArray:
+def diffuse(lists: Lists, seed: int, averaged: int = AVERAGED, keys: Keys | None = None) -> FloatArray:
     """The diffused length of every listed edge.
 
     lists : of all rows; averaged : nearest neighbors that a row is averaged with
+    keys : uint64, shape (n_rows,), what a row's sketch is drawn from; none: its number. Keys that go with the rows make
+        the lengths the same in whatever order the rows come.
     Returns: float32, shape (n_edges,), 1e-6 to 2; the same in both directions.
     The distance to the neighbor half-way through those that are averaged is a row's local scale.
     Memory: 572 bytes a row while the sketches are averaged, then 256 a row and 4 an edge.
     """
     pull = affinities(lists, local_scales(lists, averaged // 2), averaged)
-    sketch = draw_sketch(0, len(lists), seed)
+    sketch = draw_sketch(np.arange(len(lists), dtype=np.uint64) if keys is None else keys, seed)
     for _ in range(ROUNDS):
         sketch = average(lists, pull, sketch)
     del pull
@@ -93,13 +96,14 @@ def affinities(lists: Lists, scale: FloatArray, averaged: int = AVERAGED) -> Flo
     return pull
 
 
-def draw_sketch(first: int, n_rows: int, seed: int) -> Sketch:
+def draw_sketch(keys: Keys, seed: int) -> Sketch:
     """A sketch of random signs for each row, from a counter: the same wherever the row is worked on.
 
+    keys : uint64, shape (n_rows,)
     Source: splitmix64, Steele, Lea and Flood (2014); signs, Achlioptas (2003).
     """
-    sketch = np.empty((n_rows, DIMS), np.int16)
-    in_ranges(n_rows, lambda a, b: _draw(first + a, np.uint64(seed), sketch[a:b]))
+    sketch = np.empty((keys.size, DIMS), np.int16)
+    in_ranges(keys.size, lambda a, b: _draw(keys[a:b], np.uint64(seed), sketch[a:b]))
     return sketch
 
 
@@ -144,12 +148,12 @@ def _affinities(first: int, indptr: Any, indices: Any, distances: Any, scale: An
 
 
 @numba.njit(cache=True, nogil=True)
-def _draw(first: int, seed: Any, sketch: Any) -> None:
+def _draw(keys: Any, seed: Any, sketch: Any) -> None:
     size = np.int16(np.rint(UNIT / np.sqrt(np.float32(DIMS))))
     key = _mixed(seed)
     for row in range(len(sketch)):
         for word in range(DIMS // 64):
-            bits = _mixed(key ^ (np.uint64(first + row) * np.uint64(DIMS // 64) + np.uint64(word)))
+            bits = _mixed(key ^ (keys[row] * np.uint64(DIMS // 64) + np.uint64(word)))
             for place in range(64):
                 positive = (bits >> np.uint64(place)) & np.uint64(1)
                 sketch[row, 64 * word + place] = size if positive else -size

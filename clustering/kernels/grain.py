@@ -39,7 +39,7 @@ class Grain:
     def averaged(self) -> int:
         """Neighbors that diffusion averages over: where small groups count alone, as many as one has texts."""
         few = min(max(self.size, 4), AVERAGED)
-        return round(AVERAGED ** (1 - self.small) * few**self.small)
+        return round(float(AVERAGED ** (1 - self.small) * few**self.small))
 
     @property
     def min_cluster_size(self) -> int:

@@ -19,7 +19,7 @@ from clustering.kernels import cut, diffusion, threads
 from clustering.kernels.diffusion import Lists
 from clustering.kernels.forest import spanning_forest
 from clustering.kernels.grain import Grain, count_breaks, grain_of
-from clustering.kernels.labels import Choice, Labels, label_texts
+from clustering.kernels.labels import Choice, label_texts
 from clustering.kernels.tree import condense, leaves_of
 from tests import oracles
 from tests.planted import blobs, pair_distances
@@ -127,8 +127,8 @@ def test_layers_are_cuts_that_the_reference_makes_too(seed: int) -> None:
 def test_layers_nest_and_parents_name_the_cluster_around() -> None:
     themes = np.repeat(blobs(1, n_blobs=10, each=6, dim=8, spread=0.15).vectors, 40, axis=0)
     vectors = themes + np.random.default_rng(1).normal(0, 0.1, themes.shape)
-    found = clusters_of(*nearest_lists(vectors, 15))
-    layers, parent = found.layers, found.parent
+    found = GraphHDBSCAN(min_cluster_size=5).fit(neighbors=nearest_lists(vectors, 15))
+    layers, parent = found.layers_, found.layer_parents_
     assert layers.shape[1] >= 3
     counts = [np.unique(column[column >= 0]).size for column in layers.T]
     assert all(2 * broad <= fine for broad, fine in pairwise(counts))
@@ -140,39 +140,25 @@ def test_layers_nest_and_parents_name_the_cluster_around() -> None:
         assert all(one == two or parent[one] == two for one, two in pairs.T)
     used = np.unique(layers[layers >= 0])
     assert_array_equal(used, np.arange(parent.size))
-    assert found.persistence.size == parent.size
-    assert set(np.unique(found.label[found.label >= 0])) == set(range(found.count))
-
-
-def clusters_of(indices: NDArray[Any], distances: NDArray[np.float32], sketch: Any = None, **keys: Any) -> Labels:
-    """The whole way from lists to labels, with sketches drawn elsewhere."""
-    lists, n_rows = as_lists(indices, distances), len(indices)
-    pull = diffusion.affinities(lists, diffusion.local_scales(lists))
-    sketch = diffusion.draw_sketch(0, n_rows, 0) if sketch is None else sketch
-    for _ in range(diffusion.ROUNDS):
-        sketch = diffusion.average(lists, pull, sketch)
-    graph = csr_array((diffusion.edge_lengths(lists, sketch), lists.indices, lists.indptr), shape=(n_rows, n_rows))
-    forest = spanning_forest(graph, np.zeros(n_rows, np.float32), symmetric=False)
-    choice = Choice(**{"min_cluster_size": 5, **keys})
-    return label_texts(
-        forest, np.ones(n_rows, np.int32), np.zeros(n_rows, np.float32), choice, floor=0,
-        nearest=np.ascontiguousarray(indices[:, : choice.neighbors]), grain=grain_of(count_breaks(lists), n_rows),
-    )  # fmt: skip
+    assert found.cluster_persistence_.size == parent.size
+    assert_array_equal(layers[:, found.layer_], found.labels_)
+    assert set(np.unique(found.labels_[found.labels_ >= 0])) == set(range(found.labels_.max() + 1))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([None, "events", "topics"]))
 def test_the_order_of_rows_changes_only_numbers(seed: int, preset: str | None) -> None:
-    vectors = planted(seed)
-    indices, distances = nearest_lists(vectors)
-    order = np.random.default_rng(seed).permutation(len(vectors))
+    indices, distances = nearest_lists(planted(seed))
+    order = np.random.default_rng(seed).permutation(len(indices))
     place = np.argsort(order)
-    here = clusters_of(indices, distances, preset=preset)
-    sketch = diffusion.draw_sketch(0, len(vectors), 0)[order]
-    there = clusters_of(place[indices[order]], distances[order], sketch, preset=preset)
-    assert partition(here.label) == partition(there.label[place])
-    assert partition(here.home) == partition(there.home[place])
-    assert [partition(column) for column in here.layers.T] == [partition(column) for column in there.layers[place].T]
+    model = GraphHDBSCAN(preset=preset)
+    here, homes = model.fit(neighbors=(indices, distances)).labels_, model.home_
+    layers = model.layers_[:, : model.layer_ + 1]  # finer ones may hang on edges of the same length
+    there = model.fit(neighbors=(place[indices[order]], distances[order]), keys=order).labels_[place]
+    assert partition(here) == partition(there)
+    assert partition(homes) == partition(model.home_[place])
+    others = model.layers_[place][:, : model.layer_ + 1]
+    assert [partition(column) for column in layers.T] == [partition(column) for column in others.T]
 
 
 @settings(max_examples=25, deadline=None)
@@ -204,7 +190,8 @@ def test_shards_and_threads_change_not_a_bit(seed: int, n_shards: int, n_threads
         patch.setenv("OMP_NUM_THREADS", str(n_threads))
         scale = np.concatenate([diffusion.local_scales(shard) for shard in shards])
         pulls = [diffusion.affinities(shard, scale) for shard in shards]
-        sketch = np.concatenate([diffusion.draw_sketch(shard.first, len(shard), seed) for shard in shards])
+        keys = np.arange(len(lists), dtype=np.uint64)
+        sketch = np.concatenate([diffusion.draw_sketch(keys[a:b], seed) for a, b in pairwise(cuts)])
         for _ in range(diffusion.ROUNDS):
             sketch = np.concatenate(
                 [diffusion.average(shard, pull, sketch) for shard, pull in zip(shards, pulls, strict=True)]
@@ -374,6 +361,11 @@ def test_cuts_at_larger_gammas_lie_within_those_at_smaller(seed: int) -> None:
 def test_wrong_words_are_refused(words: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         GraphHDBSCAN(**words).fit(neighbors=([[1], [0]], [[1.0], [1.0]]))
+
+
+def test_keys_of_another_number_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"keys have shape \(3,\); expected \(2,\)"):
+        GraphHDBSCAN().fit(neighbors=([[1], [0]], [[1.0], [1.0]]), keys=[1, 2, 3])
 
 
 def test_vectors_belong_to_plain_distances() -> None:
