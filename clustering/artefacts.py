@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clustering.config import GraphSection
-from clustering.kernels.csr import min_distance
+from clustering.kernels.csr import MIN_DISTANCE
 from clustering.kernels.diffusion import Lists
 from clustering.kernels.forest import Forest
 from clustering.kernels.grain import Grain
@@ -20,21 +20,27 @@ from clustering.rundir import RunDir, flat_neighbors, read_columns
 def read_lists(run: RunDir, names: list[str], k: int, section: GraphSection, metric: str, n_texts: int) -> Lists:
     """The neighbor lists in some parts of neighbors/, as far as their entries become edges of the graph.
 
-    names : consecutive parts; k : nearest neighbors of each text that count; n_texts : of the whole run
+    names : consecutive parts of texts/, whose lists are empty where neighbors/ has none (a single text); k : nearest
+        neighbors of each text that count; n_texts : of the whole run
+    Returns: Euclidean distances whatever the metric: of unit vectors, the root of twice a cosine distance.
     """
     counts, others, distances = [np.zeros(1, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.float32)]
     first = 0
     for number, name in enumerate(names):
+        held = pq.read_table(run / "texts" / name, columns=["row"])["row"].to_numpy()
         path = run / "neighbors" / name
-        held = pq.read_table(path, columns=["row"])["row"].to_numpy()
         first = held[0] if number == 0 else first
+        if not path.exists():
+            counts.append(np.zeros(held.size, np.int64))
+            continue
         row, _, other, distance = flat_neighbors(path, k)
         if section.max_distance is not None:
             near = distance <= section.max_distance
             row, other, distance = row[near], other[near], distance[near]
         counts.append(np.bincount(row - held[0], minlength=held.size))
         others.append(other.astype(np.int32) if n_texts < 2**31 else other)
-        distances.append(np.maximum(distance, np.float32(min_distance(metric))))
+        length = distance if metric == "L2" else np.sqrt(2 * distance)
+        distances.append(np.maximum(length, np.float32(MIN_DISTANCE)))
     return Lists(int(first), np.cumsum(np.concatenate(counts)), np.concatenate(others), np.concatenate(distances))
 
 

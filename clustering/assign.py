@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 
-from clustering.artefacts import load_forest
+from clustering.artefacts import load_forest, load_grain
 from clustering.config import EmbedSection, ReadSection, RunConfig
 from clustering.encoders import load_encoder
 from clustering.errors import ConfigError
 from clustering.exact import exact_neighbors
-from clustering.kernels.diffusion import AVERAGED, MIN_SCALE
+from clustering.kernels.diffusion import MIN_SCALE
 from clustering.kernels.growth import home_strength, median_height
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import original_errors
@@ -41,11 +41,11 @@ ASSIGNED = pa.schema(
 def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str | Path) -> Figures:
     """Place new texts in the clusters of a finished run, by exact search over its vectors; the run is not changed.
 
-    With ``cluster.weights=diffused`` a text is placed by its 15 nearest, weighed by a Gaussian of the distance:
-    ``home`` is the home of most of them; ``label`` is the label (or noise) of most of those in whose own lists the
-    text would stand, -1 where there is none. With ``distance`` a new text meets the run's texts at mutual
-    reachability: ``home`` is the home of the text it meets first, ``label`` the same cluster when it meets it no
-    higher than the cluster's own members meet each other, else -1. A text that the run already has gets what it has
+    With ``cluster.weights=diffused`` a text is placed by as many of its nearest as diffusion averages over, weighed by
+    a Gaussian of the distance: ``home`` is the home of most of them; ``label`` is the label (or noise) of most of those
+    in whose own lists the text would stand, -1 where there is none. With ``distance`` a new text meets the run's texts
+    at mutual reachability: ``home`` is the home of the text it meets first, ``label`` the same cluster when it meets it
+    no higher than the cluster's own members meet each other, else -1. A text that the run already has gets what it has
     there.
 
     paths : files with the run's text columns (and its id column); output : a Parquet file
@@ -107,6 +107,7 @@ class _Clusters:
         self.diffused = config.cluster.weights == "diffused"
         if self.diffused:
             self.radius = np.load(run / "graph" / "radius.npy")
+            self.longest, self.averaged = config.graph.max_distance, load_grain(run).averaged
             return
         forest = load_forest(run)
         self.middle = median_height(forest.distance)
@@ -146,11 +147,13 @@ class _Clusters:
         }
 
     def _by_neighbors(self, rows: IntArray, away: FloatArray) -> dict[str, NDArray[Any]]:
-        rows, away = rows[:, :AVERAGED], away[:, :AVERAGED]
-        scale = np.maximum(away[:, [min(AVERAGED // 2, rows.shape[1]) - 1]], MIN_SCALE)
-        weight = np.exp(-((away / scale) ** 2))
+        rows, away = rows[:, : self.averaged], away[:, : self.averaged]
+        radius = np.minimum(self.radius[rows], np.float32(np.inf if self.longest is None else self.longest))
+        length = away if self.metric == "L2" else np.sqrt(2 * away)
+        scale = np.maximum(length[:, [min(self.averaged // 2, rows.shape[1]) - 1]], MIN_SCALE)
+        weight = np.exp(-((length / scale) ** 2))
         home, home_share = _most(self.held["home"][rows], weight)
-        label, share = _most(self.held["label"][rows], np.where(away <= self.radius[rows], weight, 0))
+        label, share = _most(self.held["label"][rows], np.where(away <= radius, weight, 0))
         return {
             "label": label,
             "strength": np.where(label >= 0, share, 0),

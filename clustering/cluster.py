@@ -12,6 +12,7 @@ from clustering import schema
 from clustering.artefacts import copies_of, load_forest, load_grain, read_lists
 from clustering.config import ClusterSection, GraphSection
 from clustering.kernels.csr import min_distance
+from clustering.kernels.diffusion import MIN_LENGTH
 from clustering.kernels.labels import Choice, label_texts
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, parts, write_json, write_table
@@ -34,7 +35,8 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     forest, copies = load_forest(run), copies_of(run)
     choice = Choice(**{key.name: getattr(cfg, key.name) for key in fields(Choice)})
     found = label_texts(
-        forest, copies, np.load(run / "forest" / "core.npy"), choice, floor=min_distance(metric),
+        forest, copies, np.load(run / "forest" / "core.npy"), choice,
+        floor=float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric),
         nearest=_first_neighbors(run, min(choice.neighbors, k), graph, metric, copies.size), grain=load_grain(run),
     )  # fmt: skip
     label, home, layers = found.label, found.home, found.layers
@@ -87,7 +89,5 @@ def _first_neighbors(
     found = np.full((n_texts, count), -1, np.int32 if n_texts < 2**31 else np.int64)
     for path in parts(run / "neighbors") if count else []:
         lists = read_lists(run, [path.name], count, graph, metric, n_texts)
-        length = np.diff(lists.indptr)
-        row = np.repeat(np.arange(len(lists)), length)
-        found[lists.first + row, np.arange(row.size) - lists.indptr[row]] = lists.indices
+        found[lists.first : lists.first + len(lists)] = lists.nearest(count)
     return found

@@ -418,7 +418,8 @@ def _contradictions(config: RunConfig) -> list[str]:
         "epsilon": cluster.selection != "modularity", "max_cluster_size": cluster.selection == "eom",
     }  # fmt: skip
     found += [
-        f"cluster.{key}={getattr(cluster, key)} has no meaning with cluster.selection={cluster.selection}; leave it out"
+        f"cluster.{key}={getattr(cluster, key)} has no meaning with cluster.selection={cluster.selection}; leave it "
+        f"out (over a saved configuration: cluster.{key}=null)"
         for key, fits in unlike.items()
         if getattr(cluster, key) and not fits
     ]

@@ -27,7 +27,8 @@ def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
     """Leave clusters.parquet. Returns: clusters, vocabulary (distinct terms counted), titles_failed (clusters that
     the endpoint gave no title; their terms stand in), ``peak_bytes``."""
     count = ray.remote(_count_terms)
-    counted = [count.remote(run, path.name, cfg) for path in parts(run / "texts")]
+    layers = ray.remote(_layers).remote(run)
+    counted = [count.remote(run, path.name, layers, cfg) for path in parts(run / "texts")]
     figures, peak = on_worker(_describe, run, cfg, *counted)
     return {**figures, "peak_bytes": max(peak, figures.pop("peak_bytes"))}
 
@@ -44,18 +45,21 @@ def stop_words(language: str) -> frozenset[str]:
     return frozenset(ENGLISH_STOP_WORDS) | frozenset(more.split())
 
 
-def _count_terms(run: RunDir, name: str, cfg: DescribeSection) -> tuple[pa.Table, int]:
-    """How often each term stands in each cluster of any layer, in one part of texts/; a text's copies count once."""
+def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], cfg: DescribeSection) -> tuple[pa.Table, int]:
+    """How often each term stands in each cluster of any layer, in one part of texts/; a text's copies count once.
+
+    table : shape (n_texts, n_layers), the cluster of each text in each layer
+    """
     with measured_peak() as peak:
-        table = pq.read_table(run / "texts" / name, columns=["row", "text"])
-        first = table["row"][0].as_py()
-        layers = _layers(run)[first : first + len(table)].copy()
+        texts = pq.read_table(run / "texts" / name, columns=["row", "text"])
+        first = texts["row"][0].as_py()
+        layers = table[first : first + len(texts)].copy()
         for layer in range(1, layers.shape[1]):  # a cluster that stands in several layers counts once
             layers[(layers[:, :layer] == layers[:, [layer]]).any(axis=1), layer] = -1
         ways, way = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
         ignored = stop_words(cfg.language)
         counts: Counter[tuple[int, str]] = Counter()
-        for number, text in zip(way.reshape(-1).tolist(), table["text"].to_pylist(), strict=True):
+        for number, text in zip(way.reshape(-1).tolist(), texts["text"].to_pylist(), strict=True):
             counts.update((number, token) for token in tokens(text, ignored))
         held = np.array([number for number, _ in counts], np.int64)
         term, count = pa.array([term for _, term in counts], pa.string()), pa.array(counts.values(), pa.int64())
@@ -91,8 +95,11 @@ def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int])
         ", ".join(words[:TITLE_TERMS]) or (texts[0][:60] if texts else "")
         for words, texts in zip(terms, exemplars, strict=True)
     ]
-    written = write_titles(cfg.titles, terms, exemplars) if cfg.titles else []
-    titles = [new or old for new, old in zip(written, titles, strict=True)] if written else titles
+    named = layers[
+        known["chosen"]
+    ].size  # the endpoint names the labels' clusters, the first; terms those of other layers
+    written = write_titles(cfg.titles, terms[:named], exemplars[:named]) if cfg.titles else []
+    titles[: len(written)] = [new or old for new, old in zip(written, titles, strict=False)]
     columns = {
         "label": np.arange(n_clusters, dtype=np.int32),
         "size": np.bincount(label, weights=copies[row], minlength=n_clusters).astype(np.int64),

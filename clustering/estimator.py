@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClusterMixin
 
-from clustering.kernels.csr import ascending_rows, first_bad, has_diagonal, undirected_graph
-from clustering.kernels.diffusion import Lists, diffuse
+from clustering.kernels.csr import ascending_rows, directed_graph, first_bad, has_diagonal
+from clustering.kernels.diffusion import MIN_LENGTH, Lists, diffuse, listed_cores
 from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, grow_pieces, spanning_forest
 from clustering.kernels.grain import Grain, count_breaks, grain_of
 from clustering.kernels.labels import Choice, label_texts
@@ -34,7 +34,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     selection : "modularity", the cut of the tree whose clusters keep their neighbors to themselves; "eom"; or "leaf"
     preset : of modularity: "events" for small stories, "topics" for few broad subjects
     granularity : of modularity: smaller is finer; none: 20000, and less where many rows lie in small groups
-    epsilon, max_cluster_size, allow_single_cluster : as in hdbscan, for "eom" and "leaf"
+    epsilon, max_cluster_size : as in hdbscan, for "eom" and "leaf"; allow_single_cluster : the root may be a cluster
     layers : of modularity: at most so many layers from broad to fine, 1 to 6
     copies : "fold", or "weigh": density and tree see every copy, min_distance apart from the others
     min_distance : shorter distances, save 0, are lifted to this
@@ -101,7 +101,8 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ) -> GraphHDBSCAN:
         """Cluster the rows of a graph.
 
-        X : sparse, shape (n_rows, n_rows), distances; each edge stored in one or both directions
+        X : sparse, shape (n_rows, n_rows), distances. Rows are read as neighbor lists, so an edge is stored in both
+            directions, or each row holds its own nearest; plain HDBSCAN takes edges in one direction, too
         neighbors : instead of X, indices and distances, shape (n_rows, k), ascending; entries that name the row itself
             or -1 are passed over
         vectors : float, shape (n_rows, dim), of which the distances are the Euclidean ones; what the graph leaves open
@@ -125,13 +126,14 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         choice = Choice(**{key.name: getattr(self, key.name) for key in fields(Choice)})
         diffused = self.weights == "diffused"
         lists = _lists(graph) if diffused or choice.neighbors else None
-        grain = Grain() if lists is None else grain_of(count_breaks(lists), len(lists))
-        nearest = None if lists is None else _first(lists, choice.neighbors)
+        grain = Grain() if lists is None else grain_of(count_breaks(lists, _own(lists)), len(lists))
+        nearest = None if lists is None else lists.nearest(choice.neighbors)
         if diffused and lists is not None:
             of_rows = np.arange(n_rows) if keys is None else np.asarray(keys)
             if of_rows.shape != (n_rows,):
                 raise ValueError(f"keys have shape {of_rows.shape}; expected ({n_rows},)")
-            forest, core = self._diffused(lists, grain, of_rows if first is None else of_rows[first])
+            held = copies if self.copies == "weigh" else None
+            forest, core = self._diffused(lists, grain, of_rows if first is None else of_rows[first], held)
             self.certified_: float | None = None
             self.open_merges_ = np.empty(0, OPEN)
             self.n_queries_ = 0
@@ -140,7 +142,8 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             if points is not None and (points.ndim != 2 or len(points) != n_rows):
                 raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
             forest, core = self._plain(graph, bound, copies, points, first)
-        found = label_texts(forest, copies, core, choice, floor=self.min_distance, nearest=nearest, grain=grain)
+        floor = max(self.min_distance, float(MIN_LENGTH)) if diffused else self.min_distance
+        found = label_texts(forest, copies, core, choice, floor=floor, nearest=nearest, grain=grain)
         each = slice(None) if group is None else group
         self.labels_, self.probabilities_ = found.label[each], found.strength[each]
         self.outlier_scores_, self.layers_ = found.outlier_score[each], found.layers[each]
@@ -158,14 +161,22 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, known))}")
+        for name, least in (("min_samples", 1), ("min_cluster_size", 2), ("granularity", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} is below {least}; raise it")
+        if not 1 <= self.layers <= 6:
+            raise ValueError(f"layers={self.layers} is not from 1 to 6")
         if vectors and self.weights == "diffused":
             raise ValueError("vectors settle what a graph of distances leaves open; give weights='distance' with them")
 
-    def _diffused(self, lists: Lists, grain: Grain, keys: NDArray[Any]) -> tuple[Forest, FloatArray]:
+    def _diffused(
+        self, lists: Lists, grain: Grain, keys: NDArray[Any], copies: NDArray[np.int32] | None
+    ) -> tuple[Forest, FloatArray]:
         length = diffuse(lists, self.seed, grain.averaged, keys.astype(np.uint64))
         graph = lists.graph(length, len(lists))
         rank = self.min_samples or 1
-        core = core_distances(graph, rank) if rank > 1 else np.zeros(len(lists), np.float32)
+        core = listed_cores(graph, rank, copies) if rank > 1 else np.zeros(len(lists), np.float32)
         return spanning_forest(graph, core, symmetric=False), core
 
     def _plain(
@@ -241,14 +252,10 @@ def _lists(graph: csr_array) -> Lists:
     return Lists(0, graph.indptr.astype(np.int64), indices, distances)
 
 
-def _first(lists: Lists, count: int) -> NDArray[Any]:
-    """Shape (n_rows, count): the nearest neighbors of each row, -1 where its list is shorter."""
-    found = np.full((len(lists), count), -1, lists.indices.dtype)
-    for place in range(count):
-        slot = lists.indptr[:-1] + place
-        there = slot < lists.indptr[1:]
-        found[there, place] = lists.indices[slot[there]]
-    return found
+def _own(lists: Lists) -> int:
+    """How many entries nearly every list has: those beyond may have come from the lists of others."""
+    lengths = np.diff(lists.indptr)
+    return int(np.quantile(lengths[lengths > 0], 0.05)) if lists.indices.size else 1
 
 
 def _checked(graph: csr_array) -> csr_array:
@@ -282,10 +289,10 @@ def _fold(
     grow_pieces(rows[same], graph.indices[same].astype(np.int64), piece)
     _, group = np.unique(piece, return_inverse=True)
     copies = np.bincount(group).astype(np.int32)
-    folded = undirected_graph(group[rows], group[graph.indices], graph.data, copies.size, min_distance)
+    lists = directed_graph(group[rows], group[graph.indices], graph.data, copies.size, min_distance)
     known = np.zeros(copies.size, np.float32)
     np.maximum.at(known, group, bound)  # what no copy lists is as far as the farthest of their lists
-    return group.astype(np.int64), copies, folded, np.maximum(known, np.float32(min_distance))
+    return group.astype(np.int64), copies, lists, np.maximum(known, np.float32(min_distance))
 
 
 def _search(points: FloatArray, core: FloatArray, floor: np.float32) -> Ask:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from clustering import schema
@@ -20,7 +21,7 @@ from clustering.kernels.csr import min_distance
 from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, merge_forests, spanning_forest
 from clustering.kernels.grain import Grain, count_breaks, grain_of
 from clustering.kernels.repair import prove_forest, repair_forest
-from clustering.parts import on_worker
+from clustering.parts import node_count, node_cpus, on_worker
 from clustering.rundir import (
     Figures,
     RunDir,
@@ -33,7 +34,7 @@ from clustering.rundir import (
     write_table,
 )
 
-SHARD_EDGES = 1 << 27  # stored edges that one task reads; a larger graph is shared out
+SHARD_EDGES = 1 << 27  # stored edges; a larger graph is shared out
 
 
 def build_forest(
@@ -43,7 +44,7 @@ def build_forest(
     k: int,
     metric: str,
     seed: int,
-    shard_edges: int = SHARD_EDGES,
+    shards: int | None = None,
 ) -> Figures:
     """Leave forest/: the edges, ascending, core.npy, and grain.json.
 
@@ -52,30 +53,31 @@ def build_forest(
     pieces, is then settled by exact search over vectors/. Large graphs are worked on by one task a shard.
 
     k : neighbors of each text that are edges
+    shards : none: as many as SHARD_EDGES asks for, when diffused no more than there are nodes
     Returns: edges; with ``distance`` certified, repaired and open (merges proven by the lists, settled by search, and
         left) and queries (rows searched); pieces (of the lists' graph), bridges, pieces_left; isolated (texts without
         any edge); shards and merged_edges (those that the last merge of their forests reads); small_groups (share of
         texts whose list breaks off, as those in small groups do) and group_size; ``peak_bytes``.
     """
     work = _diffused_forest if cfg.weights == "diffused" else _forest
-    figures, peak = on_worker(work, run, cfg, graph, k, metric, seed, shard_edges)
+    figures, peak = on_worker(work, run, cfg, graph, k, metric, seed, shards)
     return {**figures, "peak_bytes": peak}
 
 
 def _forest(
-    run: RunDir, cfg: ClusterSection, section: GraphSection, k: int, metric: str, seed: int, shard_edges: int
+    run: RunDir, cfg: ClusterSection, section: GraphSection, k: int, metric: str, seed: int, shards: int | None
 ) -> Figures:
     graph = load_graph(run)
     n_texts = graph.shape[0]
     core = core_distances(graph, cfg.core_rank, copies_of(run) if cfg.copies == "weigh" else None)
-    listed, figures = reduce_forest(run, graph, core, shard_edges)
+    listed, figures = reduce_forest(run, graph, core, shards or -(-graph.nnz // SHARD_EDGES))
     radius = np.load(run / "graph" / "radius.npy")
     if section.bridge == "nearest":
         ask = search_outside(run / "vectors", core, metric, min_distance(metric), section.max_distance)
         forest, proof = repair_forest(listed, radius, ask, cfg.budget)
     else:
         forest, proof = listed, prove_forest(listed, radius)
-    names = [path.name for path in parts(run / "neighbors")]
+    names = [path.name for path in parts(run / "texts")]
     breaks = [count_breaks(read_lists(run, [name], k, section, metric, n_texts)) for name in names]
     return {
         **_write(run, forest, core, grain_of(np.sum(breaks, axis=0), n_texts)),
@@ -105,23 +107,26 @@ def _write(run: RunDir, forest: Forest, core: FloatArray, grain: Grain) -> Figur
 
 
 def _diffused_forest(
-    run: RunDir, cfg: ClusterSection, section: GraphSection, k: int, metric: str, seed: int, shard_edges: int
+    run: RunDir, cfg: ClusterSection, section: GraphSection, k: int, metric: str, seed: int, shards: int | None
 ) -> Figures:
-    names = [path.name for path in parts(run / "neighbors")]
-    n_texts = copies_of(run).size
-    n_shards = max(1, min(len(names), -(-n_texts * k // shard_edges)))
+    names = [path.name for path in parts(run / "texts")]
+    copies = copies_of(run)
+    n_texts = copies.size
+    wanted = max(1, -(-n_texts * k // SHARD_EDGES))
+    n_shards = shards or (wanted if wanted == 1 else min(len(names), wanted, node_count()))
     rank = cfg.core_rank if cfg.core_rank > 1 else 0
+    weigh = copies if cfg.copies == "weigh" else None
     cuts = np.linspace(0, len(names), n_shards + 1).astype(int)
-    shards = [(run, names[a:b], k, section, metric, n_texts) for a, b in pairwise(cuts)]
+    given = [(run, names[a:b], weigh, k, section, metric, n_texts) for a, b in pairwise(cuts)]
     if n_shards == 1:
-        shard = _Shard(*shards[0])
+        shard = _Shard(*given[0])
         grain = grain_of(shard.breaks(), n_texts)
         length = diffusion.diffuse(shard.lists, seed, grain.averaged, shard.keys())
         core = shard.cores(length, rank)
         forests = [shard.forest(length, core)]
         forest = forests[0]
     else:
-        forests, core, grain = diffuse_shards(shards, n_texts, rank, seed)
+        forests, core, grain = diffuse_shards(given, n_texts, rank, seed)
         forest = merge_forests(forests, n_texts)
     figures = _write(run, forest, core, grain)
     isolated = n_texts - np.unique(np.concatenate([forest.left, forest.right])).size if n_texts > 1 else 0
@@ -138,8 +143,8 @@ def _diffused_forest(
 class _Shard:
     """The neighbor lists of some rows, and what diffusion makes of them; can be begun anew at any point."""
 
-    def __init__(self, run: RunDir, names: list[str], *given: Any) -> None:
-        self.run, self.names = run, names
+    def __init__(self, run: RunDir, names: list[str], copies: NDArray[np.int32] | None, *given: Any) -> None:
+        self.run, self.names, self.copies = run, names, copies
         self.lists = read_lists(run, names, *given)
         self.pull: FloatArray | None = None
 
@@ -170,9 +175,9 @@ class _Shard:
         if rank == 0:
             return np.zeros(len(self.lists), np.float32)
         own = slice(self.lists.first, self.lists.first + len(self.lists))
-        return core_distances(
-            self.lists.graph(length, max(own.stop, int(self.lists.indices.max(initial=0)) + 1)), rank
-        )[own]
+        rows = own.stop if self.copies is None else self.copies.size
+        graph = self.lists.graph(length, max(rows, int(self.lists.indices.max(initial=0)) + 1))
+        return diffusion.listed_cores(graph, rank, self.copies)[own]
 
     def forest(self, length: FloatArray, core: FloatArray) -> Forest:
         return spanning_forest(self.lists.graph(length, core.size), core, symmetric=False)
@@ -183,10 +188,14 @@ def diffuse_shards(
 ) -> tuple[list[Forest], FloatArray, Grain]:
     """Diffusion and forests by one actor a shard; a round's sketches are objects that all actors read in the next.
 
-    shards : arguments of ``read_lists`` for each, rows ascending; rank : min_samples, 0 for none
+    shards : arguments of ``_Shard`` for each, rows ascending; rank : min_samples, 0 for none
     Returns: two forests, whose merge is the whole's; core distances; the grain. All the same for any shards.
     """
-    actor: Any = ray.remote(_Shard).options(max_restarts=-1, max_task_retries=-1)
+    on_each = -(-len(shards) // node_count())
+    threads = {"env_vars": {"OMP_NUM_THREADS": str(max(1, node_cpus() // on_each))}}
+    actor: Any = ray.remote(_Shard).options(
+        max_restarts=3, max_task_retries=3, scheduling_strategy="SPREAD", runtime_env=threads
+    )
     actors: list[Any] = [actor.remote(*shard) for shard in shards]
     grain = grain_of(np.sum(ray.get([one.breaks.remote() for one in actors]), axis=0), n_texts)
     scales = [one.scales.remote(grain.averaged // 2) for one in actors]
@@ -209,15 +218,14 @@ def _merged_pairs(waiting: list[Any], n_texts: int) -> list[Forest]:
     return ray.get(waiting)
 
 
-def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, shard_edges: int) -> tuple[Forest, Figures]:
-    """The forest of the graph; of more than ``shard_edges`` stored edges by tasks for shards of near rows.
+def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, n_shards: int) -> tuple[Forest, Figures]:
+    """The forest of the graph, by tasks for shards of near rows where there are to be several.
 
     Each task keeps the forest of its rows' edges, and pairs of forests are merged until one is left. An edge that a
     task drops is the heaviest of a cycle, so the result is the same for any number of shards, bit for bit.
     Returns: the forest; shards and merged_edges.
     """
     n_texts = graph.shape[0]
-    n_shards = -(-graph.nnz // shard_edges)
     if n_shards < 2:
         forest = spanning_forest(graph, core)
         return forest, {"shards": 1, "merged_edges": len(forest)}

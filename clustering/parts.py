@@ -144,6 +144,11 @@ def node_cpus() -> int:
     return max((int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]), default=1) or 1
 
 
+def node_count() -> int:
+    """Nodes of the cluster that live."""
+    return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))  # type: ignore[no-untyped-call]
+
+
 def cluster_gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
 

@@ -193,7 +193,7 @@ def fingerprints(config: RunConfig, source: list[InputFile] | Source) -> dict[st
         marks["embed"], part("store", "uri", "db_name", "index", "params", "metric"), config.collection
     )
     marks["search"] = fingerprint(
-        marks["store"], part("search", "k", "params", "target_recall", "recall_sample"), config.run.seed
+        marks["store"], part("search", "k", "params", "target_recall", "recall_sample"), config.run.seed, "with cells"
     )
     return {**marks, **later_marks(config, marks["search"])}
 
@@ -210,9 +210,11 @@ def later_marks(config: RunConfig, search: str) -> dict[str, str]:
     """The digests of the stages after the search, from the search's."""
     settings = config.as_dict()
     marks: dict[str, str] = {}
-    marks["graph"] = fingerprint(search, settings["graph"])
+    marks["graph"] = fingerprint(search, settings["graph"], "with radius")
     diffused = config.cluster.weights == "diffused"
-    others = [config.run.seed] if diffused else [settings["cluster"][key] for key in ("copies", "budget")]
+    others = [config.run.seed] if diffused else [settings["cluster"]["budget"]]
+    if not diffused or config.cluster.core_rank > 1:
+        others.append(settings["cluster"]["copies"])
     marks["forest"] = fingerprint(marks["graph"], config.cluster.weights, config.cluster.core_rank, others)
     marks["cluster"] = fingerprint(marks["forest"], settings["cluster"])
     marks["describe"] = fingerprint(marks["cluster"], settings["describe"])

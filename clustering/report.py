@@ -113,10 +113,11 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
         )
     if clusters["count"] and clusters["noise_share"] > NOISY:
         plain = config.cluster.weights == "distance"
-        remedy = "Take cluster.weights=diffused" if plain else "Lower cluster.min_samples"
+        lower = "Lower cluster.min_samples" if config.cluster.core_rank > 1 else "Take a broader layer"
+        remedy = "Take cluster.weights=diffused" if plain else lower
         found.append(
             f"{clusters['noise_share']:.0%} of the records are noise. {remedy}, or use the column home, which places "
-            f"every text."
+            f"noise, too."
         )
     if search["target_reached"] is False:
         found.append(
@@ -135,7 +136,12 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
         )
     if search["short_rows"]:
         found.append(f"{search['short_rows']} texts got fewer than k={search['k']} neighbors from the index.")
-    if (graph["pieces_left"] or 1) > 1 and config.cluster.weights == "distance":
+    if (graph["pieces_left"] or 1) > 1 and config.cluster.weights == "diffused":
+        found.append(
+            f"The graph is in {graph['pieces_left']} pieces, which stay apart; texts of a piece that is too small for "
+            f"a cluster have no home. A larger search.k leaves fewer pieces."
+        )
+    elif (graph["pieces_left"] or 1) > 1:
         found.append(
             f"The graph is in {graph['pieces_left']} pieces, which stay apart: graph.bridge={config.graph.bridge}, "
             f"graph.max_distance={config.graph.max_distance}, and at most cluster.budget={config.cluster.budget:,} "

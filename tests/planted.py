@@ -49,6 +49,13 @@ def neighbor_graph(vectors: NDArray[np.float32], k: int | None = None) -> csr_ar
     return undirected_graph(np.repeat(np.arange(len(vectors)), k), nearest.ravel(), lengths, len(vectors))
 
 
+def edges_of(graph: csr_array) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Each undirected edge once: low, high, distance, ascending by (low, high)."""
+    low = np.repeat(np.arange(graph.shape[0], dtype=np.int64), np.diff(graph.indptr))
+    once = graph.indices > low
+    return low[once], graph.indices[once].astype(np.int64), graph.data[once]
+
+
 def write_vectors(folder: Path, vectors: NDArray[np.float32], part_rows: int) -> Path:
     """Leave the vectors as an artefact of several parts."""
     dim = vectors.shape[1]

@@ -71,22 +71,16 @@ def symmetric_csr(low: IntArray, high: IntArray, weights: FloatArray, n_texts: i
     return csr_array((data, ends[1][order], indptr), shape=(n_texts, n_texts))
 
 
-def narrow(graph: csr_array) -> csr_array:
-    """The same graph with 32-bit indices, which is all that csgraph takes in older releases of scipy.
-
-    Raises: OverflowError above 2^31 stored edges.
-    """
-    if graph.nnz > np.iinfo(np.int32).max:
-        raise OverflowError(f"{graph.nnz} stored edges are more than scipy's graph routines can number (2^31 - 1)")
-    parts = graph.data, graph.indices.astype(np.int32), graph.indptr.astype(np.int32)
-    return csr_array(parts, shape=graph.shape)
-
-
-def edges_of(graph: csr_array) -> tuple[IntArray, IntArray, FloatArray]:
-    """Each undirected edge once: low, high, distance, ascending by (low, high)."""
-    low = np.repeat(np.arange(graph.shape[0], dtype=np.int64), np.diff(graph.indptr))
-    once = graph.indices > low
-    return low[once], graph.indices[once].astype(np.int64), graph.data[once]
+def directed_graph(rows: IntArray, cols: NDArray[Any], distances: FloatArray, n_texts: int, floor: float) -> csr_array:
+    """Neighbor lists without entries of a row for itself; of those with the same ends the shortest."""
+    other = rows != cols
+    rows, cols, distances = rows[other], cols[other], np.maximum(distances[other], np.float32(floor))
+    order = np.lexsort((distances, cols, rows))
+    rows, cols, distances = rows[order], cols[order], distances[order]
+    first = np.ones(rows.size, np.bool_)
+    first[1:] = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[first], minlength=n_texts))])
+    return csr_array((distances[first], cols[first], indptr), shape=(n_texts, n_texts))
 
 
 def has_diagonal(graph: csr_array) -> bool:

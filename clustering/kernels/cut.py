@@ -57,7 +57,10 @@ def measure_tree(
     copies : int32, shape (n_rows,), records of a row, as whose each of its edges counts; none: 1
     """
     leaf, _ = grow_homes(
-        forest.left, forest.right, forest.distance, np.where(leaves[tree.cluster], tree.cluster, -1).astype(np.int64)
+        forest.left,
+        forest.right,
+        forest.distance,
+        np.where(leaves[tree.cluster] & (tree.departure > 0), tree.cluster, -1).astype(np.int64),
     )
     leaf = leaf[: len(nearest)]
     weight: NDArray[Any] = _shared_weights(nearest) if shared else np.where(nearest >= 0, np.int32(WEIGHT), np.int32(0))
@@ -97,8 +100,8 @@ def unit_graph(quality: Quality, unit: IntArray) -> csr_array:
     """
     n_units = int(unit.max(initial=-1)) + 1
     total = csr_array((n_units, n_units), dtype=np.int64)
-    step = max(1, (1 << 19) // max(quality.nearest.shape[1], 1))
-    for at in range(0, len(unit), step):  # half a million edges at a time
+    step = max((1 << 19) // max(quality.nearest.shape[1], 1), -(-len(unit) // 16), 1)
+    for at in range(0, len(unit), step):  # a share of the edges at a time
         other = quality.nearest[at : at + step]
         mine = np.repeat(unit[at : at + step], other.shape[1])
         theirs = np.where(other >= 0, unit[other], -1).ravel()
@@ -269,9 +272,9 @@ def _move(indptr: Any, indices: Any, data: Any, volume: Any, gamma: float) -> An
     total = max(weight.sum(), 1.0)
     links = np.zeros(n_nodes)  # of the node at hand to each group
     seen = np.empty(n_nodes, np.int64)
-    moved = True
-    while moved:
-        moved = False
+    moved, passes = True, 0
+    while moved and passes < 100:  # rounding could move one back and forth
+        moved, passes = False, passes + 1
         for node in range(n_nodes):
             mine, own = group[node], np.float64(volume[node])
             count = 0

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from clustering.kernels.forest import FloatArray, IntArray
+from clustering.kernels.forest import FloatArray, IntArray, core_distances
 from clustering.kernels.threads import in_ranges
 
 Sketch = NDArray[np.int16]
@@ -45,6 +45,15 @@ class Lists:
 
     def __len__(self) -> int:
         return self.indptr.size - 1
+
+    def nearest(self, count: int) -> NDArray[Any]:
+        """Shape (n_rows, count): the first neighbors of each row, -1 where its list is shorter."""
+        found = np.full((len(self), count), -1, self.indices.dtype)
+        for place in range(count):
+            slot = self.indptr[:-1] + place
+            there = slot < self.indptr[1:]
+            found[there, place] = self.indices[slot[there]]
+        return found
 
     def graph(self, lengths: FloatArray, n_rows: int) -> csr_array:
         """The listed edges with other lengths, as a directed graph of all n_rows rows."""
@@ -128,6 +137,16 @@ def edge_lengths(lists: Lists, sketch: Sketch) -> FloatArray:
         len(lists), lambda a, b: _lengths(lists.first + a, lists.indptr[a : b + 1], lists.indices, sketch, length)
     )
     return length
+
+
+def listed_cores(graph: csr_array, rank: int, copies: NDArray[np.int32] | None = None) -> FloatArray:
+    """Core distances by the rows' own lists; 0 for a row without one, so that edges of other lists keep their length.
+
+    graph : from ``Lists.graph``; rank : min_samples; copies : records of each row, if they count
+    """
+    core = core_distances(graph, rank, copies)
+    core[np.isinf(core)] = 0
+    return core
 
 
 @numba.njit(cache=True, nogil=True)

@@ -61,25 +61,27 @@ def grain_of(breaks: IntArray, n_texts: int) -> Grain:
     return Grain(broken / n_texts, int(np.searchsorted(np.cumsum(breaks), broken / 2)) + 1)
 
 
-def count_breaks(lists: Lists) -> IntArray:
+def count_breaks(lists: Lists, most: int | None = None) -> IntArray:
     """In how many lists the distances break off clearly after so many neighbors, as those of a small group do.
 
     With distances d_r at ranks r, the steps r ln(d_r+1 / d_r) are alike where texts lie evenly around a row, whatever
     the dimension. A break is the widest step, if it is 8 times as wide as the others are on average.
+    most : entries that count, the row's own nearest: more may have come from the lists of others, and thin out
     Returns: int64, shape (31,); ranks 0 and 1 are never a break.
     Source: spacings of a Poisson process, as in Hill (1975).
     """
     counts = np.zeros((-(-len(lists) // RANGE), RANKS + 1), np.int64)
-    in_ranges(len(lists), lambda a, b: _breaks(lists.indptr[a : b + 1], lists.distances, counts[a // RANGE]))
+    longest = max(lists.indices.size, 1) if most is None else most
+    in_ranges(len(lists), lambda a, b: _breaks(lists.indptr[a : b + 1], lists.distances, longest, counts[a // RANGE]))
     total: IntArray = counts.sum(axis=0)
     return total
 
 
 @numba.njit(cache=True, nogil=True)
-def _breaks(indptr: Any, distances: Any, counts: Any) -> None:
+def _breaks(indptr: Any, distances: Any, longest: int, counts: Any) -> None:
     least = np.float64(MIN_SCALE)
     for row in range(indptr.size - 1):
-        start, stop = indptr[row], indptr[row + 1]
+        start, stop = indptr[row], min(indptr[row + 1], indptr[row] + longest)
         steps, widest, at, total = stop - start - 1, 0.0, 0, 0.0
         for rank in range(1, steps + 1):
             near = max(np.float64(distances[start + rank - 1]), least)

@@ -251,6 +251,8 @@ class _Layers:
             mine, theirs = self._pairs(layer, layer - 1)
             inner, around = numbers[layer][mine], numbers[layer - 1][theirs]
             parent[inner[inner != around]] = around[inner != around]
+            rows = alone & (columns[layer] == label) & (columns[layer - 1] != label)  # copies that lie in a broader one
+            parent[label[rows]] = columns[layer - 1][rows]
         table = np.stack([columns[layer] for layer in range(len(self.maps))], axis=1)
         return table, parent, np.concatenate(persistences)
 

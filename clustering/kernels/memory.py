@@ -36,7 +36,7 @@ def plan_stages(
         ("graph", 380, edges * 72, edges * 24),  # sorting keys, then both directions of every edge
         ("forest", 450, edges * 16 + n_texts * 700, n_texts * 24),  # lists and sketches
         ("cluster", 450, n_texts * 700, n_texts * 80),
-        ("describe", 440, n_texts * 40 + n_texts * text_bytes * 2, 1 << 20),
+        ("describe", 440, n_texts * 450, 1 << 20),
         ("project", 550, edges * 12 + n_texts * 15 * 60 + part * dim * 4, n_texts * 16),
         ("plot", 630, n_texts * 120 + min(n_texts, 50_000) * (text_bytes + 1200), 6 << 20),
         ("report", 580, n_texts * 40 + PART_ROWS * 200, n_records * 60),

@@ -12,7 +12,8 @@ RANGE = 1 << 14  # rows that a thread takes at a time
 
 def own_threads() -> int:
     """Threads this process may use: Ray's share for the task when it set one, else all cores."""
-    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # one number a level of nesting
+    return max(1, int(given) if given.isdigit() else os.cpu_count() or 1)
 
 
 def in_ranges(n_rows: int, work: Callable[[int, int], None], size: int | None = None) -> None:

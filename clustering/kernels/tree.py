@@ -109,7 +109,7 @@ def cluster_nodes(tree: CondensedTree, node_label: NDArray[np.int64]) -> Cluster
     Strength is 1 - d / D: d the distance at which a text leaves the tree, D that at which its label's cluster does.
     """
     stability, _, deepest = _stabilities(tree.parent, tree.birth, tree.size, tree.cluster, tree.departure)
-    label = node_label[tree.cluster]
+    label = np.where(tree.departure > 0, node_label[tree.cluster], -1)  # pieces too small for a cluster leave at 0
     around = _tops(tree.parent, node_label)
     height = np.divide(1, tree.departure, out=np.full(label.size, np.inf), where=tree.departure > 0)
     end = np.divide(1, tree.birth, out=np.full(node_label.size, np.inf), where=tree.birth > 0)

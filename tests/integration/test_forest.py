@@ -64,13 +64,13 @@ def exact_weights(distances: np.ndarray, min_samples: int) -> np.ndarray:
 def test_shards_give_the_forest_of_the_whole(local_ray: None, tmp_path: Path) -> None:
     run, _ = searched(tmp_path, n_blobs=40, k=8)
     n_texts, leave = 2000, GraphSection(bridge="none")
-    edges = build_graph(run, leave, 8, n_texts, "L2")["edges"]
+    build_graph(run, leave, 8, n_texts, "L2")
     build_forest(run, plain(), leave, 8, "L2", 0)
     whole, grain = load_forest(run), load_grain(run)
     build_forest(run, ClusterSection(), leave, 8, "L2", 0)
     assert load_grain(run) == grain  # whatever the weights
     for shards in (2, 7, 32):
-        figures = build_forest(run, plain(), leave, 8, "L2", 0, -(-2 * edges // shards))
+        figures = build_forest(run, plain(), leave, 8, "L2", 0, shards)
         assert figures["shards"] == shards
         assert figures["merged_edges"] <= 1.3 * n_texts
         for name in ("left", "right", "distance"):
@@ -87,7 +87,7 @@ def test_shards_of_diffusion_give_the_labels_of_the_whole(local_ray: None, tmp_p
         cluster_graph(run, cfg, GraphSection(), 8, "L2")
         layers = load_assignment(run)["layers"]
         for shards in (2, 4):
-            figures = build_forest(run, cfg, GraphSection(), 8, "L2", 0, -(-2000 * 8 // shards))
+            figures = build_forest(run, cfg, GraphSection(), 8, "L2", 0, shards)
             assert figures["shards"] == shards
             assert load_grain(run) == grain
             for name in ("left", "right", "distance"):

@@ -21,7 +21,7 @@ from clustering import schema
 from clustering.cluster import _cluster
 from clustering.config import ClusterSection, GraphSection
 from clustering.encoders import unit_rows
-from clustering.forest import SHARD_EDGES, _diffused_forest, _forest
+from clustering.forest import _diffused_forest, _forest
 from clustering.kernels.csr import MIN_DISTANCE, undirected_graph
 from clustering.kernels.forest import Forest, core_distances, grow_pieces, spanning_forest
 from clustering.kernels.labels import unfold_copies
@@ -318,7 +318,7 @@ def clustered(run: RunDir, graph: csr_array, records: list[int], **keys: Any) ->
     cfg = ClusterSection(**{"weights": "distance", "selection": "eom", **keys})
     np.save(run / "graph" / "radius.npy", np.zeros(len(records), np.float32))
     forest = _diffused_forest if cfg.weights == "diffused" else _forest
-    forest(run, cfg, GraphSection(bridge="none"), len(records), "L2", 0, SHARD_EDGES)
+    forest(run, cfg, GraphSection(bridge="none"), len(records), "L2", 0, 1)
     figures = _cluster(run, cfg, GraphSection(), len(records), "L2")
     return load_assignment(run).to_pydict(), figures
 
@@ -375,6 +375,17 @@ def test_texts_without_any_edge_have_neither_cluster_nor_home(
     assert found["label"] == found["home"] == [-1] * n_texts
     assert found["strength"] == found["home_strength"] == [0] * n_texts
     assert (figures["count"], figures["noise_share"], figures["home_share"]) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("copies", ["fold", "weigh"])
+def test_one_text_is_a_cluster_by_its_copies_alone(copies: str, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    texts = {"row": [0], "text": ["one"], "copies": [5]}
+    write_table(run / "texts" / part_name(0), pa.table(texts, schema=schema.TEXTS))
+    cfg = ClusterSection(copies=copies)
+    _diffused_forest(run, cfg, GraphSection(), 50, "L2", 0, None)
+    assert _cluster(run, cfg, GraphSection(), 50, "L2")["count"] == 1
+    assert load_assignment(run)["label"].to_pylist() == [0]
 
 
 # --- numbers ---

@@ -305,6 +305,52 @@ def test_few_rows_are_noise(n_rows: int) -> None:
     assert ours.layers_.shape == (n_rows, 1)
 
 
+def test_one_zero_distance_changes_no_grain() -> None:
+    vectors = blobs(0, n_blobs=30, each=20, dim=8, spread=0.2, noise=400).vectors
+    indices, distances = nearest_lists(vectors, 15)
+    plain = GraphHDBSCAN().fit(neighbors=(indices, distances))
+    near = distances.copy()
+    near[0, 0] = 0
+    folded = GraphHDBSCAN().fit(neighbors=(indices, near))
+    assert adjusted_rand_score(plain.home_, folded.home_) > 0.9
+    rows = np.repeat(np.arange(len(vectors)), 15)
+    graph = csr_array((distances.ravel(), (rows, indices.ravel())), shape=(len(vectors), len(vectors)))
+    symmetric = GraphHDBSCAN().fit(graph.maximum(graph.T))
+    assert adjusted_rand_score(plain.home_, symmetric.home_) > 0.9
+    assert abs(len(set(plain.labels_)) - len(set(symmetric.labels_))) <= 0.2 * len(set(plain.labels_))
+
+
+def test_rows_without_edges_are_none_of_a_single_cluster() -> None:
+    indices, distances = nearest_lists(blobs(0, n_blobs=1, each=9, dim=3, spread=0.01).vectors, 6)
+    apart = np.concatenate([indices, np.full((3, 6), -1)]), np.concatenate([distances, np.zeros((3, 6))])
+    alone = GraphHDBSCAN(min_cluster_size=5, allow_single_cluster=True).fit(neighbors=apart)
+    assert alone.labels_.tolist() == alone.home_.tolist() == [0] * 9 + [-1] * 3
+
+
+def test_copies_that_lie_in_a_broader_cluster_name_it_as_parent() -> None:
+    rng = np.random.default_rng(3)
+    themes = np.repeat(blobs(1, n_blobs=10, each=6, dim=8, spread=0.15).vectors, 40, axis=0)
+    vectors = themes + rng.normal(0, 0.1, themes.shape)
+    lists = nearest_lists(vectors, 15)
+    plain = GraphHDBSCAN(min_cluster_size=5).fit(neighbors=lists)
+    noise = np.flatnonzero((plain.labels_ < 0) & (plain.layers_[:, 0] >= 0))
+    assert plain.layer_ > 0
+    assert noise.size
+    copies = np.ones(len(vectors), np.int32)
+    copies[noise[0]] = 9
+    listed = as_lists(*lists)
+    graph = csr_array((diffusion.diffuse(listed, 0), listed.indices, listed.indptr), shape=(len(vectors),) * 2)
+    forest = spanning_forest(graph, np.zeros(len(vectors), np.float32), symmetric=False)
+    found = label_texts(
+        forest, copies, np.zeros(len(vectors), np.float32), Choice(min_cluster_size=5), floor=0,
+        nearest=np.ascontiguousarray(lists[0][:, :10]), grain=grain_of(count_breaks(listed), len(vectors)),
+    )  # fmt: skip
+    mine = found.label[noise[0]]
+    assert mine >= 0
+    assert found.alone == 1
+    assert found.parent[mine] == found.layers[noise[0], found.chosen - 1]
+
+
 def test_one_cluster_is_allowed_on_request() -> None:
     lists = nearest_lists(blobs(0, n_blobs=1, each=9, dim=3, spread=0.01).vectors, 6)  # too few for two
     assert GraphHDBSCAN(min_cluster_size=5).fit(neighbors=lists).labels_.tolist() == [-1] * 9
@@ -356,6 +402,9 @@ def test_cuts_at_larger_gammas_lie_within_those_at_smaller(seed: int) -> None:
         ({"preset": "news"}, "preset='news' is not one of None, 'events', 'topics'"),
         ({"weights": "snn"}, "weights='snn' is not one of"),
         ({"copies": "drop"}, "copies='drop' is not one of"),
+        ({"layers": 9}, "layers=9 is not from 1 to 6"),
+        ({"granularity": 0}, "granularity=0 is below 1; raise it"),
+        ({"min_samples": 0}, "min_samples=0 is below 1; raise it"),
     ],
 )
 def test_wrong_words_are_refused(words: dict[str, str], said: str) -> None:

@@ -14,11 +14,11 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from clustering.kernels import forest as forest_module
-from clustering.kernels.csr import edges_of, undirected_graph
+from clustering.kernels.csr import undirected_graph
 from clustering.kernels.forest import SMALL_BAND, Forest, core_distances, grow_pieces, merge_forests, spanning_forest
 from clustering.kernels.growth import grow_homes
 from tests import oracles
-from tests.planted import blobs, neighbor_graph
+from tests.planted import blobs, edges_of, neighbor_graph
 from tests.strategies import full_graphs, graphs
 
 
