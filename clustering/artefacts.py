@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from clustering.config import GraphSection
 from clustering.kernels.csr import MIN_DISTANCE
 from clustering.kernels.diffusion import Lists
-from clustering.kernels.forest import Forest
+from clustering.kernels.forest import Forest, row_dtype
 from clustering.kernels.grain import Grain
 from clustering.rundir import RunDir, flat_neighbors, read_columns
 
@@ -38,7 +38,7 @@ def read_lists(run: RunDir, names: list[str], k: int, section: GraphSection, met
             near = distance <= section.max_distance
             row, other, distance = row[near], other[near], distance[near]
         counts.append(np.bincount(row - held[0], minlength=held.size))
-        others.append(other.astype(np.int32) if n_texts < 2**31 else other)
+        others.append(other.astype(row_dtype(n_texts), copy=False))
         length = distance if metric == "L2" else np.sqrt(2 * distance)
         distances.append(np.maximum(length, np.float32(MIN_DISTANCE)))
     return Lists(int(first), np.cumsum(np.concatenate(counts)), np.concatenate(others), np.concatenate(distances))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from clustering.artefacts import copies_of, load_forest, load_grain, read_lists
 from clustering.config import ClusterSection, GraphSection
 from clustering.kernels.csr import min_distance
 from clustering.kernels.diffusion import MIN_LENGTH
+from clustering.kernels.forest import row_dtype
 from clustering.kernels.labels import Choice, label_texts
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, parts, write_json, write_table
@@ -82,11 +84,9 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     }
 
 
-def _first_neighbors(
-    run: RunDir, count: int, graph: GraphSection, metric: str, n_texts: int
-) -> NDArray[np.int32] | NDArray[np.int64]:
+def _first_neighbors(run: RunDir, count: int, graph: GraphSection, metric: str, n_texts: int) -> NDArray[Any]:
     """int32 or int64, shape (n_texts, count): the nearest neighbors of each text, -1 where its list is shorter."""
-    found = np.full((n_texts, count), -1, np.int32 if n_texts < 2**31 else np.int64)
+    found = np.full((n_texts, count), -1, row_dtype(n_texts))
     for path in parts(run / "neighbors") if count else []:
         lists = read_lists(run, [path.name], count, graph, metric, n_texts)
         found[lists.first : lists.first + len(lists)] = lists.nearest(count)

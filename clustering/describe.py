@@ -29,7 +29,7 @@ def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
     count = ray.remote(_count_terms)
     layers = ray.remote(_layers).remote(run)
     counted = [count.remote(run, path.name, layers, cfg) for path in parts(run / "texts")]
-    figures, peak = on_worker(_describe, run, cfg, *counted)
+    figures, peak = on_worker(_describe, run, cfg, layers, *counted)
     return {**figures, "peak_bytes": max(peak, figures.pop("peak_bytes"))}
 
 
@@ -72,11 +72,11 @@ def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], cfg: Describe
     return summed.rename_columns({"count_sum": "count"}), peak.bytes
 
 
-def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int]) -> Figures:
+def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *counted: tuple[pa.Table, int]) -> Figures:
     known = json.loads((run / "layers.json").read_text(encoding="utf-8"))
     parent = np.array(known["parent"], np.int64)
     n_clusters = parent.size
-    table, copies = _layers(run), read_columns(run / "texts", ["copies"])["copies"].to_numpy()
+    copies = read_columns(run / "texts", ["copies"])["copies"].to_numpy()
     layers = [np.unique(column[column >= 0]) for column in table.T]
     # Each text once for each of its clusters: one may stand in several layers.
     n_texts = max(copies.size, 1)
@@ -84,10 +84,8 @@ def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int])
     label, row = np.divmod(np.unique(np.concatenate(pairs)), n_texts)
     summed = pa.concat_tables([part for part, _ in counted]).group_by(["label", "term"]).aggregate([("count", "sum")])
     terms: list[list[str]] = [[] for _ in range(n_clusters)]
-    for layer in [
-        *layers,
-        layers[known["chosen"]],
-    ]:  # a cluster's terms are those against its own layer, the chosen first
+    chosen = layers[known["chosen"]]
+    for layer in (*layers, chosen):  # terms set a cluster apart in its layer, rather in the chosen one
         for number, words in zip(layer.tolist(), _best_terms(summed, layer, cfg.terms), strict=True):
             terms[number] = words
     exemplars = _exemplars(run, label, row, copies, n_clusters, cfg.exemplars)
@@ -95,10 +93,8 @@ def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int])
         ", ".join(words[:TITLE_TERMS]) or (texts[0][:60] if texts else "")
         for words, texts in zip(terms, exemplars, strict=True)
     ]
-    named = layers[
-        known["chosen"]
-    ].size  # the endpoint names the labels' clusters, the first; terms those of other layers
-    written = write_titles(cfg.titles, terms[:named], exemplars[:named]) if cfg.titles else []
+    # The endpoint names the labels' clusters, which come first; those of other layers keep their terms.
+    written = write_titles(cfg.titles, terms[: chosen.size], exemplars[: chosen.size]) if cfg.titles else []
     titles[: len(written)] = [new or old for new, old in zip(written, titles, strict=False)]
     columns = {
         "label": np.arange(n_clusters, dtype=np.int32),
@@ -113,7 +109,7 @@ def _describe(run: RunDir, cfg: DescribeSection, *counted: tuple[pa.Table, int])
     }
     write_table(run / "clusters.parquet", pa.table(columns, schema=schema.CLUSTERS))
     return {
-        "clusters": layers[known["chosen"]].size,
+        "clusters": chosen.size,
         "vocabulary": pc.count_distinct(summed["term"]).as_py(),
         "titles_failed": sum(title is None for title in written),
         "peak_bytes": max((used for _, used in counted), default=0),

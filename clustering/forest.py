@@ -29,7 +29,7 @@ from clustering.rundir import (
     part_name,
     parts,
     read_columns,
-    whole,
+    save_array,
     write_json,
     write_table,
 )
@@ -95,8 +95,7 @@ def _forest(
 def _write(run: RunDir, forest: Forest, core: FloatArray, grain: Grain) -> Figures:
     columns = {"left": forest.left, "right": forest.right, "distance": forest.distance}
     write_table(run / "forest" / part_name(0), pa.table(columns, schema=schema.FOREST))
-    with whole(run / "forest" / "core.npy") as temporary, temporary.open("wb") as handle:
-        np.save(handle, core)
+    save_array(run / "forest" / "core.npy", core)
     write_json(run / "forest" / "grain.json", asdict(grain))
     return {
         "edges": len(forest),

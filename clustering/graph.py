@@ -10,7 +10,7 @@ from clustering.errors import StageError
 from clustering.kernels.csr import min_distance, undirected_graph
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.parts import on_worker
-from clustering.rundir import Figures, RunDir, flat_neighbors, parts, save_graph, whole
+from clustering.rundir import Figures, RunDir, flat_neighbors, parts, save_array, save_graph
 
 
 def build_graph(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) -> Figures:
@@ -37,8 +37,7 @@ def _build(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) ->
     graph = undirected_graph(rows, cols, distances, n_texts, min_distance(metric))
     del rows, cols, distances
     save_graph(run / "graph", graph)
-    with whole(run / "graph" / "radius.npy") as temporary, temporary.open("wb") as handle:
-        np.save(handle, radius)
+    save_array(run / "graph" / "radius.npy", radius)
     return {"edges": graph.nnz // 2, "too_long": too_long}
 
 

@@ -213,6 +213,12 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
+def save_array(path: Path, array: np.ndarray[Any, Any]) -> None:
+    """Write one .npy file that is either whole or absent."""
+    with whole(path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, array)
+
+
 def part_name(index: int) -> str:
     return f"part-{index:06d}.parquet"
 
@@ -277,8 +283,7 @@ def vectors_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
 def save_graph(folder: Path, graph: csr_array) -> None:
     """Write the graph as three memory-mappable arrays."""
     for name in ("indptr", "indices", "data"):
-        with whole(folder / f"{name}.npy") as temporary, temporary.open("wb") as handle:
-            np.save(handle, getattr(graph, name))
+        save_array(folder / f"{name}.npy", getattr(graph, name))
 
 
 def load_graph(run: str | Path | RunDir) -> csr_array:

@@ -40,9 +40,14 @@ class Forest:
         return int(self.left.size)
 
 
+def row_dtype(n_rows: int) -> type[np.int32] | type[np.int64]:
+    """32 bits where those are enough to number the rows."""
+    return np.int32 if n_rows < 2**31 else np.int64
+
+
 def rows_of(n_rows: int) -> NDArray[Any]:
-    """0 to n_rows - 1, in 32 bits where those are enough."""
-    return np.arange(n_rows, dtype=np.int32 if n_rows < 2**31 else np.int64)
+    """0 to n_rows - 1."""
+    return np.arange(n_rows, dtype=row_dtype(n_rows))
 
 
 def core_distances(graph: csr_array, min_samples: int, weights: NDArray[np.int32] | None = None) -> FloatArray:
