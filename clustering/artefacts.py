@@ -6,7 +6,6 @@ import json
 from hashlib import blake2b
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clustering.config import GraphSection
@@ -15,6 +14,7 @@ from clustering.kernels.diffusion import Lists
 from clustering.kernels.forest import Forest, row_dtype
 from clustering.kernels.grain import Grain
 from clustering.rundir import RunDir, flat_neighbors, read_columns
+from clustering.storage import read_table
 
 
 def read_lists(run: RunDir, names: list[str], k: int, section: GraphSection, metric: str, n_texts: int) -> Lists:
@@ -27,7 +27,7 @@ def read_lists(run: RunDir, names: list[str], k: int, section: GraphSection, met
     counts, others, distances = [np.zeros(1, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.float32)]
     first = 0
     for number, name in enumerate(names):
-        held = pq.read_table(run / "texts" / name, columns=["row"])["row"].to_numpy()
+        held = read_table(run / "texts" / name, columns=["row"])["row"].to_numpy()
         path = run / "neighbors" / name
         first = held[0] if number == 0 else first
         if not path.exists():
@@ -48,7 +48,7 @@ def text_keys(run: RunDir, names: list[str]) -> NDArray[np.uint64]:
     """uint64, shape (n_texts,): a digest of each text in some parts of texts/."""
     keys = [np.empty(0, np.uint64)]
     for name in names:
-        texts = pq.read_table(run / "texts" / name, columns=["text"])["text"].to_pylist()
+        texts = read_table(run / "texts" / name, columns=["text"])["text"].to_pylist()
         digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in texts)
         keys.append(np.frombuffer(digests, "<u8").astype(np.uint64))
     return np.concatenate(keys)

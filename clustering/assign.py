@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from clustering.kernels.growth import home_strength, median_height
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import original_errors
 from clustering.read import clean_text, find_files, read_columns_of
-from clustering.rundir import Figures, RunDir, load_assignment, whole
+from clustering.rundir import Figures, RunDir, load_assignment
+from clustering.storage import Place, load_array, place, whole
 
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
 BATCH = 2000  # texts that are encoded and searched at once
@@ -38,7 +38,7 @@ ASSIGNED = pa.schema(
 )
 
 
-def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str | Path) -> Figures:
+def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str | Place) -> Figures:
     """Place new texts in the clusters of a finished run, by exact search over its vectors; the run is not changed.
 
     With ``cluster.weights=diffused`` a text is placed by as many of its nearest as diffusion averages over, weighed by
@@ -73,7 +73,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     encoder: Any = ray.remote(_Encoder).options(num_gpus=config.embed.gpus_per_actor).remote(config.embed)
     clusters = _Clusters(run, config)
     assigned = 0
-    with whole(Path(output)) as temporary, pq.ParquetWriter(temporary, ASSIGNED) as writer:
+    with whole(place(output)) as temporary, pq.ParquetWriter(temporary, ASSIGNED) as writer:
         for start in range(0, len(kept), BATCH):
             batch = kept[start : start + BATCH]
             with original_errors():
@@ -100,13 +100,13 @@ class _Clusters:
     def __init__(self, run: RunDir, config: RunConfig) -> None:
         self.vectors = run / "vectors"
         self.metric, self.min_samples = config.store.metric, config.cluster.core_rank
-        self.core = np.load(run / "forest" / "core.npy")
+        self.core = load_array(run / "forest" / "core.npy")
         self.k = min(config.search.k, self.core.size)
         assignment = load_assignment(run)
         self.held = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
         self.diffused = config.cluster.weights == "diffused"
         if self.diffused:
-            self.radius = np.load(run / "graph" / "radius.npy")
+            self.radius = load_array(run / "graph" / "radius.npy")
             self.longest, self.averaged = config.graph.max_distance, load_grain(run).averaged
             return
         forest = load_forest(run)
@@ -119,7 +119,7 @@ class _Clusters:
 
     def place(self, ids: list[str], vectors: FloatArray) -> pa.Table:
         """The table of assign_texts for some texts' vectors."""
-        rows, dots, _ = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
+        rows, dots = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
         away = dot_distance(dots, self.metric)
         found = self._by_neighbors(rows, away) if self.diffused else self._by_reach(rows, away)
         # A text that the run already has is where the run has put it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import logging
 import ssl
 import time
 from typing import Any
@@ -17,20 +16,19 @@ import pyarrow.parquet as pq
 from pymilvus import MilvusException
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
+from clustering import watch
 from clustering.config import StoreSection
 from clustering.errors import ConfigError, StoreError
 from clustering.milvus import Address, Link, connected, patiently, server_version
-from clustering.parts import Item, map_parts, node_cpus, peak_of
+from clustering.parts import Item, map_parts, node_cpus
 from clustering.rundir import Figures, RunDir, parts, vectors_of, write_json
+from clustering.storage import filesystem_of, read_metadata, read_schema, read_table
 from clustering.wire import ROW, VECTOR
-
-log = logging.getLogger("covey")
 
 FILE_BYTES = 512 << 20  # of vectors in a file: a server's segment; each file is a job, and jobs wait for each other
 OLDEST = (2, 3, 0)  # the first server that reads Parquet
 REST = (2, 4, 0)  # the first whose import jobs are a REST service
 POLL_S = 0.5
-REPORT_EVERY_S = 10
 ASKED = "asked"
 FAILED = {common_pb2.ImportFailed, common_pb2.ImportFailedAndCleaned}
 
@@ -63,8 +61,7 @@ def files_of(store: StoreSection) -> tuple[pa.fs.FileSystem, str]:
     path = str(store.bulk_path)
     try:
         if "://" in path:
-            filesystem, inner = pa.fs.FileSystem.from_uri(path)
-            return filesystem, inner.rstrip("/")
+            return filesystem_of(path)
         return pa.fs.LocalFileSystem(), path.rstrip("/")
     except (OSError, pa.ArrowInvalid) as error:
         raise ConfigError([f"store.bulk_path: {path} is no folder or URI: {error}"]) from None
@@ -82,7 +79,7 @@ class Exporter:
         writer: Any = None
         with self.filesystem.open_output_stream(f"{self.folder}/{item['file']}") as stream:
             for name in item["names"]:
-                table = pq.read_table(self.run / "vectors" / name)
+                table = read_table(self.run / "vectors" / name)
                 vectors = vectors_of(table)
                 # Older servers know lists, not lists of fixed size.
                 offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32))
@@ -101,7 +98,7 @@ def load_bulk(run: RunDir, address: Address, store: StoreSection) -> Figures:
 
     What is asked for is noted beside the run first; after a crash the server's own list of jobs says what came of it.
     The audit that follows finds what is missing or doubled all the same.
-    Returns: rows_per_second, retries, peak_bytes.
+    Returns: rows_per_second, retries.
     Raises: StoreError with the server's reason when an import fails.
     """
     started = time.perf_counter()
@@ -110,20 +107,20 @@ def load_bulk(run: RunDir, address: Address, store: StoreSection) -> Figures:
     folder = f"{root}/{address.collection}-{run.id}"
     filesystem.create_dir(folder, recursive=True)
     paths = parts(run / "vectors")
-    dim = int(pq.read_schema(paths[0]).field("vector").type.list_size)
-    rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    dim = int(read_schema(paths[0]).field("vector").type.list_size)
+    rows = sum(read_metadata(path).num_rows for path in paths)
     files = max(1, round(rows * dim * 4 / FILE_BYTES))
     shares = [list(share) for share in np.array_split([path.name for path in paths], min(files, len(paths)))]
     items: list[Item] = [
         {"file": f"part-{at:06d}.parquet", "names": list(map(str, share))} for at, share in enumerate(shares)
     ]
     todo = [item for item in items if item["file"] not in jobs.noted]
-    results = map_parts(Exporter, todo, actors=node_cpus(), run=run, store=store, folder=folder)
+    map_parts(Exporter, todo, actors=node_cpus(), run=run, store=store, folder=folder)
     retries = sum(jobs.start(item["file"], _as_server_sees(store, folder, item["file"])) for item in todo)
     jobs.wait(store)
     filesystem.delete_dir(folder)
     seconds = time.perf_counter() - started
-    return {"rows_per_second": round(rows / seconds, 1), "retries": retries, "peak_bytes": peak_of(results)}
+    return {"rows_per_second": round(rows / seconds, 1), "retries": retries}
 
 
 def _as_server_sees(store: StoreSection, folder: str, file: str) -> str:
@@ -178,13 +175,12 @@ class _Jobs:
         return retries
 
     def wait(self, store: StoreSection) -> None:
-        """Wait for every job; say every few seconds how far they are."""
-        told = time.monotonic()
+        """Wait for every job; who watches is told how far they are."""
+        seen = watch.current()
         waiting = {job: file for file, job in self.noted.items()}
-        done_rows: dict[str, int] = {}
         while waiting:
             for job, file in list(waiting.items()):
-                done_rows[job], finished, reason = self.state(job)
+                finished, reason = self.state(job)
                 if reason:
                     self.noted.pop(file)  # the next start asks again
                     write_json(self.path, self.noted)
@@ -195,28 +191,22 @@ class _Jobs:
                     )
                 if finished:
                     del waiting[job]
-            if time.monotonic() - told > REPORT_EVERY_S:
-                told = time.monotonic()
-                log.info(
-                    "store: imported %d rows, %d of %d files to go",
-                    sum(done_rows.values()),
-                    len(waiting),
-                    len(self.noted),
-                )
+            if seen:
+                seen.step("files imported", len(self.noted) - len(waiting), len(self.noted))
             time.sleep(POLL_S if waiting else 0)
 
-    def state(self, job: str) -> tuple[int, bool, str]:
-        """Rows imported, whether the job is done, and why it failed ("" when it did not)."""
+    def state(self, job: str) -> tuple[bool, str]:
+        """Whether the job is done, and why it failed ("" when it did not)."""
 
-        def attempt(_: int) -> tuple[int, bool, str]:
+        def attempt(_: int) -> tuple[bool, str]:
             if self.rest:
                 answer = _post(self.address, "describe", {"jobId": job, "dbName": self.address.db_name or ""})
                 failed = answer.get("reason") or "no reason given" if answer["state"] == "Failed" else ""
-                return int(answer.get("importedRows") or 0), answer["state"] == "Completed", failed
+                return answer["state"] == "Completed", failed
             reply = self.link.call("GetImportState", milvus_pb2.GetImportStateRequest(task=int(job)))
             reasons = [pair.value for pair in reply.infos if pair.key == "failed_reason"]
             failed = (reasons or ["no reason given"])[0] if reply.state in FAILED else ""
-            return int(reply.row_count), reply.state == common_pb2.ImportCompleted, failed
+            return reply.state == common_pb2.ImportCompleted, failed
 
         return patiently(self.address, attempt)[0]
 

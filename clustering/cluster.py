@@ -18,6 +18,7 @@ from clustering.kernels.forest import row_dtype
 from clustering.kernels.labels import Choice, label_texts
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, parts, write_json, write_table
+from clustering.storage import load_array
 
 
 def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
@@ -27,17 +28,16 @@ def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int,
     k : neighbors of each text that are edges
     Returns: count, noise_share, home_share, largest_share, layers' noise (shares of records), copies_clusters,
         modularity, layers (clusters, resolution and noise share of each, broadest first), layer (which of them the
-        labels are), ``peak_bytes``.
+        labels are).
     """
-    figures, peak = on_worker(_cluster, run, cfg, graph, k, metric)
-    return {**figures, "peak_bytes": peak}
+    return on_worker(_cluster, run, cfg, graph, k, metric)
 
 
 def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
     forest, copies = load_forest(run), copies_of(run)
     choice = Choice(**{key.name: getattr(cfg, key.name) for key in fields(Choice)})
     found = label_texts(
-        forest, copies, np.load(run / "forest" / "core.npy"), choice,
+        forest, copies, load_array(run / "forest" / "core.npy"), choice,
         floor=float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric),
         nearest=_first_neighbors(run, min(choice.neighbors, k), graph, metric, copies.size), grain=load_grain(run),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from pymilvus import DataType
 from clustering.config import CollectionInput, ReadSection
 from clustering.errors import ConfigError, StoreError
 from clustering.milvus import Address, Link, connected, patiently
-from clustering.parts import Item, map_parts, on_worker, peak_of
+from clustering.parts import Item, map_parts, on_worker
 from clustering.read import clean_text, fold_records, spool_records
 from clustering.rundir import Figures, RunDir, part_name, write_table
 from clustering.wire import column_of
@@ -180,13 +180,12 @@ class RangeReader:
 def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) -> Figures:
     """Read all entities, fold equal texts, number the rows in the order of keys; leave texts/, members/ and given/.
 
-    Returns: counts of records, texts, empty (left out), dropped (without a vector that has a direction), repeated_ids,
-        and ``peak_bytes``.
+    Returns: counts of records, texts, empty (left out), dropped (without a vector that has a direction), repeated_ids.
     Raises: StoreError when the collection changes while it is read.
     """
     assert cfg.collection is not None
     address = address_of_input(cfg.collection)
-    ranges, peak = on_worker(_walk_keys, address, source, cfg.limit)
+    ranges = on_worker(_walk_keys, address, source, cfg.limit)
     results = map_parts(
         RangeReader, [{"range": span} for span in ranges], actors=actors,
         run=run, address=address, source=asdict(source), separator=cfg.separator,
@@ -197,5 +196,4 @@ def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) 
         **figures,
         "empty": figures["empty"] - dropped,
         "dropped": dropped,
-        "peak_bytes": max(peak, figures["peak_bytes"], peak_of(results)),
     }

@@ -45,13 +45,24 @@ _strict = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, config=_strict)
+class Prices:
+    """What an hour of the machines costs; the report says what each stage cost."""
+
+    cpu_hour: Annotated[float, Field(ge=0)] = 0.0  # of one core
+    gpu_hour: Annotated[float, Field(ge=0)] = 0.0  # of one GPU
+    currency: str = "USD"
+
+
+@dataclass(frozen=True, config=_strict)
 class RunSection:
     """Where a run lies and how it repeats itself."""
 
-    dir: str = "runs/covey"  # local directory; holds every artefact
+    dir: str = "runs/covey"  # a directory that all nodes see, or s3://bucket/prefix, gs://; holds every artefact
     name: str | None = None  # letters, digits, underscores; none: the directory's own name
     seed: NonNegative = 0
     resume: bool = True  # false: start anew, whatever the directory holds
+    check: bool = True  # refuse a run that will not fit into the memory of the nodes; false: try it all the same
+    prices: Prices | None = None  # none: no costs in the report
 
 
 @dataclass(frozen=True, config=_strict)
@@ -234,7 +245,7 @@ class RunConfig:
     @property
     def name(self) -> str:
         """The run's name, safe as part of a Milvus collection's name."""
-        raw = self.run.name or Path(self.run.dir).name
+        raw = self.run.name or Path(self.run.dir.partition("?")[0]).name
         return "".join(c if c.isascii() and c.isalnum() else "_" for c in raw) or "run"
 
     @property
@@ -445,6 +456,8 @@ def _contradictions(config: RunConfig) -> list[str]:
             "s3://bucket/prefix in the bucket that it stores in"
         )
     found += _wrong_address("store", store)
+    if "@" in config.run.dir.partition("://")[2].partition("/")[0]:  # printed and saved, so no place for a secret
+        found.append("run.dir holds a user or password; object stores take credentials from the environment")
     if config.read.collection is not None:
         found += _wrong_address("read.collection", config.read.collection)
         if config.read.paths:

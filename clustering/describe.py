@@ -9,28 +9,28 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config import DescribeSection
 from clustering.kernels.terms import class_tf_idf, tokens
-from clustering.parts import on_worker
-from clustering.rundir import Figures, RunDir, gather_texts, measured_peak, parts, read_columns, write_table
+from clustering.parts import accounted, on_worker, original_errors, start
+from clustering.rundir import Figures, RunDir, gather_texts, names_of, read_columns, write_table
+from clustering.storage import read_table
 from clustering.titles import write_titles
+from clustering.watch import Usage
 
 TITLE_TERMS = 3
 
 
 def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
     """Leave clusters.parquet. Returns: clusters, vocabulary (distinct terms counted), titles_failed (clusters that
-    the endpoint gave no title; their terms stand in), ``peak_bytes``."""
-    count = ray.remote(_count_terms)
-    layers = ray.remote(_layers).remote(run)
-    counted = [count.remote(run, path.name, layers, cfg) for path in parts(run / "texts")]
-    figures, peak = on_worker(_describe, run, cfg, layers, *counted)
-    return {**figures, "peak_bytes": max(peak, figures.pop("peak_bytes"))}
+    the endpoint gave no title; their terms stand in)."""
+    with original_errors():
+        layers = ray.put(accounted(ray.get(start(_layers, run))))
+    counted = [start(_count_terms, run, name, layers, cfg) for name in names_of(run / "texts")]
+    return on_worker(_describe, run, cfg, layers, *counted)
 
 
 def stop_words(language: str) -> frozenset[str]:
@@ -45,34 +45,33 @@ def stop_words(language: str) -> frozenset[str]:
     return frozenset(ENGLISH_STOP_WORDS) | frozenset(more.split())
 
 
-def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], cfg: DescribeSection) -> tuple[pa.Table, int]:
+def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], cfg: DescribeSection) -> pa.Table:
     """How often each term stands in each cluster of any layer, in one part of texts/; a text's copies count once.
 
     table : shape (n_texts, n_layers), the cluster of each text in each layer
     """
-    with measured_peak() as peak:
-        texts = pq.read_table(run / "texts" / name, columns=["row", "text"])
-        first = texts["row"][0].as_py()
-        layers = table[first : first + len(texts)].copy()
-        for layer in range(1, layers.shape[1]):  # a cluster that stands in several layers counts once
-            layers[(layers[:, :layer] == layers[:, [layer]]).any(axis=1), layer] = -1
-        ways, way = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
-        ignored = stop_words(cfg.language)
-        counts: Counter[tuple[int, str]] = Counter()
-        for number, text in zip(way.reshape(-1).tolist(), texts["text"].to_pylist(), strict=True):
-            counts.update((number, token) for token in tokens(text, ignored))
-        held = np.array([number for number, _ in counts], np.int64)
-        term, count = pa.array([term for _, term in counts], pa.string()), pa.array(counts.values(), pa.int64())
-        found = []
-        for column in ways.T.astype(np.int64):
-            inside = pa.array(column[held] >= 0)
-            columns = {"label": pa.array(column[held]), "term": term, "count": count}
-            found.append(pa.table(columns).filter(inside))
-        summed = pa.concat_tables(found).group_by(["label", "term"]).aggregate([("count", "sum")])
-    return summed.rename_columns({"count_sum": "count"}), peak.bytes
+    texts = read_table(run / "texts" / name, columns=["row", "text"])
+    first = texts["row"][0].as_py()
+    layers = table[first : first + len(texts)].copy()
+    for layer in range(1, layers.shape[1]):  # a cluster that stands in several layers counts once
+        layers[(layers[:, :layer] == layers[:, [layer]]).any(axis=1), layer] = -1
+    ways, way = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
+    ignored = stop_words(cfg.language)
+    counts: Counter[tuple[int, str]] = Counter()
+    for number, text in zip(way.reshape(-1).tolist(), texts["text"].to_pylist(), strict=True):
+        counts.update((number, token) for token in tokens(text, ignored))
+    held = np.array([number for number, _ in counts], np.int64)
+    term, count = pa.array([term for _, term in counts], pa.string()), pa.array(counts.values(), pa.int64())
+    found = []
+    for column in ways.T.astype(np.int64):
+        inside = pa.array(column[held] >= 0)
+        columns = {"label": pa.array(column[held]), "term": term, "count": count}
+        found.append(pa.table(columns).filter(inside))
+    summed = pa.concat_tables(found).group_by(["label", "term"]).aggregate([("count", "sum")])
+    return summed.rename_columns({"count_sum": "count"})
 
 
-def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *counted: tuple[pa.Table, int]) -> Figures:
+def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *counted: tuple[pa.Table, Usage]) -> Figures:
     known = json.loads((run / "layers.json").read_text(encoding="utf-8"))
     parent = np.array(known["parent"], np.int64)
     n_clusters = parent.size
@@ -82,7 +81,11 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
     n_texts = max(copies.size, 1)
     pairs = [column[column >= 0].astype(np.int64) * n_texts + np.flatnonzero(column >= 0) for column in table.T]
     label, row = np.divmod(np.unique(np.concatenate(pairs)), n_texts)
-    summed = pa.concat_tables([part for part, _ in counted]).group_by(["label", "term"]).aggregate([("count", "sum")])
+    summed = (
+        pa.concat_tables([accounted(part) for part in counted])
+        .group_by(["label", "term"])
+        .aggregate([("count", "sum")])
+    )
     terms: list[list[str]] = [[] for _ in range(n_clusters)]
     chosen = layers[known["chosen"]]
     for layer in (*layers, chosen):  # terms set a cluster apart in its layer, rather in the chosen one
@@ -112,13 +115,12 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
         "clusters": chosen.size,
         "vocabulary": pc.count_distinct(summed["term"]).as_py(),
         "titles_failed": sum(title is None for title in written),
-        "peak_bytes": max((used for _, used in counted), default=0),
     }
 
 
 def _layers(run: RunDir) -> NDArray[np.int32]:
     """int32, shape (n_texts, n_layers): the cluster of each text in each layer."""
-    column = pq.read_table(run / "assignment.parquet", columns=["layers"])["layers"].combine_chunks()
+    column = read_table(run / "assignment.parquet", columns=["layers"])["layers"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(column), -1)  # type: ignore[no-any-return]
 
 
@@ -160,7 +162,7 @@ def _exemplars(
     n_exemplars: int,
 ) -> list[list[str]]:
     """The texts of the highest strength; then of the most copies, then the first. label, row : each pair once"""
-    strength = pq.read_table(run / "assignment.parquet", columns=["strength"])["strength"].to_numpy()
+    strength = read_table(run / "assignment.parquet", columns=["strength"])["strength"].to_numpy()
     order = np.lexsort((row, -copies[row], -strength[row], label))
     label, row = label[order], row[order]
     place = np.arange(label.size) - np.searchsorted(label, label)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clustering import schema
 from clustering.config import EmbedSection
 from clustering.encoders import load_encoder
-from clustering.parts import Item, cluster_gpus, map_parts, node_cpus, peak_of
-from clustering.rundir import Figures, RunDir, parts, whole, write_table
+from clustering.parts import Item, cluster_gpus, map_parts, node_cpus
+from clustering.rundir import Figures, RunDir, names_of, parts, write_table
+from clustering.storage import read_schema, read_table, whole
 
 
 class Embedder:
@@ -22,43 +20,43 @@ class Embedder:
         self.encoder = load_encoder(cfg)
 
     def __call__(self, item: Item) -> Item:
-        texts = pq.read_table(self.run / "texts" / item["name"], columns=["row", "text"])
+        texts = read_table(self.run / "texts" / item["name"], columns=["row", "text"])
         encoded = self.encoder.encode(texts["text"].to_pylist())
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors.ravel()), self.encoder.dim)
         table = pa.table([texts["row"], vectors], schema=schema.vectors_schema(self.encoder.dim))
         # The counts lie beside the part, so that a run in several starts still reports all of them.
         counts = {"tokens": str(encoded.tokens), "cut": str(encoded.cut)}
         write_table(self.run / "vectors" / item["name"], table.replace_schema_metadata(counts))
-        return {}
+        return {"rows": len(texts)}
 
 
 def adopt_vectors(run: RunDir) -> Figures:
     """Take given/, the vectors that came with the texts, for vectors/. Returns: what embedding returns."""
     for path in parts(run / "given"):
         with whole(run / "vectors" / path.name) as temporary:
-            shutil.copyfile(path, temporary)
-    dim = int(pq.read_schema(parts(run / "vectors")[0]).field("vector").type.list_size)
-    return {"dim": dim, "tokens": 0, "cut": 0, "actors": 0, "peak_bytes": 0}
+            temporary.write_bytes(path.read_bytes())
+    dim = int(read_schema(parts(run / "vectors")[0]).field("vector").type.list_size)
+    return {"dim": dim, "tokens": 0, "cut": 0, "actors": 0}
 
 
 def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:
     """Give every text a float32 vector of unit length; finished parts of an interrupted run are kept.
 
-    Returns: dim, tokens, cut (texts longer than max_tokens), actors, ``peak_bytes`` of the largest actor.
+    Returns: dim, tokens, cut (texts longer than max_tokens), actors.
     """
-    todo = [path for path in parts(run / "texts") if not (run / "vectors" / path.name).exists()]
+    found = set(names_of(run / "vectors"))
+    todo = [name for name in names_of(run / "texts") if name not in found]
     default = int(cluster_gpus() / cfg.gpus_per_actor) if cfg.gpus_per_actor else min(node_cpus(), 4)
     actors = min(cfg.actors or max(default, 1), max(len(todo), 1))
     cpus = max(1, node_cpus() // actors)
-    results = map_parts(
-        Embedder, [{"name": path.name} for path in todo],
+    map_parts(
+        Embedder, [{"name": name} for name in todo],
         actors=actors, cpus=cpus, gpus=cfg.gpus_per_actor, run=run, cfg=cfg,
     )  # fmt: skip
-    schemas = [pq.read_schema(path) for path in parts(run / "vectors")]
+    schemas = [read_schema(path) for path in parts(run / "vectors")]
     return {
         "dim": int(schemas[0].field("vector").type.list_size),
         "tokens": sum(int(found.metadata[b"tokens"]) for found in schemas),
         "cut": sum(int(found.metadata[b"cut"]) for found in schemas),
         "actors": actors,
-        "peak_bytes": peak_of(results),
     }

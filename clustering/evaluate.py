@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from hdbscan import HDBSCAN
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, homogeneity_completeness_v_measure
@@ -19,6 +18,7 @@ from clustering.kernels.grain import MIN_CLUSTER_SIZE
 from clustering.parts import on_worker
 from clustering.read import find_files, read_columns_of
 from clustering.rundir import Figures, RunDir, load_assignment, parts, vectors_of, write_json
+from clustering.storage import read_table
 
 EXACT_TEXTS = {"L2": 30_000, "COSINE": 8_000, "IP": 8_000}  # minutes; hdbscan holds all pairs for cosine
 
@@ -44,7 +44,7 @@ def evaluate_run(
     plain = config.cluster.weights == "distance" and config.cluster.selection != "modularity"
     fits = plain and 1 < report["counts"]["texts"] <= EXACT_TEXTS[config.store.metric]
     if fits and config.cluster.copies == "fold":
-        found["fidelity"], _ = on_worker(exact_fidelity, run, config.cluster, config.store.metric)
+        found["fidelity"] = on_worker(exact_fidelity, run, config.cluster, config.store.metric)
     else:
         found["fidelity"] = None
     write_json(run / "report.json", {**report, **found})
@@ -78,7 +78,7 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
     truths = pa.table({"text_id": ids, "truth": table[truth_column]}).filter(pc.is_valid(table[truth_column]))
     if pc.count_distinct(truths["text_id"]).as_py() != len(truths):
         raise ConfigError([f"--truth {truth}: ids in '{key}' repeat; each record needs a truth of its own"])
-    labels = pq.read_table(run / "labels.parquet", columns=["text_id", "label", "home"])
+    labels = read_table(run / "labels.parquet", columns=["text_id", "label", "home"])
     joined = labels.join(truths, "text_id", join_type="inner")
     if not len(joined):
         raise ConfigError([f"--truth {truth}: none of its ids ({ids[0]}, ...) is a text_id of the run "
@@ -97,7 +97,7 @@ def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures
     Returns: ari_label (agreement of the labels of distinct texts), mst_weight_difference (of the trees' total
         lengths, relative to the exact one), noise_share of the exact labels.
     """
-    vectors = np.concatenate([vectors_of(pq.read_table(path, columns=["vector"])) for path in parts(run / "vectors")])
+    vectors = np.concatenate([vectors_of(read_table(path, columns=["vector"])) for path in parts(run / "vectors")])
     exact = HDBSCAN(
         min_samples=min(cluster.core_rank, len(vectors) - 1),
         min_cluster_size=cluster.min_cluster_size or MIN_CLUSTER_SIZE,

@@ -2,65 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import ray
 
 from clustering.kernels.repair import Ask, nearest_outside
 from clustering.kernels.topk import FloatArray, IntArray, block_top_k, dot_distance, merge_top_k
-from clustering.parts import node_cpus
-from clustering.rundir import gather, measured_peak, parts, vectors_of
+from clustering.parts import accounted, node_cpus, start
+from clustering.rundir import gather, parts, vectors_of
+from clustering.storage import Place, read_table
 
 QUERIES = 16384  # whose vectors are shared with the tasks at a time
 BLOCK_BYTES = 64 << 20  # of distances at a time
 
 
-def exact_neighbors(
-    folder: Path, queries: FloatArray, query_rows: IntArray, k: int
-) -> tuple[IntArray, FloatArray, int]:
+def exact_neighbors(folder: Place, queries: FloatArray, query_rows: IntArray, k: int) -> tuple[IntArray, FloatArray]:
     """The k nearest rows of each query by blocked matrix products over all stored vectors.
 
     queries : float32, shape (n_queries, dim), unit length
     query_rows : int64, shape (n_queries,); a query's own row is left out; -1 for a text that is not stored
-    Returns: rows and inner products, shape (n_queries, at most k), nearest first; peak bytes of the largest task.
+    Returns: rows and inner products, shape (n_queries, at most k), nearest first.
     """
     shared = ray.put((queries, query_rows))
-    task = ray.remote(_block_neighbors)
     best: tuple[IntArray, FloatArray] | None = None
-    peak = 0
-    for done in _windowed(task, [(path, shared, k) for path in parts(folder)]):
-        rows, dots, used = done
+    for rows, dots in _windowed(_block_neighbors, [(path, shared, k) for path in parts(folder)]):
         held = ([rows], [dots]) if best is None else ([best[0], rows], [best[1], dots])
         best = merge_top_k(*held, k)
-        peak = max(peak, used)
     if best is None:
-        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), 0
-    return *best, peak
+        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+    return best
 
 
-def _windowed(task: Any, calls: list[tuple[Any, ...]]) -> Iterator[Any]:
+def _windowed(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
     """Results as they come, with at most a few tasks a core in flight, so that the driver never holds many."""
     calls = list(reversed(calls))
     waiting: list[Any] = []
     while calls or waiting:
         while calls and len(waiting) < 2 * node_cpus():
-            waiting.append(task.remote(*calls.pop()))
+            waiting.append(start(work, *calls.pop()))
         (done,), waiting = ray.wait(waiting, num_returns=1)
-        yield ray.get(done)
+        yield accounted(ray.get(done))
 
 
-def search_outside(folder: Path, core: FloatArray, metric: str, floor: float, longest: float | None = None) -> Ask:
+def search_outside(folder: Place, core: FloatArray, metric: str, floor: float, longest: float | None = None) -> Ask:
     """An exact search for the nearest text of another piece by mutual reachability, by blocked matrix products.
 
     folder : vectors/; core : float32, shape (n_texts,), core distances; floor : shorter distances count as this;
         longest : farther texts are no neighbors
     """
     cores = ray.put(core)
-    task = ray.remote(_block_outside)
 
     def ask(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
         other, reach = np.full(rows.size, -1, np.int64), np.full(rows.size, np.inf, np.float32)
@@ -69,7 +61,7 @@ def search_outside(folder: Path, core: FloatArray, metric: str, floor: float, lo
             some = slice(at, at + QUERIES)
             shared = ray.put((vectors_of(gather(folder, rows[some], ["vector"])), rows[some]))
             calls = [(path, shared, cores, pieces, metric, floor, longest) for path in parts(folder)]
-            for found, away in _windowed(task, calls):
+            for found, away in _windowed(_block_outside, calls):
                 nearer = (away < reach[some]) | ((away == reach[some]) & (found < other[some]))
                 other[some][nearer], reach[some][nearer] = found[nearer], away[nearer]
         other[np.isinf(reach)] = -1
@@ -79,7 +71,7 @@ def search_outside(folder: Path, core: FloatArray, metric: str, floor: float, lo
 
 
 def _block_outside(
-    path: Path,
+    path: Place,
     shared: tuple[FloatArray, IntArray],
     core: FloatArray,
     piece: IntArray,
@@ -87,7 +79,7 @@ def _block_outside(
     floor: float,
     longest: float | None,
 ) -> tuple[IntArray, FloatArray]:
-    table = pq.read_table(path)
+    table = read_table(path)
     held, block = table["row"].to_numpy(), vectors_of(table)
     queries, rows = shared
     step = max(1, BLOCK_BYTES // (4 * len(held)))
@@ -102,9 +94,7 @@ def _block_outside(
     return held[place], reach
 
 
-def _block_neighbors(path: Path, shared: tuple[FloatArray, IntArray], k: int) -> tuple[IntArray, FloatArray, int]:
-    with measured_peak() as peak:
-        table = pq.read_table(path)
-        queries, query_rows = shared
-        rows, dots = block_top_k(queries, vectors_of(table), query_rows, int(table["row"][0].as_py()), k)
-    return rows, dots, peak.bytes
+def _block_neighbors(path: Place, shared: tuple[FloatArray, IntArray], k: int) -> tuple[IntArray, FloatArray]:
+    table = read_table(path)
+    queries, query_rows = shared
+    return block_top_k(queries, vectors_of(table), query_rows, int(table["row"][0].as_py()), k)

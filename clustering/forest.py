@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -21,18 +22,21 @@ from clustering.kernels.csr import min_distance
 from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, merge_forests, spanning_forest
 from clustering.kernels.grain import Grain, count_breaks, grain_of
 from clustering.kernels.repair import prove_forest, repair_forest
-from clustering.parts import node_count, node_cpus, on_worker
+from clustering.parts import accounted, node_count, node_cpus, on_worker, start
 from clustering.rundir import (
     Figures,
     RunDir,
     load_graph,
     part_name,
     parts,
+    peak_bytes,
     read_columns,
     save_array,
     write_json,
     write_table,
 )
+from clustering.storage import load_array
+from clustering.watch import Usage
 
 SHARD_EDGES = 1 << 27  # stored edges; a larger graph is shared out
 
@@ -57,11 +61,10 @@ def build_forest(
     Returns: edges; with ``distance`` certified, repaired and open (merges proven by the lists, settled by search, and
         left) and queries (rows searched); pieces (of the lists' graph), bridges, pieces_left; isolated (texts without
         any edge); shards and merged_edges (those that the last merge of their forests reads); small_groups (share of
-        texts whose list breaks off, as those in small groups do) and group_size; ``peak_bytes``.
+        texts whose list breaks off, as those in small groups do) and group_size.
     """
     work = _diffused_forest if cfg.weights == "diffused" else _forest
-    figures, peak = on_worker(work, run, cfg, graph, k, metric, seed, shards)
-    return {**figures, "peak_bytes": peak}
+    return on_worker(work, run, cfg, graph, k, metric, seed, shards)
 
 
 def _forest(
@@ -71,7 +74,7 @@ def _forest(
     n_texts = graph.shape[0]
     core = core_distances(graph, cfg.core_rank, copies_of(run) if cfg.copies == "weigh" else None)
     listed, figures = reduce_forest(run, graph, core, shards or -(-graph.nnz // SHARD_EDGES))
-    radius = np.load(run / "graph" / "radius.npy")
+    radius = load_array(run / "graph" / "radius.npy")
     if section.bridge == "nearest":
         ask = search_outside(run / "vectors", core, metric, min_distance(metric), section.max_distance)
         forest, proof = repair_forest(listed, radius, ask, cfg.budget)
@@ -181,6 +184,11 @@ class _Shard:
     def forest(self, length: FloatArray, core: FloatArray) -> Forest:
         return spanning_forest(self.lists.graph(length, core.size), core, symmetric=False)
 
+    def measured_forest(self, length: FloatArray, core: FloatArray) -> tuple[Forest, Usage]:
+        """The forest, and what this actor has used for it and all before."""
+        forest = self.forest(length, core)
+        return forest, Usage(peak_bytes(), time.process_time())
+
 
 def diffuse_shards(
     shards: list[tuple[Any, ...]], n_texts: int, rank: int, seed: int
@@ -204,17 +212,16 @@ def diffuse_shards(
     lengths = [one.lengths.remote(sketches) for one in actors]
     core = np.concatenate(ray.get([one.cores.remote(own, rank) for one, own in zip(actors, lengths, strict=True)]))
     shared = ray.put(core)
-    waiting = [one.forest.remote(own, shared) for one, own in zip(actors, lengths, strict=True)]
+    waiting = [one.measured_forest.remote(own, shared) for one, own in zip(actors, lengths, strict=True)]
     return _merged_pairs(waiting, n_texts), core, grain
 
 
 def _merged_pairs(waiting: list[Any], n_texts: int) -> list[Forest]:
-    """Merge forests two by two on workers until two are left."""
-    merge = ray.remote(_merge_two)
+    """Merge the forests of tasks two by two on workers until two are left."""
     while len(waiting) > 2:
         last = waiting[len(waiting) // 2 * 2 :]
-        waiting = [merge.remote(n_texts, *two) for two in zip(waiting[::2], waiting[1::2], strict=False)] + last
-    return ray.get(waiting)
+        waiting = [start(_merge_two, n_texts, *two) for two in zip(waiting[::2], waiting[1::2], strict=False)] + last
+    return [accounted(found) for found in ray.get(waiting)]
 
 
 def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, n_shards: int) -> tuple[Forest, Figures]:
@@ -228,8 +235,9 @@ def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, n_shards: int
     if n_shards < 2:
         forest = spanning_forest(graph, core)
         return forest, {"shards": 1, "merged_edges": len(forest)}
-    shared, shard = ray.put(core), ray.remote(_shard_forest)
-    halves = _merged_pairs([shard.remote(run, shared, rows) for rows in near_rows(run, graph, n_shards)], n_texts)
+    shared = ray.put(core)
+    tasks = [start(_shard_forest, run, shared, rows) for rows in near_rows(run, graph, n_shards)]
+    halves = _merged_pairs(tasks, n_texts)
     return merge_forests(halves, n_texts), {"shards": n_shards, "merged_edges": sum(map(len, halves))}
 
 
@@ -246,5 +254,5 @@ def _shard_forest(run: RunDir, core: FloatArray, rows: IntArray) -> Forest:
     return spanning_forest(load_graph(run), core, rows=rows)
 
 
-def _merge_two(n_texts: int, one: Forest, other: Forest) -> Forest:
-    return merge_forests([one, other], n_texts)
+def _merge_two(n_texts: int, one: tuple[Forest, Usage], other: tuple[Forest, Usage]) -> Forest:
+    return merge_forests([accounted(one), accounted(other)], n_texts)

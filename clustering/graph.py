@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from clustering.config import GraphSection
 from clustering.errors import StageError
@@ -11,21 +10,21 @@ from clustering.kernels.csr import min_distance, undirected_graph
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, flat_neighbors, parts, save_array, save_graph
+from clustering.storage import read_metadata
 
 
 def build_graph(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) -> Figures:
     """Build the graph from the k nearest neighbors of every text and write it memory-mappable.
 
     radius.npy beside it holds, float32 for every text, how long an edge that it does not list must be.
-    Returns: edges (undirected), too_long (edges dropped by max_distance), ``peak_bytes``.
+    Returns: edges (undirected), too_long (edges dropped by max_distance).
     """
-    figures, peak = on_worker(_build, run, cfg, k, n_texts, metric)
-    return {**figures, "peak_bytes": peak}
+    return on_worker(_build, run, cfg, k, n_texts, metric)
 
 
 def _build(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) -> Figures:
     rows, cols, distances = _edges(run, k)
-    listed = sum(pq.read_metadata(path).num_rows for path in parts(run / "neighbors"))
+    listed = sum(read_metadata(path).num_rows for path in parts(run / "neighbors"))
     if listed != n_texts and n_texts > 1:
         raise StageError(f"{run / 'neighbors'} lists {listed} of {n_texts} texts; start again with run.resume=false")
     radius = list_radius(rows, distances, n_texts, min_distance(metric), cfg.max_distance)

@@ -332,7 +332,7 @@ def open_store(config: RunConfig, run: RunDir) -> Iterator[Address]:
     if not config.store.embedded:
         yield address_of(config, config.store.uri)
         return
-    with embedded_server(run / "store") as uri:
+    with embedded_server(run.local("store")) as uri:
         yield address_of(config, uri)
 
 
@@ -357,7 +357,7 @@ def embedded_server(folder: Path) -> Iterator[str]:
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(["store.uri=embedded needs Milvus Lite, which has no wheel for this platform; name a server"])
     binaries = Path(spec.submodule_search_locations[0]) / "lib"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 import ray
 import ray.data
 
-from clustering import errors
+from clustering import errors, watch
 from clustering.errors import ConfigError, CoveyError
-from clustering.rundir import measured_peak
 
 Item = dict[str, Any]
 T = TypeVar("T")
@@ -40,13 +41,13 @@ class _PartActor:
     def one(self, item: Item) -> Item:
         if self.worker is None:
             return self.failure
-        with measured_peak() as peak:
-            try:
-                result = self.worker(item)
-            except CoveyError as error:
-                return _as_data(error)
+        started = time.perf_counter()
+        try:
+            result, usage = watch.measured(self.worker, item)
+        except CoveyError as error:
+            return _as_data(error)
         # Ray Data does not keep the order, so the result carries its item's number.
-        return {**result, "item": item["item"], "peak_bytes": peak.bytes}
+        return {**result, "item": item["item"], "usage": asdict(usage), "seconds": time.perf_counter() - started}
 
 
 def _as_data(error: CoveyError) -> Item:
@@ -85,39 +86,89 @@ def map_parts(
     if not items:
         return []
     numbered: list[Item] = [{**item, "item": number} for number, item in enumerate(items)]
-    found: list[Item]
-    if len(items) == 1:  # a pool of one would only cost its start
-        task = ray.remote(_only_part).options(num_cpus=0 if gpus else cpus, num_gpus=gpus)
-        with original_errors():
-            found = [ray.get(task.remote(make, kwargs, numbered[0]))]
-    else:
-        dataset = ray.data.from_items([{"item": json.dumps(item)} for item in numbered], override_num_blocks=len(items))
-        called = dataset.map_batches(
-            _PartActor,
-            fn_constructor_args=(make, kwargs),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
-            num_cpus=None if gpus else cpus,
-            num_gpus=gpus or None,
-        )
-        with original_errors():
-            results = called.take_all()
-        found = [json.loads(row["result"]) for row in results]
+    actors = min(actors, len(items))
+    found: list[Item] = []
+    seen = watch.current()
+    if seen:
+        seen.expect(len(items), actors * gpus)
+    started = time.perf_counter()
+    for result in _results(make, kwargs, numbered, actors, cpus, gpus):
+        found.append(result)
+        if "error" not in result:
+            used = watch.Usage(**result.pop("usage"))
+            used.gpu_busy_seconds = gpus * result.pop("seconds")
+            watch.charge(used)
+            if seen:
+                seen.advance(result)
+    watch.charge(watch.Usage(gpu_seconds=actors * gpus * (time.perf_counter() - started)))
+    if seen:
+        seen.gpus = 0
     _raise_failures(found)
     return sorted(found, key=lambda result: int(result["item"]))
 
 
-def on_worker(work: Callable[..., T], *args: Any) -> tuple[T, int]:
-    """Run ``work(*args)`` as one Ray task with a node's free cores; return its result and its peak memory in bytes."""
-
-    def measured(*given: Any) -> tuple[T, int]:
-        with measured_peak() as peak:
-            result = work(*given)
-        return result, peak.bytes
-
-    task = ray.remote(measured).options(num_cpus=_free_cpus(), name=work.__name__)
+def _results(
+    make: Callable[..., Worker], kwargs: dict[str, Any], items: list[Item], actors: int, cpus: float, gpus: float
+) -> Iterator[Item]:
+    """The results of all items, as they come."""
     with original_errors():
-        return ray.get(task.remote(*args))  # type: ignore[no-any-return]
+        if len(items) == 1:  # a pool of one would only cost its start
+            task = ray.remote(_only_part).options(num_cpus=0 if gpus else cpus, num_gpus=gpus)
+            yield ray.get(task.remote(make, kwargs, items[0]))
+            return
+        dataset = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=len(items))
+        called = dataset.map_batches(
+            _PartActor,
+            fn_constructor_args=(make, kwargs),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_cpus=None if gpus else cpus,
+            num_gpus=gpus or None,
+        )
+        for row in called.iter_rows():
+            yield json.loads(row["result"])
+
+
+def start(work: Callable[..., T], *args: Any, **options: Any) -> Any:
+    """Begin ``work(*args)`` as a Ray task; what comes of it, and what it used, is for ``accounted``.
+
+    options : of the task, such as num_cpus
+    """
+    return _measured.options(name=work.__name__, **options).remote(work, *args)
+
+
+@ray.remote
+def _measured(work: Callable[..., T], *args: Any) -> tuple[T, watch.Usage]:
+    return watch.measured(work, *args)
+
+
+def accounted(found: tuple[T, watch.Usage]) -> T:
+    """The result of a task, whose use is charged to the work at hand."""
+    result, usage = found
+    watch.charge(usage)
+    return result
+
+
+_needed = 0  # bytes that the stage at hand will need in one process
+
+
+@contextmanager
+def needing(memory_bytes: int) -> Iterator[None]:
+    """Let single tasks in the block run only where a node has so much memory."""
+    global _needed
+    _needed = memory_bytes
+    try:
+        yield
+    finally:
+        _needed = 0
+
+
+def on_worker(work: Callable[..., T], *args: Any) -> T:
+    """Run ``work(*args)`` as one Ray task with a node's free cores, and the memory that its stage needs."""
+    with original_errors():
+        options = {"memory": _needed} if _needed else {}
+        found: tuple[T, watch.Usage] = ray.get(start(work, *args, num_cpus=_free_cpus(), **options))
+    return accounted(found)
 
 
 @contextmanager
@@ -149,9 +200,18 @@ def node_count() -> int:
     return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))  # type: ignore[no-untyped-call]
 
 
+def node_gpus() -> float:
+    """GPUs of the node that has most."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return float(max((node["Resources"].get("GPU", 0) for node in nodes if node["Alive"]), default=0))
+
+
 def cluster_gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
 
 
-def peak_of(results: list[Item]) -> int:
-    return max((int(result["peak_bytes"]) for result in results), default=0)
+def node_memory() -> int:
+    """Bytes that the largest node of the cluster has for work; 0 when there is none that takes any."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    sizes = [has.get("memory", 0) + has.get("object_store_memory", 0) for has in nodes if has.get("CPU", 0) >= 1]
+    return int(max(sizes, default=0))

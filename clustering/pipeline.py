@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,9 +25,9 @@ from clustering.encoders import check_encoder
 from clustering.errors import ConfigError, StoreError
 from clustering.forest import build_forest
 from clustering.graph import build_graph
-from clustering.kernels.memory import plan_stages
 from clustering.milvus import Address, open_store
-from clustering.parts import cluster_gpus, node_cpus
+from clustering.parts import cluster_gpus, needing, node_cpus, node_gpus, node_memory
+from clustering.plan import GUESSED_DIM, Machine, check_fits, counts_of, plan_run, print_plan, told_time
 from clustering.plot import plot_map
 from clustering.project import project_texts
 from clustering.read import InputFile, find_files, read_texts
@@ -36,10 +36,9 @@ from clustering.rundir import Figures, RunDir, fingerprint
 from clustering.search import search_neighbors
 from clustering.store import check_store, confirm_store, drop_collection, store_vectors
 from clustering.titles import check_titles
+from clustering.watch import watched
 
 log = logging.getLogger("covey")
-GUESSED_DIM = 1024  # where only the loaded model knows it
-ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20}
 PACKAGES = (
     "ray",
     "pymilvus",
@@ -87,8 +86,8 @@ def run_pipeline(config: RunConfig) -> RunDir:
 def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source, marks: dict[str, str]) -> None:
     """The way of one text. Each line leaves an artefact, or keeps the one that a run before has left."""
 
-    def stage(name: str, work: Any) -> Figures:
-        return run.stage(name, marks[name], work)
+    def stage(name: str, work: Callable[[], Figures]) -> Figures:
+        return do_stage(config, run, marks, name, work)
 
     seed, metric = config.run.seed, config.store.metric
     if isinstance(source, Source):
@@ -100,7 +99,7 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
         log.warning("no texts: %d records, none with text in read.text_columns", read["records"])
         stage("report", lambda: write_report(run, config))
         return
-    print_plan(run, read, config, source, [name for name in marks if not run.finished(name, marks[name])])
+    make_plan(config, run, read, source, [name for name in marks if not run.finished(name, marks[name])])
     embed = adopt_vectors if isinstance(source, Source) else lambda run: embed_texts(run, config.embed)
     embedded = stage("embed", lambda: embed(run))
     if n_texts > 1:  # one text has no neighbors
@@ -112,6 +111,13 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
     stage("project", lambda: project_texts(run, config.project, n_texts, seed))
     stage("plot", lambda: plot_map(run, config.plot, config.name, seed))
     stage("report", lambda: write_report(run, config))
+
+
+def do_stage(config: RunConfig, run: RunDir, marks: dict[str, str], name: str, work: Callable[[], Figures]) -> Figures:
+    """A stage under watch, where nodes have the memory that the plan says it needs."""
+    planned = run.manifest.get("plan", {}).get(name, {}).get("memory", 0) if config.run.check else 0
+    with needing(planned):
+        return run.stage(name, marks[name], lambda: watched(run, config.name, name, work))
 
 
 def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_texts: int, dim: int) -> None:
@@ -141,10 +147,15 @@ def load_and_search(
         except StoreError as error:
             log.warning("store: %s; loading again", error)
             run.forget("store")
-    run.stage("store", marks["store"], lambda: store_vectors(run, address, store, n_texts, dim, run.id, marks["store"]))
-    run.stage(
-        "search", marks["search"], lambda: search_neighbors(run, address, store, search, n_texts, config.run.seed)
-    )
+
+    def load() -> Figures:
+        return store_vectors(run, address, store, n_texts, dim, run.id, marks["store"])
+
+    def ask() -> Figures:
+        return search_neighbors(run, address, store, search, n_texts, config.run.seed)
+
+    do_stage(config, run, marks, "store", load)
+    do_stage(config, run, marks, "search", ask)
 
 
 def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int | None]:
@@ -224,32 +235,32 @@ def later_marks(config: RunConfig, search: str) -> dict[str, str]:
     return marks
 
 
-def print_plan(
-    run: RunDir, read: Figures, config: RunConfig, source: list[InputFile] | Source, stages: list[str]
+def make_plan(
+    config: RunConfig, run: RunDir, read: Figures, source: list[InputFile] | Source, stages: list[str]
 ) -> None:
-    """Log what each stage still to do will need before it starts, and keep it in the manifest."""
+    """Log what each stage still to do will need before it starts, keep it in the manifest, and refuse what cannot fit.
+
+    Raises: ConfigError with what is needed and what is there, unless run.check=false.
+    """
     if not stages:
         return
     ours = config.read.collection is None
     known = source.dim if isinstance(source, Source) else check_encoder(config.embed) if ours else None
-    plan = plan_stages(
-        read["texts"],
-        read["records"],
-        known or GUESSED_DIM,
-        min(config.search.k, read["texts"]),
-        read["text_bytes"] / read["texts"],
-        0 if not ours else ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]),
-    )
-    left = [line for line in plan if line.stage in stages]
-    dim = known or f"{GUESSED_DIM} (guessed)"
-    log.info("plan: texts=%d records=%d dim=%s k=%d", read["texts"], read["records"], dim, config.search.k)
-    for line in left:
-        log.info("plan: %-8s memory=%s disk=%s", line.stage, _bytes(line.memory_bytes), _bytes(line.disk_bytes))
-    run.update_manifest(plan={line.stage: {"memory": line.memory_bytes, "disk": line.disk_bytes} for line in left})
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+    counts = counts_of(read, known or GUESSED_DIM)
+    machine = Machine(node_cpus(), node_gpus(), node_memory())
+    needs = plan_run(config, counts, machine)
+    plan = {
+        need.stage: {"memory": need.memory_bytes, "processes": need.processes, "disk": need.disk_bytes}
+        for need in needs
+    }
+    run.update_manifest(plan=plan, node_memory=machine.memory_bytes)
+    needs = [need for need in needs if need.stage in stages]
+    print_plan(config, counts, needs)
+    told_time(run, config, counts, machine, stages)
+    if config.run.check and machine.memory_bytes == 0:
+        log.warning("plan: no node that takes work is up yet, so nothing says whether the run will fit")
+    elif config.run.check:
+        check_fits(needs, machine)
 
 
 @contextmanager

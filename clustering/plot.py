@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clustering.config import PlotSection
 from clustering.parts import on_worker
-from clustering.rundir import Figures, RunDir, gather_texts, read_columns, whole
+from clustering.rundir import Figures, RunDir, gather_texts, read_columns
+from clustering.storage import read_table, whole
 
 NOISE = "#c4c8cf"
 NAMED = 40  # clusters whose titles are written into the picture
@@ -22,17 +22,16 @@ HOVER_CHARACTERS = 300
 
 
 def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
-    """Leave map.html and map.png. Returns: drawn (texts in the interactive map), ``peak_bytes``."""
-    figures, peak = on_worker(_plot, run, cfg, name, seed)
-    return {**figures, "peak_bytes": peak}
+    """Leave map.html and map.png. Returns: drawn (texts in the interactive map)."""
+    return on_worker(_plot, run, cfg, name, seed)
 
 
 def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
-    assignment = pq.read_table(run / "assignment.parquet")
+    assignment = read_table(run / "assignment.parquet")
     label = assignment["label"].to_numpy()
     coords = read_columns(run / "coords", ["x", "y"])
     xy = np.column_stack([coords["x"].to_numpy(), coords["y"].to_numpy()])
-    clusters = pq.read_table(run / "clusters.parquet")
+    clusters = read_table(run / "clusters.parquet")
     shown = np.arange(label.size) if cfg.noise == "shown" else np.flatnonzero(label >= 0)
     _draw_png(run, xy[shown], label[shown], clusters, name)
     if shown.size > cfg.points:

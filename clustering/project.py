@@ -8,7 +8,6 @@ from typing import Any
 import numba
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clustering import schema
@@ -16,6 +15,7 @@ from clustering.config import ProjectSection
 from clustering.errors import StageError
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, flat_neighbors, part_name, parts, vectors_of, write_table
+from clustering.storage import read_table
 
 FloatArray = NDArray[np.float32]
 AMID = 3  # placed neighbors that a text outside the sample lies amid
@@ -23,12 +23,11 @@ SMALLEST_MAP = 5  # fewer texts are drawn where their first two principal compon
 
 
 def project_texts(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figures:
-    """Leave coords/. Returns: n_neighbors (as used), laid_out (texts that UMAP itself placed), ``peak_bytes``.
+    """Leave coords/. Returns: n_neighbors (as used), laid_out (texts that UMAP itself placed).
 
     Raises: StageError when umap-learn would search again instead of using the stored neighbors.
     """
-    figures, peak = on_worker(_project, run, cfg, n_texts, seed)
-    return {**figures, "peak_bytes": peak}
+    return on_worker(_project, run, cfg, n_texts, seed)
 
 
 def _project(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figures:
@@ -158,7 +157,7 @@ def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tup
     A text with fewer neighbors repeats itself at distance 0, which adds no edge.
     """
     if n_neighbors is None:
-        lengths = [pa.compute.list_value_length(pq.read_table(path)["neighbors"]) for path in parts(run / "neighbors")]
+        lengths = [pa.compute.list_value_length(read_table(path)["neighbors"]) for path in parts(run / "neighbors")]
         n_neighbors = 1 + max(int(pa.compute.max(counted).as_py()) for counted in lengths)
     indices = np.repeat(np.arange(n_texts)[:, None], n_neighbors, axis=1)
     distances = np.zeros((n_texts, n_neighbors), np.float32)
@@ -173,7 +172,7 @@ def _principal_components(run: RunDir, n_texts: int) -> FloatArray:
     total: Any = 0.0
     product: Any = 0.0
     for path in parts(run / "vectors"):
-        vectors = vectors_of(pq.read_table(path, columns=["vector"]))
+        vectors = vectors_of(read_table(path, columns=["vector"]))
         total = total + vectors.sum(axis=0, dtype=np.float64)
         product = product + (vectors.T @ vectors).astype(np.float64)
     mean = total / n_texts
@@ -181,6 +180,6 @@ def _principal_components(run: RunDir, n_texts: int) -> FloatArray:
     axes = axes[:, :-3:-1]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an eigenvector's sign is arbitrary
     found = [
-        vectors_of(pq.read_table(path, columns=["vector"])) @ axes.astype(np.float32) for path in parts(run / "vectors")
+        vectors_of(read_table(path, columns=["vector"])) @ axes.astype(np.float32) for path in parts(run / "vectors")
     ]
     return np.ascontiguousarray(np.concatenate(found) - (mean @ axes).astype(np.float32), np.float32)

@@ -26,8 +26,9 @@ from clustering import schema
 from clustering.config import ReadSection
 from clustering.errors import ConfigError, InputError
 from clustering.kernels.copies import fold_copies
-from clustering.parts import Item, map_parts, on_worker, peak_of
-from clustering.rundir import Figures, RunDir, part_name, parts, remove, whole, write_table
+from clustering.parts import Item, map_parts, on_worker
+from clustering.rundir import Figures, RunDir, names_of, part_name, parts, write_table
+from clustering.storage import filesystem_of, load_array, read_schema, read_table, remove, whole
 
 RECORDS_PER_PART = 8192
 PIECE_BYTES = 32 << 20  # files are read in pieces of about this size: small files together, Parquet by row groups
@@ -93,7 +94,7 @@ def find_files(cfg: ReadSection) -> list[InputFile]:
 
 def _filesystem(path: str) -> tuple[pa.fs.FileSystem, str]:
     if "://" in path:
-        return pa.fs.FileSystem.from_uri(path)  # type: ignore[no-any-return]
+        return filesystem_of(path)
     return pa.fs.LocalFileSystem(), posixpath.abspath(posixpath.expanduser(path))
 
 
@@ -365,7 +366,7 @@ class PieceReader:
                 break
         if held:
             counts.append(self._write(item["item"], len(counts), held))
-        return {"parts": counts, "dropped": len(malformed)}
+        return {"parts": counts, "dropped": len(malformed), "rows": sum(count["records"] for count in counts)}
 
     def _write(self, piece: int, chunk: int, records: list[tuple[str, list[str | None]]]) -> dict[str, int]:
         n_text = len(self.cfg.text_columns)
@@ -404,7 +405,7 @@ def _number_rows(run: RunDir, counts: list[dict[str, int]], limit: int | None) -
     digests, id_digests, kept_of = [], [], []
     before = 0
     for path, count in zip(names, counts, strict=True):
-        table = pq.read_table(path, columns=["place", "digest", "id_digest"])
+        table = read_table(path, columns=["place", "digest", "id_digest"])
         places = table["place"].to_numpy()
         keep = slice(0, int(np.searchsorted(places, limit - before))) if limit is not None else slice(None)
         digests.append(_digests(table["digest"])[keep])
@@ -438,10 +439,10 @@ class RowWriter:
 
     def __call__(self, item: Item) -> Item:
         path = self.run / "records" / item["name"]
-        numbers = np.load(path.with_suffix(".npz"))
-        given = "vector" in pq.read_schema(path).names
+        numbers = load_array(path.with_suffix(".npz"))
+        given = "vector" in read_schema(path).names
         columns = ["text_id", "text", *(["vector"] if given else [])]
-        table = pq.read_table(path, columns=columns).slice(0, len(numbers["row"]))
+        table = read_table(path, columns=columns).slice(0, len(numbers["row"]))
         name = part_name(item["item"])
         members = {"text_id": table["text_id"], "row": numbers["row"]}
         if len(table):
@@ -456,37 +457,33 @@ class RowWriter:
                 vectors = table["vector"].filter(first)
                 layout = schema.vectors_schema(vectors.type.list_size)
                 write_table(self.run / "given" / name, pa.table({"row": texts["row"], "vector": vectors}, layout))
-        return {"text_bytes": text_bytes}
+        return {"text_bytes": text_bytes, "rows": len(table)}
 
 
 def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: int) -> Figures:
     """Read all records, fold equal texts, number the rows; leave texts/ and members/ in row order.
 
-    Returns: counts of records, texts, empty (left out), dropped (malformed), repeated_ids, and ``peak_bytes``.
+    Returns: counts of records, texts, empty (left out), dropped (malformed), repeated_ids.
     Raises: InputError that names the file and the record where reading stopped.
     """
     items = [{"piece": asdict(piece)} for piece in _pieces(files)]
     results = map_parts(PieceReader, items, actors=actors, run=run, cfg=cfg)
     counts = [count for result in results for count in result["parts"]]
     figures = fold_records(run, counts, cfg.limit, actors)
-    return {
-        **figures,
-        "dropped": sum(result["dropped"] for result in results),
-        "peak_bytes": max(figures["peak_bytes"], peak_of(results)),
-    }
+    return {**figures, "dropped": sum(result["dropped"] for result in results)}
 
 
 def fold_records(run: RunDir, counts: list[dict[str, int]], limit: int | None, actors: int) -> Figures:
     """Turn records/ into texts/ and members/, and into given/ where it holds vectors; records/ goes.
 
     counts : records and empty of each part; limit : only the first records
-    Returns: records, texts, empty, repeated_ids, largest_copies, text_bytes, peak_bytes.
+    Returns: records, texts, empty, repeated_ids, largest_copies, text_bytes.
     """
-    numbered, peak = on_worker(_number_rows, run, counts, limit)
-    written = map_parts(RowWriter, [{"name": path.name} for path in parts(run / "records")], actors=actors, run=run)
+    numbered = on_worker(_number_rows, run, counts, limit)
+    written = map_parts(RowWriter, [{"name": name} for name in names_of(run / "records")], actors=actors, run=run)
     remove(run / "records")
     text_bytes = sum(result["text_bytes"] for result in written)
-    return {**numbered, "text_bytes": text_bytes, "peak_bytes": max(peak, peak_of(written))}
+    return {**numbered, "text_bytes": text_bytes}
 
 
 def _pieces(files: list[InputFile]) -> list[Piece]:

@@ -49,7 +49,7 @@ class Sample:
         rng = np.random.default_rng(seed)
         self.rows = np.sort(rng.choice(n_texts, min(size, n_texts), replace=False))
         self.vectors = vectors_of(gather(run / "vectors", self.rows, ["vector"]))
-        _, dots, self.peak = exact_neighbors(run / "vectors", self.vectors, self.rows, k)
+        _, dots = exact_neighbors(run / "vectors", self.vectors, self.rows, k)
         self.edge = _squared(dot_distance(dots[:, -1], metric), metric) + TIE
 
     def shares(self, distances: FloatArray, counts: IntArray) -> FloatArray:
@@ -66,19 +66,19 @@ def _squared(distances: FloatArray, metric: str) -> FloatArray:
     return distances**2 if metric == "L2" else 2 * distances
 
 
-def measure_recall(run: RunDir, metric: str, k: int, sample: int, n_texts: int, seed: int) -> tuple[Figures, int]:
+def measure_recall(run: RunDir, metric: str, k: int, sample: int, n_texts: int, seed: int) -> Figures:
     """Share of the true k nearest that the search found, on a random sample of rows.
 
-    Returns: recall, recall_low, recall_high (95 %), recall_sample; peak bytes of the largest task.
+    Returns: recall, recall_low, recall_high (95 %), recall_sample.
     """
     if sample == 0 or k == 0:
-        return {"recall": None, "recall_low": None, "recall_high": None, "recall_sample": 0}, 0
+        return {"recall": None, "recall_low": None, "recall_high": None, "recall_sample": 0}
     drawn = Sample(run, metric, k, sample, n_texts, seed)
     listed = gather(run / "neighbors", drawn.rows, ["distances"])["distances"].combine_chunks()
     recall = float(drawn.shares(listed.flatten().to_numpy(), np.asarray(listed.value_lengths())).mean())
     low, high = wilson_interval(recall, len(drawn.rows))
     figures = {"recall": recall, "recall_low": low, "recall_high": high, "recall_sample": len(drawn.rows)}
-    return {name: round(value, 5) for name, value in figures.items()}, drawn.peak
+    return {name: round(value, 5) for name, value in figures.items()}
 
 
 def tune_params(

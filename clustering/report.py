@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 from clustering import schema
 from clustering.config import RunConfig
 from clustering.parts import on_worker
-from clustering.rundir import Figures, RunDir, load_assignment, parts, read_columns, whole, write_json
+from clustering.plan import cost_of
+from clustering.rundir import Figures, RunDir, load_assignment, parts, read_columns, write_json, write_table
+from clustering.storage import read_table, whole
 
 SHOWN_CLUSTERS = 50
 COLLAPSED = 0.3  # a cluster with a larger share of the records deserves a warning
@@ -20,20 +22,20 @@ GOOD_RECALL = 0.95
 
 
 def write_report(run: RunDir, config: RunConfig) -> Figures:
-    """Leave labels.parquet (a line for each record), report.json and report.html. Returns: records, ``peak_bytes``."""
-    records, peak = on_worker(_write_labels, run)
+    """Leave labels.parquet (a line for each record), report.json and report.html. Returns: records."""
+    records = on_worker(_write_labels, run)
     figures = collect_figures(run, config)
     write_json(run / "report.json", figures)
     with whole(run / "report.html") as temporary:
         temporary.write_text(render_html(run, config, figures), encoding="utf-8")
-    return {"records": records, "peak_bytes": peak}
+    return {"records": records}
 
 
 def _write_labels(run: RunDir) -> int:
     with whole(run / "labels.parquet") as temporary, pq.ParquetWriter(temporary, schema.LABELS) as writer:
         if not (run / "assignment.parquet").exists():
             if not (run / "clusters.parquet").exists():
-                pq.write_table(schema.CLUSTERS.empty_table(), run / "clusters.parquet")
+                write_table(run / "clusters.parquet", schema.CLUSTERS.empty_table())
             return 0
         by_row = load_assignment(run)
         coords = read_columns(run / "coords", ["x", "y"])
@@ -41,7 +43,7 @@ def _write_labels(run: RunDir) -> int:
             by_row = by_row.append_column(name, coords[name])
         records = 0
         for path in parts(run / "members"):
-            members = pq.read_table(path)
+            members = read_table(path)
             table = by_row.take(members["row"]).append_column("text_id", members["text_id"])
             writer.write_table(table.select(schema.LABELS.names).cast(schema.LABELS))
             records += len(table)
@@ -58,9 +60,10 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
     figures: Figures = {
         "counts": {name: read[name] for name in ("records", "texts", "empty", "dropped", "repeated_ids")},
         "stages": {
-            name: {"seconds": stage["seconds"], "peak_bytes": stage["figures"].get("peak_bytes")}
+            name: stage_figures(stage, manifest.get("plan", {}).get(name, {}), config)
             for name, stage in manifest["stages"].items()
         },
+        "driver_bytes": max((figures.get("used", {}).get("driver_bytes", 0) for figures in done.values()), default=0),
         "embed": {"encoder": encoder, **_some(done.get("embed", {}), "dim", "tokens", "cut")},
         "store": _some(done.get("store", {}), "collection", "index", "metric", "rows", "rows_per_second", "segments",
                        "retries", "repaired_rows"),
@@ -84,6 +87,19 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
     }  # fmt: skip
     figures["warnings"] = warnings_of(figures, config)
     return figures
+
+
+def stage_figures(stage: Figures, planned: Figures, config: RunConfig) -> Figures:
+    """What a stage took, beside what it was planned to take: seconds of the start that finished it, memory of its
+    largest process, seconds of cores used and of GPUs held, and with run.prices what the machines cost meanwhile."""
+    figures = stage["figures"]
+    used = figures.get("used", {})
+    found: Figures = {"seconds": stage["seconds"], "peak_bytes": figures.get("peak_bytes"),
+                      "planned_bytes": planned.get("memory"), "cpu_seconds": used.get("cpu_seconds", 0),
+                      "gpu_seconds": used.get("gpu_seconds", 0)}  # fmt: skip
+    if config.run.prices and used:
+        found["cost"] = round(cost_of(stage["seconds"], used, config) or 0, 4)
+    return found
 
 
 def _some(figures: Figures, *names: str) -> Figures:
@@ -180,10 +196,10 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
     if (run / "map.png").exists():
         encoded = base64.b64encode((run / "map.png").read_bytes()).decode()
         picture = f'<a href="map.html"><img alt="map of the texts" src="data:image/png;base64,{encoded}"></a>'
-    stages = "".join(
-        f"<tr><td>{name}<td class=n>{stage['seconds']:.1f}<td class=n>{_mebibytes(stage['peak_bytes'])}</tr>"
-        for name, stage in figures["stages"].items()
-    )
+    columns, rows = stage_table(figures, config)
+    stages = "".join(f"<th class=n>{column}" if at else f"<th>{column}" for at, column in enumerate(columns))
+    for row in rows:
+        stages += "<tr>" + "".join(f"<td class=n>{cell}" if at else f"<td>{cell}" for at, cell in enumerate(row))
     versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
     title = html.escape(f"Clusters of {config.name}")
     return f"""<!doctype html>
@@ -204,7 +220,7 @@ li {{ margin: 0 }} ul {{ margin: 0; padding-left: 1rem }}
 <h2>Largest clusters</h2>
 {_cluster_table(run, clusters)}
 <h2>Stages</h2>
-<table><tr><th>stage<th class=n>seconds<th class=n>peak memory of a process, MiB</tr>{stages}</table>
+<table><tr>{stages}</table>
 <p class=quiet>{html.escape(versions)}; seed {figures["seed"]}.
 All figures: report.json, configuration: manifest.json.</p>
 </html>
@@ -255,12 +271,29 @@ def _recall(search: Figures) -> str:
     )
 
 
+def stage_table(figures: Figures, config: RunConfig) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the table of stages; the report's own stage is not over when it is written."""
+    columns = ["stage", "seconds", "CPU seconds", "peak memory of a process, MiB", "planned, MiB"]
+    gpus = any(stage["gpu_seconds"] for stage in figures["stages"].values())
+    columns += ["GPU seconds"] if gpus else []
+    prices = config.run.prices
+    columns += [f"cost, {html.escape(prices.currency)}"] if prices else []
+    rows = []
+    for name, stage in figures["stages"].items():
+        row = [name, f"{stage['seconds']:.1f}", f"{stage['cpu_seconds'] or 0:.1f}", _mebibytes(stage["peak_bytes"]),
+               _mebibytes(stage["planned_bytes"])]  # fmt: skip
+        row += [f"{stage['gpu_seconds']:.1f}"] if gpus else []
+        row += [f"{stage.get('cost', 0):.4f}"] if prices else []
+        rows.append(row)
+    return columns, rows
+
+
 def _mebibytes(count: Any) -> str:
     return f"{count / 2**20:.0f}" if count else ""
 
 
 def _cluster_table(run: RunDir, figures: Figures) -> str:
-    clusters = pq.read_table(run / "clusters.parquet")
+    clusters = read_table(run / "clusters.parquet")
     chosen = figures["count"]  # clusters of other layers follow those of the labels
     shown = clusters.slice(0, min(chosen, SHOWN_CLUSTERS)).to_pylist()
     rows = "".join(

@@ -8,7 +8,9 @@ import hashlib
 import json
 import logging
 import os
-import shutil
+import platform
+import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,24 +26,36 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_array
 
 from clustering.errors import ConfigError, StageError
+from clustering.storage import Place, RemotePath, load_array, place, read_table, remove, whole
 
 log = logging.getLogger("covey")
 
 Figures = dict[str, Any]
+LOCK = ".lock"
+PROGRESS = "progress.json"
+BEAT_S = 10  # between two signs of life of the process that holds a directory in an object store
+DEAD_S = 60  # without one, the process is taken for dead
 
 
 class RunDir:
-    """One run's directory.
+    """One run's directory, a local path or an s3:// or gs:// URI.
 
     A stage is finished when the manifest says so, and the manifest is replaced in one step after the stage's
     artefact is complete. Parts of an artefact appear under their final name only when they are whole.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
+    def __init__(self, path: str | Place) -> None:
+        self.path = place(path)
+        self.held: str | None = None  # the run's id, while this process holds the directory
 
-    def __truediv__(self, name: str) -> Path:
+    def __truediv__(self, name: str) -> Place:
         return self.path / name
+
+    def local(self, name: str) -> Path:
+        """A folder of this machine for what cannot lie in an object store; there it is lost with the machine."""
+        if isinstance(self.path, Path):
+            return self.path / name
+        return Path(tempfile.gettempdir()) / f"covey-{os.getuid()}" / self.id / name
 
     @property
     def manifest(self) -> Figures:
@@ -69,29 +83,105 @@ class RunDir:
         return str(self.manifest["id"])
 
     def update_manifest(self, **entries: Any) -> None:
-        write_json(self / "manifest.json", {**self.manifest, **entries})
+        """Raises: StageError when the directory that this process holds has vanished, or is another run's now."""
+        manifest = self.manifest
+        if self.held not in (None, manifest["id"]):
+            raise StageError(
+                f"{self.path} has vanished while the run was at work, or another run has taken its place. What it held "
+                f"is lost; start again with a run.dir that stays"
+            )
+        write_json(self / "manifest.json", {**manifest, **entries})
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory for this process; the lock ends with the process, however it ends.
+        """Hold the directory for this process.
 
+        The kernel frees a local lock with the process, however it ends; in an object store the holder gives signs of
+        life, and is taken for dead without them.
         Raises: ConfigError when another process holds it or the directory cannot be written.
         """
+        with self._local_lock() if isinstance(self.path, Path) else self._remote_lock():
+            with contextlib.suppress(ConfigError):  # a damaged manifest is told later
+                self.held = self.id
+            try:
+                yield
+            finally:
+                self.held = None
+
+    @contextmanager
+    def _local_lock(self) -> Iterator[None]:
+        assert isinstance(self.path, Path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = (self / ".lock").open("a+")
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)  # texts are their owner's business
+            handle = (self.path / LOCK).open("a+")
         except OSError as error:
             raise ConfigError(
                 [f"run.dir {self.path} cannot be written: {error.strerror}; choose another one"]
             ) from None
         with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    [f"run.dir {self.path} is in use by another run; wait for it, or choose another"]
-                ) from None
+            for tried in range(3):  # who only looks whether it is held, holds it for a moment
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if tried == 2:
+                        raise self._in_use() from None
+                    time.sleep(0.1)
             yield
+
+    def _in_use(self) -> ConfigError:
+        return ConfigError([f"run.dir {self.path} is in use by another run; wait for it, or choose another"])
+
+    @contextmanager
+    def _remote_lock(self) -> Iterator[None]:
+        lock = self / LOCK
+        mine = {"owner": uuid.uuid4().hex, "host": platform.node(), "pid": os.getpid()}
+        try:
+            if self.in_use():
+                raise self._in_use()
+            write_json(lock, mine)
+            time.sleep(1)  # two that write at once: the later one's stays
+            if json.loads(lock.read_text())["owner"] != mine["owner"]:
+                raise self._in_use()
+        except (OSError, StageError) as error:
+            raise ConfigError([f"run.dir cannot be used: {error}"]) from None
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT_S):
+                with contextlib.suppress(OSError, StageError):
+                    write_json(lock, mine)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            with contextlib.suppress(OSError, StageError):
+                remove(lock)
+
+    def in_use(self) -> bool:
+        """Whether a process that lives holds the directory."""
+        if isinstance(self.path, Path):
+            try:
+                with (self.path / LOCK).open() as handle:
+                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError:
+                pass
+            return False
+        lock = self / LOCK
+        assert isinstance(lock, RemotePath)
+        if lock.age_s() > DEAD_S:
+            return False
+        try:
+            held = json.loads(lock.read_text())
+        except (FileNotFoundError, ValueError):
+            return False
+        return held["host"] != platform.node() or Path(f"/proc/{held['pid']}").exists()
 
     def clear(self) -> None:
         """Remove every artefact of an earlier run; files that are not Covey's stay."""
@@ -102,6 +192,7 @@ class RunDir:
         for name in ARTEFACTS:
             remove(self / name)
         write_json(self / "manifest.json", {"id": kept, "stages": {}})
+        self.held = kept if self.held else None
 
     def forget(self, name: str) -> None:
         """Let a stage be done again, its parts kept."""
@@ -126,6 +217,7 @@ class RunDir:
         stages = self.manifest["stages"]
         stages[name] = {
             "fingerprint": fingerprint,
+            "started": round(time.time() - seconds, 3),
             "finished": round(time.time(), 3),
             "seconds": round(seconds, 3),
             "figures": figures,
@@ -175,7 +267,7 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "plot": ("map.html", "map.png"),
     "report": ("labels.parquet", "report.json", "report.html"),
 }
-ARTEFACTS = (*(name for names in STAGE_ARTEFACTS.values() for name in names), "store")
+ARTEFACTS = (*(name for names in STAGE_ARTEFACTS.values() for name in names), "store", PROGRESS)
 
 
 def fingerprint(*parts: Any) -> str:
@@ -183,37 +275,18 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its name when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        remove(temporary)
-
-
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Place, content: Any) -> None:
     with whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: Place, table: pa.Table) -> None:
     """Write one Parquet file that is either whole or absent."""
     with whole(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def save_array(path: Path, array: np.ndarray[Any, Any]) -> None:
+def save_array(path: Place, array: np.ndarray[Any, Any]) -> None:
     """Write one .npy file that is either whole or absent."""
     with whole(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, array)
@@ -223,27 +296,32 @@ def part_name(index: int) -> str:
     return f"part-{index:06d}.parquet"
 
 
-def parts(folder: Path) -> list[Path]:
+def parts(folder: Place) -> list[Place]:
     """The finished Parquet parts of an artefact, in row order."""
-    return sorted(folder.glob("part-*.parquet"))
+    return sorted(folder.glob("part-*.parquet"), key=lambda path: path.name)
 
 
-def read_columns(folder: Path, columns: list[str]) -> pa.Table:
+def names_of(folder: Place) -> list[str]:
+    """The names of the finished parts, which are the same in all artefacts."""
+    return [path.name for path in parts(folder)]
+
+
+def read_columns(folder: Place, columns: list[str]) -> pa.Table:
     """Some columns of all parts of an artefact, in row order; for columns that fit in one process."""
     found = parts(folder)
     if not found:
         raise StageError(f"{folder} holds no parts; run the stage that makes it first")
-    return pa.concat_tables([pq.read_table(path, columns=columns) for path in found])
+    return pa.concat_tables([read_table(path, columns=columns) for path in found])
 
 
-def gather(folder: Path, rows: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:
+def gather(folder: Place, rows: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:
     """Some columns of some rows of an artefact, ascending by row, read part by part."""
     found = []
     for path in parts(folder):
-        held = pq.read_table(path, columns=["row"])["row"].to_numpy()
+        held = read_table(path, columns=["row"])["row"].to_numpy()
         places = np.flatnonzero(np.isin(held, rows))
         if len(places):
-            found.append(pq.read_table(path, columns=columns).take(places))
+            found.append(read_table(path, columns=columns).take(places))
     return pa.concat_tables(found)
 
 
@@ -255,12 +333,12 @@ def gather_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
     return dict(zip(table["row"].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
-def flat_neighbors(path: Path, k: int) -> tuple[np.ndarray[Any, Any], ...]:
+def flat_neighbors(path: Place, k: int) -> tuple[np.ndarray[Any, Any], ...]:
     """The k nearest of each list of a part of neighbors/, one entry a neighbor.
 
     Returns: row int64, place in its list (0 the nearest), neighbor int64, distance float32, each shape (n_entries,)
     """
-    table = pq.read_table(path)
+    table = read_table(path)
     lengths = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
     place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     near = place < k
@@ -270,7 +348,7 @@ def flat_neighbors(path: Path, k: int) -> tuple[np.ndarray[Any, Any], ...]:
 
 def load_assignment(run: RunDir) -> pa.Table:
     """label, strength, outlier_score, home and home_strength of every row, in row order."""
-    return pq.read_table(run / "assignment.parquet")
+    return read_table(run / "assignment.parquet")
 
 
 def vectors_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -280,21 +358,21 @@ def vectors_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
     return values.reshape(len(column), column.type.list_size)  # type: ignore[no-any-return]
 
 
-def save_graph(folder: Path, graph: csr_array) -> None:
+def save_graph(folder: Place, graph: csr_array) -> None:
     """Write the graph as three memory-mappable arrays."""
     for name in ("indptr", "indices", "data"):
         save_array(folder / f"{name}.npy", getattr(graph, name))
 
 
-def load_graph(run: str | Path | RunDir) -> csr_array:
+def load_graph(run: str | Place | RunDir) -> csr_array:
     """The run's distance graph as a symmetric float32 csr_array, memory-mapped, shape (n_texts, n_texts).
 
-    run : a run directory
+    run : a run directory, or its URI
     Raises: StageError when the run has no finished graph.
     """
     folder = (run if isinstance(run, RunDir) else RunDir(run)) / "graph"
     try:
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("data", "indices", "indptr")]
+        arrays = [load_array(folder / f"{name}.npy", mapped=True) for name in ("data", "indices", "indptr")]
     except FileNotFoundError as error:
         raise StageError(f"{folder} holds no finished graph ({error.filename} is missing)") from None
     n_texts = arrays[2].size - 1

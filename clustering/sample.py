@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from clustering.errors import ConfigError
-from clustering.rundir import whole
+from clustering.storage import whole
 
 BLOCK = 100_000
 NOISE_SHARE = 0.15

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clustering import schema
 from clustering.cells import cell_centers, cells_of
 from clustering.config import SearchSection, StoreSection
 from clustering.kernels.topk import FloatArray, IntArray, nearest_others, score_distance
 from clustering.milvus import Address, Link, patiently
-from clustering.parts import Item, map_parts, on_worker, peak_of
+from clustering.parts import Item, map_parts, on_worker
 from clustering.recall import measure_recall, search_params, tune_params
-from clustering.rundir import Figures, RunDir, parts, vectors_of, write_table
+from clustering.rundir import Figures, RunDir, names_of, parts, vectors_of, write_table
+from clustering.storage import Place, read_table
 from clustering.wire import HIT_BYTES, search_request
 
 MESSAGE_BYTES = 32 << 20  # of a request or a reply, half of what servers allow
@@ -100,7 +99,7 @@ class Searcher:
         return {"rows": rows, "retries": self.asker.retries - before}
 
     def search(self, name: str, pool: ThreadPoolExecutor) -> int:
-        table = pq.read_table(self.run / "vectors" / name)
+        table = read_table(self.run / "vectors" / name)
         rows, vectors = table["row"].to_numpy(), vectors_of(table)
         step = self.asker.batch(vectors.shape[1])
         ranges = [slice(at, at + step) for at in range(0, len(rows), step)]
@@ -123,7 +122,7 @@ def search_neighbors(
     """Leave neighbors/ with the k nearest other texts of every row, ascending, and measure the recall.
 
     Returns: k, index, params, queries_per_second, short_rows (fewer than k neighbors), retries, recall with its 95 %
-        interval on recall_sample rows, with search.target_recall what was tried for it, ``peak_bytes``.
+        interval on recall_sample rows, with search.target_recall what was tried for it.
     """
     k = min(cfg.k, n_texts - 1)
     params = search_params(cfg, store, n_texts)
@@ -131,8 +130,9 @@ def search_neighbors(
     if cfg.target_recall is not None:
         params, tuned = tune_params(run, address, store, cfg, n_texts, seed, Asker)
     started = time.perf_counter()
-    todo = [path.name for path in parts(run / "vectors") if not (run / "neighbors" / path.name).exists()]
-    centers, _ = on_worker(cell_centers, run, n_texts, seed) if todo else (None, 0)
+    found = set(names_of(run / "neighbors"))
+    todo = [name for name in names_of(run / "vectors") if name not in found]
+    centers = on_worker(cell_centers, run, n_texts, seed) if todo else None
     size = min(4, -(-len(todo) // (4 * cfg.actors)))  # parts a call
     results = map_parts(
         Searcher, [{"names": todo[at : at + size]} for at in range(0, len(todo), max(size, 1))],
@@ -151,10 +151,10 @@ def search_neighbors(
         "retries": sum(result["retries"] for result in results),
         **tuned,
     }
-    recall, peak = measure_recall(run, store.metric, k, cfg.recall_sample, n_texts, seed)
-    return {**figures, **recall, "peak_bytes": max(peak, peak_of(results))}
+    recall = measure_recall(run, store.metric, k, cfg.recall_sample, n_texts, seed)
+    return {**figures, **recall}
 
 
-def _short_rows(path: Path, k: int) -> int:
-    lengths = pa.compute.list_value_length(pq.read_table(path, columns=["neighbors"])["neighbors"])
+def _short_rows(path: Place, k: int) -> int:
+    lengths = pa.compute.list_value_length(read_table(path, columns=["neighbors"])["neighbors"])
     return int((lengths.to_numpy() < k).sum())

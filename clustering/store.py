@@ -9,17 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow.parquet as pq
 from pymilvus import DataType, MilvusClient
 from pymilvus.grpc_gen import milvus_pb2
 
+from clustering import watch
 from clustering.bulk import check_bulk, load_bulk
 from clustering.config import RunConfig, StoreSection
 from clustering.errors import ConfigError, StoreError
 from clustering.kernels.topk import IntArray
 from clustering.milvus import Address, Link, address_of, connected, default_nlist, patiently, server_version
-from clustering.parts import Item, map_parts, peak_of
-from clustering.rundir import Figures, RunDir, gather, parts, remove, vectors_of
+from clustering.parts import Item, map_parts
+from clustering.rundir import Figures, RunDir, gather, names_of, parts, vectors_of
+from clustering.storage import read_table, remove, touch
 from clustering.wire import ROW, VECTOR, column_of, write_request
 
 T = TypeVar("T")
@@ -30,7 +31,6 @@ IN_FLIGHT = 2  # requests of an actor that wait for the server at the same time
 KEYS_PER_QUERY = 8192  # servers list 16,384 at most
 AUDIT_ROUNDS = 3
 AUDIT_SAMPLE = 200  # vectors that are read back
-REPORT_EVERY_S = 10
 MARK = "covey"  # opens the description of every collection that a run made
 MARKS = "loaded"  # in the run directory while a collection is filled: which parts are begun, which are done
 FORCE_MERGE = (2, 6, 14)  # the first server that merges segments to a size it is given
@@ -85,12 +85,12 @@ def store_vectors(
     """Load every vector under its row as key, build the index, and audit what the collection holds.
 
     mark : fingerprint of vectors and index; this run's collection with another mark is made anew
-    Returns: collection, index, metric, rows, rows_per_second, segments, retries, repaired_rows, peak_bytes.
+    Returns: collection, index, metric, rows, rows_per_second, segments, retries, repaired_rows.
     Raises: ConfigError when the collection is somebody else's; StoreError when it cannot be made whole.
     """
     with connected(address) as client, Link(address) as link:
         prepare_collection(run, client, address.collection, store.metric, dim, run_id, mark)
-        figures: Figures = {"rows_per_second": None, "retries": 0, "peak_bytes": 0}
+        figures: Figures = {"rows_per_second": None, "retries": 0}
         if (run / MARKS).exists():  # else a collection that was whole once: the audit says what it lacks
             load = load_bulk if store.load == "bulk" else load_stream
             figures = load(run, address, store)
@@ -123,7 +123,7 @@ def prepare_collection(
     if found == description:
         return
     remove(run / MARKS)
-    (run / MARKS).mkdir(parents=True)  # before the collection: an empty one without it would pass for a damaged one
+    touch(run / MARKS / "filling")  # before the collection: an empty one without it would pass for a damaged one
     if found is not None:
         client.drop_collection(name)
     fields = client.create_schema(auto_id=False, enable_dynamic_field=False, description=description)
@@ -157,8 +157,8 @@ class Loader:
             return 0, 0
         again = not whole or begun.exists()
         if whole:
-            begun.touch()
-        table = pq.read_table(self.run / "vectors" / piece["name"])
+            touch(begun)
+        table = read_table(self.run / "vectors" / piece["name"])
         rows, vectors = table["row"].to_numpy(), vectors_of(table)
         if not whole:
             wanted = (rows >= piece["first"]) & (rows < piece["stop"])
@@ -169,7 +169,7 @@ class Loader:
         for start in range(0, len(rows), step):
             retries += self.send(rows[start : start + step], vectors[start : start + step], again)
         if whole:
-            done.touch()
+            touch(done)
         return len(rows), retries
 
     def send(self, rows: IntArray, vectors: np.ndarray[Any, np.dtype[np.float32]], again: bool) -> int:
@@ -182,10 +182,10 @@ class Loader:
 
 
 def load_stream(run: RunDir, address: Address, store: StoreSection) -> Figures:
-    """Send all parts through write actors. Returns: rows_per_second, retries, peak_bytes."""
+    """Send all parts through write actors. Returns: rows_per_second, retries."""
     started = time.perf_counter()
     actors = 1 if store.embedded else 2  # Milvus Lite takes one writer a collection
-    names = [path.name for path in parts(run / "vectors")]
+    names = names_of(run / "vectors")
     size = min(8, max(IN_FLIGHT, -(-len(names) // (4 * actors))))  # parts a call: to fill the line, and to share out
     items = [{"pieces": [{"name": name} for name in names[at : at + size]]} for at in range(0, len(names), size)]
     results = map_parts(Loader, items, actors=actors, run=run, address=address)
@@ -193,7 +193,6 @@ def load_stream(run: RunDir, address: Address, store: StoreSection) -> Figures:
     return {
         "rows_per_second": round(rows / (time.perf_counter() - started), 1),
         "retries": sum(result["retries"] for result in results),
-        "peak_bytes": peak_of(results),
     }
 
 
@@ -278,15 +277,14 @@ def _load_progress(client: MilvusClient, name: str) -> int:
 
 
 def _watch(address: Address, what: str, progress: Callable[[], int], goal: int) -> None:
-    """Wait until progress reaches the goal; say every few seconds how far it is."""
-    told = time.monotonic()
+    """Wait until progress reaches the goal; who watches is told how far it is."""
+    seen = watch.current()
     while True:
         done, _ = patiently(address, lambda _: progress())
         if done >= goal:
             return
-        if time.monotonic() - told > REPORT_EVERY_S:
-            told = time.monotonic()
-            log.info("store: %s %d of %d", what, done, goal)
+        if seen:
+            seen.step(what, done, goal)
         time.sleep(0.3)
 
 
@@ -323,7 +321,7 @@ def audit_collection(run: RunDir, link: Link, n_texts: int) -> list[Item]:
 
 def _span(path: Any) -> tuple[int, int]:
     """First row of a part of vectors/, and the one after its last."""
-    rows = pq.read_table(path, columns=["row"])["row"]
+    rows = read_table(path, columns=["row"])["row"]
     return int(rows[0].as_py()), int(rows[-1].as_py()) + 1
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import logging
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable
+from typing import Any
 
 COMMANDS = {
     "run": "jobs.cluster_texts",
@@ -15,6 +19,8 @@ COMMANDS = {
     "assign": "jobs.assign_texts",
     "evaluate": "jobs.evaluate",
     "sample": "jobs.make_sample",
+    "plan": "jobs.plan_run",
+    "status": "jobs.show_status",
 }
 
 
@@ -29,37 +35,81 @@ def main(argv: list[str] | None = None) -> int:
     return int(module.main(given.words, prog=f"covey {given.command}"))
 
 
-def run_command(work: Callable[[], None]) -> int:
-    """Run a job's body: 0 done, 1 the run failed, 2 the configuration or the input is wrong; errors in words."""
+class JsonLines(logging.Formatter):
+    """A JSON object a line: time (seconds since 1970), level, message, and the fields that a record carries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def run_command(work: Callable[[], None], log_format: str = "text") -> int:
+    """Run a job's body: 0 done, 1 the run failed, 2 the configuration or the input is wrong; errors in words.
+
+    log_format : text for people, json for a line of JSON each; a failed job's last line is its cause in either
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job of somebody else's data calls nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave the workers' view of GPUs alone
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("covey").setLevel(logging.INFO)
+    log = logging.getLogger("covey")
+    log.setLevel(logging.INFO)
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what it raises is said once, by us
+    if log_format == "json":
+        log.setLevel(logging.DEBUG)
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonLines())
     from dotenv import find_dotenv, load_dotenv
 
     from clustering.errors import ConfigError, CoveyError
 
     load_dotenv(find_dotenv(usecwd=True))
+    status, problems = 0, []
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         work()
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        return 2
+        status, problems = 2, [f"error: {problem}" for problem in error.problems]
     except CoveyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        status, problems = 1, [f"error: {error}"]
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        status, problems = 130, ["interrupted; the same command goes on from here"]
+    except SystemExit as ending:
+        if ending.code != signal.SIGTERM:
+            raise
+        status, problems = 143, ["terminated; the same command goes on from here"]
     except Exception as error:
-        logging.getLogger("covey").exception("the run failed; the same command goes on from the last finished part")
+        log.exception("the run failed; the same command goes on from the last finished part")
         cause = [line for line in str(error).splitlines() if line.strip()][-1:] or [""]
-        print(f"error: {type(error).__name__}: {cause[0].strip()}", file=sys.stderr)
-        return 1
-    return 0
+        status, problems = 1, [f"error: {type(error).__name__}: {cause[0].strip()}"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    for problem in problems:
+        if log_format == "json":
+            log.error(problem, extra={"fields": {"event": "failed", "status": status}})
+        else:
+            print(problem, file=sys.stderr)
+    return status
+
+
+def _terminate(*_: object) -> None:
+    """SIGTERM comes when a scheduler, Kubernetes or ``ray job stop`` wants the job to end; Ray answers it like this."""
+    sys.exit(signal.SIGTERM)
+
+
+def say(line: str, log_format: str, **fields: Any) -> None:
+    """A result: a line on the standard output for people, the fields as JSON in place of it."""
+    if log_format == "json":
+        print(json.dumps({"time": round(time.time(), 3), "level": "info", "message": line, **fields}))
+    else:
+        print(line)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 
-from jobs.cli import run_command
+from jobs.cli import run_command, say
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Parse the command line and run; return the exit status."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("--config", required=True, help="YAML file, for instance cluster_configs/laptop.yaml")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="json: a line of JSON each")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="laid over the file")
     words = parser.parse_args(argv)
-    return run_command(lambda: cluster_texts(words.config, words.overrides))
+    return run_command(lambda: cluster_texts(words.config, words.overrides, words.log_format), words.log_format)
 
 
-def cluster_texts(config_path: str, overrides: list[str]) -> None:
+def cluster_texts(config_path: str, overrides: list[str], log_format: str = "text") -> None:
     """Run the pipeline and say where its results lie."""
     from clustering.config import load_config
     from clustering.pipeline import run_pipeline
@@ -25,15 +26,17 @@ def cluster_texts(config_path: str, overrides: list[str]) -> None:
     run = run_pipeline(load_config(config_path, overrides))
     figures = run.report
     clusters = figures["clusters"]
-    print(
+    say(
         f"{figures['counts']['texts']:,} texts, {clusters['count']:,} clusters, {clusters['noise_share']:.1%} noise, "
-        f"largest {clusters['largest_share']:.1%}"
-    )
+        f"largest {clusters['largest_share']:.1%}",
+        log_format, event="finished", run=str(run.path), counts=figures["counts"],
+        clusters={name: value for name, value in clusters.items() if name != "layers"},
+    )  # fmt: skip
     for warning in figures["warnings"]:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}", log_format, event="warning")
     for name in ("report.html", "map.html", "labels.parquet", "clusters.parquet", "report.json"):
         if (run / name).exists():
-            print(f"  {run / name}")
+            say(f"  {run / name}", log_format, event="artefact", path=str(run / name))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ class StagePlan:
 
 
 def plan_stages(
-    n_texts: int, n_records: int, dim: int, k: int, text_bytes: float, encoder_bytes: int
+    n_texts: int, n_records: int, dim: int, k: int, text_bytes: float, encoder_bytes: int, queries: int = 1000
 ) -> list[StagePlan]:
     """The bytes of every stage from the run's counts.
 
     n_texts, n_records : distinct texts, and records; dim : of a vector; k : neighbors of a text
     text_bytes : mean UTF-8 length of a text; encoder_bytes : weights of the encoder in memory
+    queries : of a search request
     """
     part = min(n_texts, PART_ROWS)
     edges = n_texts * k  # directed
@@ -42,3 +43,11 @@ def plan_stages(
         ("report", 580, n_texts * 40 + PART_ROWS * 200, n_records * 60),
     ]
     return [StagePlan(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]
+
+
+def server_bytes(n_texts: int, dim: int, links: int) -> int:
+    """Memory of a loaded collection: float32 vectors, and of an HNSW index the links (2 M) of each text.
+
+    A fifth is added for what a server keeps beside them.
+    """
+    return int(n_texts * (4 * dim + 4 * links) * 1.2)

@@ -297,10 +297,10 @@ def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     def map_parts(make: Any, items: list[Any], *, actors: int, **kwargs: Any) -> list[Any]:
         worker = make(**kwargs)
         numbered = [json.loads(json.dumps({**item, "item": number})) for number, item in enumerate(items)]
-        return [{**worker(item), "item": item["item"], "peak_bytes": 0} for item in numbered]
+        return [{**worker(item), "item": item["item"]} for item in numbered]
 
     monkeypatch.setattr(read_module, "map_parts", map_parts)
-    monkeypatch.setattr(read_module, "on_worker", lambda work, *given: (work(*given), 0))
+    monkeypatch.setattr(read_module, "on_worker", lambda work, *given: work(*given))
     made: list[RunDir] = []
 
     def run(cfg: ReadSection, part_rows: int = 8192) -> tuple[RunDir, dict[str, Any]]:

@@ -1,0 +1,249 @@
+"""Configuration and counts in; what each stage will need, before it starts: memory, disk, time, money."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clustering.config import RunConfig
+from clustering.errors import ConfigError
+from clustering.kernels.memory import plan_stages, server_bytes
+from clustering.rundir import Figures, RunDir
+from clustering.watch import duration
+
+log = logging.getLogger("covey")
+
+GUESSED_DIM = 1024  # where only the loaded model knows it
+GUESSED_TEXT_BYTES = 70.0  # a headline
+ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20}
+START_S = {"project": 8.0}  # that a stage takes with next to nothing to do: UMAP is compiled first; 1 s the others
+FAR = 50  # times as many texts as in the run that tells: what it tells is a rough guess
+REMEDIES = {
+    "embed": "lower embed.actors or embed.tokens_per_batch",
+    "search": "lower search.actors or search.queries_per_request",
+    "graph": "lower search.k or graph.k",
+    "forest": "lower search.k or graph.k",
+    "project": "set project.sample",
+    "plot": "lower plot.points",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the largest node has; memory 0 where it is not known."""
+
+    cpus: int
+    gpus: float = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What there is to cluster."""
+
+    texts: int
+    records: int
+    dim: int
+    text_bytes: float  # mean UTF-8 length of a text
+
+
+def counts_of(read: Figures, dim: int) -> Counts:
+    """The counts that the read stage has found."""
+    return Counts(read["texts"], read["records"], dim, read["text_bytes"] / read["texts"])
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage will need: of memory in one process, and how many such processes one node may run at once."""
+
+    stage: str
+    memory_bytes: int
+    processes: int
+    disk_bytes: int
+
+    @property
+    def node_bytes(self) -> int:
+        return self.memory_bytes * self.processes
+
+
+def plan_run(config: RunConfig, counts: Counts, machine: Machine) -> list[Need]:
+    """The need of every stage, from counts alone."""
+    ours = config.read.collection is None
+    encoder = ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]) if ours else 0
+    k = min(config.search.k, max(counts.texts - 1, 0))
+    batch = min(config.search.queries_per_request, counts.texts)
+    lines = plan_stages(counts.texts, counts.records, counts.dim, k, counts.text_bytes, encoder, batch)
+    return [
+        Need(line.stage, line.memory_bytes, _processes(line.stage, config, machine), line.disk_bytes) for line in lines
+    ]
+
+
+def _processes(stage: str, config: RunConfig, machine: Machine) -> int:
+    """Processes of a stage that one node may run at the same time."""
+    embed = config.embed
+    if stage == "embed" and embed.gpus_per_actor:
+        most = max(1, int(machine.gpus / embed.gpus_per_actor))
+        return min(embed.actors or most, most)
+    if stage == "embed":
+        return min(embed.actors or 4, machine.cpus)
+    if stage == "store":
+        return 1 if config.store.embedded else min(2, machine.cpus)
+    if stage == "search":
+        return min(config.search.actors, machine.cpus)
+    return machine.cpus if stage == "read" else 1
+
+
+def check_fits(needs: Iterable[Need], machine: Machine) -> None:
+    """Raises: ConfigError with what a stage needs, what the largest node has, and what to change."""
+    problems = [
+        f"{need.stage} needs {need.processes} x {in_bytes(need.memory_bytes)} = {in_bytes(need.node_bytes)} of memory "
+        f"on a node, and the largest has {in_bytes(machine.memory_bytes)}: take a larger node"
+        f"{', or ' + REMEDIES[need.stage] if need.stage in REMEDIES else ''} (run.check=false tries it all the same)"
+        for need in needs
+        if need.node_bytes > machine.memory_bytes > 0
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def print_plan(config: RunConfig, counts: Counts, needs: list[Need]) -> None:
+    """Log a line a stage."""
+    log.info("plan: texts=%d records=%d dim=%d k=%d", counts.texts, counts.records, counts.dim, config.search.k)
+    for need in needs:
+        log.info(
+            "plan: %-8s memory=%d x %s disk=%s",
+            need.stage, need.processes, in_bytes(need.memory_bytes), in_bytes(need.disk_bytes),
+        )  # fmt: skip
+    if not config.store.embedded:
+        log.info("plan: the Milvus server needs about %s", in_bytes(milvus_bytes(config, counts)))
+
+
+def milvus_bytes(config: RunConfig, counts: Counts) -> int:
+    """Memory that the loaded collection takes on the server."""
+    links = 2 * int(config.store.params.get("M", 16)) if config.store.index_type == "HNSW" else 0
+    return server_bytes(counts.texts, counts.dim, links)
+
+
+def in_bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+# --- time and money, from finished runs ---
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a finished run says of the next one."""
+
+    run: str
+    encoder: str
+    index: str
+    counts: Counts
+    k: int
+    seconds: dict[str, float]
+    used: dict[str, float]  # cpus and gpus of its cluster
+
+
+def calibration_of(run: RunDir) -> Calibration | None:
+    """The figures of a run, None where it is not finished or holds none."""
+    try:
+        manifest = run.manifest
+        done = {name: stage["figures"] for name, stage in manifest["stages"].items()}
+        read, config, _ = done["read"], manifest["config"], done["report"]
+        return Calibration(
+            str(run.path), config["embed"]["encoder"], str(done["search"]["index"]),
+            counts_of(read, done["embed"]["dim"]), done["search"]["k"],
+            {name: stage["seconds"] for name, stage in manifest["stages"].items()}, done["search"]["used"],
+        )  # fmt: skip
+    except (ConfigError, KeyError, OSError, json.JSONDecodeError, ZeroDivisionError):
+        return None
+
+
+def runs_beside(run: RunDir, given: list[str] | None = None) -> list[Calibration]:
+    """What the named runs, or the finished ones in the same folder, say.
+
+    Raises: ConfigError for a named one that is not finished.
+    """
+    if given:
+        found = [calibration_of(RunDir(name)) for name in given]
+        if None in found:
+            raise ConfigError([f"{given[found.index(None)]} is no finished run that times could be told from"])
+    else:
+        others = sorted(run.path.parent.glob("*/manifest.json")) if isinstance(run.path, Path) else []
+        found = [calibration_of(RunDir(path.parent)) for path in others if path.parent != run.path]
+    return [one for one in found if one is not None]
+
+
+def seconds_of(stage: str, config: RunConfig, counts: Counts, known: Calibration) -> float | None:
+    """How long a stage of ``counts`` will take on machines such as the finished run's; None where it cannot tell."""
+    if stage not in known.seconds or (stage == "embed" and config.embed.encoder != known.encoder):
+        return None
+    if stage in ("store", "search") and config.store.index_type != known.index:
+        return None
+    times = counts.texts / known.counts.texts
+    growth = times
+    if stage in ("store", "search"):
+        growth *= counts.dim / known.counts.dim
+        if stage == "search" and known.index == "FLAT":  # each text is compared with all
+            growth *= times
+        elif known.index == "HNSW":
+            growth *= math.log(max(counts.texts, 2)) / math.log(max(known.counts.texts, 2))
+    elif stage in ("graph", "forest", "cluster"):
+        growth *= config.search.k / known.k
+    start = START_S.get(stage, 1.0)
+    return start + max(known.seconds[stage] - start, 0.05) * growth
+
+
+def cost_of(seconds: float, used: dict[str, float], config: RunConfig) -> float | None:
+    """What the machines cost for so long, in run.prices's currency."""
+    prices = config.run.prices
+    if prices is None:
+        return None
+    return seconds / 3600 * (used["cpus"] * prices.cpu_hour + used["gpus"] * prices.gpu_hour)
+
+
+def told_time(run: RunDir, config: RunConfig, counts: Counts, machine: Machine, stages: list[str]) -> None:
+    """Log how long the stages to do will take, where finished runs in the same folder tell."""
+    rows = [row for row in forecast(config, counts, machine, runs_beside(run))["stages"] if row["stage"] in stages]
+    if rows and all(row["seconds"] is not None for row in rows):
+        log.info(
+            "plan: about %s, by the times of %s",
+            duration(sum(row["seconds"] for row in rows)), ", ".join(sorted({row["from"] for row in rows})),
+        )  # fmt: skip
+
+
+def forecast(config: RunConfig, counts: Counts, machine: Machine, known: list[Calibration]) -> Figures:
+    """Needs of every stage and in all, with the seconds that the largest fitting finished run tells."""
+    rows: list[Figures] = []
+    for need in plan_run(config, counts, machine):
+        guesses = [
+            (run.counts.texts, seconds, run)
+            for run in known
+            if (seconds := seconds_of(need.stage, config, counts, run)) is not None
+        ]
+        _, seconds, run = max(guesses, key=lambda guess: guess[0], default=(0, None, None))
+        rows.append(
+            {
+                "stage": need.stage,
+                "memory_bytes": need.memory_bytes,
+                "processes": need.processes,
+                "disk_bytes": need.disk_bytes,
+                "seconds": seconds and round(seconds, 1),
+                "from": run and run.run,
+                "cost": cost_of(seconds, run.used, config) if seconds and run else None,
+            }
+        )
+    complete = all(row["seconds"] is not None for row in rows)
+    total: dict[str, Any] = {
+        "seconds": round(sum(row["seconds"] for row in rows), 1) if complete else None,
+        "cost": round(sum(row["cost"] for row in rows), 2) if complete and config.run.prices else None,
+        "disk_bytes": sum(row["disk_bytes"] for row in rows),
+        "node_bytes": max(row["memory_bytes"] * row["processes"] for row in rows),
+        "milvus_bytes": milvus_bytes(config, counts),
+    }
+    return {"stages": rows, "total": total}

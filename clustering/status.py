@@ -1,0 +1,111 @@
+"""A run directory, or a configuration and counts, in; lines for people out: how far a run is, what one will need."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from clustering.config import RunConfig, build_config
+from clustering.encoders import check_encoder
+from clustering.errors import ConfigError
+from clustering.plan import (
+    FAR,
+    GUESSED_DIM,
+    GUESSED_TEXT_BYTES,
+    Counts,
+    Machine,
+    counts_of,
+    forecast,
+    in_bytes,
+    runs_beside,
+)
+from clustering.rundir import PROGRESS, STAGE_ARTEFACTS, Figures, RunDir
+from clustering.watch import duration, in_words
+
+
+def status_lines(run: RunDir) -> list[str]:
+    """How far a run is: a line for the run, one for each stage.
+
+    Raises: ConfigError when the directory holds no run.
+    """
+    if not (run / "manifest.json").exists():
+        raise ConfigError([f"{run.path} holds no run (no manifest.json)"])
+    manifest, in_use = run.manifest, run.in_use()
+    done = manifest["stages"]
+    try:
+        progress: Figures = json.loads((run / PROGRESS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        progress = {}
+    if in_use:
+        head = f"running, process {progress.get('pid', '?')} of {progress.get('host', '?')}"
+    elif "report" in done:
+        head = "finished"
+    else:
+        head = "stopped; the same command goes on from here"
+    lines = [f"{run.path}: {head}"]
+    expected = _expected(run, manifest)
+    for name in STAGE_ARTEFACTS:
+        if name in done:
+            line = f"done in {duration(done[name]['seconds'])}"
+        elif name == progress.get("stage"):
+            spent = duration((time.time() if in_use else progress["updated"]) - progress["started"])
+            said = in_words(progress).partition(": ")[2] if progress["total"] else ""
+            line = f"{'at work' if in_use else 'begun'}, {spent}{said and '; ' + said}"
+        else:
+            line = "to do" + (f", about {duration(expected[name])}" if name in expected else "")
+        lines.append(f"  {name:<9} {line}")
+    return lines
+
+
+def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:
+    """Seconds that each stage will take by the finished runs in the same folder; empty where nothing tells."""
+    done = {name: stage["figures"] for name, stage in manifest["stages"].items()}
+    if "config" not in manifest or not done.get("read", {}).get("texts"):
+        return {}
+    config = build_config(manifest["config"])
+    told = forecast(config, counts_of(done["read"], _dim(config)), Machine(os.cpu_count() or 1), runs_beside(run))
+    return {row["stage"]: row["seconds"] for row in told["stages"] if row["seconds"] is not None}
+
+
+def _dim(config: RunConfig) -> int:
+    known = check_encoder(config.embed) if config.read.collection is None else None
+    return known or GUESSED_DIM
+
+
+def plan_lines(config: RunConfig, n_texts: int, runs: list[str] | None = None) -> list[str]:
+    """What a run of so many texts will need: a line for each stage, and the sums.
+
+    runs : finished runs to tell times from; none: those beside ``run.dir``
+    """
+    if n_texts < 1:
+        raise ConfigError([f"--texts={n_texts} is no number of texts; give 1 at least"])
+    known = runs_beside(RunDir(config.run.dir), runs)
+    text_bytes = max(known, key=lambda one: one.counts.texts).counts.text_bytes if known else GUESSED_TEXT_BYTES
+    counts = Counts(n_texts, n_texts, _dim(config), text_bytes)
+    told = forecast(config, counts, Machine(os.cpu_count() or 1, config.embed.gpus_per_actor), known)
+    lines = [
+        f"{n_texts:,} texts of {text_bytes:.0f} bytes, {counts.dim} dimensions, k={config.search.k}",
+        f"{'stage':<9} {'memory of a process':>20} {'disk':>9} {'time':>8}  as in",
+    ]
+    for row in told["stages"]:
+        took = "?" if row["seconds"] is None else duration(row["seconds"])
+        lines.append(
+            f"{row['stage']:<9} {in_bytes(row['memory_bytes']):>20} {in_bytes(row['disk_bytes']):>9} {took:>8}  "
+            f"{row['from'] or 'no finished run tells'}"
+        )
+    total = told["total"]
+    took = "unknown" if total["seconds"] is None else duration(total["seconds"])
+    disk, node = in_bytes(total["disk_bytes"]), in_bytes(total["node_bytes"])
+    lines.append(f"in all: {took}, {disk} of disk; a node needs {node} of memory")
+    if not config.store.embedded:
+        lines.append(f"the Milvus server needs about {in_bytes(total['milvus_bytes'])} of memory")
+    if known and n_texts > FAR * max(one.counts.texts for one in known):
+        lines.append(f"a rough guess: the largest of these runs has {max(one.counts.texts for one in known):,} texts")
+    if total["cost"] is not None and config.run.prices:
+        lines.append(f"cost: {total['cost']:.2f} {config.run.prices.currency}")
+    if total["seconds"] is None:
+        lines.append(
+            "times come from finished runs of the same encoder and index: run a sample first, or name one by --run"
+        )
+    return lines

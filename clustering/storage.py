@@ -1,0 +1,239 @@
+"""Where artefacts lie: a local path, or a place in an object store that is used like one."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import io
+import os
+import shutil
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from clustering.errors import StageError
+
+T = TypeVar("T")
+TRIES = 8  # of an operation on an object store, each of which the client itself has tried
+S3_ATTEMPTS = 5  # of one request by the client
+# What waiting cannot mend: missing rights, a wrong key, a bucket that is not there.
+FINAL_WORDS = ("access_denied", "http status 403", "no_such_bucket", "invalid_access_key", "signature_does_not_match")
+
+
+@functools.lru_cache(maxsize=16)
+def _filesystem(scheme: str, authority: str, query: str) -> pa.fs.FileSystem:
+    filesystem, _ = pa.fs.FileSystem.from_uri(f"{scheme}://{authority}{'?' + query if query else ''}")
+    if scheme != "s3":
+        return filesystem
+    options = dict(urllib.parse.parse_qsl(query))
+    kept = {name: options[name] for name in ("scheme", "endpoint_override") if name in options}
+    retry = pa.fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
+    return pa.fs.S3FileSystem(region=filesystem.region, retry_strategy=retry, **kept)
+
+
+def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
+    """The file system of a URI such as s3://bucket/prefix?region=eu-west-1, and the path within it.
+
+    Credentials are those of the environment, never part of the URI.
+    Raises: OSError, ArrowInvalid for a URI that names none.
+    """
+    scheme, authority, path, query, _ = urllib.parse.urlsplit(uri)
+    if scheme in ("s3", "gs"):  # the same for every path of a bucket, so that connections are kept
+        return _filesystem(scheme, authority, query), f"{authority}{path}".rstrip("/")
+    filesystem, inner = pa.fs.FileSystem.from_uri(uri)
+    return filesystem, inner.rstrip("/")
+
+
+@dataclass(frozen=True)
+class RemotePath:
+    """An object or prefix of an object store, with those of pathlib's methods that a run directory needs.
+
+    An object is there when it is whole. What fails is tried again, because object stores fail now and then.
+    """
+
+    root: str  # scheme, bucket and options: s3://bucket?region=eu-west-1
+    inner: str  # bucket and key
+
+    @classmethod
+    def of(cls, uri: str) -> RemotePath:
+        scheme, authority, path, query, _ = urllib.parse.urlsplit(uri)
+        return cls(f"{scheme}://{authority}{'?' + query if query else ''}", f"{authority}{path}".rstrip("/"))
+
+    def __str__(self) -> str:
+        scheme, _, _, query, _ = urllib.parse.urlsplit(self.root)
+        return f"{scheme}://{self.inner}{'?' + query if query else ''}"
+
+    def __truediv__(self, name: str) -> RemotePath:
+        return RemotePath(self.root, f"{self.inner}/{name}")
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.inner).name
+
+    @property
+    def parent(self) -> RemotePath:
+        return RemotePath(self.root, str(PurePosixPath(self.inner).parent))
+
+    def with_suffix(self, suffix: str) -> RemotePath:
+        return RemotePath(self.root, str(PurePosixPath(self.inner).with_suffix(suffix)))
+
+    @property
+    def filesystem(self) -> pa.fs.FileSystem:
+        return filesystem_of(self.root)[0]
+
+    def again(self, work: Callable[[pa.fs.FileSystem], T]) -> T:
+        """Call until it works.
+
+        Raises: FileNotFoundError at once; StageError for what waiting cannot mend, or has not mended.
+        """
+        for tried in range(1, TRIES + 1):
+            try:
+                return work(self.filesystem)
+            except FileNotFoundError:
+                raise
+            except (OSError, pa.ArrowInvalid) as error:
+                if tried == TRIES or any(word in str(error).lower() for word in FINAL_WORDS):
+                    words = " ".join(str(error).split())[:400]
+                    raise StageError(f"{self}: {words}. When that is mended, the same command goes on") from None
+                time.sleep(min(0.1 * 2**tried, 3))
+        raise AssertionError  # not reached
+
+    def _info(self) -> Any:
+        return self.again(lambda fs: fs.get_file_info(self.inner))
+
+    def exists(self) -> bool:
+        return bool(self._info().type != pa.fs.FileType.NotFound)
+
+    def glob(self, pattern: str) -> list[RemotePath]:
+        """The objects directly below whose name matches."""
+        selector = pa.fs.FileSelector(self.inner, allow_not_found=True)
+        infos = self.again(lambda fs: fs.get_file_info(selector))
+        return [self / info.base_name for info in infos if fnmatch.fnmatchcase(info.base_name, pattern)]
+
+    def read_bytes(self) -> bytes:
+        def read(fs: pa.fs.FileSystem) -> bytes:
+            with fs.open_input_stream(self.inner, compression=None) as stream:
+                return stream.read()  # type: ignore[no-any-return]
+
+        return self.again(read)
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        return self.read_bytes().decode(encoding)
+
+    def age_s(self) -> float:
+        """Seconds since the object was written; infinite when there is none."""
+        info = self._info()
+        return float("inf") if info.mtime is None else time.time() - info.mtime.timestamp()
+
+    def upload(self, file: Path) -> None:
+        """Put a local file's content here in one step."""
+        size = file.stat().st_size
+
+        def put(fs: pa.fs.FileSystem) -> None:
+            # One call: a signal cannot come in between and have half of the content closed as if it were all.
+            pa.fs.copy_files(str(file), self.inner, pa.fs.LocalFileSystem(), fs)
+            if fs.get_file_info(self.inner).size != size:
+                raise OSError(f"{self.inner} has another size than what was written")
+
+        self.again(put)
+
+    def remove(self) -> None:
+        def delete(fs: pa.fs.FileSystem) -> None:
+            kind = fs.get_file_info(self.inner).type
+            if kind == pa.fs.FileType.Directory:
+                fs.delete_dir(self.inner)
+            elif kind == pa.fs.FileType.File:
+                fs.delete_file(self.inner)
+
+        self.again(delete)
+
+
+Place = Path | RemotePath
+
+
+def place(given: str | Place) -> Place:
+    """A path of this machine, absolute, or a place in an object store for a URI."""
+    if isinstance(given, RemotePath):
+        return given
+    if "://" in str(given) and not str(given).startswith("file://"):
+        return RemotePath.of(str(given))
+    return Path(str(given).removeprefix("file://")).expanduser().absolute()
+
+
+def remove(path: Place) -> None:
+    """Remove a file or folder, if it is there."""
+    if isinstance(path, RemotePath):
+        path.remove()
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole(path: Place) -> Iterator[Path]:
+    """A temporary local path whose content stands at ``path`` when the block ends without an error."""
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="covey-") as folder:
+            yield Path(folder) / path.name
+            path.upload(Path(folder) / path.name)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # a name that survives a crash without its content would pass for a whole part
+        os.replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def touch(path: Place) -> None:
+    """An empty file as a mark."""
+    with whole(path) as temporary:
+        temporary.touch()
+
+
+def read_table(path: Place, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file, or some of its columns."""
+    if isinstance(path, Path):
+        return pq.read_table(path, columns=columns, partitioning=None)
+    inner = path.inner
+    return path.again(lambda fs: pq.read_table(inner, columns=columns, filesystem=fs, partitioning=None))
+
+
+def read_metadata(path: Place) -> pq.FileMetaData:
+    """What a Parquet file says of itself, without its rows."""
+    if isinstance(path, Path):
+        return pq.read_metadata(path)
+    return path.again(lambda fs: pq.read_metadata(path.inner, filesystem=fs))
+
+
+def read_schema(path: Place) -> pa.Schema:
+    return read_metadata(path).schema.to_arrow_schema()
+
+
+def load_array(path: Place, mapped: bool = False) -> Any:
+    """A .npy file, memory-mapped where asked, or a .npz file; nothing in it is executed.
+
+    A mapped one from an object store is first copied to this node, into a file that ends with its last use.
+    """
+    if isinstance(path, Path):
+        return np.load(path, mmap_mode="r" if mapped else None)
+    if not mapped:
+        return np.load(io.BytesIO(path.read_bytes()))
+    with tempfile.NamedTemporaryFile(prefix="covey-") as copy:
+        source = path.inner
+        path.again(lambda fs: pa.fs.copy_files(source, copy.name, fs, pa.fs.LocalFileSystem()))
+        return np.load(copy.name, mmap_mode="r")

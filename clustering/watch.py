@@ -1,0 +1,249 @@
+"""What a stage does while it works: progress, speed, memory and cost, for people, Prometheus and ``covey status``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+
+from clustering.errors import StageError
+from clustering.rundir import PROGRESS, Figures, RunDir, measured_peak, peak_bytes, write_json
+
+T = TypeVar("T")
+log = logging.getLogger("covey")
+
+WRITE_EVERY_S = 2  # progress.json and metrics
+TELL_EVERY_S = 30  # a line for people
+# What Prometheus sees, each with the labels run and stage; Ray puts "ray_" before the names.
+METRICS = {
+    "covey_stage_running": "1 while the stage works",
+    "covey_stage_seconds": "seconds since the stage began",
+    "covey_seconds_left": "seconds until the parts at hand are done, at the speed so far",
+    "covey_parts_done": "parts of the stage that are done",
+    "covey_parts_total": "parts of the stage",
+    "covey_rows_per_second": "records read, texts embedded, vectors stored, or queries answered a second",
+    "covey_retries": "requests to Milvus that were repeated",
+    "covey_recall": "share of the true neighbors that the search found",
+    "covey_gpu_idle_ratio": "share of the time in which the GPUs that the stage holds did nothing",
+    "covey_peak_bytes": "highest resident memory of a process of the stage",
+    "covey_driver_bytes": "highest resident memory of the driver so far",
+}
+
+
+@dataclass
+class Usage:
+    """What work has used."""
+
+    peak_bytes: int = 0  # of the largest process
+    cpu_seconds: float = 0.0  # of all processes
+    gpu_seconds: float = 0.0  # GPUs times the seconds for which they were held
+    gpu_busy_seconds: float = 0.0  # of these, while a part was worked on
+
+    def add(self, other: Usage) -> None:
+        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
+        self.cpu_seconds += other.cpu_seconds
+        self.gpu_seconds += other.gpu_seconds
+        self.gpu_busy_seconds += other.gpu_busy_seconds
+
+
+_accounts: list[Usage] = []  # of this process: that of the work at hand is the last
+
+
+def charge(usage: Usage) -> None:
+    """Add what others have used to the account of the work at hand, if there is any."""
+    if _accounts:
+        _accounts[-1].add(usage)
+
+
+@contextmanager
+def account() -> Iterator[Usage]:
+    """Count what is charged within the block."""
+    usage = Usage()
+    _accounts.append(usage)
+    try:
+        yield usage
+    finally:
+        _accounts.remove(usage)
+
+
+def measured(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
+    """Do the work; return its result, and what this process and those it called have used for it."""
+    with account() as usage, measured_peak() as peak:
+        before = time.process_time()
+        result = work(*args)
+    usage.add(Usage(peak.bytes, time.process_time() - before))
+    return result, usage
+
+
+class Watch:
+    """One stage at work, as its driver sees it."""
+
+    def __init__(self, run: RunDir, name: str, stage: str) -> None:
+        self.run, self.name, self.stage = run, name, stage
+        self.usage = Usage()
+        self.started = self.since = self.told = time.time()
+        self.written = 0.0
+        self.done = self.total = self.rows = self.retries = 0
+        self.what = ""  # of a stage's own steps, such as its index
+        self.gpus = 0.0  # held at the moment
+
+    def expect(self, total: int, gpus: float = 0) -> None:
+        """From now on so many parts are worked on, while so many GPUs are held."""
+        self.done, self.total, self.rows, self.gpus, self.what = 0, total, 0, gpus, ""
+        self.since = time.time()
+        self.tell()
+
+    def advance(self, result: Figures) -> None:
+        """A part is done; ``result`` may count its rows and retries."""
+        self.done += 1
+        self.rows += int(result.get("rows", 0))
+        self.retries += int(result.get("retries", 0))
+        self.tell()
+
+    def step(self, what: str, done: int, goal: int) -> None:
+        """A step that somebody else does, such as the server its index, has come so far."""
+        if what != self.what:
+            self.what, self.since = what, time.time()
+        self.done, self.total, self.rows = done, goal, 0
+        self.tell()
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the parts at hand are done, at the speed so far."""
+        spent = time.time() - self.since
+        return spent * (self.total - self.done) / self.done if self.done and spent > 1 else None
+
+    @property
+    def rows_per_second(self) -> float | None:
+        spent = time.time() - self.since
+        return self.rows / spent if self.rows and spent > 0 else None
+
+    @property
+    def gpu_idle(self) -> float | None:
+        held = self.usage.gpu_seconds + self.gpus * (time.time() - self.since)
+        return max(0.0, 1 - self.usage.gpu_busy_seconds / held) if held else None
+
+    def figures(self) -> Figures:
+        """What progress.json holds."""
+        return {
+            "stage": self.stage,
+            "started": round(self.started, 3),
+            "updated": round(time.time(), 3),
+            "what": self.what,
+            "done": self.done,
+            "total": self.total,
+            "rows_per_second": self.rows_per_second and round(self.rows_per_second, 1),
+            "left_s": None if self.left_s is None else round(self.left_s, 1),
+            "host": platform.node(),
+            "pid": os.getpid(),
+        }
+
+    def tell(self) -> None:
+        """Say how far it is, as often as who listens wants to hear it."""
+        now = time.time()
+        if now - self.written >= WRITE_EVERY_S:
+            self.written = now
+            write_json(self.run / PROGRESS, self.figures())
+            self.export()
+        if now - self.told >= TELL_EVERY_S and self.total:
+            self.told = now
+            log.info("%s", in_words(self.figures()), extra={"fields": {"event": "progress", **self.figures()}})
+
+    def export(self, **more: Any) -> None:
+        """Set the metrics that Ray hands to Prometheus."""
+        values = {
+            "covey_stage_running": 1,
+            "covey_stage_seconds": time.time() - self.started,
+            "covey_seconds_left": self.left_s,
+            "covey_parts_done": self.done,
+            "covey_parts_total": self.total,
+            "covey_rows_per_second": self.rows_per_second,
+            "covey_retries": self.retries,
+            "covey_gpu_idle_ratio": self.gpu_idle,
+            **more,
+        }
+        for name, value in values.items():
+            if value is not None:
+                _gauge(name).set(float(value), {"run": self.name, "stage": self.stage})
+
+
+_gauges: dict[str, Any] = {}
+
+
+def _gauge(name: str) -> Any:
+    if name not in _gauges:
+        from ray.util.metrics import Gauge
+
+        _gauges[name] = Gauge(name, METRICS[name], ("run", "stage"))
+    return _gauges[name]
+
+
+_watches: list[Watch] = []  # of this driver
+
+
+def current() -> Watch | None:
+    """The stage at work in this process; None in a worker, and where a stage is called on its own."""
+    return _watches[-1] if _watches else None
+
+
+def watched(run: RunDir, name: str, stage: str, work: Callable[[], Figures]) -> Figures:
+    """Do a stage's work under watch; return its figures, and what it used.
+
+    name : of the run, for metrics
+    Raises: StageError when the run directory's disk is full, or it has vanished.
+    """
+    watch = Watch(run, name, stage)
+    _watches.append(watch)
+    log.debug("%s begins", stage, extra={"fields": {"event": "stage_started", "stage": stage}})
+    try:
+        with account() as watch.usage:
+            watch.tell()
+            figures = work()
+    except OSError as error:
+        raise StageError(
+            f"{stage}: {error}. When that is mended, the same command goes on from the last finished part"
+        ) from error
+    finally:
+        _watches.remove(watch)
+    usage, driver_bytes = watch.usage, peak_bytes()
+    cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    watch.export(
+        covey_stage_running=0, covey_seconds_left=0, covey_recall=figures.get("recall"),
+        covey_retries=figures.get("retries"), covey_peak_bytes=usage.peak_bytes, covey_driver_bytes=driver_bytes,
+    )  # fmt: skip
+    used = {
+        "cpu_seconds": round(usage.cpu_seconds, 2),
+        "gpu_seconds": round(usage.gpu_seconds, 2),
+        "gpu_idle": watch.gpu_idle and round(watch.gpu_idle, 3),
+        "driver_bytes": driver_bytes,
+        "cpus": cluster.get("CPU", 0),  # of the cluster, which is paid for meanwhile
+        "gpus": cluster.get("GPU", 0),
+    }
+    return {**figures, "peak_bytes": usage.peak_bytes, "used": used}
+
+
+def in_words(progress: Figures) -> str:
+    """A line for people: how far a stage is, how fast, and what is left."""
+    what = progress["what"] or "parts"
+    line = f"{progress['stage']}: {progress['done']:,} of {progress['total']:,} {what}"
+    if progress["total"]:
+        line += f" ({progress['done'] / progress['total']:.0%})"
+    if progress["rows_per_second"]:
+        line += f", {progress['rows_per_second']:,.0f} rows a second"
+    if progress["left_s"] is not None:
+        line += f", {duration(progress['left_s'])} left"
+    return line
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 12 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
