@@ -1,4 +1,4 @@
-.PHONY: check fix demo test
+.PHONY: check fix demo test lock audit
 
 check:  ## what CI runs
 	.ci/run
@@ -13,3 +13,13 @@ fix:  ## tidy the code
 demo:  ## cluster a generated sample on this machine
 	covey sample --texts 3000 --output runs/sample.csv
 	covey run --config cluster_configs/laptop.yaml
+
+LOCK = echo 'setuptools>=77' | uv pip compile pyproject.toml - --universal --generate-hashes --upgrade \
+	--python-version 3.11 --no-emit-index-url --quiet
+
+lock:  ## pin what the images install (needs uv); setuptools builds covey itself there
+	$(LOCK) --output-file docker/requirements-cpu.lock
+	$(LOCK) --extra bge --output-file docker/requirements-gpu.lock
+
+audit:  ## known vulnerabilities of what the images install: status 1 for any, 3 when nobody could be asked
+	python docker/audit.py docker/requirements-cpu.lock docker/requirements-gpu.lock

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import fnmatch
 import gzip
 import io
 import itertools
 import json
 import posixpath
+import tempfile
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
@@ -33,7 +36,14 @@ from clustering.storage import filesystem_of, load_array, read_schema, read_tabl
 RECORDS_PER_PART = 8192
 PIECE_BYTES = 32 << 20  # files are read in pieces of about this size: small files together, Parquet by row groups
 JSONL_HEAD = 1000  # lines of a JSON Lines file that are searched for keys before any work
-CSV_BLOCK_BYTES = 16 << 20  # the longest record of a csv file
+# What a file may make a worker hold. How many times its size it may unpack to is left open: a million copies of one
+# title are honest and pack 1000 to 1, and records that are read one after the other take disk and no memory.
+RECORD_BYTES = 16 << 20  # the longest record of a csv file, line of a JSON Lines file, value of a Parquet file
+BATCH_BYTES = 64 << 20  # of values held as Python strings
+DENSE_BYTES = 1 << 30  # of a Parquet batch, at the worst, where equal values cannot be read as one
+UNPACKED_BYTES = 4 << 30  # of the wanted columns of a row group; of a Parquet file within gzip, on disk
+FOOTER_BYTES = 32 << 20  # of a Parquet file; a crafted footer takes 240 times its size in memory
+UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException, LookupError)
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
 _SPOOL = pa.schema(
     [
@@ -164,8 +174,10 @@ def _wanted(cfg: ReadSection) -> list[str]:
 def _look_into(file: InputFile, cfg: ReadSection) -> list[str]:
     """Problems that the head of a file shows: columns that are not there, bytes that are not what the name says."""
     try:
-        columns = _columns(file)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowInvalid, ValueError) as error:
+        columns = _columns(file, list(dict.fromkeys(_wanted(cfg))))
+    except InputError as error:
+        return [f"{file.uri}: {problem}" for problem in error.problems]
+    except (*UNREADABLE, ValueError) as error:
         return [
             f"{file.uri} cannot be read as {file.format}{' (gzip)' if file.gzipped else ''} in UTF-8: {_brief(error)}"
         ]
@@ -174,23 +186,47 @@ def _look_into(file: InputFile, cfg: ReadSection) -> list[str]:
     missing = [name for name in _wanted(cfg) if name not in columns]
     if not missing:
         return []
+    some = ", ".join(repr(name[:60]) for name in columns[:50]) + (", ..." if len(columns) > 50 else "")
     return [
         f"{file.uri} has no column {', '.join(repr(name) for name in missing)}; its columns are "
-        f"{', '.join(repr(name) for name in columns)}. Set read.text_columns and read.id_column."
+        f"{some}. Set read.text_columns and read.id_column."
     ]
 
 
-def _columns(file: InputFile) -> list[str] | None:
+def _columns(file: InputFile, wanted: list[str]) -> list[str] | None:
     if file.format == "parquet":
-        return list(_parquet(file).schema_arrow.names)
+        return list(pq.ParquetFile(_parquet_source(file)).schema_arrow.names)
     with _open(file) as stream:
-        head = io.TextIOWrapper(stream, encoding="utf-8-sig")
         if file.format == "jsonl":
-            return _keys_of(head)
-        if not head.read(1):
+            return _keys_of(_lines(stream, 2 * RECORD_BYTES))
+        if not io.TextIOWrapper(stream, encoding="utf-8-sig").read(1):
             return None
-    with _open(file) as stream:
-        return list(_csv_reader(file, stream, None, []).schema.names)
+    try:
+        with _open(file) as stream:  # only what is wanted: pyarrow takes kilobytes for each column that it converts
+            return list(_csv_reader(file, stream, wanted, pa.binary(), Counter()).schema.names)
+    except KeyError:
+        with _open(file) as stream:
+            head = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="").read(1 << 16)
+        lines = io.StringIO(head.replace("\0", ""), newline="")
+        tabs = file.format == "tsv"
+        rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines)
+        return next(filter(None, rows), [])
+
+
+def _lines(stream: Any, most: float = float("inf")) -> Iterator[str]:
+    """The lines of a JSON Lines file, or of about its first ``most`` characters; none that is too long is held."""
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig")
+    rest = ""
+    while most > 0 and (block := text.read(1 << 16)):
+        end, *lines = block.split("\n")
+        rest += end  # grows in place
+        if len(rest) > RECORD_BYTES:
+            raise InputError([f"a line is longer than {RECORD_BYTES:,} characters. Write one record on each line."])
+        if lines:
+            yield from (rest, *lines[:-1])
+            rest = lines[-1]
+        most -= len(block)
+    yield rest
 
 
 def _keys_of(lines: Iterable[str]) -> list[str] | None:
@@ -201,7 +237,7 @@ def _keys_of(lines: Iterable[str]) -> list[str] | None:
         try:
             record = json.loads(line)
             keys.update(dict.fromkeys(record.keys()))
-        except (json.JSONDecodeError, AttributeError) as error:
+        except (ValueError, RecursionError, AttributeError) as error:
             reason = reason or f"{error} in {line.strip()[:60]!r}"
     if not keys and reason:
         raise ValueError(f"no line holds a JSON object; {reason}")
@@ -214,23 +250,36 @@ def _open(file: InputFile) -> Any:
     return gzip.GzipFile(fileobj=raw) if file.gzipped else raw
 
 
-def _parquet(file: InputFile) -> pq.ParquetFile:
+def _parquet_source(file: InputFile) -> Any:
     if file.gzipped:
+        source: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is there as long as somebody reads from it
         with _open(file) as stream:
-            return pq.ParquetFile(pa.BufferReader(stream.read()))
-    filesystem, _ = _filesystem(file.uri)
-    return pq.ParquetFile(filesystem.open_input_file(file.path))
+            while chunk := stream.read(1 << 20):
+                if source.tell() + len(chunk) > UNPACKED_BYTES:
+                    raise InputError([f"it unpacks to more than {UNPACKED_BYTES:,} bytes. Take it out of its gzip."])
+                source.write(chunk)
+    else:
+        filesystem, _ = _filesystem(file.uri)
+        source = filesystem.open_input_file(file.path)
+    source.seek(max(0, source.seek(0, io.SEEK_END) - 8))
+    tail = source.read(8)
+    footer_bytes = int.from_bytes(tail[:4], "little")
+    if tail[4:] == b"PAR1" and footer_bytes > FOOTER_BYTES:
+        raise InputError(
+            [f"its footer takes {footer_bytes:,} bytes; at most {FOOTER_BYTES:,} are read. Write larger row groups."]
+        )
+    return source
 
 
-def _csv_reader(file: InputFile, stream: Any, wanted: list[str] | None, malformed: list[int]) -> Any:
+def _csv_reader(file: InputFile, stream: Any, wanted: list[str], kind: pa.DataType, malformed: Counter[str]) -> Any:
     def skip(row: Any) -> str:
-        malformed.append(row.actual_columns)
+        malformed["rows"] += 1
         return "skip"
 
     tabs = file.format == "tsv"
     return pa.csv.open_csv(
         stream,
-        read_options=pa.csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
+        read_options=pa.csv.ReadOptions(block_size=RECORD_BYTES, use_threads=False),
         parse_options=pa.csv.ParseOptions(
             delimiter="\t" if tabs else ",",
             # A quote in tab-separated values is a character like any other; taken for a quote, a stray one would
@@ -241,57 +290,122 @@ def _csv_reader(file: InputFile, stream: Any, wanted: list[str] | None, malforme
         ),
         convert_options=pa.csv.ConvertOptions(
             include_columns=wanted,
-            column_types=dict.fromkeys(wanted or [], pa.string()),  # 007 stays 007
+            column_types=dict.fromkeys(wanted, kind),  # 007 stays 007
             strings_can_be_null=False,
         ),
     )
 
 
 def _brief(error: BaseException) -> str:
+    if "straddling object" in str(error):
+        return f"a record is longer than {RECORD_BYTES:,} bytes; a quote that is never closed makes one of many"
     return " ".join(str(error).split())[:300]
 
 
-def _batches(file: InputFile, piece: Piece, wanted: list[str], malformed: list[int]) -> Iterator[dict[str, list[Any]]]:
+def _batches(
+    file: InputFile, piece: Piece, wanted: list[str], malformed: Counter[str]
+) -> Iterator[dict[str, list[Any]]]:
     """Columns of a file as Python values, some thousand records at a time."""
     wanted = list(dict.fromkeys(wanted))
     if file.format == "parquet":
-        table = _parquet(file)
-        groups = piece.row_groups if piece.row_groups is not None else list(range(table.num_row_groups))
-        for batch in table.iter_batches(RECORDS_PER_PART, row_groups=groups, columns=wanted):
-            yield {name: _strings(batch.column(name), name) for name in wanted}
+        for batch in _parquet_batches(_parquet_source(file), piece.row_groups, wanted):
+            yield from _strings(batch)
         return
     with _open(file) as stream:
         if file.format == "jsonl":
-            lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
             held: dict[str, list[Any]] = {name: [] for name in wanted}
-            for line in lines:
+            held_size = 0
+            for line in _lines(stream):
                 if not line.strip():
                     continue
                 try:
                     record = json.loads(line)
                     values = [_scalar(record.get(name)) for name in wanted]
-                except (json.JSONDecodeError, AttributeError):
-                    malformed.append(0)
+                except (ValueError, RecursionError, AttributeError):
+                    malformed["rows"] += 1
                     continue
                 for name, value in zip(wanted, values, strict=True):
                     held[name].append(value)
-                if len(held[wanted[0]]) == RECORDS_PER_PART:
+                held_size += len(line)
+                if len(held[wanted[0]]) == RECORDS_PER_PART or held_size > BATCH_BYTES:
                     yield held
-                    held = {name: [] for name in wanted}
+                    held, held_size = {name: [] for name in wanted}, 0
             if held[wanted[0]]:
                 yield held
         elif stream.read(1):
             with _open(file) as again:
-                for batch in _csv_reader(file, again, wanted, malformed):
-                    yield batch.to_pydict()
+                for batch in _csv_reader(file, again, wanted, pa.string(), malformed):
+                    for start in range(0, len(batch), RECORDS_PER_PART):
+                        yield batch.slice(start, RECORDS_PER_PART).to_pydict()
 
 
-def _strings(column: pa.Array, name: str) -> list[Any]:
-    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-        raise InputError([f"column '{name}' holds {column.type}; a text or id column holds strings or numbers"])
-    if pa.types.is_string(column.type):
-        return column.to_pylist()  # type: ignore[no-any-return]
-    return pc.cast(column, pa.string()).to_pylist()  # type: ignore[no-any-return]
+def _parquet_batches(source: Any, groups: list[int] | None, wanted: list[str]) -> Iterator[pa.RecordBatch]:
+    """Batches of bounded size, though a hundred bytes of Parquet can say a long string a million times."""
+    table = pq.ParquetFile(source)
+    meta = table.metadata
+    for name in wanted:
+        kind = table.schema_arrow.field(name).type
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+            raise InputError([f"column '{name}' holds {kind}; a text or id column holds strings or numbers"])
+    groups = list(range(meta.num_row_groups)) if groups is None else groups
+    leaves = {meta.schema.column(at).path: at for at in range(meta.num_columns)}
+    # Equal strings can be read as one, but hashing them costs a third of the speed: only where they are long.
+    once = pq.ParquetFile(source, metadata=meta, read_dictionary=wanted, buffer_size=1 << 20)
+    coded: set[str] = set()
+    rows = RECORDS_PER_PART
+    for group in groups:
+        info = meta.row_group(group)
+        if info.total_byte_size * RECORDS_PER_PART <= DENSE_BYTES:
+            continue
+        # A record first: a broken footer is an error there, but asked for the metadata of its columns pyarrow aborts.
+        try:
+            first: Any = next(once.iter_batches(1, row_groups=[group], columns=wanted), None)
+        except OSError:  # pyarrow makes no dictionaries of the delta encodings; of what else is wrong this fails too
+            first = next(table.iter_batches(1, row_groups=[group], columns=wanted), None)
+        chunks = {name: info.column(leaves[name]) for name in wanted} if first else {}
+        unpacked = sum(chunk.total_uncompressed_size for chunk in chunks.values())
+        if unpacked > UNPACKED_BYTES:
+            raise InputError([f"row group {group} unpacks to {unpacked:,} bytes of {', '.join(wanted)}; at most "
+                              f"{UNPACKED_BYTES:,} are read. Write smaller row groups."])  # fmt: skip
+        for name, chunk in chunks.items():
+            codes, column = set(chunk.encodings), first.column(name)
+            able = pa.types.is_dictionary(column.type) and not any("DELTA" in code for code in codes)
+            if able:  # any batch has the whole dictionary
+                longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+            elif chunk.physical_type != "BYTE_ARRAY":
+                longest = meta.schema.column(leaves[name]).length
+            else:  # of the delta encodings, one repeats the start of the string before
+                repeats = codes & {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
+                longest = chunk.total_uncompressed_size if repeats else 0
+            if longest * RECORDS_PER_PART > DENSE_BYTES:
+                if able:
+                    coded.add(name)
+                else:
+                    rows = max(1, min(rows, DENSE_BYTES // longest))
+    table = pq.ParquetFile(source, metadata=meta, read_dictionary=list(coded))
+    return table.iter_batches(rows, row_groups=groups, columns=wanted)  # type: ignore[no-any-return]
+
+
+def _strings(batch: pa.RecordBatch) -> Iterator[dict[str, list[Any]]]:
+    """A batch as Python values, in slices where its strings, each written out, would be too many bytes at once."""
+    columns = {}
+    sizes = np.zeros(len(batch), np.int64)
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        coded = pa.types.is_dictionary(column.type)
+        columns[name] = column if coded or pa.types.is_string(column.type) else pc.cast(column, pa.large_string())
+        lengths = pc.binary_length(column.dictionary if coded else columns[name])
+        longest = pc.max(lengths).as_py() or 0
+        if longest > RECORD_BYTES:
+            raise InputError([f"column '{name}' holds a value of {longest:,} bytes; at most {RECORD_BYTES:,} are read. "
+                              f"Shorten it."])  # fmt: skip
+        if longest * len(batch) > BATCH_BYTES // len(batch.columns):  # else all could be as long as the longest
+            sizes += np.asarray(pc.fill_null(lengths.take(column.indices) if coded else lengths, 0))
+    start = 0
+    while start < len(batch):
+        count = max(1, int(np.searchsorted(np.cumsum(sizes[start:]), BATCH_BYTES, "right")))
+        part = {name: column.slice(start, count) for name, column in columns.items()}
+        yield {name: pc.cast(column, pa.string()).to_pylist() for name, column in part.items()}
+        start += count
 
 
 def _scalar(value: Any) -> str | None:
@@ -304,8 +418,11 @@ def _scalar(value: Any) -> str | None:
 
 def clean_text(values: list[str | None], separator: str) -> str:
     """Join the text columns of a record: Unicode NFC, white space folded to single spaces, empty columns left out."""
-    folded = (" ".join(unicodedata.normalize("NFC", value).split()) for value in values if value)
-    joined = separator.join(value for value in folded if value)
+    kept = []
+    for value in values:  # a loop, for it runs once for each record
+        if value and (words := (value if value.isascii() else unicodedata.normalize("NFC", value)).split()):
+            kept.append(" ".join(words))
+    joined = separator.join(kept)
     # A lone surrogate (legal in JSON escapes) has no UTF-8 form.
     return joined if joined.isascii() else joined.encode("utf-8", "replace").decode("utf-8")
 
@@ -319,12 +436,14 @@ def read_columns_of(files: list[InputFile], columns: list[str]) -> pa.Table:
     for file in files:
         start = len(found["place"])
         try:
-            for batch in _batches(file, Piece(), columns, []):
+            for batch in _batches(file, Piece(), columns, Counter()):
                 before = len(found["place"])
                 for name in columns:
                     found[name] += batch[name]
                 found["place"] += [f"{file.name}:{at + 1 - start}" for at in range(before, len(found[columns[0]]))]
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowInvalid) as error:
+        except InputError as error:
+            raise InputError([f"{file.uri}: {problem}" for problem in error.problems]) from None
+        except UNREADABLE as error:
             raise InputError([f"{file.uri} cannot be read: {_brief(error)}. Is it {file.format} in UTF-8?"]) from None
     return pa.table({name: pa.array(values, pa.string()) for name, values in found.items()})
 
@@ -340,25 +459,31 @@ class PieceReader:
         piece = Piece(**item["piece"])
         counts: list[dict[str, int]] = []
         held: list[tuple[str, list[str | None]]] = []
-        malformed: list[int] = []
+        held_size = 0
+        malformed: Counter[str] = Counter()
         read = 0
         for raw in piece.files:
             file = InputFile(**raw)
             number = piece.first_record
             try:
                 for batch in _batches(file, piece, _wanted(self.cfg), malformed):
+                    size = sum(sum(map(len, filter(None, column))) for column in batch.values())
+                    if held and held_size + size > BATCH_BYTES:
+                        counts.append(self._write(item["item"], len(counts), held))
+                        held, held_size = [], 0
+                    held_size += size
                     for record in zip(*(batch[name] for name in _wanted(self.cfg)), strict=True):
                         number += 1
                         held.append((f"{file.name}:{number}", list(record)))
                         if len(held) == RECORDS_PER_PART:
                             counts.append(self._write(item["item"], len(counts), held))
-                            held = []
+                            held, held_size = [], 0
                     read = sum(count["records"] for count in counts) + len(held)
                     if self.cfg.limit is not None and read >= self.cfg.limit:
                         break
             except InputError as error:
                 raise InputError([f"{file.uri}: {problem}" for problem in error.problems]) from None
-            except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowInvalid) as error:
+            except UNREADABLE as error:
                 raise InputError(
                     [f"{file.uri} cannot be read after record {number}: {_brief(error)}. Is it {file.format} in UTF-8?"]
                 ) from None
@@ -366,7 +491,7 @@ class PieceReader:
                 break
         if held:
             counts.append(self._write(item["item"], len(counts), held))
-        return {"parts": counts, "dropped": len(malformed), "rows": sum(count["records"] for count in counts)}
+        return {"parts": counts, "dropped": malformed["rows"], "rows": sum(count["records"] for count in counts)}
 
     def _write(self, piece: int, chunk: int, records: list[tuple[str, list[str | None]]]) -> dict[str, int]:
         n_text = len(self.cfg.text_columns)
@@ -503,7 +628,7 @@ def _pieces(files: list[InputFile]) -> list[Piece]:
 
 
 def _row_group_pieces(file: InputFile) -> list[Piece]:
-    meta = _parquet(file).metadata
+    meta = pq.ParquetFile(_parquet_source(file)).metadata
     pieces: list[Piece] = []
     groups: list[int] = []
     size = first = seen = 0

@@ -35,6 +35,7 @@ LOCK = ".lock"
 PROGRESS = "progress.json"
 BEAT_S = 10  # between two signs of life of the process that holds a directory in an object store
 DEAD_S = 60  # without one, the process is taken for dead
+_held_here: set[str] = set()  # owners of locks in object stores that this process holds
 
 
 class RunDir:
@@ -135,13 +136,14 @@ class RunDir:
     @contextmanager
     def _remote_lock(self) -> Iterator[None]:
         lock = self / LOCK
-        mine = {"owner": uuid.uuid4().hex, "host": platform.node(), "pid": os.getpid()}
+        owner = uuid.uuid4().hex
+        mine = {"owner": owner, "host": platform.node(), "pid": os.getpid()}
         try:
             if self.in_use():
                 raise self._in_use()
             write_json(lock, mine)
             time.sleep(1)  # two that write at once: the later one's stays
-            if json.loads(lock.read_text())["owner"] != mine["owner"]:
+            if json.loads(lock.read_text())["owner"] != owner:
                 raise self._in_use()
         except (OSError, StageError) as error:
             raise ConfigError([f"run.dir cannot be used: {error}"]) from None
@@ -154,9 +156,11 @@ class RunDir:
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
+        _held_here.add(owner)
         try:
             yield
         finally:
+            _held_here.remove(owner)
             ended.set()
             thread.join()
             with contextlib.suppress(OSError, StageError):
@@ -181,7 +185,10 @@ class RunDir:
             held = json.loads(lock.read_text())
         except (FileNotFoundError, ValueError):
             return False
-        return held["host"] != platform.node() or Path(f"/proc/{held['pid']}").exists()
+        if held["host"] != platform.node():
+            return True
+        ours = held["pid"] == os.getpid()
+        return held["owner"] in _held_here if ours else Path(f"/proc/{held['pid']}").exists()
 
     def clear(self) -> None:
         """Remove every artefact of an earlier run; files that are not Covey's stay."""

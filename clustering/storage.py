@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from clustering.errors import StageError
 
 T = TypeVar("T")
-TRIES = 8  # of an operation on an object store, each of which the client itself has tried
-S3_ATTEMPTS = 5  # of one request by the client
+TRIES = 6  # of an operation on an object store, which takes several requests
+S3_ATTEMPTS = 5  # of one request, in 1 s
 # What waiting cannot mend: missing rights, a wrong key, a bucket that is not there.
 FINAL_WORDS = ("access_denied", "http status 403", "no_such_bucket", "invalid_access_key", "signature_does_not_match")
 
@@ -37,8 +37,8 @@ def _filesystem(scheme: str, authority: str, query: str) -> pa.fs.FileSystem:
         return filesystem
     options = dict(urllib.parse.parse_qsl(query))
     kept = {name: options[name] for name in ("scheme", "endpoint_override") if name in options}
-    retry = pa.fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
-    return pa.fs.S3FileSystem(region=filesystem.region, retry_strategy=retry, **kept)
+    retry = pa.fs.AwsDefaultS3RetryStrategy(max_attempts=S3_ATTEMPTS)  # the other waits up to 20 s
+    return pa.fs.S3FileSystem(region=filesystem.region, retry_strategy=retry, allow_delayed_open=True, **kept)
 
 
 def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
@@ -105,7 +105,7 @@ class RemotePath:
                 if tried == TRIES or any(word in str(error).lower() for word in FINAL_WORDS):
                     words = " ".join(str(error).split())[:400]
                     raise StageError(f"{self}: {words}. When that is mended, the same command goes on") from None
-                time.sleep(min(0.1 * 2**tried, 3))
+                time.sleep(0.1 * 2**tried)
         raise AssertionError  # not reached
 
     def _info(self) -> Any:

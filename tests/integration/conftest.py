@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -15,10 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray
 from pymilvus import MilvusClient
 
+from clustering.rundir import RunDir
+from clustering.sample import write_sample
+from clustering.storage import read_table
 from jobs.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +32,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # any do for the S3 of the tests; workers inherit them
+        os.environ.setdefault(name, "tests")
+    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
     yield
     ray.shutdown()
@@ -66,6 +74,38 @@ def run_files(covey: Covey, tmp_path: Path) -> Callable[..., tuple[Path, Result]
         return target, covey("run", "--config", f"cluster_configs/{config}.yaml", *words)
 
     return run
+
+
+def digests(run: RunDir) -> dict[str, str]:
+    """What a run found, apart from when and how: digests of its labels and clusters; the map's places are not kept."""
+    found = {}
+    for name in ("labels.parquet", "clusters.parquet"):
+        table = read_table(run / name)
+        kept = [column for column in table.column_names if column not in ("x", "y")]
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.select(kept).schema.remove_metadata()) as writer:
+            writer.write_table(table.select(kept).replace_schema_metadata().combine_chunks())
+        found[name] = hashlib.sha256(sink.getvalue()).hexdigest()
+    return found
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nobody disturbs: the words of its command without run.dir, its directory, and what it found."""
+
+    words: list[str]
+    run: RunDir
+    digests: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_sample(folder / "sample.csv", 900)
+    words = ["run", "--config", str(ROOT / "cluster_configs/laptop.yaml"), f"read.paths={folder / 'sample.csv'}",
+             "run.name=undisturbed"]  # fmt: skip
+    assert main([*words, f"run.dir={folder / 'run'}"]) == 0
+    return Undisturbed(words, RunDir(folder / "run"), digests(RunDir(folder / "run")))
 
 
 def free_port() -> int:

@@ -96,6 +96,21 @@ def test_bytes_that_go_bad_deep_in_a_file_are_found_while_reading(run_files, tmp
     assert "cannot be read after record" in result.err
 
 
+@pytest.mark.parametrize("name", ["news.jsonl.gz", "news.parquet"])
+def test_a_small_file_of_a_huge_record_ends_clearly(name, run_files, tmp_path):
+    given = tmp_path / name
+    if name == "news.parquet":  # found while reading; the other before any work
+        titles = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), ["x" * (17 << 20)])
+        pq.write_table(pa.table({"id": [str(n) for n in range(100_000)], "title": titles}), given, compression="zstd")
+    else:
+        given.write_bytes(gzip.compress(b'{"id": "1", "title": "') + gzip.compress(b"x" * (4 << 20)) * 256)
+    assert given.stat().st_size < 2 << 20
+    _, result = run_files(f"read.paths={given}")
+    assert result.status == 2
+    assert f"error: {given}: " in result.err
+    assert "16,777,216" in result.err
+
+
 def test_no_texts_end_clearly(run_files, tmp_path):
     given = write_csv(tmp_path / "news.csv", ["", "  ", "\t"])
     run, result = run_files(f"read.paths={given}")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -258,6 +261,232 @@ def test_a_file_that_turns_undecodable_is_named(write: Write) -> None:
 def test_half_a_character_does_not_stop_the_columns(write: Write) -> None:
     path = write("a.jsonl", '{"title": "\\ud83d"}\n')
     assert len(read_columns_of(find_files(section(path)), ["title"])) == 1
+
+
+# --- files that unpack to far more than they are ---
+
+READ_ALL = """
+import json, sys
+from pathlib import Path
+from clustering import read
+from clustering.config import ReadSection
+from clustering.rundir import RunDir, measured_peak, peak_bytes
+path, into, bounds = sys.argv[1:]
+for name, value in json.loads(bounds).items():
+    setattr(read, name, value)
+cfg, found = ReadSection(paths=(path,), text_columns=("title",)), {"records": 0, "problems": []}
+before = peak_bytes()
+with measured_peak() as peak:
+    try:
+        worker = read.PieceReader(RunDir(Path(into)), cfg)
+        for number, piece in enumerate(read._pieces(read.find_files(cfg))):
+            found["records"] += worker({"piece": read.asdict(piece), "item": number})["rows"]
+    except read.ConfigError as error:
+        found["problems"] = error.problems
+print(json.dumps({**found, "grown_mib": (peak.bytes - before) / 2**20}))
+"""
+MIB = 1 << 20
+
+
+@pytest.fixture
+def read_alone(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Find and read a file in a process of its own: records, problems, and MiB that its memory grew by at most."""
+
+    def run(path: str | Path, **bounds: int) -> dict[str, Any]:
+        words = [sys.executable, "-c", READ_ALL, str(path), str(tmp_path / "run-alone"), json.dumps(bounds)]
+        result = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+        return json.loads(result.stdout)
+
+    return run
+
+
+def packed(head: str, often: bytes, mib: int, tail: str = "") -> bytes:
+    """Gzip of ``head``, ``mib`` MiB of ``often`` and ``tail``, made from few of its members."""
+    filler = gzip.compress(often * (4 * MIB // len(often)))
+    return gzip.compress(head.encode()) + filler * (mib // 4) + gzip.compress(tail.encode())
+
+
+def repeated(path: Path, text: str, often: int, first: str | None = None) -> Path:
+    """A Parquet file of some hundred bytes that says one text many times, after ``first``."""
+    start, texts = ([None], [text]) if first is None else ([1], [text, first])
+    column = pa.DictionaryArray.from_arrays(pa.array(start + [0] * often, pa.int32()), texts)
+    pq.write_table(pa.table({"title": column}), path, compression="zstd", write_statistics=False)
+    return path
+
+
+def test_a_line_without_end_is_refused_before_it_is_held(write: Write, read_alone: Any) -> None:
+    path = write("a.jsonl.gz", packed('{"title": "Vote"}\n' * 1000 + '{"title": "', b"x", 1024))
+    assert Path(path).stat().st_size < 2 * MIB
+    found = read_alone(path)
+    assert found["problems"] == [f"{path}: a line is longer than 16,777,216 characters. Write one record on each line."]
+    assert found["grown_mib"] < 150
+
+
+def test_a_csv_record_without_end_is_refused_before_it_is_held(write: Write, read_alone: Any) -> None:
+    path = write("a.csv.gz", packed('title\nVote\n"', b"x\n", 1024))
+    found = read_alone(path)
+    assert found["problems"] == [
+        f"{path} cannot be read after record 1: a record is longer than 16,777,216 bytes; a quote that is never closed "
+        f"makes one of many. Is it csv in UTF-8?"
+    ]
+    assert found["grown_mib"] < 200
+
+
+def test_a_csv_file_of_a_million_columns_is_read_for_those_wanted(write: Write, read_alone: Any) -> None:
+    path = write("wide.csv.gz", "," * 1_000_000 + "title\n" + "," * 1_000_000 + "Vote\n")
+    assert Path(path).stat().st_size < MIB
+    found = read_alone(path)
+    assert (found["records"], found["problems"]) == (1, [])
+    assert found["grown_mib"] < 400
+    (problem,) = problems(path, columns=("body",))
+    assert problem.startswith(f"{path} has no column 'body'; its columns are '', '', ")
+    assert len(problem) < 1000
+
+
+def test_long_records_are_held_a_few_at_a_time(write: Write, read_alone: Any) -> None:
+    line = b'{"title": "' + b"x" * (4 * MIB - 14) + b'"}\n'
+    path = write("a.jsonl.gz", packed("", line, 4 * 40))
+    found = read_alone(path, BATCH_BYTES=16 * MIB)
+    assert (found["records"], found["problems"]) == (40, [])
+    assert found["grown_mib"] < 250
+
+
+def test_a_string_that_parquet_says_often_is_written_out_a_few_times_at_a_time(tmp_path: Path, read_alone: Any) -> None:
+    path = repeated(tmp_path / "a.parquet", "x" * MIB, 400)
+    assert path.stat().st_size < 2000
+    found = read_alone(path)
+    assert (found["records"], found["problems"]) == (401, [])
+    assert found["grown_mib"] < 400
+
+
+def test_a_string_that_parquet_continues_often_is_unpacked_a_few_times_at_a_time(
+    tmp_path: Path, read_alone: Any
+) -> None:
+    path = tmp_path / "a.parquet"
+    options = {"use_dictionary": False, "column_encoding": {"title": "DELTA_BYTE_ARRAY"}, "compression": "zstd"}
+    pq.write_table(pa.table({"title": ["x" * (MIB // 4)] * 800}), path, write_statistics=False, **options)
+    assert path.stat().st_size < 2000
+    found = read_alone(path, DENSE_BYTES=16 * MIB, BATCH_BYTES=8 * MIB)
+    assert (found["records"], found["problems"]) == (800, [])
+    assert found["grown_mib"] < 180
+
+
+@pytest.mark.parametrize("first", [None, "Vote"])
+def test_a_value_that_is_too_long_is_refused(tmp_path: Path, read_here: Any, first: str | None) -> None:
+    path = repeated(tmp_path / "a.parquet", "x" * 17 * MIB, 1_000_000, first)
+    with pytest.raises(InputError) as caught:
+        read_here(section(path))
+    assert caught.value.problems == [
+        f"{path}: column 'title' holds a value of 17,825,792 bytes; at most 16,777,216 are read. Shorten it."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet", "parquet.gz"])
+def test_records_just_below_the_bounds_are_read(
+    kind: str, write: Write, tmp_path: Path, read_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_module, "RECORD_BYTES", 100_000)
+    monkeypatch.setattr(read_module, "BATCH_BYTES", 150_000)
+    titles: list[Any] = ["a" * 99_980, "Vote", "b" * 99_980, "", "Vote", "c" * 99_980]
+    path = tmp_path / f"a.{kind}"
+    if kind.startswith("parquet"):
+        titles += [None, "d" * 100_000]
+        pq.write_table(pa.table({"title": titles}), tmp_path / "a.parquet", compression="none")
+        if kind == "parquet.gz":
+            content = (tmp_path / "a.parquet").read_bytes()
+            write(path.name, gzip.compress(content))
+            monkeypatch.setattr(read_module, "UNPACKED_BYTES", len(content))
+    else:
+        lines = [json.dumps({"title": title}) for title in titles] if kind == "jsonl" else ["title", *titles]
+        write(path.name, "\n".join(lines))
+    run, _ = read_here(section(path))
+    assert read_columns(run / "texts", ["text"])["text"].to_pylist() == list(dict.fromkeys(filter(None, titles)))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 8192])
+@pytest.mark.parametrize("dense", [1, 3000, 1 << 30])
+def test_parquet_reads_the_same_however_it_is_cut(
+    rows: int, dense: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = [None if n % 7 == 0 else "é" * (n % 5) if n % 3 else f"Headline {n % 11}" for n in range(200)]
+    columns = {
+        "string": pa.array(titles),
+        "large": pa.array(titles, pa.large_string()),
+        "coded": pa.array(titles).dictionary_encode(),
+        "bytes": pa.array(titles).cast(pa.large_binary()),
+        "fixed": pa.array([b"abcd", None] * 100, pa.binary(4)),
+        "number": pa.array([None, *range(199)]),
+        "nothing": pa.nulls(200),
+    }
+    expected = {name: pa.chunked_array([column]).cast(pa.string()).to_pylist() for name, column in columns.items()}
+    monkeypatch.setattr(read_module, "RECORDS_PER_PART", rows)
+    monkeypatch.setattr(read_module, "DENSE_BYTES", dense)
+    monkeypatch.setattr(read_module, "BATCH_BYTES", dense)
+    deltas = dict.fromkeys(("string", "large", "bytes"), "DELTA_BYTE_ARRAY")
+    for number, options in enumerate(({}, {"use_dictionary": False, "column_encoding": deltas})):
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(pa.table(columns), path, row_group_size=90, **options)
+        table = read_columns_of(find_files(section(path, columns=tuple(columns))), list(columns))
+        assert {name: table[name].to_pylist() for name in columns} == expected
+
+
+def test_a_row_group_that_is_too_large_is_refused(
+    tmp_path: Path, read_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"title": ["x" * 1000, "y" * 1000], "other": ["z" * 9000] * 2}), path)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    size = group.column(0).total_uncompressed_size
+    monkeypatch.setattr(read_module, "DENSE_BYTES", 1)
+    monkeypatch.setattr(read_module, "UNPACKED_BYTES", size)
+    assert read_here(section(path))[1]["records"] == 2
+    monkeypatch.setattr(read_module, "UNPACKED_BYTES", size - 1)
+    with pytest.raises(InputError) as caught:
+        read_here(section(path))
+    assert caught.value.problems == [
+        f"{path}: row group 0 unpacks to {size:,} bytes of title; at most {size - 1:,} are read. "
+        f"Write smaller row groups."
+    ]
+
+
+def test_a_gzip_of_parquet_is_unpacked_up_to_a_bound(write: Write, read_alone: Any) -> None:
+    path = write("a.parquet.gz", packed("PAR1", b"\0", 256))
+    found = read_alone(path, UNPACKED_BYTES=128 * MIB)
+    assert found["problems"] == [f"{path}: it unpacks to more than 134,217,728 bytes. Take it out of its gzip."]
+    assert found["grown_mib"] < 100
+
+
+def test_a_parquet_footer_that_is_too_long_is_not_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    with path.open("wb") as file:
+        file.truncate(33 * MIB)  # zeros that take no place on the disk
+        file.seek(0, 2)
+        file.write((33 * MIB).to_bytes(4, "little") + b"PAR1")
+    assert problems(path) == [
+        f"{path}: its footer takes 34,603,008 bytes; at most 33,554,432 are read. Write larger row groups."
+    ]
+
+
+def test_json_that_is_too_deep_or_a_number_too_long_is_dropped(write: Write, read_here: Any) -> None:
+    deep = '{"title": ' + "[" * 100_000
+    path = write("a.jsonl", f'{deep}\n{{"title": {"1" * 5000}}}\n{{"title": "Vote"}}\n')
+    _, figures = read_here(section(path))
+    assert (figures["records"], figures["dropped"]) == (1, 2)
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("sprung"),)
+
+
+def test_nothing_in_a_parquet_file_is_executed(tmp_path: Path, read_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trap = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Trap())}
+    schema = pa.schema([pa.field("title", pa.string(), metadata=trap)], metadata={"pandas": pickle.dumps(Trap())})
+    pq.write_table(pa.table({"title": ["Vote"]}, schema=schema), tmp_path / "a.parquet")
+    _, figures = read_here(section(tmp_path / "a.parquet"))
+    assert figures["texts"] == 1
+    assert not (tmp_path / "sprung").exists()
 
 
 # --- pieces ---

@@ -1,0 +1,169 @@
+"""A run directory in an object store: a real S3 protocol served on this machine, which fails as often as it is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from moto.server import DomainDispatcherApplication, create_backend_app
+from numpy.testing import assert_array_equal
+from werkzeug.serving import make_server
+
+from clustering.errors import ConfigError, StageError
+from clustering.rundir import LOCK, RunDir, load_graph, parts, save_array, write_json, write_table
+from clustering.storage import RemotePath, load_array, place, read_table, touch, whole
+from tests.integration.conftest import digests, free_port
+
+pytestmark = pytest.mark.ray
+
+
+@dataclass
+class ObjectStore:
+    """S3 in memory; ``failing`` is the share of requests that it answers with an error of its own."""
+
+    port: int = field(default_factory=free_port)
+    failing: float = 0.0
+    failed: int = 0
+
+    def __post_init__(self) -> None:
+        served, draw = DomainDispatcherApplication(create_backend_app), random.Random(0)
+
+        def app(environ: dict[str, Any], start_response: Any) -> Any:
+            if draw.random() < self.failing:
+                self.failed += 1
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                body = b"<Error><Code>InternalError</Code><Message>on purpose</Message></Error>"
+                start_response("500 Internal Server Error", [("Content-Type", "application/xml"),
+                                                             ("Content-Length", str(len(body)))])  # fmt: skip
+                return [body]
+            return served(environ, start_response)
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.server = make_server("127.0.0.1", self.port, app, threaded=True)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        pa.fs.S3FileSystem(
+            endpoint_override=f"127.0.0.1:{self.port}", scheme="http", region="us-east-1", allow_bucket_creation=True
+        ).create_dir("bucket")
+
+    def uri(self, path: str) -> str:
+        return f"s3://bucket/{path}?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="module")
+def store(local_ray: None) -> Iterator[ObjectStore]:
+    store = ObjectStore()
+    yield store
+    store.server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def sound(store: ObjectStore) -> Iterator[None]:
+    yield
+    store.failing = 0.0
+
+
+def test_artefacts_come_back_as_they_were_written(store: ObjectStore) -> None:
+    folder = place(store.uri("artefacts"))
+    assert isinstance(folder, RemotePath)
+    table = pa.table({"row": [0, 1], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2, 3, 4]), 2)})
+    write_table(folder / "part-000001.parquet", table)
+    write_table(folder / "part-000000.parquet", table.slice(1))
+    assert [path.name for path in parts(folder)] == ["part-000000.parquet", "part-000001.parquet"]
+    assert read_table(folder / "part-000001.parquet") == table
+    assert read_table(folder / "part-000000.parquet", ["row"])["row"].to_pylist() == [1]
+    array = np.arange(7, dtype=np.float32)
+    save_array(folder / "core.npy", array)
+    for mapped in (False, True):
+        assert_array_equal(load_array(folder / "core.npy", mapped), array)
+    touch(folder / "marks" / "one")
+    assert (folder / "marks").exists()
+    assert (folder / "marks" / "one").read_bytes() == b""
+    with pytest.raises(FileNotFoundError):
+        (folder / "none").read_text()
+    folder.remove()
+    assert not (folder / "core.npy").exists()
+    folder.remove()  # what is not there is no error
+
+
+def test_what_is_half_written_does_not_appear(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place(store.uri("half/file.json"))
+    with pytest.raises(TypeError, match="not JSON serializable"), whole(path) as temporary:
+        temporary.write_text(json.dumps("half") + json.dumps(object()), encoding="utf-8")
+    assert not path.exists()
+    write_json(path, "old")
+    store.failing = 1.0
+    monkeypatch.setattr("clustering.storage.TRIES", 1)
+    with pytest.raises(StageError, match=r"s3://bucket/half/file\.json.*the same command goes on"):
+        write_json(path, "new" * 10_000)
+    store.failing = 0.0
+    assert json.loads(path.read_text()) == "old"
+
+
+def test_two_processes_do_not_hold_one_prefix_and_the_lock_of_a_dead_one_is_free(store: ObjectStore) -> None:
+    run = RunDir(store.uri("held"))
+    with run.locked():
+        assert RunDir(store.uri("held")).in_use()
+        with pytest.raises(ConfigError, match="is in use by another run"), RunDir(store.uri("held")).locked():
+            pass
+    assert not run.in_use()
+    write_json(run / LOCK, {"owner": "x", "host": "elsewhere", "pid": 1})  # alive as far as anybody can tell
+    assert run.in_use()
+    dead = 2**22 + 1  # more than any process of this machine has
+    write_json(run / LOCK, {"owner": "x", "host": platform.node(), "pid": dead})
+    assert not run.in_use()
+    with run.locked():
+        pass
+
+
+def test_a_run_on_a_store_that_fails_and_goes_away_gives_what_an_undisturbed_one_gives(covey, store, undisturbed):
+    run = RunDir(store.uri("runs/failing"))
+    words = [*undisturbed.words, f"run.dir={run.path}"]
+
+    def go_away() -> None:
+        while not parts(run / "vectors"):
+            time.sleep(0.02)
+        store.failing = 1.0
+
+    store.failing, store.failed = 0.5, 0
+    away = threading.Thread(target=go_away)
+    away.start()
+    result = covey(*words)
+    away.join()
+    assert result.status == 1
+    assert "s3://bucket/runs/failing" in result.err.splitlines()[-1]
+    assert "the same command goes on" in result.err.splitlines()[-1]
+    store.failing = 0.5
+    before = run.manifest["stages"]
+    assert "report" not in before
+    result = covey(*words)
+    assert result.status == 0, result.err
+    assert store.failed > 100
+    store.failing = 0.0
+    after = run.manifest["stages"]
+    kept = {name: after[name]["finished"] for name in before}
+    assert {name: stage["finished"] for name, stage in before.items()} == kept
+    assert digests(run) == undisturbed.digests
+    assert load_graph(store.uri("runs/failing")).nnz == load_graph(undisturbed.run).nnz
+    assert "nothing to do" in covey(*words).err
+
+
+def test_a_uri_with_a_password_is_refused_and_not_printed(covey):
+    result = covey("run", "--config", "cluster_configs/laptop.yaml", "run.dir=s3://key:sesame@bucket/run")
+    assert result.status == 2
+    assert "run.dir holds a user or password" in result.err
+    assert "sesame" not in result.err
+
+
+def test_a_place_on_this_machine_is_a_path(tmp_path: Path) -> None:
+    assert place(str(tmp_path)) == place(f"file://{tmp_path}") == tmp_path
