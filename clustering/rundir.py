@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import hashlib
 import json
@@ -47,7 +48,7 @@ class RunDir:
 
     def __init__(self, path: str | Place) -> None:
         self.path = place(path)
-        self.held: str | None = None  # the run's id, while this process holds the directory
+        self.held: Figures | None = None  # the manifest, while this process holds the directory and nobody else writes
 
     def __truediv__(self, name: str) -> Place:
         return self.path / name
@@ -60,6 +61,9 @@ class RunDir:
 
     @property
     def manifest(self) -> Figures:
+        return self._read_manifest() if self.held is None else copy.deepcopy(self.held)
+
+    def _read_manifest(self) -> Figures:
         try:
             found: Figures = json.loads((self / "manifest.json").read_text(encoding="utf-8"))
             if not isinstance(found, dict) or not {"id", "stages"} <= found.keys():
@@ -85,13 +89,15 @@ class RunDir:
 
     def update_manifest(self, **entries: Any) -> None:
         """Raises: StageError when the directory that this process holds has vanished, or is another run's now."""
-        manifest = self.manifest
-        if self.held not in (None, manifest["id"]):
-            raise StageError(
-                f"{self.path} has vanished while the run was at work, or another run has taken its place. What it held "
-                f"is lost; start again with a run.dir that stays"
-            )
-        write_json(self / "manifest.json", {**manifest, **entries})
+        manifest = {**self.manifest, **entries}
+        if self.held is not None:
+            if not (self / "manifest.json").exists() or self._read_manifest()["id"] != manifest["id"]:
+                raise StageError(
+                    f"{self.path} has vanished while the run was at work, or another run has taken its place. What it "
+                    f"held is lost; start again with a run.dir that stays"
+                )
+            self.held = manifest
+        write_json(self / "manifest.json", manifest)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -103,7 +109,7 @@ class RunDir:
         """
         with self._local_lock() if isinstance(self.path, Path) else self._remote_lock():
             with contextlib.suppress(ConfigError):  # a damaged manifest is told later
-                self.held = self.id
+                self.held = {**self._read_manifest(), "id": self.id}
             try:
                 yield
             finally:
@@ -136,6 +142,7 @@ class RunDir:
     @contextmanager
     def _remote_lock(self) -> Iterator[None]:
         lock = self / LOCK
+        assert isinstance(lock, RemotePath)
         owner = uuid.uuid4().hex
         mine = {"owner": owner, "host": platform.node(), "pid": os.getpid()}
         try:
@@ -152,7 +159,7 @@ class RunDir:
         def beat() -> None:
             while not ended.wait(BEAT_S):
                 with contextlib.suppress(OSError, StageError):
-                    write_json(lock, mine)
+                    lock.upload(json.dumps(mine).encode(), tries=1)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -164,7 +171,7 @@ class RunDir:
             ended.set()
             thread.join()
             with contextlib.suppress(OSError, StageError):
-                remove(lock)
+                lock.remove(tries=1)
 
     def in_use(self) -> bool:
         """Whether a process that lives holds the directory."""
@@ -198,8 +205,9 @@ class RunDir:
             kept = uuid.uuid4().hex[:12]
         for name in ARTEFACTS:
             remove(self / name)
-        write_json(self / "manifest.json", {"id": kept, "stages": {}})
-        self.held = kept if self.held else None
+        fresh = {"id": kept, "stages": {}}
+        self.held = fresh if self.held is not None else None
+        write_json(self / "manifest.json", fresh)
 
     def forget(self, name: str) -> None:
         """Let a stage be done again, its parts kept."""

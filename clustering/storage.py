@@ -91,18 +91,19 @@ class RemotePath:
     def filesystem(self) -> pa.fs.FileSystem:
         return filesystem_of(self.root)[0]
 
-    def again(self, work: Callable[[pa.fs.FileSystem], T]) -> T:
+    def again(self, work: Callable[[pa.fs.FileSystem], T], tries: int = 0) -> T:
         """Call until it works.
 
         Raises: FileNotFoundError at once; StageError for what waiting cannot mend, or has not mended.
         """
-        for tried in range(1, TRIES + 1):
+        tries = tries or TRIES
+        for tried in range(1, tries + 1):
             try:
                 return work(self.filesystem)
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowInvalid) as error:
-                if tried == TRIES or any(word in str(error).lower() for word in FINAL_WORDS):
+                if tried == tries or any(word in str(error).lower() for word in FINAL_WORDS):
                     words = " ".join(str(error).split())[:400]
                     raise StageError(f"{self}: {words}. When that is mended, the same command goes on") from None
                 time.sleep(0.1 * 2**tried)
@@ -135,19 +136,22 @@ class RemotePath:
         info = self._info()
         return float("inf") if info.mtime is None else time.time() - info.mtime.timestamp()
 
-    def upload(self, file: Path) -> None:
-        """Put a local file's content here in one step."""
-        size = file.stat().st_size
+    def upload(self, content: Path | bytes, tries: int = 0) -> None:
+        """Put bytes, or a local file's content, here in one step."""
 
         def put(fs: pa.fs.FileSystem) -> None:
+            if isinstance(content, bytes):
+                with fs.open_output_stream(self.inner) as stream:
+                    stream.write(content)
+                return
             # One call: a signal cannot come in between and have half of the content closed as if it were all.
-            pa.fs.copy_files(str(file), self.inner, pa.fs.LocalFileSystem(), fs)
-            if fs.get_file_info(self.inner).size != size:
+            pa.fs.copy_files(str(content), self.inner, pa.fs.LocalFileSystem(), fs)
+            if fs.get_file_info(self.inner).size != content.stat().st_size:
                 raise OSError(f"{self.inner} has another size than what was written")
 
-        self.again(put)
+        self.again(put, tries)
 
-    def remove(self) -> None:
+    def remove(self, tries: int = 0) -> None:
         def delete(fs: pa.fs.FileSystem) -> None:
             kind = fs.get_file_info(self.inner).type
             if kind == pa.fs.FileType.Directory:
@@ -155,7 +159,7 @@ class RemotePath:
             elif kind == pa.fs.FileType.File:
                 fs.delete_file(self.inner)
 
-        self.again(delete)
+        self.again(delete, tries)
 
 
 Place = Path | RemotePath
