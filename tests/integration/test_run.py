@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -275,33 +271,6 @@ def server_processes(run: Path) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-def test_a_killed_run_goes_on_where_it_stopped(sample, tmp_path):
-    run = RunDir(tmp_path / "run")
-    words = command(run.path, sample)
-    before = {}
-    for after in ("embed", "store"):
-        process = subprocess.Popen(words, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while after not in run.manifest["stages"] or (after == "store" and not server_processes(run.path)):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        kept, before = before, stage_times(run)
-        assert kept.items() <= before.items()
-        assert "report" not in before
-        deadline = time.monotonic() + 20
-        while server_processes(run.path):
-            assert time.monotonic() < deadline, "the embedded server outlived its job"
-            time.sleep(0.1)
-    again = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert before.items() <= stage_times(run).items()
-    assert pq.read_table(run / "labels.parquet").num_rows == 1200
-    assert not server_processes(run.path)
-
-
 def test_two_starts_on_one_directory_refuse_each_other(run_files, sample, tmp_path):
     run = RunDir(tmp_path / "run")
     with run.locked():

@@ -1,0 +1,54 @@
+"""What a worker of the tests does at its start, so that somebody can step in: small parts, and a rest before each."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+REST_S = 0.2
+
+
+def small_slow_parts() -> None:
+    """For ``worker_process_setup_hook``."""
+    from clustering import embed, forest, read, search, store
+
+    read.RECORDS_PER_PART = 100
+    forest.SHARD_EDGES = 15_000
+    for worker, method in (
+        (embed.Embedder, "__call__"),
+        (store.Loader, "load"),
+        (search.Searcher, "search"),
+        (forest._Shard, "average"),
+    ):
+        setattr(worker, method, _resting(getattr(worker, method)))
+
+
+def _resting(work: Any) -> Any:
+    @functools.wraps(work)  # Ray looks at the signature
+    def rest_and_work(*args: Any) -> Any:
+        time.sleep(REST_S)
+        return work(*args)
+
+    return rest_and_work
+
+
+def main() -> None:
+    """``covey`` with the words given, on the Ray of RAY_ADDRESS, whose workers are slow."""
+    import os
+    import sys
+
+    import ray
+
+    from jobs.cli import main
+
+    ray.init(
+        address=os.environ["RAY_ADDRESS"],
+        logging_level="ERROR",
+        runtime_env={"worker_process_setup_hook": small_slow_parts},
+    )
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""A cluster of three nodes: work lands on all. A node or a driver that dies in any stage changes nothing in the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from clustering.rundir import RunDir, names_of
+from tests.integration.conftest import ROOT, Undisturbed, digests
+
+pytestmark = pytest.mark.ray
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+
+
+class Nodes:
+    """A head and two workers, of which one has a GPU that is none."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster(initialize_head=True, head_node_args=dict(NODE))
+        self.gpu = self.cluster.add_node(**NODE, num_gpus=1)
+        self.worker = self.cluster.add_node(**NODE)
+
+    def start(self, undisturbed: Undisturbed, run: RunDir, *overrides: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "RAY_ADDRESS": self.cluster.address}
+        words = [sys.executable, "-m", "tests.integration.slow", *undisturbed.words, f"run.dir={run.path}", *overrides]
+        return subprocess.Popen(words, env=env, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def kill_the_worker(self) -> None:
+        """As a machine that loses its power; another one takes its place."""
+        self.cluster.remove_node(self.worker, allow_graceful=False)
+        self.worker = self.cluster.add_node(**NODE)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    nodes = Nodes()
+    yield nodes
+    nodes.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def spread(nodes: Nodes, undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run over all nodes that nobody disturbs."""
+    run = RunDir(tmp_path_factory.mktemp("spread") / "run")
+    out, err = nodes.start(undisturbed, run, "embed.actors=1", "embed.gpus_per_actor=1").communicate(timeout=180)
+    assert "clusters" in out, err
+    return run
+
+
+def test_three_nodes_give_what_one_gives(spread: RunDir, undisturbed: Undisturbed) -> None:
+    assert len(names_of(spread / "vectors")) > 5
+    assert spread.manifest["stages"]["forest"]["figures"]["shards"] > 1
+    assert digests(spread) == undisturbed.digests
+    embedded = spread.manifest["stages"]["embed"]["figures"]["used"]
+    assert embedded["gpu_seconds"] > 0
+    assert 0 <= embedded["gpu_idle"] < 1
+    assert (embedded["cpus"], embedded["gpus"]) == (3, 1)
+
+
+def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while not found():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def begun(stage: str) -> Callable[[RunDir], bool]:
+    return lambda run: (run.manifest.get("begun") or {}).get("stage") == stage
+
+
+def finished(stage: str) -> Callable[[RunDir], bool]:
+    return lambda run: stage in run.manifest["stages"]
+
+
+def some(artefact: str, pattern: str = "part-*.parquet", many: int = 2) -> Callable[[RunDir], bool]:
+    return lambda run: len(list((run / artefact).glob(pattern))) >= many
+
+
+MIDST = {"embed": some("vectors"), "store": some("loaded", "*.done"), "search": some("neighbors"),
+         "forest": begun("forest")}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def battered(nodes: Nodes, undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run in four stages of which a node dies, and when it did."""
+    run = RunDir(tmp_path_factory.mktemp("battered") / "run")
+    process = nodes.start(undisturbed, run, "embed.actors=3", "search.actors=3")
+    died: dict[str, float] = {}
+    for stage, midst in MIDST.items():
+        until(lambda: midst(run), process)  # noqa: B023
+        if stage == "forest":
+            time.sleep(1)  # its rounds have begun
+        died[stage] = time.time()
+        nodes.kill_the_worker()
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert "clusters" in out
+    return run, died
+
+
+@pytest.mark.parametrize("stage", MIDST)
+def test_a_node_that_dies_changes_nothing(stage: str, battered: Any, undisturbed: Undisturbed) -> None:
+    run, died = battered
+    done = run.manifest["stages"][stage]
+    assert done["started"] < died[stage] < done["finished"], "the node did not die in the midst of the stage"
+    assert digests(run) == undisturbed.digests
+
+
+KILLED = [some("records", many=1), finished("read"), some("vectors"), finished("embed"), some("loaded", "*.done"),
+          finished("store"), some("neighbors"), finished("search"), finished("forest"), begun("project")]  # fmt: skip
+
+
+def test_a_driver_killed_at_ten_points_does_nothing_twice(
+    nodes: Nodes, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    seen: dict[str, float] = {}
+    for moment in KILLED:
+        process = nodes.start(undisturbed, run)
+        until(lambda: moment(run), process)  # noqa: B023
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not run.in_use()
+        stages = {name: stage["finished"] for name, stage in run.manifest["stages"].items()}
+        assert seen.items() <= stages.items()
+        seen = stages
+    assert "describe" in seen
+    assert "report" not in seen
+    out, err = nodes.start(undisturbed, run).communicate(timeout=180)
+    assert "clusters" in out, err
+    assert seen.items() <= {name: stage["finished"] for name, stage in run.manifest["stages"].items()}.items()
+    assert digests(run) == undisturbed.digests
+
+
+def processes_of(session: int) -> list[str]:
+    """Command lines of the processes of a session, as far as they live."""
+    listed = subprocess.run(
+        ["ps", "-s", str(session), "-o", "stat=,args="], capture_output=True, text=True, check=False
+    )
+    return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
+
+
+def test_sigterm_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(undisturbed, tmp_path):
+    run = RunDir(tmp_path / "run")
+    words = [sys.executable, "-m", "jobs.cli", *undisturbed.words, f"run.dir={run.path}"]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until(lambda: finished("search")(run), process)
+    status = main_of(["status", "--run", str(run.path)])
+    assert f"{run.path}: running, process {process.pid} of" in status
+    servers = [line for line in processes_of(process.pid) if "raylet" in line]
+    assert servers, "Ray's processes are not where they are looked for"
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    err = process.communicate(timeout=30)[1]
+    assert time.monotonic() - started < 10
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == "terminated; the same command goes on from here"
+    deadline = time.monotonic() + 10
+    while processes_of(process.pid) or str(run.path) in listed_processes():
+        assert time.monotonic() < deadline, processes_of(process.pid)
+        time.sleep(0.1)
+    status = main_of(["status", "--run", str(run.path)])
+    assert "stopped; the same command goes on from here" in status
+    assert re.search(r"search +done in", status)
+
+
+def listed_processes() -> str:
+    return subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+
+
+def main_of(words: list[str]) -> str:
+    """What a command of another shell prints."""
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
