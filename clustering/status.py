@@ -69,7 +69,11 @@ def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:
 
 
 def _dim(config: RunConfig) -> int:
-    known = check_encoder(config.embed) if config.read.collection is None else None
+    """The dimension of the vectors; guessed where the encoder is not installed here, or only it can tell."""
+    try:
+        known = check_encoder(config.embed) if config.read.collection is None else None
+    except ConfigError:
+        known = None
     return known or GUESSED_DIM
 
 

@@ -210,12 +210,12 @@ def finish_collection(client: MilvusClient, link: Link, store: StoreSection, n_t
             client.create_index(name, params, sync=False)
 
     patiently(address, build)
-    _watch(address, "index", lambda: _index_progress(client, name), n_texts)
+    _watch(address, "rows indexed", lambda: _index_progress(client, name), n_texts)
     if not store.embedded and merge_segments(client, link):
         time.sleep(1)  # until the merged segment is counted
-        _watch(address, "index", lambda: _index_progress(client, name), n_texts)
+        _watch(address, "rows indexed", lambda: _index_progress(client, name), n_texts)
     patiently(address, lambda _: _start_loading(link))
-    _watch(address, "load", lambda: _load_progress(client, name), 100)
+    _watch(address, "percent loaded", lambda: _load_progress(client, name), 100)
     return None if store.embedded else len(segments_of(link))
 
 
@@ -256,7 +256,7 @@ def merge_segments(client: MilvusClient, link: Link) -> bool:
         return False
     size = {"target_size": (1 << 63) - 1} if server_version(client) >= FORCE_MERGE else {}
     job, _ = patiently(address, lambda _: client.compact(name, **size))
-    _watch(address, "merge", lambda: int(client.get_compaction_state(job) == "Completed"), 1)
+    _watch(address, "merges", lambda: int(client.get_compaction_state(job) == "Completed"), 1)
     return True
 
 
@@ -382,7 +382,7 @@ def confirm_store(address: Address, n_texts: int, run_id: str, mark: str) -> Non
         if client.describe_collection(address.collection).get("description") != f"{MARK} {run_id} {mark}":
             raise StoreError(f"collection {address.collection} at {address.uri} has been made anew by another start")
         patiently(address, lambda _: _start_loading(link))
-        _watch(address, "load", lambda: _load_progress(client, address.collection), 100)
+        _watch(address, "percent loaded", lambda: _load_progress(client, address.collection), 100)
         found, _ = patiently(address, lambda _: link.count())
     if found != n_texts:
         raise StoreError(f"collection {address.collection} holds {found} vectors for {n_texts} texts")

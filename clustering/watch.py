@@ -208,7 +208,8 @@ def watched(run: RunDir, name: str, stage: str, work: Callable[[], Figures]) -> 
             figures = work()
     except OSError as error:
         raise StageError(
-            f"{stage}: {error}. When that is mended, the same command goes on from the last finished part"
+            f"{stage}: {error} (run.dir {run.path}). When that is mended, the same command goes on from the last "
+            f"finished part"
         ) from error
     finally:
         _watches.remove(watch)

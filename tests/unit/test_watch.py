@@ -1,0 +1,239 @@
+"""watch.py, plan.py and status.py: what is told of a run at work, before it, and from another shell."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustering import watch
+from clustering.config import RunConfig, build_config
+from clustering.errors import ConfigError, StageError
+from clustering.plan import (
+    Counts,
+    Machine,
+    Need,
+    calibration_of,
+    check_fits,
+    cost_of,
+    plan_run,
+    runs_beside,
+    seconds_of,
+)
+from clustering.rundir import PROGRESS, STAGE_ARTEFACTS, RunDir, write_json
+from clustering.status import plan_lines, status_lines
+from clustering.watch import METRICS, Usage, Watch, duration, in_words, measured
+from jobs.cli import JsonLines
+
+ROOT = Path(__file__).resolve().parents[2]
+MACHINE = Machine(cpus=4, gpus=2, memory_bytes=8 << 30)
+COUNTS = Counts(texts=1_000_000, records=1_200_000, dim=256, text_bytes=60.0)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Metrics are kept here instead of being handed to Ray."""
+    seen: dict[str, float] = {}
+
+    class Gauge:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            assert set(tags) == {"run", "stage"}
+            seen[self.name] = value
+
+    monkeypatch.setattr(watch, "_gauge", Gauge)
+    return seen
+
+
+# --- what work uses ---
+
+
+def test_what_a_task_uses_is_charged_to_who_asked_for_it() -> None:
+    def child() -> int:
+        return sum(range(2_000_000))
+
+    def parent() -> int:
+        watch.charge(Usage(peak_bytes=1 << 50, cpu_seconds=100, gpu_seconds=3))
+        return child()
+
+    result, usage = measured(parent)
+    assert result == sum(range(2_000_000))
+    assert usage.peak_bytes == 1 << 50
+    assert 100 < usage.cpu_seconds < 110
+    assert usage.gpu_seconds == 3
+    watch.charge(usage)  # nobody asked: lost, and no error
+
+
+# --- a stage at work ---
+
+
+def test_progress_tells_how_far_how_fast_and_what_is_left(run: RunDir, quiet: dict[str, float]) -> None:
+    at_work = Watch(run, "news", "embed")
+    at_work.expect(10, gpus=2)
+    at_work.since -= 20
+    at_work.usage.gpu_busy_seconds = 10
+    at_work.written = 0
+    at_work.advance({"rows": 4000, "retries": 1})
+    told = json.loads((run / PROGRESS).read_text())
+    assert (told["stage"], told["done"], told["total"]) == ("embed", 1, 10)
+    assert told["rows_per_second"] == pytest.approx(200, rel=0.05)
+    assert told["left_s"] == pytest.approx(180, rel=0.05)
+    assert quiet["covey_rows_per_second"] == pytest.approx(200, rel=0.05)
+    assert quiet["covey_gpu_idle_ratio"] == pytest.approx(0.75, rel=0.05)
+    assert quiet["covey_retries"] == 1
+    assert in_words(told) == "embed: 1 of 10 parts (10%), 200 rows a second, 3 min left"
+
+
+def test_progress_is_written_seldom_and_told_more_seldom(run: RunDir, quiet: dict[str, float], caplog: Any) -> None:
+    at_work = Watch(run, "news", "embed")
+    at_work.expect(1000)
+    first = (run / PROGRESS).read_text()
+    for _ in range(500):
+        at_work.advance({"rows": 1})
+    assert (run / PROGRESS).read_text() == first
+
+
+def test_a_stage_that_meets_a_full_disk_says_how_to_go_on(run: RunDir, quiet: dict[str, float]) -> None:
+    def full() -> Any:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(
+        StageError, match=r"embed: .*No space left.*the same command goes on from the last finished part"
+    ):
+        watch.watched(run, "news", "embed", full)
+    assert watch.current() is None
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (89, "89 s"), (150, "2 min"), (9000, "2.5 h")])
+def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_a_json_line_holds_time_level_message_and_fields() -> None:
+    record = logging.LogRecord("covey", logging.INFO, "", 0, "read: %d", (3,), None)
+    record.fields = {"event": "stage_finished", "stage": "read"}
+    line = json.loads(JsonLines().format(record))
+    assert line == {"time": round(record.created, 3), "level": "info", "message": "read: 3", "event": "stage_finished",
+                    "stage": "read"}  # fmt: skip
+
+
+def test_the_dashboard_shows_every_metric_and_no_other() -> None:
+    board = json.loads((ROOT / "cluster_configs/grafana.json").read_text(encoding="utf-8"))
+    asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    assert set(re.findall(r"ray_(covey_\w+)", asked)) == set(METRICS)
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+# --- what a run will need ---
+
+
+def test_a_run_that_cannot_fit_is_refused_with_two_numbers_and_what_to_change() -> None:
+    needs = [Need("graph", 6 << 30, 2, 0), Need("plot", 1 << 30, 1, 0)]
+    with pytest.raises(ConfigError) as error:
+        check_fits(needs, MACHINE)
+    (problem,) = error.value.problems
+    assert problem == (
+        "graph needs 2 x 6.0 GiB = 12.0 GiB of memory on a node, and the largest has 8.0 GiB: take a larger node, or "
+        "lower search.k or graph.k (run.check=false tries it all the same)"
+    )
+    check_fits(needs, Machine(4, memory_bytes=12 << 30))
+    check_fits(needs, Machine(4))  # nothing is known of the nodes
+
+
+def test_actors_on_one_node_are_counted() -> None:
+    config = build_config({"embed": {"encoder": "static", "actors": 8, "gpus_per_actor": 0.5},
+                           "store": {"uri": "http://server:19530"}, "search": {"actors": 3}})  # fmt: skip
+    processes = {need.stage: need.processes for need in plan_run(config, COUNTS, MACHINE)}
+    assert processes == {"read": 4, "embed": 4, "store": 2, "search": 3} | dict.fromkeys(
+        ("graph", "forest", "cluster", "describe", "project", "plot", "report"), 1
+    )
+
+
+def finished_run(folder: Path, texts: int, **seconds: float) -> RunDir:
+    """A directory that holds what a finished run says of itself."""
+    run, config = RunDir(folder), build_config({"embed": {"encoder": "static"}})
+    figures: dict[str, dict[str, Any]] = {name: {} for name in STAGE_ARTEFACTS}
+    figures["read"] = {"texts": texts, "records": texts, "text_bytes": 50 * texts}
+    figures["embed"] = {"dim": 256}
+    figures["search"] = {"index": "FLAT", "k": 50, "used": {"cpus": 2, "gpus": 1}}
+    stages = {
+        name: {"fingerprint": "", "seconds": seconds.get(name, 2.0), "figures": figures[name]}
+        for name in STAGE_ARTEFACTS
+    }
+    write_json(run / "manifest.json", {"id": "x", "stages": stages, "config": config.as_dict()})
+    return run
+
+
+def test_finished_runs_tell_how_long_a_larger_one_will_take(tmp_path: Path) -> None:
+    config = build_config({"embed": {"encoder": "static"}, "run": {"prices": {"cpu_hour": 0.1, "gpu_hour": 2}}})
+    known = calibration_of(finished_run(tmp_path / "one", 10_000, embed=11.0, search=21.0))
+    assert known is not None
+    counts = Counts(100_000, 100_000, 256, 50)
+    assert seconds_of("embed", config, counts, known) == pytest.approx(1 + 10 * 10)
+    assert seconds_of("search", config, counts, known) == pytest.approx(1 + 20 * 10 * 10)  # each with each
+    other = build_config({"embed": {"encoder": "minilm"}})
+    assert seconds_of("embed", other, counts, known) is None
+    assert cost_of(3600, known.used, config) == pytest.approx(2 * 0.1 + 2)
+    assert cost_of(3600, known.used, other) is None
+    unfinished = finished_run(tmp_path / "two", 10)
+    manifest = unfinished.manifest
+    del manifest["stages"]["report"]
+    write_json(unfinished / "manifest.json", manifest)
+    assert [one.run for one in runs_beside(RunDir(tmp_path / "new"))] == [str(tmp_path / "one")]
+    with pytest.raises(ConfigError, match="two is no finished run that times could be told from"):
+        runs_beside(RunDir(tmp_path / "new"), [str(tmp_path / "two")])
+
+
+def test_a_plan_names_memory_disk_time_and_money(tmp_path: Path) -> None:
+    finished_run(tmp_path / "one", 10_000)
+    config = build_config({"embed": {"encoder": "static"},
+                           "run": {"dir": str(tmp_path / "new"), "prices": {"cpu_hour": 1.0}}})  # fmt: skip
+    lines = plan_lines(config, 20_000)
+    assert [line.split()[0] for line in lines[2:13]] == list(STAGE_ARTEFACTS)
+    assert all(str(tmp_path / "one") in line for line in lines[2:13])
+    assert re.match(r"in all: .* of disk; a node needs .* of memory", lines[13])
+    assert re.match(r"cost: \d+\.\d\d USD", lines[14])
+    told = plan_lines(build_config({"run": {"dir": str(tmp_path / "else/new")}, "store": {"uri": "http://m:19530"}}), 9)
+    assert any("no finished run tells" in line for line in told)
+    assert any("the Milvus server needs about" in line for line in told)
+    with pytest.raises(ConfigError, match="--texts=0 is no number of texts"):
+        plan_lines(RunConfig(), 0)
+
+
+# --- from another shell ---
+
+
+def test_status_tells_a_run_that_stopped_from_one_that_works(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", 1000)
+    assert status_lines(run)[0] == f"{run.path}: finished"
+    manifest = run.manifest
+    for name in list(STAGE_ARTEFACTS)[3:]:
+        del manifest["stages"][name]
+    finished_run(tmp_path / "sibling", 1000, graph=5.0)
+    write_json(run / "manifest.json", manifest)
+    now = time.time()
+    progress = {"stage": "search", "started": now - 30, "updated": now, "what": "", "done": 2, "total": 8, "host": "h",
+                "rows_per_second": 100.0, "left_s": 90.0, "pid": 7}  # fmt: skip
+    write_json(run / PROGRESS, progress)
+    lines = status_lines(run)
+    assert lines[0] == f"{run.path}: stopped; the same command goes on from here"
+    assert lines[4] == "  search    begun, 30 s; 2 of 8 parts (25%), 100 rows a second, 2 min left"
+    assert lines[5] == "  graph     to do, about 5 s"
+    with run.locked():
+        lines = status_lines(RunDir(run.path))
+        assert lines[0] == f"{run.path}: running, process 7 of h"
+        assert lines[4].startswith("  search    at work, ")
+    with pytest.raises(ConfigError, match="holds no run"):
+        status_lines(RunDir(tmp_path / "none"))
