@@ -239,7 +239,8 @@ class RunDir:
         }
         self.update_manifest(stages=stages, begun=None)
         shown = " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
-        log.info("%s: %s seconds=%.1f", name, shown, seconds)
+        fields = {"event": "stage_finished", "stage": name, "seconds": round(seconds, 3), **figures}
+        log.info("%s: %s seconds=%.1f", name, shown, seconds, extra={"fields": fields})
         return figures
 
     def discard_stale(self, marks: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -106,6 +107,13 @@ def undisturbed(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Un
              "run.name=undisturbed"]  # fmt: skip
     assert main([*words, f"run.dir={folder / 'run'}"]) == 0
     return Undisturbed(words, RunDir(folder / "run"), digests(RunDir(folder / "run")))
+
+
+def holds(folder: Path, *secrets: str) -> list[Path]:
+    """The files below a folder in which a secret stands, as it is or as a request's header carries it."""
+    wanted = [form for secret in secrets for form in (secret.encode(), base64.b64encode(secret.encode()))]
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [path for path in files if any(form in path.read_bytes() for form in wanted)]
 
 
 def free_port() -> int:

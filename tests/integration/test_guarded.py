@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import shutil
 import subprocess
 import time
@@ -21,7 +20,7 @@ from clustering.milvus import Address, Link
 from clustering.rundir import RunDir
 from clustering.sample import write_sample
 from clustering.store import audit_collection, prepare_collection, store_vectors
-from tests.integration.conftest import start_milvus, stop_milvus
+from tests.integration.conftest import holds, start_milvus, stop_milvus
 from tests.integration.test_faults import DIM, N_TEXTS, embedded_run, is_loading, meanwhile
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus]
@@ -108,13 +107,6 @@ def wait_for(found: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.5)
     return result
-
-
-def holds(folder: Path, *secrets: str) -> list[Path]:
-    """The files below a folder in which a secret stands, as it is or as a request's header carries it."""
-    wanted = [form for secret in secrets for form in (secret.encode(), base64.b64encode(secret.encode()))]
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return [path for path in files if any(form in path.read_bytes() for form in wanted)]
 
 
 def test_a_wrong_token_is_refused_and_a_right_one_never_printed(covey, guarded, words, tmp_path, monkeypatch):

@@ -1,24 +1,31 @@
-"""`ray job submit` of the laptop run to a Ray head that asks for a token, as the README writes it down."""
+"""`ray job submit` to a Ray head that asks for a token, as the README writes it down, with a real Milvus server."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from clustering.rundir import STAGE_ARTEFACTS, RunDir
 from clustering.sample import write_sample
-from tests.integration.conftest import ROOT, free_port
+from tests.integration.conftest import ROOT, free_port, holds
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.milvus]
 
 
 def ray_command() -> str:
@@ -41,6 +48,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_metrics_report_interval_ms": "500",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     # Ports of its own, so that it can stand beside the Ray of the other tests.
@@ -56,6 +64,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         f"--dashboard-port={dashboard}",
         *ports,
     ]
+    env["COVEY_TEST_SECRET"] = secrets.token_hex(16)
+    env |= {"METRICS_PORT": ports[1].partition("=")[2], "RAY_LOGS": str(folder)}
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(
             [*words, "--num-cpus=2", f"--temp-dir={folder}"], env=env, stdout=log, stderr=log, start_new_session=True
@@ -73,24 +83,114 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         process.wait(60)
 
 
-def submit(env: dict[str, str], *overrides: str) -> subprocess.CompletedProcess[str]:
-    words = ["job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.cluster_texts"]
-    return tool(*words, "--config", "cluster_configs/laptop.yaml", *overrides, env=env)
+def submit(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return tool("job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.cluster_texts", *words, env=env)
 
 
-def test_a_submitted_job_leaves_its_run_and_a_wrong_one_fails(head, tmp_path):
-    sample, run = tmp_path / "sample.csv", tmp_path / "run"
-    write_sample(sample, 600)
-    overrides = [f"run.dir={run}", f"read.paths={sample}"]
-    done = submit(head, *overrides)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "succeeded" in done.stdout + done.stderr
-    assert pq.read_table(run / "labels.parquet").num_rows == 600
-    again = submit(head, *overrides)
+def job_log(env: dict[str, str], submitted: subprocess.CompletedProcess[str]) -> list[str]:
+    """What the job itself printed."""
+    (job,) = set(re.findall(r"raysubmit_\w+", submitted.stdout))
+    shown = tool("job", "logs", "--log-style", "record", "--log-color", "false", job, env=env).stdout
+    return [line for line in shown.splitlines() if line.strip() and "cli.py" not in line]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    words: list[str]
+    run: RunDir
+    first: subprocess.CompletedProcess[str]
+    log: list[str]
+    metrics: str  # as Prometheus found them while the job was at work
+
+
+@pytest.fixture(scope="module")
+def submitted(head: dict[str, str], milvus_server: str, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    """20,000 texts clustered by a job on the cluster, with their vectors in a Milvus server."""
+    folder = tmp_path_factory.mktemp("submitted")
+    write_sample(folder / "sample.parquet", 20_000)
+    run = RunDir(folder / "run")
+    words = ["--config", "cluster_configs/laptop.yaml", "--log-format", "json", f"run.dir={run.path}", "search.k=20",
+             f"read.paths={folder / 'sample.parquet'}", f"store.uri={milvus_server}", "store.index=HNSW",
+             "run.prices.cpu_hour=0.05", "project.sample=2000", "store.token_env=COVEY_TEST_SECRET"]  # fmt: skip
+    scraped: list[str] = []
+    ended = threading.Event()
+
+    def scrape() -> None:
+        while not ended.wait(0.5):
+            with contextlib.suppress(OSError):
+                text = urllib.request.urlopen(f"http://127.0.0.1:{head['METRICS_PORT']}/metrics", timeout=5).read()
+                scraped.append(text.decode())
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    first = submit(head, *words)
+    ended.set()
+    scraper.join()
+    return Submitted(words, run, first, job_log(head, first), "".join(scraped))
+
+
+def test_a_submitted_job_leaves_its_run(submitted: Submitted) -> None:
+    assert submitted.first.returncode == 0, submitted.first.stdout + submitted.first.stderr
+    assert "succeeded" in submitted.first.stdout + submitted.first.stderr
+    report = submitted.run.report
+    assert pq.read_table(submitted.run / "labels.parquet").num_rows == 20_000 == report["counts"]["records"]
+    assert report["search"]["index"] == "HNSW"
+    assert report["search"]["recall"] > 0.9
+    assert report["clusters"]["count"] > 50
+    lines = [json.loads(line) for line in submitted.log]
+    assert all({"time", "level", "message"} <= line.keys() for line in lines)
+    ended = [line["stage"] for line in lines if line.get("event") == "stage_finished"]
+    assert ended == list(STAGE_ARTEFACTS)
+    assert any(line.get("event") == "finished" for line in lines)
+
+
+def test_the_report_stands_beside_the_plan(submitted: Submitted) -> None:
+    for name, stage in submitted.run.report["stages"].items():
+        assert 0.5 < stage["peak_bytes"] / stage["planned_bytes"] < 2, name
+        assert stage["cost"] == pytest.approx(stage["seconds"] / 3600 * 2 * 0.05, abs=1e-4)
+        assert stage["cpu_seconds"] >= 0
+    assert "planned, MiB" in (submitted.run / "report.html").read_text()
+
+
+def test_prometheus_finds_the_metrics(submitted: Submitted) -> None:
+    found = set(re.findall(r"^ray_(covey_\w+)\{", submitted.metrics, re.MULTILINE))
+    # Others are there only with a GPU; see tests/unit/test_watch.py for each.
+    assert found >= {"covey_stage_running", "covey_stage_seconds", "covey_parts_total", "covey_peak_bytes"}
+    assert 'stage="search"' in submitted.metrics
+    assert 'run="run"' in submitted.metrics
+
+
+def test_a_second_submit_goes_on_where_the_first_ended(submitted: Submitted, head: dict[str, str]) -> None:
+    again = submit(head, *submitted.words)
     assert again.returncode == 0
-    assert "nothing to do" in again.stdout
-    wrong = submit(head, f"run.dir={tmp_path / 'other'}", "read.paths=missing.csv")
+    assert any("nothing to do" in line for line in job_log(head, again))
+    more = submit(head, *submitted.words, "cluster.preset=events")
+    assert more.returncode == 0
+    ended = [json.loads(line) for line in job_log(head, more)]
+    assert [line["stage"] for line in ended if line.get("event") == "stage_finished"] == [
+        "cluster", "describe", "plot", "report"
+    ]  # fmt: skip
+
+
+def test_a_failing_job_ends_with_its_cause(head: dict[str, str], tmp_path: Path) -> None:
+    wrong = submit(head, "--config", "cluster_configs/laptop.yaml", f"run.dir={tmp_path / 'run'}", "read.paths=no.csv")
     assert wrong.returncode != 0
-    assert "no such file: missing.csv" in wrong.stdout + wrong.stderr
-    stranger = submit({**head, "RAY_AUTH_TOKEN": secrets.token_hex(32)}, *overrides)
+    assert job_log(head, wrong)[-1] == "error: read.paths: no such file: no.csv"
+
+
+def test_a_stranger_may_not_submit(head: dict[str, str]) -> None:
+    stranger = submit({**head, "RAY_AUTH_TOKEN": secrets.token_hex(32)}, "--help")
     assert stranger.returncode != 0
+    assert "401" in stranger.stdout + stranger.stderr or "nauth" in stranger.stdout + stranger.stderr
+
+
+def test_no_secret_stands_anywhere(submitted: Submitted, head: dict[str, str]) -> None:
+    """Neither Ray's token nor one of the job's environment, in logs, artefacts, or what Ray tells of jobs."""
+    secret = head["COVEY_TEST_SECRET"]
+    listed = tool("job", "list", env=head)
+    told = [listed.stdout, listed.stderr, submitted.first.stdout, submitted.first.stderr, *submitted.log]
+    for word in (secret, head["RAY_AUTH_TOKEN"]):
+        assert [text for text in told if word in text] == []
+        assert holds(submitted.run.path, word) == []
+        assert holds(Path(head["RAY_LOGS"]), word) == []
+    assert oct(submitted.run.path.stat().st_mode & 0o777) == "0o700"

@@ -28,7 +28,7 @@ from clustering.plan import (
 from clustering.rundir import PROGRESS, STAGE_ARTEFACTS, RunDir, write_json
 from clustering.status import plan_lines, status_lines
 from clustering.watch import METRICS, Usage, Watch, duration, in_words, measured
-from jobs.cli import JsonLines
+from jobs.cli import JsonLines, main
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = Machine(cpus=4, gpus=2, memory_bytes=8 << 30)
@@ -205,6 +205,8 @@ def test_a_plan_names_memory_disk_time_and_money(tmp_path: Path) -> None:
     assert all(str(tmp_path / "one") in line for line in lines[2:13])
     assert re.match(r"in all: .* of disk; a node needs .* of memory", lines[13])
     assert re.match(r"cost: \d+\.\d\d USD", lines[14])
+    assert main(["plan", "--texts", "20000", "--config", str(ROOT / "cluster_configs/laptop.yaml"),
+                 "--run", str(tmp_path / "one")]) == 0  # fmt: skip
     told = plan_lines(build_config({"run": {"dir": str(tmp_path / "else/new")}, "store": {"uri": "http://m:19530"}}), 9)
     assert any("no finished run tells" in line for line in told)
     assert any("the Milvus server needs about" in line for line in told)
