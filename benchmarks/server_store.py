@@ -35,10 +35,12 @@ from clustering.embed import embed_texts
 from clustering.milvus import Address
 from clustering.parts import node_cpus
 from clustering.read import find_files, read_texts
-from clustering.rundir import RunDir, measured_peak, parts, read_columns, remove, vectors_of
+from clustering.rundir import RunDir, measured_peak, parts, read_columns, vectors_of
 from clustering.sample import write_sample
 from clustering.search import search_neighbors
+from clustering.storage import remove
 from clustering.store import load_stream, prepare_collection, store_vectors
+from clustering.watch import account
 from tests.integration.conftest import start_milvus, stop_milvus
 
 K, DIM = 50, 256
@@ -126,8 +128,8 @@ def stage_load(run: RunDir, uri: str, n_texts: int, load: str) -> Figures:
     if client.has_collection(name):
         client.drop_collection(name)
     prepare_collection(run, client, name, "L2", DIM, run.id, "mark")
-    with timed() as loaded:
-        figures = (load_bulk if load == "bulk" else load_stream)(run, address, store)
+    with timed() as loaded, account() as used:
+        (load_bulk if load == "bulk" else load_stream)(run, address, store)
     begun = [path.stat().st_mtime for path in (run / "loaded").glob("*.begun")]
     done = [path.stat().st_mtime for path in (run / "loaded").glob("*.done")]
     with timed() as flushed:
@@ -139,7 +141,7 @@ def stage_load(run: RunDir, uri: str, n_texts: int, load: str) -> Figures:
         "rows_per_second": n_texts / (max(done) - min(begun)) if begun else n_texts / loaded.seconds,
         "rows_per_second_flushed": n_texts / (max(done) - min(begun) + flushed.seconds) if begun else None,
         "rows_per_second_with_start": n_texts / loaded.seconds,
-        "client_peak_mib": figures["peak_bytes"] >> 20,
+        "client_peak_mib": used.peak_bytes >> 20,
     }
     client.drop_collection(name)
     print(f"stage load: {load}, {found['rows_per_second']:,.0f} rows/s", flush=True)

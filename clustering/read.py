@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from clustering import schema
 from clustering.config import ReadSection
-from clustering.errors import ConfigError, InputError
+from clustering.errors import ConfigError, InputError, StageError
 from clustering.kernels.copies import fold_copies
 from clustering.parts import Item, map_parts, on_worker
 from clustering.rundir import Figures, RunDir, names_of, part_name, parts, write_table
@@ -499,7 +499,12 @@ class PieceReader:
         ids = [(values[n_text] if self.cfg.id_column else None) or where for where, values in records]
         spool = spool_records(ids, texts)
         name = f"part-{piece:06d}-{chunk:06d}.parquet"
-        write_table(self.run / "records" / name, spool)
+        try:
+            write_table(self.run / "records" / name, spool)
+        except OSError as error:  # the input is not to blame
+            raise StageError(
+                f"read: {error} (run.dir {self.run.path}). When that is mended, the same command goes on"
+            ) from None
         return {"records": len(records), "empty": len(records) - len(spool)}
 
 

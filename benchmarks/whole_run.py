@@ -1,0 +1,169 @@
+"""What the whole costs beyond its stages: the command's wall time beside the same stages without Ray around them.
+
+    python -m benchmarks.whole_run --texts 200000
+
+The command runs as a user starts it, against the packaged Milvus server (extra `server`). Then every stage's function
+is called again in one plain process, its workers in as many plain processes as Ray had, on a directory of its own. The
+two runs' labels are compared (two HNSW indexes of the same vectors differ a little). Memory: each stage's measured peak
+beside its plan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from sklearn.metrics import adjusted_rand_score
+
+from clustering import cluster, describe, embed, exact, forest, graph, plot, project, read, report, search, store
+from clustering.config import load_config
+from clustering.milvus import address_of
+from clustering.pipeline import versions
+from clustering.rundir import RunDir
+from clustering.sample import write_sample
+from clustering.watch import Usage
+from tests.integration.conftest import start_milvus, stop_milvus
+
+STAGES = [cluster, describe, embed, exact, forest, graph, plot, project, read, report, search, store]
+_worker: Any = None
+
+
+def _make(make: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    global _worker
+    _worker = make(**kwargs)
+
+
+def _call(item: dict[str, Any]) -> dict[str, Any]:
+    return {**_worker(item), "item": item["item"]}
+
+
+def map_parts(make: Any, items: list[Any], *, actors: int, cpus: float = 1, gpus: float = 0, **kwargs: Any) -> Any:
+    """Workers in plain processes."""
+    numbered = [{**item, "item": number} for number, item in enumerate(items)]
+    if not items:
+        return []
+    with ProcessPoolExecutor(min(actors, len(items)), get_context("spawn"), _make, (make, kwargs)) as pool:
+        return list(pool.map(_call, numbered))
+
+
+class Plain:
+    """What the stages ask of Ray, without it."""
+
+    @staticmethod
+    def put(value: Any) -> Any:
+        return value
+
+    get = put
+
+    @staticmethod
+    def wait(waiting: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        return waiting[:num_returns], waiting[num_returns:]
+
+
+@contextmanager
+def without_ray() -> Any:
+    plain = {
+        "ray": Plain,
+        "map_parts": map_parts,
+        "on_worker": lambda work, *args: work(*args),
+        "start": lambda work, *args, **_: (work(*args), Usage()),
+        "node_cpus": lambda: 2,
+        "cluster_gpus": lambda: 0.0,
+    }
+    kept = [(module, name, getattr(module, name)) for module in STAGES for name in plain if hasattr(module, name)]
+    for module, name, _ in kept:
+        setattr(module, name, plain[name])
+    yield
+    for module, name, value in kept:
+        setattr(module, name, value)
+
+
+def bare_stages(words: list[str], run: RunDir) -> dict[str, float]:
+    """Seconds of each stage's function on a directory of its own."""
+    config = load_config("cluster_configs/laptop.yaml", [*words, f"run.dir={run.path}", "store.collection=bare"])
+    address, seconds = address_of(config, config.store.uri), {}
+    metric, k, seed = config.store.metric, config.graph_k, config.run.seed
+    run_id = run.id
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        found = work()
+        seconds[name] = round(time.perf_counter() - started, 2)
+        return found
+
+    files = read.find_files(config.read)
+    n_texts = timed("read", lambda: read.read_texts(files, config.read, run, 2))["texts"]
+    dim = timed("embed", lambda: embed.embed_texts(run, config.embed))["dim"]
+    timed("store", lambda: store.store_vectors(run, address, config.store, n_texts, dim, run_id, "bare"))
+    timed("search", lambda: search.search_neighbors(run, address, config.store, config.search, n_texts, seed))
+    timed("graph", lambda: graph.build_graph(run, config.graph, k, n_texts, metric))
+    timed("forest", lambda: forest.build_forest(run, config.cluster, config.graph, k, metric, seed, shards=1))
+    timed("cluster", lambda: cluster.cluster_graph(run, config.cluster, config.graph, k, metric))
+    timed("describe", lambda: describe.describe_clusters(run, config.describe))
+    timed("project", lambda: project.project_texts(run, config.project, n_texts, seed))
+    timed("plot", lambda: plot.plot_map(run, config.plot, config.name, seed))
+    timed("report", lambda: report._write_labels(run))
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=200_000)
+    parser.add_argument("--output", default="benchmarks/results/whole-run.json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        write_sample(home / "sample.parquet", given.texts)
+        process, uri = start_milvus(home / "milvus")
+        words = [f"read.paths={home / 'sample.parquet'}", f"store.uri={uri}", "store.index=HNSW"]
+        try:
+            started = time.perf_counter()
+            command = [sys.executable, "-m", "jobs.cluster_texts", "--config", "cluster_configs/laptop.yaml", *words]
+            subprocess.run([*command, f"run.dir={home / 'whole'}"], check=True)
+            wall = time.perf_counter() - started
+            with without_ray():
+                bare = bare_stages(words, RunDir(home / "bare"))
+        finally:
+            stop_milvus(process)
+        whole = RunDir(home / "whole")
+        labels = [
+            pq.read_table(home / run / "labels.parquet", columns=["text_id", "label"]) for run in ("whole", "bare")
+        ]
+        manifest, figures = whole.manifest, whole.report
+        found = {
+            "texts": figures["counts"]["texts"],
+            "wall_s": round(wall, 1),
+            "stages_s": {name: stage["seconds"] for name, stage in manifest["stages"].items()},
+            "bare_s": bare,
+            "wall_to_stages": round(wall / sum(stage["seconds"] for stage in manifest["stages"].values()), 3),
+            "wall_to_bare": round(wall / sum(bare.values()), 3),
+            "ari_of_labels": round(float(adjusted_rand_score(*labels)), 4),
+            "memory": {
+                name: {
+                    "peak_mib": stage["figures"]["peak_bytes"] >> 20,
+                    "planned_mib": manifest["plan"][name]["memory"] >> 20,
+                }
+                for name, stage in manifest["stages"].items()
+            },
+            "driver_mib": figures["driver_bytes"] >> 20,
+            "machine": f"{platform.machine()}, 2 cores",
+            "versions": versions(),
+        }
+    Path(given.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
