@@ -50,6 +50,9 @@ class RunDir:
         self.path = place(path)
         self.held: Figures | None = None  # the manifest, while this process holds the directory and nobody else writes
 
+    def __reduce__(self) -> tuple[type, tuple[Place]]:
+        return type(self), (self.path,)  # only this process holds the directory
+
     def __truediv__(self, name: str) -> Place:
         return self.path / name
 
