@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import fcntl
+import gc
 import hashlib
 import json
 import logging
@@ -409,12 +411,21 @@ class Peak:
 def measured_peak() -> Iterator[Peak]:
     """Measure the highest resident memory of this process inside the block (Linux; elsewhere since its start)."""
     peak = Peak()
+    _release()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
     try:
         yield peak
     finally:
         peak.bytes = peak_bytes()
+
+
+def _release() -> None:
+    """Give back what this process has freed: a worker goes on to other stages, whose memory it is not."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's own
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_bytes() -> int:
