@@ -76,8 +76,11 @@ def plan_run(config: RunConfig, counts: Counts, machine: Machine) -> list[Need]:
     ours = config.read.collection is None
     encoder = ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]) if ours else 0
     k = min(config.search.k, max(counts.texts - 1, 0))
-    batch = min(config.search.queries_per_request, counts.texts)
-    lines = plan_stages(counts.texts, counts.records, counts.dim, k, counts.text_bytes, encoder, batch)
+    lines = plan_stages(
+        counts.texts, counts.records, counts.dim, k, counts.text_bytes, encoder,
+        recall_sample=min(config.search.recall_sample, counts.texts), map_neighbors=config.project.n_neighbors,
+        map_texts=config.project.sample, drawn=config.plot.points,
+    )  # fmt: skip
     return [
         Need(line.stage, line.memory_bytes, _processes(line.stage, config, machine), line.disk_bytes) for line in lines
     ]

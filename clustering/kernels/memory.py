@@ -17,37 +17,51 @@ class StagePlan:
 
 
 def plan_stages(
-    n_texts: int, n_records: int, dim: int, k: int, text_bytes: float, encoder_bytes: int, queries: int = 1000
+    n_texts: int,
+    n_records: int,
+    dim: int,
+    k: int,
+    text_bytes: float,
+    encoder_bytes: int,
+    *,
+    recall_sample: int = 1000,
+    map_neighbors: int = 15,
+    map_texts: int | None = None,
+    drawn: int = 50_000,
 ) -> list[StagePlan]:
-    """The bytes of every stage from the run's counts.
+    """The bytes of every stage from the run's counts, fitted to runs of 2,291 to 859,941 texts (docs/operations.md).
 
     n_texts, n_records : distinct texts, and records; dim : of a vector; k : neighbors of a text
     text_bytes : mean UTF-8 length of a text; encoder_bytes : weights of the encoder in memory
-    queries : of a search request
+    recall_sample : rows compared with exact search; map_neighbors, map_texts : of UMAP, none: all texts
+    drawn : texts in the interactive map
     """
     part = min(n_texts, PART_ROWS)
     edges = n_texts * k  # directed
     vectors = n_texts * dim * 4
+    laid_out = n_texts if map_texts is None else min(map_texts, n_texts)
+    columns = n_texts * (map_neighbors if map_texts is None else k) * 12
     # The first number is what an interpreter with Ray and the stage's libraries holds before it has read a row, in MiB.
     rows = [
-        ("read", 300, n_records * 96, n_texts * (text_bytes + 12) + n_records * 40),  # two 16-byte digests, sorted
-        ("embed", 260, encoder_bytes + part * (dim * 8 + text_bytes * 2 + 400), vectors),
-        ("store", 340, part * dim * 12, vectors * 1.3),
-        ("search", 350, part * (dim * 8 + k * 250), edges * 12),  # a hit is 250 bytes of Python objects until decoded
-        ("graph", 380, edges * 72, edges * 24),  # sorting keys, then both directions of every edge
-        ("forest", 450, edges * 16 + n_texts * 700, n_texts * 24),  # lists and sketches
-        ("cluster", 450, n_texts * 700, n_texts * 80),
-        ("describe", 440, n_texts * 450, 1 << 20),
-        ("project", 550, edges * 12 + n_texts * 15 * 60 + part * dim * 4, n_texts * 16),
-        ("plot", 630, n_texts * 120 + min(n_texts, 50_000) * (text_bytes + 1200), 6 << 20),
-        ("report", 580, n_texts * 40 + PART_ROWS * 200, n_records * 60),
+        ("read", 230, n_records * 110, n_texts * (text_bytes + 12) + n_records * 40),  # two 16-byte digests, sorted
+        ("embed", 150, encoder_bytes + part * (dim * 8 + text_bytes * 350 + 400), vectors),  # tokens are objects
+        ("store", 265, part * dim * 70, vectors * 1.3),  # two parts and their requests in flight
+        # A hit is 250 bytes of Python objects until it is decoded; exact search holds a block of products twice.
+        ("search", 385, max(part * (dim * 8 + k * 250), part * recall_sample * 12), edges * 12),
+        ("graph", 365, edges * 115, edges * 24),  # sorting keys, then both directions of every edge
+        ("forest", 415, edges * 16 + n_texts * 550, n_texts * 24),  # lists and sketches
+        ("cluster", 420, n_texts * 380, n_texts * 80),
+        ("describe", 470, n_texts * 870, 1 << 20),
+        ("project", 590, columns + laid_out * map_neighbors * 125, n_texts * 16),
+        ("plot", 640, n_texts * 750 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
+        ("report", 600, n_texts * 600, n_records * 60),
     ]
     return [StagePlan(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]
 
 
 def server_bytes(n_texts: int, dim: int, links: int) -> int:
-    """Memory of a loaded collection: float32 vectors, and of an HNSW index the links (2 M) of each text.
+    """Memory of a server with a collection: float32 vectors, and of an HNSW index the links (2 M) of each text.
 
-    A fifth is added for what a server keeps beside them.
+    Both twice, for while segments are merged and indexed the old ones and the new ones are there.
     """
-    return int(n_texts * (4 * dim + 4 * links) * 1.2)
+    return 2 * n_texts * (4 * dim + 4 * links)
