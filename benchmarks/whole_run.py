@@ -138,9 +138,7 @@ def main() -> None:
         finally:
             stop_milvus(process)
         whole = RunDir(home / "whole")
-        labels = [
-            pq.read_table(home / run / "labels.parquet", columns=["text_id", "label"]) for run in ("whole", "bare")
-        ]
+        labels = [pq.read_table(home / name / "labels.parquet")["label"].to_numpy() for name in ("whole", "bare")]
         manifest, figures = whole.manifest, whole.report
         found = {
             "texts": figures["counts"]["texts"],

@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from clustering.kernels.csr import MIN_DISTANCE, directed_graph, min_distance, symmetric_csr, undirected_graph
+from clustering.kernels.csr import MIN_DISTANCE, directed_graph, min_distance, undirected_graph
 from tests import oracles
 from tests.planted import edges_of
 from tests.strategies import Edges, edge_lists, graphs
@@ -61,7 +61,7 @@ def test_edges_of_a_graph_make_the_same_graph_again(graph: csr_array) -> None:
     low, high, distance = edges_of(graph)
     assert (low < high).all()
     assert_array_equal(np.lexsort((high, low)), np.arange(low.size))
-    again = symmetric_csr(low, high, distance, graph.shape[0])
+    again = undirected_graph(low, high, distance, graph.shape[0], 0.0)
     for name in ("indptr", "indices", "data"):
         assert_array_equal(getattr(again, name), getattr(graph, name))
 
