@@ -26,6 +26,7 @@ from clustering.rundir import RunDir
 from clustering.sample import write_sample
 from clustering.storage import read_table
 from jobs.cli import main
+from tests.integration import slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +37,9 @@ def local_ray() -> Iterator[None]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # any do for the S3 of the tests; workers inherit them
         os.environ.setdefault(name, "tests")
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    ray.cloudpickle.register_pickle_by_value(slow)
+    hook = {"worker_process_setup_hook": slow.plain_maps}
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", runtime_env=hook)
     yield
     ray.shutdown()
 

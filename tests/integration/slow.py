@@ -1,4 +1,4 @@
-"""What a worker of the tests does at its start, so that somebody can step in: small parts, and a rest before each."""
+"""What a worker of the tests does at its start: rests, so that somebody can step in; or draws its map without UMAP."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from typing import Any
 REST_S = 0.2
 
 
+def plain_maps() -> None:
+    """UMAP compiles for 5 s in each new process: only the runs of test_submit.py and test_killed.py draw with it."""
+    from clustering import project
+
+    project.SMALLEST_MAP = 1 << 62
+
+
 def small_slow_parts() -> None:
-    """For ``worker_process_setup_hook``."""
+    """Small parts, and a rest before each."""
     from clustering import embed, forest, read, search, store
 
     read.RECORDS_PER_PART = 100

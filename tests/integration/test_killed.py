@@ -48,25 +48,6 @@ def nodes() -> Iterator[Nodes]:
     nodes.cluster.shutdown()
 
 
-@pytest.fixture(scope="module")
-def spread(nodes: Nodes, undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A run over all nodes that nobody disturbs."""
-    run = RunDir(tmp_path_factory.mktemp("spread") / "run")
-    out, err = nodes.start(undisturbed, run, "embed.actors=1", "embed.gpus_per_actor=1").communicate(timeout=180)
-    assert "clusters" in out, err
-    return run
-
-
-def test_three_nodes_give_what_one_gives(spread: RunDir, undisturbed: Undisturbed) -> None:
-    assert len(names_of(spread / "vectors")) > 5
-    assert spread.manifest["stages"]["forest"]["figures"]["shards"] > 1
-    assert digests(spread) == undisturbed.digests
-    embedded = spread.manifest["stages"]["embed"]["figures"]["used"]
-    assert embedded["gpu_seconds"] > 0
-    assert 0 <= embedded["gpu_idle"] < 1
-    assert (embedded["cpus"], embedded["gpus"]) == (3, 1)
-
-
 def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 90
     while not found():
@@ -124,10 +105,10 @@ KILLED = [some("records", many=1), finished("read"), some("vectors"), finished("
 def test_a_driver_killed_at_ten_points_does_nothing_twice(
     nodes: Nodes, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    run = RunDir(tmp_path / "run")
+    run, on_gpu = RunDir(tmp_path / "run"), ["embed.actors=1", "embed.gpus_per_actor=1"]
     seen: dict[str, float] = {}
     for moment in KILLED:
-        process = nodes.start(undisturbed, run)
+        process = nodes.start(undisturbed, run, *on_gpu)
         until(lambda: moment(run), process)  # noqa: B023
         process.kill()
         process.communicate()
@@ -138,10 +119,16 @@ def test_a_driver_killed_at_ten_points_does_nothing_twice(
         seen = stages
     assert "describe" in seen
     assert "report" not in seen
-    out, err = nodes.start(undisturbed, run).communicate(timeout=180)
+    out, err = nodes.start(undisturbed, run, *on_gpu).communicate(timeout=180)
     assert "clusters" in out, err
     assert seen.items() <= {name: stage["finished"] for name, stage in run.manifest["stages"].items()}.items()
     assert digests(run) == undisturbed.digests
+    assert len(names_of(run / "vectors")) > 5
+    assert run.manifest["stages"]["forest"]["figures"]["shards"] > 1
+    used = run.manifest["stages"]["embed"]["figures"]["used"]
+    assert used["gpu_seconds"] > 0
+    assert 0 <= used["gpu_idle"] < 1
+    assert (used["cpus"], used["gpus"]) == (3, 1)
 
 
 def processes_of(session: int) -> list[str]:
