@@ -6,9 +6,10 @@ import importlib.metadata
 import logging
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,9 @@ def ray_session() -> Iterator[None]:
         yield
         return
     ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.ERROR)
+    with suppress(ValueError, TypeError):  # a thread that is not the main one, or a handler that is not Python's
+        # Ray lays one below Python's that prints a stack, and aborts now and then instead of ending.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     watched = sys.stderr.isatty()  # in a log file a line a stage says more than a bar
     ray.data.DataContext.get_current().enable_progress_bars = watched
     logging.getLogger("ray.data").setLevel(logging.WARNING if watched else logging.ERROR)

@@ -48,7 +48,7 @@ def plan_stages(
         ("store", 265, part * dim * 70, vectors * 1.3),  # two parts and their requests in flight
         # A hit is 250 bytes of Python objects until it is decoded; exact search holds a block of products twice.
         ("search", 385, max(part * (dim * 8 + k * 250), part * recall_sample * 12), edges * 12),
-        ("graph", 365, edges * 115, edges * 24),  # sorting keys, then both directions of every edge
+        ("graph", 365, edges * 62, edges * 24),  # the lists, then both directions of every edge
         ("forest", 415, edges * 16 + n_texts * 550, n_texts * 24),  # lists and sketches
         ("cluster", 420, n_texts * 380, n_texts * 80),
         ("describe", 470, n_texts * 870, 1 << 20),

@@ -203,15 +203,16 @@ def test_what_is_missing_or_doubled_is_loaded_again(undisturbed, server, tmp_pat
     run = embedded_run(tmp_path / "damaged")
     load(run, server.uri)
     client = MilvusClient(uri=server.uri)
-    client.delete("damaged", filter="row >= 1500 and row < 1510")
+    lost, doubled = 3 * PART, 4 * PART  # first rows of two parts
+    client.delete("damaged", filter=f"row >= {lost} and row < {lost + 10}")
     table = pq.read_table(run / "vectors" / part_name(4)).slice(0, 20).to_pylist()
-    client.insert("damaged", table)  # rows 2000 to 2019 a second time
+    client.insert("damaged", table)  # its first rows a second time
     wrong = audit_collection(run, Link(Address(server.uri, "damaged")), N_TEXTS)
-    assert {"name": part_name(3), "first": 1500, "stop": 1510} in wrong
-    assert {"name": part_name(4), "first": 2000, "stop": 2500} in wrong
+    assert {"name": part_name(3), "first": lost, "stop": lost + 10} in wrong
+    assert {"name": part_name(4), "first": doubled, "stop": doubled + PART} in wrong
     assert len(wrong) == 2
     client.upsert("damaged", [{"row": row, "vector": [1.0] * DIM} for row in range(N_TEXTS - 9000, N_TEXTS)])
-    assert load(run, server.uri)["repaired_rows"] >= 510 + 9000  # once the keys are whole, a sample of vectors is read
+    assert load(run, server.uri)["repaired_rows"] >= 10 + PART + 9000  # of vectors, a sample is read
     search(run, server.uri)
     check_whole(run, server.uri, undisturbed, drop=False)
     client.insert("damaged", [{"row": N_TEXTS + 5, "vector": [1.0] * DIM}])
