@@ -28,7 +28,7 @@ from clustering.store import audit_collection, store_vectors
 from tests.integration.conftest import ROOT, restart_milvus, start_milvus, stop_milvus
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus]
-N_TEXTS, DIM, PART = 15_000, 64, 300
+N_TEXTS, DIM, PART = 24_000, 64, 500
 AWAY_S = 6  # between the server's death and its next start
 
 

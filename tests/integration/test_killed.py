@@ -134,7 +134,7 @@ def test_a_driver_killed_at_ten_points_does_nothing_twice(
 def processes_of(session: int) -> list[str]:
     """Command lines of the processes of a session, as far as they live."""
     listed = subprocess.run(
-        ["ps", "-s", str(session), "-o", "stat=,args="], capture_output=True, text=True, check=False
+        ["ps", "-ww", "-s", str(session), "-o", "stat=,args="], capture_output=True, text=True, check=False
     )
     return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
 
@@ -164,7 +164,7 @@ def test_sigterm_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(undis
 
 
 def listed_processes() -> str:
-    return subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True).stdout
 
 
 def main_of(words: list[str]) -> str:
