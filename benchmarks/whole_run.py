@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -66,6 +67,10 @@ class Plain:
         return value
 
     get = put
+
+    @staticmethod
+    def remote(work: Callable[..., Any]) -> Any:
+        return SimpleNamespace(remote=work)
 
     @staticmethod
     def wait(waiting: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:

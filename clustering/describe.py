@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clustering import schema
 from clustering.config import DescribeSection
 from clustering.kernels.terms import class_tf_idf, tokens
-from clustering.parts import accounted, on_worker, original_errors, start
+from clustering.parts import accounted, on_worker, start
 from clustering.rundir import Figures, RunDir, gather_texts, names_of, read_columns, write_table
 from clustering.storage import read_table
 from clustering.titles import write_titles
@@ -27,8 +27,7 @@ TITLE_TERMS = 3
 def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
     """Leave clusters.parquet. Returns: clusters, vocabulary (distinct terms counted), titles_failed (clusters that
     the endpoint gave no title; their terms stand in)."""
-    with original_errors():
-        layers = ray.put(accounted(ray.get(start(_layers, run))))
+    layers = ray.remote(_layers).remote(run)  # stays with the workers: the driver holds nothing of every text
     counted = [start(_count_terms, run, name, layers, cfg) for name in names_of(run / "texts")]
     return on_worker(_describe, run, cfg, layers, *counted)
 

@@ -28,7 +28,7 @@ from clustering.forest import build_forest
 from clustering.graph import build_graph
 from clustering.milvus import Address, open_store
 from clustering.parts import cluster_gpus, needing, node_cpus, node_gpus, node_memory
-from clustering.plan import GUESSED_DIM, Machine, check_fits, counts_of, plan_run, print_plan, told_time
+from clustering.plan import Machine, check_fits, counts_of, dim_of, plan_run, print_plan, told_time
 from clustering.plot import plot_map
 from clustering.project import project_texts
 from clustering.read import InputFile, find_files, read_texts
@@ -245,9 +245,7 @@ def make_plan(
     """
     if not stages:
         return
-    ours = config.read.collection is None
-    known = source.dim if isinstance(source, Source) else check_encoder(config.embed) if ours else None
-    counts = counts_of(read, known or GUESSED_DIM)
+    counts = counts_of(read, source.dim if isinstance(source, Source) else dim_of(config))
     machine = Machine(node_cpus(), node_gpus(), node_memory())
     needs = plan_run(config, counts, machine)
     plan = {

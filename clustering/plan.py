@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clustering.config import RunConfig
+from clustering.encoders import check_encoder
 from clustering.errors import ConfigError
 from clustering.kernels.memory import plan_stages, server_bytes
 from clustering.rundir import Figures, RunDir
@@ -55,6 +56,15 @@ class Counts:
 def counts_of(read: Figures, dim: int) -> Counts:
     """The counts that the read stage has found."""
     return Counts(read["texts"], read["records"], dim, read["text_bytes"] / read["texts"])
+
+
+def dim_of(config: RunConfig) -> int:
+    """The dimension of the vectors; guessed where the encoder is not installed here, or only it can tell."""
+    try:
+        known = check_encoder(config.embed) if config.read.collection is None else None
+    except ConfigError:
+        known = None
+    return known or GUESSED_DIM
 
 
 @dataclass(frozen=True)

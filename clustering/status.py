@@ -7,15 +7,14 @@ import os
 import time
 
 from clustering.config import RunConfig, build_config
-from clustering.encoders import check_encoder
 from clustering.errors import ConfigError
 from clustering.plan import (
     FAR,
-    GUESSED_DIM,
     GUESSED_TEXT_BYTES,
     Counts,
     Machine,
     counts_of,
+    dim_of,
     forecast,
     in_bytes,
     runs_beside,
@@ -64,17 +63,8 @@ def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:
     if "config" not in manifest or not done.get("read", {}).get("texts"):
         return {}
     config = build_config(manifest["config"])
-    told = forecast(config, counts_of(done["read"], _dim(config)), Machine(os.cpu_count() or 1), runs_beside(run))
+    told = forecast(config, counts_of(done["read"], dim_of(config)), Machine(os.cpu_count() or 1), runs_beside(run))
     return {row["stage"]: row["seconds"] for row in told["stages"] if row["seconds"] is not None}
-
-
-def _dim(config: RunConfig) -> int:
-    """The dimension of the vectors; guessed where the encoder is not installed here, or only it can tell."""
-    try:
-        known = check_encoder(config.embed) if config.read.collection is None else None
-    except ConfigError:
-        known = None
-    return known or GUESSED_DIM
 
 
 def plan_lines(config: RunConfig, n_texts: int, runs: list[str] | None = None) -> list[str]:
@@ -86,7 +76,7 @@ def plan_lines(config: RunConfig, n_texts: int, runs: list[str] | None = None) -
         raise ConfigError([f"--texts={n_texts} is no number of texts; give 1 at least"])
     known = runs_beside(RunDir(config.run.dir), runs)
     text_bytes = max(known, key=lambda one: one.counts.texts).counts.text_bytes if known else GUESSED_TEXT_BYTES
-    counts = Counts(n_texts, n_texts, _dim(config), text_bytes)
+    counts = Counts(n_texts, n_texts, dim_of(config), text_bytes)
     told = forecast(config, counts, Machine(os.cpu_count() or 1, config.embed.gpus_per_actor), known)
     lines = [
         f"{n_texts:,} texts of {text_bytes:.0f} bytes, {counts.dim} dimensions, k={config.search.k}",
