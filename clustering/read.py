@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from clustering import schema
 from clustering.config import ReadSection
-from clustering.errors import ConfigError, InputError, StageError
+from clustering.errors import ConfigError, InputError
 from clustering.kernels.copies import fold_copies
 from clustering.parts import Item, map_parts, on_worker
 from clustering.rundir import Figures, RunDir, names_of, part_name, parts, write_table
@@ -45,6 +45,7 @@ UNPACKED_BYTES = 4 << 30  # of the wanted columns of a row group; of a Parquet f
 FOOTER_BYTES = 32 << 20  # of a Parquet file; a crafted footer takes 240 times its size in memory
 UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException, LookupError)
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
+Record = tuple[str, list[str | None]]  # the id it has where no column gives one, and its wanted values
 _SPOOL = pa.schema(
     [
         ("text_id", pa.string()),
@@ -456,56 +457,56 @@ class PieceReader:
         self.cfg = cfg
 
     def __call__(self, item: Item) -> Item:
-        piece = Piece(**item["piece"])
-        counts: list[dict[str, int]] = []
-        held: list[tuple[str, list[str | None]]] = []
-        held_size = 0
         malformed: Counter[str] = Counter()
-        read = 0
-        for raw in piece.files:
-            file = InputFile(**raw)
-            number = piece.first_record
-            try:
-                for batch in _batches(file, piece, _wanted(self.cfg), malformed):
-                    size = sum(sum(map(len, filter(None, column))) for column in batch.values())
-                    if held and held_size + size > BATCH_BYTES:
-                        counts.append(self._write(item["item"], len(counts), held))
-                        held, held_size = [], 0
-                    held_size += size
-                    for record in zip(*(batch[name] for name in _wanted(self.cfg)), strict=True):
-                        number += 1
-                        held.append((f"{file.name}:{number}", list(record)))
-                        if len(held) == RECORDS_PER_PART:
-                            counts.append(self._write(item["item"], len(counts), held))
-                            held, held_size = [], 0
-                    read = sum(count["records"] for count in counts) + len(held)
-                    if self.cfg.limit is not None and read >= self.cfg.limit:
-                        break
-            except InputError as error:
-                raise InputError([f"{file.uri}: {problem}" for problem in error.problems]) from None
-            except UNREADABLE as error:
-                raise InputError(
-                    [f"{file.uri} cannot be read after record {number}: {_brief(error)}. Is it {file.format} in UTF-8?"]
-                ) from None
-            if self.cfg.limit is not None and read >= self.cfg.limit:
-                break
-        if held:
-            counts.append(self._write(item["item"], len(counts), held))
+        counts: list[dict[str, int]] = []
+        for records in _records(Piece(**item["piece"]), self.cfg, malformed):
+            counts.append(self._write(item["item"], len(counts), records))
         return {"parts": counts, "dropped": malformed["rows"], "rows": sum(count["records"] for count in counts)}
 
-    def _write(self, piece: int, chunk: int, records: list[tuple[str, list[str | None]]]) -> dict[str, int]:
+    def _write(self, piece: int, chunk: int, records: list[Record]) -> dict[str, int]:
         n_text = len(self.cfg.text_columns)
         texts = [clean_text(values[:n_text], self.cfg.separator) for _, values in records]
         ids = [(values[n_text] if self.cfg.id_column else None) or where for where, values in records]
         spool = spool_records(ids, texts)
-        name = f"part-{piece:06d}-{chunk:06d}.parquet"
-        try:
-            write_table(self.run / "records" / name, spool)
-        except OSError as error:  # the input is not to blame
-            raise StageError(
-                f"read: {error} (run.dir {self.run.path}). When that is mended, the same command goes on"
-            ) from None
+        write_table(self.run / "records" / f"part-{piece:06d}-{chunk:06d}.parquet", spool)
         return {"records": len(records), "empty": len(records) - len(spool)}
+
+
+def _records(piece: Piece, cfg: ReadSection, malformed: Counter[str]) -> Iterator[list[Record]]:
+    """The records of a piece, in lists of at most RECORDS_PER_PART and of about BATCH_BYTES.
+
+    Raises: InputError that names the file and the record where reading stopped.
+    """
+    held: list[Record] = []
+    held_size = read = 0
+    for raw in piece.files:
+        file, number = InputFile(**raw), piece.first_record
+        try:
+            for batch in _batches(file, piece, _wanted(cfg), malformed):
+                size = sum(sum(map(len, filter(None, column))) for column in batch.values())
+                if held and held_size + size > BATCH_BYTES:
+                    yield held
+                    held, held_size = [], 0
+                held_size += size
+                for record in zip(*(batch[name] for name in _wanted(cfg)), strict=True):
+                    number += 1
+                    read += 1
+                    held.append((f"{file.name}:{number}", list(record)))
+                    if len(held) == RECORDS_PER_PART:
+                        yield held
+                        held, held_size = [], 0
+                if cfg.limit is not None and read >= cfg.limit:
+                    break
+        except InputError as error:
+            raise InputError([f"{file.uri}: {problem}" for problem in error.problems]) from None
+        except UNREADABLE as error:
+            raise InputError(
+                [f"{file.uri} cannot be read after record {number}: {_brief(error)}. Is it {file.format} in UTF-8?"]
+            ) from None
+        if cfg.limit is not None and read >= cfg.limit:
+            break
+    if held:
+        yield held
 
 
 def spool_records(ids: list[str], texts: list[str]) -> pa.Table:
