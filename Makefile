@@ -4,7 +4,7 @@ check:  ## what CI runs
 	.ci/run
 
 test:
-	pytest -q
+	pytest -q -n 2 --dist loadgroup
 
 fix:  ## tidy the code
 	ruff check --fix .

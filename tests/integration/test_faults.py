@@ -150,12 +150,19 @@ def is_searching(run: RunDir) -> Callable[[], bool]:
     return lambda: 3 <= len(parts(run / "neighbors")) < N_TEXTS / PART - 5
 
 
+def is_ours(process: int) -> bool:
+    """Whether a process comes from this one, and not from another Ray of this machine."""
+    while process > 1 and process != os.getpid():
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return process == os.getpid()
+
+
 def kill_an_actor() -> None:
     """SIGKILL for the process of one actor of the pool."""
     actors = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::MapWorker"):
+            if (process / "cmdline").read_bytes().startswith(b"ray::MapWorker") and is_ours(int(process.name)):
                 actors.append(int(process.name))
         except OSError:
             continue
