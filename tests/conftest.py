@@ -9,6 +9,7 @@ settings.register_profile("covey", deadline=None, derandomize=True, max_examples
 settings.load_profile("covey")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Processes that share the tests (pytest-xdist) take them by module; one takes all that need a Milvus server."""
     for item in items:
