@@ -155,7 +155,11 @@ class RemotePath:
         def delete(fs: pa.fs.FileSystem) -> None:
             kind = fs.get_file_info(self.inner).type
             if kind == pa.fs.FileType.Directory:
-                fs.delete_dir(self.inner)
+                try:
+                    fs.delete_dir(self.inner)
+                except FileNotFoundError:  # of Google's, when what lay in it is gone and there is no object of its name
+                    if fs.get_file_info(self.inner).type != pa.fs.FileType.NotFound:
+                        raise
             elif kind == pa.fs.FileType.File:
                 fs.delete_file(self.inner)
 

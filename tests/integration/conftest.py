@@ -32,11 +32,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # any do for the S3 of the tests; workers inherit them
         os.environ.setdefault(name, "tests")
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+    os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(tmp_path_factory.mktemp("google") / "key.json")
     ray.cloudpickle.register_pickle_by_value(slow)
     hook = {"worker_process_setup_hook": slow.plain_maps}
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", runtime_env=hook)

@@ -1,14 +1,18 @@
-"""A run directory in an object store: a real S3 protocol served on this machine, which fails as often as it is told."""
+"""A run directory in an object store: Amazon's, which fails as often as it is told, and Google's, on this machine."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import random
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from moto.server import DomainDispatcherApplication, create_backend_app
 from numpy.testing import assert_array_equal
 from werkzeug.serving import make_server
@@ -26,6 +32,13 @@ from clustering.storage import RemotePath, load_array, place, read_table, touch,
 from tests.integration.conftest import digests, free_port
 
 pytestmark = pytest.mark.ray
+# In a process of its own: pyarrow may hold the interpreter while it waits. With threads: it asks while it reads.
+GOOGLE = """
+import http.server, sys
+http.server.HTTPServer = http.server.ThreadingHTTPServer
+from gcp_storage_emulator.server import create_server
+create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="bucket").run()
+"""
 
 
 @dataclass
@@ -67,14 +80,36 @@ def store(local_ray: None) -> Iterator[ObjectStore]:
     store.server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def google(local_ray: None) -> Iterator[Callable[[str], str]]:
+    """URIs in a bucket of Google's, for an account whose key the environment names."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    account = {"type": "service_account", "client_email": "tests@tests.invalid", "private_key_id": "1",
+               "private_key": pem.decode()}  # fmt: skip
+    Path(os.environ["GOOGLE_APPLICATION_CREDENTIALS"]).write_text(json.dumps(account), encoding="utf-8")
+    port = free_port()
+    words = [sys.executable, "-c", GOOGLE, str(port)]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while socket.socket().connect_ex(("127.0.0.1", port)) != 0:
+        assert server.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    yield lambda path: f"gs://bucket/{path}?scheme=http&endpoint_override=127.0.0.1:{port}&retry_limit_seconds=5"
+    server.kill()
+    server.wait()
+
+
 @pytest.fixture(autouse=True)
 def sound(store: ObjectStore) -> Iterator[None]:
     yield
     store.failing = 0.0
 
 
-def test_artefacts_come_back_as_they_were_written(store: ObjectStore) -> None:
-    folder = place(store.uri("artefacts"))
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_artefacts_come_back_as_they_were_written(kind: str, store: ObjectStore, google: Callable[[str], str]) -> None:
+    folder = place(store.uri("artefacts") if kind == "s3" else google("artefacts"))
     assert isinstance(folder, RemotePath)
     table = pa.table({"row": [0, 1], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2, 3, 4]), 2)})
     write_table(folder / "part-000001.parquet", table)
@@ -91,8 +126,11 @@ def test_artefacts_come_back_as_they_were_written(store: ObjectStore) -> None:
     assert (folder / "marks" / "one").read_bytes() == b""
     with pytest.raises(FileNotFoundError):
         (folder / "none").read_text()
+    assert 0 <= (folder / "core.npy").age_s() < 60
     folder.remove()
     assert not (folder / "core.npy").exists()
+    assert not (folder / "marks" / "one").exists()
+    assert folder.glob("*") == []
     folder.remove()  # what is not there is no error
 
 
@@ -156,6 +194,20 @@ def test_a_run_on_a_store_that_fails_and_goes_away_gives_what_an_undisturbed_one
     assert digests(run) == undisturbed.digests
     assert load_graph(store.uri("runs/failing")).nnz == load_graph(undisturbed.run).nnz
     assert "nothing to do" in covey(*words).err
+
+
+def test_a_run_lies_in_a_bucket_of_google_and_goes_on_there(covey, google, undisturbed):
+    run = RunDir(google("runs/one"))
+    words = [*undisturbed.words, f"run.dir={run.path}"]
+    result = covey(*words)
+    assert result.status == 0, result.err
+    assert digests(run) == undisturbed.digests
+    assert load_graph(str(run.path)).nnz == load_graph(undisturbed.run).nnz
+    assert not run.in_use()
+    assert "nothing to do" in covey(*words).err
+    result = covey(*words, "cluster.min_cluster_size=8")
+    assert "cluster, describe, plot, report will be done again" in result.err
+    assert result.status == 0, result.err
 
 
 def test_a_uri_with_a_password_is_refused_and_not_printed(covey):
