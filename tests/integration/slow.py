@@ -1,12 +1,16 @@
-"""What a worker of the tests does at its start: rests, so that somebody can step in; or draws its map without UMAP."""
+"""What a worker of the tests does at its start: rests, so that somebody can step in, and says where it is; or draws its
+map without UMAP."""
 
 from __future__ import annotations
 
 import functools
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 REST_S = 0.2
+SEEN = "COVEY_TEST_SEEN"  # names a folder that gets an empty file WORKER-NODE for each node that a kind of worker is on
 
 
 def plain_maps() -> None:
@@ -17,7 +21,7 @@ def plain_maps() -> None:
 
 
 def small_slow_parts() -> None:
-    """Small parts, and a rest before each."""
+    """Small parts, a rest before each, and a mark of the node."""
     from clustering import embed, forest, read, search, store
 
     read.RECORDS_PER_PART = 100
@@ -28,12 +32,15 @@ def small_slow_parts() -> None:
         (search.Searcher, "search"),
         (forest._Shard, "average"),
     ):
-        setattr(worker, method, _resting(getattr(worker, method)))
+        setattr(worker, method, _resting(worker.__name__, getattr(worker, method)))
 
 
-def _resting(work: Any) -> Any:
+def _resting(name: str, work: Any) -> Any:
+    import ray
+
     @functools.wraps(work)  # Ray looks at the signature
     def rest_and_work(*args: Any) -> Any:
+        (Path(os.environ[SEEN]) / f"{name}-{ray.get_runtime_context().get_node_id()}").touch()
         time.sleep(REST_S)
         return work(*args)
 
@@ -42,7 +49,6 @@ def _resting(work: Any) -> Any:
 
 def main() -> None:
     """``covey`` with the words given, on the Ray of RAY_ADDRESS, whose workers are slow."""
-    import os
     import sys
 
     import ray
@@ -52,7 +58,7 @@ def main() -> None:
     ray.init(
         address=os.environ["RAY_ADDRESS"],
         logging_level="ERROR",
-        runtime_env={"worker_process_setup_hook": small_slow_parts},
+        runtime_env={"worker_process_setup_hook": small_slow_parts, "env_vars": {SEEN: os.environ[SEEN]}},
     )
     sys.exit(main())
 

@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from clustering.rundir import RunDir, names_of
 from tests.integration.conftest import ROOT, Undisturbed, digests
+from tests.integration.slow import SEEN
 
 pytestmark = pytest.mark.ray
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -30,8 +31,14 @@ class Nodes:
         self.gpu = self.cluster.add_node(**NODE, num_gpus=1)
         self.worker = self.cluster.add_node(**NODE)
 
+    @property
+    def ids(self) -> set[str]:
+        return {node.node_id for node in (self.cluster.head_node, self.gpu, self.worker)}
+
     def start(self, undisturbed: Undisturbed, run: RunDir, *overrides: str) -> subprocess.Popen[str]:
-        env = {**os.environ, "RAY_ADDRESS": self.cluster.address}
+        seen = Path(f"{run.path}-seen")
+        seen.mkdir(exist_ok=True)
+        env = {**os.environ, "RAY_ADDRESS": self.cluster.address, SEEN: str(seen)}
         words = [sys.executable, "-m", "tests.integration.slow", *undisturbed.words, f"run.dir={run.path}", *overrides]
         return subprocess.Popen(words, env=env, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -78,6 +85,7 @@ def battered(nodes: Nodes, undisturbed: Undisturbed, tmp_path_factory: pytest.Te
     run = RunDir(tmp_path_factory.mktemp("battered") / "run")
     process = nodes.start(undisturbed, run, "embed.actors=3", "search.actors=3")
     died: dict[str, float] = {}
+    at_first = nodes.ids
     for stage, midst in MIDST.items():
         until(lambda: midst(run), process)  # noqa: B023
         if stage == "forest":
@@ -87,15 +95,27 @@ def battered(nodes: Nodes, undisturbed: Undisturbed, tmp_path_factory: pytest.Te
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert "clusters" in out
-    return run, died
+    return run, died, at_first
 
 
 @pytest.mark.parametrize("stage", MIDST)
 def test_a_node_that_dies_changes_nothing(stage: str, battered: Any, undisturbed: Undisturbed) -> None:
-    run, died = battered
+    run, died, _ = battered
     done = run.manifest["stages"][stage]
     assert done["started"] < died[stage] < done["finished"], "the node did not die in the midst of the stage"
     assert digests(run) == undisturbed.digests
+
+
+def test_work_lands_on_all_nodes(nodes: Nodes, battered: Any) -> None:
+    run, _, at_first = battered
+    seen: dict[str, set[str]] = {}
+    for path in Path(f"{run.path}-seen").iterdir():
+        worker, _, node = path.name.partition("-")
+        seen.setdefault(worker, set()).add(node)
+    assert len(at_first) == 3
+    assert seen["Embedder"] >= at_first
+    assert len(seen["Searcher"]) >= 3
+    assert len(seen["_Shard"]) >= 2
 
 
 KILLED = [some("records", many=1), finished("read"), some("vectors"), finished("embed"), some("loaded", "*.done"),

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -39,9 +40,9 @@ def tool(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def head() -> Iterator[dict[str, str]]:
     """The environment of a shell that may submit to a running head."""
-    folder = tmp_path_factory.mktemp("head")
+    folder = Path(tempfile.mkdtemp(prefix="head-"))  # Ray's sockets lie in it, whose paths end at 107 characters
     dashboard = free_port()
     env = {
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
@@ -81,6 +82,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # `ray stop` would end every Ray of this machine
         process.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
