@@ -11,6 +11,7 @@ from typing import Any
 
 REST_S = 0.2
 SEEN = "COVEY_TEST_SEEN"  # names a folder that gets an empty file WORKER-NODE for each node that a kind of worker is on
+SPREAD = "COVEY_TEST_SPREAD"  # on how many nodes those that embed or search shall be before one of them goes on
 
 
 def plain_maps() -> None:
@@ -40,7 +41,12 @@ def _resting(name: str, work: Any) -> Any:
 
     @functools.wraps(work)  # Ray looks at the signature
     def rest_and_work(*args: Any) -> Any:
-        (Path(os.environ[SEEN]) / f"{name}-{ray.get_runtime_context().get_node_id()}").touch()
+        seen = Path(os.environ[SEEN])
+        (seen / f"{name}-{ray.get_runtime_context().get_node_id()}").touch()
+        enough = int(os.environ[SPREAD]) if name in ("Embedder", "Searcher") else 1
+        deadline = time.monotonic() + 30
+        while len(list(seen.glob(f"{name}-*"))) < enough and time.monotonic() < deadline:
+            time.sleep(0.05)
         time.sleep(REST_S)
         return work(*args)
 
@@ -58,7 +64,10 @@ def main() -> None:
     ray.init(
         address=os.environ["RAY_ADDRESS"],
         logging_level="ERROR",
-        runtime_env={"worker_process_setup_hook": small_slow_parts, "env_vars": {SEEN: os.environ[SEEN]}},
+        runtime_env={
+            "worker_process_setup_hook": small_slow_parts,
+            "env_vars": {name: os.environ[name] for name in (SEEN, SPREAD)},
+        },
     )
     sys.exit(main())
 

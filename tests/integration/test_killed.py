@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 from clustering.rundir import RunDir, names_of
 from tests.integration.conftest import ROOT, Undisturbed, digests
-from tests.integration.slow import SEEN
+from tests.integration.slow import SEEN, SPREAD
 
 pytestmark = pytest.mark.ray
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -35,10 +35,10 @@ class Nodes:
     def ids(self) -> set[str]:
         return {node.node_id for node in (self.cluster.head_node, self.gpu, self.worker)}
 
-    def start(self, undisturbed: Undisturbed, run: RunDir, *overrides: str) -> subprocess.Popen[str]:
+    def start(self, undisturbed: Undisturbed, run: RunDir, *overrides: str, spread: int = 1) -> subprocess.Popen[str]:
         seen = Path(f"{run.path}-seen")
         seen.mkdir(exist_ok=True)
-        env = {**os.environ, "RAY_ADDRESS": self.cluster.address, SEEN: str(seen)}
+        env = {**os.environ, "RAY_ADDRESS": self.cluster.address, SEEN: str(seen), SPREAD: str(spread)}
         words = [sys.executable, "-m", "tests.integration.slow", *undisturbed.words, f"run.dir={run.path}", *overrides]
         return subprocess.Popen(words, env=env, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -83,7 +83,7 @@ MIDST = {"embed": some("vectors"), "store": some("loaded", "*.done"), "search": 
 def battered(nodes: Nodes, undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run in four stages of which a node dies, and when it did."""
     run = RunDir(tmp_path_factory.mktemp("battered") / "run")
-    process = nodes.start(undisturbed, run, "embed.actors=3", "search.actors=3")
+    process = nodes.start(undisturbed, run, "embed.actors=3", "search.actors=3", spread=3)
     died: dict[str, float] = {}
     at_first = nodes.ids
     for stage, midst in MIDST.items():
