@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import fnmatch
-import gzip
 import io
 import itertools
 import json
 import posixpath
 import tempfile
+import time
 import unicodedata
-import zlib
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -43,7 +43,7 @@ BATCH_BYTES = 64 << 20  # of values held as Python strings
 DENSE_BYTES = 1 << 30  # of a Parquet batch, at the worst, where equal values cannot be read as one
 UNPACKED_BYTES = 4 << 30  # of the wanted columns of a row group; of a Parquet file within gzip, on disk
 FOOTER_BYTES = 32 << 20  # of a Parquet file; a crafted footer takes 240 times its size in memory
-UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException, LookupError)
+UNREADABLE = (OSError, UnicodeDecodeError, pa.ArrowException, LookupError)
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
 Record = tuple[str, list[str | None]]  # the id it has where no column gives one, and its wanted values
 _SPOOL = pa.schema(
@@ -202,9 +202,8 @@ def _columns(file: InputFile, wanted: list[str]) -> list[str] | None:
             return _keys_of(_lines(stream, 2 * RECORD_BYTES))
         if not io.TextIOWrapper(stream, encoding="utf-8-sig").read(1):
             return None
-    try:
-        with _open(file) as stream:  # only what is wanted: pyarrow takes kilobytes for each column that it converts
-            return list(_csv_reader(file, stream, wanted, pa.binary(), Counter()).schema.names)
+    try:  # only what is wanted: pyarrow takes kilobytes for each column that it converts
+        return list(next(_csv_batches(file, wanted, pa.binary(), Counter())).schema.names)
     except KeyError:
         with _open(file) as stream:
             head = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="").read(1 << 16)
@@ -247,8 +246,9 @@ def _keys_of(lines: Iterable[str]) -> list[str] | None:
 
 def _open(file: InputFile) -> Any:
     filesystem, _ = _filesystem(file.uri)
-    raw = filesystem.open_input_stream(file.path, compression=None)
-    return gzip.GzipFile(fileobj=raw) if file.gzipped else raw
+    # Not Python's gzip: pyarrow reads csv files ahead on a thread of its own, and where that is within Python when the
+    # process ends, the process aborts.
+    return filesystem.open_input_stream(file.path, compression="gzip" if file.gzipped else None)
 
 
 def _parquet_source(file: InputFile) -> Any:
@@ -272,34 +272,52 @@ def _parquet_source(file: InputFile) -> Any:
     return source
 
 
-def _csv_reader(file: InputFile, stream: Any, wanted: list[str], kind: pa.DataType, malformed: Counter[str]) -> Any:
+def _csv_batches(
+    file: InputFile, wanted: list[str], kind: pa.DataType, malformed: Counter[str]
+) -> Iterator[pa.RecordBatch]:
+    """The batches of a csv file, before them one without rows, which has the columns."""
+
     def skip(row: Any) -> str:
         malformed["rows"] += 1
         return "skip"
 
     tabs = file.format == "tsv"
-    return pa.csv.open_csv(
-        stream,
-        read_options=pa.csv.ReadOptions(block_size=RECORD_BYTES, use_threads=False),
-        parse_options=pa.csv.ParseOptions(
-            delimiter="\t" if tabs else ",",
-            # A quote in tab-separated values is a character like any other; taken for a quote, a stray one would
-            # swallow all records up to the next.
-            quote_char=False if tabs else '"',
-            newlines_in_values=not tabs,
-            invalid_row_handler=skip,
-        ),
-        convert_options=pa.csv.ConvertOptions(
-            include_columns=wanted,
-            column_types=dict.fromkeys(wanted, kind),  # 007 stays 007
-            strings_can_be_null=False,
-        ),
-    )
+    held, reader = weakref.ref(skip), None
+    with _open(file) as stream:
+        try:
+            reader = pa.csv.open_csv(
+                stream,
+                read_options=pa.csv.ReadOptions(block_size=RECORD_BYTES, use_threads=False),
+                parse_options=pa.csv.ParseOptions(
+                    delimiter="\t" if tabs else ",",
+                    # A quote in tab-separated values is a character like any other; taken for a quote, a stray one
+                    # would swallow all records up to the next.
+                    quote_char=False if tabs else '"',
+                    newlines_in_values=not tabs,
+                    invalid_row_handler=skip,
+                ),
+                convert_options=pa.csv.ConvertOptions(
+                    include_columns=wanted,
+                    column_types=dict.fromkeys(wanted, kind),  # 007 stays 007
+                    strings_can_be_null=False,
+                ),
+            )
+            yield pa.RecordBatch.from_pylist([], reader.schema)
+            yield from reader
+        finally:
+            # The thread on which pyarrow reads ahead drops the handler a moment after the reader has gone, and if the
+            # process ends within that moment, it aborts.
+            del skip, reader
+            end = time.monotonic() + 5
+            while held() and time.monotonic() < end:
+                time.sleep(0.001)
 
 
 def _brief(error: BaseException) -> str:
     if "straddling object" in str(error):
         return f"a record is longer than {RECORD_BYTES:,} bytes; a quote that is never closed makes one of many"
+    if "incorrect header check" in str(error):
+        return "it is not gzip, or something else follows its gzip"
     return " ".join(str(error).split())[:300]
 
 
@@ -334,10 +352,9 @@ def _batches(
             if held[wanted[0]]:
                 yield held
         elif stream.read(1):
-            with _open(file) as again:
-                for batch in _csv_reader(file, again, wanted, pa.string(), malformed):
-                    for start in range(0, len(batch), RECORDS_PER_PART):
-                        yield batch.slice(start, RECORDS_PER_PART).to_pydict()
+            for batch in _csv_batches(file, wanted, pa.string(), malformed):
+                for start in range(0, len(batch), RECORDS_PER_PART):
+                    yield batch.slice(start, RECORDS_PER_PART).to_pydict()
 
 
 def _parquet_batches(source: Any, groups: list[int] | None, wanted: list[str]) -> Iterator[pa.RecordBatch]:
