@@ -268,10 +268,11 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.ERROR)
     with suppress(ValueError, TypeError):  # a thread that is not the main one, or a handler that is not Python's
-        # Ray lays one below Python's that prints a stack, and aborts now and then instead of ending.
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        # Ray lays its own in place of it, and one below Python's that prints a stack and aborts after 3 s.
+        signal.signal(signal.SIGTERM, handler if callable(handler) else signal.getsignal(signal.SIGTERM))
     watched = sys.stderr.isatty()  # in a log file a line a stage says more than a bar
     ray.data.DataContext.get_current().enable_progress_bars = watched
     logging.getLogger("ray.data").setLevel(logging.WARNING if watched else logging.ERROR)

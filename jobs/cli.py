@@ -53,6 +53,8 @@ class JsonLines(logging.Formatter):
 def run_command(work: Callable[[], None], log_format: str = "text") -> int:
     """Run a job's body: 0 done, 1 the run failed, 2 the configuration or the input is wrong; errors in words.
 
+    130 and 143 say that an interrupt or SIGTERM ended it.
+
     log_format : text for people, json for a line of JSON each; a failed job's last line is its cause in either
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job of somebody else's data calls nobody
@@ -72,23 +74,33 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
 
     load_dotenv(find_dotenv(usecwd=True))
     status, problems = 0, []
-    before = signal.signal(signal.SIGTERM, _terminate)
+    terminated = False
+
+    def terminate(*_: object) -> None:  # a scheduler, Kubernetes or ``ray job stop`` wants the job to end
+        nonlocal terminated
+        terminated = True
+        sys.exit(signal.SIGTERM)  # as Ray's own handler does, which is there while Ray starts
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         work()
-    except ConfigError as error:
-        status, problems = 2, [f"error: {problem}" for problem in error.problems]
-    except CoveyError as error:
-        status, problems = 1, [f"error: {error}"]
     except KeyboardInterrupt:
         status, problems = 130, ["interrupted; the same command goes on from here"]
-    except SystemExit as ending:
-        if ending.code != signal.SIGTERM:
+    except (SystemExit, Exception) as error:
+        if terminated or (isinstance(error, SystemExit) and error.code == signal.SIGTERM):
+            # Whatever became of our exit: out of ray.get it comes as an exit with 1.
+            signal.alarm(0)  # Ray's handler sets it, and aborts the process when it rings
+            status, problems = 143, ["terminated; the same command goes on from here"]
+        elif isinstance(error, ConfigError):
+            status, problems = 2, [f"error: {problem}" for problem in error.problems]
+        elif isinstance(error, CoveyError):
+            status, problems = 1, [f"error: {error}"]
+        elif isinstance(error, SystemExit):
             raise
-        status, problems = 143, ["terminated; the same command goes on from here"]
-    except Exception as error:
-        log.exception("the run failed; the same command goes on from the last finished part")
-        cause = [line for line in str(error).splitlines() if line.strip()][-1:] or [""]
-        status, problems = 1, [f"error: {type(error).__name__}: {cause[0].strip()}"]
+        else:
+            log.exception("the run failed; the same command goes on from the last finished part")
+            cause = [line for line in str(error).splitlines() if line.strip()][-1:] or [""]
+            status, problems = 1, [f"error: {type(error).__name__}: {cause[0].strip()}"]
     finally:
         signal.signal(signal.SIGTERM, before)
     for problem in problems:
@@ -97,11 +109,6 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
         else:
             print(problem, file=sys.stderr)
     return status
-
-
-def _terminate(*_: object) -> None:
-    """SIGTERM comes when a scheduler, Kubernetes or ``ray job stop`` wants the job to end; Ray answers it like this."""
-    sys.exit(signal.SIGTERM)
 
 
 def say(line: str, log_format: str, **fields: Any) -> None:

@@ -172,7 +172,7 @@ def test_sigterm_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(undis
     process.send_signal(signal.SIGTERM)
     err = process.communicate(timeout=30)[1]
     assert time.monotonic() - started < 10
-    assert process.returncode == 143
+    assert process.returncode == 143, err
     assert err.splitlines()[-1] == "terminated; the same command goes on from here"
     deadline = time.monotonic() + 10
     while processes_of(process.pid) or str(run.path) in listed_processes():

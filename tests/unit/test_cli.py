@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 
 import pytest
 
@@ -25,6 +27,38 @@ def test_an_error_gives_its_status_and_ends_with_its_words(error, status, said, 
 
     assert run_command(work) == status
     assert capsys.readouterr().err.endswith(said)
+
+
+def made_an_exit_with_1():  # as Ray does
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit:
+        raise SystemExit(1) from None
+
+
+def failed_over_it():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        raise StoreError("the store is gone")
+
+
+def met_rays_handler():  # which is there while Ray starts
+    signal.alarm(60)
+    sys.exit(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("work", [made_an_exit_with_1, failed_over_it, met_rays_handler])
+def test_sigterm_is_said_whatever_became_of_it(work, capsys):
+    assert run_command(work) == 143
+    assert signal.alarm(0) == 0, "an alarm would have ended the process"
+    assert capsys.readouterr().err == "terminated; the same command goes on from here\n"
+
+
+def test_an_exit_of_the_work_itself_is_left_alone():
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: sys.exit(3))
+    assert ended.value.code == 3
 
 
 def test_a_dot_env_file_is_read_and_the_environment_goes_first(tmp_path, monkeypatch):
