@@ -183,6 +183,38 @@ def test_sigterm_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(undis
     assert re.search(r"search +done in", status)
 
 
+WAITS = """
+import sys, time
+import ray
+from clustering.pipeline import ray_session
+from jobs.cli import run_command
+
+@ray.remote
+def waits():
+    time.sleep(600)
+
+def work():
+    with ray_session():
+        waiting = waits.remote()
+        print("waits", flush=True)
+        ray.get(waiting)
+
+sys.exit(run_command(work))
+"""
+
+
+def test_sigterm_in_a_call_of_ray_is_no_failure():
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "waits\n"
+    time.sleep(0.5)  # until it is within
+    process.send_signal(signal.SIGTERM)
+    err = process.communicate(timeout=30)[1]
+    assert process.returncode == 143, err
+    assert err == "terminated; the same command goes on from here\n"
+
+
 def listed_processes() -> str:
     return subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True).stdout
 
