@@ -9,7 +9,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -263,16 +263,44 @@ def make_plan(
 
 
 @contextmanager
+def _sigterm_waits() -> Iterator[None]:
+    """Answer SIGTERM after the block, in which Ray starts: left half made, it crashes the process at its end.
+
+    Ray lays a handler in place of the one that is there, and one below Python's that aborts after 3 s; neither stays.
+    """
+    lay, handler, came = signal.signal, signal.getsignal(signal.SIGTERM), []
+
+    def laid(number: int, wanted: Any) -> Any:
+        nonlocal handler
+        if number != signal.SIGTERM:
+            return lay(number, wanted)
+        if not callable(handler):  # none was there: Ray's is better than that
+            handler = wanted
+        return handler
+
+    try:
+        lay(signal.SIGTERM, lambda *_: came.append(signal.alarm(0)))
+    except ValueError:  # a thread that is not the main one, where Ray lays none either
+        yield
+        return
+    signal.signal = laid  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = lay
+        lay(signal.SIGTERM, handler or signal.SIG_DFL)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
 def ray_session() -> Iterator[None]:
     """Ray for the length of the block: the connected one, the cluster of RAY_ADDRESS, or a single node of its own."""
     if ray.is_initialized():
         yield
         return
-    handler = signal.getsignal(signal.SIGTERM)
-    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.ERROR)
-    with suppress(ValueError, TypeError):  # a thread that is not the main one, or a handler that is not Python's
-        # Ray lays its own in place of it, and one below Python's that prints a stack and aborts after 3 s.
-        signal.signal(signal.SIGTERM, handler if callable(handler) else signal.getsignal(signal.SIGTERM))
+    with _sigterm_waits():
+        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.ERROR)
     watched = sys.stderr.isatty()  # in a log file a line a stage says more than a bar
     ray.data.DataContext.get_current().enable_progress_bars = watched
     logging.getLogger("ray.data").setLevel(logging.WARNING if watched else logging.ERROR)
