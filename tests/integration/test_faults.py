@@ -125,7 +125,7 @@ def meanwhile(ready: Callable[[], bool], disturb: Callable[[], None]) -> Iterato
 
     def wait_and_disturb() -> None:
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 240
             while not ready():
                 assert time.monotonic() < deadline, "the moment to disturb never came"
                 time.sleep(0.002)
@@ -194,9 +194,10 @@ def test_the_driver_dies_twice_and_is_started_again(undisturbed, server, tmp_pat
     code = "import sys; from tests.integration.test_faults import drive; drive(*sys.argv[1:])"
     words = [sys.executable, "-c", code, str(run.path), server.uri]
     for moment in (is_loading, is_searching):
-        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         with meanwhile(moment(run), process.kill):
-            process.wait(180)
+            err = process.communicate(timeout=300)[1]
+            assert process.returncode == -signal.SIGKILL, err
         assert process.returncode == -signal.SIGKILL
         assert (run / "stored").exists() == (moment is is_searching)
     kept = list(parts(run / "neighbors"))
