@@ -115,7 +115,7 @@ def test_work_lands_on_all_nodes(nodes: Nodes, battered: Any) -> None:
     assert len(at_first) == 3
     assert seen["Embedder"] >= at_first
     assert len(seen["Searcher"]) >= 3
-    assert seen["_Shard"]  # how far Ray spreads those depends on what the node that died has left free
+    assert len(seen["_Shard"]) >= 2
 
 
 KILLED = [some("records", many=1), finished("read"), some("vectors"), finished("embed"), some("loaded", "*.done"),
