@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--rivals", action="store_true", help="also the bare loops")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    ray.init(include_dashboard=False, logging_level="ERROR")
+    ray.init("local", include_dashboard=False, logging_level="ERROR")
     with tempfile.TemporaryDirectory() as home:
         process, uri = start_milvus(Path(home) / "data")
         try:

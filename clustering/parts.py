@@ -17,6 +17,8 @@ from clustering.errors import ConfigError, CoveyError
 
 Item = dict[str, Any]
 T = TypeVar("T")
+# Ray begins a task again whose own node is lost. So it shall with one that meets what another lost node took with it.
+LOST = [ray.exceptions.RayActorError, ray.exceptions.ObjectLostError]
 
 
 class Worker(Protocol):
@@ -134,7 +136,7 @@ def start(work: Callable[..., T], *args: Any, **options: Any) -> Any:
 
     options : of the task, such as num_cpus
     """
-    return _measured.options(name=work.__name__, **options).remote(work, *args)
+    return _measured.options(name=work.__name__, retry_exceptions=LOST, **options).remote(work, *args)
 
 
 @ray.remote

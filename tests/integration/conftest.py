@@ -40,7 +40,7 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(tmp_path_factory.mktemp("google") / "key.json")
     ray.cloudpickle.register_pickle_by_value(slow)
     hook = {"worker_process_setup_hook": slow.plain_maps}
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", runtime_env=hook)
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", runtime_env=hook)
     yield
     ray.shutdown()
 

@@ -87,7 +87,7 @@ def search(run: RunDir, uri: str) -> dict:
 
 def drive(path: str, uri: str) -> None:
     """The two stages in a process of their own, which can be killed."""
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
     load(RunDir(path), uri)
     (RunDir(path) / "stored").touch()
     search(RunDir(path), uri)

@@ -21,6 +21,7 @@ from tests.integration.slow import SEEN, SPREAD
 
 pytestmark = pytest.mark.ray
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+WORKERS = {"plain": NODE, "gpu": {**NODE, "num_gpus": 1}}
 
 
 class Nodes:
@@ -28,24 +29,25 @@ class Nodes:
 
     def __init__(self) -> None:
         self.cluster = Cluster(initialize_head=True, head_node_args=dict(NODE))
-        self.gpu = self.cluster.add_node(**NODE, num_gpus=1)
-        self.worker = self.cluster.add_node(**NODE)
+        self.workers = {name: self.cluster.add_node(**options) for name, options in WORKERS.items()}
 
     @property
     def ids(self) -> set[str]:
-        return {node.node_id for node in (self.cluster.head_node, self.gpu, self.worker)}
+        return {node.node_id for node in (self.cluster.head_node, *self.workers.values())}
 
     def start(self, undisturbed: Undisturbed, run: RunDir, *overrides: str, spread: int = 1) -> subprocess.Popen[str]:
-        seen = Path(f"{run.path}-seen")
+        seen = marks_of(run)
         seen.mkdir(exist_ok=True)
         env = {**os.environ, "RAY_ADDRESS": self.cluster.address, SEEN: str(seen), SPREAD: str(spread)}
         words = [sys.executable, "-m", "tests.integration.slow", *undisturbed.words, f"run.dir={run.path}", *overrides]
         return subprocess.Popen(words, env=env, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def kill_the_worker(self) -> None:
-        """As a machine that loses its power; another one takes its place."""
-        self.cluster.remove_node(self.worker, allow_graceful=False)
-        self.worker = self.cluster.add_node(**NODE)
+    def kill_a_worker(self, run: RunDir, kind: str) -> None:
+        """As a machine that loses its power, where a worker of the kind is if one can; another takes its place."""
+        at_work = [name for name, node in self.workers.items() if (marks_of(run) / f"{kind}-{node.node_id}").exists()]
+        name = at_work[0] if at_work else "plain"
+        self.cluster.remove_node(self.workers[name], allow_graceful=False)
+        self.workers[name] = self.cluster.add_node(**WORKERS[name])
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,11 @@ def nodes() -> Iterator[Nodes]:
     nodes = Nodes()
     yield nodes
     nodes.cluster.shutdown()
+
+
+def marks_of(run: RunDir) -> Path:
+    """Where each kind of worker leaves a mark of its node."""
+    return Path(f"{run.path}-seen")
 
 
 def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> None:
@@ -75,8 +82,16 @@ def some(artefact: str, pattern: str = "part-*.parquet", many: int = 2) -> Calla
     return lambda run: len(list((run / artefact).glob(pattern))) >= many
 
 
-MIDST = {"embed": some("vectors"), "store": some("loaded", "*.done"), "search": some("neighbors"),
-         "forest": begun("forest")}  # fmt: skip
+def rounds_on_two_nodes(run: RunDir) -> bool:
+    return len(list(marks_of(run).glob("_Shard-*"))) >= 2
+
+
+MIDST = {
+    "embed": (some("vectors"), "Embedder"),
+    "store": (some("loaded", "*.done"), "Loader"),
+    "search": (some("neighbors"), "Searcher"),
+    "forest": (rounds_on_two_nodes, "_Shard"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +101,10 @@ def battered(nodes: Nodes, undisturbed: Undisturbed, tmp_path_factory: pytest.Te
     process = nodes.start(undisturbed, run, "embed.actors=3", "search.actors=3", spread=3)
     died: dict[str, float] = {}
     at_first = nodes.ids
-    for stage, midst in MIDST.items():
+    for stage, (midst, kind) in MIDST.items():
         until(lambda: midst(run), process)  # noqa: B023
-        if stage == "forest":
-            time.sleep(1)  # its rounds have begun
         died[stage] = time.time()
-        nodes.kill_the_worker()
+        nodes.kill_a_worker(run, kind)
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert "clusters" in out
@@ -109,7 +122,7 @@ def test_a_node_that_dies_changes_nothing(stage: str, battered: Any, undisturbed
 def test_work_lands_on_all_nodes(nodes: Nodes, battered: Any) -> None:
     run, _, at_first = battered
     seen: dict[str, set[str]] = {}
-    for path in Path(f"{run.path}-seen").iterdir():
+    for path in marks_of(run).iterdir():
         worker, _, node = path.name.partition("-")
         seen.setdefault(worker, set()).add(node)
     assert len(at_first) == 3
