@@ -29,6 +29,7 @@ from jobs.cli import main
 from tests.integration import slow
 
 ROOT = Path(__file__).parents[2]
+MILVUS = {"DATACOORD_COMPACTION_CHECK_INTERVAL": "1"}  # seconds until a merge is seen to be done; its default is 10
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +140,7 @@ def start_milvus(folder: Path, *options: str, **access: Any) -> tuple[subprocess
     port = free_port()
     words = [command, "--data", str(folder), "--proxy-port", str(port), *options]
     with (folder.parent / f"{folder.name}.log").open("wb") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(words, env=os.environ | MILVUS, stdout=log, stderr=log, start_new_session=True)
     uri = f"{'https' if 'server_pem_path' in access else 'http'}://127.0.0.1:{port}"
     _wait_for_milvus(process, uri, access)
     return process, uri
@@ -149,7 +150,7 @@ def restart_milvus(folder: Path, uri: str) -> subprocess.Popen[bytes]:
     """The server again where it was: its command would take another port while old connections still hold this one."""
     binary = folder / "bin" / "milvus"
     env = {
-        **os.environ,
+        **(os.environ | MILVUS),
         "DEPLOY_MODE": "STANDALONE",
         "METRICS_PORT": str(free_port()),
         "MILVUS_RUN_DIR": str(folder / "run"),

@@ -4,7 +4,9 @@ map without UMAP."""
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,16 @@ SPREAD = "COVEY_TEST_SPREAD"  # on how many nodes those that embed or search sha
 
 def plain_maps() -> None:
     """UMAP compiles for 5 s in each new process: only the runs of test_submit.py and test_killed.py draw with it."""
-    from clustering import project
+    _when_needed("clustering.project").SMALLEST_MAP = 1 << 62
 
-    project.SMALLEST_MAP = 1 << 62
+
+def _when_needed(name: str) -> Any:
+    """A module that is loaded at its first use: most workers never need it, and all would pay for it at their start."""
+    spec: Any = importlib.util.find_spec(name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def small_slow_parts() -> None:
@@ -55,8 +64,6 @@ def _resting(name: str, work: Any) -> Any:
 
 def main() -> None:
     """``covey`` with the words given, on the Ray of RAY_ADDRESS, whose workers are slow."""
-    import sys
-
     import ray
 
     from jobs.cli import main
