@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +18,41 @@ SPREAD = "COVEY_TEST_SPREAD"  # on how many nodes those that embed or search sha
 
 
 def plain_maps() -> None:
-    """UMAP compiles for 5 s in each new process: only the runs of test_submit.py and test_killed.py draw with it."""
-    _when_needed("clustering.project").SMALLEST_MAP = 1 << 62
-
-
-def _when_needed(name: str) -> Any:
-    """A module that is loaded at its first use: most workers never need it, and all would pay for it at their start."""
-    spec: Any = importlib.util.find_spec(name)
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """UMAP compiles for 5 s in each new process: only the runs of test_submit.py draw with it."""
+    _when_loaded("project", lambda project: setattr(project, "SMALLEST_MAP", 1 << 62))
 
 
 def small_slow_parts() -> None:
-    """Small parts, a rest before each, and a mark of the node."""
-    from clustering import embed, forest, read, search, store
+    """Small parts, a rest before each, and a mark of the node; plain maps."""
+    plain_maps()
+    _when_loaded("read", lambda read: setattr(read, "RECORDS_PER_PART", 100))
+    _when_loaded("embed", lambda embed: _rest(embed.Embedder, "__call__"))
+    _when_loaded("store", lambda store: _rest(store.Loader, "load"))
+    _when_loaded("search", lambda search: _rest(search.Searcher, "search"))
+    _when_loaded("forest", _small_slow_shards)
 
-    read.RECORDS_PER_PART = 100
+
+def _small_slow_shards(forest: Any) -> None:
     forest.SHARD_EDGES = 15_000
-    for worker, method in (
-        (embed.Embedder, "__call__"),
-        (store.Loader, "load"),
-        (search.Searcher, "search"),
-        (forest._Shard, "average"),
-    ):
-        setattr(worker, method, _resting(worker.__name__, getattr(worker, method)))
+    _rest(forest._Shard, "average")
+
+
+def _rest(worker: type, method: str) -> None:
+    setattr(worker, method, _resting(worker.__name__, getattr(worker, method)))
+
+
+def _when_loaded(name: str, change: Callable[[Any], None]) -> None:
+    """Change a module once it is loaded, at its first use: most workers never use it, and all would pay for it."""
+    spec: Any = importlib.util.find_spec(f"clustering.{name}")
+
+    class Changing(type(spec.loader)):  # type: ignore[misc]
+        def exec_module(self, module: Any) -> None:
+            super().exec_module(module)
+            change(module)
+
+    spec.loader = importlib.util.LazyLoader(Changing(spec.loader.name, spec.loader.path))
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
 def _resting(name: str, work: Any) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +19,7 @@ from clustering.rundir import RunDir
 from clustering.sample import write_sample
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus]
-N_ROWS = 17_000  # more than a server lists at once
+N_ROWS, TIMES = 17_000, 5  # more than a server lists at once; each headline so often
 
 
 def make(client: MilvusClient, name: str, key: DataType, entities: list[dict], load: bool = True) -> None:
@@ -62,7 +63,9 @@ def reading(uri: str, name: str) -> list[str]:
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
     path = tmp_path_factory.mktemp("sample") / "sample.csv"
-    write_sample(path, N_ROWS, seed=9)
+    write_sample(path, N_ROWS // TIMES, seed=9)
+    titles = pyarrow.csv.read_csv(path)["title"].to_pylist() * TIMES
+    pyarrow.csv.write_csv(pa.table({"id": [f"h{at}" for at in range(N_ROWS)], "title": titles}), path)
     return path
 
 

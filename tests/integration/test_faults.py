@@ -37,8 +37,8 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Sessions that outlive their server hold up the next start.
-        self.process, self.uri = start_milvus(folder, "--extra-config", "common.session.ttl=5")
+        # Sessions that outlive their server hold up the next start; a server that cannot renew them in time exits.
+        self.process, self.uri = start_milvus(folder, "--extra-config", "common.session.ttl=15")
 
     def kill(self) -> None:
         stop_milvus(self.process, signal.SIGKILL)
