@@ -17,7 +17,7 @@ from clustering.rundir import Figures, RunDir, gather_texts, read_columns
 from clustering.storage import read_table, whole
 
 NOISE = "#c4c8cf"
-NAMED = 40  # clusters whose titles are written into the picture
+NAMED = 40  # clusters whose titles are written into the picture, where there is room
 HOVER_CHARACTERS = 300
 
 
@@ -93,7 +93,7 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     order = np.argsort(label >= 0, kind="stable")  # noise first, so that clusters lie on top
     axes.scatter(xy[order, 0], xy[order, 1], c=label_colors(label)[order], s=size, linewidths=0, rasterized=True)
     titles = clusters["title"].to_pylist()
-    for number, x, y in _middles(xy, label, NAMED):
+    names = [
         axes.annotate(
             textwrap.fill(_plain(titles[number]), 22),
             (x, y),
@@ -104,13 +104,29 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
             fontsize=7,
             color="#1f2430",
             path_effects=[withStroke(linewidth=2, foreground="white")],
+            in_layout=False,
         )
+        for number, x, y in _middles(xy, label, NAMED)
+    ]
     axes.set_xlim(view_limits(xy[:, 0]))
     axes.set_ylim(view_limits(xy[:, 1]))
     axes.set_axis_off()
     axes.set_title(f"{_plain(name)}: {_headline(label)}", loc="left", fontsize=12)
+    hide_overlapping(figure, names)
     with whole(run / "map.png") as temporary:
         figure.savefig(temporary, format="png")
+
+
+def hide_overlapping(figure: Any, names: list[Any]) -> None:
+    """Of matplotlib texts that lie on one another, leave the first: clusters come largest first."""
+    figure.draw_without_rendering()  # gives each its place
+    kept: list[Any] = []
+    for name in names:
+        box = name.get_window_extent()
+        if box.count_overlaps(kept):
+            name.set_visible(False)
+        else:
+            kept.append(box)
 
 
 def _plain(text: str) -> str:
