@@ -38,9 +38,11 @@ SERVICE = "/milvus.proto.milvus.MilvusService/"
 FINAL_STATUS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
 FINAL_CODES = {100, 1100, 1400, 1401, 1801}
 FINAL_WORDS = ("disk quota", "no space left", "permission deny", "privilege", "auth check failure", "token is expired")
-# What passes while a server starts again or catches its breath.
+# What passes while a server starts again or catches its breath; one that was killed waits for the sessions of its nodes
+# to run out, and says so without a code.
 PASSING_STATUS = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "INTERNAL", "UNKNOWN"}
 PASSING_CODES = {1, 2, 3, 5, 8, 9, 101, 103, 106, 400, 401, 500, 502, 503, 600, 601, 602, 700, 901, 902, 903, 904}
+PASSING_WORDS = ("node not found", "session not found", "node not match")
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,9 @@ def passes(error: Exception) -> bool | None:
     code = error.code if isinstance(error, (RefusedError, MilvusException)) else None
     if status in FINAL_STATUS or code in FINAL_CODES or any(word in reason for word in FINAL_WORDS):
         return False
-    if status in PASSING_STATUS or code in PASSING_CODES or (isinstance(error, RefusedError) and error.passing):
+    if status in PASSING_STATUS or code in PASSING_CODES or any(word in reason for word in PASSING_WORDS):
+        return True
+    if isinstance(error, RefusedError) and error.passing:
         return True
     return None
 

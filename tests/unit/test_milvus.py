@@ -52,6 +52,8 @@ class Status:
         (RefusedError(Status(4711, "try again", retriable=True)), True),
         (RefusedError(Status(4711, "who knows")), None),
         (MilvusException(503, "channel not available"), True),
+        (MilvusException(65535, "session not found->datanode-1: node not found[node=1]: unrecoverable error"), True),
+        (MilvusException(65535, "who knows"), None),
         (MilvusException(1, "write failed: no space left on device"), False),
     ],
 )
