@@ -150,7 +150,8 @@ def restart_milvus(folder: Path, uri: str) -> subprocess.Popen[bytes]:
     """The server again where it was: its command would take another port while old connections still hold this one."""
     binary = folder / "bin" / "milvus"
     env = {
-        **(os.environ | MILVUS),
+        **os.environ,
+        **MILVUS,
         "DEPLOY_MODE": "STANDALONE",
         "METRICS_PORT": str(free_port()),
         "MILVUS_RUN_DIR": str(folder / "run"),
