@@ -27,7 +27,7 @@ class Embedder:
         # The counts lie beside the part, so that a run in several starts still reports all of them.
         counts = {"tokens": str(encoded.tokens), "cut": str(encoded.cut)}
         write_table(self.run / "vectors" / item["name"], table.replace_schema_metadata(counts))
-        return {"rows": len(texts)}
+        return {"rows": len(texts), "model_seconds": encoded.model_seconds}
 
 
 def adopt_vectors(run: RunDir) -> Figures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Encoded:
     vectors: FloatArray  # (n_texts, dim), unit length
     tokens: int  # after cutting
     cut: int  # texts longer than max_tokens, of which only the head was read
+    model_seconds: float  # without the tokenizer's
 
 
 class Encoder(Protocol):
@@ -136,6 +138,7 @@ class StaticEncoder:
         found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = [encoding.ids for encoding in found]
         lengths = np.array([len(tokens) for tokens in ids], np.int64)
+        started = time.perf_counter()
         sums = np.zeros((len(ids), self.dim), np.float32)
         for batch in token_batches(lengths, self.tokens_per_batch):
             filled = batch[lengths[batch] > 0]
@@ -144,7 +147,7 @@ class StaticEncoder:
                 rows = self.vectors[np.concatenate([ids[row] for row in filled])]
                 sums[filled] = np.add.reduceat(rows, starts, axis=0)
         cut = sum(bool(encoding.overflowing) for encoding in found)
-        return Encoded(unit_rows(sums), int(lengths.sum()), cut)
+        return Encoded(unit_rows(sums), int(lengths.sum()), cut, time.perf_counter() - started)
 
 
 def _minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
@@ -187,6 +190,7 @@ class MiniLMEncoder:
         found = self.tokenizer.encode_batch_fast(list(texts))
         lengths = np.array([len(encoding.ids) for encoding in found], np.int64)
         vectors = np.empty((len(found), self.dim), np.float32)
+        started = time.perf_counter()
         for batch in token_batches(lengths, self.tokens_per_batch):
             ids = np.zeros((len(batch), lengths[batch].max()), np.int64)
             mask = np.zeros_like(ids)
@@ -197,13 +201,30 @@ class MiniLMEncoder:
             (states,) = self.session.run(None, inputs)
             vectors[batch] = np.einsum("bsd,bs->bd", states, mask.astype(np.float32))
         cut = sum(bool(encoding.overflowing) for encoding in found)
-        return Encoded(unit_rows(vectors), int(lengths.sum()), cut)
+        return Encoded(unit_rows(vectors), int(lengths.sum()), cut, time.perf_counter() - started)
 
 
 def _torch_model(cfg: EmbedSection) -> str:
     if cfg.encoder == "bge-m3":
         return cfg.model or BGE_M3
     return cfg.model or cfg.encoder
+
+
+class _Forwards:
+    """The seconds that a torch module spends in forward passes; ``wait`` waits for what the device has been given."""
+
+    def __init__(self, module: Any, wait: Callable[[], None] | None) -> None:
+        self.seconds, self.started, self.wait = 0.0, 0.0, wait
+        module.register_forward_pre_hook(self._begin)
+        module.register_forward_hook(self._end)
+
+    def _begin(self, *_: Any) -> None:
+        self.started = time.perf_counter()
+
+    def _end(self, *_: Any) -> None:
+        if self.wait:
+            self.wait()
+        self.seconds += time.perf_counter() - self.started
 
 
 class TorchEncoder:
@@ -235,6 +256,7 @@ class TorchEncoder:
         self.model.max_seq_length = self.max_tokens
         self.dim = int(self.model.get_embedding_dimension())
         self.tokens_per_batch = cfg.tokens_per_batch
+        self.forwards = _Forwards(self.model[0], torch.cuda.synchronize if device == "cuda" else None)
 
     def _require_cls_pooling(self, model: str) -> None:
         """A folder without modules.json would be given mean pooling, which BGE-M3 was not trained for."""
@@ -257,6 +279,7 @@ class TorchEncoder:
         full = tokenize(list(texts), truncation=True, max_length=self.max_tokens + 1)["input_ids"] if texts else []
         lengths = np.array([min(len(ids), self.max_tokens) for ids in full], np.int64)
         vectors = np.empty((len(full), self.dim), np.float32)
+        self.forwards.seconds = 0.0
         for batch in token_batches(lengths, self.tokens_per_batch):
             vectors[batch] = self.model.encode(
                 [texts[row] for row in batch],
@@ -266,4 +289,4 @@ class TorchEncoder:
                 show_progress_bar=False,
             )
         cut = sum(len(ids) > self.max_tokens for ids in full)
-        return Encoded(unit_rows(vectors), int(lengths.sum()), cut)
+        return Encoded(unit_rows(vectors), int(lengths.sum()), cut, self.forwards.seconds)

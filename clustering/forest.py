@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ from clustering.kernels import diffusion
 from clustering.kernels.csr import min_distance
 from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, merge_forests, spanning_forest
 from clustering.kernels.grain import Grain, count_breaks, grain_of
+from clustering.kernels.memory import forest_bytes
 from clustering.kernels.repair import prove_forest, repair_forest
-from clustering.parts import accounted, node_count, node_cpus, on_worker, start
+from clustering.parts import Node, accounted, live_nodes, on_node, on_worker, start
 from clustering.rundir import (
     Figures,
     RunDir,
@@ -115,11 +116,12 @@ def _diffused_forest(
     copies = copies_of(run)
     n_texts = copies.size
     wanted = max(1, -(-n_texts * k // SHARD_EDGES))
-    n_shards = shards or (wanted if wanted == 1 else min(len(names), wanted, node_count()))
+    nodes = _shard_nodes(n_texts, k, min(len(names), wanted)) if wanted > 1 else []
+    n_shards = shards or max(1, len(nodes))
     rank = cfg.core_rank if cfg.core_rank > 1 else 0
     weigh = copies if cfg.copies == "weigh" else None
     cuts = np.linspace(0, len(names), n_shards + 1).astype(int)
-    given = [(run, names[a:b], weigh, k, section, metric, n_texts) for a, b in pairwise(cuts)]
+    given = [(run, names[a:b], weigh, k, section, metric, n_texts) for a, b in itertools.pairwise(cuts)]
     if n_shards == 1:
         shard = _Shard(*given[0])
         grain = grain_of(shard.breaks(), n_texts)
@@ -128,7 +130,7 @@ def _diffused_forest(
         forests = [shard.forest(length, core)]
         forest = forests[0]
     else:
-        forests, core, grain = diffuse_shards(given, n_texts, rank, seed)
+        forests, core, grain = diffuse_shards(given, n_texts, rank, seed, nodes or live_nodes())
         forest = merge_forests(forests, n_texts)
     figures = _write(run, forest, core, grain)
     isolated = n_texts - np.unique(np.concatenate([forest.left, forest.right])).size if n_texts > 1 else 0
@@ -140,6 +142,14 @@ def _diffused_forest(
         "shards": n_shards,
         "merged_edges": sum(map(len, forests)),
     }
+
+
+def _shard_nodes(n_texts: int, k: int, most: int) -> list[Node]:
+    """As many nodes as have the memory for a shard each, those with most of it first."""
+    nodes = sorted(live_nodes(), key=lambda node: node.memory_bytes, reverse=True)[:most]
+    while len(nodes) > 1 and nodes[-1].memory_bytes < forest_bytes(n_texts, n_texts * k // len(nodes)):
+        nodes.pop()
+    return nodes
 
 
 class _Shard:
@@ -191,19 +201,20 @@ class _Shard:
 
 
 def diffuse_shards(
-    shards: list[tuple[Any, ...]], n_texts: int, rank: int, seed: int
+    shards: list[tuple[Any, ...]], n_texts: int, rank: int, seed: int, nodes: list[Node]
 ) -> tuple[list[Forest], FloatArray, Grain]:
     """Diffusion and forests by one actor a shard; a round's sketches are objects that all actors read in the next.
 
     shards : arguments of ``_Shard`` for each, rows ascending; rank : min_samples, 0 for none
+    nodes : where the actors are, in turn
     Returns: two forests, whose merge is the whole's; core distances; the grain. All the same for any shards.
     """
-    on_each = -(-len(shards) // node_count())
-    threads = {"env_vars": {"OMP_NUM_THREADS": str(max(1, node_cpus() // on_each))}}
-    actor: Any = ray.remote(_Shard).options(
-        max_restarts=3, max_task_retries=3, scheduling_strategy="SPREAD", runtime_env=threads
-    )
-    actors: list[Any] = [actor.remote(*shard) for shard in shards]
+    on_each = -(-len(shards) // len(nodes))
+    kind: Any = ray.remote(max_restarts=3, max_task_retries=3)(_Shard)
+    actors: list[Any] = []
+    for shard, node in zip(shards, itertools.cycle(nodes), strict=False):
+        threads = {"env_vars": {"OMP_NUM_THREADS": str(max(1, node.cpus // on_each))}}
+        actors.append(kind.options(scheduling_strategy=on_node(node), runtime_env=threads).remote(*shard))
     grain = grain_of(np.sum(ray.get([one.breaks.remote() for one in actors]), axis=0), n_texts)
     scales = [one.scales.remote(grain.averaged // 2) for one in actors]
     sketches = [one.sketch.remote(seed) for one in actors]

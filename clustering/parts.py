@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
 import ray
-import ray.data
+import ray._private.state
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clustering import errors, watch
 from clustering.errors import ConfigError, CoveyError
+
+log = logging.getLogger("covey")
 
 Item = dict[str, Any]
 T = TypeVar("T")
@@ -43,13 +47,12 @@ class _PartActor:
     def one(self, item: Item) -> Item:
         if self.worker is None:
             return self.failure
-        started = time.perf_counter()
         try:
             result, usage = watch.measured(self.worker, item)
         except CoveyError as error:
             return _as_data(error)
         # Ray Data does not keep the order, so the result carries its item's number.
-        return {**result, "item": item["item"], "usage": asdict(usage), "seconds": time.perf_counter() - started}
+        return {**result, "item": item["item"], "usage": asdict(usage)}
 
 
 def _as_data(error: CoveyError) -> Item:
@@ -83,25 +86,30 @@ def map_parts(
 
     make : builds the worker on its actor, with ``kwargs``
     items : JSON-ready; a worker must be safe to repeat, because Ray calls it again after a lost actor
-    Raises: the CoveyError of the first worker that raised one, with the problems of all.
+    Raises: the ConfigError of the first worker that raised one, with the problems of all; any other CoveyError at once,
+        as the parts that are left would meet it, too.
     """
     if not items:
         return []
     numbered: list[Item] = [{**item, "item": number} for number, item in enumerate(items)]
     actors = min(actors, len(items))
     found: list[Item] = []
+    _look_around()
     seen = watch.current()
     if seen:
         seen.expect(len(items), actors * gpus)
     started = time.perf_counter()
-    for result in _results(make, kwargs, numbered, actors, cpus, gpus):
-        found.append(result)
-        if "error" not in result:
-            used = watch.Usage(**result.pop("usage"))
-            used.gpu_busy_seconds = gpus * result.pop("seconds")
-            watch.charge(used)
-            if seen:
-                seen.advance(result)
+    with closing(_results(make, kwargs, numbered, actors, cpus, gpus)) as results:
+        for result in results:
+            found.append(result)
+            if "error" not in result:
+                used = watch.Usage(**result.pop("usage"))
+                used.gpu_busy_seconds = gpus * result.get("model_seconds", 0)
+                watch.charge(used)
+                if seen:
+                    seen.advance(result)
+            elif not issubclass(getattr(errors, result["error"]), ConfigError):
+                break
     watch.charge(watch.Usage(gpu_seconds=actors * gpus * (time.perf_counter() - started)))
     if seen:
         seen.gpus = 0
@@ -111,19 +119,21 @@ def map_parts(
 
 def _results(
     make: Callable[..., Worker], kwargs: dict[str, Any], items: list[Item], actors: int, cpus: float, gpus: float
-) -> Iterator[Item]:
+) -> Generator[Item]:
     """The results of all items, as they come."""
     with original_errors():
         if len(items) == 1:  # a pool of one would only cost its start
             task = ray.remote(_only_part).options(num_cpus=0 if gpus else cpus, num_gpus=gpus)
             yield ray.get(task.remote(make, kwargs, items[0]))
             return
-        dataset = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=len(items))
+        from ray.data import ActorPoolStrategy, from_items  # takes a second, which a single task does not need
+
+        dataset = from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=len(items))
         called = dataset.map_batches(
             _PartActor,
             fn_constructor_args=(make, kwargs),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=actors),
+            compute=ActorPoolStrategy(size=actors),
             num_cpus=None if gpus else cpus,
             num_gpus=gpus or None,
         )
@@ -168,9 +178,40 @@ def needing(memory_bytes: int) -> Iterator[None]:
 def on_worker(work: Callable[..., T], *args: Any) -> T:
     """Run ``work(*args)`` as one Ray task with a node's free cores, and the memory that its stage needs."""
     with original_errors():
-        options = {"memory": _needed} if _needed else {}
-        found: tuple[T, watch.Usage] = ray.get(start(work, *args, num_cpus=_free_cpus(), **options))
+        found: tuple[T, watch.Usage] = ray.get(start(work, *args, **_wanted(work.__name__)))
     return accounted(found)
+
+
+_idle: dict[str, dict[str, float]] = {}  # what each node has free while nothing of this run is at work
+
+
+def _look_around() -> None:
+    """Note what nobody holds; to be called while nothing of this run is at work, or is about to end."""
+    free: dict[str, dict[str, float]] = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    for node, has in free.items():
+        known = _idle.setdefault(node, {})
+        for name in ("CPU", "memory"):  # Ray's head hears a moment later of what has come back
+            known[name] = max(known.get(name, 0), has.get(name, 0))
+
+
+def _wanted(name: str) -> dict[str, Any]:
+    """Cores and bytes to ask for: what this run can have of the best of the nodes that are large enough.
+
+    Ray waits for ever for what nobody gives back, such as the cores and memory of the job's own entry point.
+    """
+    _look_around()
+    nodes = [node for node in live_nodes() if node.id in _idle]
+    if not nodes:  # an autoscaler brings one up for what is asked
+        return {"num_cpus": 1, "memory": _needed}
+    there = max(int(_idle[node.id]["memory"]) for node in nodes)
+    fitting = [node for node in nodes if _idle[node.id]["memory"] >= min(_needed, there)]
+    cpus = max(1, *(int(_idle[node.id]["CPU"]) for node in fitting))
+    if there < _needed:
+        log.warning(
+            "%s is planned with %d MiB, and no node has more than %d MiB that nobody holds; it is tried there",
+            name.lstrip("_"), _needed >> 20, there >> 20,
+        )  # fmt: skip
+    return {"num_cpus": cpus, "memory": min(_needed, there)}
 
 
 @contextmanager
@@ -185,35 +226,38 @@ def original_errors() -> Iterator[None]:
         raise inner or error from None
 
 
-def _free_cpus() -> int:
-    """Cores of a node that nobody holds, one at least: a job's own entry point may hold some."""
-    free = int(ray.available_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    return max(1, min(node_cpus(), free))
+@dataclass(frozen=True)
+class Node:
+    """A node that lives and takes work; memory is what Ray gives to tasks, without that of its object store."""
+
+    id: str
+    address: str
+    cpus: int
+    gpus: float
+    memory_bytes: int
+
+
+def live_nodes() -> list[Node]:
+    """Every node with a core for work; the head of a cluster often has none."""
+    return [
+        Node(
+            node["NodeID"], node["NodeManagerAddress"], int(has["CPU"]), float(has.get("GPU", 0)),
+            int(has.get("memory", 0)),
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and (has := node["Resources"]).get("CPU", 0) >= 1
+    ]  # fmt: skip
+
+
+def on_node(node: Node) -> NodeAffinitySchedulingStrategy:
+    """Where a task runs that shall run on a node, as long as it lives."""
+    return NodeAffinitySchedulingStrategy(node.id, soft=True)
 
 
 def node_cpus() -> int:
     """Cores of the largest node of the cluster."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return max((int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]), default=1) or 1
-
-
-def node_count() -> int:
-    """Nodes of the cluster that live."""
-    return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))  # type: ignore[no-untyped-call]
-
-
-def node_gpus() -> float:
-    """GPUs of the node that has most."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return float(max((node["Resources"].get("GPU", 0) for node in nodes if node["Alive"]), default=0))
+    return max((node.cpus for node in live_nodes()), default=1)
 
 
 def cluster_gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-
-
-def node_memory() -> int:
-    """Bytes that the largest node of the cluster has for work; 0 when there is none that takes any."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    sizes = [has.get("memory", 0) + has.get("object_store_memory", 0) for has in nodes if has.get("CPU", 0) >= 1]
-    return int(max(sizes, default=0))

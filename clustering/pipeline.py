@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.data
 
 from clustering.cluster import cluster_graph
 from clustering.collection import Source, find_collection, read_collection
@@ -26,9 +25,19 @@ from clustering.encoders import check_encoder
 from clustering.errors import ConfigError, StoreError
 from clustering.forest import build_forest
 from clustering.graph import build_graph
-from clustering.milvus import Address, open_store
-from clustering.parts import cluster_gpus, needing, node_cpus, node_gpus, node_memory
-from clustering.plan import Machine, check_fits, counts_of, dim_of, plan_run, print_plan, told_time
+from clustering.milvus import Address, address_of, open_store
+from clustering.parts import cluster_gpus, live_nodes, needing, node_cpus, on_node
+from clustering.plan import (
+    Machine,
+    check_fits,
+    counts_of,
+    dim_of,
+    kinds_of,
+    plan_entries,
+    plan_nodes,
+    print_plan,
+    told_time,
+)
 from clustering.plot import plot_map
 from clustering.project import project_texts
 from clustering.read import InputFile, find_files, read_texts
@@ -65,13 +74,15 @@ def run_pipeline(config: RunConfig) -> RunDir:
     source, dim = check_everything(config)
     with run.locked():
         marks = fingerprints(config, source)
+        if not config.run.resume:
+            run.mend()
         if config.run.resume and run.finished("report", marks["report"]):
             log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
             return run
         if not (config.run.resume and run.finished("search", marks["search"])):
             check_store(config, dim, run.id)  # before anything is given up
         if not config.run.resume:
-            run.clear()
+            start_anew(config, run)
         run.discard_stale(marks)  # before the configuration that they were made with is gone
         run.update_manifest(
             config=config.as_dict(), versions=versions(), seed=config.run.seed,
@@ -80,8 +91,17 @@ def run_pipeline(config: RunConfig) -> RunDir:
         with ray_session():
             if isinstance(source, list):
                 require_gpus(config)
+            check_nodes(config, run)
             run_stages(config, run, source, marks)
     return run
+
+
+def start_anew(config: RunConfig, run: RunDir) -> None:
+    """Give up what earlier starts have left, in the run directory and on the server."""
+    if not config.store.embedded:
+        drop_collection(address_of(config, config.store.uri), run.id)
+    run.clear()
+    log.info("run.resume=false: nothing of an earlier start is kept; without it the same command goes on after an end")
 
 
 def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source, marks: dict[str, str]) -> None:
@@ -116,9 +136,10 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
 
 def do_stage(config: RunConfig, run: RunDir, marks: dict[str, str], name: str, work: Callable[[], Figures]) -> Figures:
     """A stage under watch, where nodes have the memory that the plan says it needs."""
-    planned = run.manifest.get("plan", {}).get(name, {}).get("memory", 0) if config.run.check else 0
+    manifest = run.manifest
+    planned = manifest.get("plan", {}).get(name, {}).get("memory", 0) if config.run.check else 0
     with needing(planned):
-        return run.stage(name, marks[name], lambda: watched(run, config.name, name, work))
+        return run.stage(name, marks[name], lambda: watched(run, config.name, name, work, manifest.get("expected")))
 
 
 def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_texts: int, dim: int) -> None:
@@ -181,6 +202,11 @@ def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int |
         dim = source.dim if isinstance(source, Source) else check_encoder(config.embed)
     except ConfigError as error:
         problems += error.problems
+    if "/_ray_pkg_" in str(RunDir(config.run.dir).path):  # where Ray unpacks --working-dir, on each node anew
+        problems.append(
+            f"run.dir={config.run.dir} would lie in the job's copy of --working-dir, which Ray deletes; give a path "
+            f"that begins with /, or a bucket (s3://, gs://)"
+        )
     if problems:
         raise ConfigError(problems)
     return source, dim
@@ -246,20 +272,16 @@ def make_plan(
     if not stages:
         return
     counts = counts_of(read, source.dim if isinstance(source, Source) else dim_of(config))
-    machine = Machine(node_cpus(), node_gpus(), node_memory())
-    needs = plan_run(config, counts, machine)
-    plan = {
-        need.stage: {"memory": need.memory_bytes, "processes": need.processes, "disk": need.disk_bytes}
-        for need in needs
-    }
-    run.update_manifest(plan=plan, node_memory=machine.memory_bytes)
-    needs = [need for need in needs if need.stage in stages]
-    print_plan(config, counts, needs)
-    told_time(run, config, counts, machine, stages)
-    if config.run.check and machine.memory_bytes == 0:
+    machines = kinds_of((node.cpus, node.gpus, node.memory_bytes) for node in live_nodes())
+    placed = plan_nodes(config, counts, machines or [Machine(node_cpus())])
+    run.update_manifest(plan=plan_entries(config, counts, placed), nodes=[asdict(kind) for kind in machines])
+    placed = [(kind, need) for kind, need in placed if need.stage in stages]
+    print_plan(config, counts, placed)
+    run.update_manifest(expected=told_time(run, config, counts, stages))
+    if config.run.check and not machines:
         log.warning("plan: no node that takes work is up yet, so nothing says whether the run will fit")
     elif config.run.check:
-        check_fits(needs, machine)
+        check_fits(placed)
 
 
 @contextmanager
@@ -301,13 +323,46 @@ def ray_session() -> Iterator[None]:
         return
     with _sigterm_waits():
         ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.ERROR)
+    from ray.data import DataContext
+
     watched = sys.stderr.isatty()  # in a log file a line a stage says more than a bar
-    ray.data.DataContext.get_current().enable_progress_bars = watched
+    DataContext.get_current().enable_progress_bars = watched
     logging.getLogger("ray.data").setLevel(logging.WARNING if watched else logging.ERROR)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def check_nodes(config: RunConfig, run: RunDir) -> None:
+    """Whether every node that takes work sees the run directory and the store.
+
+    Raises: ConfigError with the addresses of those that do not.
+    """
+    nodes = live_nodes()
+    addresses = sorted({node.address for node in nodes})
+    problems = []
+    if config.store.embedded and len(addresses) > 1:
+        problems.append(
+            f"store.uri=embedded serves one machine, and this cluster works on {len(addresses)} "
+            f"({', '.join(addresses[:3])} ...); give the address of a Milvus server in store.uri"
+        )
+    if len(nodes) > 1:
+        seeing: Any = ray.remote(num_cpus=0)(_sees)
+        asked = [seeing.options(scheduling_strategy=on_node(node)).remote(run, run.id) for node in nodes]
+        blind = sorted({node.address for node, sees in zip(nodes, ray.get(asked), strict=True) if not sees})
+        if blind:
+            shown = ", ".join(blind[:3]) + (" ..." if len(blind) > 3 else "")
+            problems.append(
+                f"run.dir={run.path} is not the same place on {shown}; take a folder that all nodes share, or a bucket "
+                f"(s3://, gs://)"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _sees(run: RunDir, run_id: str) -> bool:
+    return (run / "manifest.json").exists() and run.id == run_id
 
 
 def require_gpus(config: RunConfig) -> None:

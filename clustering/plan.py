@@ -13,7 +13,7 @@ from typing import Any
 from clustering.config import RunConfig
 from clustering.encoders import check_encoder
 from clustering.errors import ConfigError
-from clustering.kernels.memory import plan_stages, server_bytes
+from clustering.kernels.memory import StagePlan, plan_stages, server_bytes
 from clustering.rundir import Figures, RunDir
 from clustering.watch import duration
 
@@ -30,17 +30,35 @@ REMEDIES = {
     "graph": "lower search.k or graph.k",
     "forest": "lower search.k or graph.k",
     "project": "set project.sample",
-    "plot": "lower plot.points",
 }
+SPREAD = ("read", "embed", "store", "search")  # stages of many processes, which Ray puts on any node
+READER_BYTES = 300 << 20  # of a process that reads a piece of the input
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the largest node has; memory 0 where it is not known."""
+    """A kind of node, and how many of it there are; memory 0 where it is not known."""
 
     cpus: int
     gpus: float = 0
     memory_bytes: int = 0
+    count: int = 1
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
+        return f"{self.cpus} cores{gpus}"
+
+
+def kinds_of(nodes: Iterable[tuple[int, float, int]]) -> list[Machine]:
+    """The kinds among nodes, given by their cores, GPUs and bytes of memory; the one with most memory first.
+
+    Nodes of a kind differ by megabytes; the kind has what the smallest of them has.
+    """
+    kinds: dict[tuple[int, float, int], list[int]] = {}
+    for cpus, gpus, memory in nodes:
+        kinds.setdefault((cpus, gpus, round(memory / 2**30)), []).append(memory)
+    found = [Machine(cpus, gpus, min(sizes), len(sizes)) for (cpus, gpus, _), sizes in kinds.items()]
+    return sorted(found, key=lambda kind: kind.memory_bytes, reverse=True)
 
 
 @dataclass(frozen=True)
@@ -78,21 +96,32 @@ class Need:
 
     @property
     def node_bytes(self) -> int:
+        if self.stage == "read":  # one process numbers all rows, after the others have read
+            return max(self.memory_bytes, READER_BYTES * self.processes)
         return self.memory_bytes * self.processes
+
+    def __str__(self) -> str:
+        if self.node_bytes == self.memory_bytes:
+            return in_bytes(self.node_bytes)
+        return f"{self.processes} x {in_bytes(self.node_bytes / self.processes)} = {in_bytes(self.node_bytes)}"
 
 
 def plan_run(config: RunConfig, counts: Counts, machine: Machine) -> list[Need]:
-    """The need of every stage, from counts alone."""
+    """The need of every stage on a kind of node, from counts alone."""
     ours = config.read.collection is None
     encoder = ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]) if ours else 0
-    k = min(config.search.k, max(counts.texts - 1, 0))
-    lines = plan_stages(
-        counts.texts, counts.records, counts.dim, k, counts.text_bytes, encoder,
-        recall_sample=min(config.search.recall_sample, counts.texts), map_neighbors=config.project.n_neighbors,
-        map_texts=config.project.sample, drawn=config.plot.points,
-    )  # fmt: skip
+
+    def lines(k: int) -> list[StagePlan]:
+        return plan_stages(
+            counts.texts, counts.records, counts.dim, min(k, max(counts.texts - 1, 0)), counts.text_bytes, encoder,
+            recall_sample=min(config.search.recall_sample, counts.texts), map_neighbors=config.project.n_neighbors,
+            map_texts=config.project.sample, drawn=config.plot.points,
+        )  # fmt: skip
+
+    by_graph = {line.stage: line for line in lines(config.graph_k) if line.stage in ("graph", "forest")}
+    found = [by_graph.get(line.stage, line) for line in lines(config.search.k)]
     return [
-        Need(line.stage, line.memory_bytes, _processes(line.stage, config, machine), line.disk_bytes) for line in lines
+        Need(line.stage, line.memory_bytes, _processes(line.stage, config, machine), line.disk_bytes) for line in found
     ]
 
 
@@ -111,27 +140,56 @@ def _processes(stage: str, config: RunConfig, machine: Machine) -> int:
     return machine.cpus if stage == "read" else 1
 
 
-def check_fits(needs: Iterable[Need], machine: Machine) -> None:
-    """Raises: ConfigError with what a stage needs, what the largest node has, and what to change."""
+def places_of(stage: str, config: RunConfig, machines: list[Machine]) -> list[Machine]:
+    """The kinds of node that work of a stage may land on. A single task goes where most memory is."""
+    if stage == "embed" and config.embed.gpus_per_actor:
+        return [kind for kind in machines if kind.gpus >= config.embed.gpus_per_actor]
+    return machines if stage in SPREAD else machines[:1]
+
+
+def plan_nodes(config: RunConfig, counts: Counts, machines: list[Machine]) -> list[tuple[Machine, Need]]:
+    """The need of every stage on each kind of node that it may land on."""
+    planned = [(kind, {need.stage: need for need in plan_run(config, counts, kind)}) for kind in machines]
+    stages = [need.stage for need in plan_run(config, counts, Machine(1))]
+    return [
+        (kind, needs[stage])
+        for stage in stages
+        for kind, needs in planned
+        if kind in places_of(stage, config, machines)
+    ]
+
+
+def plan_entries(config: RunConfig, counts: Counts, placed: list[tuple[Machine, Need]]) -> dict[str, Figures]:
+    """For the manifest: bytes of memory of a stage's process and on disk, and processes on a node of each kind."""
+    entries: dict[str, Figures] = {
+        need.stage: {"memory": need.memory_bytes, "disk": need.disk_bytes, "processes": {}}
+        for need in plan_run(config, counts, Machine(1))
+    }
+    for kind, need in placed:
+        entries[need.stage]["processes"][str(kind)] = need.processes
+    return entries
+
+
+def check_fits(placed: Iterable[tuple[Machine, Need]]) -> None:
+    """Raises: ConfigError with what a stage needs on a kind of node, what such a node has, and what to change."""
     problems = [
-        f"{need.stage} needs {need.processes} x {in_bytes(need.memory_bytes)} = {in_bytes(need.node_bytes)} of memory "
-        f"on a node, and the largest has {in_bytes(machine.memory_bytes)}: take a larger node"
+        f"{need.stage} needs {need} of memory on a node, and one of {kind} has {in_bytes(kind.memory_bytes)} for "
+        f"work: take a larger one"
         f"{', or ' + REMEDIES[need.stage] if need.stage in REMEDIES else ''} (run.check=false tries it all the same)"
-        for need in needs
-        if need.node_bytes > machine.memory_bytes > 0
+        for kind, need in placed
+        if need.node_bytes > kind.memory_bytes > 0
     ]
     if problems:
         raise ConfigError(problems)
 
 
-def print_plan(config: RunConfig, counts: Counts, needs: list[Need]) -> None:
-    """Log a line a stage."""
+def print_plan(config: RunConfig, counts: Counts, placed: list[tuple[Machine, Need]]) -> None:
+    """Log a line for each stage and kind of node."""
     log.info("plan: texts=%d records=%d dim=%d k=%d", counts.texts, counts.records, counts.dim, config.search.k)
-    for need in needs:
-        log.info(
-            "plan: %-8s memory=%d x %s disk=%s",
-            need.stage, need.processes, in_bytes(need.memory_bytes), in_bytes(need.disk_bytes),
-        )  # fmt: skip
+    several = len({kind for kind, _ in placed}) > 1
+    for kind, need in placed:
+        where = f" on a node of {kind}" if several else ""
+        log.info("plan: %-8s memory=%s disk=%s%s", need.stage, need, in_bytes(need.disk_bytes), where)
     if not config.store.embedded:
         log.info("plan: the Milvus server needs about %s", in_bytes(milvus_bytes(config, counts)))
 
@@ -157,7 +215,7 @@ class Calibration:
     encoder: str
     index: str
     counts: Counts
-    k: int
+    graph_k: int
     seconds: dict[str, float]
     used: dict[str, float]  # cpus and gpus of its cluster
 
@@ -170,7 +228,7 @@ def calibration_of(run: RunDir) -> Calibration | None:
         read, config, _ = done["read"], manifest["config"], done["report"]
         return Calibration(
             str(run.path), config["embed"]["encoder"], str(done["search"]["index"]),
-            counts_of(read, done["embed"]["dim"]), done["search"]["k"],
+            counts_of(read, done["embed"]["dim"]), config["graph"]["k"] or config["search"]["k"],
             {name: stage["seconds"] for name, stage in manifest["stages"].items()}, done["search"]["used"],
         )  # fmt: skip
     except (ConfigError, KeyError, OSError, json.JSONDecodeError, ZeroDivisionError):
@@ -207,7 +265,7 @@ def seconds_of(stage: str, config: RunConfig, counts: Counts, known: Calibration
         elif known.index == "HNSW":
             growth *= math.log(max(counts.texts, 2)) / math.log(max(known.counts.texts, 2))
     elif stage in ("graph", "forest", "cluster"):
-        growth *= config.search.k / known.k
+        growth *= config.graph_k / known.graph_k
     start = START_S.get(stage, 1.0)
     return start + max(known.seconds[stage] - start, 0.05) * growth
 
@@ -220,14 +278,20 @@ def cost_of(seconds: float, used: dict[str, float], config: RunConfig) -> float 
     return seconds / 3600 * (used["cpus"] * prices.cpu_hour + used["gpus"] * prices.gpu_hour)
 
 
-def told_time(run: RunDir, config: RunConfig, counts: Counts, machine: Machine, stages: list[str]) -> None:
-    """Log how long the stages to do will take, where finished runs in the same folder tell."""
-    rows = [row for row in forecast(config, counts, machine, runs_beside(run))["stages"] if row["stage"] in stages]
-    if rows and all(row["seconds"] is not None for row in rows):
-        log.info(
-            "plan: about %s, by the times of %s",
-            duration(sum(row["seconds"] for row in rows)), ", ".join(sorted({row["from"] for row in rows})),
-        )  # fmt: skip
+def told_time(run: RunDir, config: RunConfig, counts: Counts, stages: list[str]) -> dict[str, float]:
+    """Log how long the stages to do will take, where finished runs in the same folder tell; return their seconds.
+
+    Empty where any of them cannot be told.
+    """
+    told = forecast(config, counts, Machine(1), runs_beside(run))["stages"]
+    rows = [row for row in told if row["stage"] in stages]
+    if any(row["seconds"] is None for row in rows):
+        return {}
+    log.info(
+        "plan: about %s, by the times of %s",
+        duration(sum(row["seconds"] for row in rows)), ", ".join(sorted({row["from"] for row in rows})),
+    )  # fmt: skip
+    return {row["stage"]: row["seconds"] for row in rows}
 
 
 def forecast(config: RunConfig, counts: Counts, machine: Machine, known: list[Calibration]) -> Figures:
@@ -245,6 +309,7 @@ def forecast(config: RunConfig, counts: Counts, machine: Machine, known: list[Ca
                 "stage": need.stage,
                 "memory_bytes": need.memory_bytes,
                 "processes": need.processes,
+                "node_bytes": need.node_bytes,
                 "disk_bytes": need.disk_bytes,
                 "seconds": seconds and round(seconds, 1),
                 "from": run and run.run,
@@ -256,7 +321,7 @@ def forecast(config: RunConfig, counts: Counts, machine: Machine, known: list[Ca
         "seconds": round(sum(row["seconds"] for row in rows), 1) if complete else None,
         "cost": round(sum(row["cost"] for row in rows), 2) if complete and config.run.prices else None,
         "disk_bytes": sum(row["disk_bytes"] for row in rows),
-        "node_bytes": max(row["memory_bytes"] * row["processes"] for row in rows),
+        "node_bytes": max(row["node_bytes"] for row in rows),
         "milvus_bytes": milvus_bytes(config, counts),
     }
     return {"stages": rows, "total": total}

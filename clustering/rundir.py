@@ -51,6 +51,7 @@ class RunDir:
     def __init__(self, path: str | Place) -> None:
         self.path = place(path)
         self.held: Figures | None = None  # the manifest, while this process holds the directory and nobody else writes
+        self.owner: str | None = None  # of the lock that this process holds in an object store
 
     def __reduce__(self) -> tuple[type, tuple[Place]]:
         return type(self), (self.path,)  # only this process holds the directory
@@ -93,8 +94,13 @@ class RunDir:
         return str(self.manifest["id"])
 
     def update_manifest(self, **entries: Any) -> None:
-        """Raises: StageError when the directory that this process holds has vanished, or is another run's now."""
+        """Raises: StageError when the directory that this process holds has vanished, or is held by another now."""
         manifest = {**self.manifest, **entries}
+        if self._taken_over():
+            raise StageError(
+                f"{self.path} was taken over by another run, as this process gave no sign of life for {DEAD_S} s. That "
+                f"one goes on"
+            )
         if self.held is not None:
             if not (self / "manifest.json").exists() or self._read_manifest()["id"] != manifest["id"]:
                 raise StageError(
@@ -115,10 +121,18 @@ class RunDir:
         with self._local_lock() if isinstance(self.path, Path) else self._remote_lock():
             with contextlib.suppress(ConfigError):  # a damaged manifest is told later
                 self.held = {**self._read_manifest(), "id": self.id}
+            self._sweep()
             try:
                 yield
             finally:
                 self.held = None
+
+    def _sweep(self) -> None:
+        """Remove what killed writers have left half written."""
+        if isinstance(self.path, Path):
+            for folder in (self.path, *(self.path / name for name in ARTEFACTS)):
+                for left in folder.glob(".*.tmp"):
+                    remove(left)
 
     @contextmanager
     def _local_lock(self) -> Iterator[None]:
@@ -155,7 +169,7 @@ class RunDir:
                 raise self._in_use()
             write_json(lock, mine)
             time.sleep(1)  # two that write at once: the later one's stays
-            if json.loads(lock.read_text())["owner"] != owner:
+            if self._lock_owner() != owner:
                 raise self._in_use()
         except (OSError, StageError) as error:
             raise ConfigError([f"run.dir cannot be used: {error}"]) from None
@@ -164,11 +178,13 @@ class RunDir:
         def beat() -> None:
             while not ended.wait(BEAT_S):
                 with contextlib.suppress(OSError, StageError):
-                    lock.upload(json.dumps(mine).encode(), tries=1)
+                    if not self._taken_over():
+                        lock.upload(json.dumps(mine).encode(), tries=1)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         _held_here.add(owner)
+        self.owner = owner
         try:
             yield
         finally:
@@ -176,7 +192,19 @@ class RunDir:
             ended.set()
             thread.join()
             with contextlib.suppress(OSError, StageError):
-                lock.remove(tries=1)
+                if not self._taken_over():
+                    lock.remove(tries=1)
+            self.owner = None
+
+    def _taken_over(self) -> bool:
+        """Whether another process holds what this one held: it gave no sign of life for too long."""
+        return self.owner is not None and self._lock_owner() not in (self.owner, None)
+
+    def _lock_owner(self) -> str | None:
+        try:
+            return str(json.loads((self / LOCK).read_text(encoding="utf-8"))["owner"])
+        except (FileNotFoundError, ValueError):
+            return None
 
     def in_use(self) -> bool:
         """Whether a process that lives holds the directory."""
@@ -202,23 +230,28 @@ class RunDir:
         ours = held["pid"] == os.getpid()
         return held["owner"] in _held_here if ours else Path(f"/proc/{held['pid']}").exists()
 
+    def mend(self) -> None:
+        """Begin a manifest in place of one that is damaged."""
+        try:
+            self._read_manifest()
+        except ConfigError:
+            self.held = {"id": uuid.uuid4().hex[:12], "stages": {}}
+            write_json(self / "manifest.json", self.held)
+
     def clear(self) -> None:
         """Remove every artefact of an earlier run; files that are not Covey's stay."""
-        try:
-            kept = self.id
-        except ConfigError:
-            kept = uuid.uuid4().hex[:12]
+        fresh = {"id": self.id, "stages": {}}
+        self.held = fresh if self.held is not None else None
+        write_json(self / "manifest.json", fresh)  # first: half of an artefact must not pass for a finished one
         for name in ARTEFACTS:
             remove(self / name)
-        fresh = {"id": kept, "stages": {}}
-        self.held = fresh if self.held is not None else None
-        write_json(self / "manifest.json", fresh)
+        remove(self.local("store"))
 
     def forget(self, name: str) -> None:
         """Let a stage be done again, its parts kept."""
         manifest = self.manifest
         mark = manifest["stages"].pop(name)["fingerprint"]
-        self.update_manifest(stages=manifest["stages"], begun={"stage": name, "fingerprint": mark})
+        self.update_manifest(stages=manifest["stages"], begun={**(manifest.get("begun") or {}), name: mark})
 
     def stage(self, name: str, fingerprint: str, work: Callable[[], Figures]) -> Figures:
         """Run a stage unless it is finished with this fingerprint; return its figures either way.
@@ -230,11 +263,13 @@ class RunDir:
             return dict(done["figures"])
         if not self._begun(name, fingerprint):
             self._discard(name)
-        self.update_manifest(begun={"stage": name, "fingerprint": fingerprint})
+        self.update_manifest(begun={**(self.manifest.get("begun") or {}), name: fingerprint})
         started = time.perf_counter()
         figures = work()
         seconds = time.perf_counter() - started
-        stages = self.manifest["stages"]
+        manifest = self.manifest
+        stages, begun = manifest["stages"], manifest["begun"]
+        del begun[name]
         stages[name] = {
             "fingerprint": fingerprint,
             "started": round(time.time() - seconds, 3),
@@ -242,7 +277,7 @@ class RunDir:
             "seconds": round(seconds, 3),
             "figures": figures,
         }
-        self.update_manifest(stages=stages, begun=None)
+        self.update_manifest(stages=stages, begun=begun)
         shown = " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
         fields = {"event": "stage_finished", "stage": name, "seconds": round(seconds, 3), **figures}
         log.info("%s: %s seconds=%.1f", name, shown, seconds, extra={"fields": fields})
@@ -250,10 +285,11 @@ class RunDir:
 
     def discard_stale(self, marks: dict[str, str]) -> None:
         """Forget the stages whose fingerprint is not the one in ``marks``, and remove what they left."""
-        begun = self.manifest.get("begun")
-        if begun and begun["fingerprint"] != marks[begun["stage"]]:
-            self._discard(begun["stage"])
-            self.update_manifest(begun=None)
+        begun = self.manifest.get("begun") or {}
+        for name in [name for name, mark in begun.items() if mark != marks[name]]:
+            self._discard(name)
+            del begun[name]
+            self.update_manifest(begun=begun)
         stages = self.manifest["stages"]
         stale = [name for name, stage in stages.items() if stage["fingerprint"] != marks[name]]
         if stale:
@@ -268,7 +304,7 @@ class RunDir:
 
     def _begun(self, name: str, fingerprint: str) -> bool:
         """Whether the parts that lie there were made by this very stage, so that they can be kept."""
-        return self.manifest.get("begun") == {"stage": name, "fingerprint": fingerprint}
+        return bool((self.manifest.get("begun") or {}).get(name) == fingerprint)
 
     def finished(self, name: str, fingerprint: str) -> bool:
         done = self.manifest["stages"].get(name)

@@ -97,7 +97,7 @@ def store_vectors(
         figures["segments"] = finish_collection(client, link, store, n_texts)
         repaired = 0
         for attempt in range(AUDIT_ROUNDS + 1):
-            wrong = audit_collection(run, link, n_texts)
+            wrong = audit_collection(run, link, n_texts, attempt)
             if not wrong:
                 break
             if attempt == AUDIT_ROUNDS:
@@ -288,11 +288,11 @@ def _watch(address: Address, what: str, progress: Callable[[], int], goal: int) 
         time.sleep(0.3)
 
 
-def audit_collection(run: RunDir, link: Link, n_texts: int) -> list[Item]:
+def audit_collection(run: RunDir, link: Link, n_texts: int, attempt: int = 0) -> list[Item]:
     """What the collection lacks, doubles or holds wrongly, as pieces of vectors/ to be loaded again; [] when whole.
 
     The count of entities comes first and waits for all writes. Every key is listed, range by range; the count shows
-    doubled keys, which a list does not; a sample of vectors is compared bit by bit.
+    doubled keys, which a list does not; a sample of vectors, another one at each attempt, is compared bit by bit.
     Raises: StoreError for entities that are no rows of this run.
     """
     address = link.address
@@ -315,7 +315,7 @@ def audit_collection(run: RunDir, link: Link, n_texts: int) -> list[Item]:
         named = {(piece["name"]) for piece in wrong}
         wrong += [{"name": name, "first": a, "stop": b} for name, a, b in doubled if name not in named]
     if not wrong:
-        wrong = _wrong_vectors(run, link, spans, n_texts)
+        wrong = _wrong_vectors(run, link, spans, n_texts, attempt)
     return wrong
 
 
@@ -348,9 +348,10 @@ def _wrong_rows(link: Link, name: str, first: int, stop: int) -> tuple[list[Item
     return runs, int(held.sum())
 
 
-def _wrong_vectors(run: RunDir, link: Link, spans: list[Any], n_texts: int) -> list[Item]:
+def _wrong_vectors(run: RunDir, link: Link, spans: list[Any], n_texts: int, attempt: int) -> list[Item]:
     """The parts of a sample of rows whose stored vectors are not equal to those of vectors/."""
-    rows = np.sort(np.random.default_rng(n_texts).choice(n_texts, min(AUDIT_SAMPLE, n_texts), replace=False))
+    rng = np.random.default_rng([n_texts, attempt])
+    rows = np.sort(rng.choice(n_texts, min(AUDIT_SAMPLE, n_texts), replace=False))
     words = f"{ROW} in [{', '.join(map(str, rows))}]"
     fields, _ = patiently(link.address, lambda failures: link.query(words, [ROW, VECTOR], strong=failures > 0))
     columns = {field.field_name: column_of(field) for field in fields}
@@ -395,7 +396,7 @@ def drop_collection(address: Address, run_id: str) -> None:
         found = client.has_collection(address.collection) and client.describe_collection(address.collection)
         if found and str(found.get("description", "")).startswith(f"{MARK} {run_id} "):
             client.drop_collection(address.collection)
-            log.info("store: dropped collection %s (store.keep=false)", address.collection)
+            log.info("store: dropped collection %s", address.collection)
 
     with connected(address) as client:
         patiently(address, drop)

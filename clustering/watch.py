@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ METRICS = {
     "covey_rows_per_second": "records read, texts embedded, vectors stored, or queries answered a second",
     "covey_retries": "requests to Milvus that were repeated",
     "covey_recall": "share of the true neighbors that the search found",
-    "covey_gpu_idle_ratio": "share of the time in which the GPUs that the stage holds did nothing",
+    "covey_gpu_idle_ratio": "share of the time in which the model was not at work on the GPUs that the stage holds",
     "covey_peak_bytes": "highest resident memory of a process of the stage",
     "covey_driver_bytes": "highest resident memory of the driver so far",
 }
@@ -44,7 +45,7 @@ class Usage:
     peak_bytes: int = 0  # of the largest process
     cpu_seconds: float = 0.0  # of all processes
     gpu_seconds: float = 0.0  # GPUs times the seconds for which they were held
-    gpu_busy_seconds: float = 0.0  # of these, while a part was worked on
+    gpu_busy_seconds: float = 0.0  # of these, while the model was at work
 
     def add(self, other: Usage) -> None:
         self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
@@ -85,8 +86,14 @@ def measured(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
 class Watch:
     """One stage at work, as its driver sees it."""
 
-    def __init__(self, run: RunDir, name: str, stage: str) -> None:
+    def __init__(self, run: RunDir, name: str, stage: str, expected: dict[str, float] | None = None) -> None:
+        """expected : seconds of this stage and those to come, in their order, where finished runs tell them"""
         self.run, self.name, self.stage = run, name, stage
+        seconds = list((expected or {}).items())
+        at = next((at for at, (other, _) in enumerate(seconds) if other == stage), len(seconds))
+        self.expected = seconds[at][1] if at < len(seconds) else None
+        self.later = sum(count for _, count in seconds[at + 1 :])
+        self.telling = threading.Lock()
         self.usage = Usage()
         self.started = self.since = self.told = time.time()
         self.written = 0.0
@@ -116,9 +123,17 @@ class Watch:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the parts at hand are done, at the speed so far."""
-        spent = time.time() - self.since
-        return spent * (self.total - self.done) / self.done if self.done and spent > 1 else None
+        """Seconds until the parts at hand are done, at the speed so far; before the first, as finished runs tell."""
+        now = time.time()
+        if self.done and now - self.since > 1:
+            return (now - self.since) * (self.total - self.done) / self.done
+        left = (self.expected or 0) - (now - self.started)
+        return left if left > 0 else None
+
+    @property
+    def run_left_s(self) -> float | None:
+        """Seconds until the run is done, where finished runs tell them."""
+        return None if self.expected is None or self.left_s is None else self.left_s + self.later
 
     @property
     def rows_per_second(self) -> float | None:
@@ -141,20 +156,44 @@ class Watch:
             "total": self.total,
             "rows_per_second": self.rows_per_second and round(self.rows_per_second, 1),
             "left_s": None if self.left_s is None else round(self.left_s, 1),
+            "run_left_s": None if self.run_left_s is None else round(self.run_left_s, 1),
             "host": platform.node(),
             "pid": os.getpid(),
         }
 
     def tell(self) -> None:
         """Say how far it is, as often as who listens wants to hear it."""
-        now = time.time()
-        if now - self.written >= WRITE_EVERY_S:
-            self.written = now
-            write_json(self.run / PROGRESS, self.figures())
-            self.export()
-        if now - self.told >= TELL_EVERY_S and self.total:
-            self.told = now
-            log.info("%s", in_words(self.figures()), extra={"fields": {"event": "progress", **self.figures()}})
+        if not self.telling.acquire(blocking=False):  # another thread does
+            return
+        try:
+            now = time.time()
+            if now - self.written >= WRITE_EVERY_S:
+                self.written = now
+                write_json(self.run / PROGRESS, self.figures())
+                self.export()
+            if now - self.told >= TELL_EVERY_S:
+                self.told = now
+                log.info("%s", in_words(self.figures()), extra={"fields": {"event": "progress", **self.figures()}})
+        finally:
+            self.telling.release()
+
+    @contextmanager
+    def telling_on(self) -> Iterator[None]:
+        """Tell within the block also while no part is done for long, or the stage has none."""
+        ended = threading.Event()
+
+        def tell_on() -> None:
+            while not ended.wait(WRITE_EVERY_S):
+                with suppress(OSError, StageError):  # what cannot be written now, the stage itself will meet
+                    self.tell()
+
+        thread = threading.Thread(target=tell_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def export(self, **more: Any) -> None:
         """Set the metrics that Ray hands to Prometheus."""
@@ -193,19 +232,22 @@ def current() -> Watch | None:
     return _watches[-1] if _watches else None
 
 
-def watched(run: RunDir, name: str, stage: str, work: Callable[[], Figures]) -> Figures:
+def watched(
+    run: RunDir, name: str, stage: str, work: Callable[[], Figures], expected: dict[str, float] | None = None
+) -> Figures:
     """Do a stage's work under watch; return its figures, and what it used.
 
-    name : of the run, for metrics
+    name : of the run, for metrics; expected : seconds of stages, where finished runs tell them
     Raises: StageError when the run directory's disk is full, or it has vanished.
     """
-    watch = Watch(run, name, stage)
+    watch = Watch(run, name, stage, expected)
     _watches.append(watch)
     log.debug("%s begins", stage, extra={"fields": {"event": "stage_started", "stage": stage}})
     try:
         with account() as watch.usage:
             watch.tell()
-            figures = work()
+            with watch.telling_on():
+                figures = work()
     except OSError as error:
         raise StageError(
             f"{stage}: {error} (run.dir {run.path}). When that is mended, the same command goes on from the last "
@@ -232,14 +274,17 @@ def watched(run: RunDir, name: str, stage: str, work: Callable[[], Figures]) -> 
 
 def in_words(progress: Figures) -> str:
     """A line for people: how far a stage is, how fast, and what is left."""
-    what = progress["what"] or "parts"
-    line = f"{progress['stage']}: {progress['done']:,} of {progress['total']:,} {what}"
     if progress["total"]:
-        line += f" ({progress['done'] / progress['total']:.0%})"
+        what = f"{progress['total']:,} {progress['what'] or 'parts'} ({progress['done'] / progress['total']:.0%})"
+        line = f"{progress['stage']}: {progress['done']:,} of {what}"
+    else:
+        line = f"{progress['stage']}: at work for {duration(progress['updated'] - progress['started'])}"
     if progress["rows_per_second"]:
         line += f", {progress['rows_per_second']:,.0f} rows a second"
     if progress["left_s"] is not None:
         line += f", {duration(progress['left_s'])} left"
+    if progress.get("run_left_s") is not None:
+        line += f", of the run about {duration(progress['run_left_s'])}"
     return line
 
 

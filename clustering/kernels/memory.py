@@ -49,7 +49,7 @@ def plan_stages(
         # A hit is 250 bytes of Python objects until it is decoded; exact search holds a block of products twice.
         ("search", 385, max(part * (dim * 8 + k * 250), part * recall_sample * 12), edges * 12),
         ("graph", 365, edges * 62, edges * 24),  # the lists, then both directions of every edge
-        ("forest", 415, edges * 16 + n_texts * 550, n_texts * 24),  # lists and sketches
+        ("forest", 0, forest_bytes(n_texts, edges), n_texts * 24),
         ("cluster", 420, n_texts * 380, n_texts * 80),
         ("describe", 470, n_texts * 870, 1 << 20),
         ("project", 590, columns + laid_out * map_neighbors * 125, n_texts * 16),
@@ -57,6 +57,11 @@ def plan_stages(
         ("report", 600, n_texts * 600, n_records * 60),
     ]
     return [StagePlan(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]
+
+
+def forest_bytes(n_texts: int, edges: int) -> int:
+    """Memory of a process with the neighbor lists of some texts (directed ``edges``) and the sketches of all."""
+    return (415 << 20) + edges * 16 + n_texts * 550
 
 
 def server_bytes(n_texts: int, dim: int, links: int) -> int:

@@ -55,6 +55,31 @@ def _when_loaded(name: str, change: Callable[[Any], None]) -> None:
     spec.loader.exec_module(module)
 
 
+def _keep_the_head_busy_while_loading(pipeline: Any) -> None:
+    """So that the one loader of the embedded store is on a node that can be killed."""
+    do_stage = pipeline.do_stage
+
+    def do(config: Any, run: Any, marks: Any, name: str, work: Any) -> Any:
+        if name != "store":
+            return do_stage(config, run, marks, name, work)
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        class Busy:
+            def is_so(self) -> bool:
+                return True
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        busy = ray.remote(Busy).options(num_cpus=1, scheduling_strategy=here).remote()
+        ray.get(busy.is_so.remote())
+        try:
+            return do_stage(config, run, marks, name, work)
+        finally:
+            ray.kill(busy)
+
+    pipeline.do_stage = do
+
+
 def _resting(name: str, work: Any) -> Any:
     import ray
 
@@ -78,6 +103,7 @@ def main() -> None:
 
     from jobs.cli import main
 
+    _when_loaded("pipeline", _keep_the_head_busy_while_loading)
     ray.init(
         address=os.environ["RAY_ADDRESS"],
         logging_level="ERROR",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,15 @@ def test_bge_m3_gives_float32_vectors_of_unit_length(bge, texts):
     vectors = encoder.encode(texts).vectors
     assert (vectors.dtype, vectors.shape, encoder.dim) == (np.float32, (len(texts), DIM), DIM)
     assert_allclose(np.linalg.norm(vectors.astype(float), axis=1), 1, atol=1e-6)
+
+
+def test_the_time_of_the_model_is_told_without_the_tokenizers(bge, texts):
+    encoder = load_encoder(bge_section(bge))
+    started = time.perf_counter()
+    first = encoder.encode(texts).model_seconds
+    spent = time.perf_counter() - started
+    assert 0 < first < spent
+    assert encoder.encode([]).model_seconds == 0  # of each call its own
 
 
 def test_no_text_and_an_empty_text_are_encoded(bge):

@@ -43,9 +43,10 @@ class Nodes:
         return subprocess.Popen(words, env=env, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def kill_a_worker(self, run: RunDir, kind: str) -> None:
-        """As a machine that loses its power, where a worker of the kind is if one can; another takes its place."""
+        """As a machine that loses its power, where a worker of the kind is; another takes its place."""
         at_work = (name for name, node in self.workers.items() if (marks_of(run) / f"{kind}-{node.node_id}").exists())
-        name = next(at_work, "plain")
+        name = next(at_work, None)
+        assert name, f"no {kind} is on a node that could be killed"
         self.cluster.remove_node(self.workers[name], allow_graceful=False)
         self.workers[name] = self.cluster.add_node(**WORKERS[name])
 
@@ -71,7 +72,7 @@ def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> None:
 
 
 def begun(stage: str) -> Callable[[RunDir], bool]:
-    return lambda run: (run.manifest.get("begun") or {}).get("stage") == stage
+    return lambda run: stage in run.manifest.get("begun", {})
 
 
 def finished(stage: str) -> Callable[[RunDir], bool]:

@@ -164,6 +164,22 @@ def test_two_processes_do_not_hold_one_prefix_and_the_lock_of_a_dead_one_is_free
         pass
 
 
+def test_a_process_that_was_taken_for_dead_writes_no_more_and_leaves_the_lock_of_the_next(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clustering.rundir.BEAT_S", 0.05)
+    run = RunDir(store.uri("stalled"))
+    others = {"owner": "other", "host": "elsewhere", "pid": 1}
+    with run.locked():
+        run.update_manifest(seed=1)
+        write_json(run / LOCK, others)
+        time.sleep(0.3)  # several signs of life would have been due
+        with pytest.raises(StageError, match="was taken over by another run"):
+            run.update_manifest(seed=2)
+    assert json.loads((run / LOCK).read_text()) == others
+    assert RunDir(run.path).manifest["seed"] == 1
+
+
 def test_a_run_on_a_store_that_fails_and_goes_away_gives_what_an_undisturbed_one_gives(covey, store, undisturbed):
     run = RunDir(store.uri("runs/failing"))
     words = [*undisturbed.words, f"run.dir={run.path}"]

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from clustering import load_graph, schema
 from clustering.artefacts import load_forest
+from clustering.parts import live_nodes
 from clustering.rundir import STAGE_ARTEFACTS, RunDir, read_columns, vectors_of
 from clustering.sample import write_sample
 from jobs.cli import main
@@ -283,13 +285,14 @@ def test_two_starts_on_one_directory_refuse_each_other(run_files, sample, tmp_pa
 def test_a_run_that_cannot_fit_is_refused_before_its_work(covey, undisturbed, tmp_path, monkeypatch):
     run = RunDir(tmp_path / "run")
     words = [*undisturbed.words, f"run.dir={run.path}"]
-    monkeypatch.setattr("clustering.pipeline.node_memory", lambda: 100 << 20)
+    nodes = [replace(node, memory_bytes=100 << 20) for node in live_nodes()]
+    monkeypatch.setattr("clustering.pipeline.live_nodes", lambda: nodes)
     result = covey(*words)
     assert result.status == 2
     assert re.search(
-        r"error: graph needs 1 x \d+ MiB = \d+ MiB of memory on a node, and the largest has 100 MiB", result.err
+        r"error: graph needs \d+ MiB of memory on a node, and one of 2 cores has 100 MiB for work", result.err
     )
-    assert "take a larger node, or lower search.k or graph.k (run.check=false tries it all the same)" in result.err
+    assert "take a larger one, or lower search.k or graph.k (run.check=false tries it all the same)" in result.err
     assert list(run.manifest["stages"]) == ["read"]
     assert list(run.manifest["plan"]) == list(STAGE_ARTEFACTS)
     assert covey(*words, "run.check=false").status == 0

@@ -67,10 +67,10 @@ def work(run: RunDir) -> Work:
     return Work(run)
 
 
-def interrupt(run: RunDir, work: Work, mark: str, after: int) -> None:
+def interrupt(run: RunDir, work: Work, mark: str, after: int, stage: str = "read") -> None:
     work.fails_after = after
     with pytest.raises(InterruptedError):
-        run.stage("read", mark, work)
+        run.stage(stage, mark, work)
     work.fails_after = None
 
 
@@ -150,6 +150,32 @@ def test_clearing_keeps_the_id_and_files_of_others(run: RunDir, work: Work) -> N
     assert (run / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
+def test_artefacts_that_are_half_removed_are_not_taken_for_finished(
+    run: RunDir, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.stage("read", "mark", work)
+
+    def killed(path: Path) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr("clustering.rundir.remove", killed)
+    with pytest.raises(InterruptedError):
+        run.clear()
+    assert (run / "texts").exists()
+    assert not run.finished("read", "mark")
+
+
+def test_a_stage_before_that_is_done_again_leaves_the_parts_of_one_that_was_begun(run: RunDir, work: Work) -> None:
+    """The server was away when the search went on: the store is looked through again, nothing is searched twice."""
+    run.stage("store", "mark", dict)
+    search = Work(run, "neighbors")
+    interrupt(run, search, "mark", after=2, stage="search")
+    run.forget("store")
+    run.stage("store", "mark", dict)
+    run.stage("search", "mark", search)
+    assert search.written == list(map(part_name, range(3)))  # none twice
+
+
 def test_a_run_keeps_its_id_and_no_two_share_one(tmp_path: Path) -> None:
     one, other = RunDir(tmp_path / "one"), RunDir(tmp_path / "other")
     assert one.id == one.id == RunDir(tmp_path / "one").id
@@ -179,7 +205,9 @@ def test_a_damaged_manifest_is_named_with_the_remedy(content: bytes, run: RunDir
 def test_starting_anew_is_a_remedy_for_a_damaged_manifest(run: RunDir, work: Work) -> None:
     run.stage("read", "mark", work)
     (run / "manifest.json").write_text("{", encoding="utf-8")
-    run.clear()
+    with run.locked():
+        run.mend()
+        run.clear()
     assert run.manifest["stages"] == {}
     assert not (run / "texts").exists()
 
@@ -252,6 +280,16 @@ def test_what_a_killed_process_left_is_no_part(tmp_path: Path) -> None:
     with whole(tmp_path / part_name(1)) as temporary:
         temporary.write_bytes(b"half")
         assert [path.name for path in parts(tmp_path)] == [part_name(0)]  # as a killed process leaves it
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_start(run: RunDir, work: Work) -> None:
+    run.stage("read", "mark", work)
+    for left in (run / ".report.json.12ab.tmp", run / "texts" / ".part-000009.parquet.0f.tmp"):
+        left.write_bytes(b"PAR1")
+    (run / ".notes.txt").touch()
+    with run.locked():
+        assert sorted(path.name for path in run.path.rglob(".*")) == [".lock", ".notes.txt"]
+    assert len(parts(run / "texts")) == 3
 
 
 def test_parts_come_in_row_order(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ from clustering.plan import (
     calibration_of,
     check_fits,
     cost_of,
+    kinds_of,
+    plan_entries,
+    plan_nodes,
     plan_run,
     runs_beside,
     seconds_of,
@@ -96,6 +99,23 @@ def test_progress_tells_how_far_how_fast_and_what_is_left(run: RunDir, quiet: di
     assert in_words(told) == "embed: 1 of 10 parts (10%), 200 rows a second, 3 min left"
 
 
+def test_a_stage_without_parts_tells_that_it_is_at_work(
+    run: RunDir, quiet: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(watch.log, "info", lambda line, *words, **_: told.append(line % words))
+    monkeypatch.setattr(watch, "WRITE_EVERY_S", 0.01)
+    monkeypatch.setattr(watch, "TELL_EVERY_S", 0.05)
+    monkeypatch.setattr(watch.ray, "cluster_resources", dict)
+    expected = {"embed": 7.0, "graph": 600.0, "forest": 6000.0}
+    watch.watched(run, "news", "graph", lambda: time.sleep(0.5) or {}, expected)
+    assert len(told) > 2
+    assert set(told) <= {f"graph: at work for {n} s, 10 min left, of the run about 1.8 h" for n in (0, 1)}
+    progress = json.loads((run / PROGRESS).read_text())
+    assert progress["left_s"] == pytest.approx(600, abs=2)
+    assert progress["run_left_s"] == pytest.approx(6600, abs=2)
+
+
 def test_progress_is_written_seldom_and_told_more_seldom(run: RunDir, quiet: dict[str, float], caplog: Any) -> None:
     at_work = Watch(run, "news", "embed")
     at_work.expect(1000)
@@ -140,16 +160,54 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
 
 
 def test_a_run_that_cannot_fit_is_refused_with_two_numbers_and_what_to_change() -> None:
-    needs = [Need("graph", 6 << 30, 2, 0), Need("plot", 1 << 30, 1, 0)]
+    embed, graph = Need("embed", 6 << 30, 2, 0), Need("graph", 9 << 30, 1, 0)
     with pytest.raises(ConfigError) as error:
-        check_fits(needs, MACHINE)
-    (problem,) = error.value.problems
-    assert problem == (
-        "graph needs 2 x 6.0 GiB = 12.0 GiB of memory on a node, and the largest has 8.0 GiB: take a larger node, or "
-        "lower search.k or graph.k (run.check=false tries it all the same)"
-    )
-    check_fits(needs, Machine(4, memory_bytes=12 << 30))
-    check_fits(needs, Machine(4))  # nothing is known of the nodes
+        check_fits([(MACHINE, embed), (MACHINE, graph), (MACHINE, Need("plot", 1 << 30, 1, 0))])
+    assert error.value.problems == [
+        "embed needs 2 x 6.0 GiB = 12.0 GiB of memory on a node, and one of 4 cores and 2 GPU has 8.0 GiB for work: "
+        "take a larger one, or lower embed.actors or embed.tokens_per_batch (run.check=false tries it all the same)",
+        "graph needs 9.0 GiB of memory on a node, and one of 4 cores and 2 GPU has 8.0 GiB for work: take a larger "
+        "one, or lower search.k or graph.k (run.check=false tries it all the same)",
+    ]
+    check_fits([(Machine(4, memory_bytes=12 << 30), embed)])
+    check_fits([(Machine(4), graph)])  # nothing is known of the nodes
+
+
+def test_each_kind_of_node_is_planned_for() -> None:
+    """Two large nodes for work, four small ones with a GPU: who embeds is compared with the small ones."""
+    large, small = (16, 0.0, 96 << 30), (4, 1.0, 11 << 30)
+    machines = kinds_of([small, large, (4, 1.0, (11 << 30) + 5000), small, small, (16, 0.0, (96 << 30) - 7000)])
+    assert machines == [Machine(16, 0, (96 << 30) - 7000, 2), Machine(4, 1, 11 << 30, 4)]
+    assert [str(kind) for kind in machines] == ["16 cores", "4 cores and 1 GPU"]
+    config = build_config({"embed": {"encoder": "bge-m3", "gpus_per_actor": 1},
+                           "store": {"uri": "http://m:19530"}, "search": {"actors": 8}})  # fmt: skip
+    placed = plan_nodes(config, COUNTS, machines)
+    on = {stage: [str(kind) for kind, need in placed if need.stage == stage] for stage in STAGE_ARTEFACTS}
+    both = [str(kind) for kind in machines]
+    assert on == dict.fromkeys(STAGE_ARTEFACTS, both[:1]) | dict.fromkeys(("read", "store", "search"), both) | {
+        "embed": both[1:]
+    }
+    processes = plan_entries(config, COUNTS, placed)["search"]["processes"]
+    assert processes == {"16 cores": 8, "4 cores and 1 GPU": 4}
+    check_fits(placed)
+    with pytest.raises(ConfigError, match=r"embed needs .* and one of 4 cores and 1 GPU has 2\.0 GiB for work"):
+        check_fits(plan_nodes(config, COUNTS, kinds_of([large, (4, 1.0, 2 << 30)])))
+
+
+def test_one_process_numbers_what_many_have_read() -> None:
+    counts = Counts(texts=100_000_000, records=100_000_000, dim=256, text_bytes=60.0)
+    read = plan_run(build_config({}), counts, Machine(64))[0]
+    assert read.node_bytes == max(read.memory_bytes, 64 * 300 << 20)
+    small = plan_run(build_config({}), COUNTS, Machine(64))[0]
+    assert str(small) == "64 x 300 MiB = 18.8 GiB"
+
+
+def test_the_graphs_own_k_is_planned_with() -> None:
+    wide = build_config({"search": {"k": 50}})
+    narrow = build_config({"search": {"k": 50}, "graph": {"k": 10}})
+    needs = [{need.stage: need.memory_bytes for need in plan_run(one, COUNTS, MACHINE)} for one in (wide, narrow)]
+    assert needs[1]["graph"] < needs[0]["graph"] / 3
+    assert needs[1]["search"] == needs[0]["search"]
 
 
 def test_actors_on_one_node_are_counted() -> None:
