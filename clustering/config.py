@@ -85,7 +85,8 @@ class CollectionInput:
 class ReadSection:
     """Which records are read, and what of them becomes the text: those of files, or those of a collection."""
 
-    paths: tuple[str, ...] = ()  # files, globs, directories, URIs; csv, tsv, jsonl, parquet, each also .gz
+    # Files, globs, directories, URIs (where ? begins the options); csv, tsv, jsonl, parquet, each also .gz.
+    paths: tuple[str, ...] = ()
     collection: CollectionInput | None = None  # instead of paths: texts with the vectors that they already have
     text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("title", "description")  # of files
     separator: str = "\n"  # stands between two text columns

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -62,12 +63,13 @@ class InputFile:
     """One file of the input, as found before any work."""
 
     path: str  # as the filesystem names it
-    uri: str  # as a user would write it
+    uri: str  # as a user would write it, with the options of the store it lies in
     name: str  # short, for ids: the path below the folder that all files share
     format: str  # csv, tsv, jsonl or parquet
     gzipped: bool
     size: int  # bytes
     changed: str  # time of the last change, for the run's fingerprint
+    given: str  # the item of ``paths`` that found it, which names its filesystem
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def find_files(cfg: ReadSection) -> list[InputFile]:
         problems.append("read.paths is empty; name files, globs, directories or URIs, or give a read.collection")
     for path in cfg.paths:
         for file in _resolve(path, problems):
-            found.setdefault(file.uri.removeprefix("file://"), file)
+            found.setdefault(file.uri, file)
     for file in found.values():
         problems += _look_into(file, cfg)
     if problems:
@@ -107,6 +109,14 @@ def _filesystem(path: str) -> tuple[pa.fs.FileSystem, str]:
     if "://" in path:
         return filesystem_of(path)
     return pa.fs.LocalFileSystem(), posixpath.abspath(posixpath.expanduser(path))
+
+
+def _uri(path: str, given: str) -> str:
+    """How a user would write a path of the filesystem that ``given`` names; a local one without file://."""
+    if "://" not in given or given.startswith("file://"):
+        return path
+    scheme, authority, _, query, _ = urlsplit(given)
+    return f"{scheme}://{authority if path.startswith('/') else ''}{path}{'?' + query if query else ''}"
 
 
 def _resolve(given: str, problems: list[str]) -> list[InputFile]:
@@ -128,10 +138,9 @@ def _resolve(given: str, problems: list[str]) -> list[InputFile]:
             elif info.type == pa.fs.FileType.NotFound:
                 problems.append(f"read.paths: no such file: {given}")
                 return []
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError) as error:
         problems.append(f"read.paths: cannot look for {given}: {error}")
         return []
-    prefix = given.split("://")[0] + "://" if "://" in given else ""
     named = not magic and len(infos) == 1 and infos[0].path == path  # a file that the user named himself
     files = []
     for info in sorted(infos, key=lambda info: info.path):
@@ -140,9 +149,8 @@ def _resolve(given: str, problems: list[str]) -> list[InputFile]:
         stem, gzipped = (info.base_name[:-3], True) if info.base_name.endswith(".gz") else (info.base_name, False)
         kind = FORMATS.get(stem.rpartition(".")[2].lower())
         if kind is not None:
-            files.append(
-                InputFile(info.path, prefix + info.path, info.path, kind, gzipped, info.size or 0, str(info.mtime_ns))
-            )
+            uri, changed = _uri(info.path, given), str(info.mtime_ns)
+            files.append(InputFile(info.path, uri, info.path, kind, gzipped, info.size or 0, changed, given))
         elif named:
             problems.append(f"read.paths: {given} is none of {', '.join(FORMATS)} (each also .gz)")
     if not files and not named:
@@ -245,7 +253,7 @@ def _keys_of(lines: Iterable[str]) -> list[str] | None:
 
 
 def _open(file: InputFile) -> Any:
-    filesystem, _ = _filesystem(file.uri)
+    filesystem, _ = _filesystem(file.given)
     # Not Python's gzip: pyarrow reads csv files ahead on a thread of its own, and where that is within Python when the
     # process ends, the process aborts.
     return filesystem.open_input_stream(file.path, compression="gzip" if file.gzipped else None)
@@ -260,7 +268,7 @@ def _parquet_source(file: InputFile) -> Any:
                     raise InputError([f"it unpacks to more than {UNPACKED_BYTES:,} bytes. Take it out of its gzip."])
                 source.write(chunk)
     else:
-        filesystem, _ = _filesystem(file.uri)
+        filesystem, _ = _filesystem(file.given)
         source = filesystem.open_input_file(file.path)
     source.seek(max(0, source.seek(0, io.SEEK_END) - 8))
     tail = source.read(8)

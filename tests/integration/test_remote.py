@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -26,7 +28,9 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from numpy.testing import assert_array_equal
 from werkzeug.serving import make_server
 
+from clustering.config import ReadSection
 from clustering.errors import ConfigError, StageError
+from clustering.read import find_files, read_texts
 from clustering.rundir import LOCK, RunDir, load_graph, parts, save_array, write_json, write_table
 from clustering.storage import RemotePath, load_array, place, read_table, touch, whole
 from tests.integration.conftest import digests, free_port
@@ -65,9 +69,14 @@ class ObjectStore:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.server = make_server("127.0.0.1", self.port, app, threaded=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        pa.fs.S3FileSystem(
+        self.filesystem = pa.fs.S3FileSystem(
             endpoint_override=f"127.0.0.1:{self.port}", scheme="http", region="us-east-1", allow_bucket_creation=True
-        ).create_dir("bucket")
+        )
+        self.filesystem.create_dir("bucket")
+
+    def put(self, path: str, content: bytes) -> None:
+        with self.filesystem.open_output_stream(f"bucket/{path}", compression=None) as stream:  # else .gz is packed
+            stream.write(content)
 
     def uri(self, path: str) -> str:
         return f"s3://bucket/{path}?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{self.port}"
@@ -224,6 +233,52 @@ def test_a_run_lies_in_a_bucket_of_google_and_goes_on_there(covey, google, undis
     result = covey(*words, "cluster.min_cluster_size=8")
     assert "cluster, describe, plot, report will be done again" in result.err
     assert result.status == 0, result.err
+
+
+@pytest.fixture(scope="module")
+def files(store: ObjectStore) -> dict[str, str]:
+    """Files in the bucket, of one title each: the name of each and its title."""
+    packed = pa.BufferOutputStream()
+    pq.write_table(pa.table({"title": ["Flood"]}), packed)
+    contents = {
+        "a.csv.gz": gzip.compress(b"title\nVote\n"), "b/c.parquet": packed.getvalue().to_pybytes(),
+        "b/d #1.csv": b"title\nFinal\n", "b/e%20f.jsonl.gz": gzip.compress(b'{"title": "Strike"}\n'),
+    }  # fmt: skip
+    for name, content in contents.items():
+        store.put(f"in/{name}", content)
+    return dict(zip(contents, ["Vote", "Flood", "Final", "Strike"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("in", ["a.csv.gz", "b/c.parquet", "b/d #1.csv", "b/e%20f.jsonl.gz"]),
+        ("in/*/*", ["b/c.parquet", "b/d #1.csv", "b/e%20f.jsonl.gz"]),
+        ("in/**/*.gz", ["a.csv.gz", "b/e%20f.jsonl.gz"]),
+        ("in/a.csv.gz", ["a.csv.gz"]),
+        ("in/b/c.parquet", ["b/c.parquet"]),
+        ("in/b/e%20f.jsonl.gz", ["b/e%20f.jsonl.gz"]),
+    ],
+)
+def test_files_of_a_bucket_are_read_with_the_options_of_their_uri(
+    path: str, found: list[str], files: dict[str, str], store: ObjectStore, tmp_path: Path
+) -> None:
+    cfg = ReadSection(paths=(store.uri(path),), text_columns=("title",))
+    given = find_files(cfg)
+    assert [file.uri for file in given] == [store.uri(f"in/{name}") for name in found]
+    figures = read_texts(given, cfg, RunDir(tmp_path / "run"), actors=1)  # on workers of Ray
+    assert figures["records"] == len(found)
+    titles = read_table(tmp_path / "run" / "texts" / "part-000000.parquet")["text"].to_pylist()
+    assert titles == [files[name] for name in found]
+
+
+def test_a_file_of_a_bucket_that_cannot_be_read_is_named_with_its_options(store: ObjectStore) -> None:
+    store.put("bad/a.csv", b"headline\nVote\n")
+    with pytest.raises(ConfigError) as caught:
+        find_files(ReadSection(paths=(store.uri("bad"), store.uri("none.csv")), text_columns=("title",)))
+    missing, wrong = caught.value.problems
+    assert missing == f"read.paths: no such file: {store.uri('none.csv')}"
+    assert wrong.startswith(f"{store.uri('bad/a.csv')} has no column 'title'")
 
 
 def test_a_uri_with_a_password_is_refused_and_not_printed(covey):

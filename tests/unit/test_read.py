@@ -127,8 +127,18 @@ def test_a_bucket_and_a_local_folder_are_read_in_one_run(
     assert len({file.name for file in found}) == 2
 
 
-def test_a_uri_names_a_local_file_too(write: Write) -> None:
-    assert names(f"file://{write('a.csv')}") == ["a.csv"]
+@pytest.mark.parametrize("name", ["a.csv", "the news/a b.csv", "100%.csv"])
+def test_a_uri_names_a_local_file_too(name: str, write: Write, tmp_path: Path) -> None:
+    path = write(name)
+    for uri in (Path(path).as_uri(), Path(path).parent.as_uri(), f"{Path(path).parent.as_uri()}/*.csv"):
+        (file,) = find_files(section(uri))
+        assert file.uri == path
+        assert read_columns_of([file], ["title"])["title"].to_pylist() == ["Flood in Garford"]
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    (found,) = problems("s3://[bucket/a.csv")
+    assert found.startswith("read.paths: cannot look for s3://[bucket/a.csv: ")
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.CSV", "a.csv.gz"])
@@ -530,7 +540,7 @@ def test_nothing_in_a_parquet_file_is_executed(tmp_path: Path, read_here: Any, m
 
 
 def file_of(name: str, size: int, kind: str = "csv", gzipped: bool = False) -> InputFile:
-    return InputFile(f"/in/{name}", f"/in/{name}", name, kind, gzipped, size, "")
+    return InputFile(f"/in/{name}", f"/in/{name}", name, kind, gzipped, size, "", f"/in/{name}")
 
 
 def test_small_files_are_read_together_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
