@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import glob
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +39,14 @@ SEARCH_PARAMS: dict[str, dict[str, tuple[int, int]]] = {
 }
 LISTED = ("ef", "search_list", "itopk_size")  # as many candidates are kept, so no less than k + 1
 GPU_PARAMS = ("build_algo", "adapt_for_cpu", "cache_dataset_on_device", "search_width", "min_iterations", "team_size")
+
+# A URI with a user, or with a user and a password, in which / may stand. An @ further on is part of a path.
+CREDENTIALS = re.compile(r"://([^/?#]*|[^/?#@:]+:(?!\d+[/?#]).*)@", re.DOTALL)
+SECRET_ENV = {  # addresses of servers, and the key that names the variable with their secret
+    "store.uri": "store.token_env",
+    "read.collection.uri": "read.collection.token_env",
+    "describe.titles.url": "describe.titles.key_env",
+}
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -299,6 +308,7 @@ def build_config(raw: Mapping[str, Any], problems: list[str] | None = None) -> R
     """
     problems = list(problems or [])
     known = _keep_known(raw, problems)
+    problems += _credentials(known)
     config: RunConfig | None = None
     try:
         config = TypeAdapter(RunConfig).validate_python(known)
@@ -312,7 +322,8 @@ def build_config(raw: Mapping[str, Any], problems: list[str] | None = None) -> R
 
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            raw = yaml.safe_load(file)  # of a string, an error would quote lines, in which may be secrets
     except OSError as error:
         near = sorted(glob.glob(str(path.parent / "*.yaml")))
         hint = f" Configurations there: {', '.join(near)}." if near else ""
@@ -331,7 +342,9 @@ def _override(raw: dict[str, Any], word: str, problems: list[str]) -> None:
     name, equals, text = word.partition("=")
     section, dot, key = name.partition(".")
     if not (equals and dot and section and key):
-        problems.append(f"'{word}' is not an override; write section.key=value, for instance cluster.min_samples=3")
+        problems.append(
+            f"{_shown(word)} is not an override; write section.key=value, for instance cluster.min_samples=3"
+        )
         return
     try:
         value = yaml.safe_load(text)
@@ -346,7 +359,7 @@ def _override(raw: dict[str, Any], word: str, problems: list[str]) -> None:
     if isinstance(place, dict):
         place[last] = value
     else:
-        problems.append(f"'{word}' reaches into '{section}', which is not a mapping")
+        problems.append(f"{_shown(word)} reaches into '{section}', which is not a mapping")
 
 
 def _keep_known(raw: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -358,7 +371,9 @@ def _keep_known(raw: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
         elif keys is None:
             known[name] = {}
         elif not isinstance(keys, dict):
-            problems.append(f"section '{name}' holds {keys!r}; expected keys such as '{_keys(SECTIONS[name])[0]}:'")
+            problems.append(
+                f"section '{name}' holds {_shown(keys)}; expected keys such as '{_keys(SECTIONS[name])[0]}:'"
+            )
         else:
             allowed = _keys(SECTIONS[name])
             for key in keys:
@@ -408,9 +423,38 @@ def _nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; the nearest known one is '{prefix}{close[0]}'" if close else ""
 
 
+def _shown(value: Any) -> str:
+    """A value as messages show it, unless it may hold a password."""
+    return "a value with '@', which is not shown" if "@" in repr(value) else repr(value)
+
+
 def _in_words(detail: Any) -> str:
     place = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("function-", "tuple[")))
-    return f"{place}: {detail['msg'][0].lower()}{detail['msg'][1:]}, got {detail['input']!r}"
+    misplaced = detail["type"] in ("missing", "unexpected_keyword_argument")  # then what is there may be a secret
+    got = "" if misplaced else f", got {_shown(detail['input'])}"
+    return f"{place}: {detail['msg'][0].lower()}{detail['msg'][1:]}{got}"
+
+
+def _credentials(known: Mapping[str, Any]) -> list[str]:
+    """The keys that hold a user or password: what they hold is printed and saved, so it is no place for a secret."""
+    found = dict.fromkeys(
+        place for place, text in _words(known) if CREDENTIALS.search(text) or (place in SECRET_ENV and "@" in text)
+    )
+    hints = {place: f"name an environment variable with it in {key}" for place, key in SECRET_ENV.items()}
+    stores = "object stores take credentials from the environment"
+    return [f"{place} holds a user or password; {hints.get(place, stores)}" for place in found]
+
+
+def _words(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every string within, with the key where it stands."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _words(item, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _words(item, place)
 
 
 def _contradictions(config: RunConfig) -> list[str]:
@@ -457,8 +501,6 @@ def _contradictions(config: RunConfig) -> list[str]:
             "s3://bucket/prefix in the bucket that it stores in"
         )
     found += _wrong_address("store", store)
-    if "@" in config.run.dir.partition("://")[2].partition("/")[0]:  # printed and saved, so no place for a secret
-        found.append("run.dir holds a user or password; object stores take credentials from the environment")
     if config.read.collection is not None:
         found += _wrong_address("read.collection", config.read.collection)
         if config.read.paths:
@@ -474,9 +516,8 @@ def _wrong_address(place: str, given: StoreSection | CollectionInput) -> list[st
     if (given.ca_file or given.server_name) and not given.uri.startswith("https://"):
         found.append(f"{place}.ca_file and {place}.server_name belong to a {place}.uri that begins with https://")
     takes = f"neither '{EMBEDDED}' nor an" if isinstance(given, StoreSection) else "no"
-    if "@" in given.uri:  # the address is printed and saved, so it must not hold a secret; nor is it printed here
-        found.append(f"{place}.uri holds a user or password; name an environment variable with it in {place}.token_env")
-    elif "://" not in given.uri and not (isinstance(given, StoreSection) and given.embedded):
+    embedded = isinstance(given, StoreSection) and given.embedded
+    if "://" not in given.uri and "@" not in given.uri and not embedded:
         found.append(f"{place}.uri={given.uri!r} is {takes} address such as http://host:19530")
     return found
 
@@ -493,7 +534,7 @@ def _wrong_params(store: StoreSection, search: SearchSection) -> list[str]:
             if key in known:
                 low, high = known[key]
                 if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                    found.append(f"{section}.params.{key}={value!r} is not a whole number from {low} to {high}")
+                    found.append(f"{section}.params.{key}={_shown(value)} is not a whole number from {low} to {high}")
             elif key != "mmap.enabled" and not (index == "GPU_CAGRA" and key in GPU_PARAMS):
                 takes = f"it takes {', '.join(known)}" if known else "it takes none"
                 found.append(f"{section}.params.{key} is not a parameter of index {index}; {takes} here")

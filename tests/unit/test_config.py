@@ -372,8 +372,70 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load_config(path) == RunConfig()
 
 
-def test_an_address_with_a_password_is_refused_without_printing_it():
+# --- secrets ---
+
+
+STRINGS = [("run.dir", "environment"), ("store.bulk_path", "environment"), ("embed.model", "environment"),
+           ("store.uri", "store.token_env"), ("read.collection.uri", "read.collection.token_env"),
+           ("describe.titles.url", "describe.titles.key_env"), ("read.paths", "environment")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "hint"), STRINGS)
+@pytest.mark.parametrize(
+    "uri", ["https://root:hush@host/x", "s3://hush@bucket", "s3://key:hu/sh@bucket/x", "file://a:1hush@"]
+)
+def test_a_user_or_password_in_a_uri_is_refused_without_printing_it(key: str, hint: str, uri: str) -> None:
+    *parents, last = key.split(".")
+    raw: dict[str, Any] = {last: [uri, "fine.csv"] if key == "read.paths" else uri}
+    for parent in reversed(parents):
+        raw = {parent: raw}
+    if "collection" in raw.get("read", {}):
+        raw["read"]["collection"] |= {"name": "articles", "text_field": "title"}
+    if "titles" in raw.get("describe", {}):
+        raw["describe"]["titles"]["model"] = "any"
+    found = problems(raw)
+    assert sum(line.startswith(f"{key} holds a user or password; ") and hint in line for line in found) == 1
+    assert not any("hush" in line or "hu/sh" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"store": {"uri": "root:hush@milvus:19530"}},
+        {"store": {"uri": ["root:hush@milvus"]}},
+        {"store": {"uri": "http://milvus", "params": {"M": "http://root:hush@milvus"}}},
+        {"read": "s3://key:hush@bucket"},
+        {"read": {"limit": "s3://key:hush@bucket"}},
+        {"run": {"prices": {"cpu_hour": "key:hush@"}}},
+        {"describe": {"titles": {"url": "key:hush@titles", "model": "any"}}},
+        {"describe": {"titles": {"key": "hush", "model": "any"}}},
+    ],
+)
+def test_what_may_be_a_secret_stands_in_no_message(raw: dict[str, Any]) -> None:
+    assert "hush" not in "\n".join(problems(raw))
+
+
+@pytest.mark.parametrize("word", ["s3://key:hush@bucket", "run.dir=s3://key:hush@bucket", "run.dir.x=key:hush@bucket"])
+def test_a_secret_in_an_override_is_not_printed(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        build_config({"store": {"uri": "http://root:hidden-word@host:19530"}})
-    assert "store.token_env" in str(caught.value)
-    assert "hidden-word" not in str(caught.value)
+        load_config(None, ["run.dir=here", word])
+    assert "hush" not in str(caught.value)
+
+
+def test_a_file_that_is_no_yaml_is_not_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("store:\n  uri: http://root: hush@milvus\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"run\.yaml.* line 2, column") as caught:
+        load_config(path)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_path_may_hold_an_at_sign() -> None:
+    paths = [
+        "s3://bucket/a@b.csv",
+        "gs://bucket/a:b@c?scheme=http",
+        "data/a@b.csv",
+        "s3://bucket/x?endpoint_override=h:1",
+    ]
+    assert build_config({"read": {"paths": paths}}).read.paths == tuple(paths)
+    assert build_config({"run": {"dir": "hdfs://host:8020/a@b"}}).run.dir == "hdfs://host:8020/a@b"
