@@ -37,13 +37,17 @@ from clustering.storage import filesystem_of, load_array, read_schema, read_tabl
 RECORDS_PER_PART = 8192
 PIECE_BYTES = 32 << 20  # files are read in pieces of about this size: small files together, Parquet by row groups
 JSONL_HEAD = 1000  # lines of a JSON Lines file that are searched for keys before any work
-# What a file may make a worker hold. How many times its size it may unpack to is left open: a million copies of one
-# title are honest and pack 1000 to 1, and records that are read one after the other take disk and no memory.
+# What a file may make a worker hold.
 RECORD_BYTES = 16 << 20  # the longest record of a csv file, line of a JSON Lines file, value of a Parquet file
 BATCH_BYTES = 64 << 20  # of values held as Python strings
 DENSE_BYTES = 1 << 30  # of a Parquet batch, at the worst, where equal values cannot be read as one
 UNPACKED_BYTES = 4 << 30  # of the wanted columns of a row group; of a Parquet file within gzip, on disk
 FOOTER_BYTES = 32 << 20  # of a Parquet file; a crafted footer takes 240 times its size in memory
+# And on disk: records out of gzip may pass one of these, not both. A million copies of one title are honest and pack
+# 1000 to 1, but headlines pack 2 to 10 times.
+GZIP_BYTES = 1 << 30
+GZIP_RATIO = 200  # of the records' bytes to the file's
+RECORD_COST = 64  # bytes that a record takes in records/ besides its text: its id and digests
 UNREADABLE = (OSError, UnicodeDecodeError, pa.ArrowException, LookupError)
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
 Record = tuple[str, list[str | None]]  # the id it has where no column gives one, and its wanted values
@@ -332,8 +336,31 @@ def _brief(error: BaseException) -> str:
 def _batches(
     file: InputFile, piece: Piece, wanted: list[str], malformed: Counter[str]
 ) -> Iterator[dict[str, list[Any]]]:
-    """Columns of a file as Python values, some thousand records at a time."""
-    wanted = list(dict.fromkeys(wanted))
+    """Columns of a file as Python values, some thousand records at a time.
+
+    Raises: InputError for gzip out of which comes far more than goes in.
+    """
+    records = unpacked = 0
+    for batch in _values(file, piece, list(dict.fromkeys(wanted)), malformed):
+        if file.gzipped:
+            count = len(batch[wanted[0]])
+            records += count
+            unpacked += _size(batch) + RECORD_COST * count
+            if unpacked > max(GZIP_BYTES, GZIP_RATIO * file.size):
+                raise InputError([f"{records:,} records of {unpacked:,} bytes have come out of its {file.size:,} bytes "
+                                  f"of gzip, more than {GZIP_RATIO} times as much. If it is sound, unpack it with "
+                                  f"gunzip and name the unpacked file."])  # fmt: skip
+        yield batch
+
+
+def _size(batch: dict[str, list[Any]]) -> int:
+    """Characters of all values."""
+    return sum(sum(map(len, filter(None, column))) for column in batch.values())
+
+
+def _values(
+    file: InputFile, piece: Piece, wanted: list[str], malformed: Counter[str]
+) -> Iterator[dict[str, list[Any]]]:
     if file.format == "parquet":
         for batch in _parquet_batches(_parquet_source(file), piece.row_groups, wanted):
             yield from _strings(batch)
@@ -508,7 +535,7 @@ def _records(piece: Piece, cfg: ReadSection, malformed: Counter[str]) -> Iterato
         file, number = InputFile(**raw), piece.first_record
         try:
             for batch in _batches(file, piece, _wanted(cfg), malformed):
-                size = sum(sum(map(len, filter(None, column))) for column in batch.values())
+                size = _size(batch)
                 if held and held_size + size > BATCH_BYTES:
                     yield held
                     held, held_size = [], 0

@@ -536,6 +536,34 @@ def test_nothing_in_a_parquet_file_is_executed(tmp_path: Path, read_here: Any, m
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.parametrize(("name", "line"), [("a.csv.gz", "x"), ("a.jsonl.gz", '{"title": "x"}')])
+def test_gzip_out_of_which_far_more_comes_than_went_in_is_refused(
+    name: str, line: str, write: Write, read_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(name, "title\n" * ("csv" in name) + f"{line}\n" * 60_000)
+    cfg, size = section(path), Path(path).stat().st_size
+    assert read_here(cfg)[1]["records"] == 60_000  # for all is well below a gigabyte
+    monkeypatch.setattr(read_module, "GZIP_BYTES", 1 << 20)
+    for read in (read_here, lambda cfg: read_columns_of(find_files(cfg), ["title"])):
+        with pytest.raises(InputError) as caught:
+            read(cfg)
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"{path}: ")
+        assert f"have come out of its {size:,} bytes of gzip, more than 200 times as much" in problem
+        assert "gunzip" in problem
+    monkeypatch.setattr(read_module, "GZIP_RATIO", 100_000)
+    assert read_here(cfg)[1]["records"] == 60_000
+
+
+def test_headlines_in_gzip_are_far_from_what_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_module, "GZIP_BYTES", 0)
+    monkeypatch.setattr(read_module, "GZIP_RATIO", 50)
+    titles = [f"{place}: {event} on day {day}" for day in range(2000) for place in ("Garford", "Calford")
+              for event in ("flood closes the harbour", "council bans scooters")]  # fmt: skip
+    path = write("a.csv.gz", "title\n" + "\n".join(titles) + "\n")
+    assert len(read_columns_of(find_files(section(path)), ["title"])) == len(titles)
+
+
 # --- pieces ---
 
 
