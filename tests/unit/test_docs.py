@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,16 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TOOLS = ("covey", "python -m", "ray", "docker", "kubectl", "make", "pip", "pytest", "milvus-server", "aws", "export")
 NOT_RUN = (ROOT / "docs/operations.md").read_text(encoding="utf-8").partition("## Commands that no test runs")[2]
-# By its first words, where a command is run: a file that holds these words, or them as a list's.
-RUN_IN = {
-    "ray job submit": "tests/integration/test_submit.py",
-    "ray job logs": "tests/integration/test_submit.py",
-    "ray start": "tests/integration/test_submit.py",
-    "pip install": ".ci/run",
-    "pytest": ".ci/run",
-    "python -m jobs": "tests/integration/test_submit.py",
-    "python -m benchmarks": "benchmarks",
-    "export": "tests/integration/test_submit.py",
+# By its first words, how a command is run: words that follow each other in a call or a list of a test.
+RUN_AS = {
+    "ray job submit": ["tool", "job", "submit"],
+    "ray job logs": ["tool", "job", "logs"],
+    "ray start --head": ["start", "--head"],
+    "python -m jobs.cluster_texts": ["-m", "jobs.cluster_texts"],
+    "export RAY_AUTH_MODE=token": ["RAY_AUTH_MODE", "token"],
 }
 
 
@@ -79,21 +78,79 @@ def test_a_command_of_ours_is_understood(page: str, command: str, monkeypatch: p
         load_config(ROOT / config if config and config.endswith(".yaml") else None, getattr(seen[0], "overrides", ()))
 
 
+def words_of(node: ast.AST) -> list[object]:
+    """The words of a call (its name first), a list or a dict; None for each that is not written out."""
+    if isinstance(node, ast.Call):
+        name = node.func.id if isinstance(node.func, ast.Name) else None
+        first = node.args[0].elts if node.args and isinstance(node.args[0], ast.List) else node.args
+        return [name, *(getattr(word, "value", None) for word in first)]
+    if isinstance(node, ast.Dict):
+        return [getattr(word, "value", None) for pair in zip(node.keys, node.values, strict=True) for word in pair]
+    return [getattr(word, "value", None) for word in node.elts] if isinstance(node, ast.List) else []
+
+
+def run_by_ci(script: str, readme: str) -> list[str]:
+    """The commands of the script, and those under the README's headings that it names."""
+    lines = [line.strip() for line in script.splitlines()]
+    for heading in re.findall(r"\(readme '(.+?)'\)", script):
+        lines += re.findall(rf"^# {heading}\n(.*)", readme, re.MULTILINE)
+    return [part for line in lines for part in line.split(" && ")]
+
+
+RUN = [words_of(node) for path in (ROOT / "tests").rglob("test_*.py") if path.name != "test_docs.py"
+       for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]  # fmt: skip
+RUN_BY_CI = run_by_ci((ROOT / ".ci/run").read_text(encoding="utf-8"), PAGES[0].read_text(encoding="utf-8"))
+
+
+def is_run(command: str, run: list[list[object]], run_by_ci: list[str]) -> bool:
+    first = command.split()[:2]
+    if first in (["covey"], ["covey", "COMMAND"], ["covey", "--help"]):
+        return True
+    if first[0] == "covey":
+        forms = [["covey", first[1]], ["main", first[1]], ["main_of", first[1]], ["-m", COMMANDS.get(first[1], "")]]
+    else:
+        forms = [words for head, words in RUN_AS.items() if command.startswith(head)]
+    held = any(words[at : at + len(form)] == form for form in forms for words in run for at in range(len(words)))
+    tool = first[: 1 if first[0] == "pytest" else 2]
+    return held or any(line.split()[: len(tool)] == tool for line in run_by_ci)
+
+
+def is_listed(command: str, listed: str) -> bool:
+    return any(command.startswith(" ".join(head.split())) for head in re.findall(r"`([^`]+)`", listed))
+
+
 @pytest.mark.parametrize(("page", "command"), ALL)
 def test_a_command_is_run_by_a_test_or_listed_as_not_run(page: str, command: str) -> None:
-    first = command.split()[:3]
-    if first[0] == "covey":
-        tests = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
-        assert len(first) == 1 or first[1] in ("COMMAND", "--help") or re.search(rf'"{first[1]}"', tests)
-        return
-    heads = [head for head in RUN_IN if command.startswith(head)]
-    listed = [head for head in re.findall(r"`([^`]+)`", NOT_RUN) if command.startswith(" ".join(head.split()))]
-    assert heads or listed, command
-    for head in heads:
-        place = ROOT / RUN_IN[head]
-        files = place.glob("*.py") if place.is_dir() else [place]
-        held = " ".join(path.read_text(encoding="utf-8") for path in files)
-        assert all(word in held for word in head.split()[1:]), f"{RUN_IN[head]} does not run {head}"
+    assert is_run(command, RUN, RUN_BY_CI) or is_listed(command, NOT_RUN)
+
+
+def test_a_command_that_is_only_mentioned_does_not_pass_for_run() -> None:
+    test = """
+    def test_one(covey):
+        \"\"\"As ``covey("plan")`` says.\"\"\"
+        status = "status"  # main(["assign"])
+        covey("run", *words)
+        main(["evaluate", "--run", run])
+        tool("job", "submit", "--", "true")
+        [python, "-m", "jobs.recluster"]
+    """
+    run = [words_of(node) for node in ast.walk(ast.parse(textwrap.dedent(test)))]
+    commands = [f"covey {name}" for name in COMMANDS] + [
+        "ray job submit x",
+        "ray job logs x",
+        "pip install a",
+        "pytest",
+    ]
+    found = [command for command in commands if is_run(command, run, ["pip install -q b", "echo pytest"])]
+    assert found == ["covey run", "covey recluster", "covey evaluate", "ray job submit x", "pip install a"]
+    assert not is_listed("make lock", "`make audit` and make lock")
+    assert not is_run("python -m benchmarks.graph_to_labels", RUN, RUN_BY_CI)
+
+
+def test_benchmarks_that_are_named_exist() -> None:
+    named = {name for _, command in ALL for name in re.findall(r"python -m (benchmarks\.\w+)", command)}
+    assert len(named) > 5
+    assert [name for name in named if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
