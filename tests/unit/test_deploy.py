@@ -22,6 +22,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from ray._private import ray_constants
+from ray.autoscaler._private.command_runner import SSHOptions
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 from ray.scripts.scripts import cli as ray_cli
@@ -763,6 +764,14 @@ def test_every_node_has_the_token_the_packages_and_milvuss_token() -> None:
     (setup,) = launcher["setup_commands"]
     assert shlex.split(setup)[:3] == ["pip", "install", "--require-hashes"]
     assert mounts[after(shlex.split(setup), "-r")[0]] == "docker/requirements-gpu.lock"
+
+
+def test_docker_is_asked_through_a_connection_that_knows_the_new_group() -> None:
+    lives = SSHOptions("key", "control").arg_dict["ControlPersist"]
+    (command,) = launcher["initialization_commands"]
+    _, join, wait = command.partition("usermod -aG docker $USER && sleep ")
+    assert join
+    assert int(wait) > int(lives.removesuffix("s"))
 
 
 def test_nodes_may_grow_to_what_they_are_allowed() -> None:
