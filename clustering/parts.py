@@ -200,8 +200,8 @@ def _wanted(name: str) -> dict[str, Any]:
     Ray waits for ever for what nobody gives back, such as the cores and memory of the job's own entry point.
     """
     _look_around()
-    nodes = [node for node in live_nodes() if node.id in _idle]
-    if not nodes:  # an autoscaler brings one up for what is asked
+    nodes = [node for node in live_nodes() if node.id in _idle and node.memory_bytes >= _needed]
+    if not nodes:  # one will take the place of a lost one, or an autoscaler brings one up for what is asked
         return {"num_cpus": 1, "memory": _needed}
     there = max(int(_idle[node.id]["memory"]) for node in nodes)
     fitting = [node for node in nodes if _idle[node.id]["memory"] >= min(_needed, there)]

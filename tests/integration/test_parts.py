@@ -63,6 +63,13 @@ def test_a_task_is_tried_with_the_memory_that_another_job_leaves(local_ray: None
     assert line.startswith(f"given is planned with {node.memory_bytes >> 20} MiB, and no node has more than ")
 
 
+def test_a_larger_node_than_there_is_is_waited_for(local_ray: None) -> None:
+    """Where one is lost, or an autoscaler will bring one up."""
+    (node,) = live_nodes()
+    with needing(node.memory_bytes + 1):
+        assert parts._wanted("graph") == {"num_cpus": 1, "memory": node.memory_bytes + 1}
+
+
 def test_a_run_that_not_all_nodes_see_is_refused(local_ray: None, tmp_path: Path, monkeypatch: Any) -> None:
     run, (node,) = RunDir(tmp_path / "run"), live_nodes()
     server = build_config({"store": {"uri": "http://milvus:19530"}})
