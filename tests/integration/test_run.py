@@ -273,6 +273,21 @@ def server_processes(run: Path) -> list[int]:
     return found
 
 
+def test_a_damaged_manifest_is_told_and_starting_anew_helps(run_files, tmp_path):
+    (tmp_path / "none.csv").write_text("id,title\n", encoding="utf-8")
+    words = [f"read.paths={tmp_path / 'none.csv'}"]
+    run, result = run_files(*words)
+    assert result.status == 0, result.err
+    (run / "manifest.json").write_text("{", encoding="utf-8")
+    _, result = run_files(*words)
+    assert result.status == 2
+    assert "is damaged" in result.err
+    assert "start anew with run.resume=false" in result.err
+    _, result = run_files(*words, "run.resume=false")
+    assert result.status == 0, result.err
+    assert RunDir(run).report["counts"]["records"] == 0
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 def test_two_starts_on_one_directory_refuse_each_other(run_files, sample, tmp_path):
     run = RunDir(tmp_path / "run")

@@ -14,6 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from clustering.rundir import RunDir, read_columns, vectors_of
 from clustering.sample import write_sample
+from tests.integration.conftest import digests
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus]
 
@@ -120,6 +121,22 @@ def test_a_bulk_load_leaves_the_same_collection_and_no_file(covey, sample, milvu
         "covey_bulk", filter="", output_fields=["count(*)"], consistency_level="Strong"
     )
     assert counted["count(*)"] == store["rows"]
+
+
+def test_starting_anew_keeps_nothing_of_the_collection(covey, milvus_server, tmp_path):
+    """Else vectors of other weights under the same name would stay in it, as far as the audit's sample misses them."""
+    run = RunDir(tmp_path / "anew")
+    write_sample(tmp_path / "few.csv", 150)
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={tmp_path / 'few.csv'}",
+             f"store.uri={milvus_server}", f"run.dir={run.path}"]  # fmt: skip
+    assert covey(*words).status == 0
+    client, n_texts = MilvusClient(uri=milvus_server), run.report["counts"]["texts"]
+    before = digests(run)
+    client.upsert("covey_anew", [{"row": row, "vector": [1.0] * 256} for row in range(n_texts)])
+    result = covey(*words, "run.resume=false")
+    assert result.status == 0, result.err
+    assert run.report["store"]["repaired_rows"] == 0
+    assert digests(run) == before
 
 
 def test_a_file_that_the_server_cannot_see_is_told(covey, sample, milvus_server, tmp_path, monkeypatch):
