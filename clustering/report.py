@@ -6,6 +6,7 @@ import base64
 import html
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clustering import schema
@@ -41,6 +42,7 @@ def _write_labels(run: RunDir) -> int:
         coords = read_columns(run / "coords", ["x", "y"])
         for name in ("x", "y"):
             by_row = by_row.append_column(name, coords[name])
+        by_row = _in_one_chunk(by_row)
         records = 0
         for path in parts(run / "members"):
             members = read_table(path)
@@ -48,6 +50,12 @@ def _write_labels(run: RunDir) -> int:
             writer.write_table(table.select(schema.LABELS.names).cast(schema.LABELS))
             records += len(table)
         return records
+
+
+def _in_one_chunk(by_row: pa.Table) -> pa.Table:
+    """The table for many takes: each would copy all chunks of a column of lists into one, which is once enough."""
+    wide = by_row["layers"].cast(pa.large_list(pa.int32()))  # one chunk of usual lists ends at 2^31 entries
+    return by_row.set_column(by_row.schema.get_field_index("layers"), "layers", wide).combine_chunks()
 
 
 def collect_figures(run: RunDir, config: RunConfig) -> Figures:
