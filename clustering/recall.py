@@ -13,6 +13,7 @@ from clustering.config import SEARCH_PARAMS, SearchSection, StoreSection
 from clustering.exact import exact_neighbors
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance, wilson_interval
 from clustering.milvus import Address, default_nlist
+from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, gather, vectors_of
 
 log = logging.getLogger("covey")
@@ -48,7 +49,7 @@ class Sample:
         self.metric, self.k = metric, k
         rng = np.random.default_rng(seed)
         self.rows = np.sort(rng.choice(n_texts, min(size, n_texts), replace=False))
-        self.vectors = vectors_of(gather(run / "vectors", self.rows, ["vector"]))
+        self.vectors = vectors_of(on_worker(gather, run / "vectors", self.rows, ["vector"]))
         _, dots = exact_neighbors(run / "vectors", self.vectors, self.rows, k)
         self.edge = _squared(dot_distance(dots[:, -1], metric), metric) + TIE
 
@@ -74,7 +75,7 @@ def measure_recall(run: RunDir, metric: str, k: int, sample: int, n_texts: int, 
     if sample == 0 or k == 0:
         return {"recall": None, "recall_low": None, "recall_high": None, "recall_sample": 0}
     drawn = Sample(run, metric, k, sample, n_texts, seed)
-    listed = gather(run / "neighbors", drawn.rows, ["distances"])["distances"].combine_chunks()
+    listed = on_worker(gather, run / "neighbors", drawn.rows, ["distances"])["distances"].combine_chunks()
     recall = float(drawn.shares(listed.flatten().to_numpy(), np.asarray(listed.value_lengths())).mean())
     low, high = wilson_interval(recall, len(drawn.rows))
     figures = {"recall": recall, "recall_low": low, "recall_high": high, "recall_sample": len(drawn.rows)}

@@ -18,7 +18,7 @@ from clustering.milvus import Address, Link, patiently
 from clustering.parts import Item, map_parts, on_worker
 from clustering.recall import measure_recall, search_params, tune_params
 from clustering.rundir import Figures, RunDir, names_of, parts, vectors_of, write_table
-from clustering.storage import Place, read_table
+from clustering.storage import read_schema, read_table
 from clustering.wire import HIT_BYTES, search_request
 
 MESSAGE_BYTES = 32 << 20  # of a request or a reply, half of what servers allow
@@ -112,7 +112,9 @@ class Searcher:
             pa.ListArray.from_arrays(offsets, pa.array(distances)),
             pa.array(cells_of(vectors, self.centers), pa.int32()),
         ]
-        write_table(self.run / "neighbors" / name, pa.table(columns, schema=schema.NEIGHBORS))
+        # The count lies beside the part, so that a run in several starts still reports all of them.
+        short = {"short": str(int((counts < self.asker.k).sum()))}
+        write_table(self.run / "neighbors" / name, pa.table(columns, schema=schema.NEIGHBORS.with_metadata(short)))
         return len(rows)
 
 
@@ -140,7 +142,7 @@ def search_neighbors(
         queries=cfg.queries_per_request, centers=centers,
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    short = sum(_short_rows(path, k) for path in parts(run / "neighbors"))
+    short = sum(int(read_schema(path).metadata[b"short"]) for path in parts(run / "neighbors"))
     queries = sum(result["rows"] for result in results)
     figures = {
         "k": k,
@@ -153,8 +155,3 @@ def search_neighbors(
     }
     recall = measure_recall(run, store.metric, k, cfg.recall_sample, n_texts, seed)
     return {**figures, **recall}
-
-
-def _short_rows(path: Place, k: int) -> int:
-    lengths = pa.compute.list_value_length(read_table(path, columns=["neighbors"])["neighbors"])
-    return int((lengths.to_numpy() < k).sum())

@@ -1,0 +1,30 @@
+"""recall.py on Ray: the driver of a run stays light."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clustering import rundir, schema
+from clustering.recall import Sample
+from clustering.rundir import RunDir, part_name, write_table
+
+pytestmark = pytest.mark.ray
+
+
+def test_the_driver_reads_no_vectors_for_a_sample(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("read by the driver")
+
+    run, vectors = RunDir(tmp_path), np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    for part, rows in enumerate(np.array_split(np.arange(60), 3)):
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors[rows].ravel()), 8)
+        write_table(run / "vectors" / part_name(part), pa.table([rows, column], schema=schema.vectors_schema(8)))
+    monkeypatch.setattr(rundir, "read_table", refuse)
+    sample = Sample(run, "L2", 5, 20, 60, seed=1)
+    np.testing.assert_array_equal(sample.vectors, vectors[sample.rows])

@@ -1,0 +1,40 @@
+"""search.py: what a part of neighbors/ says of itself."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clustering import schema, search
+from clustering.milvus import Address
+from clustering.rundir import RunDir, write_table
+from clustering.storage import read_schema
+
+
+class Asker:
+    """Finds one neighbor for even rows, two for odd ones."""
+
+    def __init__(self, *_: object) -> None:
+        self.k = 2
+
+    def batch(self, dim: int) -> int:
+        return 3
+
+    def nearest(self, rows: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, ...]:
+        counts = 1 + rows % 2
+        return np.zeros(counts.sum(), np.int64), np.zeros(counts.sum(), np.float32), counts
+
+
+def test_a_part_says_how_many_of_its_lists_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "Asker", Asker)
+    run = RunDir(tmp_path)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(7 * 4, np.float32)), 4)
+    write_table(run / "vectors" / "part-000000.parquet", pa.table([range(7), vectors], schema=schema.vectors_schema(4)))
+    searcher = search.Searcher(run, Address("http://m:1", "texts"), "L2", {}, 2, 100, np.ones((1, 4), np.float32))
+    with ThreadPoolExecutor(1) as pool:
+        searcher.search("part-000000.parquet", pool)
+    assert read_schema(run / "neighbors" / "part-000000.parquet").metadata[b"short"] == b"4"
