@@ -19,7 +19,7 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2
 from clustering import watch
 from clustering.config import StoreSection
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus import Address, Link, connected, patiently, server_version
+from clustering.milvus import Address, Link, RefusedError, connected, patiently, reason_of, server_version
 from clustering.parts import Item, map_parts, node_cpus
 from clustering.rundir import Figures, RunDir, parts, vectors_of, write_json
 from clustering.storage import filesystem_of, read_metadata, read_schema, read_table
@@ -29,7 +29,9 @@ FILE_BYTES = 512 << 20  # of vectors in a file: a server's segment; each file is
 OLDEST = (2, 3, 0)  # the first server that reads Parquet
 REST = (2, 4, 0)  # the first whose import jobs are a REST service
 POLL_S = 0.5
-ASKED = "asked"
+ASKED, DONE = "asked", "done"
+# What servers of 2.5, of 2.3 and older ones say of a job that ended more than three hours ago.
+FORGOTTEN = ("job does not exist", "key not found", "task id doesn't exist")
 FAILED = {common_pb2.ImportFailed, common_pb2.ImportFailedAndCleaned}
 
 
@@ -129,7 +131,7 @@ def _as_server_sees(store: StoreSection, folder: str, file: str) -> str:
 
 
 class _Jobs:
-    """The import jobs of a run, noted in loaded/bulk.json: file -> job, or ASKED while the answer is not known."""
+    """The import jobs of a run, noted in loaded/bulk.json: file -> job, or ASKED (no answer yet), or DONE."""
 
     def __init__(self, run: RunDir, address: Address) -> None:
         self.path = run / "loaded" / "bulk.json"
@@ -140,22 +142,24 @@ class _Jobs:
         unknown = [file for file, job in self.noted.items() if job == ASKED]  # a start before died over the answer
         known = patiently(address, lambda _: self.known())[0] if unknown else {}
         for file in unknown:
-            job = next((job for job, files in known.items() if file in files), None)
+            job = _holding(known, file)
             if job is None:
                 del self.noted[file]
             else:
                 self._note(file, job)
 
     def known(self) -> dict[str, str]:
-        """The server's import jobs for the collection, each with the names of its files."""
+        """The server's import jobs for the collection that have not failed, each with the names of its files."""
         name, db_name = self.address.collection, self.address.db_name or ""
         if self.rest:
             listed = _post(self.address, "list", {"collectionName": name, "dbName": db_name}).get("records") or []
-            jobs = [str(record["jobId"]) for record in listed]
+            jobs = [str(record["jobId"]) for record in listed if record.get("state") != "Failed"]
             return {job: str(_post(self.address, "describe", {"jobId": job, "dbName": db_name})) for job in jobs}
         reply = self.link.call("ListImportTasks", milvus_pb2.ListImportTasksRequest(collection_name=name, limit=1000))
         return {
-            str(task.id): " ".join(pair.value for pair in task.infos if pair.key == "files") for task in reply.tasks
+            str(task.id): " ".join(pair.value for pair in task.infos if pair.key == "files")
+            for task in reply.tasks
+            if task.state not in FAILED
         }
 
     def start(self, file: str, seen: str) -> int:
@@ -163,7 +167,10 @@ class _Jobs:
         self._note(file, ASKED)
         name, db_name = self.address.collection, self.address.db_name or ""
 
-        def attempt(_: int) -> str:
+        def attempt(failures: int) -> str:
+            begun = _holding(self.known(), file) if failures else None  # where only the answer was lost
+            if begun:
+                return begun
             if self.rest:
                 answer = _post(self.address, "create", {"collectionName": name, "dbName": db_name, "files": [[seen]]})
                 return str(answer["jobId"])
@@ -177,7 +184,7 @@ class _Jobs:
     def wait(self, store: StoreSection) -> None:
         """Wait for every job; who watches is told how far they are."""
         seen = watch.current()
-        waiting = {job: file for file, job in self.noted.items()}
+        waiting = {job: file for file, job in self.noted.items() if job != DONE}
         while waiting:
             for job, file in list(waiting.items()):
                 finished, reason = self.state(job)
@@ -191,28 +198,44 @@ class _Jobs:
                     )
                 if finished:
                     del waiting[job]
+                    self._note(file, DONE)
             if seen:
                 seen.step("files imported", len(self.noted) - len(waiting), len(self.noted))
             time.sleep(POLL_S if waiting else 0)
 
     def state(self, job: str) -> tuple[bool, str]:
-        """Whether the job is done, and why it failed ("" when it did not)."""
+        """Whether the job is done, and why it failed ("" when it did not).
+
+        One that the server has forgotten is done: what its file did not bring, the audit finds.
+        """
 
         def attempt(_: int) -> tuple[bool, str]:
-            if self.rest:
-                answer = _post(self.address, "describe", {"jobId": job, "dbName": self.address.db_name or ""})
-                failed = answer.get("reason") or "no reason given" if answer["state"] == "Failed" else ""
-                return answer["state"] == "Completed", failed
-            reply = self.link.call("GetImportState", milvus_pb2.GetImportStateRequest(task=int(job)))
-            reasons = [pair.value for pair in reply.infos if pair.key == "failed_reason"]
-            failed = (reasons or ["no reason given"])[0] if reply.state in FAILED else ""
-            return reply.state == common_pb2.ImportCompleted, failed
+            try:
+                return self._look(job)
+            except (MilvusException, RefusedError) as error:
+                if any(words in reason_of(error) for words in FORGOTTEN):
+                    return True, ""
+                raise
 
         return patiently(self.address, attempt)[0]
+
+    def _look(self, job: str) -> tuple[bool, str]:
+        if self.rest:
+            answer = _post(self.address, "describe", {"jobId": job, "dbName": self.address.db_name or ""})
+            failed = answer.get("reason") or "no reason given" if answer["state"] == "Failed" else ""
+            return answer["state"] == "Completed", failed
+        reply = self.link.call("GetImportState", milvus_pb2.GetImportStateRequest(task=int(job)))
+        reasons = [pair.value for pair in reply.infos if pair.key == "failed_reason"]
+        failed = (reasons or ["no reason given"])[0] if reply.state in FAILED else ""
+        return reply.state == common_pb2.ImportCompleted, failed
 
     def _note(self, file: str, job: str) -> None:
         self.noted[file] = job
         write_json(self.path, self.noted)
+
+
+def _holding(jobs: dict[str, str], file: str) -> str | None:
+    return next((job for job, files in jobs.items() if file in files), None)
 
 
 def _post(address: Address, verb: str, body: dict[str, Any], absent_is_fine: bool = False) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import pytest
 from pymilvus import DataType, MilvusClient
 from sklearn.metrics import adjusted_rand_score
 
+from clustering.bulk import _Jobs
+from clustering.milvus import Address
 from clustering.rundir import RunDir, read_columns, vectors_of
 from clustering.sample import write_sample
 from tests.integration.conftest import digests
@@ -137,6 +139,10 @@ def test_starting_anew_keeps_nothing_of_the_collection(covey, milvus_server, tmp
     assert result.status == 0, result.err
     assert run.report["store"]["repaired_rows"] == 0
     assert digests(run) == before
+
+
+def test_an_import_job_that_the_server_does_not_know_counts_as_done(milvus_server, tmp_path):
+    assert _Jobs(RunDir(tmp_path), Address(milvus_server, "covey_none")).state("1") == (True, "")
 
 
 def test_a_file_that_the_server_cannot_see_is_told(covey, sample, milvus_server, tmp_path, monkeypatch):

@@ -28,18 +28,23 @@ class Service:
         self.looks: dict[str, int] = {}
         self.headers: list[dict[str, str]] = []
         self.broken: str | None = None  # why imports fail
+        self.mute = False  # whether the next job begins without an answer
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         verb = path.removeprefix("/v2/vectordb/jobs/import/")
         if verb == "create":
             job = str(448761313698322000 + len(self.jobs))
             self.jobs[job], self.looks[job] = body, 0
+            if self.mute:
+                self.mute = False
+                raise ConnectionError
             return {"code": 0, "data": {"jobId": job}}
         if verb == "list":
-            return {"code": 0, "data": {"records": [{"jobId": job, "state": "Importing"} for job in self.jobs]}}
+            state = "Failed" if self.broken else "Importing"
+            return {"code": 0, "data": {"records": [{"jobId": job, "state": state} for job in self.jobs]}}
         if verb == "describe":
             if body["jobId"] not in self.jobs:
-                return {"code": 65535, "message": f"cannot find {body['jobId']}"}
+                return {"code": 2100, "message": f"import job does not exist, jobID={body['jobId']}: import failed"}
             self.looks[body["jobId"]] += 1
             done = self.looks[body["jobId"]] >= 3
             state = "Failed" if self.broken and done else "Completed" if done else "Importing"
@@ -58,9 +63,13 @@ def service() -> Iterator[tuple[Service, str]]:
             state.headers.append(dict(self.headers))
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             refused = self.headers["Authorization"] != "Bearer root:sesame"
+            try:
+                answer = {} if refused else state.answer(self.path, body)
+            except ConnectionError:
+                return
             self.send_response(401 if refused else 200)
             self.end_headers()
-            self.wfile.write(json.dumps({} if refused else state.answer(self.path, body)).encode())
+            self.wfile.write(json.dumps(answer).encode())
 
         def log_message(self, *_: object) -> None:
             pass
@@ -105,6 +114,38 @@ def test_after_a_crash_the_servers_list_says_which_files_it_was_asked_for(
     jobs._note("part-1.parquet", "asked")  # the question was lost
     again = _Jobs(RunDir(tmp_path), address(uri))
     assert again.noted == {"part-0.parquet": next(iter(state.jobs))}
+
+
+def test_a_job_whose_answer_was_lost_is_not_begun_twice(service: Any, newer: None, tmp_path: Path) -> None:
+    state, uri = service
+    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    state.mute = True
+    assert jobs.start("part-1.parquet", "prefix/part-1.parquet") == 1
+    assert list(state.jobs) == list(jobs.noted.values())
+
+
+def test_a_failed_job_is_not_taken_for_one_whose_answer_was_lost(service: Any, newer: None, tmp_path: Path) -> None:
+    state, uri = service
+    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    jobs._note("part-0.parquet", "asked")
+    state.broken = "file not found"
+    assert _Jobs(RunDir(tmp_path), address(uri)).noted == {}
+
+
+def test_jobs_that_are_done_or_forgotten_are_not_waited_for(service: Any, newer: None, tmp_path: Path) -> None:
+    state, uri = service
+    store = StoreSection(uri=uri, bulk_path="s3://bucket/prefix")
+    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    jobs.wait(store)
+    jobs.start("part-1.parquet", "prefix/part-1.parquet")
+    state.jobs.clear()  # three hours later
+    again = _Jobs(RunDir(tmp_path), address(uri))
+    again.wait(store)
+    assert _Jobs(RunDir(tmp_path), address(uri)).noted == dict.fromkeys(["part-0.parquet", "part-1.parquet"], "done")
+    assert sum(state.looks.values()) == 3
 
 
 def test_a_failed_import_is_told_and_asked_for_again_next_time(service: Any, newer: None, tmp_path: Path) -> None:
