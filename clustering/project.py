@@ -19,6 +19,7 @@ from clustering.storage import read_table
 
 FloatArray = NDArray[np.float32]
 AMID = 3  # placed neighbors that a text outside the sample lies amid
+BLOCK_ROWS = 8192  # texts placed amid others at a time
 SMALLEST_MAP = 5  # fewer texts are drawn where their first two principal components put them
 
 
@@ -138,17 +139,34 @@ def place_amid(
     placed[chosen] = True
     while not placed.all():
         waiting = np.flatnonzero(~placed)
-        near = placed[indices[waiting]]
-        near &= near.cumsum(axis=1) <= AMID  # the mean of many neighbors lies between the clusters, in none of them
-        weight = np.where(near, 1 / np.maximum(distances[waiting], 1e-3) ** 2, 0)
-        total = weight.sum(axis=1)
-        reached = total > 0
-        if not reached.any():
+        blocks = np.array_split(waiting, -(-waiting.size // BLOCK_ROWS))
+        found = [_amid(indices, distances, placed, xy, rows) for rows in blocks]
+        rows, middles = (np.concatenate(pieces) for pieces in zip(*found, strict=True))
+        if not rows.size:
             break
-        rows = waiting[reached]
-        xy[rows] = np.einsum("rk,rkd->rd", weight[reached] / total[reached, None], xy[indices[rows]])
+        xy[rows] = middles
         placed[rows] = True
     return xy
+
+
+def _amid(
+    indices: NDArray[np.int64],
+    distances: FloatArray,
+    placed: NDArray[np.bool_],
+    xy: FloatArray,
+    waiting: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], FloatArray]:
+    """Those of the waiting rows that have a placed neighbor, and the mean of their nearest placed ones.
+
+    Returns: int64, shape (n_reached,); float32, shape (n_reached, 2)
+    """
+    near = placed[indices[waiting]]
+    near &= near.cumsum(axis=1) <= AMID  # the mean of many neighbors lies between the clusters, in none of them
+    weight = np.where(near, 1 / np.maximum(distances[waiting], 1e-3) ** 2, 0)
+    total = weight.sum(axis=1)
+    reached = total > 0
+    rows = waiting[reached]
+    return rows, np.einsum("rk,rkd->rd", weight[reached] / total[reached, None], xy[indices[rows]])
 
 
 def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tuple[NDArray[np.int64], FloatArray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from clustering import schema
+from clustering import project, schema
 from clustering.config import ProjectSection
 from clustering.project import _neighbor_columns, _principal_components, place_amid, sample_neighbors, umap_layout
 from clustering.rundir import RunDir, part_name, write_table
@@ -121,3 +122,19 @@ def test_a_text_that_no_placed_neighbor_reaches_lies_at_the_middle():
     distances = np.array([[0, 1], [1, 0], [0, 0]], np.float32)
     xy = place_amid(indices, distances, np.array([0]), np.array([[3.0, 4.0]], np.float32))
     np.testing.assert_array_equal(xy, [[3, 4], [3, 4], [3, 4]])
+
+
+def test_blocks_place_texts_where_one_block_does_and_need_little_beside_the_table(monkeypatch):
+    rng = np.random.default_rng(4)
+    n_texts, width = 40_001, 21
+    indices = np.clip(np.arange(n_texts)[:, None] + rng.integers(-60, 61, (n_texts, width)), 0, n_texts - 1)
+    distances = rng.random((n_texts, width), np.float32)
+    chosen = np.arange(0, n_texts, 900)  # the others are reached in several rounds
+    layout = rng.normal(size=(chosen.size, 2)).astype(np.float32)
+    tracemalloc.start()
+    xy = place_amid(indices, distances, chosen, layout)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < indices.nbytes + distances.nbytes
+    monkeypatch.setattr(project, "BLOCK_ROWS", n_texts)
+    assert_array_equal(place_amid(indices, distances, chosen, layout), xy)
