@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pyarrow as pa
 
 from clustering import schema
@@ -9,7 +14,9 @@ from clustering.config import EmbedSection
 from clustering.encoders import load_encoder
 from clustering.parts import Item, cluster_gpus, map_parts, node_cpus
 from clustering.rundir import Figures, RunDir, names_of, parts, write_table
-from clustering.storage import read_schema, read_table, whole
+from clustering.storage import Place, RemotePath, read_schema, read_table, whole
+
+COPIES = 16  # parts that an object store copies at the same time
 
 
 class Embedder:
@@ -31,12 +38,29 @@ class Embedder:
 
 
 def adopt_vectors(run: RunDir) -> Figures:
-    """Take given/, the vectors that came with the texts, for vectors/. Returns: what embedding returns."""
-    for path in parts(run / "given"):
-        with whole(run / "vectors" / path.name) as temporary:
-            temporary.write_bytes(path.read_bytes())
+    """Take given/, the vectors that came with the texts, for vectors/; parts that are there already are kept.
+
+    Returns: what embedding returns.
+    """
+    found = set(names_of(run / "vectors"))
+    todo = [name for name in names_of(run / "given") if name not in found]
+    with ThreadPoolExecutor(COPIES) as pool:
+        list(pool.map(lambda name: _copy(run / "given" / name, run / "vectors" / name), todo))
     dim = int(read_schema(parts(run / "vectors")[0]).field("vector").type.list_size)
     return {"dim": dim, "tokens": 0, "cut": 0, "actors": 0}
+
+
+def _copy(path: Place, to: Place) -> None:
+    """Let a part lie at another place of the run, too; its content stays with the file system where it can."""
+    if isinstance(path, RemotePath) and isinstance(to, RemotePath):
+        path.again(lambda fs: fs.copy_file(path.inner, to.inner))
+    elif isinstance(path, Path) and isinstance(to, Path):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, to)
+        except OSError:  # a file system without hard links
+            with whole(to) as temporary:
+                shutil.copyfile(path, temporary)
 
 
 def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:

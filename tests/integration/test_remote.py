@@ -29,6 +29,7 @@ from numpy.testing import assert_array_equal
 from werkzeug.serving import make_server
 
 from clustering.config import ReadSection
+from clustering.embed import adopt_vectors
 from clustering.errors import ConfigError, StageError
 from clustering.read import find_files, read_texts
 from clustering.rundir import LOCK, RunDir, load_graph, parts, save_array, write_json, write_table
@@ -36,6 +37,7 @@ from clustering.storage import RemotePath, load_array, place, read_table, touch,
 from tests.integration.conftest import digests, free_port
 
 pytestmark = pytest.mark.ray
+VECTORS = pa.table({"row": [0, 1], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2, 3, 4]), 2)})
 # In a process of its own: pyarrow may hold the interpreter while it waits. With threads: it asks while it reads.
 GOOGLE = """
 import http.server, sys
@@ -120,11 +122,10 @@ def sound(store: ObjectStore) -> Iterator[None]:
 def test_artefacts_come_back_as_they_were_written(kind: str, store: ObjectStore, google: Callable[[str], str]) -> None:
     folder = place(store.uri("artefacts") if kind == "s3" else google("artefacts"))
     assert isinstance(folder, RemotePath)
-    table = pa.table({"row": [0, 1], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2, 3, 4]), 2)})
-    write_table(folder / "part-000001.parquet", table)
-    write_table(folder / "part-000000.parquet", table.slice(1))
+    write_table(folder / "part-000001.parquet", VECTORS)
+    write_table(folder / "part-000000.parquet", VECTORS.slice(1))
     assert [path.name for path in parts(folder)] == ["part-000000.parquet", "part-000001.parquet"]
-    assert read_table(folder / "part-000001.parquet") == table
+    assert read_table(folder / "part-000001.parquet") == VECTORS
     assert read_table(folder / "part-000000.parquet", ["row"])["row"].to_pylist() == [1]
     array = np.arange(7, dtype=np.float32)
     save_array(folder / "core.npy", array)
@@ -141,6 +142,21 @@ def test_artefacts_come_back_as_they_were_written(kind: str, store: ObjectStore,
     assert not (folder / "marks" / "one").exists()
     assert folder.glob("*") == []
     folder.remove()  # what is not there is no error
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_given_vectors_are_copied_where_they_lie(
+    kind: str, store: ObjectStore, google: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: RemotePath) -> bytes:
+        raise AssertionError("read by the driver")
+
+    run = RunDir(store.uri("given") if kind == "s3" else google("given"))
+    for name in ("part-000000.parquet", "part-000001.parquet"):
+        write_table(run / "given" / name, VECTORS)
+    monkeypatch.setattr(RemotePath, "read_bytes", refuse)
+    assert adopt_vectors(run)["dim"] == 2
+    assert [read_table(path) for path in parts(run / "vectors")] == [VECTORS, VECTORS]
 
 
 def test_what_is_half_written_does_not_appear(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
