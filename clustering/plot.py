@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clustering import schema
 from clustering.config import PlotSection
+from clustering.kernels.memory import PICTURE_POINTS
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, gather_texts, read_columns
 from clustering.storage import read_table, whole
@@ -27,15 +29,15 @@ def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
 
 
 def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
-    assignment = read_table(run / "assignment.parquet")
+    asked = [name for name in schema.ASSIGNMENT.names if name in ("label", *cfg.hover)]
+    assignment = read_table(run / "assignment.parquet", columns=asked)
     label = assignment["label"].to_numpy()
     coords = read_columns(run / "coords", ["x", "y"])
     xy = np.column_stack([coords["x"].to_numpy(), coords["y"].to_numpy()])
     clusters = read_table(run / "clusters.parquet")
     shown = np.arange(label.size) if cfg.noise == "shown" else np.flatnonzero(label >= 0)
-    _draw_png(run, xy[shown], label[shown], clusters, name)
-    if shown.size > cfg.points:
-        shown = np.sort(np.random.default_rng(seed).choice(shown, cfg.points, replace=False))
+    _draw_png(run, xy[shown], label[shown], clusters, name, seed)
+    shown = _some(shown, cfg.points, seed)
     titles = clusters["title"].to_pylist()
     facts: dict[str, Any] = {
         "copies": read_columns(run / "texts", ["copies"])["copies"].to_numpy()[shown],
@@ -45,6 +47,11 @@ def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
     hover = {str(key): facts[key] for key in cfg.hover}
     drawn = _draw_html(run, xy, label, shown, clusters, name, hover)
     return {"drawn": drawn}
+
+
+def _some(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """The rows, or so many of them as may be drawn, sampled evenly."""
+    return rows if rows.size <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
 def label_colors(label: NDArray[np.int32]) -> NDArray[np.str_]:
@@ -81,7 +88,7 @@ def _headline(label: NDArray[np.int32]) -> str:
     return f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"
 
 
-def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, name: str) -> None:
+def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, name: str, seed: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
@@ -90,8 +97,9 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     size = float(np.clip(1e5 / max(label.size, 1), 0.5, 24))
-    order = np.argsort(label >= 0, kind="stable")  # noise first, so that clusters lie on top
-    axes.scatter(xy[order, 0], xy[order, 1], c=label_colors(label)[order], s=size, linewidths=0, rasterized=True)
+    drawn = _some(np.arange(label.size), PICTURE_POINTS, seed)
+    order = drawn[np.argsort(label[drawn] >= 0, kind="stable")]  # noise first, so that clusters lie on top
+    axes.scatter(xy[order, 0], xy[order, 1], c=label_colors(label[order]), s=size, linewidths=0, rasterized=True)
     titles = clusters["title"].to_pylist()
     names = [
         axes.annotate(
@@ -152,7 +160,7 @@ def _draw_html(
             go.Scattergl(
                 x=xy[rows, 0], y=xy[rows, 1], mode="markers", name="noise" if noise else "clusters", text=hover,
                 hovertemplate="%{text}<extra></extra>",
-                marker={"color": label_colors(label)[rows], "size": 4 if shown.size > 5000 else 6,
+                marker={"color": label_colors(label[rows]), "size": 4 if shown.size > 5000 else 6,
                         "opacity": 0.45 if noise else 0.85, "line": {"width": 0}},
             )
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PART_ROWS = 8192
+PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def plan_stages(
     edges = n_texts * k  # directed
     vectors = n_texts * dim * 4
     laid_out = n_texts if map_texts is None else min(map_texts, n_texts)
+    pictured = min(n_texts, PICTURE_POINTS)
     columns = n_texts * (map_neighbors if map_texts is None else k) * 12
     # The first number is what an interpreter with Ray and the stage's libraries holds before it has read a row, in MiB.
     rows = [
@@ -53,7 +55,8 @@ def plan_stages(
         ("cluster", 420, n_texts * 380, n_texts * 80),
         ("describe", 470, n_texts * 870, 1 << 20),
         ("project", 590, columns + laid_out * map_neighbors * 125, n_texts * 16),
-        ("plot", 640, n_texts * 750 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
+        # 410 bytes of a text are what the stages before have left in the process, mapped from Ray's object store.
+        ("plot", 640, n_texts * (62 + 410) + pictured * 190 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
         ("report", 600, n_texts * 600, n_records * 60),
     ]
     return [StagePlan(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]

@@ -25,6 +25,11 @@ def test_nothing_grows_faster_than_the_texts() -> None:
         assert line.disk_bytes <= 10 * small[stage].disk_bytes + 10
 
 
+def test_the_picture_takes_no_more_for_texts_beyond_those_it_draws() -> None:
+    small, middle, large = (plan(n_texts)["plot"].memory_bytes for n_texts in (1_000_000, 2_000_000, 3_000_000))
+    assert large - middle < middle - small
+
+
 def test_the_vectors_are_never_in_one_process() -> None:
     vectors = 10_000_000 * 1024 * 4
     lines = plan_stages(10_000_000, 10_000_000, 1024, 15, 60.0, 1 << 30)
