@@ -26,7 +26,7 @@ from clustering.errors import ConfigError, StoreError
 from clustering.forest import build_forest
 from clustering.graph import build_graph
 from clustering.milvus import Address, address_of, open_store
-from clustering.parts import cluster_gpus, live_nodes, needing, node_cpus, on_node
+from clustering.parts import cluster_gpus, live_nodes, needing, node_cpus, on_node, original_errors
 from clustering.plan import (
     Machine,
     check_fits,
@@ -350,7 +350,9 @@ def check_nodes(config: RunConfig, run: RunDir) -> None:
     if len(nodes) > 1:
         seeing: Any = ray.remote(num_cpus=0)(_sees)
         asked = [seeing.options(scheduling_strategy=on_node(node)).remote(run, run.id) for node in nodes]
-        blind = sorted({node.address for node, sees in zip(nodes, ray.get(asked), strict=True) if not sees})
+        with original_errors():
+            seen = ray.get(asked)
+        blind = sorted({node.address for node, sees in zip(nodes, seen, strict=True) if not sees})
         if blind:
             shown = ", ".join(blind[:3]) + (" ..." if len(blind) > 3 else "")
             problems.append(

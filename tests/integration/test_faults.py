@@ -28,7 +28,7 @@ from clustering.store import audit_collection, store_vectors
 from tests.integration.conftest import ROOT, restart_milvus, start_milvus, stop_milvus
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus]
-N_TEXTS, DIM, PART = 24_000, 64, 500
+N_TEXTS, DIM, PART = 15_000, 64, 300
 AWAY_S = 6  # between the server's death and its next start
 
 
@@ -218,8 +218,8 @@ def test_what_is_missing_or_doubled_is_loaded_again(undisturbed, server, tmp_pat
     assert {"name": part_name(3), "first": lost, "stop": lost + 10} in wrong
     assert {"name": part_name(4), "first": doubled, "stop": doubled + PART} in wrong
     assert len(wrong) == 2
-    client.upsert("damaged", [{"row": row, "vector": [1.0] * DIM} for row in range(N_TEXTS - 9000, N_TEXTS)])
-    assert load(run, server.uri)["repaired_rows"] >= 10 + PART + 9000  # of vectors, a sample is read
+    client.upsert("damaged", [{"row": row, "vector": [1.0] * DIM} for row in range(N_TEXTS - 6000, N_TEXTS)])
+    assert load(run, server.uri)["repaired_rows"] >= 10 + PART + 6000  # of vectors, a sample is read
     search(run, server.uri)
     check_whole(run, server.uri, undisturbed, drop=False)
     client.insert("damaged", [{"row": N_TEXTS + 5, "vector": [1.0] * DIM}])

@@ -16,7 +16,8 @@ from clustering.bulk import _Jobs
 from clustering.milvus import Address
 from clustering.rundir import RunDir, read_columns, vectors_of
 from clustering.sample import write_sample
-from tests.integration.conftest import digests
+from jobs.cli import main
+from tests.integration.conftest import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus]
 
@@ -125,22 +126,6 @@ def test_a_bulk_load_leaves_the_same_collection_and_no_file(covey, sample, milvu
     assert counted["count(*)"] == store["rows"]
 
 
-def test_starting_anew_keeps_nothing_of_the_collection(covey, milvus_server, tmp_path):
-    """Else vectors of other weights under the same name would stay in it, as far as the audit's sample misses them."""
-    run = RunDir(tmp_path / "anew")
-    write_sample(tmp_path / "few.csv", 150)
-    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={tmp_path / 'few.csv'}",
-             f"store.uri={milvus_server}", f"run.dir={run.path}"]  # fmt: skip
-    assert covey(*words).status == 0
-    client, n_texts = MilvusClient(uri=milvus_server), run.report["counts"]["texts"]
-    before = digests(run)
-    client.upsert("covey_anew", [{"row": row, "vector": [1.0] * 256} for row in range(n_texts)])
-    result = covey(*words, "run.resume=false")
-    assert result.status == 0, result.err
-    assert run.report["store"]["repaired_rows"] == 0
-    assert digests(run) == before
-
-
 def test_an_import_job_that_the_server_does_not_know_counts_as_done(milvus_server, tmp_path):
     assert _Jobs(RunDir(tmp_path), Address(milvus_server, "covey_none")).state("1") == (True, "")
 
@@ -229,14 +214,34 @@ def test_vectors_of_another_start_are_not_searched(covey, sample, milvus_server,
     assert adjusted_rand_score(before, labels_of(run.path)) > 0.9
 
 
-def test_a_collection_that_is_gone_is_loaded_again(covey, sample, milvus_server, tmp_path):
-    run = RunDir(tmp_path / "gone")
-    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
-             f"run.dir={run.path}"]  # fmt: skip
-    assert covey(*words).status == 0
+@pytest.fixture(scope="module")
+def loaded(local_ray, sample, milvus_server, tmp_path_factory):
+    """The words of a run that is finished, and its directory."""
+    run = RunDir(tmp_path_factory.mktemp("loaded") / "loaded")
+    words = ["run", "--config", str(ROOT / "cluster_configs/laptop.yaml"), f"read.paths={sample}",
+             f"store.uri={milvus_server}", f"run.dir={run.path}"]  # fmt: skip
+    assert main(words) == 0
+    return words, run
+
+
+def test_a_collection_that_is_gone_is_loaded_again(covey, loaded, milvus_server):
+    words, run = loaded
     before = labels_of(run.path)
-    MilvusClient(uri=milvus_server).drop_collection("covey_gone")
+    MilvusClient(uri=milvus_server).drop_collection("covey_loaded")
     result = covey(*words, "search.k=40")
     assert result.status == 0, result.err
     assert "is gone" in result.err
     assert adjusted_rand_score(before, labels_of(run.path)) > 0.9
+
+
+def test_starting_anew_keeps_nothing_of_the_collection(covey, loaded, milvus_server):
+    """Else vectors of other weights under the same name would stay in it, as far as the audit's sample misses them."""
+    words, run = loaded
+    n_texts = run.report["counts"]["texts"]
+    wrong = [{"row": row, "vector": [1.0] * 256} for row in range(n_texts)]
+    MilvusClient(uri=milvus_server).upsert("covey_loaded", wrong)
+    result = covey(*words, "run.resume=false")
+    assert result.status == 0, result.err
+    assert run.report["store"]["repaired_rows"] == 0
+    assert run.report["search"]["recall"] == 1
+    assert run.report["counts"]["texts"] == n_texts
