@@ -274,10 +274,11 @@ def make_plan(
     counts = counts_of(read, source.dim if isinstance(source, Source) else dim_of(config))
     machines = kinds_of((node.cpus, node.gpus, node.memory_bytes) for node in live_nodes())
     placed = plan_nodes(config, counts, machines or [Machine(node_cpus())])
-    run.update_manifest(plan=plan_entries(config, counts, placed), nodes=[asdict(kind) for kind in machines])
+    entries = plan_entries(config, counts, placed)
     placed = [(kind, need) for kind, need in placed if need.stage in stages]
     print_plan(config, counts, placed)
-    run.update_manifest(expected=told_time(run, config, counts, stages))
+    expected = told_time(run, config, counts, stages)
+    run.update_manifest(plan=entries, nodes=[asdict(kind) for kind in machines], expected=expected)
     if config.run.check and not machines:
         log.warning("plan: no node that takes work is up yet, so nothing says whether the run will fit")
     elif config.run.check:

@@ -149,13 +149,12 @@ def places_of(stage: str, config: RunConfig, machines: list[Machine]) -> list[Ma
 
 def plan_nodes(config: RunConfig, counts: Counts, machines: list[Machine]) -> list[tuple[Machine, Need]]:
     """The need of every stage on each kind of node that it may land on."""
-    planned = [(kind, {need.stage: need for need in plan_run(config, counts, kind)}) for kind in machines]
-    stages = [need.stage for need in plan_run(config, counts, Machine(1))]
+    by_stage = zip(*(plan_run(config, counts, kind) for kind in machines), strict=True)
     return [
-        (kind, needs[stage])
-        for stage in stages
-        for kind, needs in planned
-        if kind in places_of(stage, config, machines)
+        (kind, need)
+        for needs in by_stage
+        for kind, need in zip(machines, needs, strict=True)
+        if kind in places_of(need.stage, config, machines)
     ]
 
 

@@ -93,6 +93,11 @@ class RunDir:
             self.update_manifest()
         return str(self.manifest["id"])
 
+    @property
+    def begun(self) -> dict[str, str]:
+        """The fingerprints of stages that are not finished, of which parts may lie there."""
+        return self.manifest.get("begun") or {}
+
     def update_manifest(self, **entries: Any) -> None:
         """Raises: StageError when the directory that this process holds has vanished, or is held by another now."""
         manifest = {**self.manifest, **entries}
@@ -251,7 +256,7 @@ class RunDir:
         """Let a stage be done again, its parts kept."""
         manifest = self.manifest
         mark = manifest["stages"].pop(name)["fingerprint"]
-        self.update_manifest(stages=manifest["stages"], begun={**(manifest.get("begun") or {}), name: mark})
+        self.update_manifest(stages=manifest["stages"], begun={**self.begun, name: mark})
 
     def stage(self, name: str, fingerprint: str, work: Callable[[], Figures]) -> Figures:
         """Run a stage unless it is finished with this fingerprint; return its figures either way.
@@ -261,14 +266,13 @@ class RunDir:
         done = self.manifest["stages"].get(name)
         if done is not None and done["fingerprint"] == fingerprint:
             return dict(done["figures"])
-        if not self._begun(name, fingerprint):
+        if self.begun.get(name) != fingerprint:  # else parts that lie there were made by this very stage, and are kept
             self._discard(name)
-        self.update_manifest(begun={**(self.manifest.get("begun") or {}), name: fingerprint})
+        self.update_manifest(begun={**self.begun, name: fingerprint})
         started = time.perf_counter()
         figures = work()
         seconds = time.perf_counter() - started
-        manifest = self.manifest
-        stages, begun = manifest["stages"], manifest["begun"]
+        stages, begun = self.manifest["stages"], self.begun
         del begun[name]
         stages[name] = {
             "fingerprint": fingerprint,
@@ -285,7 +289,7 @@ class RunDir:
 
     def discard_stale(self, marks: dict[str, str]) -> None:
         """Forget the stages whose fingerprint is not the one in ``marks``, and remove what they left."""
-        begun = self.manifest.get("begun") or {}
+        begun = self.begun
         for name in [name for name, mark in begun.items() if mark != marks[name]]:
             self._discard(name)
             del begun[name]
@@ -301,10 +305,6 @@ class RunDir:
     def _discard(self, name: str) -> None:
         for artefact in STAGE_ARTEFACTS[name]:
             remove(self / artefact)
-
-    def _begun(self, name: str, fingerprint: str) -> bool:
-        """Whether the parts that lie there were made by this very stage, so that they can be kept."""
-        return bool((self.manifest.get("begun") or {}).get(name) == fingerprint)
 
     def finished(self, name: str, fingerprint: str) -> bool:
         done = self.manifest["stages"].get(name)
@@ -324,7 +324,7 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "plot": ("map.html", "map.png"),
     "report": ("labels.parquet", "report.json", "report.html"),
 }
-ARTEFACTS = (*(name for names in STAGE_ARTEFACTS.values() for name in names), "store", PROGRESS)
+ARTEFACTS = (*(name for names in STAGE_ARTEFACTS.values() for name in names), PROGRESS)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -89,10 +89,10 @@ class Watch:
     def __init__(self, run: RunDir, name: str, stage: str, expected: dict[str, float] | None = None) -> None:
         """expected : seconds of this stage and those to come, in their order, where finished runs tell them"""
         self.run, self.name, self.stage = run, name, stage
-        seconds = list((expected or {}).items())
-        at = next((at for at, (other, _) in enumerate(seconds) if other == stage), len(seconds))
-        self.expected = seconds[at][1] if at < len(seconds) else None
-        self.later = sum(count for _, count in seconds[at + 1 :])
+        expected = expected or {}
+        self.expected = expected.get(stage)
+        order = list(expected)
+        self.later = sum(expected[name] for name in order[order.index(stage) + 1 :]) if stage in expected else 0.0
         self.telling = threading.Lock()
         self.usage = Usage()
         self.started = self.since = self.told = time.time()
