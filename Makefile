@@ -1,10 +1,10 @@
-.PHONY: check fix demo test lock audit
+.PHONY: check fix demo quick lock audit
 
 check:  ## what CI runs
 	.ci/run
 
-test:
-	pytest -q -n 2 --dist loadgroup
+quick:  ## the tests of some minutes; `make check` runs all of them
+	pytest
 
 fix:  ## tidy the code
 	ruff check --fix .

@@ -17,7 +17,7 @@ from clustering.config import EmbedSection
 from clustering.encoders import check_encoder, load_encoder
 from clustering.errors import ConfigError
 
-pytestmark = pytest.mark.bge
+pytestmark = [pytest.mark.bge, pytest.mark.full]
 
 DIM = 64
 LONGEST = 128  # words of the longest text; a word of the vocabulary is one token

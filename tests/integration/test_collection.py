@@ -18,7 +18,7 @@ from clustering.encoders import load_encoder
 from clustering.rundir import RunDir
 from clustering.sample import write_sample
 
-pytestmark = [pytest.mark.ray, pytest.mark.milvus]
+pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]
 N_ROWS, TIMES = 17_000, 5  # more than a server lists at once; each headline so often
 
 

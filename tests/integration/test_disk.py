@@ -14,7 +14,7 @@ import pytest
 from clustering.rundir import RunDir
 from tests.integration.conftest import digests
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.full]
 Resize = Callable[[str], None]
 
 

@@ -27,7 +27,7 @@ from clustering.search import search_neighbors
 from clustering.store import audit_collection, store_vectors
 from tests.integration.conftest import ROOT, restart_milvus, start_milvus, stop_milvus
 
-pytestmark = [pytest.mark.ray, pytest.mark.milvus]
+pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]
 N_TEXTS, DIM, PART = 15_000, 64, 300
 AWAY_S = 6  # between the server's death and its next start
 

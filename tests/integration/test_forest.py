@@ -20,6 +20,7 @@ from clustering.graph import build_graph
 from clustering.rundir import RunDir, load_assignment, part_name, write_table
 from tests.planted import blobs, pair_distances, write_vectors
 
+pytestmark = [pytest.mark.ray, pytest.mark.full]
 PART = 512
 
 

@@ -23,7 +23,7 @@ from clustering.store import audit_collection, prepare_collection, store_vectors
 from tests.integration.conftest import holds, start_milvus, stop_milvus
 from tests.integration.test_faults import DIM, N_TEXTS, embedded_run, is_loading, meanwhile
 
-pytestmark = [pytest.mark.ray, pytest.mark.milvus]
+pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]
 ROOT_TOKEN = "root:Milvus"
 NAME = "milvus.test"  # in the certificate, unlike the address
 

@@ -19,7 +19,7 @@ from clustering.rundir import RunDir, names_of
 from tests.integration.conftest import ROOT, Undisturbed, digests
 from tests.integration.slow import SEEN, SPREAD
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.full]
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 WORKERS = {"plain": NODE, "gpu": {**NODE, "num_gpus": 1}}
 

@@ -15,7 +15,7 @@ from clustering.errors import ConfigError, StoreError
 from clustering.parts import live_nodes, map_parts, needing, on_worker
 from clustering.rundir import RunDir
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.full]
 
 
 class Marks:

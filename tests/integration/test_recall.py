@@ -12,7 +12,7 @@ from clustering import rundir, schema
 from clustering.recall import Sample
 from clustering.rundir import RunDir, part_name, write_table
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.full]
 
 
 def test_the_driver_reads_no_vectors_for_a_sample(

@@ -36,7 +36,7 @@ from clustering.rundir import LOCK, RunDir, load_graph, parts, save_array, write
 from clustering.storage import RemotePath, load_array, place, read_table, touch, whole
 from tests.integration.conftest import digests, free_port
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.full]
 VECTORS = pa.table({"row": [0, 1], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2, 3, 4]), 2)})
 # In a process of its own: pyarrow may hold the interpreter while it waits. With threads: it asks while it reads.
 GOOGLE = """

@@ -138,6 +138,7 @@ def test_a_second_start_of_a_finished_run_does_nothing(finished, run_files, samp
     assert after == before
 
 
+@pytest.mark.full
 def test_a_changed_setting_redoes_only_what_depends_on_it(finished, run_files, sample):
     run = finished
     before = stage_times(run)
@@ -200,6 +201,7 @@ def test_new_texts_find_the_clusters_of_their_words(finished, covey, sample, tmp
     assert pq.read_table(output)["label"].to_pylist() == [-1]
 
 
+@pytest.mark.full
 def test_neighbors_that_are_gone_are_noticed(finished, covey):
     run = finished
     shutil.rmtree(run / "neighbors")
@@ -208,6 +210,7 @@ def test_neighbors_that_are_gone_are_noticed(finished, covey):
     assert "lists 0 of" in result.err
 
 
+@pytest.mark.full
 def test_a_start_that_fails_leaves_the_finished_run_its_configuration(finished, run_files, sample, monkeypatch):
     run = finished
     before = run.manifest["config"]
@@ -218,6 +221,7 @@ def test_a_start_that_fails_leaves_the_finished_run_its_configuration(finished, 
     assert (run / "labels.parquet").exists()
 
 
+@pytest.mark.full
 def test_copies_weigh_on_request(run_files, tmp_path):
     given = tmp_path / "news.csv"
     titles = [
@@ -233,6 +237,7 @@ def test_copies_weigh_on_request(run_files, tmp_path):
     assert pq.read_table(run / "clusters.parquet")["size"].to_pylist()[0] >= 6
 
 
+@pytest.mark.full
 def test_pieces_of_the_graph_are_joined_by_their_nearest_texts(run_files, tmp_path):
     given = tmp_path / "news.csv"
     groups = [[f"{word} {number}" for number in range(12)] for word in ("volcano erupts", "choir sings", "tax reform")]
@@ -273,6 +278,7 @@ def server_processes(run: Path) -> list[int]:
     return found
 
 
+@pytest.mark.full
 def test_a_damaged_manifest_is_told_and_starting_anew_helps(run_files, tmp_path):
     (tmp_path / "none.csv").write_text("id,title\n", encoding="utf-8")
     words = [f"read.paths={tmp_path / 'none.csv'}"]
@@ -288,6 +294,7 @@ def test_a_damaged_manifest_is_told_and_starting_anew_helps(run_files, tmp_path)
     assert RunDir(run).report["counts"]["records"] == 0
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 def test_two_starts_on_one_directory_refuse_each_other(run_files, sample, tmp_path):
     run = RunDir(tmp_path / "run")
@@ -297,6 +304,7 @@ def test_two_starts_on_one_directory_refuse_each_other(run_files, sample, tmp_pa
     assert "in use by another run" in result.err
 
 
+@pytest.mark.full
 def test_a_run_that_cannot_fit_is_refused_before_its_work(covey, undisturbed, tmp_path, monkeypatch):
     run = RunDir(tmp_path / "run")
     words = [*undisturbed.words, f"run.dir={run.path}"]

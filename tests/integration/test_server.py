@@ -19,7 +19,7 @@ from clustering.sample import write_sample
 from jobs.cli import main
 from tests.integration.conftest import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.milvus]
+pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from clustering.sample import write_sample
 from clustering.watch import METRICS
 from tests.integration.conftest import ROOT, free_port, holds
 
-pytestmark = [pytest.mark.ray, pytest.mark.milvus]
+pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]
 
 
 def ray_command() -> str:

@@ -48,6 +48,7 @@ def test_titles_come_in_order_and_failures_are_none(endpoint, monkeypatch):
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_a_run_takes_titles_and_keeps_the_key_to_itself(endpoint, run_files, tmp_path, monkeypatch):
     _, cfg = endpoint
     given = tmp_path / "news.csv"

@@ -361,6 +361,7 @@ def repeated(path: Path, text: str, often: int, first: str | None = None) -> Pat
     return path
 
 
+@pytest.mark.full
 def test_a_line_without_end_is_refused_before_it_is_held(write: Write, read_alone: Any) -> None:
     path = write("a.jsonl.gz", packed('{"title": "Vote"}\n' * 1000 + '{"title": "', b"x", 1024))
     assert Path(path).stat().st_size < 2 * MIB
@@ -369,6 +370,7 @@ def test_a_line_without_end_is_refused_before_it_is_held(write: Write, read_alon
     assert found["grown_mib"] < 150
 
 
+@pytest.mark.full
 def test_a_csv_record_without_end_is_refused_before_it_is_held(write: Write, read_alone: Any) -> None:
     path = write("a.csv.gz", packed('title\nVote\n"', b"x\n", 1024))
     found = read_alone(path)
@@ -379,6 +381,7 @@ def test_a_csv_record_without_end_is_refused_before_it_is_held(write: Write, rea
     assert found["grown_mib"] < 200
 
 
+@pytest.mark.full
 def test_a_csv_file_of_a_million_columns_is_read_for_those_wanted(write: Write, read_alone: Any) -> None:
     path = write("wide.csv.gz", "," * 1_000_000 + "title\n" + "," * 1_000_000 + "Vote\n")
     assert Path(path).stat().st_size < MIB
@@ -390,6 +393,7 @@ def test_a_csv_file_of_a_million_columns_is_read_for_those_wanted(write: Write, 
     assert len(problem) < 1000
 
 
+@pytest.mark.full
 def test_long_records_are_held_a_few_at_a_time(write: Write, read_alone: Any) -> None:
     line = b'{"title": "' + b"x" * (4 * MIB - 14) + b'"}\n'
     path = write("a.jsonl.gz", packed("", line, 4 * 40))
@@ -398,6 +402,7 @@ def test_long_records_are_held_a_few_at_a_time(write: Write, read_alone: Any) ->
     assert found["grown_mib"] < 250
 
 
+@pytest.mark.full
 def test_a_string_that_parquet_says_often_is_written_out_a_few_times_at_a_time(tmp_path: Path, read_alone: Any) -> None:
     path = repeated(tmp_path / "a.parquet", "x" * MIB, 300)
     assert path.stat().st_size < 2000
@@ -406,6 +411,7 @@ def test_a_string_that_parquet_says_often_is_written_out_a_few_times_at_a_time(t
     assert found["grown_mib"] < 400
 
 
+@pytest.mark.full
 def test_a_string_that_parquet_continues_often_is_unpacked_a_few_times_at_a_time(
     tmp_path: Path, read_alone: Any
 ) -> None:
@@ -496,6 +502,7 @@ def test_a_row_group_that_is_too_large_is_refused(
     ]
 
 
+@pytest.mark.full
 def test_a_gzip_of_parquet_is_unpacked_up_to_a_bound(write: Write, read_alone: Any) -> None:
     path = write("a.parquet.gz", packed("PAR1", b"\0", 256))
     found = read_alone(path, UNPACKED_BYTES=128 * MIB)
@@ -536,6 +543,7 @@ def test_nothing_in_a_parquet_file_is_executed(tmp_path: Path, read_here: Any, m
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "line"), [("a.csv.gz", "x"), ("a.jsonl.gz", '{"title": "x"}')])
 def test_gzip_out_of_which_far_more_comes_than_went_in_is_refused(
     name: str, line: str, write: Write, read_here: Any, monkeypatch: pytest.MonkeyPatch

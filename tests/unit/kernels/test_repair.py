@@ -69,6 +69,7 @@ def asker(reach: FloatArray, asked: list[int]) -> Ask:
     return ask
 
 
+@pytest.mark.full
 def test_the_certificate_is_never_wrong_in_ten_thousand_small_cases():
     rng = np.random.default_rng(0)
     proven = opened = 0
