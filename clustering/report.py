@@ -93,7 +93,8 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
         "versions": manifest["versions"],
         "seed": manifest["seed"],
     }  # fmt: skip
-    figures["warnings"] = warnings_of(figures, config)
+    told = [line for stage in done.values() for line in stage.get("warnings", [])]
+    figures["warnings"] = [*told, *warnings_of(figures, config)]
     return figures
 
 

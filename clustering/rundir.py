@@ -261,7 +261,8 @@ class RunDir:
     def stage(self, name: str, fingerprint: str, work: Callable[[], Figures]) -> Figures:
         """Run a stage unless it is finished with this fingerprint; return its figures either way.
 
-        work : does the stage's work and returns its figures (counts, ``peak_bytes``)
+        work : does the stage's work and returns its figures (counts, ``peak_bytes``; ``warnings``: sentences that the
+            log says and the report repeats)
         """
         done = self.manifest["stages"].get(name)
         if done is not None and done["fingerprint"] == fingerprint:
@@ -285,6 +286,8 @@ class RunDir:
         shown = " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
         fields = {"event": "stage_finished", "stage": name, "seconds": round(seconds, 3), **figures}
         log.info("%s: %s seconds=%.1f", name, shown, seconds, extra={"fields": fields})
+        for line in figures.get("warnings", []):
+            log.warning("%s: %s", name, line)
         return figures
 
     def discard_stale(self, marks: dict[str, str]) -> None:
