@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import glob
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from clustering import typed
 from clustering.errors import ConfigError
 
 EMBEDDED = "embedded"
@@ -50,7 +51,9 @@ SECRET_ENV = {  # addresses of servers, and the key that names the variable with
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
-_strict = ConfigDict(extra="forbid")
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # what numpy and scikit-learn take
+Filled = Annotated[str, Field(min_length=1)]
+_strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=_strict)
@@ -66,9 +69,9 @@ class Prices:
 class RunSection:
     """Where a run lies and how it repeats itself."""
 
-    dir: str = "runs/covey"  # a directory that all nodes see, or s3://bucket/prefix, gs://; holds every artefact
+    dir: Filled = "runs/covey"  # a directory that all nodes see, or s3://bucket/prefix, gs://; holds every artefact
     name: str | None = None  # letters, digits, underscores; none: the directory's own name
-    seed: NonNegative = 0
+    seed: Seed = 0
     resume: bool = True  # false: start anew, whatever the directory holds
     check: bool = True  # refuse a run that will not fit into the memory of the nodes; false: try it all the same
     prices: Prices | None = None  # none: no costs in the report
@@ -95,7 +98,7 @@ class ReadSection:
     """Which records are read, and what of them becomes the text: those of files, or those of a collection."""
 
     # Files, globs, directories, URIs (where ? begins the options); csv, tsv, jsonl, parquet, each also .gz.
-    paths: tuple[str, ...] = ()
+    paths: tuple[Filled, ...] = ()
     collection: CollectionInput | None = None  # instead of paths: texts with the vectors that they already have
     text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("title", "description")  # of files
     separator: str = "\n"  # stands between two text columns
@@ -107,8 +110,8 @@ class ReadSection:
 class EmbedSection:
     """Which encoder turns texts into unit vectors, and on how many actors."""
 
-    encoder: str = "bge-m3"  # static, minilm, bge-m3, or a sentence-transformers model (name or folder)
-    model: str | None = None  # a local folder (or hub name) with the weights of `encoder`
+    encoder: Filled = "bge-m3"  # static, minilm, bge-m3, or a sentence-transformers model (name or folder)
+    model: Filled | None = None  # a local folder (or hub name) with the weights of `encoder`
     actors: Positive | None = None  # none: one a GPU, or one a CPU core up to 4
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0
     max_tokens: Annotated[int, Field(ge=2, le=8192)] = 512  # longer texts are cut; the report counts them
@@ -218,7 +221,7 @@ class ProjectSection:
     n_neighbors: Annotated[int, Field(ge=2)] = 15  # the text itself is one of them, as in umap-learn
     min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
     sample: Annotated[int, Field(ge=100)] | None = None  # lay out so many texts, the others amid their neighbors
-    seed: NonNegative | None = None  # a seed makes the map repeatable and runs on one thread
+    seed: Seed | None = None  # a seed makes the map repeatable and runs on one thread
 
 
 @dataclass(frozen=True, config=_strict)
@@ -282,11 +285,12 @@ SECTIONS: dict[str, type] = {field.name: field.default_factory for field in fiel
 def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a YAML file, lay ``section.key=value`` words over it, and check the whole.
 
-    overrides : words such as ``cluster.min_samples=3``; the value is read as YAML
+    overrides : words such as ``cluster.min_samples=3``. A value that is text is taken as it stands, a list is written
+        [a, b], null means none where that is a choice.
     Raises: ConfigError that lists every problem of the file and the words at once.
     """
     problems: list[str] = []
-    raw: dict[str, Any] = _read_yaml(Path(path), problems) if path is not None else {}
+    raw = _read_yaml(Path(path), problems) if path is not None else {}
     for word in overrides:
         _override(raw, word, problems)
     return build_config(raw, problems)
@@ -307,8 +311,13 @@ def build_config(raw: Mapping[str, Any], problems: list[str] | None = None) -> R
     Raises: ConfigError with ``problems`` and whatever else is wrong in ``raw``.
     """
     problems = list(problems or [])
+    if not isinstance(raw, Mapping):
+        raise ConfigError([*problems, f"the configuration is a {type(raw).__name__}; expected a mapping of sections"])
+    odd = list(typed.odd_values(raw, RunConfig))
     known = _keep_known(raw, problems)
-    problems += _credentials(known)
+    if odd:
+        raise ConfigError(problems + odd)
+    problems += _credentials(known) + _broken_addresses(known)
     config: RunConfig | None = None
     try:
         config = TypeAdapter(RunConfig).validate_python(known)
@@ -321,41 +330,35 @@ def build_config(raw: Mapping[str, Any], problems: list[str] | None = None) -> R
 
 
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            raw = yaml.safe_load(file)  # of a string, an error would quote lines, in which may be secrets
-    except OSError as error:
-        near = sorted(glob.glob(str(path.parent / "*.yaml")))
-        hint = f" Configurations there: {', '.join(near)}." if near else ""
-        raise ConfigError([f"cannot read the configuration {path}: {error.strerror}.{hint}"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split())}"]) from None
+    raw = typed.read_yaml(path, RunConfig)
     if raw is None:
         return {}
     if not isinstance(raw, dict):
         problems.append(f"{path} holds a {type(raw).__name__}; expected sections such as 'read:' and 'cluster:'")
         return {}
-    return {str(section): dict(keys) if isinstance(keys, dict) else keys for section, keys in raw.items()}
+    return {str(section): keys for section, keys in raw.items()}
 
 
 def _override(raw: dict[str, Any], word: str, problems: list[str]) -> None:
     name, equals, text = word.partition("=")
-    section, dot, key = name.partition(".")
-    if not (equals and dot and section and key):
+    section, *parents, last = name.split(".") if "." in name else ("", "")
+    if not (equals and section and last and all(parents)):
         problems.append(
             f"{_shown(word)} is not an override; write section.key=value, for instance cluster.min_samples=3"
         )
         return
     try:
-        value = yaml.safe_load(text)
+        value = typed.word_value(text, typed.hint_at(RunConfig, name.split(".")))
     except yaml.YAMLError:
-        value = text
-    if raw.get(section) is None:
-        raw[section] = {}
-    place = raw[section]
-    *parents, last = key.split(".")
-    for parent in parents:  # store.params.nlist=64 reaches into a mapping
-        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+        problems.append(f"{_shown(word)} is no list; put items that hold a comma, a colon or a # in quotes")
+        return
+    place: Any = raw
+    for parent in (section, *parents):  # store.params.nlist=64 reaches into a mapping
+        if not isinstance(place, dict):
+            break
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
     if isinstance(place, dict):
         place[last] = value
     else:
@@ -367,7 +370,7 @@ def _keep_known(raw: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     everywhere = {key: name for name, section in SECTIONS.items() for key in _keys(section)}
     for name, keys in raw.items():
         if name not in SECTIONS:
-            problems.append(f"unknown section '{name}'{_nearest(name, SECTIONS)}")
+            problems.append(f"unknown section '{typed.shown_key(name)}'{_nearest(name, SECTIONS)}")
         elif keys is None:
             known[name] = {}
         elif not isinstance(keys, dict):
@@ -379,7 +382,8 @@ def _keep_known(raw: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
             for key in keys:
                 if key not in allowed:
                     elsewhere = f"; '{everywhere[key]}.{key}' exists" if key in everywhere else ""
-                    problems.append(f"unknown key '{name}.{key}'{elsewhere or _nearest(key, allowed, name + '.')}")
+                    shown = typed.shown_key(key)
+                    problems.append(f"unknown key '{name}.{shown}'{elsewhere or _nearest(key, allowed, name + '.')}")
             known[name] = {key: _tuples(value) for key, value in keys.items() if key in allowed}
     if isinstance(known.get("read"), dict) and known["read"].get("collection") is not None:
         known["read"]["collection"] = _known_collection(known["read"]["collection"], problems)
@@ -398,7 +402,7 @@ def _known_collection(given: Any, problems: list[str]) -> dict[str, Any] | None:
         problems.append(f"read.collection holds a {type(given).__name__}; expected the keys {', '.join(needed)}")
         return None
     problems += [
-        f"unknown key 'read.collection.{key}'{_nearest(key, allowed, 'read.collection.')}"
+        f"unknown key 'read.collection.{typed.shown_key(key)}'{_nearest(key, allowed, 'read.collection.')}"
         for key in given
         if key not in allowed
     ]
@@ -419,17 +423,22 @@ def _tuples(value: Any) -> Any:
 
 def _nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     known = list(known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.0)
+    close = difflib.get_close_matches(typed.shown_key(word), known, n=1, cutoff=0.0)
     return f"; the nearest known one is '{prefix}{close[0]}'" if close else ""
 
 
 def _shown(value: Any) -> str:
     """A value as messages show it, unless it may hold a password."""
-    return "a value with '@', which is not shown" if "@" in repr(value) else repr(value)
+    shown = repr(value)
+    if "@" in shown:
+        return "a value with '@', which is not shown"
+    return shown if len(shown) <= 2 * typed.SHOWN else shown[: 2 * typed.SHOWN] + "..."
 
 
 def _in_words(detail: Any) -> str:
-    place = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("function-", "tuple[")))
+    place = ".".join(
+        typed.shown_key(str(part)) for part in detail["loc"] if not str(part).startswith(("function-", "tuple["))
+    )
     misplaced = detail["type"] in ("missing", "unexpected_keyword_argument")  # then what is there may be a secret
     got = "" if misplaced else f", got {_shown(detail['input'])}"
     return f"{place}: {detail['msg'][0].lower()}{detail['msg'][1:]}{got}"
@@ -443,6 +452,23 @@ def _credentials(known: Mapping[str, Any]) -> list[str]:
     hints = {place: f"name an environment variable with it in {key}" for place, key in SECRET_ENV.items()}
     stores = "object stores take credentials from the environment"
     return [f"{place} holds a user or password; {hints.get(place, stores)}" for place in found]
+
+
+def _broken_addresses(known: Mapping[str, Any]) -> list[str]:
+    """The keys whose value begins like a URI and is none; it may hold a secret, so that it is not shown."""
+    found = []
+    for place, text in _words(known):
+        if "://" not in text or (place in SECRET_ENV and "@" in text):
+            continue
+        try:
+            parts = urlsplit(text)
+            wrong = place in SECRET_ENV and not (parts.hostname and parts.port != 0)
+        except ValueError as error:  # of the host, or of the port
+            found.append(f"{place} is no URI: {str(error).partition(' (')[0][:100]}; got {_shown(text)}")
+            continue
+        if wrong:
+            found.append(f"{place} names no host, or port 0; write it as http://host:19530; got {_shown(text)}")
+    return found
 
 
 def _words(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
@@ -518,7 +544,7 @@ def _wrong_address(place: str, given: StoreSection | CollectionInput) -> list[st
     takes = f"neither '{EMBEDDED}' nor an" if isinstance(given, StoreSection) else "no"
     embedded = isinstance(given, StoreSection) and given.embedded
     if "://" not in given.uri and "@" not in given.uri and not embedded:
-        found.append(f"{place}.uri={given.uri!r} is {takes} address such as http://host:19530")
+        found.append(f"{place}.uri={_shown(given.uri)} is {takes} address such as http://host:19530")
     return found
 
 
@@ -535,9 +561,14 @@ def _wrong_params(store: StoreSection, search: SearchSection) -> list[str]:
                 low, high = known[key]
                 if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                     found.append(f"{section}.params.{key}={_shown(value)} is not a whole number from {low} to {high}")
-            elif key != "mmap.enabled" and not (index == "GPU_CAGRA" and key in GPU_PARAMS):
+            elif key == "mmap.enabled" or (index == "GPU_CAGRA" and key in GPU_PARAMS):
+                if not isinstance(value, (bool, int, float, str)):
+                    found.append(f"{section}.params.{key}={_shown(value)} is no single value")
+            else:
                 takes = f"it takes {', '.join(known)}" if known else "it takes none"
-                found.append(f"{section}.params.{key} is not a parameter of index {index}; {takes} here")
+                found.append(
+                    f"{section}.params.{typed.shown_key(key)} is not a parameter of index {index}; {takes} here"
+                )
     for key in LISTED:
         value = search.params.get(key)
         if isinstance(value, int) and value < search.k + 1:

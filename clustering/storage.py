@@ -176,7 +176,7 @@ def place(given: str | Place) -> Place:
         return given
     if "://" in str(given) and not str(given).startswith("file://"):
         return RemotePath.of(str(given))
-    return Path(str(given).removeprefix("file://")).expanduser().absolute()
+    return Path(os.path.expanduser(str(given).removeprefix("file://"))).absolute()  # ~nobody stays as it is
 
 
 def remove(path: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,59 @@ def test_the_graph_takes_all_searched_neighbors_unless_told_otherwise() -> None:
 # --- overrides ---
 
 
-def test_overrides_are_read_as_yaml() -> None:
+@pytest.mark.parametrize(
+    "value",
+    ["/x/team #2", "a: b", "[x", "no", "1", "007", "~", " a ", "a=b", "a\tb", "'a'", "2024-01-01", "1e3", "{a}"],
+)
+def test_text_is_taken_as_it_stands(value: str) -> None:
+    words = [f"run.dir={value}", f"read.id_column={value}", f"read.text_columns={value}", f"read.paths={value}",
+             "read.collection.uri=http://h:1", f"read.collection.name={value}"]  # fmt: skip
+    for word in words[:4]:
+        _, _, key = word.partition("=")[0].partition(".")
+        config = load_config(None, [word])
+        given = getattr(config.run, key) if word.startswith("run.") else getattr(config.read, key)
+        assert given in (value, (value,))
+    found = load_config(None, [*words[4:], f"read.collection.text_field={value}"]).read.collection
+    assert found is not None
+    assert (found.name, found.text_field) == (value, value)
+
+
+def test_two_directories_that_differ_after_a_hash_stay_two() -> None:
+    assert load_config(None, ["run.dir=/x/team #2"]).run.dir != load_config(None, ["run.dir=/x/team #3"]).run.dir
+
+
+def test_names_of_columns_stay_names(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("read: {text_columns: [1, no, 007], id_column: 2024-01-01}\nrun: {name: 1e3}\n", encoding="utf-8")
+    read = load_config(path).read
+    assert (read.text_columns, read.id_column) == (("1", "no", "007"), "2024-01-01")
+    assert load_config(path).run.name == "1e3"
+    words = load_config(None, ["read.text_columns=[1, no, 'a, b', null]", "read.id_column=no"]).read
+    assert (words.text_columns, words.id_column) == (("1", "no", "a, b", "null"), "no")
+    assert load_config(path, ["read.id_column=null"]).read.id_column is None
+    assert load_config(path, ["read.id_column="]).read.id_column == ""  # a column without a name
+
+
+def test_numbers_are_those_that_are_written() -> None:
+    config = load_config(None, ["search.k=064", "cluster.granularity=1e3", "project.n_neighbors=1_0", "graph.k=0x10"])
+    found = (config.search.k, config.cluster.granularity, config.project.n_neighbors, config.graph.k)
+    assert found == (64, 1000, 10, 16)
+
+
+def test_a_list_that_is_none_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"^'read.text_columns=\[title #1\]' is no list; put items that hold a comma"):
+        load_config(None, ["read.text_columns=[title #1]"])
+
+
+def test_keys_within_what_a_file_leaves_empty_are_set(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("describe: {titles: null}\n", encoding="utf-8")
+    titles = load_config(path, ["describe.titles.url=http://h", "describe.titles.model=m"]).describe.titles
+    assert titles is not None
+    assert titles.model == "m"
+
+
+def test_overrides_are_read_by_the_type_of_their_key() -> None:
     words = [
         "search.k=64", "cluster.allow_single_cluster=true", "graph.max_distance=0.5", "run.name=null",
         "read.text_columns=[title, body]", "store.params.nlist=128", "store.index=IVF_FLAT", "run.dir=a=b",
@@ -198,15 +251,25 @@ def test_a_key_that_is_no_word_is_unknown_too() -> None:
         ("search.k=0", "search.k: input should be greater than or equal to 1, got 0"),
         ("search.k=16384", "search.k: input should be less than 16384, got 16384"),
         ("search.k=2.5", "search.k: input should be a valid integer"),
+        ("search.k=true", "search.k: input should be a number, got True"),
+        ("search.k=1:30", "search.k: input should be a valid integer"),
+        ("search.k=2024-13-45", "search.k: input should be a valid integer"),
+        ("embed.gpus_per_actor=.inf", "embed.gpus_per_actor: input should be a finite number, got inf"),
+        ("run.seed=4294967296", "run.seed: input should be less than 4294967296, got 4294967296"),
+        ("project.seed=4294967296", "project.seed: input should be less than 4294967296, got 4294967296"),
+        ("run.dir=http://[::1", "run.dir is no URI: Invalid IPv6 URL"),
+        ("run.dir=a\udcffb", "run.dir: U+DCFF stands in it, which no text holds"),
+        ("store.uri=http://h:99999", "store.uri is no URI: Port out of range"),
+        ("store.uri=http://:1", "store.uri names no host"),
         ("search.params=[1]", "search.params: input should be a valid dictionary, got (1,)"),
         ("run.seed=-1", "run.seed: input should be greater than or equal to 0, got -1"),
-        ("run.dir=3", "run.dir: input should be a valid string, got 3"),
-        ("read.paths=[3]", "read.paths.0: input should be a valid string, got 3"),
+        ("run.dir=", "run.dir: string should have at least 1 character, got ''"),
+        ("read.paths=[a, {b: c}]", "read.paths.1: input should be a valid string, got {'b': 'c'}"),
         ("read.text_columns=[]", "read.text_columns: tuple should have at least 1 item"),
         ("cluster.min_cluster_size=1", "cluster.min_cluster_size: input should be greater than or equal to 2, got 1"),
         ("cluster.selection=best", "cluster.selection: input should be "),
         ("cluster.allow_single_cluster=perhaps", "cluster.allow_single_cluster: input should be a valid boolean"),
-        ("cluster.epsilon=.nan", "cluster.epsilon: input should be greater than or equal to 0, got nan"),
+        ("cluster.epsilon=.nan", "cluster.epsilon: input should be a finite number, got nan"),
         ("graph.max_distance=0", "graph.max_distance: input should be greater than 0, got 0"),
         ("store.metric=JACCARD", "store.metric: input should be 'L2', 'COSINE' or 'IP', got 'JACCARD'"),
         ("project.min_dist=2", "project.min_dist: input should be less than or equal to 1, got 2"),
@@ -217,7 +280,7 @@ def test_a_wrong_value_is_named_with_its_key_and_itself(word: str, says: str) ->
         load_config(None, [word])
     (found,) = caught.value.problems
     assert found.startswith(says)
-    assert ", got " in found
+    assert ", got " in found or "; got " in found
 
 
 def test_a_section_that_is_no_mapping_is_shown_what_it_holds() -> None:
@@ -370,6 +433,64 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("# nothing yet\n", encoding="utf-8")
     assert load_config(path) == RunConfig()
+
+
+NESTED = "a: " + "[" * 500
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 10)}]\n" for n in range(9)
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} {{<<: [{', '.join(['*' + chr(97 + n)] * 10)}]}}\n" for n in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("read: &r {paths: [*r]}", "an alias stands within itself, line 1"),
+        ("search:\n  k: 3\n  k: 4\n", "the key 'k' is given twice, in lines 2 and 3; keep one"),
+        ("read: {}\nrun: {}\nread: {}\n", "the key 'read' is given twice, in lines 1 and 3; keep one"),
+        (BOMB, "it holds more than 100,000 values, aliases written out, line "),
+        (MERGES, "it holds more than 100,000 values, aliases written out, line "),
+        (NESTED, "maps and lists lie more than 20 deep within each other"),
+        ("search: {k: !!python/object/apply:os.system [id]}", "the tag '.*os.system' is not known, line 1"),
+        ("run: {dir: !!python/name:os.system x}", "could not determine a constructor for the tag"),
+        ("run: {dir: !!binary aGk=}", "could not determine a constructor for the tag"),
+        ("search:\n\tk: 3\n", "found character '.t' that cannot start any token"),
+        ("search: {? [a]: 3}", "a key is neither text nor a number, line 1"),
+        ("run: {}\n---\nrun: {}\n", "expected a single document"),
+        ("run: {dir: a\0b}", "unacceptable character #x0000"),
+        ("a: " + "x" * (1 << 20), "longer than 1,048,576 bytes"),
+        ("\xff".encode("latin-1"), "its byte 0 is no UTF-8; save it as UTF-8 text"),
+        ("run: {}".encode("utf-16"), "its byte 0 is no UTF-8; save it as UTF-8 text"),
+    ],
+    ids=lambda one: str(one)[:30],
+)
+def test_a_file_that_is_no_configuration_is_told(content: str | bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    began = time.process_time()
+    with pytest.raises(ConfigError, match=rf"run\.yaml is .*{says}"):
+        load_config(path)
+    assert time.process_time() - began < 20
+
+
+def test_an_alias_beside_its_anchor_and_a_mark_of_order_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("search: &s {k: 64}\ngraph: *s\n", encoding="utf-8-sig")
+    assert load_config(path).graph.k == 64
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "/dev/null/x", "x" * 5000, "a\0b", "/dev/zero", "\udcff"])
+def test_what_is_no_file_is_told(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the configuration|no configuration is"):
+        load_config(path)
+
+
+def test_a_mapping_that_holds_itself_is_told() -> None:
+    ring: dict[str, Any] = {}
+    ring["paths"] = ring
+    assert "deep within each other, or within themselves" in problem({"read": ring})
 
 
 # --- secrets ---

@@ -1,0 +1,277 @@
+"""YAML text, or the value of a ``section.key=value`` word, and its key's type in; the value that the key wants out.
+
+YAML alone would make a number of the column 007, false of the column no, and a comment of what follows ' #'. Here a key
+that takes text gets what is written. Of YAML there are maps, lists, text, numbers as in YAML 1.2, true, false and null.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from clustering.errors import ConfigError
+
+MOST_BYTES = 1 << 20  # of a configuration file
+MOST_VALUES = 100_000  # in it, aliases written out
+DEEPEST = 20  # maps and lists within each other
+SHOWN = 80  # characters of a key or a value in a message
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # no file's name, and nothing that can be written as UTF-8
+_CORE = "tag:yaml.org,2002:"
+TEXT_LIKE = ("str", "int", "float", "bool", "null", "merge")  # tags of what a key that takes text takes as written
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core: no dates, no base 60, no yes and no, 010 is ten, 1e3 a number; an unknown tag is an error."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (as in PyYAML)
+    yaml_constructors = {  # noqa: RUF012
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in (None, *(_CORE + kind for kind in ("null", "bool", "int", "float", "str", "seq", "map")))
+    }
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        text = str(self.construct_scalar(node)).replace("_", "")
+        prefix = text.lstrip("+-")[:2].lower()
+        return int(text, {"0x": 16, "0o": 8, "0b": 2}.get(prefix, 10))
+
+
+_Loader.add_constructor(_CORE + "int", _Loader.construct_yaml_int)
+for _kind, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?([0-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+)", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+     list("-+.0123456789")),
+    ("merge", r"<<", ["<"]),
+):  # fmt: skip
+    _Loader.add_implicit_resolver(_CORE + _kind, re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def read_yaml(path: Path, shape: type) -> Any:
+    """What a YAML file holds, each value read as its key's type in ``shape``, a dataclass, wants it.
+
+    Raises: ConfigError for a file that cannot be read, is no YAML, gives a key twice, or holds more than a
+        configuration does: too many bytes, values or levels, an alias within itself. No line of it is quoted, for
+        there may be secrets in it.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        near: list[str] = []
+        with contextlib.suppress(OSError, ValueError):
+            near = sorted(str(one) for one in path.parent.glob("*.yaml"))
+        hint = f". Configurations there: {', '.join(near)}." if near else ""
+        what = getattr(error, "strerror", None) or error
+        raise ConfigError([f"cannot read the configuration {shown_path(path)}: {what}{hint}"]) from None
+    if len(content) > MOST_BYTES:
+        raise ConfigError(
+            [f"{path} is longer than {MOST_BYTES:,} bytes, which no configuration is; is it another file?"]
+        )
+    try:
+        return parse_yaml(content.decode("utf-8-sig"), shape)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            [f"{path} is not valid YAML: its byte {error.start} is no UTF-8; save it as UTF-8 text"]
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split())}"]) from None
+
+
+def parse_yaml(text: str, hint: Any) -> Any:
+    """Raises: YAMLError."""
+    loader = _Loader(io.StringIO(text))  # of a string, an error would quote lines
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {}, set())
+        return _value(loader, node, hint)
+    except RecursionError:
+        raise yaml.YAMLError(f"maps and lists lie more than {DEEPEST} deep within each other") from None
+    finally:
+        loader.dispose()
+
+
+def word_value(text: str, hint: Any) -> Any:
+    """The value of a ``section.key=value`` word: text as it stands where the key takes text, else YAML.
+
+    Where null is a choice, the word null means it; where the key takes a list, [a, b] is one, and anything else is its
+    only item.
+    Raises: YAMLError for a list that is none.
+    """
+    members = _members(hint)
+    listed = any(map(_is_list, members))
+    if text == "null" and type(None) in members:
+        return None
+    if listed and text[:1] == "[" and text[-1:] == "]":
+        return parse_yaml(text, hint)
+    if _takes_text(members):
+        return text
+    if listed and _takes_text(_members(_item(members))):
+        return [text]
+    try:
+        return parse_yaml(text, hint)
+    except yaml.YAMLError:
+        return text  # which is wrong, and shown
+
+
+def hint_at(shape: type, path: Sequence[str]) -> Any:
+    """The type of a key some levels within a dataclass; Any where there is no such key."""
+    hint: Any = shape
+    for name in path:
+        hint = _keys(_members(hint)).get(name, Any)
+    return hint
+
+
+def odd_values(value: Any, hint: Any, place: str = "", depth: int = 0) -> Iterator[str]:
+    """What pydantic would let pass, named with its key: text that no file can hold, true for a number, numbers that
+    64 bits do not hold, and levels without end."""
+    members = _members(hint)
+    if depth > DEEPEST:
+        yield f"{place[:SHOWN]}: maps and lists lie more than {DEEPEST} deep within each other, or within themselves"
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            inner = f"{place}.{shown_key(key)}".lstrip(".")
+            if isinstance(key, str) and NO_TEXT.search(key):
+                yield f"{inner} is no name of a key"
+            yield from odd_values(item, _keys(members).get(key, Any), inner, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from odd_values(item, _item(members), f"{place}.{number}", depth + 1)
+    elif isinstance(value, str) and (odd := NO_TEXT.search(value)):
+        yield f"{place}: U+{ord(odd[0]):04X} stands in it, which no text holds; got {value[:SHOWN]!r}"
+    elif isinstance(value, bool) and {int, float} & set(members) and bool not in members:
+        yield f"{place}: input should be a number, got {value}"
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        yield f"{place}: a number that 64 bits do not hold"
+
+
+def shown_key(key: Any) -> str:
+    """A key as messages show it: short, on one line, of characters that every stream takes."""
+    text = key if isinstance(key, str) else repr(key)
+    if len(text) > SHOWN:
+        text = text[:SHOWN] + "..."
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def shown_path(path: Path) -> str:
+    return shown_key(str(path)) if len(str(path)) > 4 * SHOWN or not str(path).isprintable() else str(path)
+
+
+def _count(node: yaml.Node, counted: dict[int, int], around: set[int]) -> int:
+    """The values in a node, aliases written out; keys that are given twice, and what is too much, raise."""
+    if id(node) in around:
+        raise yaml.YAMLError(f"an alias stands within itself{_line(node)}")
+    if len(around) > DEEPEST:
+        raise yaml.YAMLError(f"maps and lists lie more than {DEEPEST} deep within each other{_line(node)}")
+    if id(node) not in counted:
+        total = 1
+        if isinstance(node, yaml.MappingNode):
+            _refuse_twins(node)
+            held = [part for pair in node.value for part in pair]
+        else:
+            held = node.value if isinstance(node, yaml.SequenceNode) else []
+        for part in held:
+            total += _count(part, counted, {*around, id(node)})
+        counted[id(node)] = total
+    if counted[id(node)] > MOST_VALUES:
+        raise yaml.YAMLError(f"it holds more than {MOST_VALUES:,} values, aliases written out{_line(node)}")
+    return counted[id(node)]
+
+
+def _refuse_twins(node: yaml.MappingNode) -> None:
+    seen: dict[str, yaml.Node] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == _CORE + "merge":
+            continue
+        if key.value in seen:
+            raise yaml.YAMLError(
+                f"the key '{shown_key(key.value)}' is given twice, in lines {seen[key.value].start_mark.line + 1} and "
+                f"{key.start_mark.line + 1}; keep one"
+            )
+        seen[key.value] = key
+
+
+def _line(node: yaml.Node) -> str:
+    return f", line {node.start_mark.line + 1}"
+
+
+def _value(loader: _Loader, node: yaml.Node, hint: Any) -> Any:
+    members = _members(hint)
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(loader, node, members)
+    if node.tag not in (_CORE + "map", _CORE + "seq"):
+        raise yaml.YAMLError(f"the tag {shown_key(node.tag)!r} is not known{_line(node)}")
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(loader, item, _item(members)) for item in node.value]
+    assert isinstance(node, yaml.MappingNode)
+    loader.flatten_mapping(node)
+    found = {}
+    for name, item in node.value:
+        key = _scalar(loader, name, (Any,)) if isinstance(name, yaml.ScalarNode) else None
+        if key is None:
+            raise yaml.YAMLError(f"a key is neither text nor a number{_line(name)}")
+        found[key] = _value(loader, item, _keys(members).get(key, Any))
+    return found
+
+
+def _scalar(loader: _Loader, node: yaml.ScalarNode, members: Sequence[Any]) -> Any:
+    null = node.tag == _CORE + "null" and (node.value != "null" or type(None) in members)
+    if node.tag.startswith(_CORE) and node.tag[len(_CORE) :] in TEXT_LIKE and not null:
+        if _takes_text(members):
+            return node.value
+        if any(map(_is_list, members)) and _takes_text(_members(_item(members))):
+            return [node.value]  # one word stands for a list of one
+    try:
+        return loader.construct_object(node)
+    except ValueError as error:
+        raise yaml.YAMLError(f"{str(error).partition(':')[0]}{_line(node)}") from None
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; the type itself of any other."""
+    if get_origin(hint) is Annotated:
+        return _members(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(member for one in get_args(hint) for member in _members(one))
+    return (hint,)
+
+
+def _takes_text(members: Sequence[Any]) -> bool:
+    """Whether text is what stands there as a single value, or nothing."""
+    single = [one for one in members if one is not type(None) and (get_origin(one) in (None, Literal))]
+    single = [one for one in single if not is_dataclass(one)]
+    return bool(single) and all(
+        one is str or (get_origin(one) is Literal and all(isinstance(word, str) for word in get_args(one)))
+        for one in single
+    )
+
+
+def _is_list(member: Any) -> bool:
+    return get_origin(member) in (tuple, list)
+
+
+def _item(members: Sequence[Any]) -> Any:
+    """The type of a list's items; Any where no list is wanted."""
+    return next((get_args(member)[0] for member in members if _is_list(member)), Any)
+
+
+def _keys(members: Sequence[Any]) -> dict[Any, Any]:
+    """The types of the keys that a map has there; none where any are taken."""
+    return {key: hint for member in members if isinstance(member, type) and is_dataclass(member)
+            for key, hint in _hints(member).items()}  # fmt: skip
+
+
+@lru_cache
+def _hints(shape: type) -> dict[str, Any]:
+    return get_type_hints(shape, include_extras=True)
