@@ -20,7 +20,7 @@ from clustering.kernels.growth import home_strength, median_height
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import original_errors
 from clustering.read import clean_text, find_files, read_columns_of
-from clustering.rundir import Figures, RunDir, load_assignment
+from clustering.rundir import Figures, RunDir, load_assignment, rows_without_vector
 from clustering.storage import Place, load_array, place, whole
 
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
@@ -101,7 +101,7 @@ class _Clusters:
         self.vectors = run / "vectors"
         self.metric, self.min_samples = config.store.metric, config.cluster.core_rank
         self.core = load_array(run / "forest" / "core.npy")
-        self.k = min(config.search.k, self.core.size)
+        self.k = min(config.search.k, self.core.size - rows_without_vector(self.vectors).size)
         assignment = load_assignment(run)
         self.held = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
         self.diffused = config.cluster.weights == "diffused"
@@ -125,11 +125,16 @@ class _Clusters:
         # A text that the run already has is where the run has put it.
         known = dots[:, 0] >= 1 - SAME
         columns = {name: np.where(known, self.held[name][rows[:, 0]], column) for name, column in found.items()}
+        without = ~vectors.any(axis=1)  # of these nothing is known: noise without a home
+        for name, column in columns.items():
+            column[without] = -1 if name in ("label", "home") else 0
         typed = {
             name: pa.array(column.astype(ASSIGNED.field(name).type.to_pandas_dtype()))
             for name, column in columns.items()
         }
-        return pa.table({"text_id": ids, **typed, "nearest_row": rows[:, 0], "distance": away[:, 0]}, schema=ASSIGNED)
+        nearest = {"nearest_row": rows[:, 0], "distance": away[:, 0]}
+        shown = {name: pa.array(column, mask=without) for name, column in nearest.items()}
+        return pa.table({"text_id": ids, **typed, **shown}, schema=ASSIGNED)
 
     def _by_reach(self, rows: IntArray, away: FloatArray) -> dict[str, NDArray[Any]]:
         own_core = away[:, min(self.min_samples, self.k) - 1]

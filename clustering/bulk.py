@@ -21,7 +21,7 @@ from clustering.config import StoreSection
 from clustering.errors import ConfigError, StoreError
 from clustering.milvus import Address, Link, RefusedError, connected, patiently, reason_of, server_version
 from clustering.parts import Item, map_parts, node_cpus
-from clustering.rundir import Figures, RunDir, parts, vectors_of, write_json
+from clustering.rundir import Figures, RunDir, parts, stored_vectors, write_json
 from clustering.storage import filesystem_of, read_metadata, read_schema, read_table
 from clustering.wire import ROW, VECTOR
 
@@ -82,15 +82,15 @@ class Exporter:
         with self.filesystem.open_output_stream(f"{self.folder}/{item['file']}") as stream:
             for name in item["names"]:
                 table = read_table(self.run / "vectors" / name)
-                vectors = vectors_of(table)
+                keys, vectors = stored_vectors(table)
                 # Older servers know lists, not lists of fixed size.
                 offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32))
                 column = pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))
-                layout = pa.table({ROW: table["row"].combine_chunks(), VECTOR: column})
+                layout = pa.table({ROW: keys, VECTOR: column})
                 if writer is None:  # vectors do not compress, nor do they repeat
                     writer = pq.ParquetWriter(stream, layout.schema, compression="none", use_dictionary=False)
                 writer.write_table(layout)
-                rows += len(table)
+                rows += len(keys)
             writer.close()
         return {"rows": rows}
 

@@ -26,6 +26,7 @@ def cell_centers(run: RunDir, n_texts: int, seed: int, cell_texts: int = CELL_TE
 
     rows = np.sort(np.random.default_rng(seed).choice(n_texts, min(n_texts, SAMPLE * n_cells), replace=False))
     sample = vectors_of(gather(run / "vectors", rows, ["vector"]))
+    sample = sample[sample.any(axis=1)]
     centers = KMeans(n_cells, n_init=1, max_iter=20, random_state=seed).fit(sample).cluster_centers_
     order = leaves_list(linkage(centers, "average", optimal_ordering=True))
     return np.ascontiguousarray(centers[order], np.float32)

@@ -14,6 +14,7 @@ from pymilvus import DataType
 
 from clustering.config import CollectionInput, ReadSection
 from clustering.errors import ConfigError, StoreError
+from clustering.kernels.printable import one_line
 from clustering.milvus import Address, Link, connected, patiently
 from clustering.parts import Item, map_parts, on_worker
 from clustering.read import clean_text, fold_records, spool_records
@@ -26,6 +27,7 @@ RANGE_ROWS = 8192  # servers list 16,384 entities at most
 KEYS_PER_QUERY = 16_384
 VECTORS = (DataType.FLOAT_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR)
 KEYS = (DataType.INT64, DataType.VARCHAR)
+SHOWN_IDS = 5
 IDS = (*KEYS, DataType.INT8, DataType.INT16, DataType.INT32)
 
 
@@ -168,13 +170,13 @@ class RangeReader:
         sound = np.isfinite(lengths) & (lengths > 0)
         ids = [str(value) for value in columns[source.id].to_pylist()]
         texts = [clean_text([value], self.separator) for value in columns[source.text].to_pylist()]
-        dropped = int(sum(1 for text, good in zip(texts, sound, strict=True) if text and not good))
+        lost = [one for one, text, good in zip(ids, texts, sound, strict=True) if text and not good]
         spool = spool_records(ids, [text if good else "" for text, good in zip(texts, sound, strict=True)])
         kept = spool["place"].to_numpy()
         unit = (vectors[kept] / lengths[kept, None]).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), source.dim)
         write_table(self.run / "records" / part_name(item["item"]), spool.append_column("vector", column))
-        return {"records": len(ids), "dropped": dropped}
+        return {"records": len(ids), "dropped": len(lost), "lost": lost[:SHOWN_IDS]}
 
 
 def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) -> Figures:
@@ -192,8 +194,11 @@ def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) 
     )  # fmt: skip
     figures = fold_records(run, [{"records": result["records"]} for result in results], cfg.limit, actors)
     dropped = sum(result["dropped"] for result in results)
+    lost = [one_line(name, 80) for result in results for name in result["lost"]][:SHOWN_IDS]
+    told = f"{dropped:,} entities were left out: their vector is zero, infinite or not a number, for instance of "
     return {
         **figures,
         "empty": figures["empty"] - dropped,
         "dropped": dropped,
+        "warnings": [told + ", ".join(lost)] if dropped else [],
     }

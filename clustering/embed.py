@@ -7,16 +7,22 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config import EmbedSection
 from clustering.encoders import load_encoder
+from clustering.errors import StageError
+from clustering.kernels.printable import one_line
 from clustering.parts import Item, cluster_gpus, map_parts, node_cpus
-from clustering.rundir import Figures, RunDir, names_of, parts, write_table
-from clustering.storage import Place, RemotePath, read_schema, read_table, whole
+from clustering.rundir import WITHOUT, Figures, RunDir, gather, named_rows, names_of, parts, write_table
+from clustering.storage import Place, RemotePath, read_metadata, read_schema, read_table, whole
 
 COPIES = 16  # parts that an object store copies at the same time
+UNREAD = b"unread"  # in the metadata of a part of vectors/: rows of whose text the encoder knows no token
+SHOWN_IDS = 5
 
 
 class Embedder:
@@ -32,7 +38,10 @@ class Embedder:
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors.ravel()), self.encoder.dim)
         table = pa.table([texts["row"], vectors], schema=schema.vectors_schema(self.encoder.dim))
         # The counts lie beside the part, so that a run in several starts still reports all of them.
-        counts = {"tokens": str(encoded.tokens), "cut": str(encoded.cut)}
+        rows = texts["row"].to_numpy()
+        without = {UNREAD: rows[encoded.unread], WITHOUT: rows[~encoded.vectors.any(axis=1)]}
+        named = {key: " ".join(map(str, found)) for key, found in without.items()}
+        counts = {b"tokens": str(encoded.tokens), b"cut": str(encoded.cut), **named}
         write_table(self.run / "vectors" / item["name"], table.replace_schema_metadata(counts))
         return {"rows": len(texts), "model_seconds": encoded.model_seconds}
 
@@ -47,7 +56,8 @@ def adopt_vectors(run: RunDir) -> Figures:
     with ThreadPoolExecutor(COPIES) as pool:
         list(pool.map(lambda name: _copy(run / "given" / name, run / "vectors" / name), todo))
     dim = int(read_schema(parts(run / "vectors")[0]).field("vector").type.list_size)
-    return {"dim": dim, "tokens": 0, "cut": 0, "actors": 0}
+    rows = sum(read_metadata(path).num_rows for path in parts(run / "vectors"))
+    return {"dim": dim, "tokens": 0, "cut": 0, "vectors": rows, "actors": 0}
 
 
 def _copy(path: Place, to: Place) -> None:
@@ -66,7 +76,11 @@ def _copy(path: Place, to: Place) -> None:
 def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:
     """Give every text a float32 vector of unit length; finished parts of an interrupted run are kept.
 
-    Returns: dim, tokens, cut (texts longer than max_tokens), actors.
+    A text of which the encoder knows no token, and one to which it gives NaN, infinite or only zeros, gets zeros: it
+    stays in the run, without neighbors.
+    Returns: dim, tokens, cut (texts longer than max_tokens), unread (texts without a known token), unusable (texts
+        whose vector has no direction), vectors (texts that have one), actors.
+    Raises: StageError when fewer than two of several texts have a vector.
     """
     found = set(names_of(run / "vectors"))
     todo = [name for name in names_of(run / "texts") if name not in found]
@@ -82,5 +96,35 @@ def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:
         "dim": int(schemas[0].field("vector").type.list_size),
         "tokens": sum(int(found.metadata[b"tokens"]) for found in schemas),
         "cut": sum(int(found.metadata[b"cut"]) for found in schemas),
+        **_without_vector(run, cfg),
         "actors": actors,
     }
+
+
+def _without_vector(run: RunDir, cfg: EmbedSection) -> Figures:
+    """How many texts have no vector, and why, with the ids of the first in words."""
+    unread, without = (named_rows(run / "vectors", key) for key in (UNREAD, WITHOUT))
+    unusable = np.setdiff1d(without, unread)
+    n_texts = sum(read_metadata(path).num_rows for path in parts(run / "vectors"))
+    whys = {
+        f"hold no word or sign that the encoder {cfg.encoder} knows": unread,
+        f"got a vector from the encoder {cfg.encoder} that is zero, infinite or not a number": unusable,
+    }
+    told = [f"{rows.size:,} of {n_texts:,} texts {why}, for instance {_ids_of(run, rows[:SHOWN_IDS])}" for why, rows in
+            whys.items() if rows.size]  # fmt: skip
+    n_vectors = n_texts - without.size
+    if n_vectors < min(2, n_texts):
+        raise StageError(f"{'; '.join(told)}. Nothing is left to compare; take another embed.encoder")
+    return {
+        "unread": unread.size,
+        "unusable": unusable.size,
+        "vectors": n_vectors,
+        "warnings": [f"{line}. They stay without neighbors and count as noise." for line in told],
+    }
+
+
+def _ids_of(run: RunDir, rows: NDArray[np.int64]) -> str:
+    """The id of the first record of each of some rows."""
+    members = gather(run / "members", rows, ["row", "text_id"])
+    first = dict(zip(reversed(members["row"].to_pylist()), reversed(members["text_id"].to_pylist()), strict=True))
+    return ", ".join(one_line(str(first[row]), 80) for row in rows.tolist())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,16 +21,48 @@ from clustering.kernels.threads import own_threads
 
 FloatArray = NDArray[np.float32]
 BGE_M3 = "BAAI/bge-m3"
+SAYS_NOTHING = re.compile("▁+|<0x[0-9A-F]{2}>")  # a space, and one byte, as SentencePiece writes them
+SMALL_NORM = 1e-15  # below, squares in float32 lose digits
 
 
 @dataclass(frozen=True)
 class Encoded:
     """What an encoder returns for a list of texts."""
 
-    vectors: FloatArray  # (n_texts, dim), unit length
+    vectors: FloatArray  # (n_texts, dim), unit length; all zeros for a text without a usable vector
+    unread: NDArray[np.bool_]  # (n_texts,), texts that hold no token which the encoder knows, so without a vector
     tokens: int  # after cutting
     cut: int  # texts longer than max_tokens, of which only the head was read
     model_seconds: float  # without the tokenizer's
+
+
+def _encoded(vectors: FloatArray, ids: Sequence[Sequence[int]], known: NDArray[np.bool_], **rest: Any) -> Encoded:
+    """What is returned: vectors at unit length, none for a text of which the encoder knows no token.
+
+    ids : the tokens of each text; known : shape (n_vocabulary,), see ``known_tokens``
+    """
+    lengths = np.array([len(own) for own in ids], np.int64)
+    tokens = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
+    text = np.repeat(np.arange(len(ids)), lengths)
+    unread = np.bincount(text[known[tokens]], minlength=len(ids)) == 0
+    vectors[unread] = 0
+    return Encoded(unit_rows(vectors), unread, tokens.size, **rest)
+
+
+def known_tokens(vocabulary: Sequence[str | None], special: Iterable[int]) -> NDArray[np.bool_]:
+    """Which tokens say something of a text: not those that stand for an unknown word, one byte, a space or an end.
+
+    vocabulary : the token of each id; special : ids that the tokenizer sets itself, the unknown word's among them
+    """
+    known = np.array([bool(token) and not SAYS_NOTHING.fullmatch(str(token)) for token in vocabulary], bool)
+    known[list(special)] = False
+    return known
+
+
+def _vocabulary(tokenizer: Any) -> tuple[list[str | None], list[int]]:
+    """The arguments of ``known_tokens`` for a tokenizer of the package tokenizers."""
+    special = [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+    return [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())], special
 
 
 class Encoder(Protocol):
@@ -79,15 +113,16 @@ def check_encoder(cfg: EmbedSection) -> int | None:
 
 
 def unit_rows(vectors: NDArray[np.floating[Any]]) -> FloatArray:
-    """Scale rows to unit length in float32; a zero row becomes the first axis, so that its cosine is defined."""
+    """Scale rows to unit length in float32; a row that is zero, infinite or NaN anywhere has no direction: zeros."""
     rows = np.asarray(vectors, np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    empty = norms[:, 0] == 0
-    if empty.any():
-        rows = rows.copy()
-        rows[empty, 0] = 1
-        norms[empty] = 1
-    unit: FloatArray = rows / norms
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        unit: FloatArray = rows / norms
+    odd = np.flatnonzero(~((norms[:, 0] > SMALL_NORM) & (norms[:, 0] < np.inf)))
+    for row in odd:  # its squares leave float32's range, or it has no direction
+        exact = rows[row].astype(np.float64)
+        norm = np.linalg.norm(exact)
+        unit[row] = exact / norm if 0 < norm < np.inf else 0
     return unit
 
 
@@ -129,6 +164,7 @@ class StaticEncoder:
         except StopIteration:
             raise ConfigError([f"embed.model: {root} holds no *_256.safetensors and *tokenizer*.json"]) from None
         self.vectors: FloatArray = weights.astype(np.float32)
+        self.known = known_tokens(*_vocabulary(self.tokenizer))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(cfg.max_tokens)
         self.dim = self.vectors.shape[1]
@@ -147,7 +183,7 @@ class StaticEncoder:
                 rows = self.vectors[np.concatenate([ids[row] for row in filled])]
                 sums[filled] = np.add.reduceat(rows, starts, axis=0)
         cut = sum(bool(encoding.overflowing) for encoding in found)
-        return Encoded(unit_rows(sums), int(lengths.sum()), cut, time.perf_counter() - started)
+        return _encoded(sums, ids, self.known, cut=cut, model_seconds=time.perf_counter() - started)
 
 
 def _minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
@@ -182,6 +218,7 @@ class MiniLMEncoder:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self.tokenizer = Tokenizer.from_file(str(tokenizer))
+        self.known = known_tokens(*_vocabulary(self.tokenizer))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(min(cfg.max_tokens, 512))  # the model has 512 positions
         self.tokens_per_batch = min(cfg.tokens_per_batch, 4096)  # on a CPU larger batches only cost cache
@@ -192,16 +229,17 @@ class MiniLMEncoder:
         vectors = np.empty((len(found), self.dim), np.float32)
         started = time.perf_counter()
         for batch in token_batches(lengths, self.tokens_per_batch):
-            ids = np.zeros((len(batch), lengths[batch].max()), np.int64)
-            mask = np.zeros_like(ids)
+            padded = np.zeros((len(batch), lengths[batch].max()), np.int64)
+            mask = np.zeros_like(padded)
             for place, row in enumerate(batch):
-                ids[place, : lengths[row]] = found[row].ids
+                padded[place, : lengths[row]] = found[row].ids
                 mask[place, : lengths[row]] = 1
-            inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            inputs = {"input_ids": padded, "attention_mask": mask, "token_type_ids": np.zeros_like(padded)}
             (states,) = self.session.run(None, inputs)
             vectors[batch] = np.einsum("bsd,bs->bd", states, mask.astype(np.float32))
         cut = sum(bool(encoding.overflowing) for encoding in found)
-        return Encoded(unit_rows(vectors), int(lengths.sum()), cut, time.perf_counter() - started)
+        ids = [encoding.ids for encoding in found]
+        return _encoded(vectors, ids, self.known, cut=cut, model_seconds=time.perf_counter() - started)
 
 
 def _torch_model(cfg: EmbedSection) -> str:
@@ -251,6 +289,8 @@ class TorchEncoder:
         if cfg.encoder == "bge-m3":
             self._require_cls_pooling(name)
         self._require_vocabulary(name)
+        names = self.model.tokenizer.convert_ids_to_tokens(range(len(self.model.tokenizer)))
+        self.known = known_tokens(names, self.model.tokenizer.all_special_ids)
         limit = self.model.max_seq_length
         self.max_tokens = min(cfg.max_tokens, limit or cfg.max_tokens)
         self.model.max_seq_length = self.max_tokens
@@ -277,7 +317,8 @@ class TorchEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         tokenize: Callable[..., Any] = self.model.tokenizer
         full = tokenize(list(texts), truncation=True, max_length=self.max_tokens + 1)["input_ids"] if texts else []
-        lengths = np.array([min(len(ids), self.max_tokens) for ids in full], np.int64)
+        ids = [own[: self.max_tokens] for own in full]
+        lengths = np.array([len(own) for own in ids], np.int64)
         vectors = np.empty((len(full), self.dim), np.float32)
         self.forwards.seconds = 0.0
         for batch in token_batches(lengths, self.tokens_per_batch):
@@ -288,5 +329,5 @@ class TorchEncoder:
                 normalize_embeddings=False,
                 show_progress_bar=False,
             )
-        cut = sum(len(ids) > self.max_tokens for ids in full)
-        return Encoded(unit_rows(vectors), int(lengths.sum()), cut, self.forwards.seconds)
+        cut = sum(len(own) > self.max_tokens for own in full)
+        return _encoded(vectors, ids, self.known, cut=cut, model_seconds=self.forwards.seconds)

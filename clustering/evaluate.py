@@ -17,7 +17,7 @@ from clustering.errors import ConfigError
 from clustering.kernels.grain import MIN_CLUSTER_SIZE
 from clustering.parts import on_worker
 from clustering.read import find_files, read_columns_of
-from clustering.rundir import Figures, RunDir, load_assignment, parts, vectors_of, write_json
+from clustering.rundir import Figures, RunDir, load_assignment, parts, stored_vectors, write_json
 from clustering.storage import read_table
 
 EXACT_TEXTS = {"L2": 30_000, "COSINE": 8_000, "IP": 8_000}  # minutes; hdbscan holds all pairs for cosine
@@ -92,12 +92,13 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
 
 
 def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures:
-    """The run against hdbscan on the vectors themselves, with all pairwise distances.
+    """The run against hdbscan on the vectors themselves, with all pairwise distances; texts without one are left out.
 
     Returns: ari_label (agreement of the labels of distinct texts), mst_weight_difference (of the trees' total
         lengths, relative to the exact one), noise_share of the exact labels.
     """
-    vectors = np.concatenate([vectors_of(read_table(path, columns=["vector"])) for path in parts(run / "vectors")])
+    held = [stored_vectors(read_table(path)) for path in parts(run / "vectors")]
+    rows, vectors = (np.concatenate(pieces) for pieces in zip(*held, strict=True))
     exact = HDBSCAN(
         min_samples=min(cluster.core_rank, len(vectors) - 1),
         min_cluster_size=cluster.min_cluster_size or MIN_CLUSTER_SIZE,
@@ -109,7 +110,7 @@ def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures
         algorithm="generic" if metric != "L2" else "best",
         metric="cosine" if metric != "L2" else "euclidean",
     ).fit(vectors.astype(np.float64))
-    label = load_assignment(run)["label"].to_numpy()
+    label = load_assignment(run)["label"].to_numpy()[rows]
     weight = float(exact._min_spanning_tree[:, 2].sum())
     ours = float(load_forest(run).distance.astype(np.float64).sum())
     return {

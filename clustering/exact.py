@@ -11,7 +11,7 @@ import ray
 from clustering.kernels.repair import Ask, nearest_outside
 from clustering.kernels.topk import FloatArray, IntArray, block_top_k, dot_distance, merge_top_k
 from clustering.parts import accounted, node_cpus, start
-from clustering.rundir import gather, parts, vectors_of
+from clustering.rundir import gather, parts, stored_vectors, vectors_of
 from clustering.storage import Place, read_table
 
 QUERIES = 16384  # whose vectors are shared with the tasks at a time
@@ -19,7 +19,7 @@ BLOCK_BYTES = 64 << 20  # of distances at a time
 
 
 def exact_neighbors(folder: Place, queries: FloatArray, query_rows: IntArray, k: int) -> tuple[IntArray, FloatArray]:
-    """The k nearest rows of each query by blocked matrix products over all stored vectors.
+    """The k nearest rows of each query by blocked matrix products over all vectors; texts without one are not there.
 
     queries : float32, shape (n_queries, dim), unit length
     query_rows : int64, shape (n_queries,); a query's own row is left out; -1 for a text that is not stored
@@ -79,9 +79,10 @@ def _block_outside(
     floor: float,
     longest: float | None,
 ) -> tuple[IntArray, FloatArray]:
-    table = read_table(path)
-    held, block = table["row"].to_numpy(), vectors_of(table)
+    held, block = stored_vectors(read_table(path))
     queries, rows = shared
+    if not held.size:
+        return np.full(rows.size, -1), np.full(rows.size, np.inf, np.float32)
     step = max(1, BLOCK_BYTES // (4 * len(held)))
     found = []
     for at in range(0, len(rows), step):
@@ -95,6 +96,10 @@ def _block_outside(
 
 
 def _block_neighbors(path: Place, shared: tuple[FloatArray, IntArray], k: int) -> tuple[IntArray, FloatArray]:
-    table = read_table(path)
+    held, block = stored_vectors(read_table(path))
     queries, query_rows = shared
-    return block_top_k(queries, vectors_of(table), query_rows, int(table["row"][0].as_py()), k)
+    if not held.size:
+        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+    place = np.searchsorted(held[:-1], query_rows)
+    found, dots = block_top_k(queries, block, np.where(held[place] == query_rows, place, -1), 0, k)
+    return held[found], dots

@@ -32,6 +32,7 @@ from clustering.rundir import (
     parts,
     peak_bytes,
     read_columns,
+    rows_without_vector,
     save_array,
     write_json,
     write_table,
@@ -81,29 +82,30 @@ def _forest(
         forest, proof = repair_forest(listed, radius, ask, cfg.budget)
     else:
         forest, proof = listed, prove_forest(listed, radius)
+    without = rows_without_vector(run / "vectors").size  # texts that are in no piece
     names = [path.name for path in parts(run / "texts")]
     breaks = [count_breaks(read_lists(run, [name], k, section, metric, n_texts)) for name in names]
     return {
-        **_write(run, forest, core, grain_of(np.sum(breaks, axis=0), n_texts)),
+        **_write(run, forest, core, grain_of(np.sum(breaks, axis=0), n_texts), without),
         "certified": proof.certified,
         "repaired": proof.repaired,
         "open": proof.open,
         "queries": proof.queries,
-        "pieces": n_texts - len(listed),
+        "pieces": n_texts - without - len(listed),
         "bridges": proof.bridges,
-        "isolated": int(np.isinf(core).sum()) if n_texts > 1 else 0,
+        "isolated": int(np.isinf(core).sum()) - without if n_texts > 1 else 0,
         **figures,
     }
 
 
-def _write(run: RunDir, forest: Forest, core: FloatArray, grain: Grain) -> Figures:
+def _write(run: RunDir, forest: Forest, core: FloatArray, grain: Grain, without: int) -> Figures:
     columns = {"left": forest.left, "right": forest.right, "distance": forest.distance}
     write_table(run / "forest" / part_name(0), pa.table(columns, schema=schema.FOREST))
     save_array(run / "forest" / "core.npy", core)
     write_json(run / "forest" / "grain.json", asdict(grain))
     return {
         "edges": len(forest),
-        "pieces_left": core.size - len(forest),
+        "pieces_left": core.size - without - len(forest),
         "small_groups": round(grain.share, 4),
         "group_size": grain.size,
     }
@@ -132,8 +134,10 @@ def _diffused_forest(
     else:
         forests, core, grain = diffuse_shards(given, n_texts, rank, seed, nodes or live_nodes())
         forest = merge_forests(forests, n_texts)
-    figures = _write(run, forest, core, grain)
-    isolated = n_texts - np.unique(np.concatenate([forest.left, forest.right])).size if n_texts > 1 else 0
+    without = rows_without_vector(run / "vectors").size
+    figures = _write(run, forest, core, grain, without)
+    joined = np.unique(np.concatenate([forest.left, forest.right])).size
+    isolated = n_texts - without - joined if n_texts > 1 else 0
     return {
         **figures,
         "pieces": figures["pieces_left"],

@@ -9,7 +9,7 @@ from clustering.errors import StageError
 from clustering.kernels.csr import min_distance, undirected_graph
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.parts import on_worker
-from clustering.rundir import Figures, RunDir, flat_neighbors, parts, save_array, save_graph
+from clustering.rundir import Figures, RunDir, flat_neighbors, parts, rows_without_vector, save_array, save_graph
 from clustering.storage import read_metadata
 
 
@@ -27,7 +27,8 @@ def _build(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) ->
     listed = sum(read_metadata(path).num_rows for path in parts(run / "neighbors"))
     if listed != n_texts and n_texts > 1:
         raise StageError(f"{run / 'neighbors'} lists {listed} of {n_texts} texts; start again with run.resume=false")
-    radius = list_radius(rows, distances, n_texts, min_distance(metric), cfg.max_distance)
+    without = rows_without_vector(run / "vectors")
+    radius = list_radius(rows, distances, n_texts, min_distance(metric), cfg.max_distance, without)
     too_long = 0
     if cfg.max_distance is not None:
         keep = distances <= cfg.max_distance
@@ -52,18 +53,26 @@ def _edges(run: RunDir, k: int) -> tuple[IntArray, IntArray, FloatArray]:
 
 
 def list_radius(
-    rows: IntArray, distances: FloatArray, n_texts: int, floor: float, longest: float | None = None
+    rows: IntArray,
+    distances: FloatArray,
+    n_texts: int,
+    floor: float,
+    longest: float | None = None,
+    without: IntArray | None = None,
 ) -> FloatArray:
     """For every text, the length that an edge has at least which its list of nearest neighbors does not hold.
 
     rows : int64, shape (n_entries,), whose list an entry is of; distances : float32, of the same shape
     floor, longest : no edge of the graph is shorter, and none longer
+    without : rows that have no vector, so no edge
     Returns: float32, shape (n_texts,): the distance of the last entry; infinite where the list holds all other texts,
-        or reaches beyond ``longest``; the floor for an empty list.
+        or reaches beyond ``longest``, and where the text has no vector; the floor for another empty list.
     """
     radius = np.full(n_texts, floor, np.float32)
     np.maximum.at(radius, rows, distances)
-    radius[np.bincount(rows, minlength=n_texts) >= n_texts - 1] = np.inf
+    without = np.empty(0, np.int64) if without is None else without
+    radius[np.bincount(rows, minlength=n_texts) >= n_texts - 1 - without.size] = np.inf
+    radius[without] = np.inf
     if longest is not None:
         radius[radius > np.float32(longest)] = np.inf
     return radius

@@ -124,7 +124,7 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
     embed = adopt_vectors if isinstance(source, Source) else lambda run: embed_texts(run, config.embed)
     embedded = stage("embed", lambda: embed(run))
     if n_texts > 1:  # one text has no neighbors
-        search_collection(config, run, marks, n_texts, embedded["dim"])
+        search_collection(config, run, marks, n_texts, embedded)
     stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
     stage("forest", lambda: build_forest(run, config.cluster, config.graph, config.graph_k, metric, seed))
     stage("cluster", lambda: cluster_graph(run, config.cluster, config.graph, config.graph_k, metric))
@@ -142,7 +142,7 @@ def do_stage(config: RunConfig, run: RunDir, marks: dict[str, str], name: str, w
         return run.stage(name, marks[name], lambda: watched(run, config.name, name, work, manifest.get("expected")))
 
 
-def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_texts: int, dim: int) -> None:
+def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_texts: int, embedded: Figures) -> None:
     """Load the vectors, count them, and search; the embedded server lives only as long as this.
 
     A collection that shall not be kept is dropped after the search, also by the next start when this one is killed.
@@ -153,25 +153,25 @@ def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_t
     with open_store(config, run) as address:
         if not searched:
             run.update_manifest(dropped=None)
-            load_and_search(config, run, address, marks, n_texts, dim)
+            load_and_search(config, run, address, marks, n_texts, embedded)
         if not config.store.keep:
             drop_collection(address, run.id)
             run.update_manifest(dropped=marks["store"])
 
 
 def load_and_search(
-    config: RunConfig, run: RunDir, address: Address, marks: dict[str, str], n_texts: int, dim: int
+    config: RunConfig, run: RunDir, address: Address, marks: dict[str, str], n_texts: int, embedded: Figures
 ) -> None:
     store, search = config.store, config.search
     if run.finished("store", marks["store"]):
         try:
-            confirm_store(address, n_texts, run.id, marks["store"])
+            confirm_store(address, embedded.get("vectors", n_texts), run.id, marks["store"])
         except StoreError as error:
             log.warning("store: %s; loading again", error)
             run.forget("store")
 
     def load() -> Figures:
-        return store_vectors(run, address, store, n_texts, dim, run.id, marks["store"])
+        return store_vectors(run, address, store, n_texts, embedded["dim"], run.id, marks["store"])
 
     def ask() -> Figures:
         return search_neighbors(run, address, store, search, n_texts, config.run.seed)

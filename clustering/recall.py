@@ -14,7 +14,7 @@ from clustering.exact import exact_neighbors
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance, wilson_interval
 from clustering.milvus import Address, default_nlist
 from clustering.parts import on_worker
-from clustering.rundir import Figures, RunDir, gather, vectors_of
+from clustering.rundir import Figures, RunDir, gather, rows_without_vector, vectors_of
 
 log = logging.getLogger("covey")
 
@@ -48,7 +48,8 @@ class Sample:
     def __init__(self, run: RunDir, metric: str, k: int, size: int, n_texts: int, seed: Any) -> None:
         self.metric, self.k = metric, k
         rng = np.random.default_rng(seed)
-        self.rows = np.sort(rng.choice(n_texts, min(size, n_texts), replace=False))
+        drawn = rng.choice(n_texts, min(size, n_texts), replace=False)
+        self.rows = np.setdiff1d(drawn, rows_without_vector(run / "vectors"))
         self.vectors = vectors_of(on_worker(gather, run / "vectors", self.rows, ["vector"]))
         _, dots = exact_neighbors(run / "vectors", self.vectors, self.rows, k)
         self.edge = _squared(dot_distance(dots[:, -1], metric), metric) + TIE

@@ -72,7 +72,7 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
             for name, stage in manifest["stages"].items()
         },
         "driver_bytes": max((figures.get("used", {}).get("driver_bytes", 0) for figures in done.values()), default=0),
-        "embed": {"encoder": encoder, **_some(done.get("embed", {}), "dim", "tokens", "cut")},
+        "embed": {"encoder": encoder, **_some(done.get("embed", {}), "dim", "tokens", "cut", "unread", "unusable")},
         "store": _some(done.get("store", {}), "collection", "index", "metric", "rows", "rows_per_second", "segments",
                        "retries", "repaired_rows"),
         "search": _some(search, "k", "index", "recall", "recall_low", "recall_high", "recall_sample",
@@ -123,9 +123,8 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
     found: list[str] = []
     if counts["texts"] == 0:
         return [f"There was nothing to cluster: none of the {counts['records']} records has a text."]
-    if counts["dropped"]:
-        why = "malformed records" if config.read.collection is None else "entities without a usable vector"
-        found.append(f"{counts['dropped']} {why} were dropped while reading.")
+    if counts["dropped"] and config.read.collection is None:
+        found.append(f"{counts['dropped']} malformed records were dropped while reading.")
     if counts["repeated_ids"]:
         found.append(f"{counts['repeated_ids']} records repeat an id; labels.parquet has a line for each of them.")
     if clusters["count"] == 0:

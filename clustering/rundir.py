@@ -29,13 +29,14 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_array
 
 from clustering.errors import ConfigError, StageError
-from clustering.storage import Place, RemotePath, load_array, place, read_table, remove, whole
+from clustering.storage import Place, RemotePath, load_array, place, read_schema, read_table, remove, whole
 
 log = logging.getLogger("covey")
 
 Figures = dict[str, Any]
 LOCK = ".lock"
 PROGRESS = "progress.json"
+WITHOUT = b"without_vector"  # in the metadata of a part of vectors/: rows whose text has none that can be used
 BEAT_S = 10  # between two signs of life of the process that holds a directory in an object store
 DEAD_S = 60  # without one, the process is taken for dead
 _held_here: set[str] = set()  # owners of locks in object stores that this process holds
@@ -416,6 +417,24 @@ def vectors_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
     column = table["vector"].combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
     return values.reshape(len(column), column.type.list_size)  # type: ignore[no-any-return]
+
+
+def stored_vectors(table: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.float32]]]:
+    """Rows and vectors of those texts of a part that have a vector; the others' are all zeros."""
+    vectors = vectors_of(table)
+    there = vectors.any(axis=1)
+    return table["row"].to_numpy()[there], vectors if there.all() else vectors[there]
+
+
+def rows_without_vector(folder: Place) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The rows of vectors/ whose text has none that can be used, ascending."""
+    return named_rows(folder, WITHOUT)
+
+
+def named_rows(folder: Place, key: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The rows that the metadata of an artefact's parts names under a key."""
+    named = [(read_schema(path).metadata or {}).get(key, b"").decode() for path in parts(folder)]
+    return np.array([int(row) for rows in named for row in rows.split()], np.int64)
 
 
 def save_graph(folder: Place, graph: csr_array) -> None:

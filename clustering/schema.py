@@ -14,7 +14,7 @@ NEIGHBORS = pa.schema(
         ("row", pa.int64()),
         ("neighbors", pa.list_(pa.int64())),
         ("distances", pa.list_(pa.float32())),
-        ("cell", pa.int32()),  # coarse region of the vectors; near cells have near numbers
+        ("cell", pa.int32()),  # coarse region of the vectors; near cells have near numbers; -1 for none
     ]
 )
 
@@ -67,5 +67,5 @@ CLUSTERS = pa.schema(
 
 
 def vectors_schema(dim: int) -> pa.Schema:
-    """vectors/: row, and a float32 vector of unit length."""
+    """vectors/: row, and a float32 vector of unit length; all zeros for a text that has none."""
     return pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))])

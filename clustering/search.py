@@ -17,12 +17,13 @@ from clustering.kernels.topk import FloatArray, IntArray, nearest_others, score_
 from clustering.milvus import Address, Link, patiently
 from clustering.parts import Item, map_parts, on_worker
 from clustering.recall import measure_recall, search_params, tune_params
-from clustering.rundir import Figures, RunDir, names_of, parts, vectors_of, write_table
+from clustering.rundir import Figures, RunDir, names_of, parts, rows_without_vector, stored_vectors, write_table
 from clustering.storage import read_schema, read_table
 from clustering.wire import HIT_BYTES, search_request
 
 MESSAGE_BYTES = 32 << 20  # of a request or a reply, half of what servers allow
 IN_FLIGHT = 2  # requests of an actor that wait for the server at the same time
+NOTHING = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # found for no row
 SPLIT = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)  # too slow, or too large
 
 
@@ -100,17 +101,20 @@ class Searcher:
 
     def search(self, name: str, pool: ThreadPoolExecutor) -> int:
         table = read_table(self.run / "vectors" / name)
-        rows, vectors = table["row"].to_numpy(), vectors_of(table)
+        rows, vectors = stored_vectors(table)
+        place = rows - table["row"][0].as_py()  # those without a vector have an empty list, and no cell
+        lengths, cells = np.zeros(len(table), np.int64), np.full(len(table), -1)
         step = self.asker.batch(vectors.shape[1])
         ranges = [slice(at, at + step) for at in range(0, len(rows), step)]
-        found = list(pool.map(lambda some: self.asker.nearest(rows[some], vectors[some]), ranges))
+        found = list(pool.map(lambda some: self.asker.nearest(rows[some], vectors[some]), ranges)) or [NOTHING]
         neighbors, distances, counts = (np.concatenate(part) for part in zip(*found, strict=True))
-        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+        lengths[place], cells[place] = counts, cells_of(vectors, self.centers)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
         columns = [
             table["row"],
             pa.ListArray.from_arrays(offsets, pa.array(neighbors)),
             pa.ListArray.from_arrays(offsets, pa.array(distances)),
-            pa.array(cells_of(vectors, self.centers), pa.int32()),
+            pa.array(cells, pa.int32()),
         ]
         # The count lies beside the part, so that a run in several starts still reports all of them.
         short = {"short": str(int((counts < self.asker.k).sum()))}
@@ -123,11 +127,13 @@ def search_neighbors(
 ) -> Figures:
     """Leave neighbors/ with the k nearest other texts of every row, ascending, and measure the recall.
 
+    A text without a vector has an empty list, and stands in none.
     Returns: k, index, params, queries_per_second, short_rows (fewer than k neighbors), retries, recall with its 95 %
         interval on recall_sample rows, with search.target_recall what was tried for it.
     """
-    k = min(cfg.k, n_texts - 1)
-    params = search_params(cfg, store, n_texts)
+    n_vectors = n_texts - rows_without_vector(run / "vectors").size
+    k = min(cfg.k, n_vectors - 1)
+    params = search_params(cfg, store, n_vectors)
     tuned: Figures = {}
     if cfg.target_recall is not None:
         params, tuned = tune_params(run, address, store, cfg, n_texts, seed, Asker)

@@ -19,7 +19,16 @@ from clustering.errors import ConfigError, StoreError
 from clustering.kernels.topk import IntArray
 from clustering.milvus import Address, Link, address_of, connected, default_nlist, patiently, server_version
 from clustering.parts import Item, map_parts
-from clustering.rundir import Figures, RunDir, gather, names_of, parts, vectors_of
+from clustering.rundir import (
+    Figures,
+    RunDir,
+    gather,
+    names_of,
+    parts,
+    rows_without_vector,
+    stored_vectors,
+    vectors_of,
+)
 from clustering.storage import read_table, remove, touch
 from clustering.wire import ROW, VECTOR, column_of, write_request
 
@@ -82,19 +91,20 @@ def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None
 def store_vectors(
     run: RunDir, address: Address, store: StoreSection, n_texts: int, dim: int, run_id: str, mark: str
 ) -> Figures:
-    """Load every vector under its row as key, build the index, and audit what the collection holds.
+    """Load every vector that is there under its row as key, build the index, and audit what the collection holds.
 
     mark : fingerprint of vectors and index; this run's collection with another mark is made anew
     Returns: collection, index, metric, rows, rows_per_second, segments, retries, repaired_rows.
     Raises: ConfigError when the collection is somebody else's; StoreError when it cannot be made whole.
     """
+    n_vectors = n_texts - rows_without_vector(run / "vectors").size
     with connected(address) as client, Link(address) as link:
         prepare_collection(run, client, address.collection, store.metric, dim, run_id, mark)
         figures: Figures = {"rows_per_second": None, "retries": 0}
         if (run / MARKS).exists():  # else a collection that was whole once: the audit says what it lacks
             load = load_bulk if store.load == "bulk" else load_stream
             figures = load(run, address, store)
-        figures["segments"] = finish_collection(client, link, store, n_texts)
+        figures["segments"] = finish_collection(client, link, store, n_vectors)
         repaired = 0
         for attempt in range(AUDIT_ROUNDS + 1):
             wrong = audit_collection(run, link, n_texts, attempt)
@@ -108,10 +118,10 @@ def store_vectors(
             log.warning("store: the collection lacks or doubles %s; loading exactly those again", _in_words(wrong))
             repaired += sum(piece["stop"] - piece["first"] for piece in wrong)
             map_parts(Loader, [{"pieces": wrong}], actors=1, run=run, address=address)
-            figures["segments"] = finish_collection(client, link, store, n_texts)
+            figures["segments"] = finish_collection(client, link, store, n_vectors)
     remove(run / MARKS)
     shape = {"index": store.index_type, "metric": store.metric}
-    return {"collection": address.collection, **shape, "rows": n_texts, "repaired_rows": repaired, **figures}
+    return {"collection": address.collection, **shape, "rows": n_vectors, "repaired_rows": repaired, **figures}
 
 
 def prepare_collection(
@@ -159,12 +169,12 @@ class Loader:
         if whole:
             touch(begun)
         table = read_table(self.run / "vectors" / piece["name"])
-        rows, vectors = table["row"].to_numpy(), vectors_of(table)
+        rows, vectors = stored_vectors(table)
         if not whole:
             wanted = (rows >= piece["first"]) & (rows < piece["stop"])
             rows, vectors = rows[wanted], vectors[wanted]
         requests = max(1, -(-vectors.nbytes // REQUEST_BYTES))
-        step = -(-len(rows) // requests)
+        step = max(1, -(-len(rows) // requests))
         retries = 0
         for start in range(0, len(rows), step):
             retries += self.send(rows[start : start + step], vectors[start : start + step], again)
@@ -196,7 +206,7 @@ def load_stream(run: RunDir, address: Address, store: StoreSection) -> Figures:
     }
 
 
-def finish_collection(client: MilvusClient, link: Link, store: StoreSection, n_texts: int) -> int | None:
+def finish_collection(client: MilvusClient, link: Link, store: StoreSection, n_vectors: int) -> int | None:
     """Flush once, build the index, merge small segments, load; return the number of segments where it is known."""
     name, address = link.address.collection, link.address
     patiently(address, lambda _: client.flush(name))
@@ -205,15 +215,15 @@ def finish_collection(client: MilvusClient, link: Link, store: StoreSection, n_t
         if not client.list_indexes(name):
             params = client.prepare_index_params()
             params.add_index(
-                VECTOR, index_type=store.index_type, metric_type=store.metric, params=index_params(store, n_texts)
+                VECTOR, index_type=store.index_type, metric_type=store.metric, params=index_params(store, n_vectors)
             )
             client.create_index(name, params, sync=False)
 
     patiently(address, build)
-    _watch(address, "rows indexed", lambda: _index_progress(client, name), n_texts)
+    _watch(address, "rows indexed", lambda: _index_progress(client, name), n_vectors)
     if not store.embedded and merge_segments(client, link):
         time.sleep(1)  # until the merged segment is counted
-        _watch(address, "rows indexed", lambda: _index_progress(client, name), n_texts)
+        _watch(address, "rows indexed", lambda: _index_progress(client, name), n_vectors)
     patiently(address, lambda _: _start_loading(link))
     _watch(address, "percent loaded", lambda: _load_progress(client, name), 100)
     return None if store.embedded else len(segments_of(link))
@@ -226,12 +236,12 @@ def _start_loading(link: Link) -> None:
     link.call("LoadCollection", request)
 
 
-def index_params(store: StoreSection, n_texts: int) -> dict[str, Any]:
+def index_params(store: StoreSection, n_vectors: int) -> dict[str, Any]:
     """The index's parameters: the configuration's over the usual ones."""
     usual: dict[str, dict[str, Any]] = {
         "HNSW": {"M": 16, "efConstruction": 200},
-        "IVF_FLAT": {"nlist": default_nlist(n_texts)},
-        "IVF_SQ8": {"nlist": default_nlist(n_texts)},
+        "IVF_FLAT": {"nlist": default_nlist(n_vectors)},
+        "IVF_SQ8": {"nlist": default_nlist(n_vectors)},
         "GPU_CAGRA": {"intermediate_graph_degree": 64, "graph_degree": 32},
     }
     return {**usual.get(store.index_type, {}), **store.params}
@@ -298,8 +308,9 @@ def audit_collection(run: RunDir, link: Link, n_texts: int, attempt: int = 0) ->
     address = link.address
     total, _ = patiently(address, lambda _: link.count())
     spans = [(path.name, *_span(path)) for path in parts(run / "vectors")]
+    without = rows_without_vector(run / "vectors")
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda span: _wrong_rows(link, *span), spans))
+        found = list(pool.map(lambda span: _wrong_rows(link, span[0], span[1], span[2], without), spans))
     wrong = [piece for pieces, _ in found for piece in pieces]
     listed = sum(count for _, count in found)
     if total > listed:
@@ -315,7 +326,7 @@ def audit_collection(run: RunDir, link: Link, n_texts: int, attempt: int = 0) ->
         named = {(piece["name"]) for piece in wrong}
         wrong += [{"name": name, "first": a, "stop": b} for name, a, b in doubled if name not in named]
     if not wrong:
-        wrong = _wrong_vectors(run, link, spans, n_texts, attempt)
+        wrong = _wrong_vectors(run, link, spans, without, attempt)
     return wrong
 
 
@@ -337,21 +348,26 @@ def _keys(link: Link, first: int, stop: int) -> IntArray:
     return np.concatenate([np.empty(0, np.int64), *found])
 
 
-def _wrong_rows(link: Link, name: str, first: int, stop: int) -> tuple[list[Item], int]:
-    """Runs of rows of a part that the collection lacks, and how many keys it has."""
+def _wrong_rows(link: Link, name: str, first: int, stop: int, without: IntArray) -> tuple[list[Item], int]:
+    """Runs of rows of a part that the collection lacks, and how many keys it has. without : rows that have no vector"""
     held = np.zeros(stop - first, bool)
     for start in range(first, stop, KEYS_PER_QUERY):
         end = min(start + KEYS_PER_QUERY, stop)
         held[_keys(link, start, end) - first] = True
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], ~held, [0]]))) + first
+    lacking = ~held
+    lacking[without[(without >= first) & (without < stop)] - first] = False
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], lacking, [0]]))) + first
     runs = [{"name": name, "first": int(a), "stop": int(b)} for a, b in zip(edges[::2], edges[1::2], strict=True)]
     return runs, int(held.sum())
 
 
-def _wrong_vectors(run: RunDir, link: Link, spans: list[Any], n_texts: int, attempt: int) -> list[Item]:
+def _wrong_vectors(run: RunDir, link: Link, spans: list[Any], without: IntArray, attempt: int) -> list[Item]:
     """The parts of a sample of rows whose stored vectors are not equal to those of vectors/."""
+    n_texts = spans[-1][2]
     rng = np.random.default_rng([n_texts, attempt])
-    rows = np.sort(rng.choice(n_texts, min(AUDIT_SAMPLE, n_texts), replace=False))
+    rows = np.setdiff1d(rng.choice(n_texts, min(AUDIT_SAMPLE, n_texts), replace=False), without)
+    if not rows.size:
+        return []
     words = f"{ROW} in [{', '.join(map(str, rows))}]"
     fields, _ = patiently(link.address, lambda failures: link.query(words, [ROW, VECTOR], strong=failures > 0))
     columns = {field.field_name: column_of(field) for field in fields}
@@ -372,8 +388,8 @@ def _in_words(pieces: list[Item]) -> str:
     return shown + (f" and {len(pieces) - 5} more ranges" if len(pieces) > 5 else "")
 
 
-def confirm_store(address: Address, n_texts: int, run_id: str, mark: str) -> None:
-    """Before the search: the collection is still this run's and holds every text (a run may go on days later).
+def confirm_store(address: Address, n_vectors: int, run_id: str, mark: str) -> None:
+    """Before the search: the collection is still this run's and holds every vector (a run may go on days later).
 
     Raises: StoreError when it does not.
     """
@@ -385,8 +401,8 @@ def confirm_store(address: Address, n_texts: int, run_id: str, mark: str) -> Non
         patiently(address, lambda _: _start_loading(link))
         _watch(address, "percent loaded", lambda: _load_progress(client, address.collection), 100)
         found, _ = patiently(address, lambda _: link.count())
-    if found != n_texts:
-        raise StoreError(f"collection {address.collection} holds {found} vectors for {n_texts} texts")
+    if found != n_vectors:
+        raise StoreError(f"collection {address.collection} holds {found} vectors in place of {n_vectors}")
 
 
 def drop_collection(address: Address, run_id: str) -> None:

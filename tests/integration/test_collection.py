@@ -129,7 +129,9 @@ def test_entities_without_a_text_or_a_direction_are_counted(covey, milvus_server
     assert result.status == 0, result.err
     counts = run.report["counts"]
     assert (counts["records"], counts["dropped"], counts["empty"], counts["texts"]) == (300, 2, 3, 150)
-    assert "2 entities without a usable vector were dropped" in " ".join(run.report["warnings"])
+    assert "2 entities were left out: their vector is zero, infinite or not a number, for instance of" in " ".join(
+        run.report["warnings"]
+    )
     result = covey(*words, "read.limit=100", f"run.dir={tmp_path / 'few'}")
     assert result.status == 0, result.err
     assert RunDir(tmp_path / "few").report["counts"]["records"] == 100

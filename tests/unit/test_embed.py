@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> RunDir:
 
 def test_parts_that_lack_are_linked_and_the_others_kept(run: RunDir, tmp_path: Path) -> None:
     kept = (tmp_path / "vectors" / NAMES[0]).stat()
-    assert adopt_vectors(run) == {"dim": 3, "tokens": 0, "cut": 0, "actors": 0}
+    assert adopt_vectors(run) == {"dim": 3, "tokens": 0, "cut": 0, "vectors": 4, "actors": 0}
     assert (tmp_path / "vectors" / NAMES[0]).stat() == kept
     assert (tmp_path / "vectors" / NAMES[1]).samefile(tmp_path / "given" / NAMES[1])
 

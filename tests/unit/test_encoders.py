@@ -43,10 +43,17 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 
 @pytest.mark.parametrize("texts", [HEADLINES, ODD_TEXTS, [""], []], ids=["headlines", "odd", "empty text", "no text"])
 def test_vectors_have_unit_length(encoder: Encoder, texts: list[str]) -> None:
-    vectors = encoder.encode(texts).vectors
-    assert vectors.shape == (len(texts), encoder.dim)
-    assert vectors.dtype == np.float32
-    assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    encoded = encoder.encode(texts)
+    assert encoded.vectors.shape == (len(texts), encoder.dim)
+    assert encoded.vectors.dtype == np.float32
+    assert_allclose(np.linalg.norm(encoded.vectors, axis=1), ~encoded.unread, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["", " ", "😀😀", "👍", "ማስታወቂያ"])
+def test_a_text_without_a_known_token_has_no_vector(encoder: Encoder, text: str) -> None:
+    encoded = encoder.encode([text, "Flood in Garford", f"{text} Flood"])
+    assert encoded.unread.tolist() == [True, False, False]
+    assert not encoded.vectors[0].any()
 
 
 def test_the_dimension_is_known_beforehand(encoder: Encoder) -> None:
@@ -66,7 +73,9 @@ def test_a_batch_gives_what_one_text_at_a_time_gives(encoder: Encoder) -> None:
     texts = HEADLINES + ODD_TEXTS
     together = encoder.encode(texts).vectors
     alone = np.concatenate([encoder.encode([text]).vectors for text in texts])
-    assert ((together * alone).sum(axis=1) > 0.99).all()
+    there = alone.any(axis=1)
+    assert ((together * alone).sum(axis=1)[there] > 0.99).all()
+    assert there.sum() > len(HEADLINES)
 
 
 def test_equal_texts_have_equal_vectors(encoder: Encoder) -> None:
@@ -95,7 +104,7 @@ def test_headlines_of_one_event_are_nearest_each_other(encoder: Encoder) -> None
 def test_the_static_encoder_is_wordllama() -> None:
     wordllama = pytest.importorskip("wordllama")
     theirs = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
-    texts = [*HEADLINES, "😀😀", "北京大学", "Don't panic: 3.5% up!"]
+    texts = [*HEADLINES, "wow 😀😀", "北京大学", "Don't panic: 3.5% up!"]
     ours = StaticEncoder(EmbedSection(encoder="static")).encode(texts).vectors
     assert_allclose(ours, theirs.embed(texts, norm=True), atol=1e-5)
 
@@ -127,10 +136,17 @@ def test_rows_become_unit_rows() -> None:
     assert_allclose(rows, [[0.6, 0.8], [0, -1]], atol=1e-7)
 
 
-def test_a_row_of_zeros_becomes_the_first_axis_and_the_input_stays() -> None:
-    given_ = np.zeros((2, 3), np.float32)
-    assert_array_equal(unit_rows(given_), [[1, 0, 0], [1, 0, 0]])
-    assert not given_.any()
+@pytest.mark.parametrize("row", [[0, 0, 0], [np.nan, 1, 0], [1, np.inf, 0], [-np.inf, np.nan, np.inf]])
+def test_a_row_without_a_direction_becomes_zeros_and_the_input_stays(row: list[float]) -> None:
+    rows = np.array([row, [0, 2, 0]], np.float32)
+    before = rows.copy()
+    assert_array_equal(unit_rows(rows), [[0, 0, 0], [0, 1, 0]])
+    assert_array_equal(rows, before)
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-19, 1e19, 3e38])
+def test_very_small_and_very_large_rows_have_a_direction(size: float) -> None:
+    assert_allclose(unit_rows(np.array([[size, -size]], np.float32)), [[0.5**0.5, -(0.5**0.5)]], rtol=1e-6)
 
 
 lengths = st.lists(st.integers(0, 600), max_size=60)
