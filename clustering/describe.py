@@ -96,7 +96,7 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
         for words, texts in zip(terms, exemplars, strict=True)
     ]
     # The endpoint names the labels' clusters, which come first; those of other layers keep their terms.
-    written = write_titles(cfg.titles, terms[: chosen.size], exemplars[: chosen.size]) if cfg.titles else []
+    written, told = _written_titles(cfg, terms[: chosen.size], exemplars[: chosen.size])
     titles[: len(written)] = [new or old for new, old in zip(written, titles, strict=False)]
     columns = {
         "label": np.arange(n_clusters, dtype=np.int32),
@@ -113,8 +113,23 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
     return {
         "clusters": chosen.size,
         "vocabulary": pc.count_distinct(summed["term"]).as_py(),
-        "titles_failed": sum(title is None for title in written),
+        "titles_failed": written.count(None),
+        "warnings": told,
     }
+
+
+def _written_titles(
+    cfg: DescribeSection, terms: list[list[str]], exemplars: list[list[str]]
+) -> tuple[list[str | None], list[str]]:
+    """The endpoint's titles, and a warning where some are missing."""
+    if cfg.titles is None:
+        return [], []
+    titles, reason = write_titles(cfg.titles, terms, exemplars)
+    failed = titles.count(None)
+    told = (
+        f"{failed:,} of {len(titles):,} clusters got no title from the endpoint of describe.titles; their terms stand"
+    )
+    return titles, [f"{told} in. The first failure: {reason}."] if failed else []
 
 
 def _layers(run: RunDir) -> NDArray[np.int32]:

@@ -153,11 +153,6 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
             f"The search found {search['recall']:.1%} of the true neighbors. Raise search.params (ef or nprobe), or "
             f"take store.index=FLAT."
         )
-    if figures["describe"]["titles_failed"]:
-        found.append(
-            f"{figures['describe']['titles_failed']} clusters got no title from the endpoint of describe.titles; their "
-            f"terms stand in."
-        )
     if search["short_rows"]:
         found.append(f"{search['short_rows']} texts got fewer than k={search['k']} neighbors from the index.")
     if (graph["pieces_left"] or 1) > 1 and config.cluster.weights == "diffused":

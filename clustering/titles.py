@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
 
 from clustering.config import Titles
 from clustering.errors import ConfigError
+from clustering.kernels.printable import one_line
 
 ASK = (
     "These texts are the most typical ones of a cluster of short texts, and these words stand out in it. "
@@ -17,9 +22,19 @@ ASK = (
 )
 LONGEST_TITLE = 80  # characters
 LONGEST_TEXT = 300
-TIMEOUT_S = 60
+REPLY_BYTES = 1 << 20  # a longer reply is no title
+TIMEOUT_S = 60.0  # for a whole request: connecting, all headers, all of the body
 TRIES = 3
+PAUSE_S = 1.0  # before a request is made again; twice as long the next time
 AT_ONCE = 8
+GIVE_UP = 24  # requests that fail one after the other, after which the endpoint is asked no more
+WAIT_HELPS = (408, 409, 425, 429)  # of the refusals, those that a later try may not meet
+THOUGHTS = re.compile("<think>.*?</think>", re.DOTALL)  # what some models say before they answer
+FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, LookupError, TypeError, RecursionError)
+
+
+class RefusedError(ValueError):
+    """A reply that would be the same another time."""
 
 
 def check_titles(cfg: Titles | None) -> None:
@@ -28,38 +43,93 @@ def check_titles(cfg: Titles | None) -> None:
         raise ConfigError([f"describe.titles.key_env: the environment variable {cfg.key_env} is not set"])
 
 
-def write_titles(cfg: Titles, terms: list[list[str]], exemplars: list[list[str]]) -> list[str | None]:
-    """A title for each cluster from an OpenAI-compatible endpoint; None where it gave none after some tries."""
+def write_titles(cfg: Titles, terms: list[list[str]], exemplars: list[list[str]]) -> tuple[list[str | None], str]:
+    """A title for each cluster from an OpenAI-compatible endpoint; None where it gave none after some tries.
 
-    def one(place: int) -> str | None:
-        for _ in range(TRIES):
-            try:
-                return _title(_complete(cfg, terms[place], exemplars[place]))
-            except (OSError, ValueError, LookupError, TypeError):
-                continue
+    No reply ends the run: one that is late, too long, malformed or a redirect is a title that failed.
+    Returns: the titles, and why the first of those that are missing failed ("" where none is missing).
+    """
+    if cfg.key_env and not os.environ.get(cfg.key_env):  # workers have the environment of when Ray was started
+        return [None] * len(terms), f"the environment variable {cfg.key_env} is not set where Ray's workers run"
+    return asyncio.run(_Endpoint(cfg).all(terms, exemplars))
+
+
+class _Endpoint:
+    """An endpoint that is asked until too many requests in a row have failed."""
+
+    def __init__(self, cfg: Titles) -> None:
+        self.cfg, self.url = cfg, f"{cfg.url.rstrip('/')}/chat/completions"
+        self.proxy = proxy_of(self.url)
+        self.failed, self.reason = 0, ""
+        self.places = asyncio.Semaphore(AT_ONCE)
+
+    async def all(self, terms: list[list[str]], exemplars: list[list[str]]) -> tuple[list[str | None], str]:
+        headers = {"Accept-Encoding": "identity"}
+        if self.cfg.key_env:
+            headers["Authorization"] = f"Bearer {os.environ[self.cfg.key_env]}"
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout, auto_decompress=False) as session:
+            wanted = (self.title(session, *both) for both in zip(terms, exemplars, strict=True))
+            return list(await asyncio.gather(*wanted)), self.reason
+
+    async def title(self, session: aiohttp.ClientSession, terms: list[str], exemplars: list[str]) -> str | None:
+        async with self.places:
+            for tried in range(TRIES):
+                if self.failed >= GIVE_UP:
+                    break
+                try:
+                    found = title_of(await self.complete(session, terms, exemplars))
+                except FAILURES as error:
+                    self.failed += 1
+                    self.reason = self.reason or one_line(f"{error}" or type(error).__name__, 200)
+                    if isinstance(error, RefusedError) or tried == TRIES - 1:
+                        break
+                    await asyncio.sleep(PAUSE_S * 2**tried)
+                else:
+                    self.failed = 0
+                    return found
+            return None
+
+    async def complete(self, session: aiohttp.ClientSession, terms: list[str], exemplars: list[str]) -> bytes:
+        """The endpoint's reply, of REPLY_BYTES at most."""
+        texts = "\n".join(f"- {' '.join(text.split())[:LONGEST_TEXT]}" for text in exemplars)
+        content = f"Words: {', '.join(terms)}\nTexts:\n{texts}"
+        messages = [{"role": "system", "content": ASK}, {"role": "user", "content": content}]
+        body = {"model": self.cfg.model, "messages": messages, "temperature": 0}
+        # A redirect would take the texts, and the key, to where the configuration does not say.
+        async with session.post(self.url, json=body, proxy=self.proxy, allow_redirects=False) as reply:
+            if 300 <= reply.status < 400:
+                to = urlsplit(reply.headers.get("Location", ""))
+                where = f"{to.scheme}://{to.netloc}" if to.netloc else to.path
+                raise RefusedError(f"it redirects to {where}; set describe.titles.url to the address that answers")
+            if reply.status != 200:
+                kind = RefusedError if reply.status < 500 and reply.status not in WAIT_HELPS else ValueError
+                raise kind(f"it answered {reply.status} {reply.reason}")
+            found = b""
+            async for chunk in reply.content.iter_any():
+                found += chunk
+                if len(found) > REPLY_BYTES:
+                    raise RefusedError(f"its reply is longer than {REPLY_BYTES:,} bytes")
+            return found
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for a URL; none for this machine itself."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host in ("localhost", "127.0.0.1", "::1") or urllib.request.proxy_bypass(host):
         return None
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(one, range(len(terms))))
+    return urllib.request.getproxies().get(parts.scheme)
 
 
-def _complete(cfg: Titles, terms: list[str], exemplars: list[str]) -> str:
-    texts = "\n".join(f"- {' '.join(text.split())[:LONGEST_TEXT]}" for text in exemplars)
-    content = f"Words: {', '.join(terms)}\nTexts:\n{texts}"
-    messages = [{"role": "system", "content": ASK}, {"role": "user", "content": content}]
-    body = json.dumps({"model": cfg.model, "messages": messages, "temperature": 0}).encode()
-    headers = {"Content-Type": "application/json"}
-    if cfg.key_env:
-        headers["Authorization"] = f"Bearer {os.environ[cfg.key_env]}"
-    request = urllib.request.Request(f"{cfg.url.rstrip('/')}/chat/completions", body, headers)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        found: Any = json.load(answer)
-    return str(found["choices"][0]["message"]["content"])
-
-
-def _title(answer: str) -> str:
-    lines = [line.strip() for line in answer.splitlines() if line.strip()]
-    title = lines[0].strip("\"'“”*# ").removeprefix("Title:").strip()
-    if not title:
-        raise ValueError("an empty title")
+def title_of(reply: bytes) -> str:
+    """The title in a reply. Raises: what a malformed reply makes of it, one of FAILURES."""
+    found: Any = json.loads(reply)
+    content = found["choices"][0]["message"]["content"]
+    if not isinstance(content, str):
+        raise ValueError(f"its reply holds a {type(content).__name__} in place of a title")
+    lines = [one_line(line) for line in THOUGHTS.sub("", content).splitlines()]
+    title = next((line for line in lines if line), "").strip("\"'“”*# ").removeprefix("Title:").strip("\"'“”*# ")
+    if not any(map(str.isalnum, title)):
+        raise ValueError("its reply holds no title")
     return title[:LONGEST_TITLE]

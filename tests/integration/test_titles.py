@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
+import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from clustering import titles
 from clustering.config import Titles
-from clustering.titles import write_titles
+from clustering.titles import title_of, write_titles
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -41,10 +46,151 @@ def endpoint():
 def test_titles_come_in_order_and_failures_are_none(endpoint, monkeypatch):
     server, cfg = endpoint
     monkeypatch.setenv("COVEY_TEST_KEY", "secret-key")
+    monkeypatch.setattr(titles, "PAUSE_S", 0)
     terms = [["flood", "rain"], ["fails"], ["strike"]]
-    assert write_titles(cfg, terms, [["Flood in town"], [], ["Pilots strike"]]) == ["About flood", None, "About strike"]
+    found, reason = write_titles(cfg, terms, [["Flood in town"], [], ["Pilots strike"]])
+    assert found == ["About flood", None, "About strike"]
+    assert reason == "it answered 503 Service Unavailable"
+    assert len(server.asked) == 2 + titles.TRIES
     path, key, body = next(call for call in server.asked if "Flood in town" in str(call))
     assert (path, key, body["model"]) == ("/v1/chat/completions", "Bearer secret-key", "small")
+
+
+REPLY = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+BROKEN = {
+    "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "nothing": b"",
+    "only a head": REPLY,
+    "not JSON": REPLY + b"<html>Bad gateway</html>",
+    "not UTF-8": REPLY + b'{"choices": [{"message": {"content": "\xff\xfe"}}]}',
+    "brackets without end": REPLY + b"[" * 500_000,
+    "a long number": REPLY + b"9" * 10_000,
+    "shorter than it says": b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{",
+    "broken chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\n",
+    "a header without end": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 500_000,
+    "a list": REPLY + b"[]",
+    "no choice": REPLY + b'{"choices": []}',
+    "null": REPLY + b'{"choices": [{"message": {"content": null}}]}',
+    "parts": REPLY + b'{"choices": [{"message": {"content": [{"text": "Flood"}]}}]}',
+    "a number": REPLY + b'{"choices": [{"message": {"content": 7}}]}',
+    "no words": REPLY + b'{"choices": [{"message": {"content": " \\n**\\u0000\\ud800"}}]}',
+    "no content": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "refused": b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
+    "compressed": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n\x1f\x8b\x08",
+}
+
+
+@pytest.fixture
+def raw(monkeypatch):
+    """Start a server that sends some pieces, one after the other with pauses, to whoever connects."""
+    monkeypatch.setattr(titles, "PAUSE_S", 0)
+    listening = socket.create_server(("127.0.0.1", 0))
+    asked = []
+
+    def start(pieces, pause_s=0.0):
+        def answer(connection):
+            with connection, contextlib.suppress(OSError):
+                asked.append(connection.recv(1 << 16))
+                for piece in pieces():
+                    connection.sendall(piece)
+                    time.sleep(pause_s)
+
+        def accept():
+            with contextlib.suppress(OSError):  # until the test closes it
+                while True:
+                    threading.Thread(target=answer, args=(listening.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return Titles(url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", model="small"), asked
+
+    yield start
+    listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+
+
+@pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN.keys())
+def test_a_malformed_reply_is_a_title_that_failed(raw, reply):
+    cfg, asked = raw(lambda: [reply])
+    found, reason = write_titles(cfg, [["flood"]], [["Flood in town"]])
+    assert found == [None]
+    assert reason
+    assert 1 <= len(asked) <= titles.TRIES
+
+
+def endless(head, piece):
+    yield head
+    while True:
+        yield piece
+
+
+@pytest.mark.parametrize("head", [REPLY, b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 "], ids=["body", "header", "status"])
+def test_a_reply_that_drips_ends_in_time(raw, monkeypatch, head):
+    monkeypatch.setattr(titles, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(titles, "TRIES", 1)
+    cfg, _ = raw(lambda: endless(head, b"x"), pause_s=0.05)
+    began = time.monotonic()
+    assert write_titles(cfg, [["flood"]], [[]]) == ([None], "TimeoutError")
+    assert time.monotonic() - began < 20
+
+
+def test_a_reply_without_end_is_cut_off(raw):
+    sent = []
+
+    def pieces():
+        for piece in endless(REPLY, b" " * (1 << 16)):
+            sent.append(len(piece))
+            yield piece
+
+    cfg, _ = raw(pieces)
+    assert write_titles(cfg, [["flood"]], [[]]) == ([None], "its reply is longer than 1,048,576 bytes")
+    assert sum(sent) < 64 << 20  # what the kernel holds comes on top
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_host_is_refused_and_takes_nothing_there(endpoint, raw, monkeypatch, status):
+    other, cfg = endpoint
+    monkeypatch.setenv("COVEY_TEST_KEY", "secret-key")
+    head = f"HTTP/1.1 {status} Moved\r\nLocation: {cfg.url}/chat/completions\r\nContent-Length: 0\r\n\r\n"
+    redirecting, asked = raw(lambda: [head.encode()])
+    found, reason = write_titles(replace(redirecting, key_env="COVEY_TEST_KEY"), [["flood"]], [["Flood in town"]])
+    assert found == [None]
+    where = cfg.url.removesuffix("/v1")
+    assert reason == f"it redirects to {where}; set describe.titles.url to the address that answers"
+    assert len(asked) == 1
+    assert other.asked == []
+
+
+def test_an_endpoint_that_never_answers_well_is_given_up(raw):
+    cfg, asked = raw(lambda: [BROKEN["not JSON"]])
+    found, _ = write_titles(cfg, [["flood"]] * 500, [[]] * 500)
+    assert found == [None] * 500
+    assert titles.GIVE_UP <= len(asked) < titles.GIVE_UP + titles.AT_ONCE
+
+
+def test_a_proxy_is_not_asked_for_this_machine(endpoint, monkeypatch):
+    _, cfg = endpoint
+    monkeypatch.setenv("COVEY_TEST_KEY", "secret-key")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert write_titles(cfg, [["flood"]], [[]]) == (["About flood"], "")
+    assert titles.proxy_of("http://titles.example.org/v1") == "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("content", "title"),
+    [
+        ('"Flood in Garford"', "Flood in Garford"),
+        ("\n\n**Title: Flood**\nIt is about", "Flood"),
+        ("<think>What\nis it?</think>\nFlood", "Flood"),
+        ("Flood\u202e\x1b[31m", "Flood��[31m"),
+        ("Flood \ud800", "Flood �"),
+        ("洪水", "洪水"),
+        ("x" * 500, "x" * 80),
+    ],
+)
+def test_of_an_answer_the_first_line_is_the_title(content, title):
+    assert title_of(json.dumps({"choices": [{"message": {"content": content}}]}).encode()) == title
 
 
 @pytest.mark.ray
@@ -52,10 +198,10 @@ def test_titles_come_in_order_and_failures_are_none(endpoint, monkeypatch):
 def test_a_run_takes_titles_and_keeps_the_key_to_itself(endpoint, run_files, tmp_path, monkeypatch):
     _, cfg = endpoint
     given = tmp_path / "news.csv"
-    titles = [
+    headlines = [
         f"{word} in town {n}" for word in ("flood", "strike") for n in ("one", "two", "three", "four", "five", "six")
     ]
-    given.write_text("title\n" + "\n".join(titles) + "\n")
+    given.write_text("title\n" + "\n".join(headlines) + "\n")
     words = [
         f"read.paths={given}",
         "read.id_column=null",
