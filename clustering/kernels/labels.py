@@ -55,9 +55,13 @@ class Choice:
         """Texts that a cluster has at least."""
         if self.min_cluster_size is not None:
             return self.min_cluster_size
-        if self.selection != "modularity":
+        if self.selection != "modularity" or self.preset == "topics":
             return MIN_CLUSTER_SIZE
         return FEWEST if self.preset == "events" else grain.min_cluster_size
+
+    def gamma(self, grain: Grain, n_nodes: int) -> float:
+        """The resolution of modularity. Subjects are broad, however small the groups that lie within them."""
+        return (Grain() if self.preset == "topics" else grain).gamma(n_nodes, self.granularity)
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def label_texts(
     layers: _Layers | None = None
     if choice.selection == "modularity":
         tree = condense(nodes, n_nodes, smallest)
-        gamma = grain.gamma(n_nodes, choice.granularity)
+        gamma = choice.gamma(grain, n_nodes)
         layers = _Layers(nodes, tree, choice, nearest, copies if weigh else None, gamma)
         found = layers.clusters(layers.maps[layers.chosen])
     else:

@@ -420,3 +420,17 @@ def test_keys_of_another_number_are_refused() -> None:
 def test_vectors_belong_to_plain_distances() -> None:
     with pytest.raises(ValueError, match="give weights='distance' with them"):
         GraphHDBSCAN().fit(neighbors=([[1], [0]], [[1.0], [1.0]]), vectors=np.ones((2, 2)))
+
+
+def test_the_preset_topics_takes_no_fine_grain_from_small_groups() -> None:
+    rng = np.random.default_rng(3)
+    subject = rng.normal(size=(6, 12))
+    group = subject.repeat(25, axis=0) + 0.4 * rng.normal(size=(150, 12))
+    vectors = (group.repeat(4, axis=0) + 0.01 * rng.normal(size=(600, 12))).astype(np.float32)
+    lists = nearest_lists(vectors, 40)
+    assert grain_of(count_breaks(as_lists(*lists)), 600).small == 1  # the case that sets the grain
+    assert GraphHDBSCAN().fit(neighbors=lists).labels_.max() + 1 > 100
+    found = GraphHDBSCAN(preset="topics").fit(neighbors=lists)
+    assert adjusted_rand_score(np.arange(6).repeat(100), found.home_) > 0.9
+    usual = GraphHDBSCAN(preset="topics", granularity=20_000, min_cluster_size=5).fit(neighbors=lists)
+    assert_array_equal(found.labels_, usual.labels_)
