@@ -38,7 +38,6 @@ from clustering.read import find_files, read_texts
 from clustering.rundir import RunDir, measured_peak, parts, read_columns, vectors_of
 from clustering.sample import write_sample
 from clustering.search import search_neighbors
-from clustering.storage import remove
 from clustering.store import load_stream, prepare_collection, store_vectors
 from clustering.watch import account
 from tests.integration.conftest import start_milvus, stop_milvus
@@ -136,7 +135,7 @@ def stage_load(run: RunDir, uri: str, n_texts: int, load: str) -> Figures:
         client.flush(name)
     counted = int(client.get_collection_stats(name)["row_count"])
     assert counted == n_texts, f"{counted} of {n_texts} rows"
-    remove(run / "loaded")
+    run.remove("loaded")
     found = {
         "rows_per_second": n_texts / (max(done) - min(begun)) if begun else n_texts / loaded.seconds,
         "rows_per_second_flushed": n_texts / (max(done) - min(begun) + flushed.seconds) if begun else None,
@@ -170,7 +169,7 @@ def bare_search(uri: str, name: str, vectors: np.ndarray, nq: int, threads: int)
 
 
 def stage_search(run: RunDir, uri: str, n_texts: int, cfg: SearchSection) -> Figures:
-    remove(run / "neighbors")
+    run.remove("neighbors")
     address, store = Address(uri, "covey_bench"), StoreSection(uri=uri, params=INDEX)
     with timed() as clock:
         figures = search_neighbors(run, address, store, cfg, n_texts, 0)

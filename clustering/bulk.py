@@ -120,9 +120,19 @@ def load_bulk(run: RunDir, address: Address, store: StoreSection) -> Figures:
     map_parts(Exporter, todo, actors=node_cpus(), run=run, store=store, folder=folder)
     retries = sum(jobs.start(item["file"], _as_server_sees(store, folder, item["file"])) for item in todo)
     jobs.wait(store)
-    filesystem.delete_dir(folder)
+    _remove_files(filesystem, folder, [item["file"] for item in items])
     seconds = time.perf_counter() - started
     return {"rows_per_second": round(rows / seconds, 1), "retries": retries}
+
+
+def _remove_files(filesystem: pa.fs.FileSystem, folder: str, names: list[str]) -> None:
+    """Remove the files that were exported, and the folder unless others' files lie in it."""
+    selector = pa.fs.FileSelector(folder, recursive=True, allow_not_found=True)
+    for info in filesystem.get_file_info(selector):
+        if info.base_name in names and info.path == f"{folder}/{info.base_name}":
+            filesystem.delete_file(info.path)
+    if not filesystem.get_file_info(selector):
+        filesystem.delete_dir(folder)
 
 
 def _as_server_sees(store: StoreSection, folder: str, file: str) -> str:

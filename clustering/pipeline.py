@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -190,10 +191,16 @@ def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int |
     source: list[InputFile] | Source = []
     dim = None
     given = config.read.collection
+    run = RunDir(config.run.dir)
     try:
-        source = find_files(config.read) if given is None else find_collection(given)
+        run.refuse_foreign()
     except ConfigError as error:
         problems += error.problems
+    try:
+        source = find_files(config.read, run.wrote) if given is None else find_collection(given)
+    except ConfigError as error:
+        problems += error.problems
+    problems += _inputs_within(run, config.read.paths, source)
     try:
         check_titles(config.describe.titles)
     except ConfigError as error:
@@ -202,7 +209,7 @@ def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int |
         dim = source.dim if isinstance(source, Source) else check_encoder(config.embed)
     except ConfigError as error:
         problems += error.problems
-    if "/_ray_pkg_" in str(RunDir(config.run.dir).path):  # where Ray unpacks --working-dir, on each node anew
+    if "/_ray_pkg_" in str(run.path):  # where Ray unpacks --working-dir, on each node anew
         problems.append(
             f"run.dir={config.run.dir} would lie in the job's copy of --working-dir, which Ray deletes; give a path "
             f"that begins with /, or a bucket (s3://, gs://)"
@@ -210,6 +217,24 @@ def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int |
     if problems:
         raise ConfigError(problems)
     return source, dim
+
+
+def _inputs_within(run: RunDir, paths: tuple[str, ...], source: list[InputFile] | Source) -> list[str]:
+    """The problem of paths that name, or lead to, something in the run directory, where a run removes what it replaces.
+
+    What Covey itself has written there is no input of a path from farther up.
+    """
+    found = [path for path in paths if run.holds(_before_the_glob(path))]
+    if isinstance(source, list):
+        found += [file.uri for file in source if file.uri not in found and run.holds(file.uri)]
+    shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    return [f"read.paths: {shown} in run.dir={run.path}, which holds artefacts; take another run.dir"] if found else []
+
+
+def _before_the_glob(path: str) -> str:
+    """The folder in which a glob begins; a path without one as it is."""
+    fixed, *magic = re.split(r"[*?[]", path, maxsplit=1)
+    return fixed.rpartition("/")[0] if magic and "://" not in path else fixed
 
 
 def fingerprints(config: RunConfig, source: list[InputFile] | Source) -> dict[str, str]:

@@ -13,7 +13,7 @@ import time
 import unicodedata
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -32,7 +32,7 @@ from clustering.errors import ConfigError, InputError
 from clustering.kernels.copies import fold_copies
 from clustering.parts import Item, map_parts, on_worker
 from clustering.rundir import Figures, RunDir, names_of, part_name, parts, write_table
-from clustering.storage import filesystem_of, load_array, read_schema, read_table, remove, whole
+from clustering.storage import filesystem_of, load_array, read_schema, read_table, whole
 
 RECORDS_PER_PART = 8192
 PIECE_BYTES = 32 << 20  # files are read in pieces of about this size: small files together, Parquet by row groups
@@ -85,9 +85,10 @@ class Piece:
     first_record: int = 0
 
 
-def find_files(cfg: ReadSection) -> list[InputFile]:
+def find_files(cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: False) -> list[InputFile]:
     """Resolve paths, globs, directories and URIs to files, and look into each for the columns it must have.
 
+    left_out : says of a file's URI whether it is no input, such as an artefact of the run itself
     Returns: the files in the order of ``paths``, each path's files by name; a file named twice is read once.
     Raises: ConfigError that lists every problem: nothing found, unknown format, missing columns, not decodable.
     """
@@ -96,7 +97,11 @@ def find_files(cfg: ReadSection) -> list[InputFile]:
     if not cfg.paths:
         problems.append("read.paths is empty; name files, globs, directories or URIs, or give a read.collection")
     for path in cfg.paths:
-        for file in _resolve(path, problems):
+        files = _resolve(path, problems)
+        inputs = [file for file in files if not left_out(file.uri)]
+        if files and not inputs:
+            problems.append(f"read.paths: {path} finds nothing but artefacts of the run itself")
+        for file in inputs:
             found.setdefault(file.uri, file)
     for file in found.values():
         problems += _look_into(file, cfg)
@@ -664,7 +669,7 @@ def fold_records(run: RunDir, counts: list[dict[str, int]], limit: int | None, a
     """
     numbered = on_worker(_number_rows, run, counts, limit)
     written = map_parts(RowWriter, [{"name": name} for name in names_of(run / "records")], actors=actors, run=run)
-    remove(run / "records")
+    run.remove("records")
     text_bytes = sum(result["text_bytes"] for result in written)
     return {**numbered, "text_bytes": text_bytes}
 

@@ -29,13 +29,22 @@ import pyarrow.parquet as pq
 from scipy.sparse import csr_array
 
 from clustering.errors import ConfigError, StageError
-from clustering.storage import Place, RemotePath, load_array, place, read_schema, read_table, remove, whole
+from clustering.inventory import (
+    ARTEFACTS,
+    LOCK,
+    MANIFEST,
+    STAGE_ARTEFACTS,
+    contents,
+    discard,
+    is_half_written,
+    is_ours,
+    sweep,
+)
+from clustering.storage import Place, RemotePath, load_array, place, read_schema, read_table, whole
 
 log = logging.getLogger("covey")
 
 Figures = dict[str, Any]
-LOCK = ".lock"
-PROGRESS = "progress.json"
 WITHOUT = b"without_vector"  # in the metadata of a part of vectors/: rows whose text has none that can be used
 BEAT_S = 10  # between two signs of life of the process that holds a directory in an object store
 DEAD_S = 60  # without one, the process is taken for dead
@@ -53,6 +62,7 @@ class RunDir:
         self.path = place(path)
         self.held: Figures | None = None  # the manifest, while this process holds the directory and nobody else writes
         self.owner: str | None = None  # of the lock that this process holds in an object store
+        self.changing = threading.RLock()  # stages may run on threads of one driver
 
     def __reduce__(self) -> tuple[type, tuple[Place]]:
         return type(self), (self.path,)  # only this process holds the directory
@@ -72,7 +82,7 @@ class RunDir:
 
     def _read_manifest(self) -> Figures:
         try:
-            found: Figures = json.loads((self / "manifest.json").read_text(encoding="utf-8"))
+            found: Figures = json.loads((self / MANIFEST).read_text(encoding="utf-8"))
             if not isinstance(found, dict) or not {"id", "stages"} <= found.keys():
                 raise ValueError("it holds no run")
         except FileNotFoundError:
@@ -90,7 +100,7 @@ class RunDir:
     @property
     def id(self) -> str:
         """Tells this run's collection from those of others; kept for the life of the directory."""
-        if not (self / "manifest.json").exists():
+        if not (self / MANIFEST).exists():
             self.update_manifest()
         return str(self.manifest["id"])
 
@@ -101,20 +111,86 @@ class RunDir:
 
     def update_manifest(self, **entries: Any) -> None:
         """Raises: StageError when the directory that this process holds has vanished, or is held by another now."""
-        manifest = {**self.manifest, **entries}
-        if self._taken_over():
-            raise StageError(
-                f"{self.path} was taken over by another run, as this process gave no sign of life for {DEAD_S} s. That "
-                f"one goes on"
-            )
-        if self.held is not None:
-            if not (self / "manifest.json").exists() or self._read_manifest()["id"] != manifest["id"]:
+        with self._changed() as manifest:
+            manifest.update(entries)
+
+    @contextmanager
+    def _changed(self) -> Iterator[Figures]:
+        """The manifest, to be changed in the block and written at its end; threads wait for each other."""
+        with self.changing:
+            manifest = self.manifest
+            yield manifest
+            if self._taken_over():
                 raise StageError(
-                    f"{self.path} has vanished while the run was at work, or another run has taken its place. What it "
-                    f"held is lost; start again with a run.dir that stays"
+                    f"{self.path} was taken over by another run, as this process gave no sign of life for {DEAD_S} s. "
+                    f"That one goes on"
                 )
-            self.held = manifest
-        write_json(self / "manifest.json", manifest)
+            if self.held is not None:
+                if not (self / MANIFEST).exists() or self._read_manifest()["id"] != manifest["id"]:
+                    raise StageError(
+                        f"{self.path} has vanished while the run was at work, or another run has taken its place. What "
+                        f"it held is lost; start again with a run.dir that stays"
+                    )
+                self.held = manifest
+            write_json(self / MANIFEST, manifest)
+
+    def remove(self, name: str) -> None:
+        """Remove an artefact, as far as Covey has written it."""
+        discard(self.path, name)
+
+    def refuse_foreign(self) -> None:
+        """Raises: ConfigError when the directory holds something and no run of Covey's."""
+        names = self._contents()
+        if not names or self._holds_run(names):
+            return
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise ConfigError(
+            [
+                f"run.dir {self.path} is not empty and holds no run of Covey, but {shown}; nothing there was touched. "
+                f"Take a directory that is empty or not there yet"
+            ]
+        )
+
+    def _contents(self) -> list[str]:
+        if isinstance(self.path, RemotePath):
+            return contents([path.name for path in self.path.glob("*")])
+        try:
+            return contents(os.listdir(self.path))
+        except OSError:  # it is not there, or the lock will say what is wrong
+            return []
+
+    def _holds_run(self, names: list[str]) -> bool:
+        begun = [name for name in names if name != LOCK and not is_half_written(name)]
+        if MANIFEST not in begun:
+            return not begun  # a start that ended before its first entry
+        try:
+            self._read_manifest()
+        except ConfigError:  # damaged, or somebody else's
+            return LOCK in names or all(is_ours(name) or name in ARTEFACTS for name in begun)
+        return True
+
+    def holds(self, uri: str) -> bool:
+        """Whether a path or URI is the directory or lies below it, links followed."""
+        try:
+            other = place(uri)
+        except ValueError:  # it is neither
+            return False
+        if isinstance(self.path, RemotePath):
+            return isinstance(other, RemotePath) and f"{other.inner}/".startswith(f"{self.path.inner}/")
+        if isinstance(other, RemotePath):
+            return False
+        if not self.path.exists():
+            return other.is_relative_to(self.path)
+        real = Path(os.path.realpath(other))
+        return any(above.exists() and above.samefile(self.path) for above in (real, *real.parents))
+
+    def wrote(self, uri: str) -> bool:
+        """Whether a path or URI is a file of the directory that Covey has written."""
+        if not self.holds(uri):
+            return False
+        if isinstance(self.path, RemotePath):
+            return is_ours(RemotePath.of(uri).inner[len(self.path.inner) + 1 :])
+        return is_ours(os.path.relpath(os.path.realpath(str(place(uri))), os.path.realpath(self.path)))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -122,23 +198,18 @@ class RunDir:
 
         The kernel frees a local lock with the process, however it ends; in an object store the holder gives signs of
         life, and is taken for dead without them.
-        Raises: ConfigError when another process holds it or the directory cannot be written.
+        Raises: ConfigError when another process holds it, it cannot be written, or holds what Covey did not write.
         """
+        self.refuse_foreign()
         with self._local_lock() if isinstance(self.path, Path) else self._remote_lock():
             with contextlib.suppress(ConfigError):  # a damaged manifest is told later
                 self.held = {**self._read_manifest(), "id": self.id}
-            self._sweep()
+            if isinstance(self.path, Path):
+                sweep(self.path)
             try:
                 yield
             finally:
                 self.held = None
-
-    def _sweep(self) -> None:
-        """Remove what killed writers have left half written."""
-        if isinstance(self.path, Path):
-            for folder in (self.path, *(self.path / name for name in ARTEFACTS)):
-                for left in folder.glob(".*.tmp"):
-                    remove(left)
 
     @contextmanager
     def _local_lock(self) -> Iterator[None]:
@@ -242,22 +313,22 @@ class RunDir:
             self._read_manifest()
         except ConfigError:
             self.held = {"id": uuid.uuid4().hex[:12], "stages": {}}
-            write_json(self / "manifest.json", self.held)
+            write_json(self / MANIFEST, self.held)
 
     def clear(self) -> None:
         """Remove every artefact of an earlier run; files that are not Covey's stay."""
         fresh = {"id": self.id, "stages": {}}
         self.held = fresh if self.held is not None else None
-        write_json(self / "manifest.json", fresh)  # first: half of an artefact must not pass for a finished one
+        write_json(self / MANIFEST, fresh)  # first: half of an artefact must not pass for a finished one
         for name in ARTEFACTS:
-            remove(self / name)
-        remove(self.local("store"))
+            self.remove(name)
+        discard(self.local("store").parent, "store")
 
     def forget(self, name: str) -> None:
         """Let a stage be done again, its parts kept."""
-        manifest = self.manifest
-        mark = manifest["stages"].pop(name)["fingerprint"]
-        self.update_manifest(stages=manifest["stages"], begun={**self.begun, name: mark})
+        with self._changed() as manifest:
+            mark = manifest["stages"].pop(name)["fingerprint"]
+            manifest["begun"] = {**manifest.get("begun", {}), name: mark}
 
     def stage(self, name: str, fingerprint: str, work: Callable[[], Figures]) -> Figures:
         """Run a stage unless it is finished with this fingerprint; return its figures either way.
@@ -270,20 +341,20 @@ class RunDir:
             return dict(done["figures"])
         if self.begun.get(name) != fingerprint:  # else parts that lie there were made by this very stage, and are kept
             self._discard(name)
-        self.update_manifest(begun={**self.begun, name: fingerprint})
+        with self._changed() as manifest:
+            manifest["begun"] = {**manifest.get("begun", {}), name: fingerprint}
         started = time.perf_counter()
         figures = work()
         seconds = time.perf_counter() - started
-        stages, begun = self.manifest["stages"], self.begun
-        del begun[name]
-        stages[name] = {
-            "fingerprint": fingerprint,
-            "started": round(time.time() - seconds, 3),
-            "finished": round(time.time(), 3),
-            "seconds": round(seconds, 3),
-            "figures": figures,
-        }
-        self.update_manifest(stages=stages, begun=begun)
+        with self._changed() as manifest:
+            del manifest["begun"][name]
+            manifest["stages"][name] = {
+                "fingerprint": fingerprint,
+                "started": round(time.time() - seconds, 3),
+                "finished": round(time.time(), 3),
+                "seconds": round(seconds, 3),
+                "figures": figures,
+            }
         shown = " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
         fields = {"event": "stage_finished", "stage": name, "seconds": round(seconds, 3), **figures}
         log.info("%s: %s seconds=%.1f", name, shown, seconds, extra={"fields": fields})
@@ -308,27 +379,11 @@ class RunDir:
 
     def _discard(self, name: str) -> None:
         for artefact in STAGE_ARTEFACTS[name]:
-            remove(self / artefact)
+            self.remove(artefact)
 
     def finished(self, name: str, fingerprint: str) -> bool:
         done = self.manifest["stages"].get(name)
         return done is not None and done["fingerprint"] == fingerprint
-
-
-STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
-    "read": ("records", "texts", "members", "given"),
-    "embed": ("vectors",),
-    "store": ("loaded",),
-    "search": ("neighbors",),
-    "graph": ("graph",),
-    "forest": ("forest",),
-    "cluster": ("assignment.parquet", "tree.parquet", "layers.json"),
-    "describe": ("clusters.parquet",),
-    "project": ("coords",),
-    "plot": ("map.html", "map.png"),
-    "report": ("labels.parquet", "report.json", "report.html"),
-}
-ARTEFACTS = (*(name for names in STAGE_ARTEFACTS.values() for name in names), PROGRESS)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -8,6 +8,7 @@ import time
 
 from clustering.config import RunConfig, build_config
 from clustering.errors import ConfigError
+from clustering.inventory import PROGRESS, STAGE_ARTEFACTS
 from clustering.plan import (
     FAR,
     GUESSED_TEXT_BYTES,
@@ -19,7 +20,7 @@ from clustering.plan import (
     in_bytes,
     runs_beside,
 )
-from clustering.rundir import PROGRESS, STAGE_ARTEFACTS, Figures, RunDir
+from clustering.rundir import Figures, RunDir
 from clustering.watch import duration, in_words
 
 

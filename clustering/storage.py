@@ -6,7 +6,6 @@ import fnmatch
 import functools
 import io
 import os
-import shutil
 import tempfile
 import time
 import urllib.parse
@@ -179,16 +178,6 @@ def place(given: str | Place) -> Place:
     return Path(os.path.expanduser(str(given).removeprefix("file://"))).absolute()  # ~nobody stays as it is
 
 
-def remove(path: Place) -> None:
-    """Remove a file or folder, if it is there."""
-    if isinstance(path, RemotePath):
-        path.remove()
-    elif path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 @contextmanager
 def whole(path: Place) -> Iterator[Path]:
     """A temporary local path whose content stands at ``path`` when the block ends without an error."""
@@ -205,7 +194,7 @@ def whole(path: Place) -> Iterator[Path]:
             os.fsync(written.fileno())  # a name that survives a crash without its content would pass for a whole part
         os.replace(temporary, path)
     finally:
-        remove(temporary)
+        temporary.unlink(missing_ok=True)
 
 
 def touch(path: Place) -> None:

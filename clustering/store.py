@@ -29,7 +29,7 @@ from clustering.rundir import (
     stored_vectors,
     vectors_of,
 )
-from clustering.storage import read_table, remove, touch
+from clustering.storage import read_table, touch
 from clustering.wire import ROW, VECTOR, column_of, write_request
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ def store_vectors(
             repaired += sum(piece["stop"] - piece["first"] for piece in wrong)
             map_parts(Loader, [{"pieces": wrong}], actors=1, run=run, address=address)
             figures["segments"] = finish_collection(client, link, store, n_vectors)
-    remove(run / MARKS)
+    run.remove(MARKS)
     shape = {"index": store.index_type, "metric": store.metric}
     return {"collection": address.collection, **shape, "rows": n_vectors, "repaired_rows": repaired, **figures}
 
@@ -132,7 +132,7 @@ def prepare_collection(
     found = refuse_foreign(client, name, metric, dim, run_id)
     if found == description:
         return
-    remove(run / MARKS)
+    run.remove(MARKS)
     touch(run / MARKS / "filling")  # before the collection: an empty one without it would pass for a damaged one
     if found is not None:
         client.drop_collection(name)

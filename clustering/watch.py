@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import ray
 
 from clustering.errors import StageError
-from clustering.rundir import PROGRESS, Figures, RunDir, measured_peak, peak_bytes, write_json
+from clustering.inventory import PROGRESS
+from clustering.rundir import Figures, RunDir, measured_peak, peak_bytes, write_json
 
 T = TypeVar("T")
 log = logging.getLogger("covey")

@@ -18,8 +18,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from clustering import load_graph, schema
 from clustering.artefacts import load_forest
+from clustering.inventory import STAGE_ARTEFACTS, is_ours
 from clustering.parts import live_nodes
-from clustering.rundir import STAGE_ARTEFACTS, RunDir, read_columns, vectors_of
+from clustering.rundir import RunDir, read_columns, vectors_of
 from clustering.sample import write_sample
 from jobs.cli import main
 
@@ -92,6 +93,8 @@ def test_a_run_leaves_what_the_design_promises(finished):
     page = (run / "map.html").read_text(encoding="utf-8")
     assert "Plotly" in page
     assert "https://cdn" not in page.split("<body>")[1][:2000]
+    files = [path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()]
+    assert not [name for name in files if not is_ours(name)], "what is not known is not removed"
 
 
 def test_neighbors_are_the_exact_ones_without_the_text_itself(finished):

@@ -22,7 +22,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from clustering.rundir import STAGE_ARTEFACTS, RunDir
+from clustering.inventory import STAGE_ARTEFACTS
+from clustering.rundir import RunDir
 from clustering.sample import write_sample
 from clustering.watch import METRICS
 from tests.integration.conftest import ROOT, free_port, holds

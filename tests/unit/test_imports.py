@@ -13,7 +13,7 @@ LIBRARY = Path(__file__).resolve().parents[2] / "clustering"
 KERNELS = sorted((LIBRARY / "kernels").glob("*.py"))
 MODULES = sorted(LIBRARY.rglob("*.py"))
 STAGES = ["read", "embed", "store", "search", "graph", "forest", "cluster", "describe", "project", "plot", "report"]
-SHARED = ["config", "schema", "errors", "storage", "rundir"]
+SHARED = ["config", "typed", "schema", "errors", "storage", "inventory", "rundir"]
 OWNERS = {
     "pymilvus": {"milvus", "wire", "store", "bulk", "collection"},
     "grpc": {"milvus", "search"},

@@ -19,9 +19,8 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
 from clustering.errors import ConfigError, StageError
+from clustering.inventory import ARTEFACTS, STAGE_ARTEFACTS
 from clustering.rundir import (
-    ARTEFACTS,
-    STAGE_ARTEFACTS,
     RunDir,
     fingerprint,
     gather_texts,
@@ -155,10 +154,10 @@ def test_artefacts_that_are_half_removed_are_not_taken_for_finished(
 ) -> None:
     run.stage("read", "mark", work)
 
-    def killed(path: Path) -> None:
+    def killed(root: Path, inner: str) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr("clustering.rundir.remove", killed)
+    monkeypatch.setattr("clustering.rundir.discard", killed)
     with pytest.raises(InterruptedError):
         run.clear()
     assert (run / "texts").exists()
@@ -284,7 +283,7 @@ def test_what_a_killed_process_left_is_no_part(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_half_written_goes_with_the_next_start(run: RunDir, work: Work) -> None:
     run.stage("read", "mark", work)
-    for left in (run / ".report.json.12ab.tmp", run / "texts" / ".part-000009.parquet.0f.tmp"):
+    for left in (run / ".report.json.12ab34cd.tmp", run / "texts" / ".part-000009.parquet.0f0f0f0f.tmp"):
         left.write_bytes(b"PAR1")
     (run / ".notes.txt").touch()
     with run.locked():

@@ -14,6 +14,7 @@ import pytest
 from clustering import watch
 from clustering.config import RunConfig, build_config
 from clustering.errors import ConfigError, StageError
+from clustering.inventory import PROGRESS, STAGE_ARTEFACTS
 from clustering.plan import (
     Counts,
     Machine,
@@ -28,7 +29,7 @@ from clustering.plan import (
     runs_beside,
     seconds_of,
 )
-from clustering.rundir import PROGRESS, STAGE_ARTEFACTS, RunDir, write_json
+from clustering.rundir import RunDir, write_json
 from clustering.status import plan_lines, status_lines
 from clustering.watch import METRICS, Usage, Watch, duration, in_words, measured
 from jobs.cli import JsonLines, main
