@@ -37,6 +37,7 @@ def status_lines(run: RunDir) -> list[str]:
         progress: Figures = json.loads((run / PROGRESS).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         progress = {}
+    at_work = {one["stage"]: one for one in (progress, *progress.get("beside", [])) if one}
     if in_use:
         head = f"running, process {progress.get('pid', '?')} of {progress.get('host', '?')}"
     elif "report" in done:
@@ -48,9 +49,9 @@ def status_lines(run: RunDir) -> list[str]:
     for name in STAGE_ARTEFACTS:
         if name in done:
             line = f"done in {duration(done[name]['seconds'])}"
-        elif name == progress.get("stage"):
-            spent = duration((time.time() if in_use else progress["updated"]) - progress["started"])
-            said = in_words(progress).partition(": ")[2] if progress["total"] else ""
+        elif one := at_work.get(name):
+            spent = duration((time.time() if in_use else one["updated"]) - one["started"])
+            said = in_words(one).partition(": ")[2] if one["total"] or one.get("waits") else ""
             line = f"{'at work' if in_use else 'begun'}, {spent}{said and '; ' + said}"
         else:
             line = "to do" + (f", about {duration(expected[name])}" if name in expected else "")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ import ray
 from clustering.errors import StageError
 from clustering.inventory import PROGRESS
 from clustering.rundir import Figures, RunDir, measured_peak, peak_bytes, write_json
+from clustering.storage import RemotePath
 
 T = TypeVar("T")
 log = logging.getLogger("covey")
@@ -55,24 +58,24 @@ class Usage:
         self.gpu_busy_seconds += other.gpu_busy_seconds
 
 
-_accounts: list[Usage] = []  # of this process: that of the work at hand is the last
+_account: ContextVar[Usage | None] = ContextVar("account", default=None)  # of the work at hand in this thread
 
 
 def charge(usage: Usage) -> None:
-    """Add what others have used to the account of the work at hand, if there is any."""
-    if _accounts:
-        _accounts[-1].add(usage)
+    """Add what others have used to the account of the work at hand in this thread, if there is any."""
+    if (held := _account.get()) is not None:
+        held.add(usage)
 
 
 @contextmanager
 def account() -> Iterator[Usage]:
-    """Count what is charged within the block."""
+    """Count what this thread is charged within the block."""
     usage = Usage()
-    _accounts.append(usage)
+    token = _account.set(usage)
     try:
         yield usage
     finally:
-        _accounts.remove(usage)
+        _account.reset(token)
 
 
 def measured(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
@@ -94,12 +97,12 @@ class Watch:
         self.expected = expected.get(stage)
         order = list(expected)
         self.later = sum(expected[name] for name in order[order.index(stage) + 1 :]) if stage in expected else 0.0
-        self.telling = threading.Lock()
         self.usage = Usage()
         self.started = self.since = self.told = time.time()
         self.written = 0.0
         self.done = self.total = self.rows = self.retries = 0
         self.what = ""  # of a stage's own steps, such as its index
+        self.waits = ""  # in words, while its task has no place on the cluster
         self.gpus = 0.0  # held at the moment
 
     def expect(self, total: int, gpus: float = 0) -> None:
@@ -153,6 +156,7 @@ class Watch:
             "started": round(self.started, 3),
             "updated": round(time.time(), 3),
             "what": self.what,
+            "waits": self.waits,
             "done": self.done,
             "total": self.total,
             "rows_per_second": self.rows_per_second and round(self.rows_per_second, 1),
@@ -163,20 +167,32 @@ class Watch:
         }
 
     def tell(self) -> None:
-        """Say how far it is, as often as who listens wants to hear it."""
-        if not self.telling.acquire(blocking=False):  # another thread does
+        """Say how far it is, as often as who listens wants to hear it; what hinders this is no trouble of the run."""
+        if not _telling.acquire(blocking=False):  # another thread does
             return
         try:
             now = time.time()
             if now - self.written >= WRITE_EVERY_S:
                 self.written = now
-                write_json(self.run / PROGRESS, self.figures())
+                self.write()
                 self.export()
             if now - self.told >= TELL_EVERY_S:
                 self.told = now
                 log.info("%s", in_words(self.figures()), extra={"fields": {"event": "progress", **self.figures()}})
         finally:
-            self.telling.release()
+            _telling.release()
+
+    def write(self) -> None:
+        """Leave progress.json: the first of the stages at work, and those beside it."""
+        first, *beside = [watch.figures() for watch in _at_work if watch.run == self.run] or [self.figures()]
+        progress, place = {**first, "beside": beside}, self.run / PROGRESS
+        try:
+            if isinstance(place, RemotePath):
+                place.upload(json.dumps(progress).encode(), tries=1)  # the next one comes soon
+            else:
+                write_json(place, progress)
+        except Exception as error:  # of a disk, an object store, or a client of one
+            _once(f"{PROGRESS} cannot be written, so `covey status` tells less; the run goes on", error)
 
     @contextmanager
     def telling_on(self) -> Iterator[None]:
@@ -185,8 +201,7 @@ class Watch:
 
         def tell_on() -> None:
             while not ended.wait(WRITE_EVERY_S):
-                with suppress(OSError, StageError):  # what cannot be written now, the stage itself will meet
-                    self.tell()
+                self.tell()
 
         thread = threading.Thread(target=tell_on, daemon=True)
         thread.start()
@@ -209,9 +224,23 @@ class Watch:
             "covey_gpu_idle_ratio": self.gpu_idle,
             **more,
         }
-        for name, value in values.items():
-            if value is not None:
-                _gauge(name).set(float(value), {"run": self.name, "stage": self.stage})
+        try:
+            for name, value in values.items():
+                if value is not None:
+                    _gauge(name).set(float(value), {"run": self.name, "stage": self.stage})
+        except Exception as error:
+            _once("metrics for Prometheus cannot be set; the run goes on", error)
+
+
+_telling = threading.Lock()
+_hindered: set[str] = set()
+
+
+def _once(what: str, error: Exception) -> None:
+    """Warn of what hinders telling, once a process."""
+    if what not in _hindered:
+        _hindered.add(what)
+        log.warning("%s (%s: %s)", what, type(error).__name__, error)
 
 
 _gauges: dict[str, Any] = {}
@@ -225,12 +254,13 @@ def _gauge(name: str) -> Any:
     return _gauges[name]
 
 
-_watches: list[Watch] = []  # of this driver
+_at_work: list[Watch] = []  # of this driver: stages may work beside each other, each in a thread
+_current: ContextVar[Watch | None] = ContextVar("current", default=None)
 
 
 def current() -> Watch | None:
-    """The stage at work in this process; None in a worker, and where a stage is called on its own."""
-    return _watches[-1] if _watches else None
+    """The stage at work in this thread; None in a worker, and where a stage is called on its own."""
+    return _current.get()
 
 
 def watched(
@@ -242,7 +272,8 @@ def watched(
     Raises: StageError when the run directory's disk is full, or it has vanished.
     """
     watch = Watch(run, name, stage, expected)
-    _watches.append(watch)
+    _at_work.append(watch)
+    token = _current.set(watch)
     log.debug("%s begins", stage, extra={"fields": {"event": "stage_started", "stage": stage}})
     try:
         with account() as watch.usage:
@@ -255,9 +286,10 @@ def watched(
             f"finished part"
         ) from error
     finally:
-        _watches.remove(watch)
+        _current.reset(token)
+        _at_work.remove(watch)
     usage, driver_bytes = watch.usage, peak_bytes()
-    cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cluster = _cluster()
     watch.export(
         covey_stage_running=0, covey_seconds_left=0, covey_recall=figures.get("recall"),
         covey_retries=figures.get("retries"), covey_peak_bytes=usage.peak_bytes, covey_driver_bytes=driver_bytes,
@@ -273,9 +305,21 @@ def watched(
     return {**figures, "peak_bytes": usage.peak_bytes, "used": used}
 
 
+def _cluster() -> dict[str, float]:
+    """What the cluster has of each resource."""
+    try:
+        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        _once("the cluster's size is not known; the run goes on", error)
+        found = {}
+    return found
+
+
 def in_words(progress: Figures) -> str:
     """A line for people: how far a stage is, how fast, and what is left."""
-    if progress["total"]:
+    if progress.get("waits"):
+        line = f"{progress['stage']}: {progress['waits']}"
+    elif progress["total"]:
         what = f"{progress['total']:,} {progress['what'] or 'parts'} ({progress['done'] / progress['total']:.0%})"
         line = f"{progress['stage']}: {progress['done']:,} of {what}"
     else:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +15,11 @@ from typing import Any
 import pytest
 import ray
 
-from clustering import parts, pipeline
+from clustering import pipeline, tasks, watch
 from clustering.config import build_config
 from clustering.errors import ConfigError, StoreError
+from clustering.kernels.threads import own_threads
+from clustering.nodes import Free, free_now
 from clustering.parts import live_nodes, map_parts, needing, on_worker
 from clustering.rundir import RunDir
 
@@ -31,33 +39,98 @@ class Marks:
         return {"rows": 1}
 
 
-def _given() -> dict[str, float]:
-    found: dict[str, float] = ray.get_runtime_context().get_assigned_resources()
-    return found
+def _given() -> tuple[dict[str, float], int]:
+    """What a task holds, and its threads."""
+    return ray.get_runtime_context().get_assigned_resources(), own_threads()
 
 
-def test_a_single_task_has_all_cores_right_after_a_pool_and_after_another(local_ray: None, tmp_path: Path) -> None:
-    map_parts(Marks, [{}] * 4, actors=2, folder=tmp_path, error=None)
-    for _ in range(3):
-        with needing(1 << 20):
-            assert on_worker(_given) == {"CPU": 2, "memory": 1 << 20}
-
-
-def test_a_task_is_tried_with_the_memory_that_another_job_leaves(local_ray: None, monkeypatch: Any) -> None:
-    (node,) = live_nodes()
+@contextmanager
+def held(**resources: Any) -> Iterator[None]:
+    """Another job holds some of the cluster, and does not give it back."""
 
     class Holder:
         def held(self) -> bool:
             return True
 
-    holder: Any = ray.remote(Holder).options(num_cpus=0, memory=node.memory_bytes // 2).remote()
+    holder: Any = ray.remote(Holder).options(**{"num_cpus": 0, **resources}).remote()
     assert ray.get(holder.held.remote())
-    told: list[str] = []
-    monkeypatch.setattr(parts.log, "warning", lambda line, *words: told.append(line % words))
-    monkeypatch.setattr(parts, "_idle", {})  # as in a driver that has just begun
-    with needing(node.memory_bytes):
-        given = on_worker(_given)["memory"]
-    ray.kill(holder)
+    (node,) = live_nodes()
+    left = Free(node.cpus - resources.get("num_cpus", 0), node.memory_bytes - resources.get("memory", 0))
+    deadline = time.monotonic() + 20
+    while free_now([node])[node.id] != left:  # Ray's head hears of it later
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        ray.kill(holder)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Warnings of tasks."""
+    lines: list[str] = []
+    monkeypatch.setattr(tasks.log, "warning", lambda line, *words, **_: lines.append(line % words))
+    return lines
+
+
+def test_a_single_task_has_all_threads_right_after_a_pool_and_after_another(local_ray: None, tmp_path: Path) -> None:
+    map_parts(Marks, [{}] * 4, actors=2, folder=tmp_path, error=None)
+    for _ in range(3):
+        with needing(1 << 20):
+            assert on_worker(_given) == ({"CPU": 1, "memory": 1 << 20}, 2)
+
+
+def test_a_single_task_starts_where_another_job_holds_a_core(local_ray: None) -> None:
+    assert on_worker(_given) == ({"CPU": 1}, 2)
+    time.sleep(tasks.SETTLE_S)
+    with held(num_cpus=1):
+        assert on_worker(_given) == ({"CPU": 1}, 1)
+
+
+def _meets(mine: Path, other: Path) -> bool:
+    mine.touch()
+    deadline = time.monotonic() + 20
+    while not other.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return other.exists()
+
+
+def test_two_stages_in_two_threads_work_side_by_side_each_with_its_own_account(local_ray: None, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+
+    def stage(mine: Path, theirs: Path) -> tuple[bool, float, int]:
+        with needing(1 << 20), watch.account() as usage:
+            return on_worker(_meets, mine, theirs), usage.cpu_seconds, usage.peak_bytes
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [done.result() for done in [pool.submit(stage, one, other), pool.submit(stage, other, one)]]
+    assert [met for met, *_ in found] == [True, True]
+    assert all(cpu_seconds > 0 and peak > 0 for _, cpu_seconds, peak in found)
+
+
+def test_what_a_single_task_waits_for_is_told(
+    local_ray: None, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "TELL_AFTER_S", 0.5)
+    with ThreadPoolExecutor(1) as pool:
+        with held(num_cpus=2), needing(3 << 20):
+            waiting = pool.submit(contextvars.copy_context().run, on_worker, _given)
+            deadline = time.monotonic() + 20
+            while not told and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert waiting.result(timeout=30)[0] == {"CPU": 1, "memory": 3 << 20}
+    assert re.match(
+        r"given waits for 1 core and 3 MiB of memory on one node since \d s; free now: 0 of 2 cores and "
+        r"[\d,]+ of [\d,]+ MiB on [\d.]+ \(`ray status` shows what others hold\)$",
+        told[0],
+    ), told
+
+
+def test_a_task_is_tried_with_the_memory_that_another_job_leaves(local_ray: None, told: list[str]) -> None:
+    (node,) = live_nodes()
+    with held(memory=node.memory_bytes // 2), needing(node.memory_bytes):
+        given = on_worker(_given)[0]["memory"]
     assert 0 < given <= node.memory_bytes // 2 + 1
     (line,) = told
     assert line.startswith(f"given is planned with {node.memory_bytes >> 20} MiB, and no node has more than ")
@@ -67,7 +140,20 @@ def test_a_larger_node_than_there_is_is_waited_for(local_ray: None) -> None:
     """Where one is lost, or an autoscaler will bring one up."""
     (node,) = live_nodes()
     with needing(node.memory_bytes + 1):
-        assert parts._wanted("graph") == {"num_cpus": 1, "memory": node.memory_bytes + 1}
+        assert tasks._request("graph") == tasks.Request("graph", node.memory_bytes + 1)
+
+
+def test_a_task_goes_to_the_largest_node_that_is_free_where_they_differ(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (small,) = live_nodes()
+    large, larger = replace(small, id="large", cpus=32), replace(small, id="larger", cpus=64)
+    free = {"large": Free(20, 1 << 30), "larger": Free(0, 1 << 30), small.id: Free(2, 1 << 30)}
+    monkeypatch.setattr(tasks, "live_nodes", lambda: [small, large, larger])
+    monkeypatch.setattr(tasks, "free_now", lambda nodes: free)
+    assert tasks._request("graph") == tasks.Request("graph", 0, large)
+    with needing(2 << 30):
+        assert tasks._request("graph") == tasks.Request("graph", 1 << 30, large)
 
 
 def test_a_run_that_not_all_nodes_see_is_refused(local_ray: None, tmp_path: Path, monkeypatch: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,74 @@ def test_progress_is_written_seldom_and_told_more_seldom(run: RunDir, quiet: dic
     for _ in range(500):
         at_work.advance({"rows": 1})
     assert (run / PROGRESS).read_text() == first
+
+
+def test_stages_in_two_threads_each_tell_their_own_and_progress_holds_both(
+    run: RunDir, quiet: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch.ray, "cluster_resources", dict)
+    both = threading.Barrier(2)
+
+    def work(stage: str) -> Any:
+        both.wait(10)
+        seen = watch.current()
+        assert seen is not None
+        seen.expect(7 if stage == "graph" else 9)
+        seen.advance({"rows": 1})
+        watch.charge(Usage(gpu_seconds=7 if stage == "graph" else 9))
+        seen.written = 0
+        both.wait(10)
+        seen.tell()
+        both.wait(10)
+        return {"told": json.loads((run / PROGRESS).read_text())}
+
+    def watched(stage: str) -> dict[str, Any]:
+        return watch.watched(run, "news", stage, lambda: work(stage))
+
+    with ThreadPoolExecutor(2) as pool:
+        graph, project = pool.map(watched, ["graph", "project"])
+    for found in (graph, project):
+        told = {one["stage"]: one["total"] for one in (found["told"], *found["told"]["beside"])}
+        assert told == {"graph": 7, "project": 9}
+    assert (graph["used"]["gpu_seconds"], project["used"]["gpu_seconds"]) == (7, 9)
+    assert watch.current() is None
+
+
+@pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), StageError("no bucket"), ValueError("odd")])
+def test_progress_that_cannot_be_written_is_told_once_and_ends_no_run(
+    error: Exception, run: RunDir, quiet: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    told: list[str] = []
+    monkeypatch.setattr(watch.log, "warning", lambda line, *words: told.append(line % words))
+    monkeypatch.setattr(watch, "_hindered", set())
+    monkeypatch.setattr(watch, "write_json", fails)
+    monkeypatch.setattr(watch.ray, "cluster_resources", fails)
+    monkeypatch.setattr(watch, "_gauge", fails)
+    monkeypatch.setattr(watch, "WRITE_EVERY_S", 0)
+
+    def work() -> Any:
+        seen = watch.current()
+        assert seen is not None
+        seen.expect(2)
+        seen.advance({"rows": 1})
+        return {"rows": 2}
+
+    assert watch.watched(run, "news", "embed", work)["rows"] == 2
+    name = type(error).__name__
+    assert told == [
+        f"progress.json cannot be written, so `covey status` tells less; the run goes on ({name}: {error})",
+        f"metrics for Prometheus cannot be set; the run goes on ({name}: {error})",
+        f"the cluster's size is not known; the run goes on ({name}: {error})",
+    ]
+
+
+def test_what_a_stage_waits_for_is_its_progress(run: RunDir) -> None:
+    at_work = Watch(run, "news", "graph")
+    at_work.waits = "waits for 1 core on one node"
+    assert in_words(at_work.figures()) == "graph: waits for 1 core on one node"
 
 
 def test_a_stage_that_meets_a_full_disk_says_how_to_go_on(run: RunDir, quiet: dict[str, float]) -> None:

@@ -1,0 +1,256 @@
+"""Single Ray tasks: a call in; its result out, with what it used charged to the stage at hand."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import ray
+from threadpoolctl import threadpool_limits
+
+from clustering import watch
+from clustering.nodes import Free, Node, free_now, live_nodes, on_node
+
+log = logging.getLogger("covey")
+
+T = TypeVar("T")
+# Ray begins a task again whose own node is lost. So it shall with one that meets what another lost node took with it.
+LOST = [ray.exceptions.RayActorError, ray.exceptions.ObjectLostError]
+TRIES = 3
+TELL_AFTER_S = 30  # what a task waits for is told
+SETTLE_S = 0.7  # until Ray's head knows what has just been taken or given back
+FRESH_S = 3  # for which what was free counts as free still
+
+
+@contextmanager
+def original_errors() -> Iterator[None]:
+    """Raise what a worker raised, not what Ray wraps around it."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        inner: BaseException | None = error
+        while isinstance(inner, ray.exceptions.RayError):
+            inner = getattr(inner, "cause", None) or inner.__cause__
+        raise inner or error from None
+
+
+def start(work: Callable[..., T], *args: Any, **options: Any) -> Any:
+    """Begin ``work(*args)`` as a Ray task; what comes of it, and what it used, is for ``accounted``.
+
+    options : of the task, such as num_cpus
+    """
+    return _measured.options(name=work.__name__, retry_exceptions=LOST, **options).remote(work, *args)
+
+
+@ray.remote
+def _measured(work: Callable[..., T], *args: Any) -> tuple[T, watch.Usage]:
+    return watch.measured(work, *args)
+
+
+def accounted(found: tuple[T, watch.Usage]) -> T:
+    """The result of a task, whose use is charged to the work at hand."""
+    result, usage = found
+    watch.charge(usage)
+    return result
+
+
+_needed: ContextVar[int] = ContextVar("needed", default=0)  # bytes that the stage at hand needs in one process
+
+
+@contextmanager
+def needing(memory_bytes: int) -> Iterator[None]:
+    """Let single tasks that this thread starts in the block run only where a node has so much memory."""
+    token = _needed.set(memory_bytes)
+    try:
+        yield
+    finally:
+        _needed.reset(token)
+
+
+def on_worker(work: Callable[..., T], *args: Any) -> T:
+    """Run ``work(*args)`` as one Ray task, with the memory that its stage needs.
+
+    It asks for one core, so that it starts beside others, and has as many threads as its node has cores free when it
+    starts.
+    """
+    request = _request(work.__name__.lstrip("_"))
+    with original_errors():
+        stream, node = _started(request, work, *args)
+        with giving_back(1), _holding(node, request.memory_bytes):
+            found: tuple[T, watch.Usage] = ray.get(next(stream))
+    return accounted(found)
+
+
+@ray.remote
+def _single(
+    seen: dict[str, int], asked: float, work: Callable[..., T], *args: Any
+) -> Iterator[str | tuple[T, watch.Usage]]:
+    """The node, as soon as the work runs; then what comes of it, and what it used.
+
+    seen : cores that each node had free when the task was asked for; asked : when that was
+    """
+    here = ray.get_runtime_context().get_node_id()
+    yield here
+    fresh = here in seen and time.time() - asked < FRESH_S
+    with limited_threads(seen[here] if fresh else _free_cores(here)):
+        yield watch.measured(work, *args)
+
+
+@contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """Let kernels, and the linear algebra of numpy and scipy, use so many threads within the block."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # also for libraries that are loaded within the block
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _free_cores(here: str) -> int:
+    """Cores of this node that nobody else holds, with the task's own."""
+    nodes = [node for node in live_nodes() if node.id == here]
+    if not nodes:
+        return 1
+    time.sleep(SETTLE_S)  # until the task's own core is counted as held, and what others gave back is not
+    return min(nodes[0].cpus, int(free_now(nodes)[here].cpus) + 1)
+
+
+_given_back: list[tuple[float, float]] = []  # when, and how many cores
+
+
+@contextmanager
+def giving_back(cores: float) -> Iterator[None]:
+    """Ray's head counts cores that a block has held for a moment longer: until then they are known here."""
+    try:
+        yield
+    finally:
+        _given_back.append((time.monotonic(), cores))
+
+
+def _cores_seen(nodes: list[Node], free: dict[str, Free]) -> dict[str, int]:
+    """Cores that each node has free, or has in a moment."""
+    since = time.monotonic() - SETTLE_S
+    _given_back[:] = [(when, cores) for when, cores in _given_back if when > since]
+    more = sum(cores for _, cores in _given_back)
+    return {node.id: max(1, min(node.cpus, int(free[node.id].cpus + more))) for node in nodes}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a single task asks for besides a core."""
+
+    name: str
+    memory_bytes: int
+    node: Node | None = None  # where it goes, where nodes are of several sizes
+
+    def __str__(self) -> str:
+        memory = f" and {self.memory_bytes >> 20:,} MiB of memory" if self.memory_bytes else ""
+        return f"1 core{memory} on one node"
+
+
+def _request(name: str) -> Request:
+    """What can be had of the nodes that are large enough, which is less than planned where others hold it for good.
+
+    Ray waits for ever for what nobody gives back, such as the memory of the job's own entry point.
+    """
+    needed = _needed.get()
+    nodes = [node for node in live_nodes() if node.memory_bytes >= needed]
+    if not nodes:  # one will take the place of a lost one, or an autoscaler brings one up for what is asked
+        return Request(name, needed)
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        free = free_now(nodes)
+        there = max(free[node.id].memory_bytes + _held_on(node.id) for node in nodes)
+        if there >= needed or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    if there < needed:
+        log.warning(
+            "%s is planned with %d MiB, and no node has more than %d MiB that nobody holds; it is tried there",
+            name, needed >> 20, there >> 20,
+        )  # fmt: skip
+    asked = min(needed, there)
+    ready = [node for node in nodes if free[node.id].cpus >= 1 and free[node.id].memory_bytes >= asked]
+    if ready and max(node.cpus for node in nodes) >= 2 * min(node.cpus for node in nodes):
+        return Request(name, asked, max(ready, key=lambda node: free[node.id].cpus))
+    return Request(name, asked)
+
+
+_holds: list[tuple[str, int]] = []  # nodes and bytes of the single tasks of this process that are at work
+
+
+@contextmanager
+def _holding(node: str, memory_bytes: int) -> Iterator[None]:
+    hold = (node, memory_bytes)
+    _holds.append(hold)
+    try:
+        yield
+    finally:
+        _holds.remove(hold)
+
+
+def _held_on(node: str) -> int:
+    """Bytes that other single tasks of this process hold of a node, and will give back."""
+    return sum(memory_bytes for where, memory_bytes in list(_holds) if where == node)
+
+
+def _started(request: Request, work: Callable[..., Any], *args: Any) -> tuple[Any, str]:
+    """A task that has started, as what it yields, and its node; what it waits for is told again and again."""
+    seen, since = watch.current(), time.monotonic()
+    stream = _submit(request, work, *args)
+    try:
+        while not ray.wait([stream], timeout=TELL_AFTER_S)[0]:
+            words = waits_for(str(request), since)
+            log.warning("%s %s", request.name, words, extra={"fields": {"event": "waits", "task": request.name}})
+            if seen:
+                seen.waits = words
+            if request.node:  # others have taken it meanwhile: any node will do
+                ray.cancel(stream)
+                request = replace(request, node=None)
+                stream = _submit(request, work, *args)
+    finally:
+        if seen:
+            seen.waits = ""
+    return stream, ray.get(next(stream))
+
+
+def _submit(request: Request, work: Callable[..., Any], *args: Any) -> Any:
+    options: dict[str, Any] = {
+        "name": work.__name__,
+        "num_cpus": 1,
+        "memory": request.memory_bytes,
+        "scheduling_strategy": on_node(request.node) if request.node else "DEFAULT",
+        "num_returns": "streaming",
+        "max_retries": TRIES - 1,
+        "retry_exceptions": LOST,
+    }
+    nodes = live_nodes()
+    return _single.options(**options).remote(_cores_seen(nodes, free_now(nodes)), time.time(), work, *args)
+
+
+def waits_for(asked: str, since: float) -> str:
+    """A sentence of what has not started since a time of ``time.monotonic``: what it asks for, and what is free."""
+    nodes = live_nodes()
+    free = free_now(nodes)
+    nodes.sort(key=lambda node: (free[node.id].cpus, free[node.id].memory_bytes), reverse=True)
+    shown = [
+        f"{free[node.id].cpus:g} of {node.cpus} cores and {free[node.id].memory_bytes >> 20:,} of "
+        f"{node.memory_bytes >> 20:,} MiB on {node.address}"
+        for node in nodes[:3]
+    ]
+    there = "; ".join(shown) + (" ..." if len(nodes) > 3 else "") if nodes else "no node takes work"
+    return (
+        f"waits for {asked} since {watch.duration(time.monotonic() - since)}; free now: {there} "
+        f"(`ray status` shows what others hold)"
+    )
