@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config import DescribeSection
+from clustering.kernels.printable import one_line
 from clustering.kernels.terms import class_tf_idf, tokens
 from clustering.parts import accounted, on_worker, start
 from clustering.rundir import Figures, RunDir, gather_texts, names_of, read_columns, write_table
@@ -22,6 +23,7 @@ from clustering.titles import write_titles
 from clustering.watch import Usage
 
 TITLE_TERMS = 3
+TITLE_CHARACTERS = 80
 
 
 def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
@@ -92,7 +94,7 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
             terms[number] = words
     exemplars = _exemplars(run, label, row, copies, n_clusters, cfg.exemplars)
     titles = [
-        ", ".join(words[:TITLE_TERMS]) or (texts[0][:60] if texts else "")
+        one_line(", ".join(words[:TITLE_TERMS]) or (texts[0] if texts else ""), TITLE_CHARACTERS)
         for words, texts in zip(terms, exemplars, strict=True)
     ]
     # The endpoint names the labels' clusters, which come first; those of other layers keep their terms.

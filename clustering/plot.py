@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import html
 import textwrap
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config import PlotSection
+from clustering.fonts import fonts_for
 from clustering.kernels.memory import PICTURE_POINTS
+from clustering.kernels.printable import one_line, printable
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, gather_texts, read_columns
 from clustering.storage import read_table, whole
@@ -21,10 +24,29 @@ from clustering.storage import read_table, whole
 NOISE = "#c4c8cf"
 NAMED = 40  # clusters whose titles are written into the picture, where there is room
 HOVER_CHARACTERS = 300
+NAME_CHARACTERS = 66  # of a title in the picture, in three lines
+WIDE = ("W", "F")  # of characters that take two columns
+NO_GLYPH = "□"  # stands in the picture for characters that no font of this machine has
+# The page loads nothing and sends nothing, whatever a text in it says; WebGL needs scripts from strings.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "base-uri 'none'; form-action 'none'"
+)
+CONFIG = {
+    "scrollZoom": True,
+    "displaylogo": False,
+    "responsive": True,
+    "typesetMath": False,
+    "showSendToCloud": False,  # the button "Share chart..." would send the texts to plotly's server
+    "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud"],
+}
 
 
 def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
-    """Leave map.html and map.png. Returns: drawn (texts in the interactive map)."""
+    """Leave map.html and map.png.
+
+    Returns: drawn (texts in the interactive map), without_font (names in the picture that no font here can draw).
+    """
     return on_worker(_plot, run, cfg, name, seed)
 
 
@@ -36,7 +58,7 @@ def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
     xy = np.column_stack([coords["x"].to_numpy(), coords["y"].to_numpy()])
     clusters = read_table(run / "clusters.parquet")
     shown = np.arange(label.size) if cfg.noise == "shown" else np.flatnonzero(label >= 0)
-    _draw_png(run, xy[shown], label[shown], clusters, name, seed)
+    undrawn = _draw_png(run, xy[shown], label[shown], clusters, name, seed)
     shown = _some(shown, cfg.points, seed)
     titles = clusters["title"].to_pylist()
     facts: dict[str, Any] = {
@@ -46,7 +68,12 @@ def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
     }
     hover = {str(key): facts[key] for key in cfg.hover}
     drawn = _draw_html(run, xy, label, shown, clusters, name, hover)
-    return {"drawn": drawn}
+    told = (
+        f"{undrawn} of the names in map.png hold signs for which this machine has no font: {NO_GLYPH} stands for them, "
+        f"or the cluster's number. map.html and this report show them. A font that has them, such as that of the "
+        f"package fonts-noto-cjk, must be there before the run."
+    )
+    return {"drawn": drawn, "without_font": undrawn, "warnings": [told] if undrawn else []}
 
 
 def _some(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
@@ -88,7 +115,8 @@ def _headline(label: NDArray[np.int32]) -> str:
     return f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"
 
 
-def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, name: str, seed: int) -> None:
+def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, name: str, seed: int) -> int:
+    """Leave map.png; return the number of names that no font could draw in full."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
@@ -100,29 +128,35 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     drawn = _some(np.arange(label.size), PICTURE_POINTS, seed)
     order = drawn[np.argsort(label[drawn] >= 0, kind="stable")]  # noise first, so that clusters lie on top
     axes.scatter(xy[order, 0], xy[order, 1], c=label_colors(label[order]), s=size, linewidths=0, rasterized=True)
+    middles = _middles(xy, label, NAMED)
     titles = clusters["title"].to_pylist()
+    families, missing = fonts_for("".join(titles[number] for number, _, _ in middles))
+    shown = {number: picture_name(titles[number], number, missing) for number, _, _ in middles}
     names = [
         axes.annotate(
-            textwrap.fill(_plain(titles[number]), 22),
+            shown[number],
             (x, y),
             xytext=(0, -9),  # below the cluster, so that its points stay visible
             textcoords="offset points",
             ha="center",
             va="top",
             fontsize=7,
+            fontfamily=families,
+            parse_math=False,  # a price is no formula
             color="#1f2430",
             path_effects=[withStroke(linewidth=2, foreground="white")],
             in_layout=False,
         )
-        for number, x, y in _middles(xy, label, NAMED)
+        for number, x, y in middles
     ]
     axes.set_xlim(view_limits(xy[:, 0]))
     axes.set_ylim(view_limits(xy[:, 1]))
     axes.set_axis_off()
-    axes.set_title(f"{_plain(name)}: {_headline(label)}", loc="left", fontsize=12)
+    axes.set_title(f"{name}: {_headline(label)}", loc="left", fontsize=12)
     hide_overlapping(figure, names)
     with whole(run / "map.png") as temporary:
         figure.savefig(temporary, format="png")
+    return sum(bool(missing & set(titles[number])) for number in shown)
 
 
 def hide_overlapping(figure: Any, names: list[Any]) -> None:
@@ -137,9 +171,21 @@ def hide_overlapping(figure: Any, names: list[Any]) -> None:
             kept.append(box)
 
 
-def _plain(text: str) -> str:
-    """matplotlib reads $ as mathematics and has no glyphs for emoji."""
-    return "".join(c for c in text if ord(c) < 0x2E80).replace("$", r"\$")
+def picture_name(title: str, number: int, missing: frozenset[str]) -> str:
+    """A title as the picture shows it: cut, in short lines, its number where most of it cannot be drawn.
+
+    missing : characters that no font has
+    """
+    whole_title = one_line(title)
+    drawn = "".join(NO_GLYPH if sign in missing else sign for sign in whole_title)
+    while NO_GLYPH * 2 in drawn:
+        drawn = drawn.replace(NO_GLYPH * 2, NO_GLYPH)
+    signs = [sign for sign in whole_title if not sign.isspace()]
+    if 2 * sum(sign in missing for sign in signs) > len(signs):
+        return f"cluster {number}"
+    wide = any(unicodedata.east_asian_width(sign) in WIDE for sign in drawn)
+    columns = 12 if wide else 22
+    return textwrap.fill(drawn[:NAME_CHARACTERS], columns, max_lines=3, placeholder="…")
 
 
 def _draw_html(
@@ -169,33 +215,39 @@ def _draw_html(
             x=x,
             y=y,
             yshift=-14,
-            text=html.escape(titles[number]),
+            text="<br>".join(_escaped(line) for line in textwrap.wrap(one_line(titles[number], NAME_CHARACTERS), 30)),
             showarrow=False,
             font={"size": 10, "color": "#1f2430"},
         )
     sampled = "" if shown.size == label.size else f" ({shown.size:,} drawn)"
     axis = {"visible": False}
     figure.update_layout(
-        title={"text": f"{html.escape(name)}: {_headline(label)}{sampled}"},
+        title={"text": f"{_escaped(name)}: {_headline(label)}{sampled}"},
         template="plotly_white", hovermode="closest", dragmode="pan",
         xaxis={**axis, "range": view_limits(xy[:, 0])}, yaxis={**axis, "range": view_limits(xy[:, 1])},
         legend={"orientation": "h", "y": 0}, margin={"l": 10, "r": 10, "t": 50, "b": 10},
         hoverlabel={"align": "left", "bgcolor": "white"},
     )  # fmt: skip
+    drawing = figure.to_html(include_plotlyjs=True, default_height="96vh", config=dict(CONFIG), full_html=False)
     with whole(run / "map.html") as temporary:
-        figure.write_html(
-            temporary,
-            include_plotlyjs=True,
-            default_height="96vh",
-            config={"scrollZoom": True, "displaylogo": False, "responsive": True},
-        )
+        temporary.write_text(_page(f"Map of {name}", drawing), encoding="utf-8")
     return int(shown.size)
+
+
+def _page(title: str, body: str) -> str:
+    """A page that the browser lets load and send nothing."""
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{html.escape(title)}</title>
+<body style="margin: 0">{body}</body></html>
+"""
 
 
 def _facts(facts: dict[str, Any], at: int) -> str:
     values = {key: column[at] for key, column in facts.items()}
     return ", ".join(
-        f"{key} {value:.3g}" if isinstance(value, (float, np.floating)) else f"{key} {html.escape(str(value))}"
+        f"{key} {value:.3g}" if isinstance(value, (float, np.floating)) else f"{key} {_escaped(str(value), 120)}"
         for key, value in values.items()
     )
 
@@ -203,4 +255,9 @@ def _facts(facts: dict[str, Any], at: int) -> str:
 def _wrapped(text: str) -> str:
     """A text for the hover box: escaped, cut, and broken into lines."""
     cut = text if len(text) <= HOVER_CHARACTERS else text[: HOVER_CHARACTERS - 1] + "…"
-    return "<br>".join(html.escape(line) for part in cut.split("\n") for line in textwrap.wrap(part, 70))
+    return "<br>".join(_escaped(line) for part in printable(cut).split("\n") for line in textwrap.wrap(part, 70))
+
+
+def _escaped(text: str, most: int | None = None) -> str:
+    """One line for plotly, which knows a few tags and entities, but not those of quotes."""
+    return html.escape(one_line(text, most), quote=False)

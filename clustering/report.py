@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from clustering import schema
 from clustering.config import RunConfig
+from clustering.kernels.printable import one_line
 from clustering.parts import on_worker
 from clustering.plan import cost_of
 from clustering.rundir import Figures, RunDir, load_assignment, parts, read_columns, write_json, write_table
@@ -19,6 +20,10 @@ from clustering.storage import read_table, whole
 SHOWN_CLUSTERS = 50
 COLLAPSED = 0.3  # a cluster with a larger share of the records deserves a warning
 NOISY = 0.5
+# The page loads nothing and runs nothing, whatever a text in it says.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+TEXT_CHARACTERS = 160
+TERM_CHARACTERS = 60
 GOOD_RECALL = 0.95
 
 
@@ -128,7 +133,8 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
     if counts["repeated_ids"]:
         found.append(f"{counts['repeated_ids']} records repeat an id; labels.parquet has a line for each of them.")
     if clusters["count"] == 0:
-        found.append("No cluster was found. Lower cluster.min_cluster_size or cluster.min_samples.")
+        also = " or cluster.min_samples" if config.cluster.core_rank > 1 else ""
+        found.append(f"No cluster was found. Lower cluster.min_cluster_size{also}.")
     elif clusters["largest_share"] > COLLAPSED:
         remedy = "a smaller cluster.granularity" if by_links else "cluster.selection=modularity"
         found.append(
@@ -136,12 +142,10 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
             f"texts have one subject. Try {remedy}."
         )
     if clusters["count"] and clusters["noise_share"] > NOISY:
-        plain = config.cluster.weights == "distance"
-        lower = "Lower cluster.min_samples" if config.cluster.core_rank > 1 else "Take a broader layer"
-        remedy = "Take cluster.weights=diffused" if plain else lower
+        remedy = _against_noise(clusters, config)
+        use = f"{remedy}, or use" if remedy else "Use"
         found.append(
-            f"{clusters['noise_share']:.0%} of the records are noise. {remedy}, or use the column home, which places "
-            f"noise, too."
+            f"{clusters['noise_share']:.0%} of the records are noise. {use} the column home, which places noise, too."
         )
     if search["target_reached"] is False:
         found.append(
@@ -175,6 +179,16 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
     return found
 
 
+def _against_noise(clusters: Figures, config: RunConfig) -> str:
+    """What gives less noise than this run has; "" where nothing is known to."""
+    if config.cluster.weights == "distance":
+        return "Take cluster.weights=diffused"
+    if config.cluster.core_rank > 1:
+        return "Lower cluster.min_samples"
+    layers, chosen = clusters["layers"] or [], clusters["layer"] or 0
+    return "Take a broader layer" if any(layer["noise_share"] < NOISY for layer in layers[:chosen]) else ""
+
+
 def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
     """The report as one self-contained page."""
     counts, clusters, search, graph = (figures[name] for name in ("counts", "clusters", "search", "graph"))
@@ -194,7 +208,7 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         ("tree", _proven(figures["forest"], search)),
         ("layers", _layered(clusters)),
     ]
-    warnings = "".join(f"<p class=warning>{html.escape(line)}</p>" for line in figures["warnings"])
+    warnings = "".join(f"<p class=warning>{_shown(line)}</p>" for line in figures["warnings"])
     picture = ""
     if (run / "map.png").exists():
         encoded = base64.b64encode((run / "map.png").read_bytes()).decode()
@@ -204,27 +218,29 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
     for row in rows:
         stages += "<tr>" + "".join(f"<td class=n>{cell}" if at else f"<td>{cell}" for at, cell in enumerate(row))
     versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
-    title = html.escape(f"Clusters of {config.name}")
+    title = _shown(f"Clusters of {config.name}")
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{title}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2430; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }}
 table {{ border-collapse: collapse; width: 100% }} th, td {{ text-align: left; vertical-align: top;
 padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e3e6eb }} .n {{ text-align: right }} img {{ max-width: 100% }}
+td, .warning {{ overflow-wrap: anywhere }}
 .warning {{ background: #fff4d6; border-left: 4px solid #d99a00; padding: .5rem .8rem }} .quiet {{ color: #6b7280 }}
 li {{ margin: 0 }} ul {{ margin: 0; padding-left: 1rem }}
 </style>
 <h1>{title}</h1>
 {warnings}
-<table>{"".join(f"<tr><th>{name}<td>{html.escape(value)}</tr>" for name, value in facts)}</table>
+<table>{"".join(f"<tr><th>{name}<td>{_shown(value)}</tr>" for name, value in facts)}</table>
 <h2>Map</h2>
 {picture or "<p class=quiet>No map was drawn.</p>"}
 <h2>Largest clusters</h2>
 {_cluster_table(run, clusters)}
 <h2>Stages</h2>
 <table><tr>{stages}</table>
-<p class=quiet>{html.escape(versions)}; seed {figures["seed"]}.
+<p class=quiet>{_shown(versions)}; seed {figures["seed"]}.
 All figures: report.json, configuration: manifest.json.</p>
 </html>
 """
@@ -300,8 +316,8 @@ def _cluster_table(run: RunDir, figures: Figures) -> str:
     chosen = figures["count"]  # clusters of other layers follow those of the labels
     shown = clusters.slice(0, min(chosen, SHOWN_CLUSTERS)).to_pylist()
     rows = "".join(
-        f"<tr><td class=n>{row['label']}<td><b>{html.escape(row['title'])}</b><br>"
-        f"<span class=quiet>{html.escape(', '.join(row['terms']))}</span>"
+        f"<tr><td class=n>{row['label']}<td><b><bdi>{_shown(row['title'], TEXT_CHARACTERS)}</bdi></b><br>"
+        f"<span class=quiet>{', '.join(f'<bdi>{_shown(term, TERM_CHARACTERS)}</bdi>' for term in row['terms'])}</span>"
         f"<td class=n>{row['size']:,}<td><ul>{_list_items(row['exemplars'][:3])}</ul></tr>"
         for row in shown
     )
@@ -311,8 +327,8 @@ def _cluster_table(run: RunDir, figures: Figures) -> str:
 
 
 def _list_items(texts: list[str]) -> str:
-    return "".join(f"<li>{html.escape(_cut(text))}" for text in texts)
+    return "".join(f"<li dir=auto>{_shown(text, TEXT_CHARACTERS)}" for text in texts)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= 160 else text[:159] + "…"
+def _shown(text: str, most: int | None = None) -> str:
+    return html.escape(one_line(text, most))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import logging
 import os
@@ -12,6 +13,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from clustering.kernels.printable import printable
 
 COMMANDS = {
     "run": "jobs.cluster_texts",
@@ -33,6 +36,13 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     module = importlib.import_module(COMMANDS[given.command])
     return int(module.main(given.words, prog=f"covey {given.command}"))
+
+
+class Lines(logging.Formatter):
+    """The message, without characters of somebody's text that a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class JsonLines(logging.Formatter):
@@ -64,10 +74,12 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
     log = logging.getLogger("covey")
     log.setLevel(logging.INFO)
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what it raises is said once, by us
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonLines() if log_format == "json" else Lines("%(message)s"))
     if log_format == "json":
         log.setLevel(logging.DEBUG)
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(JsonLines())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale that lacks a character ends no command
     from dotenv import find_dotenv, load_dotenv
 
     from clustering.errors import ConfigError, CoveyError
@@ -107,7 +119,7 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
         if log_format == "json":
             log.error(problem, extra={"fields": {"event": "failed", "status": status}})
         else:
-            print(problem, file=sys.stderr)
+            print(printable(problem), file=sys.stderr)
     return status
 
 
@@ -116,7 +128,7 @@ def say(line: str, log_format: str, **fields: Any) -> None:
     if log_format == "json":
         print(json.dumps({"time": round(time.time(), 3), "level": "info", "message": line, **fields}))
     else:
-        print(line)
+        print(printable(line))
 
 
 if __name__ == "__main__":

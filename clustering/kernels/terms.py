@@ -13,11 +13,12 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u
 _MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
 _LETTER = rf"[^\W_{_UNSPACED}](?:(?![{_UNSPACED}])[{_MARKS}])*"
 _WORD = re.compile(rf"[{_UNSPACED}]+|(?:{_LETTER})+(?:['’\-.&](?:{_LETTER})+)*")
+LONGEST_WORD = 50  # characters; what is longer is an address, a key, or noise
 _UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]")
 
 
 def tokens(text: str, stop_words: frozenset[str] = frozenset()) -> list[str]:
-    """Lower-cased words of two characters or more, without stop words and bare numbers.
+    """Lower-cased words of 2 to LONGEST_WORD characters, without stop words and bare numbers.
 
     Chinese, Japanese, Thai, Lao, Burmese and Khmer, which put no spaces between words, give pairs of characters.
     """
@@ -28,7 +29,7 @@ def tokens(text: str, stop_words: frozenset[str] = frozenset()) -> list[str]:
             found += [word[at : at + 2] for at in range(max(len(word) - 1, 1))]
             continue
         word = word.replace("’", "'").removesuffix("'s")
-        if len(word) > 1 and word not in stop_words and any(map(str.isalpha, word)):
+        if 1 < len(word) <= LONGEST_WORD and word not in stop_words and any(map(str.isalpha, word)):
             found.append(word)
     return found
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
 
 from clustering.errors import ConfigError, StoreError
-from jobs.cli import COMMANDS, main, run_command
+from jobs.cli import COMMANDS, main, run_command, say
 
 
 @pytest.mark.parametrize(
@@ -79,3 +81,23 @@ def test_every_command_tells_its_words(command, capsys):
         main([command, "--help"])
     assert ended.value.code == 0
     assert f"usage: covey {command}" in capsys.readouterr().out
+
+
+def test_texts_of_others_cannot_command_the_terminal(capsys):
+    def work():
+        logging.getLogger("covey").warning("the id is %s", "red\x1b[31m\u202e")
+        say("warning: \x1b]0;title\x07", "text")
+        raise ConfigError(["\x9b2J gone"])
+
+    assert run_command(work) == 2
+    out, err = capsys.readouterr()
+    assert out == "warning: �]0;title�\n"
+    assert err == "the id is red�[31m�\nerror: �2J gone\n"
+
+
+def test_a_locale_without_a_character_ends_no_command():
+    code = "from jobs.cli import run_command, say; run_command(lambda: say('京 ü', 'text'))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
+    )
+    assert found.stdout == b"\\u4eac \\xfc\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.ft2font import FT2Font
 
-from clustering import plot
+from clustering import fonts, plot, schema
+from clustering.config import PlotSection
 from clustering.plot import hide_overlapping
-from clustering.rundir import RunDir
+from clustering.rundir import RunDir, part_name, write_table
 
 
 def test_of_names_that_lie_on_one_another_the_first_is_left():
@@ -53,3 +58,105 @@ def test_the_picture_draws_some_of_very_many_texts_and_counts_all(
     assert len(np.unique(drawn[0], axis=0)) == 30
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert titles[0] == "many: 100 texts, 1 clusters, 50% noise"
+
+
+# --- texts of others in the page and in the picture ---
+
+HOSTILE = [
+    'He said "no" & <b>left</b>',
+    "</script><script>alert(1)</script>",
+    "gpj\u202eexe \x1b[31m",
+    "x" * 10_000,
+    "$5 and $6 a share",
+    "東京 2024 北京大学",
+    "%{x} %{customdata}",
+]
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> RunDir:
+    """What the plot stage needs of a run whose texts want to be more: two clusters and one noise text."""
+    run, n = RunDir(tmp_path), len(HOSTILE)
+    rows, label = np.arange(n), np.array([0] * 3 + [1] * 3 + [-1], np.int32)
+    texts = {"row": rows, "text": HOSTILE, "copies": np.ones(n, np.int32)}
+    write_table(run / "texts" / part_name(0), pa.table(texts, schema=schema.TEXTS))
+    write_table(run / "assignment.parquet", pa.table({"row": rows, "label": label, "home": label}))
+    places = {"row": rows, "x": rows.astype(np.float32), "y": (rows % 3).astype(np.float32)}
+    write_table(run / "coords" / part_name(0), pa.table(places, schema=schema.COORDS))
+    write_table(run / "clusters.parquet", pa.table({"title": [HOSTILE[1], HOSTILE[5]]}))
+    return run
+
+
+def drawn_in(page: str) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """What the page hands to plotly: traces, layout and configuration."""
+    found, at = [], page.index("Plotly.newPlot(") + len("Plotly.newPlot(")
+    for _ in range(4):
+        at = re.compile(r"[\s,]*").match(page, at).end()
+        value, at = json.JSONDecoder().raw_decode(page, at)
+        found.append(value)
+    return tuple(found[1:])
+
+
+def test_the_page_sends_and_loads_nothing(hostile: RunDir) -> None:
+    plot._plot(hostile, PlotSection(hover=("label", "title", "home")), "news", 0)
+    page = (hostile / "map.html").read_text(encoding="utf-8")
+    traces, layout, config = drawn_in(page)
+    assert config["showSendToCloud"] is False
+    assert set(config["modeBarButtonsToRemove"]) == {"sendChartToCloud", "sendDataToCloud"}
+    assert config.get("plotlyServerURL", "") == ""
+    assert not config.get("showLink")
+    assert config["displaylogo"] is False
+    assert "default-src 'none'" in page[: page.index("<script")]
+    ours = page[: page.index("<script")] + page[page.index("Plotly.newPlot(") :]
+    assert "://" not in ours
+    assert not re.search(r"(?i)<(link|iframe|img|script[^>]+src)", page[: page.index("<script")])
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in json.dumps([traces, layout])
+    assert len(traces) == 2
+
+
+def test_the_hover_shows_texts_as_they_are(hostile: RunDir) -> None:
+    plot._plot(hostile, PlotSection(hover=("title",)), "news", 0)
+    traces, layout, _ = drawn_in((hostile / "map.html").read_text(encoding="utf-8"))
+    hover = [text for trace in traces for text in trace["text"]]
+    shown = " ".join(hover)
+    assert 'He said "no" &amp; &lt;b&gt;left&lt;/b&gt;' in shown
+    assert "&quot;" not in shown + json.dumps(layout)
+    assert "gpj�exe �[31m" in shown
+    assert "$5 and $6 a share" in shown
+    assert max(len(line) for line in shown.split("<br>")) < 200
+    assert max(len(text) for text in hover) < 1000
+
+
+def test_a_name_in_the_picture_is_short_and_tells_what_it_lacks() -> None:
+    none: frozenset[str] = frozenset()
+    assert plot.picture_name("flood, river", 3, none) == "flood, river"
+    name = plot.picture_name("x" * 10_000, 3, none)
+    assert len(name.split("\n")) <= 3
+    assert max(map(len, name.split("\n"))) <= 22
+    assert max(map(len, plot.picture_name("北京大学" * 20, 3, none).split("\n"))) <= 12
+    assert plot.picture_name("GDP growth 北京大学", 3, frozenset("北京大学")) == "GDP growth □"
+    assert plot.picture_name("北京大学 GDP", 3, frozenset("北京大学")) == "cluster 3"
+    assert plot.picture_name("gpj\u202eexe", 3, none) == "gpj�exe"
+
+
+def test_what_no_font_draws_is_counted_and_told(hostile: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
+    found = plot._plot(hostile, PlotSection(), "news", 0)
+    assert found["without_font"] == 1
+    assert found["warnings"][0].startswith("1 of the names in map.png hold signs for which this machine has no font: ")
+
+
+def test_a_font_that_draws_what_the_usual_one_lacks_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    usual = fonts.USUAL
+    assert fonts.fonts_for("Zürich, Жители, ελ\n") == ([usual], frozenset())
+    math = findfont(FontProperties(family="STIXGeneral"))  # comes with matplotlib, and has what DejaVu Sans lacks
+    lacks = {chr(code) for code in FT2Font(math).get_charmap()} - {
+        chr(code) for code in FT2Font(findfont(FontProperties(family=usual))).get_charmap()
+    }
+    sign = min(sign for sign in lacks if sign.isprintable())
+    broken = tmp_path / "a cjk font.ttf"
+    broken.write_bytes(b"no font")
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [str(broken), math])
+    assert fonts.fonts_for(f"a{sign}\u200d") == ([usual, "STIXGeneral"], frozenset())
+    assert fonts.fonts_for("\U000323af") == ([usual], frozenset("\U000323af"))

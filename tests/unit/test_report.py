@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from clustering import report
-from clustering.config import RunConfig
-from clustering.rundir import RunDir
+from clustering import report, rundir, schema
+from clustering.config import RunConfig, build_config
+from clustering.rundir import RunDir, write_table
 
 
 def test_takes_from_many_chunks_find_each_column_in_one() -> None:
@@ -20,10 +22,70 @@ def test_takes_from_many_chunks_find_each_column_in_one() -> None:
     assert table.schema.field("layers").type == pa.large_list(pa.int32())  # of usual ones, one chunk may be too small
 
 
-def test_what_a_stage_warns_of_stands_in_log_and_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_stage_warns_of_stands_in_log_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(rundir.log, "warning", lambda line, *words: logged.append(line % words))
     run = RunDir(tmp_path)
     counts = {"records": 3, "texts": 3, "empty": 0, "dropped": 0, "repeated_ids": 0}
     run.stage("read", "mark", lambda: {**counts, "warnings": ["2 of 3 times cannot be read."]})
     run.update_manifest(versions={}, seed=0)
     assert report.collect_figures(run, RunConfig())["warnings"][0] == "2 of 3 times cannot be read."
-    assert "read: 2 of 3 times cannot be read." in capfd.readouterr().err
+    assert logged == ["read: 2 of 3 times cannot be read."]
+
+
+def finished_run(folder: Path) -> RunDir:
+    """A run as its manifest tells it, without its artefacts."""
+    run = RunDir(folder)
+    counts = {"records": 9, "texts": 9, "empty": 0, "dropped": 0, "repeated_ids": 0}
+    run.stage("read", "mark", lambda: counts)
+    run.stage("cluster", "mark", lambda: {"count": 1})
+    run.update_manifest(versions={}, seed=0)
+    return run
+
+
+def test_texts_of_others_stand_in_the_page_as_texts(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    odd = ["</table><script>alert(1)</script>", "gpj\u202eexe \x1b[31m\x00", "x" * 10_000, "שלום", 'a "b" & c\n\td']
+    row = {"label": 0, "size": 9, "texts": 9, "persistence": 1.0, "layers": [0]}
+    row |= {"title": odd[0], "terms": odd[:4], "exemplars": odd[2:]}
+    write_table(run / "clusters.parquet", pa.Table.from_pylist([row], schema.CLUSTERS))
+    page = report.render_html(run, RunConfig(), report.collect_figures(run, RunConfig()))
+    assert "<script" not in page
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e]", page)
+    assert max(map(len, re.findall(r"\S+", page))) < 400
+    assert "overflow-wrap: anywhere" in page
+    assert "<bdi>שלום</bdi>" in page
+    assert "<li dir=auto>a &quot;b&quot; &amp; c d" in page
+    assert "default-src 'none'" in page
+
+
+COLUMN = "the column home, which places noise, too."
+
+
+@pytest.mark.parametrize(
+    ("words", "layers", "chosen", "advice"),
+    [
+        ({}, [0.2, 0.7], 1, f"Take a broader layer, or use {COLUMN}"),
+        ({}, [0.7], 0, f"Use {COLUMN}"),
+        ({}, [0.7, 0.8], 0, f"Use {COLUMN}"),
+        ({}, [0.6, 0.8], 1, f"Use {COLUMN}"),
+        ({"min_samples": 4}, [0.7], 0, f"Lower cluster.min_samples, or use {COLUMN}"),
+        ({"weights": "distance", "selection": "eom"}, [0.7], 0, f"Take cluster.weights=diffused, or use {COLUMN}"),
+    ],
+)
+def test_much_noise_is_told_with_what_helps(
+    words: dict[str, Any], layers: list[float], chosen: int, advice: str, tmp_path: Path
+) -> None:
+    config = build_config({"cluster": words})
+    figures = report.collect_figures(finished_run(tmp_path), config)
+    found = {"count": 3, "noise_share": 0.7, "layer": chosen, "layers": [{"noise_share": share} for share in layers]}
+    figures["clusters"] |= found
+    assert report.warnings_of(figures, config) == [f"70% of the records are noise. {advice}"]
+
+
+def test_without_a_cluster_only_keys_that_help_are_named(tmp_path: Path) -> None:
+    for words, said in (({}, "Lower cluster.min_cluster_size."), ({"min_samples": 3}, "or cluster.min_samples.")):
+        config = build_config({"cluster": words})
+        figures = report.collect_figures(finished_run(tmp_path), config)
+        figures["clusters"]["count"] = 0
+        assert report.warnings_of(figures, config)[0].endswith(said)

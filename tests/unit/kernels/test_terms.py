@@ -56,6 +56,10 @@ def test_a_number_with_a_point_or_a_dash_is_no_term(number: str) -> None:
     assert tokens(f"magnitude {number} quake") == ["magnitude", "quake"]
 
 
+def test_what_is_too_long_for_a_word_is_no_term() -> None:
+    assert tokens(f"flood {'x' * 51} {'y' * 50}") == ["flood", "y" * 50]
+
+
 def test_stop_words_are_left_out() -> None:
     assert tokens("The flood's over, it's calm", frozenset({"the", "it", "over"})) == ["flood", "calm"]
 
