@@ -21,7 +21,7 @@ OWNERS = {
     "sentence_transformers": {"encoders"},
     "onnxruntime": {"encoders"},
     "umap": {"project"},
-    "matplotlib": {"plot"},
+    "matplotlib": {"fonts", "plot"},
     "plotly": {"plot"},
 }
 
