@@ -8,15 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from numpy.typing import NDArray
 
 from clustering.artefacts import load_forest, load_grain
 from clustering.config import EmbedSection, ReadSection, RunConfig
 from clustering.encoders import load_encoder
 from clustering.errors import ConfigError
 from clustering.exact import exact_neighbors
-from clustering.kernels.diffusion import MIN_SCALE
-from clustering.kernels.growth import home_strength, median_height
+from clustering.kernels.placing import Placed, Reach, vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import original_errors
 from clustering.read import clean_text, find_files, read_columns_of
@@ -109,19 +107,13 @@ class _Clusters:
             self.radius = load_array(run / "graph" / "radius.npy")
             self.longest, self.averaged = config.graph.max_distance, load_grain(run).averaged
             return
-        forest = load_forest(run)
-        self.middle = median_height(forest.distance)
-        # For each cluster the longest forest edge between two of its members; a last 0 stands for no cluster.
-        label = self.held["label"]
-        self.ceiling = np.zeros(int(label.max(initial=-1)) + 2, np.float32)
-        within = (label[forest.left] == label[forest.right]) & (label[forest.left] >= 0)
-        np.maximum.at(self.ceiling, label[forest.left[within]], forest.distance[within])
+        self.reach = Reach.of(load_forest(run), self.core, self.held["label"], self.held["home"], self.min_samples)
 
     def place(self, ids: list[str], vectors: FloatArray) -> pa.Table:
         """The table of assign_texts for some texts' vectors."""
         rows, dots = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
         away = dot_distance(dots, self.metric)
-        found = self._by_neighbors(rows, away) if self.diffused else self._by_reach(rows, away)
+        found = self._by_neighbors(rows, away) if self.diffused else self.reach.meet(rows, away)
         # A text that the run already has is where the run has put it.
         known = dots[:, 0] >= 1 - SAME
         columns = {name: np.where(known, self.held[name][rows[:, 0]], column) for name, column in found.items()}
@@ -136,39 +128,7 @@ class _Clusters:
         shown = {name: pa.array(column, mask=without) for name, column in nearest.items()}
         return pa.table({"text_id": ids, **typed, **shown}, schema=ASSIGNED)
 
-    def _by_reach(self, rows: IntArray, away: FloatArray) -> dict[str, NDArray[Any]]:
-        own_core = away[:, min(self.min_samples, self.k) - 1]
-        reach = np.maximum(np.maximum(away, self.core[rows]), own_core[:, None])
-        meets = reach.argmin(axis=1)
-        each = np.arange(len(rows))
-        height, home = reach[each, meets], self.held["home"][rows[each, meets]]
-        top = np.maximum(self.ceiling[home], np.float32(1e-12))
-        inside = (home >= 0) & (height <= top)
-        return {
-            "label": np.where(inside, home, -1),
-            "strength": np.where(inside, 1 - height / top / 2, 0),
-            "home": home,
-            "home_strength": np.where(inside, 1, home_strength(height, self.middle)),
-        }
-
-    def _by_neighbors(self, rows: IntArray, away: FloatArray) -> dict[str, NDArray[Any]]:
-        rows, away = rows[:, : self.averaged], away[:, : self.averaged]
+    def _by_neighbors(self, rows: IntArray, away: FloatArray) -> Placed:
         radius = np.minimum(self.radius[rows], np.float32(np.inf if self.longest is None else self.longest))
         length = away if self.metric == "L2" else np.sqrt(2 * away)
-        scale = np.maximum(length[:, [min(self.averaged // 2, rows.shape[1]) - 1]], MIN_SCALE)
-        weight = np.exp(-((length / scale) ** 2))
-        home, home_share = _most(self.held["home"][rows], weight)
-        label, share = _most(self.held["label"][rows], np.where(away <= radius, weight, 0))
-        return {
-            "label": label,
-            "strength": np.where(label >= 0, share, 0),
-            "home": home,
-            "home_strength": np.where((label >= 0) & (label == home), 1, home_share),
-        }
-
-
-def _most(label: NDArray[np.int32], weight: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The label with the largest share of each row's weight, and that share; -1 and 0 without weight."""
-    votes = ((label[:, :, None] == label[:, None, :]) * weight[:, None, :]).sum(axis=2)
-    each, best, total = np.arange(len(label)), votes.argmax(axis=1), weight.sum(axis=1)
-    return np.where(total > 0, label[each, best], -1), votes[each, best] / np.where(total > 0, total, 1)
+        return vote(rows, length, away <= radius, self.averaged, self.held["label"], self.held["home"])

@@ -1,28 +1,48 @@
-"""HDBSCAN of a graph of nearest neighbors, with the habits of scikit-learn; needs neither Ray nor Milvus."""
+"""HDBSCAN of vectors or a graph of nearest neighbors, with the habits of scikit-learn; needs neither Ray nor Milvus."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from clustering.kernels.csr import ascending_rows, directed_graph, first_bad, has_diagonal
+from clustering import given
+from clustering.given import Parameters
+from clustering.kernels.csr import ascending_rows, directed_graph
 from clustering.kernels.diffusion import MIN_LENGTH, Lists, diffuse, listed_cores
 from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, grow_pieces, spanning_forest
 from clustering.kernels.grain import Grain, count_breaks, grain_of
 from clustering.kernels.labels import Choice, label_texts
+from clustering.kernels.placing import Reach, vote
 from clustering.kernels.repair import Ask, nearest_outside, prove_forest, repair_forest
 
 OPEN = np.dtype([("left", np.int64), ("right", np.int64), ("least", np.float32), ("height", np.float32)])
 BLOCK_BYTES = 128 << 20  # of distances at a time, where vectors are asked for what the lists lack
+PLACED_ROWS = 8192  # new rows that are placed at a time
+
+
+@dataclass(frozen=True)
+class _Input:
+    """The graph of what is to be clustered: of the rows, or of the distinct vectors among them.
+
+    bound : float32, how long an edge that a row does not list must be; radius : how far its list reaches
+    outer : the distinct vector of each row; points : the distinct vectors; each None where a graph was given
+    """
+
+    graph: csr_array
+    bound: FloatArray
+    radius: FloatArray
+    outer: IntArray | None = None
+    points: NDArray[Any] | None = None
 
 
 class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
-    """Cluster rows by lists of their nearest neighbors or by a sparse graph of distances.
+    """Cluster vectors, lists of their nearest neighbors, or a sparse graph of distances.
 
     Rows at distance 0 are copies: density and tree see one of them, sizes count all. Pieces of the graph that no edge
     joins never share a cluster.
@@ -38,8 +58,8 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     layers : of modularity: at most so many layers from broad to fine, 1 to 6
     copies : "fold", or "weigh": density and tree see every copy, min_distance apart from the others
     min_distance : shorter distances, save 0, are lifted to this
-    n_neighbors : for ``fit(X)``: every row of X is known to hold at least its n_neighbors nearest; none: not known, and
-        nothing can be certified
+    n_neighbors : nearest rows that are searched for vectors; none: 50. Of a sparse graph every row is known to hold at
+        least so many of its nearest; none: not known, and nothing can be certified
     budget : rows for which ``vectors`` are searched at most, to settle what the graph leaves open
     seed : of the random sketches of diffusion
 
@@ -99,50 +119,58 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         vectors: ArrayLike | None = None,
         keys: ArrayLike | None = None,
     ) -> GraphHDBSCAN:
-        """Cluster the rows of a graph.
+        """Cluster vectors, or the rows of a graph.
 
-        X : sparse, shape (n_rows, n_rows), distances. Rows are read as neighbor lists, so an edge is stored in both
-            directions, or each row holds its own nearest; plain HDBSCAN takes edges in one direction, too
-        neighbors : instead of X, indices and distances, shape (n_rows, k), ascending; entries that name the row itself
-            or -1 are passed over
+        X : dense, shape (n_rows, dim): vectors, whose n_neighbors nearest by Euclidean distance are searched, exactly
+            up to 15 dimensions or 50,000 rows, else approximately; plain HDBSCAN is settled by them, as by ``vectors``.
+            Or sparse, shape (n_rows, n_rows): distances. Its rows are read as neighbor lists, so an edge is stored in
+            both directions, or each row holds its own nearest; plain HDBSCAN takes edges in one direction, too
+        neighbors : instead of X, (indices, distances), shape (n_rows, k), ascending; entries that name the row itself
+            or -1 are passed over, one that is named twice counts once; (distances, indices) is told by the types
         vectors : float, shape (n_rows, dim), of which the distances are the Euclidean ones; what the graph leaves open
             is then settled by exact search among them
         keys : uint64, shape (n_rows,), for diffused weights: what names a row in whatever order the rows come; none:
-            its number. With keys that go with the rows, their order changes nothing but ties.
-        Raises: ValueError for a distance that is negative, infinite or NaN, with its place, and for wrong shapes.
+            its number, of vectors what is in them. With keys that go with the rows, their order changes nothing but
+            ties.
+        Raises: ValueError for a distance that is negative, infinite or NaN, with its place, for wrong shapes and types,
+            and for a parameter out of its range.
         """
         if (X is None) == (neighbors is None):
-            raise ValueError("give either X, a sparse graph, or neighbors=(indices, distances)")
-        self._check(vectors is not None)
-        graph, bound = self._from_lists(*neighbors) if neighbors is not None else self._from_graph(X)
-        n_rows = graph.shape[0]
-        group, copies, graph, bound = _fold(graph, bound, self.min_distance)
+            raise ValueError("give either X, vectors or a sparse graph, or neighbors=(indices, distances)")
+        own = Parameters.of(self)
+        if vectors is not None and own.weights == "diffused":
+            raise ValueError("vectors settle what a graph of distances leaves open; give weights='distance' with them")
+        if X is not None and not issparse(X):
+            if vectors is not None:
+                raise ValueError("X are vectors already; give vectors only with a graph")
+            X = validate_data(self, X, dtype=(np.float64, np.float32))  # noqa: N806
+            keys = given.keys_of(X) if keys is None else keys
+            vectors = X if own.weights == "distance" else None
+        taken = _taken(X, neighbors, own)
+        n_rows = taken.graph.shape[0] if taken.outer is None else taken.outer.size
+        self.n_features_in_ = n_rows if taken.points is None else taken.points.shape[1]
+        inner, graph, bound, radius = _fold(taken, own.min_distance)
+        group = inner if taken.outer is None else taken.outer if inner is None else inner[taken.outer]
+        copies = np.ones(n_rows, np.int32) if group is None else np.bincount(group).astype(np.int32)
         first = None if group is None else np.unique(group, return_index=True)[1]  # of each group of copies
-        if self.copies == "weigh" and self.min_distance <= 0 and copies.size < n_rows:
+        if own.copies == "weigh" and own.min_distance <= 0 and copies.size < n_rows:
             raise ValueError(
                 f"copies='weigh' with {n_rows - copies.size} copies needs min_distance above 0, the distance between "
                 f"copies; at 0 their density would be infinite"
             )
-        choice = Choice(**{key.name: getattr(self, key.name) for key in fields(Choice)})
-        diffused = self.weights == "diffused"
+        choice = Choice(**{key.name: getattr(own, key.name) for key in fields(Choice)})
+        diffused = own.weights == "diffused"
         lists = _lists(graph) if diffused or choice.neighbors else None
         grain = Grain() if lists is None else grain_of(count_breaks(lists, _own(lists)), len(lists))
         nearest = None if lists is None else lists.nearest(choice.neighbors)
         if diffused and lists is not None:
-            of_rows = np.arange(n_rows) if keys is None else np.asarray(keys)
-            if of_rows.shape != (n_rows,):
-                raise ValueError(f"keys have shape {of_rows.shape}; expected ({n_rows},)")
-            held = copies if self.copies == "weigh" else None
-            forest, core = self._diffused(lists, grain, of_rows if first is None else of_rows[first], held)
+            forest, core = _diffused(lists, grain, _named(keys, n_rows, first), copies, own)
             self.certified_: float | None = None
             self.open_merges_ = np.empty(0, OPEN)
             self.n_queries_ = 0
         else:
-            points = None if vectors is None else np.asarray(vectors, np.float32)
-            if points is not None and (points.ndim != 2 or len(points) != n_rows):
-                raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
-            forest, core = self._plain(graph, bound, copies, points, first)
-        floor = max(self.min_distance, float(MIN_LENGTH)) if diffused else self.min_distance
+            forest, core = self._plain(graph, bound, copies, _checked_vectors(vectors, n_rows), first, own)
+        floor = max(own.min_distance, float(MIN_LENGTH)) if diffused else own.min_distance
         found = label_texts(forest, copies, core, choice, floor=floor, nearest=nearest, grain=grain)
         each = slice(None) if group is None else group
         self.labels_, self.probabilities_ = found.label[each], found.strength[each]
@@ -150,34 +178,63 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.home_, self.home_strength_ = found.home[each], found.home_strength[each]
         self.cluster_persistence_, self.layer_parents_, self.layer_ = found.persistence, found.parent, found.chosen
         self.modularity_ = found.modularity
-        self.n_features_in_ = n_rows
         self._tree = found.tree
+        # What predict needs, of each group of copies.
+        self._points, self._outer, self._inner = taken.points, taken.outer, inner
+        self._held = found.label, found.home
+        self._radius, self._averaged = radius, grain.averaged
+        self._reach = Reach.of(forest, core, found.label, found.home, own.min_samples or 5)
         return self
 
-    def _check(self, vectors: bool) -> None:
-        for name, known in (
-            ("weights", ("diffused", "distance")), ("selection", ("modularity", "eom", "leaf")),
-            ("preset", (None, "events", "topics")), ("copies", ("fold", "weigh")),
-        ):  # fmt: skip
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, known))}")
-        for name, least in (("min_samples", 1), ("min_cluster_size", 2), ("granularity", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value} is below {least}; raise it")
-        if not 1 <= self.layers <= 6:
-            raise ValueError(f"layers={self.layers} is not from 1 to 6")
-        if vectors and self.weights == "diffused":
-            raise ValueError("vectors settle what a graph of distances leaves open; give weights='distance' with them")
+    def predict(self, X: Any = None, *, neighbors: tuple[ArrayLike, ArrayLike] | None = None) -> IntArray:  # noqa: N803
+        """The cluster of each new row; the clusters stay as they are.
 
-    def _diffused(
-        self, lists: Lists, grain: Grain, keys: NDArray[Any], copies: NDArray[np.int32] | None
-    ) -> tuple[Forest, FloatArray]:
-        length = diffuse(lists, self.seed, grain.averaged, keys.astype(np.uint64))
-        graph = lists.graph(length, len(lists))
-        rank = self.min_samples or 1
-        core = listed_cores(graph, rank, copies) if rank > 1 else np.zeros(len(lists), np.float32)
-        return spanning_forest(graph, core, symmetric=False), core
+        With diffused weights the nearest rows vote, as many as diffusion averages over, weighed by their distance; only
+        those count in whose own lists the new row would stand, and where there is none it is noise. With
+        weights="distance" a new row belongs to the cluster that it meets no higher than its members meet each other.
+        A row that was there when the clusters were made has the label that it has there.
+
+        X : shape (n_new, dim), vectors, after ``fit`` with vectors
+        neighbors : instead, (indices, distances) of the nearest rows that ``fit`` had, shape (n_new, k), ascending
+        Returns: int64, shape (n_new,), -1 is noise.
+        Raises: NotFittedError; ValueError for both or none, wrong shapes and types.
+        """
+        check_is_fitted(self, "labels_")
+        if (X is None) == (neighbors is None):
+            raise ValueError("give either X, vectors, or neighbors=(indices, distances)")
+        if neighbors is not None:
+            ids, away = given.two_arrays(neighbors)
+            rows = given.known_rows(ids, self.labels_.size)
+            if not (((away >= 0) & (away < np.inf)) | (rows < 0)).all():
+                raise ValueError("distances of neighbors are negative, infinite or NaN; -1 in indices is no neighbor")
+            if self._outer is not None:
+                rows = np.where(rows >= 0, self._outer[rows], -1)
+            order = np.argsort(np.where(rows >= 0, away, np.inf), axis=1, kind="stable")
+            return self._labels(np.take_along_axis(rows, order, 1), np.take_along_axis(away, order, 1))
+        if self._points is None:
+            raise ValueError("the clusters are those of a graph, without vectors; give neighbors=(indices, distances)")
+        new = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
+        k = Parameters.of(self).n_neighbors or given.SEARCHED
+        return np.concatenate(
+            [
+                self._labels(*given.nearest_vectors(self._points, new[at : at + PLACED_ROWS], k))
+                for at in range(0, len(new), PLACED_ROWS)
+            ]
+        )
+
+    def _labels(self, rows: IntArray, away: FloatArray) -> IntArray:
+        if self._inner is not None:
+            rows = np.where(rows >= 0, self._inner[rows], -1)
+        label, home = self._held
+        if not rows.shape[1]:
+            return np.full(len(rows), -1, np.int64)
+        if self.weights == "diffused":
+            found = vote(rows, away, away <= self._radius[rows], self._averaged, label, home)
+        else:
+            found = self._reach.meet(rows, away)
+        known = (away[:, 0] == 0) & (rows[:, 0] >= 0)
+        chosen: IntArray = np.where(known, label[rows[:, 0]], found["label"]).astype(np.int64)
+        return chosen
 
     def _plain(
         self,
@@ -186,14 +243,16 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         copies: NDArray[np.int32],
         points: FloatArray | None,
         first: IntArray | None,
+        own: Parameters,
     ) -> tuple[Forest, FloatArray]:
-        core = core_distances(graph, self.min_samples or 5, copies if self.copies == "weigh" else None)
+        rank = min(own.min_samples or 5, max(int(copies.sum()), 1))
+        core = core_distances(graph, rank, copies if own.copies == "weigh" else None)
         forest = spanning_forest(graph, core, symmetric=False)
         if points is None:
             proof = prove_forest(forest, bound)
         else:
-            ask = _search(points if first is None else points[first], core, np.float32(self.min_distance))
-            forest, proof = repair_forest(forest, bound, ask, self.budget)
+            ask = _search(points if first is None else points[first], core, np.float32(own.min_distance))
+            forest, proof = repair_forest(forest, bound, ask, own.budget)
         undecided = np.flatnonzero(proof.least != forest.distance)
         self.certified_ = 1 - undecided.size / len(forest) if len(forest) else 1.0
         self.open_merges_ = np.empty(undecided.size, OPEN)
@@ -211,39 +270,54 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
         return CondensedTree(self._tree.as_records(), self.labels_)
 
-    def _from_graph(self, given: Any) -> tuple[csr_array, FloatArray]:
-        if not hasattr(given, "tocsr") or given.shape[0] != given.shape[1]:
-            raise ValueError(f"X is {type(given).__name__} of shape {np.shape(given)}; expected a square sparse graph")
-        graph: Any = csr_array(given)
-        if has_diagonal(graph):
-            rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
-            other = graph.indices != rows
-            indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[other], minlength=graph.shape[0]))])
-            graph = csr_array((graph.data[other], graph.indices[other], indptr), shape=graph.shape)
-        graph = _checked(graph)
-        bound = np.zeros(graph.shape[0], np.float32)
-        if self.n_neighbors is not None:
-            bound = core_distances(graph, self.n_neighbors)
-            bound[np.diff(graph.indptr) >= bound.size - 1] = np.inf
-        return graph, bound
 
-    def _from_lists(self, indices: ArrayLike, distances: ArrayLike) -> tuple[csr_array, FloatArray]:
-        ids, lengths = np.asarray(indices), np.asarray(distances, np.float32)
-        if ids.ndim != 2 or ids.shape != lengths.shape:
-            raise ValueError(f"neighbors have shapes {ids.shape} and {lengths.shape}; expected (n_rows, k) twice")
-        n_rows = len(ids)
-        if ids.size and ids.max() >= n_rows:
-            raise ValueError(f"neighbors name row {ids.max()} of {n_rows}; rows run from 0 to n - 1")
-        listed = (ids >= 0) & (ids != np.arange(n_rows)[:, None])
-        counts = listed.sum(axis=1)
-        bound = np.where(listed, lengths, np.float32(0)).max(axis=1, initial=0).astype(np.float32)
-        bound[counts >= n_rows - 1] = np.inf
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        if listed.all():
-            graph = csr_array((lengths.ravel(), ids.ravel(), indptr), shape=(n_rows, n_rows))
-        else:
-            graph = csr_array((lengths[listed], ids[listed], indptr), shape=(n_rows, n_rows))
-        return _checked(graph), bound
+def _taken(X: Any, neighbors: Any, own: Parameters) -> _Input:  # noqa: N803
+    if neighbors is not None:
+        graph, bound = given.graph_of_lists(neighbors)
+        return _Input(graph, bound, bound)
+    if issparse(X):
+        graph, bound = given.graph_of_sparse(X, own.n_neighbors)
+        return _Input(graph, bound, given.farthest(graph))
+    given.refuse_distances(X)
+    outer, first = given.distinct_rows(X)
+    points = X[first]
+    graph, bound = given.graph_of_lists(given.lists_of_vectors(points, own.n_neighbors or given.SEARCHED, own.seed))
+    return _Input(graph, bound, bound, outer, points)
+
+
+def _named(keys: ArrayLike | None, n_rows: int, first: IntArray | None) -> NDArray[np.uint64]:
+    """A key for each group of copies: that of its first row."""
+    of_rows = np.arange(n_rows) if keys is None else np.asarray(keys)
+    if of_rows.shape != (n_rows,):
+        raise ValueError(f"keys have shape {of_rows.shape}; expected ({n_rows},)")
+    if of_rows.dtype.kind not in "iu" and of_rows.size:
+        raise ValueError(f"keys are of type {of_rows.dtype}; expected whole numbers")
+    return (of_rows if first is None else of_rows[first]).astype(np.uint64)
+
+
+def _checked_vectors(vectors: ArrayLike | None, n_rows: int) -> FloatArray | None:
+    if vectors is None:
+        return None
+    points = given.as_floats("vectors", vectors)
+    if points.ndim != 2 or len(points) != n_rows:
+        raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
+    finite = np.isfinite(points).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"vectors hold an infinite number or NaN in {(~finite).sum()} rows, first in row {finite.argmin()}"
+        )
+    return points
+
+
+def _diffused(
+    lists: Lists, grain: Grain, keys: NDArray[np.uint64], copies: NDArray[np.int32], own: Parameters
+) -> tuple[Forest, FloatArray]:
+    length = diffuse(lists, own.seed, grain.averaged, keys)
+    graph = lists.graph(length, len(lists))
+    rank = min(own.min_samples or 1, max(int(copies.sum()), 1))
+    held = copies if own.copies == "weigh" else None
+    core = listed_cores(graph, rank, held) if rank > 1 else np.zeros(len(lists), np.float32)
+    return spanning_forest(graph, core, symmetric=False), core
 
 
 def _lists(graph: csr_array) -> Lists:
@@ -258,41 +332,26 @@ def _own(lists: Lists) -> int:
     return int(np.quantile(lengths[lengths > 0], 0.05)) if lists.indices.size else 1
 
 
-def _checked(graph: csr_array) -> csr_array:
-    """The graph, if all its distances are finite and not negative."""
-    at = first_bad(graph.data)
-    if at >= 0:
-        bad = int((~((graph.data >= 0) & (graph.data < np.inf))).sum())
-        row = int(np.searchsorted(graph.indptr, at, side="right")) - 1
-        raise ValueError(
-            f"{bad} of {graph.nnz} distances are negative, infinite or NaN; the first is {graph.data[at]}, from "
-            f"row {row} to row {graph.indices[at]}"
-        )
-    return csr_array((graph.data.astype(np.float32, copy=False), graph.indices, graph.indptr), shape=graph.shape)
-
-
-def _fold(
-    graph: csr_array, bound: FloatArray, min_distance: float
-) -> tuple[IntArray | None, NDArray[np.int32], csr_array, FloatArray]:
+def _fold(taken: _Input, min_distance: float) -> tuple[IntArray | None, csr_array, FloatArray, FloatArray]:
     """One row for all that lie at distance 0 of each other.
 
-    Returns: the new row of each old one, none where all are as they were; how many each stands for; their graph; what
-        is known of unlisted edges.
+    Returns: the new row of each old one, none where all are as they were; their graph; their bound and radius.
     """
-    n_rows = graph.shape[0]
+    graph, n_rows = taken.graph, taken.graph.shape[0]
     none = not graph.nnz or graph.data.min() > 0
     if none and graph.data.min(initial=np.inf) >= min_distance:
-        return None, np.ones(n_rows, np.int32), graph, bound
+        return None, graph, taken.bound, taken.radius
     rows = np.repeat(np.arange(n_rows), np.diff(graph.indptr))
     same = graph.data == 0
     piece = np.arange(n_rows)
     grow_pieces(rows[same], graph.indices[same].astype(np.int64), piece)
     _, group = np.unique(piece, return_inverse=True)
-    copies = np.bincount(group).astype(np.int32)
-    lists = directed_graph(group[rows], group[graph.indices], graph.data, copies.size, min_distance)
-    known = np.zeros(copies.size, np.float32)
-    np.maximum.at(known, group, bound)  # what no copy lists is as far as the farthest of their lists
-    return group.astype(np.int64), copies, lists, np.maximum(known, np.float32(min_distance))
+    count = int(group.max(initial=-1)) + 1
+    lists = directed_graph(group[rows], group[graph.indices], graph.data, count, min_distance)
+    bound, radius = np.full(count, min_distance, np.float32), np.zeros(count, np.float32)
+    np.maximum.at(bound, group, taken.bound)  # what no copy lists is as far as the farthest of their lists
+    np.maximum.at(radius, group, taken.radius)
+    return group.astype(np.int64), lists, bound, radius
 
 
 def _search(points: FloatArray, core: FloatArray, floor: np.float32) -> Ask:

@@ -136,6 +136,21 @@ def _has_diagonal(indptr: Any, indices: Any) -> bool:
     return False
 
 
+def has_twins(graph: csr_array) -> bool:
+    """Whether any row stores two entries for one other row."""
+    return bool(_has_twins(graph.indptr, graph.indices, np.full(graph.shape[0], -1, np.int64)))
+
+
+@numba.njit(cache=True, nogil=True)
+def _has_twins(indptr: Any, indices: Any, last: Any) -> bool:
+    for row in range(indptr.size - 1):
+        for slot in range(indptr[row], indptr[row + 1]):
+            if last[indices[slot]] == row:
+                return True
+            last[indices[slot]] = row
+    return False
+
+
 @numba.njit(cache=True, nogil=True)
 def first_bad(distances: Any) -> int:
     """The place of the first distance that is negative, infinite or NaN; -1 where there is none."""

@@ -137,7 +137,7 @@ def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="give either X"):
         plain().fit()
     with pytest.raises(ValueError, match="expected a square sparse graph"):
-        plain().fit(np.ones((3, 3)))
+        plain().fit(csr_array((3, 4)))
     with pytest.raises(ValueError, match="neighbors name row 7 of 2; rows run from 0 to n - 1"):
         plain().fit(neighbors=([[1], [7]], [[1.0], [1.0]]))
     with pytest.raises(ValueError, match=r"vectors have shape \(3, 2\); expected \(2, dim\)"):
