@@ -138,6 +138,7 @@ class StoreSection:
     keep: bool = True  # false: the collection is dropped when the run is done
     timeout_s: Annotated[float, Field(gt=0)] = 20  # how long an unreachable server is tried before any work
     patience_s: Annotated[float, Field(gt=0)] = 300  # how long one that went away is waited for in the midst of it
+    stall_s: Annotated[float, Field(gt=0)] = 3600  # how long its own work (flush, index, load) may stand still
 
     @property
     def embedded(self) -> bool:

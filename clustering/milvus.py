@@ -1,48 +1,47 @@
-"""Where the vectors lie: a Milvus server's address, a client for it, and the embedded server's life."""
+"""Where the vectors lie: a Milvus server's address, a client and a channel for it, and how long it is waited for."""
 
 from __future__ import annotations
 
 import base64
-import importlib.util
+import dataclasses
+import functools
+import inspect
+import ipaddress
 import logging
 import os
 import platform
 import re
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 from pymilvus import MilvusClient, MilvusException
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, milvus_pb2_grpc
 
 from clustering.config import RunConfig
+from clustering.embedded import embedded_server
 from clustering.errors import ConfigError, StoreError
+from clustering.patience import RefusedError as RefusedError
+from clustering.patience import passes as passes
+from clustering.patience import patiently as patiently
+from clustering.patience import reason_of as reason_of
 from clustering.rundir import RunDir
 from clustering.wire import Hits, read_hits
 
-T = TypeVar("T")
 log = logging.getLogger("covey")
 
-REQUEST_TIMEOUT_S = 120  # a request that takes longer is sent again, a search in halves
-FEW_TRIES = 3  # for a refusal that is neither known to pass nor known to stay
+REQUEST_TIMEOUT_S = 120  # a request to a server that takes longer is sent again, at the third time in halves
+TRIES = 3  # at least, of a request that gets no answer, within the patience
+NEVER_MS = (1 << 31) - 1  # gRPC's word for no keepalive
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
 SERVICE = "/milvus.proto.milvus.MilvusService/"
-# What waiting cannot mend, by gRPC status and by the server's own codes: a wrong parameter, rights that are missing, a
-# collection that is gone, a disk that is full.
-FINAL_STATUS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
-FINAL_CODES = {100, 1100, 1400, 1401, 1801}
-FINAL_WORDS = ("disk quota", "no space left", "permission deny", "privilege", "auth check failure", "token is expired")
-# What passes while a server starts again or catches its breath; one that was killed waits for the sessions of its nodes
-# to run out, and says so without a code.
-PASSING_STATUS = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "INTERNAL", "UNKNOWN"}
-PASSING_CODES = {1, 2, 3, 5, 8, 9, 101, 103, 106, 400, 401, 500, 502, 503, 600, 601, 602, 700, 901, 902, 903, 904}
-PASSING_WORDS = ("node not found", "session not found", "node not match")
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,53 @@ class Address:
     timeout_s: float = 20
     patience_s: float = 300
     section: str = "store"  # of the configuration, for what is said about its keys
+    home: str | None = None  # the folder of the embedded server, which is no other's and on this machine
+    stall_s: float = 3600
+
+    @property
+    def embedded(self) -> bool:
+        return self.home is not None
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.uri).hostname or ""
+
+    @property
+    def place(self) -> str:
+        """Host and port, as gRPC takes them."""
+        place = self.uri.split("://", 1)[1].split("/")[0]
+        if urlsplit(self.uri).port is None:
+            place += ":443" if self.secure else ":19530"
+        return place
+
+    @property
+    def on_this_machine(self) -> bool:
+        return is_loopback(self.host)
+
+    @property
+    def request_s(self) -> float:
+        """Seconds after which a request is taken for lost.
+
+        The embedded server works on one request at a time, so that a second copy would only wait behind the first: it
+        gets the whole patience. What a server does not answer is asked three times within it.
+        """
+        return self.patience_s if self.embedded else min(REQUEST_TIMEOUT_S, self.patience_s / TRIES)
+
+    @property
+    def grpc_options(self) -> dict[str, Any]:
+        """For a server of this machine, no proxy, and no pings: one that is busy takes them for an attack."""
+        soon = {"grpc.initial_reconnect_backoff_ms": 200, "grpc.max_reconnect_backoff_ms": 5000}  # else 120 s
+        if self.on_this_machine:
+            return {**soon, "grpc.enable_http_proxy": 0, "grpc.keepalive_time_ms": NEVER_MS}
+        return {**soon, "grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 10_000}
+
+    @property
+    def proxy(self) -> str:
+        """The proxy that gRPC asks for this address, as the environment names it; "" where there is none."""
+        if self.on_this_machine or _bypasses_proxy(self.host):
+            return ""
+        found = next((os.environ[name] for name in PROXIES if os.environ.get(name)), "")
+        return re.sub(r"//[^/@]*@", "//***@", found)
 
     @property
     def token(self) -> str:
@@ -95,12 +141,15 @@ class Address:
         token = self.token
         if self.ca_file and not Path(self.ca_file).is_file():
             raise ConfigError([f"{self.section}.ca_file: there is no file {self.ca_file} on {platform.node()}"])
-        _refuse_unreachable(self.uri, self.timeout_s, self.section)
+        if not self.proxy:
+            _refuse_unreachable(self)
+        warn_of_open_token(self, token)
         tls = {"secure": True, "server_pem_path": self.ca_file or "", "server_name": self.server_name or ""}
         try:
-            client = MilvusClient(
-                uri=self.uri, token=token, db_name=self.db_name or "", timeout=self.timeout_s,
+            client = _TimelyClient(
+                self.request_s, uri=self.uri, token=token, db_name=self.db_name or "", timeout=self.timeout_s,
                 dedicated=True,  # a shared one has proven the server's name to whoever came first, not to us
+                grpc_options=self.grpc_options,
                 **(tls if self.secure else {}),
             )  # fmt: skip
             client.list_collections(timeout=self.timeout_s)
@@ -124,8 +173,19 @@ class Address:
                         f"{self.section}.token_file to a file with it"
                     ]
                 ) from None
-            raise ConfigError([f"{self.section}.uri: {self.uri} does not work as a Milvus server: {reason}"]) from None
+            raise ConfigError(
+                [f"{self.section}.uri: {self.uri} does not work as a Milvus server: {reason}{self.proxy_words}"]
+            ) from None
         return client
+
+    @property
+    def proxy_words(self) -> str:
+        if not self.proxy:
+            return ""
+        return (
+            f". It is asked through the proxy {self.proxy}, which the environment names ({', '.join(PROXIES)}); "
+            f"where it is reached without one, set no_proxy={self.host}"
+        )
 
     def hidden(self, text: str) -> str:
         """The text without the token, its password, or their encoding in the request's header."""
@@ -139,19 +199,23 @@ class Address:
 
     def failed(self, error: Exception) -> StoreError:
         """What a client or channel raised, as an error that says where, what, and how to go on."""
+        words = self.hidden(reason_of(error)) + self.proxy_words
+        if self.home:
+            words += f" (the embedded server's log is {self.home}/server.log)"
         return StoreError(
-            f"collection {self.collection} at {self.uri}: {self.hidden(reason_of(error))}. When that is mended, the "
-            f"same command goes on from the last finished part"
+            f"collection {self.collection} at {self.uri}: {words}. When that is mended, the same command goes on from "
+            f"the last finished part"
         )
 
 
-class RefusedError(Exception):
-    """A reply whose status is not success; ``code`` is the server's, ``passing`` its own word that a retry may help."""
+class _TimelyClient(MilvusClient):  # type: ignore[misc]
+    """pymilvus's client with a limit for each call: by itself it waits for ever where a server is silent."""
 
-    def __init__(self, status: Any) -> None:
-        super().__init__(str(status.reason))
-        self.code = int(status.code or status.error_code)
-        self.passing = bool(status.retriable)
+    def __init__(self, limit_s: float, **options: Any) -> None:
+        super().__init__(**options)
+        for name, method in inspect.getmembers(MilvusClient, inspect.isfunction):
+            if not name.startswith("_") and "timeout" in inspect.signature(method).parameters:
+                setattr(self, name, functools.partial(getattr(self, name), timeout=limit_s))
 
 
 class Link:
@@ -162,12 +226,9 @@ class Link:
         options: list[tuple[str, Any]] = [
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
-            ("grpc.keepalive_time_ms", 10_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
+            *address.grpc_options.items(),
         ]
-        place = address.uri.split("://", 1)[1].split("/")[0]
-        if ":" not in place:
-            place += ":443" if address.secure else ":19530"
+        place = address.place
         if address.secure:
             if address.server_name:
                 options.append(("grpc.ssl_target_name_override", address.server_name))
@@ -184,18 +245,19 @@ class Link:
             SERVICE + "Search", request_serializer=lambda request: request.SerializeToString()
         )
 
-    def call(self, method: str, request: Any, timeout_s: float = REQUEST_TIMEOUT_S) -> Any:
+    def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """The server's reply to a request; ``method`` as in Milvus's protocol, such as "Upsert".
 
         Raises: RefusedError, grpc.RpcError.
         """
+        timeout_s = timeout_s or self.address.request_s
         reply = getattr(self.stub, method)(request, timeout=timeout_s, metadata=self.metadata)
         _check(reply.status if hasattr(reply, "status") else reply)
         return reply
 
-    def search(self, request: Any, timeout_s: float = REQUEST_TIMEOUT_S) -> tuple[Hits, int]:
+    def search(self, request: Any) -> tuple[Hits, int]:
         """The hits of a search request, and the bytes of the reply. Raises: RefusedError, grpc.RpcError."""
-        reply = self._search(request, timeout=timeout_s, metadata=self.metadata)
+        reply = self._search(request, timeout=self.address.request_s, metadata=self.metadata)
         status, hits = read_hits(reply)
         _check(status)
         return hits, len(reply)
@@ -242,53 +304,6 @@ def _check(status: Any) -> None:
         raise RefusedError(status)
 
 
-def reason_of(error: Exception) -> str:
-    """An error's own words on one line."""
-    if isinstance(error, grpc.RpcError):
-        return " ".join(f"{error.code().name}: {error.details()}".split())
-    return " ".join(str(getattr(error, "message", "") or error).split())
-
-
-def passes(error: Exception) -> bool | None:
-    """Whether waiting may mend what a client or channel raised: True, False, or None for who knows."""
-    reason = reason_of(error).lower()
-    status = error.code().name if isinstance(error, grpc.RpcError) else ""
-    code = error.code if isinstance(error, (RefusedError, MilvusException)) else None
-    if status in FINAL_STATUS or code in FINAL_CODES or any(word in reason for word in FINAL_WORDS):
-        return False
-    if status in PASSING_STATUS or code in PASSING_CODES or any(word in reason for word in PASSING_WORDS):
-        return True
-    if isinstance(error, RefusedError) and error.passing:
-        return True
-    return None
-
-
-def patiently(address: Address, attempt: Callable[[int], T]) -> tuple[T, int]:
-    """Call until it works; return its result, and how often it failed before.
-
-    attempt : called with the number of failures so far; a write can so be made safe to repeat
-    Raises: StoreError at once for what waiting cannot mend, after a few tries for what is unknown, and after
-        ``patience_s`` for a server that stays away.
-    """
-    failures = 0
-    deadline: float | None = None
-    while True:
-        try:
-            return attempt(failures), failures
-        except (grpc.RpcError, MilvusException, RefusedError) as error:
-            failures += 1
-            now = time.monotonic()
-            deadline = deadline or now + address.patience_s
-            hope = passes(error)
-            if hope is False or (hope is None and failures >= FEW_TRIES):
-                raise address.failed(error) from None
-            if now >= deadline:
-                raise StoreError(
-                    f"{address.failed(error)} (it was tried {failures} times in {address.patience_s:g} s)"
-                ) from None
-            time.sleep(min(0.2 * 2**failures, 5))
-
-
 def server_version(client: MilvusClient) -> tuple[int, ...]:
     """Major, minor and patch of the server's version, from words such as v2.3.5-lite."""
     numbers = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", str(client.get_server_version()))
@@ -310,21 +325,49 @@ def connected(address: Address) -> Iterator[MilvusClient]:
         client.close()
 
 
-def _refuse_unreachable(uri: str, timeout_s: float, section: str) -> None:
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own, which no other machine can be reached by."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _bypasses_proxy(host: str) -> bool:
+    """Whether the environment's list of exceptions names a host; gRPC's own list comes first."""
+    names = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""  # noqa: SIM112
+    return bool(urllib.request.proxy_bypass_environment(host, {"no": names}))  # type: ignore[attr-defined]
+
+
+_warned: set[str] = set()  # addresses
+
+
+def warn_of_open_token(address: Address, token: str) -> None:
+    """Say once that a token travels unencrypted to another machine, where anyone on the way can read it."""
+    if token and not address.secure and not address.on_this_machine and address.uri not in _warned:
+        _warned.add(address.uri)
+        log.warning(
+            "%s.uri=%s is plain http: the token is sent without encryption to another machine. Use https://, and "
+            "%s.ca_file for an authority of your own", address.section, address.uri, address.section,
+        )  # fmt: skip
+
+
+def _refuse_unreachable(address: Address) -> None:
     """Say early, and within a stated time, that nobody listens; a client would try far longer."""
-    host, _, port = uri.split("://", 1)[1].split("/")[0].partition(":")
-    number = int(port) if port.isdigit() else (443 if uri.startswith("https") else 19530)
-    deadline = time.monotonic() + timeout_s
+    host, _, port = address.place.rpartition(":")
+    section, deadline = address.section, time.monotonic() + address.timeout_s
     while True:
         try:
-            socket.create_connection((host, number), timeout=max(0.1, deadline - time.monotonic())).close()
+            left = max(0.1, deadline - time.monotonic())
+            socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
             return
         except OSError as error:
             if time.monotonic() + 0.5 >= deadline:
                 raise ConfigError(
                     [
-                        f"{section}.uri: nothing answers at {uri} ({error}); tried for {timeout_s:g} s. Start Milvus "
-                        f"there, or correct {section}.uri{', or set it to embedded' if section == 'store' else ''}"
+                        f"{section}.uri: nothing answers at {address.uri} ({error}); tried for {address.timeout_s:g} "
+                        f"s. Start Milvus there, or correct {section}.uri"
+                        f"{', or set it to embedded' if section == 'store' else ''}"
                     ]
                 ) from None
             time.sleep(0.5)
@@ -336,82 +379,23 @@ def open_store(config: RunConfig, run: RunDir) -> Iterator[Address]:
     if not config.store.embedded:
         yield address_of(config, config.store.uri)
         return
-    with embedded_server(run.local("store")) as uri:
-        yield address_of(config, uri)
+    home = run.local("store")
+    with embedded_server(home) as uri:
+        yield address_of(config, uri, str(home))
 
 
-def address_of(config: RunConfig, uri: str) -> Address:
+def address_of(config: RunConfig, uri: str, home: str | None = None) -> Address:
+    """home : folder of the embedded server"""
     store = config.store
+    waits = Address(
+        uri, config.collection, timeout_s=store.timeout_s, patience_s=store.patience_s, stall_s=store.stall_s, home=home
+    )
     if store.embedded:  # Milvus Lite knows neither tokens nor databases
-        return Address(uri, config.collection, timeout_s=store.timeout_s)
-    return Address(
-        uri, config.collection, store.token_env, store.token_file, store.db_name, store.ca_file, store.server_name,
-        store.timeout_s, store.patience_s,
+        return waits
+    return dataclasses.replace(
+        waits, token_env=store.token_env, token_file=store.token_file, db_name=store.db_name, ca_file=store.ca_file,
+        server_name=store.server_name,
     )  # fmt: skip
-
-
-@contextmanager
-def embedded_server(folder: Path) -> Iterator[str]:
-    """Run Milvus Lite on a free loopback port, with its data in ``folder``; yield its address.
-
-    A watcher ends the server when this process is gone, even when it was killed.
-    Raises: StoreError when it does not come up.
-    """
-    spec = importlib.util.find_spec("milvus_lite")
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(["store.uri=embedded needs Milvus Lite, which has no wheel for this platform; name a server"])
-    binaries = Path(spec.submodule_search_locations[0]) / "lib"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-c", _WATCHED,
-        str(binaries / "milvus"), str(folder / "milvus.db"), f"127.0.0.1:{port}", "ERROR",
-    ]  # fmt: skip
-    with (folder / "server.log").open("ab") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            if server.poll() is not None:
-                raise StoreError(f"the embedded Milvus ended at once (status {server.returncode}); see {log.name}")
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise StoreError(f"the embedded Milvus did not come up within 30 s; see {log.name}") from None
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        assert server.stdin is not None
-        server.stdin.close()
-        try:
-            server.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-# The watcher ends the server when its standard input closes, which the kernel does when the job's process is gone.
-_WATCHED = """
-import os, subprocess, sys
-libraries = os.path.dirname(sys.argv[1])
-environment = {**os.environ, "LD_LIBRARY_PATH": libraries, "DYLD_LIBRARY_PATH": libraries}
-server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, env=environment)
-try:
-    while sys.stdin.buffer.read(1):
-        pass
-finally:
-    server.terminate()
-    try:
-        server.wait(5)
-    except subprocess.TimeoutExpired:
-        server.kill()
-"""
 
 
 def default_nlist(n_texts: int) -> int:

@@ -109,7 +109,7 @@ def tune_params(
     target = float(cfg.target_recall or 0)
     while True:
         params = {**cfg.params, key: value}
-        asker = make(address, store.metric, params, k, cfg.queries_per_request)
+        asker = make(address, store.metric, params, k, cfg.queries_per_request, n_texts)
         step = asker.batch(sample.vectors.shape[1])
         with asker.link:
             found = [

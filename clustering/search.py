@@ -6,7 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grpc
 import numpy as np
 import pyarrow as pa
 
@@ -14,32 +13,44 @@ from clustering import schema
 from clustering.cells import cell_centers, cells_of
 from clustering.config import SearchSection, StoreSection
 from clustering.kernels.topk import FloatArray, IntArray, nearest_others, score_distance
-from clustering.milvus import Address, Link, patiently
+from clustering.milvus import Address, Link
 from clustering.parts import Item, map_parts, on_worker
+from clustering.patience import Pace, paced
 from clustering.recall import measure_recall, search_params, tune_params
 from clustering.rundir import Figures, RunDir, names_of, parts, rows_without_vector, stored_vectors, write_table
 from clustering.storage import read_schema, read_table
-from clustering.wire import HIT_BYTES, search_request
+from clustering.wire import HIT_BYTES, Hits, search_request
 
 MESSAGE_BYTES = 32 << 20  # of a request or a reply, half of what servers allow
 IN_FLIGHT = 2  # requests of an actor that wait for the server at the same time
 NOTHING = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # found for no row
-SPLIT = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)  # too slow, or too large
+# The embedded one takes as long for queries together as one by one, so a request is kept to about a second.
+EMBEDDED_PRODUCTS = 1 << 31  # a request, of numbers: queries x stored vectors x dimension
+EMBEDDED_QUERIES = 16  # a request, at least
+EMBEDDED_IN_FLIGHT = 1
 
 
 class Asker:
-    """Ask a collection for neighbors over a channel of this process's own; threads may share it."""
+    """Ask a collection for neighbors over a channel of this process's own; threads may share it.
 
-    def __init__(self, address: Address, metric: str, params: dict[str, Any], k: int, queries: int) -> None:
-        self.address, self.metric, self.params, self.k = address, metric, params, k
-        self.most = queries
+    n_texts : vectors that the collection holds; 0 where it is not known
+    """
+
+    def __init__(
+        self, address: Address, metric: str, params: dict[str, Any], k: int, queries: int, n_texts: int = 0
+    ) -> None:
+        self.address, self.metric, self.params, self.k, self.n_texts = address, metric, params, k, n_texts
+        self.pace = Pace(queries)
         self.link = Link(address)
         self.seen = False  # whether a request has waited for all that was written; nothing is written any more
         self.retries = 0
 
     def batch(self, dim: int) -> int:
-        """Queries a request, so that neither it nor its reply comes near the server's limits."""
-        return max(1, min(self.most, MESSAGE_BYTES // ((self.k + 1) * HIT_BYTES), MESSAGE_BYTES // (4 * dim)))
+        """Queries a request: neither it nor its reply comes near a server's limits, nor keeps the embedded one long."""
+        most = min(self.pace.rows, MESSAGE_BYTES // ((self.k + 1) * HIT_BYTES), MESSAGE_BYTES // (4 * dim))
+        if self.address.embedded and self.n_texts:
+            most = min(most, max(EMBEDDED_QUERIES, EMBEDDED_PRODUCTS // (self.n_texts * dim)))
+        return max(1, most)
 
     def nearest(self, rows: IntArray, vectors: FloatArray) -> tuple[IntArray, FloatArray, IntArray]:
         """The k nearest other rows of some rows.
@@ -49,29 +60,21 @@ class Asker:
             for each row, shape (n,).
         """
 
-        def attempt(failures: int) -> Any:
+        def ask(some: slice, again: bool) -> Hits:
             # A server that has been away may have loaded the collection anew.
             request = search_request(
-                self.address.collection, self.address.db_name or "", vectors, self.k + 1, self.metric, self.params,
-                strong=not self.seen or failures > 0,
+                self.address.collection, self.address.db_name or "", vectors[some], self.k + 1, self.metric,
+                self.params, strong=not self.seen or again,
             )  # fmt: skip
-            try:
-                return self.link.search(request)[0]
-            except grpc.RpcError as error:
-                if error.code() in SPLIT and len(rows) > 1:
-                    return None
-                raise
+            return self.link.search(request)[0]
 
-        hits, failed = patiently(self.address, attempt)
-        self.retries += failed
-        if hits is None:
-            self.retries += 1
-            self.most = max(1, min(self.most, len(rows) // 2))
-            half = len(rows) // 2
-            parts = [self.nearest(rows[some], vectors[some]) for some in (slice(0, half), slice(half, None))]
-            return tuple(np.concatenate(pair) for pair in zip(*parts, strict=True))  # type: ignore[return-value]
+        replies, retries = paced(self.address, self.pace, len(rows), ask)
+        self.retries += retries
         self.seen = True
-        return nearest_others(hits.ids, score_distance(hits.scores, self.metric), hits.counts, rows, self.k)
+        ids, scores, counts = (
+            np.concatenate([getattr(hits, name) for hits in replies]) for name in ("ids", "scores", "counts")
+        )
+        return nearest_others(ids, score_distance(scores, self.metric), counts, rows, self.k)
 
 
 class Searcher:
@@ -86,14 +89,16 @@ class Searcher:
         k: int,
         queries: int,
         centers: FloatArray,
+        n_texts: int = 0,
     ) -> None:
         self.run, self.centers = run, centers
-        self.asker = Asker(address, metric, params, k, queries)
+        self.asker = Asker(address, metric, params, k, queries, n_texts)
+        self.in_flight = EMBEDDED_IN_FLIGHT if address.embedded else IN_FLIGHT
 
     def __call__(self, item: Item) -> Item:
         before = self.asker.retries
         rows = 0
-        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        with ThreadPoolExecutor(self.in_flight) as pool:
             for name in item["names"]:
                 if not (self.run / "neighbors" / name).exists():
                     rows += self.search(name, pool)
@@ -145,7 +150,7 @@ def search_neighbors(
     results = map_parts(
         Searcher, [{"names": todo[at : at + size]} for at in range(0, len(todo), max(size, 1))],
         actors=cfg.actors, run=run, address=address, metric=store.metric, params=params, k=k,
-        queries=cfg.queries_per_request, centers=centers,
+        queries=cfg.queries_per_request, centers=centers, n_texts=n_vectors,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     short = sum(int(read_schema(path).metadata[b"short"]) for path in parts(run / "neighbors"))

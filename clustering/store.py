@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from pymilvus import DataType, MilvusClient
-from pymilvus.grpc_gen import milvus_pb2
 
-from clustering import watch
 from clustering.bulk import check_bulk, load_bulk
 from clustering.config import RunConfig, StoreSection
 from clustering.errors import ConfigError, StoreError
-from clustering.kernels.topk import IntArray
-from clustering.milvus import Address, Link, address_of, connected, default_nlist, patiently, server_version
+from clustering.index import finish_collection, load_collection
+from clustering.kernels.topk import FloatArray, IntArray
+from clustering.milvus import Address, Link, address_of, connected, patiently, server_version
 from clustering.parts import Item, map_parts
+from clustering.patience import Pace, paced
 from clustering.rundir import (
     Figures,
     RunDir,
@@ -32,17 +31,18 @@ from clustering.rundir import (
 from clustering.storage import read_table, touch
 from clustering.wire import ROW, VECTOR, column_of, write_request
 
-T = TypeVar("T")
 log = logging.getLogger("covey")
 
 REQUEST_BYTES = 12 << 20  # a write request; servers take 64 MiB at most, and split what is larger themselves
 IN_FLIGHT = 2  # requests of an actor that wait for the server at the same time
+# The embedded one copies the whole request for each row of it: benchmarks/embedded_store.py measures sizes.
+EMBEDDED_REQUEST_BYTES = 512 << 10
+EMBEDDED_IN_FLIGHT = 1  # it works on one write at a time
 KEYS_PER_QUERY = 8192  # servers list 16,384 at most
 AUDIT_ROUNDS = 3
 AUDIT_SAMPLE = 200  # vectors that are read back
 MARK = "covey"  # opens the description of every collection that a run made
 MARKS = "loaded"  # in the run directory while a collection is filled: which parts are begun, which are done
-FORCE_MERGE = (2, 6, 14)  # the first server that merges segments to a size it is given
 
 
 def check_store(config: RunConfig, dim: int | None, run_id: str) -> None:
@@ -143,7 +143,7 @@ def prepare_collection(
 
 
 class Loader:
-    """Send pieces of vectors/ to the collection, column by column, several requests at a time.
+    """Send pieces of vectors/ to the collection, column by column, on a server several requests at a time.
 
     A piece is inserted where nothing of it can lie there yet. Where something may (a worker died over it, or a reply
     was lost), it is upserted, which leaves one entity of each key however often it is repeated.
@@ -153,9 +153,12 @@ class Loader:
         self.run = run
         self.address = address
         self.link = Link(address)
+        self.request_bytes = EMBEDDED_REQUEST_BYTES if address.embedded else REQUEST_BYTES
+        self.in_flight = EMBEDDED_IN_FLIGHT if address.embedded else IN_FLIGHT
+        self.pace: Pace | None = None
 
     def __call__(self, item: Item) -> Item:
-        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        with ThreadPoolExecutor(self.in_flight) as pool:
             done = list(pool.map(self.load, item["pieces"]))
         return {"rows": sum(rows for rows, _ in done), "retries": sum(retries for _, retries in done)}
 
@@ -173,22 +176,30 @@ class Loader:
         if not whole:
             wanted = (rows >= piece["first"]) & (rows < piece["stop"])
             rows, vectors = rows[wanted], vectors[wanted]
-        requests = max(1, -(-vectors.nbytes // REQUEST_BYTES))
-        step = max(1, -(-len(rows) // requests))
-        retries = 0
-        for start in range(0, len(rows), step):
-            retries += self.send(rows[start : start + step], vectors[start : start + step], again)
+        retries = self.send(rows, vectors, again)
         if whole:
             touch(done)
         return len(rows), retries
 
-    def send(self, rows: IntArray, vectors: np.ndarray[Any, np.dtype[np.float32]], again: bool) -> int:
-        def attempt(failures: int) -> None:
-            kind = "upsert" if again or failures else "insert"
-            request = write_request(kind, self.address.collection, self.address.db_name or "", rows, vectors)
-            self.link.call(kind.capitalize(), request)
+    def send(self, rows: IntArray, vectors: FloatArray, again: bool) -> int:
+        """Write some rows, in requests of about the same size; return how often requests were repeated."""
+        most = max(1, self.request_bytes // (4 * vectors.shape[1]))
+        pace = self.pace = self.pace or Pace(most)
+        retries = at = 0
+        while at < len(rows):
+            requests = -(-(len(rows) - at) // pace.rows)
+            some = slice(at, at + -(-(len(rows) - at) // requests))
+            retries += self._write(rows[some], vectors[some], again, pace)
+            at = some.stop
+        return retries
 
-        return patiently(self.address, attempt)[1]
+    def _write(self, rows: IntArray, vectors: FloatArray, again: bool, pace: Pace) -> int:
+        def ask(some: slice, seen: bool) -> None:
+            kind = "upsert" if again or seen else "insert"
+            place = self.address.collection, self.address.db_name or ""
+            self.link.call(kind.capitalize(), write_request(kind, *place, rows[some], vectors[some]))
+
+        return paced(self.address, pace, len(rows), ask)[1]
 
 
 def load_stream(run: RunDir, address: Address, store: StoreSection) -> Figures:
@@ -196,7 +207,8 @@ def load_stream(run: RunDir, address: Address, store: StoreSection) -> Figures:
     started = time.perf_counter()
     actors = 1 if store.embedded else 2  # Milvus Lite takes one writer a collection
     names = names_of(run / "vectors")
-    size = min(8, max(IN_FLIGHT, -(-len(names) // (4 * actors))))  # parts a call: to fill the line, and to share out
+    in_flight = EMBEDDED_IN_FLIGHT if store.embedded else IN_FLIGHT
+    size = min(8, max(in_flight, -(-len(names) // (4 * actors))))  # parts a call: to fill the line, and to share out
     items = [{"pieces": [{"name": name} for name in names[at : at + size]]} for at in range(0, len(names), size)]
     results = map_parts(Loader, items, actors=actors, run=run, address=address)
     rows = sum(result["rows"] for result in results)
@@ -204,98 +216,6 @@ def load_stream(run: RunDir, address: Address, store: StoreSection) -> Figures:
         "rows_per_second": round(rows / (time.perf_counter() - started), 1),
         "retries": sum(result["retries"] for result in results),
     }
-
-
-def finish_collection(client: MilvusClient, link: Link, store: StoreSection, n_vectors: int) -> int | None:
-    """Flush once, build the index, merge small segments, load; return the number of segments where it is known."""
-    name, address = link.address.collection, link.address
-    patiently(address, lambda _: client.flush(name))
-
-    def build(_: int) -> None:
-        if not client.list_indexes(name):
-            params = client.prepare_index_params()
-            params.add_index(
-                VECTOR, index_type=store.index_type, metric_type=store.metric, params=index_params(store, n_vectors)
-            )
-            client.create_index(name, params, sync=False)
-
-    patiently(address, build)
-    _watch(address, "rows indexed", lambda: _index_progress(client, name), n_vectors)
-    if not store.embedded and merge_segments(client, link):
-        time.sleep(1)  # until the merged segment is counted
-        _watch(address, "rows indexed", lambda: _index_progress(client, name), n_vectors)
-    patiently(address, lambda _: _start_loading(link))
-    _watch(address, "percent loaded", lambda: _load_progress(client, name), 100)
-    return None if store.embedded else len(segments_of(link))
-
-
-def _start_loading(link: Link) -> None:
-    request = milvus_pb2.LoadCollectionRequest(
-        collection_name=link.address.collection, db_name=link.address.db_name or "", replica_number=1
-    )
-    link.call("LoadCollection", request)
-
-
-def index_params(store: StoreSection, n_vectors: int) -> dict[str, Any]:
-    """The index's parameters: the configuration's over the usual ones."""
-    usual: dict[str, dict[str, Any]] = {
-        "HNSW": {"M": 16, "efConstruction": 200},
-        "IVF_FLAT": {"nlist": default_nlist(n_vectors)},
-        "IVF_SQ8": {"nlist": default_nlist(n_vectors)},
-        "GPU_CAGRA": {"intermediate_graph_degree": 64, "graph_degree": 32},
-    }
-    return {**usual.get(store.index_type, {}), **store.params}
-
-
-def segments_of(link: Link) -> list[tuple[int, int]]:
-    """Id and rows of the collection's flushed segments."""
-    request = milvus_pb2.GetPersistentSegmentInfoRequest(
-        collectionName=link.address.collection, dbName=link.address.db_name or ""
-    )
-    reply, _ = patiently(link.address, lambda _: link.call("GetPersistentSegmentInfo", request))
-    return [(info.segmentID, info.num_rows) for info in reply.infos]
-
-
-def merge_segments(client: MilvusClient, link: Link) -> bool:
-    """Merge segments, because each is searched on its own; to the largest size where the server takes one.
-
-    Servers merge only what has an index, so this comes after it. Returns whether there was anything to merge.
-    """
-    name, address = link.address.collection, link.address
-    if len(segments_of(link)) < 2:
-        return False
-    size = {"target_size": (1 << 63) - 1} if server_version(client) >= FORCE_MERGE else {}
-    job, _ = patiently(address, lambda _: client.compact(name, **size))
-    _watch(address, "merges", lambda: int(client.get_compaction_state(job) == "Completed"), 1)
-    return True
-
-
-def _index_progress(client: MilvusClient, name: str) -> int:
-    """Rows with an index; more than any collection has when it is finished."""
-    (index,) = (client.describe_index(name, index) for index in client.list_indexes(name))
-    state = str(index.get("state", "Finished"))
-    if state == "Failed":
-        raise StoreError(f"the index of {name} failed: {index.get('index_state_fail_reason') or index}")
-    if state == "Finished" and int(index.get("pending_index_rows") or 0) <= 0:
-        return 1 << 62
-    return int(index.get("indexed_rows") or 0)
-
-
-def _load_progress(client: MilvusClient, name: str) -> int:
-    state = client.get_load_state(name)
-    return 1 << 62 if str(state["state"]) == "Loaded" else int(state.get("progress") or 0)
-
-
-def _watch(address: Address, what: str, progress: Callable[[], int], goal: int) -> None:
-    """Wait until progress reaches the goal; who watches is told how far it is."""
-    seen = watch.current()
-    while True:
-        done, _ = patiently(address, lambda _: progress())
-        if done >= goal:
-            return
-        if seen:
-            seen.step(what, done, goal)
-        time.sleep(0.3)
 
 
 def audit_collection(run: RunDir, link: Link, n_texts: int, attempt: int = 0) -> list[Item]:
@@ -398,8 +318,7 @@ def confirm_store(address: Address, n_vectors: int, run_id: str, mark: str) -> N
             raise StoreError(f"collection {address.collection} is gone from {address.uri}")
         if client.describe_collection(address.collection).get("description") != f"{MARK} {run_id} {mark}":
             raise StoreError(f"collection {address.collection} at {address.uri} has been made anew by another start")
-        patiently(address, lambda _: _start_loading(link))
-        _watch(address, "percent loaded", lambda: _load_progress(client, address.collection), 100)
+        load_collection(link)
         found, _ = patiently(address, lambda _: link.count())
     if found != n_vectors:
         raise StoreError(f"collection {address.collection} holds {found} vectors in place of {n_vectors}")

@@ -15,8 +15,8 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 STAGES = ["read", "embed", "store", "search", "graph", "forest", "cluster", "describe", "project", "plot", "report"]
 SHARED = ["config", "typed", "schema", "errors", "storage", "inventory", "rundir"]
 OWNERS = {
-    "pymilvus": {"milvus", "wire", "store", "bulk", "collection"},
-    "grpc": {"milvus", "search"},
+    "pymilvus": {"milvus", "patience", "wire", "store", "index", "bulk", "collection"},
+    "grpc": {"milvus", "patience"},
     "torch": {"encoders"},
     "sentence_transformers": {"encoders"},
     "onnxruntime": {"encoders"},

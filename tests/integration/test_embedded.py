@@ -1,0 +1,250 @@
+"""The embedded store at the product's own sizes, and its server's life: killed, stopped, started again, ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clustering import schema, store
+from clustering.config import StoreSection
+from clustering.embedded import SOON_ENDS, embedded_server, given_up
+from clustering.errors import StoreError
+from clustering.index import finish_collection
+from clustering.kernels.memory import PART_ROWS
+from clustering.milvus import Address, Link, connected
+from clustering.rundir import RunDir, names_of, part_name, read_columns, write_table
+from clustering.search import Searcher
+from clustering.store import Loader, audit_collection, prepare_collection
+from tests.integration.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+DIM = 256
+
+
+def vectors_in(path: Path, n_texts: int, dim: int = DIM) -> RunDir:
+    """A run directory with clustered unit vectors in parts of the product's size."""
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(50, dim))[rng.integers(0, 50, n_texts)] + 0.5 * rng.normal(size=(n_texts, dim))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    run = RunDir(path)
+    for number, start in enumerate(range(0, n_texts, PART_ROWS)):
+        some = vectors[start : start + PART_ROWS]
+        rows = pa.array(range(start, start + len(some)), pa.int64())
+        columns = [rows, pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), dim)]
+        write_table(run / "vectors" / part_name(number), pa.table(columns, schema=schema.vectors_schema(dim)))
+    return run
+
+
+def prepared(run: RunDir, address: Address, dim: int = DIM) -> None:
+    with connected(address) as client:
+        prepare_collection(run, client, address.collection, "L2", dim, run.id, "mark")
+
+
+def load(run: RunDir, address: Address) -> dict[str, Any]:
+    return Loader(run, address)({"pieces": [{"name": name} for name in names_of(run / "vectors")]})
+
+
+def finish(address: Address, n_texts: int) -> None:
+    with connected(address) as client, Link(address) as link:
+        finish_collection(client, link, StoreSection(), n_texts)
+
+
+def find(run: RunDir, address: Address, n_texts: int, k: int = 10) -> np.ndarray:
+    """The neighbors as the product's own searcher leaves them, shape (n_texts, k)."""
+    searcher = Searcher(run, address, "L2", {}, k, 1000, np.eye(1, DIM, dtype=np.float32), n_texts)
+    searcher({"names": names_of(run / "vectors")})
+    return np.array(read_columns(run / "neighbors", ["neighbors"])["neighbors"].to_pylist())
+
+
+def exact(run: RunDir, rows: slice, k: int = 10) -> np.ndarray:
+    column = read_columns(run / "vectors", ["vector"])["vector"].combine_chunks()
+    vectors = column.flatten().to_numpy().reshape(-1, DIM)
+    dots = vectors[rows] @ vectors.T
+    dots[np.arange(len(dots)), np.arange(len(vectors))[rows]] = -2
+    return np.sort(np.argsort(-dots, axis=1)[:, :k], axis=1)
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[Address]:
+    home = tmp_path / "store"
+    with embedded_server(home) as uri:
+        yield Address(uri, "texts", patience_s=60, home=str(home))
+
+
+@pytest.mark.full
+def test_a_part_of_the_products_size_loads_in_requests_that_the_embedded_store_can_take(address, tmp_path, monkeypatch):
+    """Requests of 12 MiB, as a server gets them, are quadratic work for it: 37 rows a second of 1024 numbers."""
+    sizes: list[int] = []
+    waiting: list[int] = []
+    call = Link.call
+
+    def watched(self: Link, method: str, request: Any, *rest: Any) -> Any:
+        if method != "Insert":
+            return call(self, method, request, *rest)
+        sizes.append(request.ByteSize())
+        waiting.append(1)
+        assert len(waiting) == 1, "two requests at the same time"
+        try:
+            return call(self, method, request, *rest)
+        finally:
+            waiting.pop()
+
+    monkeypatch.setattr(Link, "call", watched)
+    n_texts = PART_ROWS + 500
+    run = vectors_in(tmp_path / "run", n_texts)
+    prepared(run, address)
+    assert load(run, address) == {"rows": n_texts, "retries": 0}
+    assert max(sizes) <= store.EMBEDDED_REQUEST_BYTES * 1.1
+    assert len(sizes) == n_texts * DIM * 4 // store.EMBEDDED_REQUEST_BYTES + 1
+    finish(address, n_texts)
+    with Link(address) as link:
+        assert audit_collection(run, link, n_texts) == []
+    found = find(run, address, n_texts)
+    some = slice(8000, 8400)  # across the parts' border
+    assert (np.sort(found[some], axis=1) == exact(run, some)).mean() > 0.999
+
+
+def children(process: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def watcher_and_server(home: Path) -> tuple[int, int]:
+    """Process ids of the embedded server below ``home`` and of its watcher, waited for."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().split(b"\0")
+                if words[0].endswith(b"/milvus") and str(home / "milvus.db").encode() in words:
+                    server = int(path.parent.name)
+                    parent = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
+                    if server in children(parent):
+                        return parent, server
+            except OSError:
+                continue
+        time.sleep(0.05)
+    raise AssertionError("no embedded server")
+
+
+def gone(process: int) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.full
+def test_a_server_that_dies_while_it_is_loaded_and_searched_is_started_again(address, tmp_path):
+    n_texts = PART_ROWS + 500
+    run, home = vectors_in(tmp_path / "run", n_texts), tmp_path / "store"
+    prepared(run, address)
+    killed = []
+
+    def kill_now_and_then() -> None:
+        for which in (1, 0, 1):  # the server, its watcher, the server
+            time.sleep(1.0)
+            processes = watcher_and_server(home)
+            os.kill(processes[which], signal.SIGKILL)
+            killed.append(which)
+            assert gone(processes[1]), "the server outlived its watcher"
+
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill_now_and_then)
+        retries = 0
+        while not killing.done():
+            for mark in (run / "loaded").glob("*.done"):
+                mark.unlink()
+            retries += load(run, address)["retries"]
+        killing.result()
+        finish(address, n_texts)
+        assert killed == [1, 0, 1]
+        assert retries > 0
+        with Link(address) as link:
+            assert link.count() == n_texts
+            assert audit_collection(run, link, n_texts) == []
+        os.kill(watcher_and_server(home)[1], signal.SIGKILL)
+        found = find(run, address, n_texts)
+    some = slice(8000, 8400)
+    assert (np.sort(found[some], axis=1) == exact(run, some)).mean() > 0.999
+
+
+@pytest.mark.full
+def test_a_server_that_cannot_live_is_given_up_and_told(tmp_path):
+    home = tmp_path / "store"
+    with embedded_server(home) as uri:
+        address = Address(uri, "texts", patience_s=60, home=str(home))
+        for _ in range(SOON_ENDS):
+            server = watcher_and_server(home)[1]
+            os.kill(server, signal.SIGKILL)
+            assert gone(server)
+        run, started = RunDir(tmp_path / "run"), time.monotonic()
+        with pytest.raises(StoreError, match=r"Milvus ended \(status 137\); see .*server.log. It did so 6 times"):
+            Loader(run, address).send(np.arange(3), np.ones((3, 4), np.float32), False)
+        assert time.monotonic() - started < 30  # and not the whole patience
+    with embedded_server(home) as uri, connected(Address(uri, "texts", home=str(home))) as client:
+        assert not given_up(str(home))
+        assert client.list_collections() == []
+
+
+@pytest.mark.full
+def test_a_server_that_is_silent_is_told_after_the_patience(tmp_path):
+    home = tmp_path / "store"
+    with embedded_server(home) as uri:
+        address = Address(uri, "texts", patience_s=1.5, home=str(home))
+        run = vectors_in(tmp_path / "run", 300)
+        prepared(run, address)
+        server = watcher_and_server(home)[1]
+        os.kill(server, signal.SIGSTOP)
+        started = time.monotonic()
+        with pytest.raises(StoreError, match=r"DEADLINE_EXCEEDED.*server\.log.*tried 1 times in 1.5 s"):
+            load(run, address)
+        assert time.monotonic() - started < 15
+        os.kill(server, signal.SIGCONT)
+        assert load(run, address)["rows"] == 300  # the part was begun, so it is upserted
+        with Link(address) as link:
+            assert link.count() == 300
+
+
+def test_nothing_is_left_when_the_job_is_killed(tmp_path):
+    home = tmp_path / "store"
+    code = "import sys, time; from pathlib import Path; from clustering.embedded import embedded_server\n"
+    code += "with embedded_server(Path(sys.argv[1])): time.sleep(600)"
+    job = subprocess.Popen([sys.executable, "-c", code, str(home)], cwd=ROOT)
+    try:
+        processes = watcher_and_server(home)
+    finally:
+        job.kill()
+        job.wait()
+    assert all(gone(process) for process in processes)
+
+
+def test_two_servers_never_share_a_port(tmp_path):
+    with embedded_server(tmp_path / "one") as one, embedded_server(tmp_path / "two") as two:
+        assert one != two
+        with connected(Address(one, "t")) as client:
+            client.create_collection("t", dimension=4)
+        with connected(Address(two, "t")) as client:
+            assert client.list_collections() == []
