@@ -124,7 +124,11 @@ def paced(address: Address, pace: Pace, n_rows: int, ask: Callable[[slice, bool]
     since = time.monotonic()
     while todo:
         some = todo.pop()
-        found, failed = patiently(address, _attempt(ask, some, some.stop - some.start < n_rows), since)
+        size = some.stop - some.start
+        if pace.rows < size < n_rows:  # its other half has shown that it is too much
+            todo += _halves(some)
+            continue
+        found, failed = patiently(address, _attempt(ask, some, size < n_rows), since)
         retries += failed
         if found:
             pace.worked()
@@ -132,10 +136,15 @@ def paced(address: Address, pace: Pace, n_rows: int, ask: Callable[[slice, bool]
             since = time.monotonic()
         else:
             retries += 1
-            pace.failed(some.stop - some.start)
-            middle = (some.start + some.stop) // 2
-            todo += [slice(middle, some.stop), slice(some.start, middle)]
+            pace.failed(size)
+            todo += _halves(some)
     return replies, retries
+
+
+def _halves(some: slice) -> list[slice]:
+    """The second half, and the first, which is taken from the end."""
+    middle = (some.start + some.stop) // 2
+    return [slice(middle, some.stop), slice(some.start, middle)]
 
 
 def _attempt(ask: Callable[[slice, bool], T], some: slice, again: bool) -> Callable[[int], list[T]]:
