@@ -50,7 +50,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     Returns: records, empty (left out), assigned (label not -1).
     Raises: ConfigError when the run is not finished or the files do not fit its configuration.
     """
-    if not (run / "report.json").exists() or not (run / "assignment.parquet").exists():
+    if not run.whole or not (run / "assignment.parquet").exists():
         raise ConfigError([f"{run.path} holds no finished clusters; finish it with covey run first"])
     read = config.read
     if read.collection is not None:

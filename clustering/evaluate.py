@@ -34,8 +34,8 @@ def evaluate_run(
         HDBSCAN), search.
     Raises: ConfigError when the run is not finished, or the truth file does not fit it.
     """
-    if not (run / "report.json").exists():
-        raise ConfigError([f"{run.path} is not finished (no report.json); finish it with covey run first"])
+    if not run.whole:
+        raise ConfigError([f"{run.path} is not finished; finish it with covey run first"])
     report: Figures = run.report
     found: Figures = {"search": report["search"]}
     if truth is not None:

@@ -15,6 +15,7 @@ from clustering.storage import Place, RemotePath
 LOCK = ".lock"
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+PENDING = "pending"  # holds the files that users open until the whole run is done
 STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "read": ("records", "texts", "members", "given"),
     "embed": ("vectors",),
@@ -39,12 +40,18 @@ FOLDERS = {
     "graph": r"(indptr|indices|data|radius)\.npy",
     "forest": rf"{_PART}|core\.npy|grain\.json",
 }
+PASSING = ("records", "loaded")  # that their stage removes at its end
 FILES = tuple(artefact for artefact in STAGE_OF if artefact not in FOLDERS)  # those that users open
 _STORE = r"milvus\.db.*|server\.log"  # the embedded Milvus, with the journals of its database
-_BELOW = "|".join([*(f"{folder}/(?:{names})" for folder, names in FOLDERS.items()), f"store/(?:{_STORE})"])
+_MARK = r"[0-9a-f]{16}"  # a stage's fingerprint, under which its artefacts lie
+_LOOSE = "|".join(map(re.escape, FILES))
+_BELOW = "|".join(
+    [*(rf"{folder}/(?:{_MARK}/)?(?:{names})" for folder, names in FOLDERS.items()), f"store/(?:{_STORE})",
+     f"{PENDING}/{_MARK}/(?:{_LOOSE})"]
+)  # fmt: skip
 _TOP = "|".join(map(re.escape, (*FILES, LOCK, MANIFEST, PROGRESS)))
 _OURS = re.compile(f"(?:{_BELOW}|{_TOP})")
-_OUR_FOLDER = re.compile("|".join([*FOLDERS, "store"]))
+_OUR_FOLDER = re.compile(f"(?:{'|'.join([*FOLDERS, PENDING])})(?:/{_MARK})?|store")
 _HALF = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")  # what ``storage.whole`` writes under until it is whole
 # What file systems and desktops put into empty directories; none of it is touched.
 _NO_CONTENT = re.compile(r"lost\+found|\.DS_Store|\.snapshot|\.nfs.*|\.gitkeep|\.gitignore|Thumbs\.db|desktop\.ini")
@@ -63,6 +70,17 @@ def is_half_written(name: str) -> bool:
     return bool(_HALF.fullmatch(name))
 
 
+def place_in(artefact: str, mark: str, swapped: bool) -> str:
+    """Where an artefact lies below the run directory.
+
+    mark : its stage's fingerprint; "" for what the version before has made, which knew no such folders
+    swapped : whether the files that users open have come to the top
+    """
+    if artefact in FOLDERS and mark:
+        return f"{artefact}/{mark}"
+    return artefact if swapped or not mark else f"{PENDING}/{mark}/{artefact}"
+
+
 def contents(names: list[str]) -> list[str]:
     """The names in a directory without those that are there in an empty one."""
     return sorted(name for name in names if not _NO_CONTENT.fullmatch(name))
@@ -75,7 +93,8 @@ def discard(root: Place, inner: str) -> None:
     """
     if isinstance(root, RemotePath):
         _discard_objects(root, inner)
-    elif not (root / inner).is_dir():
+        return
+    if not (root / inner).is_dir():
         if is_ours(inner):
             (root / inner).unlink(missing_ok=True)
     else:
@@ -84,9 +103,14 @@ def discard(root: Place, inner: str) -> None:
             for name in names:
                 if is_ours(f"{below}/{name}"):
                     Path(folder, name).unlink(missing_ok=True)
-            if _OUR_FOLDER.fullmatch(below):
-                with suppress(OSError):  # others' files lie in it
-                    os.rmdir(folder)
+            _remove_empty(root, below)
+    _remove_empty(root, inner.rpartition("/")[0])
+
+
+def _remove_empty(root: Path, below: str) -> None:
+    if _OUR_FOLDER.fullmatch(below):
+        with suppress(OSError):  # others' files lie in it, or it is a link
+            (root / below).rmdir()
 
 
 def _discard_objects(root: RemotePath, inner: str) -> None:
@@ -102,9 +126,36 @@ def _discard_objects(root: RemotePath, inner: str) -> None:
         list(pool.map(lambda name: (root / name).remove(), ours))
 
 
-def sweep(root: Path) -> None:
+def sweep(root: Place, kept: set[str]) -> None:
+    """Remove artefacts of other starts than those that are kept, such as parts that a lost worker wrote late.
+
+    kept : places as of ``place_in``
+    """
+    pending = {place.rpartition("/")[0] for place in kept if place.startswith(f"{PENDING}/")}
+    for folder in (*FOLDERS, PENDING):
+        for name in names_in(root / folder):
+            inner = f"{folder}/{name}"
+            if inner not in kept | pending and (folder not in kept or re.fullmatch(_MARK, name)):
+                discard(root, inner)
+
+
+def sweep_half_written(root: Path) -> None:
     """Remove what killed writers have left half written in a local run directory."""
-    for folder in ("", *FOLDERS):
-        names = os.listdir(root / folder) if (root / folder).is_dir() else []
-        for name in filter(is_half_written, names):
-            discard(root, f"{folder}/{name}".lstrip("/"))
+    for folder in ("", *FOLDERS, PENDING):
+        for name in names_in(root / folder):
+            inner = f"{folder}/{name}".lstrip("/")
+            if is_half_written(name):
+                discard(root, inner)
+            elif _OUR_FOLDER.fullmatch(inner) and folder:
+                for half in filter(is_half_written, names_in(root / inner)):
+                    discard(root, f"{inner}/{half}")
+
+
+def names_in(folder: Place) -> list[str]:
+    """The names directly in a folder; none where there is no folder."""
+    if isinstance(folder, RemotePath):
+        return [path.name for path in folder.glob("*")]
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -78,22 +78,24 @@ def run_pipeline(config: RunConfig) -> RunDir:
         if not config.run.resume:
             run.mend()
         if config.run.resume and run.finished("report", marks["report"]):
+            if "previous" in run.manifest:  # a start with other settings came in between, and did not finish
+                run.begin(marks, config=config.as_dict())
             log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
             return run
         if not (config.run.resume and run.finished("search", marks["search"])):
             check_store(config, dim, run.id)  # before anything is given up
-        if not config.run.resume:
-            start_anew(config, run)
-        run.discard_stale(marks)  # before the configuration that they were made with is gone
-        run.update_manifest(
-            config=config.as_dict(), versions=versions(), seed=config.run.seed,
-            machine=f"{platform.system()} {platform.machine()}",
-        )  # fmt: skip
         with ray_session():
             if isinstance(source, list):
                 require_gpus(config)
             check_nodes(config, run)
+            if not config.run.resume:
+                start_anew(config, run)
+            run.begin(
+                marks, config=config.as_dict(), versions=versions(), seed=config.run.seed,
+                machine=f"{platform.system()} {platform.machine()}",
+            )  # fmt: skip
             run_stages(config, run, source, marks)
+            run.publish()
     return run
 
 
@@ -424,7 +426,7 @@ def load_run_config(run: RunDir) -> RunConfig:
 
     Raises: ConfigError when the directory holds no run.
     """
-    saved = run.manifest.get("config")
+    saved = run.results.get("config")
     if saved is None:
         raise ConfigError([f"{run.path} holds no run (no manifest.json with a configuration)"])
     return build_config(saved)
@@ -443,14 +445,14 @@ def recluster_run(run: RunDir, overrides: list[str]) -> RunDir:
         raise ConfigError([f"recluster takes keys of {', '.join(later)} only, not '{word}'" for word in wrong])
     config = override_config(config, overrides)
     with run.locked():
-        stages = run.manifest["stages"]
+        stages = run.results["stages"]
         if "graph" not in stages:
             raise ConfigError([f"{run.path} has no finished graph; finish it with covey run first"])
         # The marks of the stages that stay are taken as they are: the input files may be gone by now.
         marks = later_marks(config, stages["search"]["fingerprint"] if "search" in stages else "")
         kept = {name: stage["fingerprint"] for name, stage in stages.items() if name not in marks}
-        run.discard_stale({**kept, **marks})
-        run.update_manifest(config=config.as_dict())
         with ray_session():
+            run.begin({**kept, **marks}, config=config.as_dict())
             run_stages(config, run, [], {**kept, **marks})
+            run.publish()
     return run

@@ -222,7 +222,7 @@ class Calibration:
 def calibration_of(run: RunDir) -> Calibration | None:
     """The figures of a run, None where it is not finished or holds none."""
     try:
-        manifest = run.manifest
+        manifest = run.results
         done = {name: stage["figures"] for name, stage in manifest["stages"].items()}
         read, config, _ = done["read"], manifest["config"], done["report"]
         return Calibration(

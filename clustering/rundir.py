@@ -31,16 +31,25 @@ from scipy.sparse import csr_array
 from clustering.errors import ConfigError, StageError
 from clustering.inventory import (
     ARTEFACTS,
+    FILES,
     LOCK,
     MANIFEST,
+    PASSING,
+    PENDING,
+    PROGRESS,
     STAGE_ARTEFACTS,
+    STAGE_OF,
     contents,
     discard,
     is_half_written,
     is_ours,
+    names_in,
+    place_in,
     sweep,
+    sweep_half_written,
 )
-from clustering.storage import Place, RemotePath, load_array, place, read_schema, read_table, whole
+from clustering.manifest import KEYS, parse_manifest
+from clustering.storage import Place, RemotePath, load_array, move, place, read_schema, read_table, whole
 
 log = logging.getLogger("covey")
 
@@ -54,21 +63,67 @@ _held_here: set[str] = set()  # owners of locks in object stores that this proce
 class RunDir:
     """One run's directory, a local path or an s3:// or gs:// URI.
 
-    A stage is finished when the manifest says so, and the manifest is replaced in one step after the stage's
-    artefact is complete. Parts of an artefact appear under their final name only when they are whole.
+    ``run / name`` is where an artefact lies. Those that are folders lie under their stage's fingerprint, so that a
+    worker of an earlier start that writes late writes beside those of a later one; the files that users open come to
+    the top when the whole run is done. A stage is finished when the manifest says so, and the manifest is replaced in
+    one step after the stage's artefact is complete. Parts appear under their final name only when they are whole.
     """
 
-    def __init__(self, path: str | Place) -> None:
+    def __init__(self, path: str | Place, places: dict[str, str] | None = None) -> None:
+        """places : where artefacts lie, as the driver knew it when it gave the directory to a worker."""
         self.path = place(path)
         self.held: Figures | None = None  # the manifest, while this process holds the directory and nobody else writes
         self.owner: str | None = None  # of the lock that this process holds in an object store
         self.changing = threading.RLock()  # stages may run on threads of one driver
+        self.marks: dict[str, str] = {}  # the fingerprints of this process's own start
+        self._given = places
+        self._placed: dict[str, str] | None = None  # while nobody else writes, until the manifest changes
 
-    def __reduce__(self) -> tuple[type, tuple[Place]]:
-        return type(self), (self.path,)  # only this process holds the directory
+    def __reduce__(self) -> tuple[type, tuple[Place, dict[str, str]]]:
+        return type(self), (self.path, self.places)  # only this process holds the directory
 
     def __truediv__(self, name: str) -> Place:
-        return self.path / name
+        return self.path / self.places.get(name, name) if name in STAGE_OF else self.path / name
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The place of each artefact below the directory."""
+        if self._given is not None:
+            return self._given
+        placed = self._placed
+        if placed is None:
+            placed = self._where(self.manifest)
+            self._placed = placed if self.held is not None else None
+        return placed
+
+    def _where(self, manifest: Figures) -> dict[str, str]:
+        """Of this process's start; of what is finished where it has none; else of what was begun."""
+        stages = manifest["stages"] if self.marks else _results(manifest)["stages"]
+        begun = {} if "previous" in manifest else manifest.get("begun", {})
+        swapped, swapping = manifest.get("swapped", {}), manifest.get("swapping", {})
+        found = {}
+        for artefact, stage in STAGE_OF.items():
+            mark = self.marks.get(stage)
+            entry = stages.get(stage)
+            if entry and mark in (None, entry["fingerprint"]):
+                mark = entry.get("folder", "")
+            elif mark is None:
+                mark = begun.get(stage, "")
+            found[artefact] = place_in(artefact, mark, swapped.get(stage) == mark)
+            waiting = place_in(artefact, swapping.get(artefact, ""), False)
+            if artefact in swapping and (self.path / waiting).exists():  # its process ended in the midst
+                found[artefact] = waiting
+        return found
+
+    @property
+    def whole(self) -> bool:
+        """Whether there are results of a whole run; another start may be at work, or have ended before its end."""
+        return _is_whole(self.results)
+
+    @property
+    def results(self) -> Figures:
+        """The manifest's entries on what users see: of the last whole run, else of the one at work."""
+        return _results(self.manifest)
 
     def local(self, name: str) -> Path:
         """A folder of this machine for what cannot lie in an object store; there it is lost with the machine."""
@@ -82,16 +137,11 @@ class RunDir:
 
     def _read_manifest(self) -> Figures:
         try:
-            found: Figures = json.loads((self / MANIFEST).read_text(encoding="utf-8"))
-            if not isinstance(found, dict) or not {"id", "stages"} <= found.keys():
-                raise ValueError("it holds no run")
+            return parse_manifest((self / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {"id": uuid.uuid4().hex[:12], "stages": {}}
-        except ValueError as error:
-            raise ConfigError(
-                [f"{self / 'manifest.json'} is damaged ({error}); start anew with run.resume=false"]
-            ) from None
-        return found
+        except (ValueError, RecursionError) as error:
+            raise ConfigError([f"{self / MANIFEST} is damaged ({error}); start anew with run.resume=false"]) from None
 
     @property
     def report(self) -> Figures:
@@ -120,6 +170,9 @@ class RunDir:
         with self.changing:
             manifest = self.manifest
             yield manifest
+            assert manifest.keys() <= KEYS, (
+                manifest.keys() - KEYS
+            )  # what manifest.py does not know, no start would read
             if self._taken_over():
                 raise StageError(
                     f"{self.path} was taken over by another run, as this process gave no sign of life for {DEAD_S} s. "
@@ -132,11 +185,12 @@ class RunDir:
                         f"it held is lost; start again with a run.dir that stays"
                     )
                 self.held = manifest
+            self._placed = None
             write_json(self / MANIFEST, manifest)
 
     def remove(self, name: str) -> None:
         """Remove an artefact, as far as Covey has written it."""
-        discard(self.path, name)
+        discard(self.path, self.places.get(name, name))
 
     def refuse_foreign(self) -> None:
         """Raises: ConfigError when the directory holds something and no run of Covey's."""
@@ -152,11 +206,9 @@ class RunDir:
         )
 
     def _contents(self) -> list[str]:
-        if isinstance(self.path, RemotePath):
-            return contents([path.name for path in self.path.glob("*")])
         try:
-            return contents(os.listdir(self.path))
-        except OSError:  # it is not there, or the lock will say what is wrong
+            return contents(names_in(self.path))
+        except OSError:  # the lock will say what is wrong
             return []
 
     def _holds_run(self, names: list[str]) -> bool:
@@ -205,11 +257,13 @@ class RunDir:
             with contextlib.suppress(ConfigError):  # a damaged manifest is told later
                 self.held = {**self._read_manifest(), "id": self.id}
             if isinstance(self.path, Path):
-                sweep(self.path)
+                sweep_half_written(self.path)
+            if self.held is not None:
+                self._finish()
             try:
                 yield
             finally:
-                self.held = None
+                self.held = self._placed = None
 
     @contextmanager
     def _local_lock(self) -> Iterator[None]:
@@ -312,17 +366,105 @@ class RunDir:
         try:
             self._read_manifest()
         except ConfigError:
-            self.held = {"id": uuid.uuid4().hex[:12], "stages": {}}
+            self.held, self._placed = {"id": uuid.uuid4().hex[:12], "stages": {}}, None
             write_json(self / MANIFEST, self.held)
 
     def clear(self) -> None:
-        """Remove every artefact of an earlier run; files that are not Covey's stay."""
-        fresh = {"id": self.id, "stages": {}}
-        self.held = fresh if self.held is not None else None
-        write_json(self / MANIFEST, fresh)  # first: half of an artefact must not pass for a finished one
-        for name in ARTEFACTS:
-            self.remove(name)
+        """Give up all that earlier starts have left, but for the files that users open: they stay until new ones are
+        whole. The manifest goes first: half of an artefact must not pass for a finished one."""
+        with self._changed() as manifest:
+            kept = manifest["id"]
+            manifest.clear()
+            manifest.update(id=kept, stages={})
+        self.marks = {}
+        sweep(self.path, set())
+        discard(self.path, PROGRESS)
         discard(self.local("store").parent, "store")
+
+    def begin(self, marks: dict[str, str], **entries: Any) -> None:
+        """Begin a start, or go on: what earlier ones have left under these fingerprints is kept.
+
+        The results of the last whole run stay as they are until ``publish``; other starts' artefacts are removed.
+        marks : the fingerprint of each stage; entries : of the manifest, such as the configuration
+        """
+        with self._changed() as manifest:
+            results = _results(manifest)
+            whole = {key: results[key] for key in _RESULTS if key in results} if _is_whole(results) else None
+            known = [manifest["stages"], *([whole["stages"]] if whole else [])]
+            stages = {name: entry for name in marks for entry in [_entry(known, name, marks[name])] if entry}
+            stale = [name for name in manifest["stages"] if name not in stages]
+            begun = {name: mark for name, mark in manifest.get("begun", {}).items() if mark == marks.get(name)}
+            lost = sorted(manifest.get("begun", {}).keys() - begun.keys())
+            manifest.pop("previous", None)
+            if whole and whole["stages"] == stages:
+                manifest.update(whole)
+            elif whole:
+                manifest["previous"] = whole
+            manifest.update(entries, stages=stages, begun=begun)
+        if stale:
+            log.info("changed configuration or input: %s will be done again", ", ".join(stale))
+        if lost:
+            log.info("changed configuration or input: what was begun of %s is given up", ", ".join(lost))
+        self.marks, self._placed = dict(marks), None
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what belongs neither to this start nor to the results that users see."""
+        manifest = self.manifest
+        kept = set()
+        for stages in (manifest["stages"], manifest.get("previous", {}).get("stages", {})):
+            for name, entry in stages.items():
+                lasting = [artefact for artefact in STAGE_ARTEFACTS[name] if artefact not in PASSING]
+                kept |= {place_in(artefact, entry.get("folder", ""), False) for artefact in lasting}
+        for name, mark in manifest.get("begun", {}).items():
+            kept |= {place_in(artefact, mark, False) for artefact in STAGE_ARTEFACTS[name]}
+        sweep(self.path, kept)
+
+    def publish(self) -> None:
+        """Put the files that users open in the place of those of the run before, now that all stages are done.
+
+        The manifest says which are being swapped, so that the next start finishes what was interrupted.
+        """
+        with self._changed() as manifest:
+            marks, swapped = self._file_marks(manifest), manifest.get("swapped", {})
+            moved = [name for name in FILES if marks.get(STAGE_OF[name], "") != swapped.get(STAGE_OF[name], "")]
+            waiting = {name: place_in(name, marks.get(STAGE_OF[name], ""), False) for name in moved}
+            made = {name: (self.path / waiting[name]).exists() for name in moved}
+            # "": the run before has left one that this one has not
+            manifest["swapping"] = {name: marks[STAGE_OF[name]] if made[name] else "" for name in moved}
+            manifest["swapped"] = marks
+            manifest.pop("previous", None)
+        self._settle()
+
+    def _file_marks(self, manifest: Figures) -> dict[str, str]:
+        """The stages that leave files for users, each with the fingerprint under which it does."""
+        found = {stage: manifest.get("swapped", {}).get(stage, "") for stage in map(STAGE_OF.__getitem__, FILES)}
+        found |= {stage: mark for stage, mark in self.marks.items() if stage in found}
+        return found | {name: entry.get("folder", "") for name, entry in manifest["stages"].items() if name in found}
+
+    def _settle(self) -> None:
+        """Finish a swap that is at hand."""
+        swapping = self.manifest.get("swapping")
+        if not swapping:
+            return
+        for artefact, mark in swapping.items():
+            waiting = self.path / place_in(artefact, mark, False)
+            if not mark:
+                discard(self.path, artefact)
+            elif waiting.exists():
+                move(waiting, self.path / artefact)
+        self.update_manifest(swapping={})
+        discard(self.path, PENDING)
+        self._sweep()
+
+    def _finish(self) -> None:
+        """Do what a run that ended between its last stage and the end of the swap has left to do."""
+        self._settle()
+        manifest = self.manifest
+        swapped = manifest.get("swapped", {})
+        marks = self._file_marks(manifest)
+        if "report" in manifest["stages"] and any(swapped.get(name, "") != mark for name, mark in marks.items()):
+            self.publish()
 
     def forget(self, name: str) -> None:
         """Let a stage be done again, its parts kept."""
@@ -336,6 +478,7 @@ class RunDir:
         work : does the stage's work and returns its figures (counts, ``peak_bytes``; ``warnings``: sentences that the
             log says and the report repeats)
         """
+        self.marks[name], self._placed = fingerprint, None
         done = self.manifest["stages"].get(name)
         if done is not None and done["fingerprint"] == fingerprint:
             return dict(done["figures"])
@@ -350,6 +493,7 @@ class RunDir:
             del manifest["begun"][name]
             manifest["stages"][name] = {
                 "fingerprint": fingerprint,
+                "folder": fingerprint,
                 "started": round(time.time() - seconds, 3),
                 "finished": round(time.time(), 3),
                 "seconds": round(seconds, 3),
@@ -362,28 +506,30 @@ class RunDir:
             log.warning("%s: %s", name, line)
         return figures
 
-    def discard_stale(self, marks: dict[str, str]) -> None:
-        """Forget the stages whose fingerprint is not the one in ``marks``, and remove what they left."""
-        begun = self.begun
-        for name in [name for name, mark in begun.items() if mark != marks[name]]:
-            self._discard(name)
-            del begun[name]
-            self.update_manifest(begun=begun)
-        stages = self.manifest["stages"]
-        stale = [name for name, stage in stages.items() if stage["fingerprint"] != marks[name]]
-        if stale:
-            log.info("changed configuration or input: %s will be done again", ", ".join(stale))
-            self.update_manifest(stages={name: stage for name, stage in stages.items() if name not in stale})
-            for name in stale:
-                self._discard(name)
-
     def _discard(self, name: str) -> None:
         for artefact in STAGE_ARTEFACTS[name]:
             self.remove(artefact)
 
     def finished(self, name: str, fingerprint: str) -> bool:
-        done = self.manifest["stages"].get(name)
-        return done is not None and done["fingerprint"] == fingerprint
+        manifest = self.manifest
+        return _entry([manifest["stages"], _results(manifest)["stages"]], name, fingerprint) is not None
+
+
+# What the manifest keeps of the last whole run while another start is at work.
+_RESULTS = ("stages", "config", "versions", "seed", "machine", "plan", "nodes", "expected")
+
+
+def _results(manifest: Figures) -> Figures:
+    return manifest.get("previous") or manifest
+
+
+def _is_whole(results: Figures) -> bool:
+    return "report" in results["stages"]
+
+
+def _entry(known: list[Figures], name: str, mark: str) -> Figures | None:
+    """A stage that was finished with a fingerprint."""
+    return next((stages[name] for stages in known if name in stages and stages[name]["fingerprint"] == mark), None)
 
 
 def fingerprint(*parts: Any) -> str:

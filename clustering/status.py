@@ -44,6 +44,8 @@ def status_lines(run: RunDir) -> list[str]:
         head = "finished"
     else:
         head = "stopped; the same command goes on from here"
+    if run.whole and "report" not in done:
+        head += "; labels, report and map are those of the run before"
     lines = [f"{run.path}: {head}"]
     expected = _expected(run, manifest)
     for name in STAGE_ARTEFACTS:

@@ -25,7 +25,9 @@ from clustering.errors import StageError
 
 T = TypeVar("T")
 TRIES = 6  # of an operation on an object store, which takes several requests
+COPIED_BYTES = 4 << 30  # S3 copies objects of 5 GB at most by itself
 S3_ATTEMPTS = 5  # of one request, in 1 s
+_LOCAL = pa.fs.LocalFileSystem()
 # What waiting cannot mend: missing rights, a wrong key, a bucket that is not there.
 FINAL_WORDS = ("access_denied", "http status 403", "no_such_bucket", "invalid_access_key", "signature_does_not_match")
 
@@ -197,25 +199,74 @@ def whole(path: Place) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def move(path: Place, to: Place) -> None:
+    """Put a file in the place of another, in one step for who reads it; in an object store, it is copied there."""
+    if isinstance(path, RemotePath) and isinstance(to, RemotePath):
+        size = path._info().size or 0
+
+        def copy(fs: pa.fs.FileSystem) -> None:
+            if size <= COPIED_BYTES:
+                fs.copy_file(path.inner, to.inner)
+            else:
+                pa.fs.copy_files(path.inner, to.inner, fs, fs)
+
+        path.again(copy)
+        path.remove()
+    else:
+        os.replace(str(path), str(to))
+
+
 def touch(path: Place) -> None:
     """An empty file as a mark."""
     with whole(path) as temporary:
         temporary.touch()
 
 
+# "ARROW:extension:name" as it stands in the base64 of a Parquet file's footer, at each place of three.
+_EXTENSION = (b"QVJST1c6ZXh0ZW5zaW9uOm5hbW", b"FSUk9XOmV4dGVuc2lvbjpuYW1l", b"BUlJPVzpleHRlbnNpb246bmFtZ")
+
+
+def has_extensions(file: Any) -> bool:
+    """Whether a Parquet file, opened and seekable, says that columns hold Arrow extension types.
+
+    pyarrow makes them when the file is opened, by code that Ray and others have registered; some of it runs pickle. So
+    this looks at the footer's bytes, before anything is read. The file's place is at its beginning afterwards.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 8))
+    footer_bytes = int.from_bytes(file.read(8)[:4], "little")
+    file.seek(max(0, size - 8 - footer_bytes))
+    footer = file.read(footer_bytes)
+    file.seek(0)
+    return any(name in footer for name in _EXTENSION)
+
+
+def _read_parquet(path: Place, work: Callable[[pq.ParquetFile], T]) -> T:
+    """What ``work`` takes from a Parquet file.
+
+    Raises: StageError when it holds extension types, which no artefact of Covey's does.
+    """
+
+    def read(fs: pa.fs.FileSystem) -> T:
+        with fs.open_input_file(path.inner if isinstance(path, RemotePath) else str(path)) as file:
+            if has_extensions(file):
+                raise StageError(
+                    f"{path} holds columns of an Arrow extension type, which may run code when they are read; Covey "
+                    f"writes none. Use only run directories whose origin you know"
+                )
+            return work(pq.ParquetFile(file, pre_buffer=True))
+
+    return path.again(read) if isinstance(path, RemotePath) else read(_LOCAL)
+
+
 def read_table(path: Place, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file, or some of its columns."""
-    if isinstance(path, Path):
-        return pq.read_table(path, columns=columns, partitioning=None)
-    inner = path.inner
-    return path.again(lambda fs: pq.read_table(inner, columns=columns, filesystem=fs, partitioning=None))
+    """A Parquet file, or some of its columns. Raises: StageError when it holds extension types."""
+    return _read_parquet(path, lambda file: file.read(columns=columns))
 
 
 def read_metadata(path: Place) -> pq.FileMetaData:
-    """What a Parquet file says of itself, without its rows."""
-    if isinstance(path, Path):
-        return pq.read_metadata(path)
-    return path.again(lambda fs: pq.read_metadata(path.inner, filesystem=fs))
+    """What a Parquet file says of itself, without its rows. Raises: StageError when it holds extension types."""
+    return _read_parquet(path, lambda file: file.metadata)
 
 
 def read_schema(path: Place) -> pa.Schema:
@@ -228,10 +279,10 @@ def load_array(path: Place, mapped: bool = False) -> Any:
     A mapped one from an object store is first copied to this node, into a file that ends with its last use.
     """
     if isinstance(path, Path):
-        return np.load(path, mmap_mode="r" if mapped else None)
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     if not mapped:
-        return np.load(io.BytesIO(path.read_bytes()))
+        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     with tempfile.NamedTemporaryFile(prefix="covey-") as copy:
         source = path.inner
         path.again(lambda fs: pa.fs.copy_files(source, copy.name, fs, pa.fs.LocalFileSystem()))
-        return np.load(copy.name, mmap_mode="r")
+        return np.load(copy.name, mmap_mode="r", allow_pickle=False)

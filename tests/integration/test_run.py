@@ -18,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from clustering import load_graph, schema
 from clustering.artefacts import load_forest
-from clustering.inventory import STAGE_ARTEFACTS, is_ours
+from clustering.inventory import FILES, STAGE_ARTEFACTS, is_ours
 from clustering.parts import live_nodes
 from clustering.rundir import RunDir, read_columns, vectors_of
 from clustering.sample import write_sample
@@ -165,6 +165,36 @@ def test_recluster_keeps_vectors_and_forest(finished, covey):
     refused = covey("recluster", "--run", run.path, "search.k=9")
     assert refused.status == 2
     assert "not 'search.k=9'" in refused.err
+
+
+def test_an_interrupted_recluster_leaves_the_old_results_and_the_same_command_goes_on(
+    finished, covey, sample, tmp_path, monkeypatch
+):
+    run, words = finished, ["recluster", "--run", finished.path, "graph.k=12", "cluster.min_cluster_size=9"]
+    opened = {name: (run.path / name).read_bytes() for name in FILES}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("clustering.pipeline.plot_map", interrupted)
+        assert covey(*words).status == 130
+    assert {name: (run.path / name).read_bytes() for name in FILES} == opened
+    status = covey("status", "--run", run.path).out
+    assert "stopped; the same command goes on from here; labels, report and map are those of the run before" in status
+    output = tmp_path / "assigned.parquet"
+    assert covey("assign", "--run", run.path, "--input", sample, "--output", output).status == 0
+    assert pq.read_table(output)["label"].equals(pq.read_table(run.path / "labels.parquet")["label"])
+    assert load_graph(run.path).shape[0] == run.report["counts"]["texts"]
+    assert len(pq.read_table(run.path / "vectors")) == run.report["counts"]["texts"]  # also without Covey
+    before = stage_times(run)
+    result = covey(*words)
+    assert result.status == 0, result.err
+    after = stage_times(run)
+    assert [name for name in after if after[name] != before.get(name)] == ["plot", "report"]
+    assert not [name for name in FILES if (run.path / name).read_bytes() == opened[name]]
+    assert [len(list((run.path / name).iterdir())) for name in ("graph", "forest")] == [1, 1]
+    assert not (run.path / "pending").exists()
 
 
 def test_evaluate_compares_with_truth_and_with_exact_hdbscan(finished, covey, sample):

@@ -61,7 +61,7 @@ def test_texts_without_a_vector_are_told_and_stay_alone(run_files, covey, encode
     run, result = run_files(f"read.paths={file}", f"embed.model={encoder}", "search.k=12", "project.n_neighbors=8")
     assert result.status == 0, result.err
     lost = np.array([text in UNREAD or text in UNUSABLE for text in texts])
-    assert rows_without_vector(run / "vectors").tolist() == np.flatnonzero(lost).tolist()
+    assert rows_without_vector(RunDir(run) / "vectors").tolist() == np.flatnonzero(lost).tolist()
     report = json.loads((run / "report.json").read_text())
     warnings = " ".join(report["warnings"])
     unread, unusable = ([f"t{n}" for n, text in enumerate(texts) if text in kind] for kind in (UNREAD, UNUSABLE))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clustering.errors import ConfigError
-from clustering.inventory import FOLDERS, STAGE_ARTEFACTS, discard, is_ours, sweep
+from clustering.inventory import FOLDERS, STAGE_ARTEFACTS, discard, is_ours, sweep_half_written
 from clustering.rundir import RunDir, write_json
 from jobs.cli import main
 
@@ -50,7 +50,8 @@ def run_here(capsys: pytest.CaptureFixture[str]):
     ["texts/part-000012.parquet", "records/part-000001-000002.parquet", "records/part-000001-000002.npz", ".lock",
      "loaded/part-000000.parquet.begun", "loaded/bulk.json", "graph/radius.npy", "forest/grain.json", "map.png",
      "store/milvus.db", "store/milvus.db-journal", "store/server.log", "manifest.json", ".report.json.0123abcd.tmp",
-     "vectors/.part-000009.parquet.0123abcd.tmp"],
+     "vectors/.part-000009.parquet.0123abcd.tmp", "vectors/0123456789abcdef/part-000009.parquet",
+     "pending/0123456789abcdef/labels.parquet", "graph/0123456789abcdef/.data.npy.0123abcd.tmp"],
 )  # fmt: skip
 def test_what_covey_writes_is_known(inner: str) -> None:
     assert is_ours(inner)
@@ -60,7 +61,8 @@ def test_what_covey_writes_is_known(inner: str) -> None:
     "inner",
     ["texts/a.csv", "texts/part-00000-6f2c.parquet", "texts/deep/part-000001.parquet", "texts", "notes.txt",
      "store/a.db", "graph/data.csv", "mine/map.png", ".notes.tmp", ".notes.txt.0123abcd.tmp",
-     "texts/.a.csv.0123abcd.tmp", "forest/radius.npy", "part-000000.parquet", "../map.png"],
+     "texts/.a.csv.0123abcd.tmp", "forest/radius.npy", "part-000000.parquet", "../map.png",
+     "texts/0123456789abcdef/a.csv", "texts/2024/part-000000.parquet", "pending/0123456789abcdef/notes.txt"],
 )  # fmt: skip
 def test_what_others_write_is_not_ours(inner: str) -> None:
     assert not is_ours(inner)
@@ -112,7 +114,7 @@ def test_starting_anew_leaves_others_files_in_every_folder(tmp_path: Path) -> No
 def test_only_what_covey_leaves_half_written_is_swept(tmp_path: Path) -> None:
     mine = [".notes.tmp", ".a.csv.0123abcd.tmp", "texts/.x.tmp"]
     written(tmp_path, *mine, ".map.png.0123abcd.tmp", "texts/.part-000000.parquet.0123abcd.tmp", "map.png")
-    sweep(tmp_path)
+    sweep_half_written(tmp_path)
     assert set(files_of(tmp_path)) == {*mine, "map.png"}
 
 

@@ -298,10 +298,11 @@ def finished_run(folder: Path, texts: int, **seconds: float) -> RunDir:
     figures["embed"] = {"dim": 256}
     figures["search"] = {"index": "FLAT", "k": 50, "used": {"cpus": 2, "gpus": 1}}
     stages = {
-        name: {"fingerprint": "", "seconds": seconds.get(name, 2.0), "figures": figures[name]}
+        name: {"fingerprint": "0" * 16, "started": 0.0, "finished": 1.0, "seconds": seconds.get(name, 2.0),
+               "figures": figures[name]}
         for name in STAGE_ARTEFACTS
-    }
-    write_json(run / "manifest.json", {"id": "x", "stages": stages, "config": config.as_dict()})
+    }  # fmt: skip
+    write_json(run / "manifest.json", {"id": "0" * 12, "stages": stages, "config": config.as_dict()})
     return run
 
 

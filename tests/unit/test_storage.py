@@ -1,0 +1,127 @@
+"""storage.py: nothing that is read runs code."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clustering.errors import StageError
+from clustering.rundir import RunDir, gather, load_assignment, read_columns
+from clustering.storage import has_extensions, load_array, read_metadata, read_schema, read_table
+
+
+class Trap:
+    """What a prepared file would have pickle do."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return shutil.copy, (__file__, str(self.mark))
+
+
+class Pickled(pa.ExtensionType):
+    """An extension type as Ray registers them: its description is unpickled when a file with it is opened."""
+
+    def __init__(self, content: Any = None) -> None:
+        self.content = content
+        super().__init__(pa.int64(), "covey.tests.pickled")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return pickle.dumps(self.content)
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Pickled:
+        return cls(pickle.loads(serialized))
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Any:
+    """A Parquet file that runs code when it is opened, and the mark that the code leaves."""
+    mark, path = tmp_path / "sprung", tmp_path / "part-000000.parquet"
+    column = pa.ExtensionArray.from_storage(Pickled(Trap(mark)), pa.array([1, 2], pa.int64()))
+    pq.write_table(pa.table({"row": [0, 1], "label": column}), path)
+    pa.register_extension_type(Pickled())
+    yield path, mark
+    pa.unregister_extension_type("covey.tests.pickled")
+
+
+def test_the_trap_of_the_tests_springs(trap: tuple[Path, Path]) -> None:
+    path, mark = trap
+    pq.read_table(path, columns=["row"])
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_table,
+        lambda path: read_table(path, columns=["row"]),
+        read_metadata,
+        read_schema,
+        lambda path: read_columns(path.parent, ["row"]),
+        lambda path: gather(path.parent, np.array([0]), ["row"]),
+        lambda path: load_assignment(_as_assignment(path)),
+    ],
+)
+def test_a_file_that_would_run_code_is_refused_before_it_is_opened(
+    read: Callable[[Path], Any], trap: tuple[Path, Path]
+) -> None:
+    path, mark = trap
+    with pytest.raises(StageError, match=r"parquet holds columns of an Arrow extension type, which may run code"):
+        read(path)
+    assert not mark.exists()
+
+
+def _as_assignment(path: Path) -> RunDir:
+    return RunDir(path.rename(path.with_name("assignment.parquet")).parent)
+
+
+def test_extension_types_are_seen_wherever_they_stand(tmp_path: Path) -> None:
+    """The words lie in base64, so how they look depends on what stands before them."""
+    storage = pa.array([1, 2], pa.int64())
+    for pad in range(6):
+        column = pa.ExtensionArray.from_storage(Pickled(), storage)
+        nested = pa.StructArray.from_arrays([column], ["within"])
+        for name, array in (("flat", column), ("nested", nested)):
+            path = tmp_path / f"{name}.parquet"
+            pq.write_table(pa.table({"x" * pad + "row": storage, "label": array}), path)
+            with path.open("rb") as file:
+                assert has_extensions(file), (pad, name)
+                assert file.tell() == 0
+
+
+def test_a_file_of_plain_columns_is_read_as_it_is(tmp_path: Path) -> None:
+    table = pa.table({"row": [0, 1], "lists": [[1.5], []], "text": ["a", None]}).replace_schema_metadata({"short": "3"})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").equals(pq.read_table(tmp_path / "a.parquet"), check_metadata=True)
+    assert read_table(tmp_path / "a.parquet").to_pydict() == table.to_pydict()
+    assert read_table(tmp_path / "a.parquet", ["text", "row"]).column_names == ["text", "row"]
+    assert read_metadata(tmp_path / "a.parquet").num_rows == 2
+    assert read_schema(tmp_path / "a.parquet").metadata[b"short"] == b"3"
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"\xff" * 8, b"PAR1\xff\xff\xff\x7fPAR1"])
+def test_what_is_no_parquet_file_is_no_trap_and_no_end_of_the_process(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        assert not has_extensions(file)
+    with pytest.raises((pa.ArrowInvalid, OSError)):
+        read_table(path)
+
+
+def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "core.npy", np.array([Trap(tmp_path / "sprung")]), allow_pickle=True)
+    for mapped in (False, True):
+        with pytest.raises(ValueError, match=r"allow_pickle=False|Python objects"):
+            load_array(tmp_path / "core.npy", mapped)
+    assert not (tmp_path / "sprung").exists()
