@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import ray
 
 from clustering.cluster import cluster_graph
 from clustering.collection import Source, find_collection, read_collection
-from clustering.config import RunConfig, build_config, override_config
+from clustering.config import RunConfig, build_config
 from clustering.describe import describe_clusters
 from clustering.embed import adopt_vectors, embed_texts
 from clustering.encoders import check_encoder
@@ -47,6 +47,7 @@ from clustering.rundir import Figures, RunDir, fingerprint
 from clustering.search import search_neighbors
 from clustering.store import check_store, confirm_store, drop_collection, store_vectors
 from clustering.titles import check_titles
+from clustering.trust import refuse_unsaid, with_words
 from clustering.watch import watched
 
 log = logging.getLogger("covey")
@@ -432,27 +433,45 @@ def load_run_config(run: RunDir) -> RunConfig:
     return build_config(saved)
 
 
-def recluster_run(run: RunDir, overrides: list[str]) -> RunDir:
+def recluster_run(
+    run: RunDir, overrides: list[str], config_file: str | Path | None = None, trusted: bool = False
+) -> RunDir:
     """Do a finished run's later stages again under other settings; vectors and neighbors stay as they are.
 
     overrides : words such as ``cluster.min_samples=3``; only sections after the search may be named
-    Raises: ConfigError for other sections, wrong values, or a directory without a finished search.
+    config_file : a configuration that names the endpoint of the titles, where the run has one; trusted : or the word
+        that the one in the run directory is meant, which may come from anybody
+    Raises: ConfigError for other sections, wrong values, an endpoint that nobody has named, or a directory without a
+        finished search.
     """
-    config = load_run_config(run)
     later = ("graph", "cluster", "describe", "project", "plot")
     wrong = [word for word in overrides if word.partition(".")[0] not in later]
     if wrong:
         raise ConfigError([f"recluster takes keys of {', '.join(later)} only, not '{word}'" for word in wrong])
-    config = override_config(config, overrides)
+    config, said = with_words(load_run_config(run), overrides, config_file, trusted)
     with run.locked():
         stages = run.results["stages"]
-        if "graph" not in stages:
-            raise ConfigError([f"{run.path} has no finished graph; finish it with covey run first"])
+        _require_search(run, stages)
         # The marks of the stages that stay are taken as they are: the input files may be gone by now.
         marks = later_marks(config, stages["search"]["fingerprint"] if "search" in stages else "")
+        if not run.finished("describe", marks["describe"]):
+            if not said:
+                refuse_unsaid(config, run.path)
+            check_titles(config.describe.titles)
         kept = {name: stage["fingerprint"] for name, stage in stages.items() if name not in marks}
+        # The store has nothing to do with it, so that no token goes to an address that the directory names.
+        away = replace(config, store=replace(config.store, keep=True))
         with ray_session():
             run.begin({**kept, **marks}, config=config.as_dict())
-            run_stages(config, run, [], {**kept, **marks})
+            run_stages(away, run, [], {**kept, **marks})
             run.publish()
     return run
+
+
+def _require_search(run: RunDir, stages: Figures) -> None:
+    """Raises: ConfigError when the stages up to the graph are not finished; a single text has no search."""
+    texts = stages.get("read", {}).get("figures", {}).get("texts", 0)
+    needed = ["read", "embed", *(["search"] if texts > 1 else []), "graph"]
+    missing = [name for name in needed if name not in stages]
+    if missing:
+        raise ConfigError([f"{run.path} has no finished {missing[-1]}; finish it with covey run first"])

@@ -32,7 +32,7 @@ from clustering.errors import ConfigError, InputError
 from clustering.kernels.copies import fold_copies
 from clustering.parts import Item, map_parts, on_worker
 from clustering.rundir import Figures, RunDir, names_of, part_name, parts, write_table
-from clustering.storage import filesystem_of, load_array, read_schema, read_table, whole
+from clustering.storage import filesystem_of, has_extensions, load_array, read_schema, read_table, whole
 
 RECORDS_PER_PART = 8192
 PIECE_BYTES = 32 << 20  # files are read in pieces of about this size: small files together, Parquet by row groups
@@ -285,6 +285,10 @@ def _parquet_source(file: InputFile) -> Any:
     if tail[4:] == b"PAR1" and footer_bytes > FOOTER_BYTES:
         raise InputError(
             [f"its footer takes {footer_bytes:,} bytes; at most {FOOTER_BYTES:,} are read. Write larger row groups."]
+        )
+    if tail[4:] == b"PAR1" and has_extensions(source):
+        raise InputError(
+            ["it holds a column of an Arrow extension type, which may run code when it is read. Write plain columns."]
         )
     return source
 

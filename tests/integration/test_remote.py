@@ -148,8 +148,11 @@ def test_artefacts_come_back_as_they_were_written(kind: str, store: ObjectStore,
 def test_given_vectors_are_copied_where_they_lie(
     kind: str, store: ObjectStore, google: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: RemotePath) -> bytes:
-        raise AssertionError("read by the driver")
+    read = RemotePath.read_bytes
+
+    def refuse(path: RemotePath) -> bytes:
+        assert path.name == "manifest.json", "read by the driver"
+        return read(path)
 
     run = RunDir(store.uri("given") if kind == "s3" else google("given"))
     for name in ("part-000000.parquet", "part-000001.parquet"):

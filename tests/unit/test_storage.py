@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clustering.errors import StageError
+from clustering.config import ReadSection
+from clustering.errors import ConfigError, StageError
+from clustering.read import find_files
 from clustering.rundir import RunDir, gather, load_assignment, read_columns
 from clustering.storage import has_extensions, load_array, read_metadata, read_schema, read_table
 
@@ -78,6 +80,13 @@ def test_a_file_that_would_run_code_is_refused_before_it_is_opened(
     path, mark = trap
     with pytest.raises(StageError, match=r"parquet holds columns of an Arrow extension type, which may run code"):
         read(path)
+    assert not mark.exists()
+
+
+def test_an_input_that_would_run_code_is_refused_by_name(trap: tuple[Path, Path]) -> None:
+    path, mark = trap
+    with pytest.raises(ConfigError, match=r"part-000000\.parquet: it holds a column of an Arrow extension type"):
+        find_files(ReadSection(paths=(str(path),), text_columns=("row",)))
     assert not mark.exists()
 
 

@@ -1,0 +1,94 @@
+"""trust.py: an address or a secret's name that only a run directory gives is not used without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clustering.config import RunConfig, build_config
+from clustering.errors import ConfigError
+from clustering.inventory import STAGE_ARTEFACTS
+from clustering.rundir import RunDir, write_json
+from clustering.trust import refuse_unsaid, with_words
+from jobs.cli import main
+
+TITLES = {"url": "https://titles.example/v1", "model": "small", "key_env": "TITLES_KEY"}
+URL, KEY = "describe.titles.url=https://titles.example/v1", "describe.titles.key_env=TITLES_KEY"
+
+
+@pytest.fixture
+def saved() -> RunConfig:
+    return build_config({"describe": {"titles": TITLES}})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], False),
+        (["cluster.min_cluster_size=9"], False),
+        (["describe.titles.model=large"], False),
+        ([URL], False),  # the secret is not the user's word
+        ([KEY], False),
+        ([URL, KEY], True),
+        (["describe.titles.url=https://own.example/v1"], False),
+        (["describe.titles.url=https://own.example/v1", "describe.titles.key_env=OWN"], True),
+        (["describe.titles.url=https://own.example/v1", "describe.titles.key_env=null"], True),
+        (["describe.titles={url: 'https://own.example/v1', model: x, key_env: OWN}"], True),
+        (["describe.titles=null"], True),
+    ],
+)
+def test_every_address_and_secret_must_be_said(words: list[str], said: bool, saved: RunConfig) -> None:
+    assert with_words(saved, words, None, trusted=False)[1] == said
+    assert with_words(saved, words, None, trusted=True)[1]
+
+
+def test_a_directory_that_names_no_address_asks_nothing() -> None:
+    assert with_words(RunConfig(), ["cluster.min_cluster_size=9"], None, trusted=False)[1]
+    config, said = with_words(RunConfig(), [URL, "describe.titles.model=x"], None, trusted=False)
+    assert said
+    assert config.describe.titles is not None
+
+
+@pytest.mark.parametrize(("key", "said"), [("TITLES_KEY", True), ("OTHER_KEY", False)])
+def test_a_configuration_file_says_it_too(key: str, said: bool, saved: RunConfig, tmp_path: Path) -> None:
+    file = tmp_path / "news.yaml"
+    file.write_text(f"describe: {{titles: {{url: 'https://titles.example/v1', model: other, key_env: {key}}}}}\n")
+    config, found = with_words(saved, [], file, trusted=False)
+    assert found == said
+    assert config.describe.titles == saved.describe.titles
+
+
+def test_the_refusal_shows_what_would_be_sent_where(saved: RunConfig) -> None:
+    with pytest.raises(ConfigError) as refused:
+        refuse_unsaid(saved, "runs/theirs")
+    (said,) = refused.value.problems
+    assert said.startswith(
+        "runs/theirs has titles written by https://titles.example/v1 with the key in the environment"
+    )
+    assert f"--trust, or --config with the run's configuration file, or {URL} {KEY}; describe.titles=null" in said
+
+
+def test_recluster_of_a_prepared_directory_sends_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
+    config = build_config({"run": {"dir": str(tmp_path)}, "describe": {"titles": TITLES}})
+    entry = {"fingerprint": "0" * 16, "started": 0.0, "finished": 1.0, "seconds": 1.0, "figures": {"texts": 9}}
+    stages = dict.fromkeys(STAGE_ARTEFACTS, entry)
+    write_json(RunDir(tmp_path) / "manifest.json", {"id": "0" * 12, "stages": stages, "config": config.as_dict()})
+    monkeypatch.setenv("TITLES_KEY", "sesame")
+    before = (tmp_path / "manifest.json").read_bytes()
+    assert main(["recluster", "--run", str(tmp_path), "cluster.min_cluster_size=9"]) == 2
+    assert "has titles written by https://titles.example/v1 with the key in" in capsys.readouterr().err
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    monkeypatch.delenv("TITLES_KEY")
+    assert main(["recluster", "--run", str(tmp_path), "--trust"]) == 2
+    assert "the environment variable TITLES_KEY is not set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["read", "embed", "search", "graph"])
+def test_a_directory_without_what_recluster_needs_is_named(lost: str, tmp_path: Path, capsys) -> None:
+    entry = {"fingerprint": "0" * 16, "started": 0.0, "finished": 1.0, "seconds": 1.0, "figures": {"texts": 9}}
+    stages = {name: entry for name in STAGE_ARTEFACTS if name != lost}
+    config = build_config({"run": {"dir": str(tmp_path)}})
+    write_json(RunDir(tmp_path) / "manifest.json", {"id": "0" * 12, "stages": stages, "config": config.as_dict()})
+    assert main(["recluster", "--run", str(tmp_path)]) == 2
+    assert f"has no finished {lost}; finish it with covey run first" in capsys.readouterr().err
