@@ -211,7 +211,9 @@ class DescribeSection:
 
     terms: Positive = 10
     exemplars: Positive = 5
-    language: Literal["english", "none"] = "english"  # whose stop words are left out of the terms
+    # Whose stop words are left out of the terms. auto: of the languages that the texts are in, and those that the
+    # clusters show: words of many clusters that stand out in none.
+    language: Literal["auto", "english", "none"] = "auto"
     titles: Titles | None = None  # none: a cluster's title is its first terms
 
 

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from clustering import schema
 from clustering.config import DescribeSection
 from clustering.kernels.printable import one_line
-from clustering.kernels.terms import class_tf_idf, tokens
+from clustering.kernels.terms import class_tf_idf, common_terms, tokens
+from clustering.languages import all_stop_words, count_languages, language_of, spoken, stop_words
 from clustering.parts import accounted, on_worker, start
 from clustering.rundir import Figures, RunDir, gather_texts, names_of, read_columns, write_table
 from clustering.storage import read_table
 from clustering.titles import write_titles
 from clustering.watch import Usage
 
+SAMPLED_PARTS = 20  # of texts/, by which the languages are told
 TITLE_TERMS = 3
 TITLE_CHARACTERS = 80
 
@@ -30,23 +32,34 @@ def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
     """Leave clusters.parquet. Returns: clusters, vocabulary (distinct terms counted), titles_failed (clusters that
     the endpoint gave no title; their terms stand in)."""
     layers = ray.remote(_layers).remote(run)  # stays with the workers: the driver holds nothing of every text
-    counted = [start(_count_terms, run, name, layers, cfg) for name in names_of(run / "texts")]
+    languages = ray.remote(_languages).remote(run, cfg)
+    counted = [start(_count_terms, run, name, layers, languages) for name in names_of(run / "texts")]
     return on_worker(_describe, run, cfg, layers, *counted)
 
 
-def stop_words(language: str) -> frozenset[str]:
-    """Words that say nothing of a subject."""
-    if language != "english":
-        return frozenset()
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+def _languages(run: RunDir, cfg: DescribeSection) -> list[str]:
+    """The languages whose stop words are left out: those in which enough of the texts are, by a sample."""
+    if cfg.language != "auto":
+        return ["en"] if cfg.language == "english" else []
+    names = names_of(run / "texts")
+    counts: Counter[str] = Counter()
+    for name in names[:: -(-len(names) // SAMPLED_PARTS)]:
+        counts += count_languages(read_table(run / "texts" / name, columns=["text"])["text"].to_pylist())
+    return list(spoken(counts)) or ["en"]
 
-    # The list's own gaps: contractions, and words of a headline's frame.
-    more = "said says say new don't doesn't didn't isn't aren't wasn't won't can't it's i'm i've he's she's that's "
-    more += "what's there's you're they're we're let's"
-    return frozenset(ENGLISH_STOP_WORDS) | frozenset(more.split())
+
+class _StopWords:
+    """The stop words of a text's own language, which is looked at only where the collection has several."""
+
+    def __init__(self, languages: list[str]) -> None:
+        self.all = all_stop_words(languages)
+        self.of = {code: stop_words(code) for code in languages}
+
+    def __call__(self, text: str) -> frozenset[str]:
+        return self.all if len(self.of) < 2 else self.of.get(language_of(text) or "", self.all)
 
 
-def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], cfg: DescribeSection) -> pa.Table:
+def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], languages: list[str]) -> pa.Table:
     """How often each term stands in each cluster of any layer, in one part of texts/; a text's copies count once.
 
     table : shape (n_texts, n_layers), the cluster of each text in each layer
@@ -57,10 +70,10 @@ def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], cfg: Describe
     for layer in range(1, layers.shape[1]):  # a cluster that stands in several layers counts once
         layers[(layers[:, :layer] == layers[:, [layer]]).any(axis=1), layer] = -1
     ways, way = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
-    ignored = stop_words(cfg.language)
+    ignored = _StopWords(languages)
     counts: Counter[tuple[int, str]] = Counter()
     for number, text in zip(way.reshape(-1).tolist(), texts["text"].to_pylist(), strict=True):
-        counts.update((number, token) for token in tokens(text, ignored))
+        counts.update((number, token) for token in tokens(text, ignored(text)))
     held = np.array([number for number, _ in counts], np.int64)
     term, count = pa.array([term for _, term in counts], pa.string()), pa.array(counts.values(), pa.int64())
     found = []
@@ -89,6 +102,8 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
     )
     terms: list[list[str]] = [[] for _ in range(n_clusters)]
     chosen = layers[known["chosen"]]
+    if cfg.language == "auto":
+        summed = _without_common(summed, chosen, np.bincount(label, minlength=n_clusters))
     for layer in (*layers, chosen):  # terms set a cluster apart in its layer, rather in the chosen one
         for number, words in zip(layer.tolist(), _best_terms(summed, layer, cfg.terms), strict=True):
             terms[number] = words
@@ -147,6 +162,17 @@ def _places(layers: list[NDArray[np.int32]], n_clusters: int) -> list[list[int]]
         for number in layer.tolist():
             places[number].append(place)
     return places
+
+
+def _without_common(summed: pa.Table, layer: NDArray[np.int32], texts: NDArray[np.int64]) -> pa.Table:
+    """The counts without terms that the clusters of a layer show to be common. texts : of each cluster"""
+    inside = summed.filter(pc.is_in(summed["label"], pa.array(layer.astype(np.int64))))
+    if not len(inside):
+        return summed
+    encoded = inside["term"].combine_chunks().dictionary_encode()
+    place, term = np.searchsorted(layer, inside["label"].to_numpy()), encoded.indices.to_numpy().astype(np.int64)
+    common = common_terms(place, term, inside["count_sum"].to_numpy(), texts[layer])
+    return summed.filter(pc.invert(pc.is_in(summed["term"], encoded.dictionary.filter(pa.array(common)))))
 
 
 def _best_terms(summed: pa.Table, layer: NDArray[np.int32], n_terms: int) -> list[list[str]]:

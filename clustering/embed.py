@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config import EmbedSection
-from clustering.encoders import load_encoder
+from clustering.encoders import english_only, load_encoder
 from clustering.errors import StageError
 from clustering.kernels.printable import one_line
+from clustering.languages import ENGLISH, count_languages, in_words, spoken
 from clustering.parts import Item, cluster_gpus, map_parts, node_cpus
 from clustering.rundir import WITHOUT, Figures, RunDir, gather, named_rows, names_of, parts, write_table
 from clustering.storage import Place, RemotePath, read_metadata, read_schema, read_table, whole
@@ -23,6 +26,8 @@ from clustering.storage import Place, RemotePath, read_metadata, read_schema, re
 COPIES = 16  # parts that an object store copies at the same time
 UNREAD = b"unread"  # in the metadata of a part of vectors/: rows of whose text the encoder knows no token
 SHOWN_IDS = 5
+OTHER_LANGUAGES = 0.25  # share of texts in other languages that is told; 0 in English sets, 0.7 and more in others
+UNKNOWN_SHARE = 0.1  # of tokens: 0 to 0.01 in English, 0.28 to 0.92 in scripts that static vectors do not know
 
 
 class Embedder:
@@ -41,7 +46,8 @@ class Embedder:
         rows = texts["row"].to_numpy()
         without = {UNREAD: rows[encoded.unread], WITHOUT: rows[~encoded.vectors.any(axis=1)]}
         named = {key: " ".join(map(str, found)) for key, found in without.items()}
-        counts = {b"tokens": str(encoded.tokens), b"cut": str(encoded.cut), **named}
+        counts = {b"tokens": str(encoded.tokens), b"cut": str(encoded.cut), b"unknown": str(encoded.unknown), **named}
+        counts[b"languages"] = json.dumps(count_languages(texts["text"].to_pylist()))
         write_table(self.run / "vectors" / item["name"], table.replace_schema_metadata(counts))
         return {"rows": len(texts), "model_seconds": encoded.model_seconds}
 
@@ -78,8 +84,9 @@ def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:
 
     A text of which the encoder knows no token, and one to which it gives NaN, infinite or only zeros, gets zeros: it
     stays in the run, without neighbors.
-    Returns: dim, tokens, cut (texts longer than max_tokens), unread (texts without a known token), unusable (texts
-        whose vector has no direction), vectors (texts that have one), actors.
+    Returns: dim, tokens, cut (texts longer than max_tokens), languages (share of the texts in each, by a sample),
+        unknown_share (of the tokens: unknown words and single bytes), unread (texts without a known token), unusable
+        (texts whose vector has no direction), vectors (texts that have one), actors.
     Raises: StageError when fewer than two of several texts have a vector.
     """
     found = set(names_of(run / "vectors"))
@@ -91,14 +98,49 @@ def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:
         Embedder, [{"name": name} for name in todo],
         actors=actors, cpus=cpus, gpus=cfg.gpus_per_actor, run=run, cfg=cfg,
     )  # fmt: skip
+    return {**embedded_figures(run, cfg), "actors": actors}
+
+
+def embedded_figures(run: RunDir, cfg: EmbedSection) -> Figures:
+    """What ``embed_texts`` returns besides actors, from the metadata of all parts, those of earlier starts too."""
     schemas = [read_schema(path) for path in parts(run / "vectors")]
+    tokens, cut, unknown = (
+        sum(int(found.metadata.get(key, 0)) for found in schemas) for key in (b"tokens", b"cut", b"unknown")
+    )
+    counts = sum((Counter(json.loads(found.metadata.get(b"languages", b"{}"))) for found in schemas), Counter[str]())
+    languages, unknown_share = spoken(counts), unknown / max(tokens, 1)
+    figures = _without_vector(run, cfg)
     return {
         "dim": int(schemas[0].field("vector").type.list_size),
-        "tokens": sum(int(found.metadata[b"tokens"]) for found in schemas),
-        "cut": sum(int(found.metadata[b"cut"]) for found in schemas),
-        **_without_vector(run, cfg),
-        "actors": actors,
+        "tokens": tokens,
+        "cut": cut,
+        **figures,
+        "languages": {code: round(share, 4) for code, share in languages.items()},
+        "unknown_share": round(unknown_share, 4),
+        "warnings": [*warn_of_languages(cfg, languages, unknown_share), *figures["warnings"]],
     }
+
+
+def warn_of_languages(cfg: EmbedSection, languages: dict[str, float], unknown_share: float) -> list[str]:
+    """What a reader must know where the encoder was not made for the texts, with an encoder that was.
+
+    languages : see ``spoken``; unknown_share : of the encoder's tokens
+    """
+    found = []
+    others = {code: share for code, share in languages.items() if code not in ENGLISH}
+    if english_only(cfg) and sum(others.values()) >= OTHER_LANGUAGES:
+        found.append(f"the texts are in other languages than English ({in_words(others)} of a sample)")
+    if unknown_share >= UNKNOWN_SHARE:
+        found.append(
+            f"{unknown_share:.0%} of the pieces into which it cuts them are unknown words or single bytes to it"
+        )
+    if not found:
+        return []
+    return [
+        f"The encoder {cfg.encoder} does not fit: {'; '.join(found)}. Its clusters are then of like spelling rather "
+        f"than of like meaning. Take embed.encoder=bge-m3 (pip install 'covey[bge]'), or another multilingual "
+        f"sentence-transformers model."
+    ]
 
 
 def _without_vector(run: RunDir, cfg: EmbedSection) -> Figures:

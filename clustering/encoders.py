@@ -21,7 +21,10 @@ from clustering.kernels.threads import own_threads
 
 FloatArray = NDArray[np.float32]
 BGE_M3 = "BAAI/bge-m3"
-SAYS_NOTHING = re.compile("▁+|<0x[0-9A-F]{2}>")  # a space, and one byte, as SentencePiece writes them
+FRAME, KNOWN, UNKNOWN = range(3)  # kinds of tokens
+SPACES = re.compile("▁+")  # as SentencePiece writes them
+NOT_KNOWN = re.compile("<0x[0-9A-F]{2}>|(?i:<unk>|\\[UNK\\])")  # a single byte; an unknown word
+ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilroberta)")  # in the name of a model
 SMALL_NORM = 1e-15  # below, squares in float32 lose digits
 
 
@@ -32,35 +35,38 @@ class Encoded:
     vectors: FloatArray  # (n_texts, dim), unit length; all zeros for a text without a usable vector
     unread: NDArray[np.bool_]  # (n_texts,), texts that hold no token which the encoder knows, so without a vector
     tokens: int  # after cutting
+    unknown: int  # of these, unknown words and single bytes
     cut: int  # texts longer than max_tokens, of which only the head was read
     model_seconds: float  # without the tokenizer's
 
 
-def _encoded(vectors: FloatArray, ids: Sequence[Sequence[int]], known: NDArray[np.bool_], **rest: Any) -> Encoded:
+def _encoded(vectors: FloatArray, ids: Sequence[Sequence[int]], kinds: NDArray[np.int8], **rest: Any) -> Encoded:
     """What is returned: vectors at unit length, none for a text of which the encoder knows no token.
 
-    ids : the tokens of each text; known : shape (n_vocabulary,), see ``known_tokens``
+    ids : the tokens of each text; kinds : shape (n_vocabulary,), see ``token_kinds``
     """
     lengths = np.array([len(own) for own in ids], np.int64)
     tokens = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
     text = np.repeat(np.arange(len(ids)), lengths)
-    unread = np.bincount(text[known[tokens]], minlength=len(ids)) == 0
+    kind = kinds[tokens]
+    unread = np.bincount(text[kind == KNOWN], minlength=len(ids)) == 0
     vectors[unread] = 0
-    return Encoded(unit_rows(vectors), unread, tokens.size, **rest)
+    return Encoded(unit_rows(vectors), unread, tokens.size, int((kind == UNKNOWN).sum()), **rest)
 
 
-def known_tokens(vocabulary: Sequence[str | None], special: Iterable[int]) -> NDArray[np.bool_]:
-    """Which tokens say something of a text: not those that stand for an unknown word, one byte, a space or an end.
+def token_kinds(vocabulary: Sequence[str | None], special: Iterable[int]) -> NDArray[np.int8]:
+    """What each token says of a text: KNOWN; UNKNOWN for an unknown word or one byte; FRAME for a space or an end.
 
     vocabulary : the token of each id; special : ids that the tokenizer sets itself, the unknown word's among them
     """
-    known = np.array([bool(token) and not SAYS_NOTHING.fullmatch(str(token)) for token in vocabulary], bool)
-    known[list(special)] = False
-    return known
+    kinds = np.array([FRAME if not token or SPACES.fullmatch(token) else KNOWN for token in vocabulary], np.int8)
+    kinds[list(special)] = FRAME
+    kinds[[place for place, token in enumerate(vocabulary) if token and NOT_KNOWN.fullmatch(token)]] = UNKNOWN
+    return kinds
 
 
 def _vocabulary(tokenizer: Any) -> tuple[list[str | None], list[int]]:
-    """The arguments of ``known_tokens`` for a tokenizer of the package tokenizers."""
+    """The arguments of ``token_kinds`` for a tokenizer of the package tokenizers."""
     special = [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
     return [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())], special
 
@@ -83,6 +89,13 @@ def load_encoder(cfg: EmbedSection) -> Encoder:
     if cfg.encoder == "minilm":
         return MiniLMEncoder(cfg)
     return TorchEncoder(cfg)
+
+
+def english_only(cfg: EmbedSection) -> bool:
+    """Whether the encoder is known to be made for English alone."""
+    if cfg.encoder in ("static", "minilm"):
+        return cfg.model is None  # the package's own
+    return cfg.encoder != "bge-m3" and bool(ENGLISH.search(cfg.model or cfg.encoder))
 
 
 def check_encoder(cfg: EmbedSection) -> int | None:
@@ -164,7 +177,7 @@ class StaticEncoder:
         except StopIteration:
             raise ConfigError([f"embed.model: {root} holds no *_256.safetensors and *tokenizer*.json"]) from None
         self.vectors: FloatArray = weights.astype(np.float32)
-        self.known = known_tokens(*_vocabulary(self.tokenizer))
+        self.kinds = token_kinds(*_vocabulary(self.tokenizer))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(cfg.max_tokens)
         self.dim = self.vectors.shape[1]
@@ -183,7 +196,7 @@ class StaticEncoder:
                 rows = self.vectors[np.concatenate([ids[row] for row in filled])]
                 sums[filled] = np.add.reduceat(rows, starts, axis=0)
         cut = sum(bool(encoding.overflowing) for encoding in found)
-        return _encoded(sums, ids, self.known, cut=cut, model_seconds=time.perf_counter() - started)
+        return _encoded(sums, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)
 
 
 def _minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
@@ -218,7 +231,7 @@ class MiniLMEncoder:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self.tokenizer = Tokenizer.from_file(str(tokenizer))
-        self.known = known_tokens(*_vocabulary(self.tokenizer))
+        self.kinds = token_kinds(*_vocabulary(self.tokenizer))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(min(cfg.max_tokens, 512))  # the model has 512 positions
         self.tokens_per_batch = min(cfg.tokens_per_batch, 4096)  # on a CPU larger batches only cost cache
@@ -239,7 +252,7 @@ class MiniLMEncoder:
             vectors[batch] = np.einsum("bsd,bs->bd", states, mask.astype(np.float32))
         cut = sum(bool(encoding.overflowing) for encoding in found)
         ids = [encoding.ids for encoding in found]
-        return _encoded(vectors, ids, self.known, cut=cut, model_seconds=time.perf_counter() - started)
+        return _encoded(vectors, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)
 
 
 def _torch_model(cfg: EmbedSection) -> str:
@@ -290,7 +303,7 @@ class TorchEncoder:
             self._require_cls_pooling(name)
         self._require_vocabulary(name)
         names = self.model.tokenizer.convert_ids_to_tokens(range(len(self.model.tokenizer)))
-        self.known = known_tokens(names, self.model.tokenizer.all_special_ids)
+        self.kinds = token_kinds(names, self.model.tokenizer.all_special_ids)
         limit = self.model.max_seq_length
         self.max_tokens = min(cfg.max_tokens, limit or cfg.max_tokens)
         self.model.max_seq_length = self.max_tokens
@@ -330,4 +343,4 @@ class TorchEncoder:
                 show_progress_bar=False,
             )
         cut = sum(len(own) > self.max_tokens for own in full)
-        return _encoded(vectors, ids, self.known, cut=cut, model_seconds=self.forwards.seconds)
+        return _encoded(vectors, ids, self.kinds, cut=cut, model_seconds=self.forwards.seconds)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from clustering import schema
 from clustering.config import RunConfig
 from clustering.kernels.printable import one_line
+from clustering.languages import in_words
 from clustering.parts import on_worker
 from clustering.plan import cost_of
 from clustering.rundir import Figures, RunDir, load_assignment, parts, read_columns, write_json, write_table
@@ -77,7 +78,10 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
             for name, stage in manifest["stages"].items()
         },
         "driver_bytes": max((figures.get("used", {}).get("driver_bytes", 0) for figures in done.values()), default=0),
-        "embed": {"encoder": encoder, **_some(done.get("embed", {}), "dim", "tokens", "cut", "unread", "unusable")},
+        "embed": {
+            "encoder": encoder,
+            **_some(done.get("embed", {}), "dim", "tokens", "cut", "unread", "unusable", "languages", "unknown_share"),
+        },
         "store": _some(done.get("store", {}), "collection", "index", "metric", "rows", "rows_per_second", "segments",
                        "retries", "repaired_rows"),
         "search": _some(search, "k", "index", "recall", "recall_low", "recall_high", "recall_sample",
@@ -203,6 +207,7 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
             "vectors",
             f"{figures['embed']['encoder'] or 'those of the collection'}, {figures['embed']['dim']} dimensions",
         ),
+        ("languages", _languages(figures["embed"])),
         ("neighbors", f"{search['k']} of each text from {_index(search)}; {_recall(search)}"),
         ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
         ("tree", _proven(figures["forest"], search)),
@@ -274,6 +279,13 @@ def _layered(clusters: Figures) -> str:
         return "one"
     counts[clusters["layer"]] += " (the labels)"
     return f"{', '.join(counts)} clusters, from broad to fine"
+
+
+def _languages(embed: Figures) -> str:
+    if embed["languages"] is None:
+        return "not looked at"
+    told = in_words(embed["languages"]) or "none that is told for sure"
+    return f"{told}, by a sample; {embed['unknown_share']:.1%} of the pieces of words are unknown to the encoder"
 
 
 def _index(search: Figures) -> str:

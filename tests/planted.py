@@ -77,3 +77,29 @@ EVENTS = {
               "Thriller in hockey final ends with late goal"],
 }  # fmt: skip
 ODD_TEXTS = ["", " ", "😀😀", "北京大学", "ש", "x" * 50, "Flood in Garford", "\u200b"]
+
+# Headlines of some languages: every place with every happening.
+HAPPENINGS = {
+    "en": ["The bridge in {} is closed after the flood", "Fire in {}: police are looking for a witness",
+           "Mayor of {} wants to build a new school", "Why the train to {} was late again this morning",
+           "{} wins the final after a late goal", "People in {} are waiting for the new hospital"],
+    "de": ["Die Brücke in {} ist nach dem Hochwasser für alle gesperrt", "Brand in {}: Polizei sucht nach Zeugen",
+           "Bürgermeister von {} will eine neue Schule bauen", "Warum der Zug nach {} heute wieder zu spät kam",
+           "{} gewinnt das Endspiel durch ein spätes Tor", "Was die Menschen in {} jetzt über das Krankenhaus wissen"],
+    "zh": ["{}大桥因洪水关闭，居民被要求绕行", "{}发生火灾，警方正在寻找目击者", "{}市长计划新建一所学校",
+           "为什么开往{}的列车今天早上又晚点了", "{}在决赛最后时刻进球获胜", "{}的居民正在等待新的医院"],
+    "ru": ["Мост в городе {} закрыт после наводнения", "Пожар в городе {}: полиция ищет свидетелей",
+           "Мэр города {} хочет построить новую школу", "Почему поезд в {} сегодня снова опоздал",
+           "{} выигрывает финал благодаря позднему голу", "Жители города {} ждут новую больницу"],
+}  # fmt: skip
+PLACES = {
+    "en": "Garford Millbrook Ashton Westhaven Thornby Kilburn Oakridge Stanmore Redcliffe Hartley".split(),
+    "de": "Garfurt Mühlbach Aschau Westhafen Dornheim Kilburg Eichenried Steinmoor Rotfels Hirschau".split(),
+    "zh": "北京 上海 广州 深圳 成都 杭州 武汉 西安 南京 重庆".split(),
+    "ru": "Москва Казань Самара Омск Пермь Тверь Рязань Пенза Тула Сочи".split(),
+}
+
+
+def headlines_in(code: str) -> list[str]:
+    """60 headlines in a language: en, de, zh or ru."""
+    return [happening.format(place) for happening in HAPPENINGS[code] for place in PLACES[code]]

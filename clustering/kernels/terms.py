@@ -14,6 +14,10 @@ _MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(c
 _LETTER = rf"[^\W_{_UNSPACED}](?:(?![{_UNSPACED}])[{_MARKS}])*"
 _WORD = re.compile(rf"[{_UNSPACED}]+|(?:{_LETTER})+(?:['’\-.&](?:{_LETTER})+)*")
 LONGEST_WORD = 50  # characters; what is longer is an address, a key, or noise
+COMMON_CLUSTERS, COMMON_TEXTS = 0.18, 0.006  # a term in more of the clusters and texts says nothing of a subject,
+STANDS_OUT = 0.25  # unless it stands in so many of the texts of one cluster,
+OUT_TEXTS = 20  # of those of so many texts;
+MANY_CLUSTERS = 20  # fewer clusters do not tell
 _UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]")
 
 
@@ -47,3 +51,22 @@ def class_tf_idf(
     uses = np.bincount(term, weights=count)
     average = in_cluster.sum() / max(n_clusters, 1)
     return count / in_cluster[label] * np.log1p(average / uses[term])  # type: ignore[no-any-return]
+
+
+def common_terms(
+    label: NDArray[np.int64], term: NDArray[np.int64], count: NDArray[np.int64], texts: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which terms are spread so evenly that they name no cluster: stop words of a language or a trade.
+
+    label, term, count : shape (n_pairs,), how often a term stands in a cluster, each pair once
+    texts : shape (n_clusters,), texts of each cluster
+    Returns: bool, shape (n_terms,); none of fewer than MANY_CLUSTERS clusters.
+    """
+    clusters, uses = np.bincount(term), np.bincount(term, weights=count)
+    if texts.size < MANY_CLUSTERS:
+        return np.zeros(clusters.size, bool)
+    share = np.zeros(clusters.size)
+    large = texts[label] >= OUT_TEXTS
+    np.maximum.at(share, term[large], count[large] / texts[label[large]])
+    common: NDArray[np.bool_] = (clusters > COMMON_CLUSTERS * texts.size) & (uses > COMMON_TEXTS * texts.sum())
+    return common & (share < STANDS_OUT)

@@ -1,4 +1,4 @@
-"""embed.py: vectors that came with the texts."""
+"""embed.py: vectors that came with the texts, and what is told of texts that an encoder does not know."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import pyarrow as pa
 import pytest
 
 from clustering import schema
-from clustering.embed import adopt_vectors
-from clustering.rundir import RunDir, parts, write_table
+from clustering.config import EmbedSection
+from clustering.embed import Embedder, adopt_vectors, embedded_figures, warn_of_languages
+from clustering.errors import StageError
+from clustering.rundir import RunDir, part_name, parts, rows_without_vector, write_table
+from tests.planted import headlines_in
 
 NAMES = ["part-000000.parquet", "part-000001.parquet"]
 
@@ -46,3 +49,84 @@ def test_parts_are_copied_where_files_cannot_be_linked(
     assert [path.name for path in parts(run / "vectors")] == NAMES
     assert (tmp_path / "vectors" / NAMES[1]).read_bytes() == (tmp_path / "given" / NAMES[1]).read_bytes()
     assert not list((tmp_path / "vectors").glob(".*"))
+
+
+# --- what the encoder does not know ---
+
+STATIC = EmbedSection(encoder="static")
+
+
+def embedded(folder: Path, *texts_of_parts: list[str]) -> RunDir:
+    """A run whose texts have been embedded, one part after the other, by this process."""
+    run, first = RunDir(folder), 0
+    embedder = Embedder(run, STATIC)
+    for number, texts in enumerate(texts_of_parts):
+        rows = np.arange(first, first + len(texts))
+        first += len(texts)
+        columns = {"row": rows, "text": texts, "copies": np.ones(len(texts), np.int32)}
+        write_table(run / "texts" / part_name(number), pa.table(columns, schema=schema.TEXTS))
+        ids = [f"id {row}" for row in rows.tolist()]
+        write_table(run / "members" / part_name(number), pa.table({"text_id": ids, "row": rows}, schema=schema.MEMBERS))
+        embedder({"name": part_name(number)})
+    return run
+
+
+def test_texts_without_a_known_token_are_counted_over_all_parts(tmp_path: Path) -> None:
+    run = embedded(tmp_path, ["Flood in Garford", "😀"], ["Vote\x1b[31m", "👍👍", "ማስታወቂያ"])
+    found = embedded_figures(run, STATIC)
+    assert (found["unread"], found["unusable"], found["vectors"]) == (3, 0, 2)
+    assert found["warnings"][-1] == (
+        "3 of 5 texts hold no word or sign that the encoder static knows, for instance id 1, id 3, id 4. They stay "
+        "without neighbors and count as noise."
+    )
+    assert rows_without_vector(run / "vectors").tolist() == [1, 3, 4]
+
+
+def test_texts_of_which_none_can_be_compared_end_the_stage(tmp_path: Path) -> None:
+    run = embedded(tmp_path, ["Flood in Garford", "😀", "👍"])
+    with pytest.raises(StageError, match=r"2 of 3 texts hold no word .* id 1, id 2\. Nothing is left to compare"):
+        embedded_figures(run, STATIC)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("en", None),
+        ("de", "the texts are in other languages than English (German"),
+        ("zh", "the texts are in other languages than English (Chinese 100 % of a sample); "),
+        ("ru", "the texts are in other languages than English (Russian"),
+    ],
+)
+def test_texts_for_which_the_encoder_was_not_made_are_told(code: str, told: str | None, tmp_path: Path) -> None:
+    found = embedded_figures(embedded(tmp_path, headlines_in(code)), STATIC)
+    warnings = " ".join(found["warnings"])
+    if told is None:
+        assert warnings == ""
+        return
+    assert told in warnings
+    assert "Take embed.encoder=bge-m3 (pip install 'covey[bge]'), or another multilingual" in warnings
+    assert found["languages"][code] > 0.8
+    assert ("pieces into which it cuts them are unknown words or single bytes to it" in warnings) == (code == "zh")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "model", "languages", "unknown", "told"),
+    [
+        ("static", None, {"de": 0.9}, 0.0, True),
+        ("minilm", None, {"en": 0.7, "de": 0.3}, 0.0, True),
+        ("static", None, {"en": 0.8, "de": 0.2}, 0.0, False),
+        ("static", None, {"pcm": 0.9}, 0.0, False),
+        ("static", "/models/german", {"de": 0.9}, 0.0, False),  # whose language is not known here
+        ("static", "/models/german", {"de": 0.9}, 0.2, True),
+        ("bge-m3", None, {"de": 0.9}, 0.0, False),
+        ("bge-m3", None, {}, 0.2, True),
+        ("BAAI/bge-base-en-v1.5", None, {"de": 0.9}, 0.0, True),
+        ("sentence-transformers/all-mpnet-base-v2", None, {"de": 0.9}, 0.0, True),
+        ("intfloat/multilingual-e5-small", None, {"de": 0.9}, 0.0, False),
+        ("jinaai/jina-embeddings-v2-base-de", None, {"de": 0.9}, 0.0, False),
+    ],
+)
+def test_only_an_encoder_that_does_not_fit_is_told(
+    encoder: str, model: str | None, languages: dict[str, float], unknown: float, told: bool
+) -> None:
+    assert bool(warn_of_languages(EmbedSection(encoder=encoder, model=model), languages, unknown)) == told

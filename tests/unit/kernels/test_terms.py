@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from clustering.kernels.terms import class_tf_idf, tokens
+from clustering.kernels.terms import class_tf_idf, common_terms, tokens
 from tests import oracles
 
 
@@ -90,3 +90,28 @@ def test_a_word_of_one_cluster_stands_out_against_a_word_of_all() -> None:
     # two clusters, each says "news" twice; only the first says "flood" twice
     weight = class_tf_idf(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([2, 2, 2]), 2)
     assert weight[1] > weight[0]
+
+
+def counts_of(texts: list[list[str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """The arguments of common_terms for clusters of texts, and the terms."""
+    terms = sorted({word for cluster in texts for text in cluster for word in text.split()})
+    pairs = {}
+    for label, cluster in enumerate(texts):
+        for word in " ".join(cluster).split():
+            pairs[label, terms.index(word)] = pairs.get((label, terms.index(word)), 0) + 1
+    label, term = np.array(list(pairs)).T
+    return label, term, np.array(list(pairs.values())), np.array([len(cluster) for cluster in texts]), terms
+
+
+def test_words_spread_over_the_clusters_are_common_unless_they_stand_out_in_one() -> None:
+    # "we" in two of 21 texts of each cluster; "apple" there, too, and in all of cluster 3; "flood" in cluster 4 alone
+    texts = [[f"subject{n}"] * 18 + [f"subject{n} we", f"subject{n} apple", f"subject{n} apple we"] for n in range(30)]
+    texts[3] = ["apple we"] + ["apple"] * 20
+    texts[4] = ["flood"] * 20
+    *counts, terms = counts_of(texts)
+    assert [terms[place] for place in np.flatnonzero(common_terms(*counts))] == ["we"]
+
+
+def test_few_clusters_do_not_tell_what_is_common() -> None:
+    *counts, _ = counts_of([[f"subject{n} we"] * 20 + ["we"] * 20 for n in range(19)])
+    assert not common_terms(*counts).any()
