@@ -45,7 +45,16 @@ from clustering.read import InputFile, find_files, read_texts
 from clustering.report import write_report
 from clustering.rundir import Figures, RunDir, fingerprint
 from clustering.search import search_neighbors
-from clustering.store import check_store, confirm_store, drop_collection, store_vectors
+from clustering.store import (
+    ChangedError,
+    check_store,
+    confirm_store,
+    confirm_unchanged,
+    drop_collection,
+    is_in_use,
+    release_store,
+    store_vectors,
+)
 from clustering.titles import check_titles
 from clustering.trust import refuse_unsaid, with_words
 from clustering.watch import watched
@@ -149,39 +158,62 @@ def do_stage(config: RunConfig, run: RunDir, marks: dict[str, str], name: str, w
 def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_texts: int, embedded: Figures) -> None:
     """Load the vectors, count them, and search; the embedded server lives only as long as this.
 
-    A collection that shall not be kept is dropped after the search, also by the next start when this one is killed.
+    Afterwards a server's collection is released from its memory, or dropped when it shall not be kept; also by the next
+    start when this one is killed. One that is kept and that somebody else has loaded since stays loaded.
     """
+    mark, manifest = marks["store"], run.manifest
     searched = run.finished("search", marks["search"])
-    if searched and (config.store.keep or run.manifest.get("dropped") == marks["store"]):
+    if searched and (manifest.get("loaded") != mark if config.store.keep else manifest.get("dropped") == mark):
         return
     with open_store(config, run) as address:
         if not searched:
-            run.update_manifest(dropped=None)
+            ours = manifest.get("loaded") == mark or not run.finished("store", mark) or not is_in_use(address)
+            run.update_manifest(dropped=None, loaded=mark if ours and not config.store.embedded else None)
             load_and_search(config, run, address, marks, n_texts, embedded)
         if not config.store.keep:
             drop_collection(address, run.id)
-            run.update_manifest(dropped=marks["store"])
+            run.update_manifest(dropped=mark)
+        elif run.manifest.get("loaded"):
+            try:
+                release_store(address, run.id)
+            except (ConfigError, StoreError) as error:
+                log.warning("store: collection %s stays loaded: %s", address.collection, error)
+        run.update_manifest(loaded=None)
 
 
 def load_and_search(
     config: RunConfig, run: RunDir, address: Address, marks: dict[str, str], n_texts: int, embedded: Figures
 ) -> None:
     store, search = config.store, config.search
+    n_vectors = embedded.get("vectors", n_texts)
     if run.finished("store", marks["store"]):
         try:
-            confirm_store(address, embedded.get("vectors", n_texts), run.id, marks["store"])
+            confirm_store(address, n_vectors, run.id, marks["store"])
         except StoreError as error:
             log.warning("store: %s; loading again", error)
-            run.forget("store")
+            _forget_store(run, error)
 
     def load() -> Figures:
         return store_vectors(run, address, store, n_texts, embedded["dim"], run.id, marks["store"])
 
     def ask() -> Figures:
-        return search_neighbors(run, address, store, search, n_texts, config.run.seed)
+        figures = search_neighbors(run, address, store, search, n_texts, config.run.seed)
+        confirm_unchanged(run, address, n_vectors)
+        return figures
 
     do_stage(config, run, marks, "store", load)
-    do_stage(config, run, marks, "search", ask)
+    try:
+        do_stage(config, run, marks, "search", ask)
+    except ChangedError as error:
+        _forget_store(run, error)
+        raise
+
+
+def _forget_store(run: RunDir, error: StoreError) -> None:
+    """Let the collection be audited and mended; what was found in one that others have changed is given up."""
+    run.forget("store")
+    if isinstance(error, ChangedError):
+        run.remove("neighbors")
 
 
 def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int | None]:

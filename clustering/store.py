@@ -13,7 +13,7 @@ from pymilvus import DataType, MilvusClient
 from clustering.bulk import check_bulk, load_bulk
 from clustering.config import RunConfig, StoreSection
 from clustering.errors import ConfigError, StoreError
-from clustering.index import finish_collection, load_collection
+from clustering.index import finish_collection, is_loaded, load_collection, release_collection
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.milvus import Address, Link, address_of, connected, patiently, server_version
 from clustering.parts import Item, map_parts
@@ -43,6 +43,10 @@ AUDIT_ROUNDS = 3
 AUDIT_SAMPLE = 200  # vectors that are read back
 MARK = "covey"  # opens the description of every collection that a run made
 MARKS = "loaded"  # in the run directory while a collection is filled: which parts are begun, which are done
+
+
+class ChangedError(StoreError):
+    """Somebody else has written to the collection, so that what was found in it may be wrong."""
 
 
 def check_store(config: RunConfig, dim: int | None, run_id: str) -> None:
@@ -291,11 +295,13 @@ def _wrong_vectors(run: RunDir, link: Link, spans: list[Any], without: IntArray,
     words = f"{ROW} in [{', '.join(map(str, rows))}]"
     fields, _ = patiently(link.address, lambda failures: link.query(words, [ROW, VECTOR], strong=failures > 0))
     columns = {field.field_name: column_of(field) for field in fields}
-    held, vectors = columns[ROW].to_numpy(), columns[VECTOR]
-    order = np.argsort(held)
-    stored = vectors.flatten().to_numpy().reshape(len(held), -1)[order]
-    sent = vectors_of(gather(run / "vectors", rows, ["vector"]))
-    differ = rows[(stored != sent).any(axis=1)]
+    differ = rows
+    if columns:
+        held = columns[ROW].to_numpy()
+        stored = columns[VECTOR].flatten().to_numpy().reshape(len(held), -1)
+        sent = vectors_of(gather(run / "vectors", rows, ["vector"]))
+        equal = held[(stored == sent[np.searchsorted(rows, held)]).all(axis=1)]
+        differ = np.setdiff1d(rows, equal)  # a row that is not there, too
     return [
         {"name": name, "first": first, "stop": stop}
         for name, first, stop in spans
@@ -311,7 +317,7 @@ def _in_words(pieces: list[Item]) -> str:
 def confirm_store(address: Address, n_vectors: int, run_id: str, mark: str) -> None:
     """Before the search: the collection is still this run's and holds every vector (a run may go on days later).
 
-    Raises: StoreError when it does not.
+    Raises: ChangedError when it holds more or fewer; StoreError when it is gone, or another.
     """
     with connected(address) as client, Link(address) as link:
         if not client.has_collection(address.collection):
@@ -321,7 +327,45 @@ def confirm_store(address: Address, n_vectors: int, run_id: str, mark: str) -> N
         load_collection(link)
         found, _ = patiently(address, lambda _: link.count())
     if found != n_vectors:
-        raise StoreError(f"collection {address.collection} holds {found} vectors in place of {n_vectors}")
+        raise ChangedError(f"collection {address.collection} holds {found} vectors in place of {n_vectors}")
+
+
+def confirm_unchanged(run: RunDir, address: Address, n_vectors: int) -> None:
+    """After the search: nobody has taken, added or changed entities meanwhile, or lists would lack true neighbors.
+
+    Raises: ChangedError when the count of entities, or one of a sample of keys and vectors, differs.
+    """
+    with Link(address) as link:
+        total, _ = patiently(address, lambda _: link.count())
+        spans = [(path.name, *_span(path)) for path in parts(run / "vectors")]
+        wrong = _wrong_vectors(run, link, spans, rows_without_vector(run / "vectors"), AUDIT_ROUNDS + 1)
+    if total != n_vectors or wrong:
+        found = f"holds {total} entities in place of {n_vectors}"
+        if total == n_vectors:
+            found = f"differs in {_in_words(wrong)}"
+        raise ChangedError(
+            f"collection {address.collection} at {address.uri} has changed while it was searched: it {found}. Somebody "
+            f"else writes to it. What was found is given up; when nobody does any more, the same command loads what "
+            f"is missing and searches again"
+        )
+
+
+def is_in_use(address: Address) -> bool:
+    """Whether the collection is there and loaded."""
+    with connected(address) as client, Link(address) as link:
+        return client.has_collection(address.collection) and patiently(address, lambda _: is_loaded(link))[0]
+
+
+def release_store(address: Address, run_id: str) -> None:
+    """Give back the memory of this run's collection; one that is not there, or not this run's, is left as it is.
+
+    Raises: StoreError, ConfigError when the server does not do it.
+    """
+    with connected(address) as client, Link(address) as link:
+        found = client.has_collection(address.collection) and client.describe_collection(address.collection)
+        if found and str(found.get("description", "")).startswith(f"{MARK} {run_id} "):
+            release_collection(link)
+            log.info("store: released collection %s from the server's memory; it stays stored", address.collection)
 
 
 def drop_collection(address: Address, run_id: str) -> None:

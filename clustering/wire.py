@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
 from clustering.kernels.topk import FloatArray, IntArray
@@ -168,32 +169,49 @@ def _decoded(packed: memoryview) -> IntArray:
     return np.add.reduceat(shifted, starts).view(np.int64)
 
 
-def column_of(field: Any) -> pa.Array:
-    """A field of a query's reply as an Arrow array; vectors become float32 lists of fixed size.
+SCALARS = {
+    "string_data": pa.string(), "long_data": pa.int64(), "int_data": pa.int32(), "double_data": pa.float64(),
+    "float_data": pa.float32(), "bool_data": pa.bool_(), "json_data": pa.binary(),
+}  # fmt: skip
+DENSE = {"float16_vector": "<f2", "bfloat16_vector": "<u2", "int8_vector": "i1"}  # and float_vector
 
-    Raises: ValueError for a field that is neither a number, a string nor a dense vector of float32 or float16.
+
+def column_of(field: Any) -> pa.Array:
+    """A field of a query's reply as an Arrow array of its own type, also where nothing is in it.
+
+    Vectors become float32 lists of fixed size, of zeros for an entity without one; JSON becomes its bytes.
+    Raises: ValueError for a field that is neither a number, a string, JSON nor a dense vector.
     """
     kind = field.WhichOneof("field")
     if kind == "vectors":
-        vectors = field.vectors
-        held = vectors.WhichOneof("data")
-        if held == "float_vector":
-            packed = vectors.float_vector.SerializeToString()
-            flat = np.concatenate(
-                [np.empty(0, "<f4"), *(np.frombuffer(p, "<f4") for _, p in _parts_of(memoryview(packed)))]
-            )
-        elif held == "float16_vector":
-            flat = np.frombuffer(vectors.float16_vector, "<f2").astype("<f4")
-        elif held == "bfloat16_vector":
-            flat = (np.frombuffer(vectors.bfloat16_vector, "<u2").astype("<u4") << 16).view("<f4")
-        else:
-            raise ValueError(f"field '{field.field_name}' holds {held or 'no vectors'}; dense float vectors are needed")
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), int(vectors.dim))
+        return _vectors_in(field)
     if kind == "scalars":
         held = field.scalars.WhichOneof("data")
-        if held in ("string_data", "long_data", "int_data", "double_data", "float_data", "bool_data"):
-            values = pa.array(list(getattr(field.scalars, held).data))
+        if held in SCALARS:
+            values = pa.array(list(getattr(field.scalars, held).data), SCALARS[held])
             if len(field.valid_data):  # a nullable field
-                values = pa.compute.if_else(pa.array(list(field.valid_data)), values, None)
+                values = pc.if_else(pa.array(list(field.valid_data)), values, None)
             return values
     raise ValueError(f"field '{field.field_name}' of type {schema_pb2.DataType.Name(field.type)} cannot be read")
+
+
+def _vectors_in(field: Any) -> pa.Array:
+    vectors, held = field.vectors, field.vectors.WhichOneof("data")
+    if held == "float_vector":
+        packed = vectors.float_vector.SerializeToString()
+        flat = np.concatenate(
+            [np.empty(0, "<f4"), *(np.frombuffer(p, "<f4") for _, p in _parts_of(memoryview(packed)))]
+        )
+    elif held in DENSE:
+        flat = np.frombuffer(getattr(vectors, held), DENSE[held])
+        flat = (flat.astype("<u4") << 16).view("<f4") if held == "bfloat16_vector" else flat.astype("<f4")
+    else:
+        raise ValueError(f"field '{field.field_name}' holds {held or 'no vectors'}; dense float vectors are needed")
+    dim = int(vectors.dim)
+    if len(field.valid_data):  # a nullable field: only the vectors that are there are sent
+        there = np.array(list(field.valid_data), bool)
+        if flat.size == there.sum() * dim:
+            spread = np.zeros((there.size, dim), "<f4")
+            spread[there] = flat.reshape(-1, dim)
+            flat = spread.ravel()
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dim)

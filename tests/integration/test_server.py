@@ -120,10 +120,14 @@ def test_a_bulk_load_leaves_the_same_collection_and_no_file(covey, sample, milvu
     assert store["rows"] == run.report["counts"]["texts"]
     assert store["repaired_rows"] == 0
     assert run.report["search"]["recall"] > 0.99
-    (counted,) = MilvusClient(uri=milvus_server).query(
-        "covey_bulk", filter="", output_fields=["count(*)"], consistency_level="Strong"
-    )
+    client = MilvusClient(uri=milvus_server)
+    assert "NotLoad" in str(client.get_load_state("covey_bulk")["state"])  # released when the run was done
+    client.load_collection("covey_bulk")
+    (counted,) = client.query("covey_bulk", filter="", output_fields=["count(*)"], consistency_level="Strong")
     assert counted["count(*)"] == store["rows"]
+    result = covey(*words, "search.k=20")
+    assert result.status == 0, result.err
+    assert str(client.get_load_state("covey_bulk")["state"]) == "Loaded"  # somebody has loaded it since
 
 
 def test_an_import_job_that_the_server_does_not_know_counts_as_done(milvus_server, tmp_path):
@@ -171,7 +175,9 @@ def test_changed_texts_are_loaded_anew(covey, sample, milvus_server, tmp_path):
     result = covey(*words)
     assert result.status == 0, result.err
     counts = RunDir(tmp_path / "changing").report["counts"]
-    (held,) = MilvusClient(uri=milvus_server).query("covey_changing", filter="", output_fields=["count(*)"])
+    client = MilvusClient(uri=milvus_server)
+    client.load_collection("covey_changing")
+    (held,) = client.query("covey_changing", filter="", output_fields=["count(*)"])
     assert held["count(*)"] == counts["texts"] < 200
 
 
