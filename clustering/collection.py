@@ -19,14 +19,17 @@ from clustering.milvus import Address, Link, connected, patiently
 from clustering.parts import Item, map_parts, on_worker
 from clustering.read import clean_text, fold_records, spool_records
 from clustering.rundir import Figures, RunDir, part_name, write_table
-from clustering.wire import column_of
+from clustering.wire import column_of, documents_of
 
 REPLY_BYTES = 16 << 20  # of a range's entities; servers send 64 MiB at most
 TEXT_BYTES = 1024  # assumed of an entity's text and key
 RANGE_ROWS = 8192  # servers list 16,384 entities at most
 KEYS_PER_QUERY = 16_384
-VECTORS = (DataType.FLOAT_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR)
+VECTORS = (DataType.FLOAT_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR, DataType.INT8_VECTOR)
 KEYS = (DataType.INT64, DataType.VARCHAR)
+TEXTS = (DataType.VARCHAR, DataType.TEXT)
+DYNAMIC = "$meta"  # the server's own field, JSON, in which lies what the schema does not name
+LOOKED_AT = 100  # entities in which a name that the schema does not know must occur
 SHOWN_IDS = 5
 IDS = (*KEYS, DataType.INT8, DataType.INT16, DataType.INT32)
 
@@ -42,6 +45,7 @@ class Source:
     dim: int
     rows: int
     identity: str  # changes when the collection is made anew
+    asked: tuple[str, ...] = ()  # the fields to ask for, in which these lie
 
 
 def address_of_input(cfg: CollectionInput) -> Address:
@@ -72,10 +76,14 @@ def find_collection(cfg: CollectionInput) -> Source:
                 f"({', '.join(floats) or 'none'}); name one"
             )
         vector = cfg.vector_field or (floats or [""])[0]
-        named = {"vector_field": (vector, VECTORS), "text_field": (cfg.text_field, (DataType.VARCHAR,)),
+        dynamic = bool(found.get("enable_dynamic_field"))
+        named = {"vector_field": (vector, VECTORS), "text_field": (cfg.text_field, TEXTS),
                  "id_field": (cfg.id_field or key, IDS)}  # fmt: skip
         for option, (name, types) in named.items():
             shown = ", ".join(f"{field} ({DataType(entry['type']).name})" for field, entry in fields.items())
+            shown += f" and what {DYNAMIC} holds" if dynamic else ""
+            if types is not VECTORS and name not in fields and _field_of(name, fields, dynamic):
+                continue  # looked for in the entities
             if name and name not in fields:
                 problems.append(f"read.collection.{option}: {cfg.name} has no field '{name}'; it has {shown}")
             elif name and fields[name]["type"] not in types:
@@ -89,11 +97,65 @@ def find_collection(cfg: CollectionInput) -> Source:
             )
         if problems:
             raise ConfigError(problems)
+    asked = {name: _field_of(name, fields, dynamic) for name in (key, cfg.id_field or key, cfg.text_field)}
     with Link(address) as link:
         rows, _ = patiently(address, lambda _: link.count())
+        for name, field in asked.items():
+            if rows and field != name:
+                _look_for(link, name, field, "text_field" if name == cfg.text_field else "id_field")
     identity = json.dumps([found.get("collection_id"), found.get("created_timestamp")])
     dim = int(fields[vector]["params"]["dim"])
-    return Source(key, cfg.id_field or key, cfg.text_field, vector, dim, rows, identity)
+    fields_asked = tuple(dict.fromkeys([*asked.values(), vector]))
+    return Source(key, cfg.id_field or key, cfg.text_field, vector, dim, rows, identity, fields_asked)
+
+
+def _field_of(name: str, fields: dict[str, Any], dynamic: bool) -> str:
+    """The server's field in which a name lies: its own, a JSON field ("info" for "info.title"), or the dynamic one."""
+    top = name.partition(".")[0]
+    if name in fields:
+        return name
+    if top in fields:
+        return top if fields[top]["type"] == DataType.JSON else ""
+    return DYNAMIC if dynamic else ""
+
+
+def _look_for(link: Link, name: str, field: str, option: str) -> None:
+    """Raises: ConfigError when none of the first entities has the name within a JSON field."""
+    fields, _ = patiently(link.address, lambda _: link.query("", [field], LOOKED_AT))
+    held = [document for each in fields if _name_of(each) == field for document in documents_of(each)]
+    if held and not any(_within(document, name, field) is not None for document in held):
+        there = ", ".join(sorted({key for document in held for key in document})[:20]) or "nothing"
+        raise ConfigError(
+            [
+                f"read.collection.{option}: none of the first {len(held)} entities of {link.address.collection} has "
+                f"'{name}' in its field {field}; there are {there}"
+            ]
+        )
+
+
+def _name_of(field: Any) -> str:
+    return DYNAMIC if field.is_dynamic else str(field.field_name)
+
+
+def _within(document: dict[str, Any], name: str, field: str) -> str | None:
+    """What stands under a name in a JSON document, in words: under the name as it is, or along its path."""
+    if field != DYNAMIC:
+        name = name.partition(".")[2]
+    value: Any = document
+    for step in [name] if name in document else name.split("."):
+        value = value.get(step) if isinstance(value, dict) else None
+    if value is None or isinstance(value, (dict, list)):
+        return None
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _values(columns: dict[str, Any], documents: dict[str, list[dict[str, Any]]], name: str) -> list[str | None]:
+    """The values under a name as words: of a column of its own, or out of the documents of a JSON field."""
+    if name in columns:
+        return [None if value is None else str(value) for value in columns[name].to_pylist()]
+    top = name.partition(".")[0]
+    field = top if top in documents else DYNAMIC
+    return [_within(document, name, field) for document in documents[field]]
 
 
 def written_key(key: int | str) -> str:
@@ -154,22 +216,26 @@ class RangeReader:
         bounds = [f"{source.key} >= {written_key(span['low'])}"]
         if span["high"] is not None:
             bounds.append(f"{source.key} < {written_key(span['high'])}")
-        wanted = list(dict.fromkeys([source.key, source.id, source.text, source.vector]))
-        fields, _ = patiently(self.address, lambda _: self.link.query(" and ".join(bounds), wanted, KEYS_PER_QUERY))
-        columns = {field.field_name: column_of(field) for field in fields}
-        if len(columns[source.key]) != span["rows"]:
+        wanted, words = list(source.asked), " and ".join(bounds)
+        fields, _ = patiently(self.address, lambda _: self.link.query(words, wanted, KEYS_PER_QUERY))
+        columns = {field.field_name: column_of(field) for field in fields if field.type != DataType.JSON}
+        documents = {_name_of(field): documents_of(field) for field in fields if field.type == DataType.JSON}
+        found = len(columns[source.key]) if source.key in columns else 0
+        if found != span["rows"]:
             raise StoreError(
                 f"collection {self.address.collection} at {self.address.uri} changed while it was read: keys from "
-                f"{span['low']!r} were {span['rows']}, and are {len(columns[source.key])} now. Start again when nobody "
+                f"{span['low']!r} were {span['rows']}, and are {found} now. Start again when nobody "
                 f"writes to it"
             )
         order = pc.sort_indices(columns[source.key])
         columns = {name: column.take(order) for name, column in columns.items()}
+        documents = {name: [held[at] for at in order.to_pylist()] for name, held in documents.items()}
         vectors = columns[source.vector].flatten().to_numpy().reshape(-1, source.dim)
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
         sound = np.isfinite(lengths) & (lengths > 0)
-        ids = [str(value) for value in columns[source.id].to_pylist()]
-        texts = [clean_text([value], self.separator) for value in columns[source.text].to_pylist()]
+        keys, given = (_values(columns, documents, name) for name in (source.key, source.id))
+        ids = [str(key if value is None else value) for key, value in zip(keys, given, strict=True)]
+        texts = [clean_text([value], self.separator) for value in _values(columns, documents, source.text)]
         lost = [one for one, text, good in zip(ids, texts, sound, strict=True) if text and not good]
         spool = spool_records(ids, [text if good else "" for text, good in zip(texts, sound, strict=True)])
         kept = spool["place"].to_numpy()

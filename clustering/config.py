@@ -83,7 +83,7 @@ class CollectionInput:
 
     uri: str  # the server's address
     name: str
-    text_field: str
+    text_field: str  # also a name in a dynamic field, or a path in a JSON one (info.title)
     vector_field: str | None = None  # none: the only field of float vectors
     id_field: str | None = None  # becomes text_id; none: the primary key
     token_env: str | None = None  # this and the rest as in section store

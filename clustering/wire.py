@@ -171,7 +171,7 @@ def _decoded(packed: memoryview) -> IntArray:
 
 SCALARS = {
     "string_data": pa.string(), "long_data": pa.int64(), "int_data": pa.int32(), "double_data": pa.float64(),
-    "float_data": pa.float32(), "bool_data": pa.bool_(), "json_data": pa.binary(),
+    "float_data": pa.float32(), "bool_data": pa.bool_(),
 }  # fmt: skip
 DENSE = {"float16_vector": "<f2", "bfloat16_vector": "<u2", "int8_vector": "i1"}  # and float_vector
 
@@ -179,8 +179,8 @@ DENSE = {"float16_vector": "<f2", "bfloat16_vector": "<u2", "int8_vector": "i1"}
 def column_of(field: Any) -> pa.Array:
     """A field of a query's reply as an Arrow array of its own type, also where nothing is in it.
 
-    Vectors become float32 lists of fixed size, of zeros for an entity without one; JSON becomes its bytes.
-    Raises: ValueError for a field that is neither a number, a string, JSON nor a dense vector.
+    Vectors become float32 lists of fixed size, of zeros for an entity without one.
+    Raises: ValueError for a field that is neither a number, a string nor a dense vector.
     """
     kind = field.WhichOneof("field")
     if kind == "vectors":
@@ -193,6 +193,12 @@ def column_of(field: Any) -> pa.Array:
                 values = pc.if_else(pa.array(list(field.valid_data)), values, None)
             return values
     raise ValueError(f"field '{field.field_name}' of type {schema_pb2.DataType.Name(field.type)} cannot be read")
+
+
+def documents_of(field: Any) -> list[dict[str, Any]]:
+    """The objects of a JSON field of a query's reply; an empty one for an entity that has none."""
+    found = [json.loads(value) if value else {} for value in field.scalars.json_data.data]
+    return [document if isinstance(document, dict) else {} for document in found]
 
 
 def _vectors_in(field: Any) -> pa.Array:

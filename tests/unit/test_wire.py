@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,3 +101,29 @@ def test_strings_numbers_and_what_is_null() -> None:
     field.vectors.binary_vector = b"\x00"
     with pytest.raises(ValueError, match="'b' holds binary_vector; dense float vectors are needed"):
         column_of(field)
+
+
+@pytest.mark.parametrize(("held", "kind"), [("long_data", pa.int64()), ("string_data", pa.string()),
+                                            ("bool_data", pa.bool_()), ("int_data", pa.int32())])  # fmt: skip
+def test_a_column_without_values_has_its_type(held: str, kind: pa.DataType) -> None:
+    """A range of which no key is there was a column of nulls, and ended the audit with a traceback."""
+    field = schema_pb2.FieldData(field_name="row")
+    getattr(field.scalars, held).SetInParent()
+    assert column_of(field).type == kind
+    assert len(column_of(field)) == 0
+    field.valid_data.extend([])
+    assert column_of(field).to_numpy(zero_copy_only=False).size == 0
+
+
+def test_vectors_of_bytes_are_read() -> None:
+    field = schema_pb2.FieldData(type=schema_pb2.Int8Vector, field_name="v")
+    field.vectors.dim = 3
+    field.vectors.int8_vector = np.array([1, -2, 127, -128, 0, 5], np.int8).tobytes()
+    assert column_of(field).to_pylist() == [[1, -2, 127], [-128, 0, 5]]
+
+
+def test_an_entity_without_a_vector_has_one_without_direction() -> None:
+    field = schema_pb2.FieldData(type=schema_pb2.FloatVector, field_name="v", valid_data=[True, False, True])
+    field.vectors.dim = 2
+    field.vectors.float_vector.data.extend([1, 2, 3, 4])
+    assert column_of(field).to_pylist() == [[1, 2], [0, 0], [3, 4]]
