@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import stat
 import tempfile
 import threading
 import time
@@ -126,10 +127,26 @@ class RunDir:
         return _results(self.manifest)
 
     def local(self, name: str) -> Path:
-        """A folder of this machine for what cannot lie in an object store; there it is lost with the machine."""
+        """A folder of this machine for what cannot lie in an object store; there it is lost with the machine.
+
+        Raises: ConfigError when the folder that is ours in the temporary directory is somebody else's: it would read
+            the texts' vectors, or lead what is written elsewhere.
+        """
         if isinstance(self.path, Path):
             return self.path / name
-        return Path(tempfile.gettempdir()) / f"covey-{os.getuid()}" / self.id / name
+        ours = Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
+        with contextlib.suppress(FileExistsError):
+            ours.mkdir(mode=0o700, parents=True)
+        found = ours.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise ConfigError(
+                [
+                    f"{ours} is not a folder that only this user can enter (owner {found.st_uid}, mode "
+                    f"{found.st_mode & 0o7777:o}), and the embedded store of {self.path} is to lie there. Remove it, "
+                    f"or set TMPDIR to a folder of your own"
+                ]
+            )
+        return ours / self.id / name
 
     @property
     def manifest(self) -> Figures:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -608,3 +610,33 @@ def test_a_fingerprint_tells_what_it_depends_on_apart() -> None:
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.none() | st.lists(st.booleans())))
 def test_a_fingerprint_survives_json(settings: dict[str, Any]) -> None:
     assert fingerprint(json.loads(json.dumps(settings))) == fingerprint(settings)
+
+
+@pytest.mark.parametrize("wrong", ["link", "file", "open"])
+def test_the_folder_in_the_temporary_directory_is_ours_alone(tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(RunDir, "id", "abc")
+    run, ours = RunDir("s3://bucket/run"), tmp_path / f"covey-{os.getuid()}"
+    assert run.local("store") == ours / "abc" / "store"
+    assert ours.stat().st_mode & 0o777 == 0o700
+    ours.rmdir()
+    if wrong == "link":  # somebody else's link to a folder that is ours
+        (tmp_path / "mine").mkdir(mode=0o700)
+        ours.symlink_to(tmp_path / "mine")
+    elif wrong == "file":
+        ours.write_text("")
+    else:
+        ours.mkdir()
+        ours.chmod(0o777)
+    expected = r"not a folder that only this user can enter .*set TMPDIR to a folder of your own"
+    with pytest.raises(ConfigError, match=expected):
+        run.local("store")
+
+
+def test_the_folder_of_another_user_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"covey-{os.getuid() + 1}").mkdir(mode=0o700)
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(ConfigError, match=rf"covey-{owner + 1} is not a folder .*owner {owner}, mode 700"):
+        RunDir("s3://bucket/run").local("store")
