@@ -148,20 +148,23 @@ def _without_vector(run: RunDir, cfg: EmbedSection) -> Figures:
     unread, without = (named_rows(run / "vectors", key) for key in (UNREAD, WITHOUT))
     unusable = np.setdiff1d(without, unread)
     n_texts = sum(read_metadata(path).num_rows for path in parts(run / "vectors"))
-    whys = {
-        f"hold no word or sign that the encoder {cfg.encoder} knows": unread,
-        f"got a vector from the encoder {cfg.encoder} that is zero, infinite or not a number": unusable,
+    why = {
+        f"No word or sign that the encoder {cfg.encoder} knows stands in": unread,
+        f"A vector that is zero, infinite or not a number came from the encoder {cfg.encoder} for": unusable,
     }
-    told = [f"{rows.size:,} of {n_texts:,} texts {why}, for instance {_ids_of(run, rows[:SHOWN_IDS])}" for why, rows in
-            whys.items() if rows.size]  # fmt: skip
+    told = [
+        f"{words} {rows.size:,} of {n_texts:,} texts, for instance {_ids_of(run, rows[:SHOWN_IDS])}"
+        for words, rows in why.items()
+        if rows.size
+    ]
     n_vectors = n_texts - without.size
     if n_vectors < min(2, n_texts):
-        raise StageError(f"{'; '.join(told)}. Nothing is left to compare; take another embed.encoder")
+        raise StageError(f"{'. '.join(told)}. Nothing is left to compare; take another embed.encoder")
     return {
         "unread": unread.size,
         "unusable": unusable.size,
         "vectors": n_vectors,
-        "warnings": [f"{line}. They stay without neighbors and count as noise." for line in told],
+        "warnings": [f"{line}. Such texts stay without neighbors and count as noise." for line in told],
     }
 
 

@@ -74,6 +74,7 @@ def umap_layout(
         warnings.filterwarnings("error", message=".*k-nn.*", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*transforming new data.*")
         warnings.filterwarnings("ignore", message="n_jobs value")
+        warnings.filterwarnings("ignore", message="A .* of your vertices were disconnected")  # those without a vector
         try:
             layout: FloatArray = model.fit_transform(np.zeros((len(indices), 1), np.float32))
         except UserWarning as warning:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +25,31 @@ _UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]")
 def tokens(text: str, stop_words: frozenset[str] = frozenset()) -> list[str]:
     """Lower-cased words of 2 to LONGEST_WORD characters, without stop words and bare numbers.
 
-    Chinese, Japanese, Thai, Lao, Burmese and Khmer, which put no spaces between words, give pairs of characters.
+    Chinese, Japanese, Thai, Lao, Burmese and Khmer, which put no spaces between words, give pairs of characters, none
+    of which reaches into a stop word.
     """
     found: list[str] = []
     for match in _WORD.finditer(unicodedata.normalize("NFKC", text).lower()):
         word = match.group()
         if _UNSPACED_RUN.match(word):
-            found += [word[at : at + 2] for at in range(max(len(word) - 1, 1))]
+            pieces = _unspaced(stop_words).split(word)
+            found += [piece[at : at + 2] for piece in pieces for at in range(len(piece) - 1)]
+            found += [word] if len(word) == 1 else []
             continue
         word = word.replace("’", "'").removesuffix("'s")
         if 1 < len(word) <= LONGEST_WORD and word not in stop_words and any(map(str.isalpha, word)):
             found.append(word)
     return found
+
+
+@lru_cache(8)
+def _unspaced(stop_words: frozenset[str]) -> re.Pattern[str]:
+    """Matches the stop words of two characters or more in scripts without spaces, the longest first.
+
+    Those of one character are part of too many other words: runs are not cut at them.
+    """
+    longer = [word for word in stop_words if len(word) > 1 and _UNSPACED_RUN.match(word)]
+    return re.compile("|".join(map(re.escape, sorted(longer, key=lambda word: (-len(word), word)))) or "(?!)")
 
 
 def class_tf_idf(

@@ -65,10 +65,10 @@ def test_texts_without_a_vector_are_told_and_stay_alone(run_files, covey, encode
     report = json.loads((run / "report.json").read_text())
     warnings = " ".join(report["warnings"])
     unread, unusable = ([f"t{n}" for n, text in enumerate(texts) if text in kind] for kind in (UNREAD, UNUSABLE))
-    assert f"7 of {len(texts)} texts hold no word or sign that the encoder static knows" in warnings
-    assert f"8 of {len(texts)} texts got a vector from the encoder static that is zero, infinite or not a" in warnings
+    assert f"No word or sign that the encoder static knows stands in 7 of {len(texts)} texts" in warnings
+    assert f"not a number came from the encoder static for 8 of {len(texts)} texts" in warnings
     for ids in (unread, unusable):
-        assert f"for instance {', '.join(ids[:5])}. They stay without neighbors and count as noise." in warnings
+        assert f"for instance {', '.join(ids[:5])}. Such texts stay without neighbors and count as noise." in warnings
         assert ", ".join(ids[:5]) in result.err
     assert report["embed"]["unread"] == 7
     assert report["embed"]["unusable"] == 8
@@ -104,5 +104,5 @@ def test_a_run_of_nothing_but_such_texts_is_refused_in_words(run_files, encoder,
     file.write_text("".join(json.dumps({"id": f"t{n}", "title": text}) + "\n" for n, text in enumerate(UNREAD)))
     _, result = run_files(f"read.paths={file}", f"embed.model={encoder}", "search.k=5", "project.n_neighbors=5")
     assert result.status == 1
-    assert "7 of 7 texts hold no word or sign that the encoder static knows, for instance t0, t1, t2" in result.err
+    assert "the encoder static knows stands in 7 of 7 texts, for instance t0, t1, t2" in result.err
     assert "Nothing is left to compare; take another embed.encoder" in result.err

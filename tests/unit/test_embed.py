@@ -76,15 +76,17 @@ def test_texts_without_a_known_token_are_counted_over_all_parts(tmp_path: Path) 
     found = embedded_figures(run, STATIC)
     assert (found["unread"], found["unusable"], found["vectors"]) == (3, 0, 2)
     assert found["warnings"][-1] == (
-        "3 of 5 texts hold no word or sign that the encoder static knows, for instance id 1, id 3, id 4. They stay "
-        "without neighbors and count as noise."
+        "No word or sign that the encoder static knows stands in 3 of 5 texts, for instance id 1, id 3, id 4. Such "
+        "texts stay without neighbors and count as noise."
     )
     assert rows_without_vector(run / "vectors").tolist() == [1, 3, 4]
 
 
 def test_texts_of_which_none_can_be_compared_end_the_stage(tmp_path: Path) -> None:
     run = embedded(tmp_path, ["Flood in Garford", "😀", "👍"])
-    with pytest.raises(StageError, match=r"2 of 3 texts hold no word .* id 1, id 2\. Nothing is left to compare"):
+    with pytest.raises(
+        StageError, match=r"knows stands in 2 of 3 texts, for instance id 1, id 2\. Nothing is left to compare"
+    ):
         embedded_figures(run, STATIC)
 
 

@@ -64,6 +64,14 @@ def test_stop_words_are_left_out() -> None:
     assert tokens("The flood's over, it's calm", frozenset({"the", "it", "over"})) == ["flood", "calm"]
 
 
+def test_in_scripts_without_spaces_no_term_reaches_into_a_stop_word() -> None:
+    ignored = frozenset({"为什么", "什么", "我们", "的", "the"})
+    assert tokens("为什么北京大学的我们", ignored) == ["北京", "京大", "大学", "学的"]
+    assert tokens("什么", ignored) == []
+    assert tokens("什么人", ignored) == []
+    assert tokens("北京", frozenset({"the"})) == ["北京"]
+
+
 @given(st.text(), st.frozensets(st.text(min_size=2, max_size=4)))
 def test_terms_are_lower_case_and_never_stop_words(text: str, stop_words: frozenset[str]) -> None:
     for term in tokens(text, stop_words):
