@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
 from clustering.artefacts import load_forest, load_grain
-from clustering.config import EmbedSection, ReadSection, RunConfig
+from clustering.columns import as_type
+from clustering.config import EmbedSection, RunConfig
 from clustering.encoders import load_encoder
 from clustering.errors import ConfigError
 from clustering.exact import exact_neighbors
 from clustering.kernels.placing import Placed, Reach, vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import original_errors
-from clustering.read import clean_text, find_files, read_columns_of
-from clustering.rundir import Figures, RunDir, load_assignment, rows_without_vector
-from clustering.storage import Place, load_array, place, whole
+from clustering.read import TextCleaner, find_files, read_columns_of
+from clustering.rundir import Figures, RunDir, load_assignment, parts, rows_without_vector
+from clustering.storage import Place, load_array, place, read_schema, whole
+from clustering.tally import Tally
 
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
 BATCH = 2000  # texts that are encoded and searched at once
 ASSIGNED = pa.schema(
     [
-        ("text_id", pa.string()),
+        ("text_id", pa.string()),  # in the type that the run's ids have
         ("label", pa.int32()),
         ("strength", pa.float32()),
         ("home", pa.int32()),
@@ -60,26 +64,38 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
                 f"cannot be given vectors that fit"
             ]
         )
-    wanted = list(dict.fromkeys([*read.text_columns, *([read.id_column] if read.id_column else [])]))
-    files = find_files(ReadSection(paths=tuple(paths), text_columns=read.text_columns, id_column=read.id_column))
-    table = read_columns_of(files, wanted)
-    columns = [table[name].to_pylist() for name in read.text_columns]
-    texts = [clean_text(list(values), read.separator) for values in zip(*columns, strict=True)]
-    places = table["place"].to_pylist()
-    given = table[read.id_column].to_pylist() if read.id_column else places
+    read = replace(
+        read, paths=tuple(paths), limit=None, keep=(), time_column=None, source_column=None, link_column=None
+    )
+    table = read_columns_of(find_files(read), read)
+    texts, _ = TextCleaner(read)(table, Tally())
+    ids = ids_like(run, table[read.id_column] if read.id_column else table["place"], table["place"])
     kept = [number for number, text in enumerate(texts) if text]
     encoder: Any = ray.remote(_Encoder).options(num_gpus=config.embed.gpus_per_actor).remote(config.embed)
     clusters = _Clusters(run, config)
     assigned = 0
-    with whole(place(output)) as temporary, pq.ParquetWriter(temporary, ASSIGNED) as writer:
+    layout = ASSIGNED.set(0, pa.field("text_id", ids.type))
+    with whole(place(output)) as temporary, pq.ParquetWriter(temporary, layout) as writer:
         for start in range(0, len(kept), BATCH):
             batch = kept[start : start + BATCH]
             with original_errors():
                 vectors: Any = ray.get(encoder.encode.remote([texts[number] for number in batch]))
-            placed = clusters.place([given[number] or places[number] for number in batch], vectors)
+            placed = clusters.place(ids.take(pa.array(batch, pa.int64())), vectors)
             assigned += int((placed["label"].to_numpy() >= 0).sum())
             writer.write_table(placed)
     return {"records": len(texts), "empty": len(texts) - len(kept), "assigned": assigned}
+
+
+def ids_like(run: RunDir, given: pa.ChunkedArray, places: pa.ChunkedArray) -> pa.Array:
+    """The ids of new records in the type that the run's have, where they fit; else as strings."""
+    members = parts(run / "members")
+    kind = read_schema(members[0]).field("text_id").type if members else pa.string()
+    ids = given.combine_chunks()
+    try:
+        ids = ids.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        ids = as_type(ids, pa.string())
+    return pc.coalesce(pc.if_else(pc.equal(ids, ""), None, ids), places) if pa.types.is_string(ids.type) else ids
 
 
 class _Encoder:
@@ -109,7 +125,7 @@ class _Clusters:
             return
         self.reach = Reach.of(load_forest(run), self.core, self.held["label"], self.held["home"], self.min_samples)
 
-    def place(self, ids: list[str], vectors: FloatArray) -> pa.Table:
+    def place(self, ids: pa.Array, vectors: FloatArray) -> pa.Table:
         """The table of assign_texts for some texts' vectors."""
         rows, dots = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
         away = dot_distance(dots, self.metric)
@@ -126,7 +142,8 @@ class _Clusters:
         }
         nearest = {"nearest_row": rows[:, 0], "distance": away[:, 0]}
         shown = {name: pa.array(column, mask=without) for name, column in nearest.items()}
-        return pa.table({"text_id": ids, **typed, **shown}, schema=ASSIGNED)
+        layout = ASSIGNED.set(0, pa.field("text_id", ids.type))
+        return pa.table({"text_id": ids, **typed, **shown}, schema=layout)
 
     def _by_neighbors(self, rows: IntArray, away: FloatArray) -> Placed:
         radius = np.minimum(self.radius[rows], np.float32(np.inf if self.longest is None else self.longest))

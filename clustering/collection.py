@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,9 @@ from clustering.errors import ConfigError, StoreError
 from clustering.kernels.printable import one_line
 from clustering.milvus import Address, Link, connected, patiently
 from clustering.parts import Item, map_parts, on_worker
-from clustering.read import clean_text, fold_records, spool_records
+from clustering.read import TextCleaner, fold_records, schema_text, spool_records
 from clustering.rundir import Figures, RunDir, part_name, write_table
+from clustering.tally import Tally
 from clustering.wire import column_of, documents_of
 
 REPLY_BYTES = 16 << 20  # of a range's entities; servers send 64 MiB at most
@@ -158,6 +159,14 @@ def _values(columns: dict[str, Any], documents: dict[str, list[dict[str, Any]]],
     return [_within(document, name, field) for document in documents[field]]
 
 
+def _ids(columns: dict[str, Any], documents: dict[str, list[dict[str, Any]]], source: Source) -> pa.Array:
+    """The ids with the type of their field; as words where entities lack one, whose key stands in."""
+    if source.id in columns and not columns[source.id].null_count:
+        return columns[source.id]
+    pairs = zip(*(_values(columns, documents, name) for name in (source.key, source.id)), strict=True)
+    return pa.array([key if value is None else value for key, value in pairs], pa.string())
+
+
 def written_key(key: int | str) -> str:
     """A key as it stands in an expression."""
     if isinstance(key, str):
@@ -206,8 +215,9 @@ def _smallest_keys(link: Link, after: str, key: str, _: int) -> list[Any]:
 class RangeReader:
     """Read ranges of keys with texts and vectors, and leave them as parts of records/."""
 
-    def __init__(self, run: RunDir, address: Address, source: dict[str, Any], separator: str) -> None:
-        self.run, self.address, self.separator = run, address, separator
+    def __init__(self, run: RunDir, address: Address, source: dict[str, Any], cfg: ReadSection) -> None:
+        self.run, self.address = run, address
+        self.clean = TextCleaner(replace(cfg, text_columns=(source["text"],)))
         self.source = Source(**source)
         self.link = Link(address)
 
@@ -233,16 +243,18 @@ class RangeReader:
         vectors = columns[source.vector].flatten().to_numpy().reshape(-1, source.dim)
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
         sound = np.isfinite(lengths) & (lengths > 0)
-        keys, given = (_values(columns, documents, name) for name in (source.key, source.id))
-        ids = [str(key if value is None else value) for key, value in zip(keys, given, strict=True)]
-        texts = [clean_text([value], self.separator) for value in _values(columns, documents, source.text)]
-        lost = [one for one, text, good in zip(ids, texts, sound, strict=True) if text and not good]
-        spool = spool_records(ids, [text if good else "" for text, good in zip(texts, sound, strict=True)])
+        ids = _ids(columns, documents, source)
+        words = pa.array(_values(columns, documents, source.text), pa.string())
+        texts, shown = self.clean(pa.table({source.text: words}), Tally())
+        left_out = [at for at, (text, good) in enumerate(zip(texts, sound, strict=True)) if text and not good]
+        lost = [str(ids[at].as_py()) for at in left_out[:SHOWN_IDS]]
+        texts = [text if good else "" for text, good in zip(texts, sound, strict=True)]
+        spool = spool_records(texts, shown, [""] * len(texts), {"text_id": ids})
         kept = spool["place"].to_numpy()
         unit = (vectors[kept] / lengths[kept, None]).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), source.dim)
         write_table(self.run / "records" / part_name(item["item"]), spool.append_column("vector", column))
-        return {"records": len(ids), "dropped": len(lost), "lost": lost[:SHOWN_IDS]}
+        return {"records": len(texts), "dropped": len(left_out), "lost": lost, "schema": schema_text(spool)}
 
 
 def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) -> Figures:
@@ -256,9 +268,10 @@ def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) 
     ranges = on_worker(_walk_keys, address, source, cfg.limit)
     results = map_parts(
         RangeReader, [{"range": span} for span in ranges], actors=actors,
-        run=run, address=address, source=asdict(source), separator=cfg.separator,
+        run=run, address=address, source=asdict(source), cfg=cfg,
     )  # fmt: skip
-    figures = fold_records(run, [{"records": result["records"]} for result in results], cfg.limit, actors)
+    figures = fold_records(run, results, cfg.limit, actors)
+    del figures["mixed"]  # a field of a collection has one type
     dropped = sum(result["dropped"] for result in results)
     lost = [one_line(name, 80) for result in results for name in result["lost"]][:SHOWN_IDS]
     told = f"{dropped:,} entities were left out: their vector is zero, infinite or not a number, for instance of "

@@ -93,6 +93,32 @@ class CollectionInput:
     db_name: str | None = None
 
 
+OneCharacter = Annotated[str, Field(pattern=r"^[\x01-\x7f]$")]
+
+
+@dataclass(frozen=True, config=_strict)
+class CsvSection:
+    """How csv and tsv files are written; what is left out is told from each file's first lines."""
+
+    delimiter: OneCharacter | None = None  # none: comma, semicolon, tab or |, whichever gives the wanted columns
+    quote: OneCharacter | Literal["none"] | None = None  # the word none: no quoting; none set: ", and no quoting in tsv
+    escape: OneCharacter | None = None  # before a quote within a field; none: doubled quotes, or \\ where files show it
+    # first: the first line has the columns' names; none: there are none, so columns go by number; or the names.
+    header: Literal["first", "none"] | Annotated[tuple[str, ...], Field(min_length=1)] = "first"
+    encoding: str | None = None  # none: UTF-8, what the first bytes tell (UTF-16), or a guess that the report names
+    comment: str | None = None  # lines that begin so are left out; none: lines at the top that begin with #
+
+
+@dataclass(frozen=True, config=_strict)
+class CleanSection:
+    """What is taken out of a text before it is compared with others and embedded; what is shown stays as it was."""
+
+    markup: bool = True  # entities of HTML are decoded, tags removed
+    urls: Literal["keep", "drop"] = "keep"
+    hashtags: Literal["keep", "words", "drop"] = "keep"  # words: without the #
+    case: Literal["keep", "lower"] = "keep"
+
+
 @dataclass(frozen=True, config=_strict)
 class ReadSection:
     """Which records are read, and what of them becomes the text: those of files, or those of a collection."""
@@ -100,9 +126,19 @@ class ReadSection:
     # Files, globs, directories, URIs (where ? begins the options); csv, tsv, jsonl, parquet, each also .gz.
     paths: tuple[Filled, ...] = ()
     collection: CollectionInput | None = None  # instead of paths: texts with the vectors that they already have
-    text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("title", "description")  # of files
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet"] | None = None  # of all files; none: by suffix and content
+    # Columns of files: a name, a path into nested ones (data.title), or a number from 1 where no column has that name.
+    text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("title", "description")
     separator: str = "\n"  # stands between two text columns
-    id_column: str | None = None  # of files; none: file name and record number
+    id_column: str | None = None  # none: file name and record number
+    time_column: str | None = None  # dates, ISO 8601, seconds or milliseconds of the epoch; becomes column time, in UTC
+    source_column: str | None = None  # who published it; becomes column source
+    link_column: str | None = None  # where it stands; becomes column link
+    keep: tuple[str, ...] = ()  # further columns that come out in labels.parquet with their types; [all]: every one
+    csv: CsvSection = field(default_factory=CsvSection)
+    clean: CleanSection = field(default_factory=CleanSection)
+    errors: Literal["strict", "replace"] = "strict"  # bytes that are not text: an end that names them, or U+FFFD
+    bad_lines: Literal["refuse", "skip"] = "refuse"  # above 1 % of malformed lines: an end, or they are left out
     limit: Positive | None = None  # only the first records, in the order of the paths or of the collection's keys
 
 
@@ -391,7 +427,7 @@ def _keep_known(raw: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     if isinstance(known.get("read"), dict) and known["read"].get("collection") is not None:
         known["read"]["collection"] = _known_collection(known["read"]["collection"], problems)
     if isinstance(known.get("read"), dict):
-        for key in ("paths", "text_columns"):  # one word stands for a list of one
+        for key in ("paths", "text_columns", "keep"):  # one word stands for a list of one
             if isinstance(known["read"].get(key), str):
                 known["read"][key] = (known["read"][key],)
     return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, homogeneity_completeness_v_measure
 
 from clustering.artefacts import load_forest
+from clustering.columns import as_type
 from clustering.config import ClusterSection, ReadSection, RunConfig
 from clustering.errors import ConfigError
 from clustering.kernels.grain import MIN_CLUSTER_SIZE
@@ -71,14 +73,19 @@ def agreement(truth: NDArray[Any], label: NDArray[Any]) -> dict[str, float]:
 def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column: str, id_column: str | None) -> Figures:
     """Agreement of ``label`` and of ``home`` with a truth file, over the records that have a truth."""
     key = id_column or read.id_column
-    columns = (truth_column,) if key is None else (truth_column, key)
-    files = find_files(ReadSection(paths=(truth,), text_columns=columns))
-    table = read_columns_of(files, list(dict.fromkeys(columns)))
-    ids = table["place"] if key is None else table[key]
+    section = replace(
+        read, paths=(truth,), collection=None, text_columns=(truth_column,), id_column=key, limit=None, keep=(),
+        time_column=None, source_column=None, link_column=None,
+    )  # fmt: skip
+    table = read_columns_of(find_files(section), section)
+    ids = as_type(table["place"] if key is None else table[key], pa.string())
     truths = pa.table({"text_id": ids, "truth": table[truth_column]}).filter(pc.is_valid(table[truth_column]))
     if pc.count_distinct(truths["text_id"]).as_py() != len(truths):
         raise ConfigError([f"--truth {truth}: ids in '{key}' repeat; each record needs a truth of its own"])
     labels = read_table(run / "labels.parquet", columns=["text_id", "label", "home"])
+    labels = labels.set_column(
+        0, "text_id", as_type(labels["text_id"], pa.string())
+    )  # 7 in one file may be "7" in another
     joined = labels.join(truths, "text_id", join_type="inner")
     if not len(joined):
         raise ConfigError([f"--truth {truth}: none of its ids ({ids[0]}, ...) is a text_id of the run "

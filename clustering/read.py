@@ -2,606 +2,306 @@
 
 from __future__ import annotations
 
-import csv
-import fnmatch
-import io
-import itertools
-import json
-import posixpath
-import tempfile
-import time
-import unicodedata
-import weakref
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict
 from hashlib import blake2b
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.fs
 import pyarrow.parquet as pq
 
-from clustering import schema
-from clustering.config import ReadSection
-from clustering.errors import ConfigError, InputError
+from clustering import formats, schema
+from clustering.columns import as_type, common_type, is_numeric, times_of
+from clustering.config import CleanSection, ReadSection
+from clustering.errors import InputError
+from clustering.files import InputFile, Inputs, filesystem
+from clustering.formats import (
+    UNREADABLE,
+    Piece,
+    brief,
+    find_files,
+    lines_problem,
+    parquet_source,
+    read_batches,
+)
+from clustering.kernels.cleaning import Cleaning, folded
 from clustering.kernels.copies import fold_copies
 from clustering.parts import Item, map_parts, on_worker
 from clustering.rundir import Figures, RunDir, names_of, part_name, parts, write_table
-from clustering.storage import filesystem_of, has_extensions, load_array, read_schema, read_table, whole
+from clustering.storage import load_array, read_schema, read_table, whole
+from clustering.tally import Tally
+
+__all__ = ["InputFile", "Inputs", "Piece", "find_files", "read_columns_of", "read_texts"]
 
 RECORDS_PER_PART = 8192
 PIECE_BYTES = 32 << 20  # files are read in pieces of about this size: small files together, Parquet by row groups
-JSONL_HEAD = 1000  # lines of a JSON Lines file that are searched for keys before any work
-# What a file may make a worker hold.
-RECORD_BYTES = 16 << 20  # the longest record of a csv file, line of a JSON Lines file, value of a Parquet file
-BATCH_BYTES = 64 << 20  # of values held as Python strings
-DENSE_BYTES = 1 << 30  # of a Parquet batch, at the worst, where equal values cannot be read as one
-UNPACKED_BYTES = 4 << 30  # of the wanted columns of a row group; of a Parquet file within gzip, on disk
-FOOTER_BYTES = 32 << 20  # of a Parquet file; a crafted footer takes 240 times its size in memory
-# And on disk: records out of gzip may pass one of these, not both. A million copies of one title are honest and pack
-# 1000 to 1, but headlines pack 2 to 10 times.
-GZIP_BYTES = 1 << 30
-GZIP_RATIO = 200  # of the records' bytes to the file's
-RECORD_COST = 64  # bytes that a record takes in records/ besides its text: its id and digests
-UNREADABLE = (OSError, UnicodeDecodeError, pa.ArrowException, LookupError)
-FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "pq": "parquet"}
-Record = tuple[str, list[str | None]]  # the id it has where no column gives one, and its wanted values
-_SPOOL = pa.schema(
-    [
-        ("text_id", pa.string()),
-        ("text", pa.string()),
-        ("place", pa.int32()),  # of the record within its part, empty ones counted
-        ("digest", pa.binary(16)),
-        ("id_digest", pa.binary(16)),
-    ]
-)
+MARKED = 0.05  # of the records: with so much markup a reader of the report should know of it
+# A text without a match stays as it is: printable ASCII, single spaces, no markup.
+ODD = r"[^ -~]|^ | $|  |[<&]"
+_WORKING = ("place", "digest", "id_digest", "where")  # columns of records/ that only serve to number the rows
 
 
-@dataclass(frozen=True)
-class InputFile:
-    """One file of the input, as found before any work."""
-
-    path: str  # as the filesystem names it
-    uri: str  # as a user would write it, with the options of the store it lies in
-    name: str  # short, for ids: the path below the folder that all files share
-    format: str  # csv, tsv, jsonl or parquet
-    gzipped: bool
-    size: int  # bytes
-    changed: str  # time of the last change, for the run's fingerprint
-    given: str  # the item of ``paths`` that found it, which names its filesystem
+def cleaning_of(cfg: CleanSection) -> Cleaning:
+    return Cleaning(cfg.markup, cfg.urls, cfg.hashtags, cfg.case)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """What one worker call reads: some files, or some row groups of one Parquet file."""
+class TextCleaner:
+    """Join the text columns of records, cleaned: what is compared and embedded, and what is shown where it differs."""
 
-    files: list[dict[str, Any]] = field(default_factory=list)
-    row_groups: list[int] | None = None
-    first_record: int = 0
+    def __init__(self, cfg: ReadSection) -> None:
+        self.columns, self.separator, self.clean = cfg.text_columns, cfg.separator, cleaning_of(cfg.clean)
 
-
-def find_files(cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: False) -> list[InputFile]:
-    """Resolve paths, globs, directories and URIs to files, and look into each for the columns it must have.
-
-    left_out : says of a file's URI whether it is no input, such as an artefact of the run itself
-    Returns: the files in the order of ``paths``, each path's files by name; a file named twice is read once.
-    Raises: ConfigError that lists every problem: nothing found, unknown format, missing columns, not decodable.
-    """
-    problems: list[str] = []
-    found: dict[str, InputFile] = {}
-    if not cfg.paths:
-        problems.append("read.paths is empty; name files, globs, directories or URIs, or give a read.collection")
-    for path in cfg.paths:
-        files = _resolve(path, problems)
-        inputs = [file for file in files if not left_out(file.uri)]
-        if files and not inputs:
-            problems.append(f"read.paths: {path} finds nothing but artefacts of the run itself")
-        for file in inputs:
-            found.setdefault(file.uri, file)
-    for file in found.values():
-        problems += _look_into(file, cfg)
-    if problems:
-        raise ConfigError(problems)
-    rooted = ["/" + file.path.lstrip("/") for file in found.values()]
-    shared = posixpath.commonpath([posixpath.dirname(path) for path in rooted])
-    return [
-        replace(file, name=posixpath.relpath(path, shared)) for path, file in zip(rooted, found.values(), strict=True)
-    ]
-
-
-def _filesystem(path: str) -> tuple[pa.fs.FileSystem, str]:
-    if "://" in path:
-        return filesystem_of(path)
-    return pa.fs.LocalFileSystem(), posixpath.abspath(posixpath.expanduser(path))
-
-
-def _uri(path: str, given: str) -> str:
-    """How a user would write a path of the filesystem that ``given`` names; a local one without file://."""
-    if "://" not in given or given.startswith("file://"):
-        return path
-    scheme, authority, _, query, _ = urlsplit(given)
-    return f"{scheme}://{authority if path.startswith('/') else ''}{path}{'?' + query if query else ''}"
-
-
-def _resolve(given: str, problems: list[str]) -> list[InputFile]:
-    try:
-        filesystem, path = _filesystem(given)
-        magic = [at for at, part in enumerate(path.split("/")) if any(c in part for c in "*?[")]
-        if magic and filesystem.get_file_info(path).type == pa.fs.FileType.File:
-            magic = []
-        if magic:
-            base = "/".join(path.split("/")[: magic[0]]) or "/"
-            listed = filesystem.get_file_info(pa.fs.FileSelector(base, recursive=True, allow_not_found=True))
-            infos = [info for info in listed if _matches(info.path, path) and not _hidden(info.path, base)]
+    def __call__(self, table: pa.Table, tally: Tally) -> tuple[list[str], list[str | None]]:
+        """Returns: for each record its text, '' without one, and the original where it is another."""
+        pairs = [self._column(table[name]) for name in self.columns]
+        if len(pairs) == 1:
+            texts, originals = pairs[0]
         else:
-            info = filesystem.get_file_info(path)
-            infos = [info]
-            if info.type == pa.fs.FileType.Directory:
-                listed = filesystem.get_file_info(pa.fs.FileSelector(path, recursive=True))
-                infos = [info for info in listed if not _hidden(info.path, path)]
-            elif info.type == pa.fs.FileType.NotFound:
-                problems.append(f"read.paths: no such file: {given}")
-                return []
-    except (OSError, ValueError) as error:
-        problems.append(f"read.paths: cannot look for {given}: {error}")
-        return []
-    named = not magic and len(infos) == 1 and infos[0].path == path  # a file that the user named himself
-    files = []
-    for info in sorted(infos, key=lambda info: info.path):
-        if info.type != pa.fs.FileType.File or (info.base_name.startswith(".") and not named):
-            continue
-        stem, gzipped = (info.base_name[:-3], True) if info.base_name.endswith(".gz") else (info.base_name, False)
-        kind = FORMATS.get(stem.rpartition(".")[2].lower())
-        if kind is not None:
-            uri, changed = _uri(info.path, given), str(info.mtime_ns)
-            files.append(InputFile(info.path, uri, info.path, kind, gzipped, info.size or 0, changed, given))
-        elif named:
-            problems.append(f"read.paths: {given} is none of {', '.join(FORMATS)} (each also .gz)")
-    if not files and not named:
-        kind = "the glob matches no" if magic else "the directory holds no"
-        problems.append(f"read.paths: {kind} csv, tsv, jsonl or parquet file: {given}")
-    return files
+            texts = self._joined([texts for texts, _ in pairs])
+            originals = {}
+            for at in {at for _, found in pairs for at in found}:
+                originals[at] = self.separator.join(filter(None, (found.get(at, own[at]) for own, found in pairs)))
+        tally.note("markup", sum(map(self._marked, originals.values())))
+        shown: list[str | None] = [None] * len(texts)
+        for at, original in originals.items():
+            if texts[at]:
+                shown[at] = original
+        return texts, shown
+
+    def _column(self, column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
+        """The cleaned values of a column, and by their places the originals that differ from them."""
+        texts: list[Any] = (pc.fill_null(column, "") if column.null_count else column).to_pylist()
+        if self.clean.light:
+            odd = pc.fill_null(pc.match_substring_regex(column, ODD), False)
+            places = np.flatnonzero(odd.to_numpy()).tolist()
+        else:
+            places = list(range(len(texts)))
+        originals = {}
+        for at in places:
+            original = folded(texts[at])
+            texts[at] = self.clean(original)
+            if texts[at] != original:
+                originals[at] = original
+        return texts, originals
+
+    def _joined(self, columns: list[list[str]]) -> list[str]:
+        return [self.separator.join(filter(None, values)) for values in zip(*columns, strict=True)]
+
+    def _marked(self, original: str) -> bool:
+        return self.clean.markup and ("<" in original or "&" in original)
 
 
-def _hidden(path: str, base: str) -> bool:
-    return any(part.startswith(".") for part in path[len(base) :].split("/"))
+def read_columns_of(files: list[InputFile], cfg: ReadSection) -> pa.Table:
+    """The text columns of some files as strings, and their other wanted columns with their types.
 
+    Returns: the columns, and ``place``, the id that a record has where no column gives one.
 
-def _matches(path: str, pattern: str) -> bool:
-    """A glob where * stays within a folder and ** crosses folders."""
-    return _match_parts(path.split("/"), pattern.split("/"))
-
-
-def _match_parts(path: list[str], pattern: list[str]) -> bool:
-    if not pattern:
-        return not path
-    if pattern[0] == "**":
-        return any(_match_parts(path[skip:], pattern[1:]) for skip in range(len(path) + 1))
-    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _match_parts(path[1:], pattern[1:])
-
-
-def _wanted(cfg: ReadSection) -> list[str]:
-    return [*cfg.text_columns, *([cfg.id_column] if cfg.id_column else [])]
-
-
-def _look_into(file: InputFile, cfg: ReadSection) -> list[str]:
-    """Problems that the head of a file shows: columns that are not there, bytes that are not what the name says."""
-    try:
-        columns = _columns(file, list(dict.fromkeys(_wanted(cfg))))
-    except InputError as error:
-        return [f"{file.uri}: {problem}" for problem in error.problems]
-    except (*UNREADABLE, ValueError) as error:
-        return [
-            f"{file.uri} cannot be read as {file.format}{' (gzip)' if file.gzipped else ''} in UTF-8: {_brief(error)}"
-        ]
-    if columns is None:  # an empty file has no records, which is no mistake
-        return []
-    missing = [name for name in _wanted(cfg) if name not in columns]
-    if not missing:
-        return []
-    some = ", ".join(repr(name[:60]) for name in columns[:50]) + (", ..." if len(columns) > 50 else "")
-    return [
-        f"{file.uri} has no column {', '.join(repr(name) for name in missing)}; its columns are "
-        f"{some}. Set read.text_columns and read.id_column."
-    ]
-
-
-def _columns(file: InputFile, wanted: list[str]) -> list[str] | None:
-    if file.format == "parquet":
-        return list(pq.ParquetFile(_parquet_source(file)).schema_arrow.names)
-    with _open(file) as stream:
-        if file.format == "jsonl":
-            return _keys_of(_lines(stream, 2 * RECORD_BYTES))
-        if not io.TextIOWrapper(stream, encoding="utf-8-sig").read(1):
-            return None
-    try:  # only what is wanted: pyarrow takes kilobytes for each column that it converts
-        return list(next(_csv_batches(file, wanted, pa.binary(), Counter())).schema.names)
-    except KeyError:
-        with _open(file) as stream:
-            head = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="").read(1 << 16)
-        lines = io.StringIO(head.replace("\0", ""), newline="")
-        tabs = file.format == "tsv"
-        rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines)
-        return next(filter(None, rows), [])
-
-
-def _lines(stream: Any, most: float = float("inf")) -> Iterator[str]:
-    """The lines of a JSON Lines file, or of about its first ``most`` characters; none that is too long is held."""
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig")
-    rest = ""
-    while most > 0 and (block := text.read(1 << 16)):
-        end, *lines = block.split("\n")
-        rest += end  # grows in place
-        if len(rest) > RECORD_BYTES:
-            raise InputError([f"a line is longer than {RECORD_BYTES:,} characters. Write one record on each line."])
-        if lines:
-            yield from (rest, *lines[:-1])
-            rest = lines[-1]
-        most -= len(block)
-    yield rest
-
-
-def _keys_of(lines: Iterable[str]) -> list[str] | None:
-    """The keys of the first records of a JSON Lines file; a broken line among sound ones is counted while reading."""
-    keys: dict[str, None] = {}
-    reason = ""
-    for line in itertools.islice((line for line in lines if line.strip()), JSONL_HEAD):
-        try:
-            record = json.loads(line)
-            keys.update(dict.fromkeys(record.keys()))
-        except (ValueError, RecursionError, AttributeError) as error:
-            reason = reason or f"{error} in {line.strip()[:60]!r}"
-    if not keys and reason:
-        raise ValueError(f"no line holds a JSON object; {reason}")
-    return list(keys) or None
-
-
-def _open(file: InputFile) -> Any:
-    filesystem, _ = _filesystem(file.given)
-    # Not Python's gzip: pyarrow reads csv files ahead on a thread of its own, and where that is within Python when the
-    # process ends, the process aborts.
-    return filesystem.open_input_stream(file.path, compression="gzip" if file.gzipped else None)
-
-
-def _parquet_source(file: InputFile) -> Any:
-    if file.gzipped:
-        source: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is there as long as somebody reads from it
-        with _open(file) as stream:
-            while chunk := stream.read(1 << 20):
-                if source.tell() + len(chunk) > UNPACKED_BYTES:
-                    raise InputError([f"it unpacks to more than {UNPACKED_BYTES:,} bytes. Take it out of its gzip."])
-                source.write(chunk)
-    else:
-        filesystem, _ = _filesystem(file.given)
-        source = filesystem.open_input_file(file.path)
-    source.seek(max(0, source.seek(0, io.SEEK_END) - 8))
-    tail = source.read(8)
-    footer_bytes = int.from_bytes(tail[:4], "little")
-    if tail[4:] == b"PAR1" and footer_bytes > FOOTER_BYTES:
-        raise InputError(
-            [f"its footer takes {footer_bytes:,} bytes; at most {FOOTER_BYTES:,} are read. Write larger row groups."]
-        )
-    if tail[4:] == b"PAR1" and has_extensions(source):
-        raise InputError(
-            ["it holds a column of an Arrow extension type, which may run code when it is read. Write plain columns."]
-        )
-    return source
-
-
-def _csv_batches(
-    file: InputFile, wanted: list[str], kind: pa.DataType, malformed: Counter[str]
-) -> Iterator[pa.RecordBatch]:
-    """The batches of a csv file, before them one without rows, which has the columns."""
-
-    def skip(row: Any) -> str:
-        malformed["rows"] += 1
-        return "skip"
-
-    tabs = file.format == "tsv"
-    held, reader = weakref.ref(skip), None
-    with _open(file) as stream:
-        try:
-            reader = pa.csv.open_csv(
-                stream,
-                read_options=pa.csv.ReadOptions(block_size=RECORD_BYTES, use_threads=False),
-                parse_options=pa.csv.ParseOptions(
-                    delimiter="\t" if tabs else ",",
-                    # A quote in tab-separated values is a character like any other; taken for a quote, a stray one
-                    # would swallow all records up to the next.
-                    quote_char=False if tabs else '"',
-                    newlines_in_values=not tabs,
-                    invalid_row_handler=skip,
-                ),
-                convert_options=pa.csv.ConvertOptions(
-                    include_columns=wanted,
-                    column_types=dict.fromkeys(wanted, kind),  # 007 stays 007
-                    strings_can_be_null=False,
-                ),
-            )
-            yield pa.RecordBatch.from_pylist([], reader.schema)
-            yield from reader
-        finally:
-            # The thread on which pyarrow reads ahead drops the handler a moment after the reader has gone, and if the
-            # process ends within that moment, it aborts.
-            del skip, reader
-            end = time.monotonic() + 5
-            while held() and time.monotonic() < end:
-                time.sleep(0.001)
-
-
-def _brief(error: BaseException) -> str:
-    if "straddling object" in str(error):
-        return f"a record is longer than {RECORD_BYTES:,} bytes; a quote that is never closed makes one of many"
-    if "incorrect header check" in str(error):
-        return "it is not gzip, or something else follows its gzip"
-    return " ".join(str(error).split())[:300]
-
-
-def _batches(
-    file: InputFile, piece: Piece, wanted: list[str], malformed: Counter[str]
-) -> Iterator[dict[str, list[Any]]]:
-    """Columns of a file as Python values, some thousand records at a time.
-
-    Raises: InputError for gzip out of which comes far more than goes in.
+    Raises: InputError for a file that cannot be read to its end, and for too many malformed lines.
     """
-    records = unpacked = 0
-    for batch in _values(file, piece, list(dict.fromkeys(wanted)), malformed):
-        if file.gzipped:
-            count = len(batch[wanted[0]])
-            records += count
-            unpacked += _size(batch) + RECORD_COST * count
-            if unpacked > max(GZIP_BYTES, GZIP_RATIO * file.size):
-                raise InputError([f"{records:,} records of {unpacked:,} bytes have come out of its {file.size:,} bytes "
-                                  f"of gzip, more than {GZIP_RATIO} times as much. If it is sound, unpack it with "
-                                  f"gunzip and name the unpacked file."])  # fmt: skip
-        yield batch
-
-
-def _size(batch: dict[str, list[Any]]) -> int:
-    """Characters of all values."""
-    return sum(sum(map(len, filter(None, column))) for column in batch.values())
-
-
-def _values(
-    file: InputFile, piece: Piece, wanted: list[str], malformed: Counter[str]
-) -> Iterator[dict[str, list[Any]]]:
-    if file.format == "parquet":
-        for batch in _parquet_batches(_parquet_source(file), piece.row_groups, wanted):
-            yield from _strings(batch)
-        return
-    with _open(file) as stream:
-        if file.format == "jsonl":
-            held: dict[str, list[Any]] = {name: [] for name in wanted}
-            held_size = 0
-            for line in _lines(stream):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                    values = [_scalar(record.get(name)) for name in wanted]
-                except (ValueError, RecursionError, AttributeError):
-                    malformed["rows"] += 1
-                    continue
-                for name, value in zip(wanted, values, strict=True):
-                    held[name].append(value)
-                held_size += len(line)
-                if len(held[wanted[0]]) == RECORDS_PER_PART or held_size > BATCH_BYTES:
-                    yield held
-                    held, held_size = {name: [] for name in wanted}, 0
-            if held[wanted[0]]:
-                yield held
-        elif stream.read(1):
-            for batch in _csv_batches(file, wanted, pa.string(), malformed):
-                for start in range(0, len(batch), RECORDS_PER_PART):
-                    yield batch.slice(start, RECORDS_PER_PART).to_pydict()
-
-
-def _parquet_batches(source: Any, groups: list[int] | None, wanted: list[str]) -> Iterator[pa.RecordBatch]:
-    """Batches of bounded size, though a hundred bytes of Parquet can say a long string a million times."""
-    table = pq.ParquetFile(source)
-    meta = table.metadata
-    for name in wanted:
-        kind = table.schema_arrow.field(name).type
-        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
-            raise InputError([f"column '{name}' holds {kind}; a text or id column holds strings or numbers"])
-    groups = list(range(meta.num_row_groups)) if groups is None else groups
-    leaves = {meta.schema.column(at).path: at for at in range(meta.num_columns)}
-    # Equal strings can be read as one, but hashing them costs a third of the speed: only where they are long.
-    once = pq.ParquetFile(source, metadata=meta, read_dictionary=wanted, buffer_size=1 << 20)
-    coded: set[str] = set()
-    rows = RECORDS_PER_PART
-    for group in groups:
-        info = meta.row_group(group)
-        if info.total_byte_size * RECORDS_PER_PART <= DENSE_BYTES:
-            continue
-        # A record first: a broken footer is an error there, but asked for the metadata of its columns pyarrow aborts.
-        try:
-            first: Any = next(once.iter_batches(1, row_groups=[group], columns=wanted), None)
-        except OSError:  # pyarrow makes no dictionaries of the delta encodings; of what else is wrong this fails too
-            first = next(table.iter_batches(1, row_groups=[group], columns=wanted), None)
-        chunks = {name: info.column(leaves[name]) for name in wanted} if first else {}
-        unpacked = sum(chunk.total_uncompressed_size for chunk in chunks.values())
-        if unpacked > UNPACKED_BYTES:
-            raise InputError([f"row group {group} unpacks to {unpacked:,} bytes of {', '.join(wanted)}; at most "
-                              f"{UNPACKED_BYTES:,} are read. Write smaller row groups."])  # fmt: skip
-        for name, chunk in chunks.items():
-            codes, column = set(chunk.encodings), first.column(name)
-            able = pa.types.is_dictionary(column.type) and not any("DELTA" in code for code in codes)
-            if able:  # any batch has the whole dictionary
-                longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
-            elif chunk.physical_type != "BYTE_ARRAY":
-                longest = meta.schema.column(leaves[name]).length
-            else:  # of the delta encodings, one repeats the start of the string before
-                repeats = codes & {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
-                longest = chunk.total_uncompressed_size if repeats else 0
-            if longest * RECORDS_PER_PART > DENSE_BYTES:
-                if able:
-                    coded.add(name)
-                else:
-                    rows = max(1, min(rows, DENSE_BYTES // longest))
-    table = pq.ParquetFile(source, metadata=meta, read_dictionary=list(coded))
-    return table.iter_batches(rows, row_groups=groups, columns=wanted)  # type: ignore[no-any-return]
-
-
-def _strings(batch: pa.RecordBatch) -> Iterator[dict[str, list[Any]]]:
-    """A batch as Python values, in slices where its strings, each written out, would be too many bytes at once."""
-    columns = {}
-    sizes = np.zeros(len(batch), np.int64)
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        coded = pa.types.is_dictionary(column.type)
-        columns[name] = column if coded or pa.types.is_string(column.type) else pc.cast(column, pa.large_string())
-        lengths = pc.binary_length(column.dictionary if coded else columns[name])
-        longest = pc.max(lengths).as_py() or 0
-        if longest > RECORD_BYTES:
-            raise InputError([f"column '{name}' holds a value of {longest:,} bytes; at most {RECORD_BYTES:,} are read. "
-                              f"Shorten it."])  # fmt: skip
-        if longest * len(batch) > BATCH_BYTES // len(batch.columns):  # else all could be as long as the longest
-            sizes += np.asarray(pc.fill_null(lengths.take(column.indices) if coded else lengths, 0))
-    start = 0
-    while start < len(batch):
-        count = max(1, int(np.searchsorted(np.cumsum(sizes[start:]), BATCH_BYTES, "right")))
-        part = {name: column.slice(start, count) for name, column in columns.items()}
-        yield {name: pc.cast(column, pa.string()).to_pylist() for name, column in part.items()}
-        start += count
-
-
-def _scalar(value: Any) -> str | None:
-    if value is None:
-        return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # A lone surrogate (legal in JSON escapes) has no UTF-8 form.
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def clean_text(values: list[str | None], separator: str) -> str:
-    """Join the text columns of a record: Unicode NFC, white space folded to single spaces, empty columns left out."""
-    kept = []
-    for value in values:  # a loop, for it runs once for each record
-        if value and (words := (value if value.isascii() else unicodedata.normalize("NFC", value)).split()):
-            kept.append(" ".join(words))
-    joined = separator.join(kept)
-    # A lone surrogate (legal in JSON escapes) has no UTF-8 form.
-    return joined if joined.isascii() else joined.encode("utf-8", "replace").decode("utf-8")
-
-
-def read_columns_of(files: list[InputFile], columns: list[str]) -> pa.Table:
-    """Some columns of some files as strings, and ``place``, the id that a record has where no column gives one.
-
-    Raises: InputError for a file that cannot be read to its end.
-    """
-    found: dict[str, list[Any]] = {name: [] for name in [*columns, "place"]}
+    keep = files.keep if isinstance(files, Inputs) else ()
+    found: list[pa.Table] = []
+    tally = Tally()
+    records = 0
     for file in files:
-        start = len(found["place"])
-        try:
-            for batch in _batches(file, Piece(), columns, Counter()):
-                before = len(found["place"])
-                for name in columns:
-                    found[name] += batch[name]
-                found["place"] += [f"{file.name}:{at + 1 - start}" for at in range(before, len(found[columns[0]]))]
-        except InputError as error:
-            raise InputError([f"{file.uri}: {problem}" for problem in error.problems]) from None
-        except UNREADABLE as error:
-            raise InputError([f"{file.uri} cannot be read: {_brief(error)}. Is it {file.format} in UTF-8?"]) from None
-    return pa.table({name: pa.array(values, pa.string()) for name, values in found.items()})
+        start = records
+        for table in _told(file, Piece(), cfg, keep, tally, lambda: records - start):  # noqa: B023
+            places = [f"{file.name}:{at}" for at in range(records - start + 1, records - start + 1 + len(table))]
+            found.append(table.append_column("place", pa.array(places, pa.string())))
+            records += len(table)
+    if problems := lines_problem(records, tally, cfg):
+        raise InputError(problems)
+    if not found:
+        names = [*cfg.text_columns, *([cfg.id_column] if cfg.id_column else []), *keep, "place"]
+        return pa.table({name: pa.array([], pa.string()) for name in dict.fromkeys(names)})
+    kinds = {
+        name: common_type([table.schema.field(name).type for table in found], ids=True)
+        for name in found[0].schema.names
+    }
+    return pa.concat_tables(
+        pa.table({name: as_type(table[name], kind) for name, kind in kinds.items()}) for table in found
+    )
+
+
+def _told(
+    file: InputFile, piece: Piece, cfg: ReadSection, keep: tuple[str, ...], tally: Tally, read: Any
+) -> Iterator[pa.Table]:
+    """The batches of a file; an error of any library says which file it was, and how far it was read."""
+    tally.begin(file.uri)
+    try:
+        yield from read_batches(file, piece, cfg, keep, RECORDS_PER_PART, tally)
+        _check_unchanged(file)
+    except InputError as error:
+        raise InputError([f"{file.uri}: {problem}" for problem in error.problems]) from None
+    except (*UNREADABLE, ValueError) as error:
+        raise InputError(
+            [f"{file.uri} cannot be read after record {read()}: {brief(error, file)}. Is it {file.format}?"]
+        ) from None
+
+
+def _check_unchanged(file: InputFile) -> None:
+    store, _ = filesystem(file.given)
+    info = store.get_file_info(file.path)
+    if (info.size or 0, str(info.mtime_ns)) != (file.size, file.changed):
+        raise InputError(["it changed while the run was reading it; start again when nobody writes to it"])
 
 
 class PieceReader:
     """Read a piece, clean its records, and leave them as parts of records/."""
 
-    def __init__(self, run: RunDir, cfg: ReadSection) -> None:
-        self.run = run
-        self.cfg = cfg
+    def __init__(self, run: RunDir, cfg: ReadSection, keep: tuple[str, ...] = ()) -> None:
+        self.run, self.cfg, self.keep = run, cfg, keep
+        self.clean = TextCleaner(cfg)
 
     def __call__(self, item: Item) -> Item:
-        malformed: Counter[str] = Counter()
-        counts: list[dict[str, int]] = []
-        for records in _records(Piece(**item["piece"]), self.cfg, malformed):
-            counts.append(self._write(item["item"], len(counts), records))
-        return {"parts": counts, "dropped": malformed["rows"], "rows": sum(count["records"] for count in counts)}
+        tally = Tally()
+        parts: list[dict[str, Any]] = []
+        for where, table in _records(Piece(**item["piece"]), self.cfg, self.keep, tally):
+            parts.append(self._write(item["item"], len(parts), where, table, tally))
+        return {"parts": parts, "tally": tally.as_dict(), "rows": sum(part["records"] for part in parts)}
 
-    def _write(self, piece: int, chunk: int, records: list[Record]) -> dict[str, int]:
-        n_text = len(self.cfg.text_columns)
-        texts = [clean_text(values[:n_text], self.cfg.separator) for _, values in records]
-        ids = [(values[n_text] if self.cfg.id_column else None) or where for where, values in records]
-        spool = spool_records(ids, texts)
+    def _write(self, piece: int, chunk: int, where: list[str], table: pa.Table, tally: Tally) -> dict[str, Any]:
+        texts, shown = self.clean(table, tally)
+        columns, numeric = carried_columns(table, self.cfg, self.keep, tally)
+        spool = spool_records(texts, shown, where, columns)
         write_table(self.run / "records" / f"part-{piece:06d}-{chunk:06d}.parquet", spool)
-        return {"records": len(records), "empty": len(records) - len(spool)}
+        return {"records": len(table), "schema": schema_text(spool), "numeric": numeric}
 
 
-def _records(piece: Piece, cfg: ReadSection, malformed: Counter[str]) -> Iterator[list[Record]]:
-    """The records of a piece, in lists of at most RECORDS_PER_PART and of about BATCH_BYTES.
+def carried_columns(
+    table: pa.Table, cfg: ReadSection, keep: tuple[str, ...], tally: Tally
+) -> tuple[dict[str, pa.Array], list[str]]:
+    """The columns of members/ besides row, in the order of the schema: text_id, time, source, link, those of read.keep.
+
+    Returns: the columns, and the names of those strings that are all numbers.
+    """
+    columns: dict[str, pa.Array] = {}
+    if cfg.id_column:
+        ids = table[cfg.id_column].combine_chunks()
+        columns["text_id"] = pc.if_else(pc.equal(ids, ""), None, ids) if pa.types.is_string(ids.type) else ids
+    if cfg.time_column:
+        columns["time"], lost, example = times_of(table[cfg.time_column].combine_chunks())
+        tally.note("times", lost, f"a record's {example}")
+    for name, column in (("source", cfg.source_column), ("link", cfg.link_column)):
+        if column:
+            columns[name] = as_type(table[column].combine_chunks(), pa.string())
+    for column in keep:
+        columns[kept_name(column)] = table[column].combine_chunks()
+    numeric = [
+        name for name in map(kept_name, keep) if pa.types.is_string(columns[name].type) and is_numeric(columns[name])
+    ]
+    return columns, numeric
+
+
+def kept_name(column: str) -> str:
+    """A carried column's name in members/ and labels.parquet; those that have one meaning there are set apart."""
+    return f"input_{column}" if column in schema.RESERVED else column
+
+
+def _records(
+    piece: Piece, cfg: ReadSection, keep: tuple[str, ...], tally: Tally
+) -> Iterator[tuple[list[str], pa.Table]]:
+    """The records of a piece, at most RECORDS_PER_PART and about BATCH_BYTES at a time, with the ids that they have
+    where no column gives one.
 
     Raises: InputError that names the file and the record where reading stopped.
     """
-    held: list[Record] = []
-    held_size = read = 0
+    held: list[tuple[list[str], pa.Table]] = []
+    rows = size = read = 0
     for raw in piece.files:
         file, number = InputFile(**raw), piece.first_record
-        try:
-            for batch in _batches(file, piece, _wanted(cfg), malformed):
-                size = _size(batch)
-                if held and held_size + size > BATCH_BYTES:
-                    yield held
-                    held, held_size = [], 0
-                held_size += size
-                for record in zip(*(batch[name] for name in _wanted(cfg)), strict=True):
-                    number += 1
-                    read += 1
-                    held.append((f"{file.name}:{number}", list(record)))
-                    if len(held) == RECORDS_PER_PART:
-                        yield held
-                        held, held_size = [], 0
-                if cfg.limit is not None and read >= cfg.limit:
-                    break
-        except InputError as error:
-            raise InputError([f"{file.uri}: {problem}" for problem in error.problems]) from None
-        except UNREADABLE as error:
-            raise InputError(
-                [f"{file.uri} cannot be read after record {number}: {_brief(error)}. Is it {file.format} in UTF-8?"]
-            ) from None
+        for table in _told(file, piece, cfg, keep, tally, lambda: number):  # noqa: B023
+            start = 0
+            while start < len(table):
+                part = table.slice(start, RECORDS_PER_PART - rows)
+                part_size = part.nbytes
+                if held and size + part_size > formats.BATCH_BYTES:
+                    yield _joined(held)
+                    held, rows, size = [], 0, 0
+                    continue
+                where = [f"{file.name}:{at}" for at in range(number + 1, number + 1 + len(part))]
+                held.append((where, part))
+                start, number = start + len(part), number + len(part)
+                rows, size, read = rows + len(part), size + part_size, read + len(part)
+                if rows == RECORDS_PER_PART:
+                    yield _joined(held)
+                    held, rows, size = [], 0, 0
+            if cfg.limit is not None and read >= cfg.limit:
+                break
         if cfg.limit is not None and read >= cfg.limit:
             break
     if held:
-        yield held
+        yield _joined(held)
 
 
-def spool_records(ids: list[str], texts: list[str]) -> pa.Table:
-    """A part of records/: the records whose clean text is not empty, with their places and digests."""
-    columns: dict[str, list[Any]] = {name: [] for name in _SPOOL.names}
-    for place, (text_id, text) in enumerate(zip(ids, texts, strict=True)):
-        if not text:
-            continue
-        columns["text_id"].append(text_id)
-        columns["text"].append(text)
-        columns["place"].append(place)
-        columns["digest"].append(blake2b(text.encode(), digest_size=16).digest())
-        columns["id_digest"].append(blake2b(text_id.encode("utf-8", "replace"), digest_size=16).digest())
-    return pa.table(columns, schema=_SPOOL)
+def _joined(held: list[tuple[list[str], pa.Table]]) -> tuple[list[str], pa.Table]:
+    where = [one for part, _ in held for one in part]
+    tables = [table for _, table in held]
+    if len(tables) == 1 or all(table.schema == tables[0].schema for table in tables):
+        return where, pa.concat_tables(tables)
+    kinds = {
+        name: common_type([table.schema.field(name).type for table in tables], ids=True)
+        for name in tables[0].schema.names
+    }
+    cast = [pa.table({name: as_type(table[name], kind) for name, kind in kinds.items()}) for table in tables]
+    return where, pa.concat_tables(cast)
+
+
+def spool_records(
+    texts: list[str], shown: list[str | None], where: list[str], columns: dict[str, pa.Array]
+) -> pa.Table:
+    """A part of records/: the records whose clean text is not empty, with their places within the part, empty ones
+    counted, and digests.
+
+    where : the ids that records have without one of their own; columns : what members/ carries, text_id among them
+    """
+    kept = [at for at, text in enumerate(texts) if text]
+    whole_part = len(kept) == len(texts)
+    digests = [blake2b(texts[at].encode(), digest_size=16).digest() for at in kept]
+    ids = columns.get("text_id")
+    found: dict[str, Any] = {
+        "text": pa.array([texts[at] for at in kept], pa.string()),
+        "shown": pa.array([shown[at] for at in kept], pa.string()),
+        "place": pa.array(kept, pa.int32()),
+        "digest": pa.array(digests, pa.binary(16)),
+    }
+    if ids is None:
+        found["where"] = pa.array([where[at] for at in kept], pa.string())
+    else:
+        taken = ids if whole_part else ids.take(pa.array(kept, pa.int64()))
+        if taken.null_count:
+            found["where"] = pa.array([where[at] for at in kept], pa.string())
+        words = pc.fill_null(as_type(taken, pa.string()), "").to_pylist()
+        found["id_digest"] = pa.array(
+            [blake2b(word.encode(), digest_size=16).digest() if word else None for word in words], pa.binary(16)
+        )
+    for name, column in columns.items():
+        found[name] = column if whole_part else column.take(pa.array(kept, pa.int64()))
+    return pa.table(found)
 
 
 def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
     joined = b"".join(
-        chunk.buffers()[1].to_pybytes()[16 * chunk.offset : 16 * (chunk.offset + len(chunk))] for chunk in column.chunks
+        chunk.buffers()[1].to_pybytes()[16 * chunk.offset : 16 * (chunk.offset + len(chunk))]
+        for chunk in column.drop_null().chunks
     )
     return np.frombuffer(joined, np.uint64).reshape(-1, 2)
 
 
-def _number_rows(run: RunDir, counts: list[dict[str, int]], limit: int | None) -> Figures:
+def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -> Figures:
     """Give every record its row: rows count distinct texts by first appearance, whatever read them."""
     names = parts(run / "records")
+    with_ids = bool(names) and "id_digest" in read_schema(names[0]).names
     digests, id_digests, kept_of = [], [], []
     before = 0
     for path, count in zip(names, counts, strict=True):
-        table = read_table(path, columns=["place", "digest", "id_digest"])
+        table = read_table(path, columns=["place", "digest", *(["id_digest"] if with_ids else [])])
         places = table["place"].to_numpy()
-        keep = slice(0, int(np.searchsorted(places, limit - before))) if limit is not None else slice(None)
-        digests.append(_digests(table["digest"])[keep])
-        id_digests.append(_digests(table["id_digest"])[keep])
+        keep = int(np.searchsorted(places, limit - before)) if limit is not None else len(table)
+        digests.append(_digests(table["digest"].slice(0, keep)))
+        if with_ids:
+            id_digests.append(_digests(table["id_digest"].slice(0, keep)))
         kept_of.append(len(digests[-1]))
         before += count["records"]
     records = before if limit is None else min(before, limit)
@@ -619,6 +319,7 @@ def _number_rows(run: RunDir, counts: list[dict[str, int]], limit: int | None) -
         "texts": len(copies),
         "empty": records - len(row),
         "repeated_ids": len(ids) - (int(ids.max()) + 1 if len(ids) else 0),
+        "missing_ids": len(row) - len(ids) if with_ids else 0,
         "largest_copies": int(copies.max(initial=0)),
     }
 
@@ -626,56 +327,154 @@ def _number_rows(run: RunDir, counts: list[dict[str, int]], limit: int | None) -
 class RowWriter:
     """Turn one part of records/ into its part of texts/ and members/, and of given/ where it came with vectors."""
 
-    def __init__(self, run: RunDir) -> None:
-        self.run = run
+    def __init__(self, run: RunDir, members: pa.Schema) -> None:
+        self.run, self.members = run, members
 
     def __call__(self, item: Item) -> Item:
         path = self.run / "records" / item["name"]
         numbers = load_array(path.with_suffix(".npz"))
-        given = "vector" in read_schema(path).names
-        columns = ["text_id", "text", *(["vector"] if given else [])]
-        table = read_table(path, columns=columns).slice(0, len(numbers["row"]))
+        held = read_schema(path).names
+        unused = {"place", "digest", "id_digest"}
+        table = read_table(path, columns=[name for name in held if name not in unused]).slice(0, len(numbers["row"]))
         name = part_name(item["item"])
-        members = {"text_id": table["text_id"], "row": numbers["row"]}
         if len(table):
-            write_table(self.run / "members" / name, pa.table(members, schema=schema.MEMBERS))
+            write_table(self.run / "members" / name, self._members(table, numbers["row"]))
         first = numbers["first"]
         text_bytes = 0
         if first.any():
             texts = {"row": numbers["row"][first], "text": table["text"].filter(first), "copies": numbers["copies"]}
-            write_table(self.run / "texts" / name, pa.table(texts, schema=schema.TEXTS))
+            held_texts = pa.table(texts, schema=schema.TEXTS)
+            shown = table["shown"].filter(first)
+            if shown.null_count < len(shown):
+                held_texts = held_texts.append_column(schema.SHOWN, shown)
+            write_table(self.run / "texts" / name, held_texts)
             text_bytes = int(pc.sum(pc.binary_length(texts["text"])).as_py())
-            if given:
+            if "vector" in held:
                 vectors = table["vector"].filter(first)
                 layout = schema.vectors_schema(vectors.type.list_size)
                 write_table(self.run / "given" / name, pa.table({"row": texts["row"], "vector": vectors}, layout))
         return {"text_bytes": text_bytes, "rows": len(table)}
 
+    def _members(self, table: pa.Table, row: np.ndarray[Any, Any]) -> pa.Table:
+        columns: dict[str, Any] = {"row": row}
+        for field in self.members:
+            if field.name != "row":
+                there = field.name in table.schema.names
+                columns[field.name] = (
+                    as_type(table[field.name], field.type) if there else pa.nulls(len(table), field.type)
+                )
+        if "where" in table.schema.names and pa.types.is_string(self.members.field("text_id").type):
+            columns["text_id"] = pc.coalesce(columns["text_id"], table["where"])
+        return pa.table({name: columns[name] for name in self.members.names}, schema=self.members)
+
+
+def members_schema(kinds: list[tuple[pa.Schema, set[str]]]) -> tuple[pa.Schema, list[str]]:
+    """The schema of members/ that holds what all parts of records/ hold.
+
+    kinds : the schemas of parts, each with the names of its strings that are all numbers
+    Returns: the schema, and the names of columns that are strings only because types differ.
+    """
+    names = dict.fromkeys(name for held, _ in kinds for name in held.names)
+    carried = [name for name in names if name not in (*_WORKING, "text", "shown", "vector", "text_id")]
+    fields, mixed = [], []
+    for name in ("text_id", *carried):
+        types = [
+            pa.float64() if name in numeric else held.field(name).type for held, numeric in kinds if name in held.names
+        ]
+        kind = common_type(types, ids=name == "text_id")
+        if pa.types.is_string(kind) and {*map(str, types)} - {"string", "null"}:
+            mixed.append(name)
+        fields.append(pa.field(name, kind))
+    return pa.schema([fields[0], ("row", pa.int64()), *fields[1:]]), mixed
+
 
 def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: int) -> Figures:
     """Read all records, fold equal texts, number the rows; leave texts/ and members/ in row order.
 
-    Returns: counts of records, texts, empty (left out), dropped (malformed), repeated_ids.
-    Raises: InputError that names the file and the record where reading stopped.
+    Returns: counts of records, texts, empty (left out), dropped (malformed), keyless, repeated_ids, missing_ids, and
+        ``warnings``: what was lost, mended or guessed, in words.
+    Raises: InputError that names the file and the record where reading stopped, or the first of too many malformed.
     """
+    keep = files.keep if isinstance(files, Inputs) else ()
     items = [{"piece": asdict(piece)} for piece in _pieces(files)]
-    results = map_parts(PieceReader, items, actors=actors, run=run, cfg=cfg)
+    results = map_parts(PieceReader, items, actors=actors, run=run, cfg=cfg, keep=keep)
+    tally = Tally()
+    for result in results:
+        tally.add(result["tally"])
     counts = [count for result in results for count in result["parts"]]
+    read = sum(count["records"] for count in counts)
+    if problems := [*lines_problem(read, tally, cfg), *_no_record_has_a_text(read, tally)]:
+        raise InputError(problems)
     figures = fold_records(run, counts, cfg.limit, actors)
-    return {**figures, "dropped": sum(result["dropped"] for result in results)}
+    told = files.warnings if isinstance(files, Inputs) else []
+    told = [*told, *_warnings(tally, figures, cfg), *_mixed_words(figures.pop("mixed"))]
+    return {**figures, "dropped": tally.counts["malformed"], "keyless": tally.counts["keyless"],
+            "markup": tally.counts["markup"], "warnings": told}  # fmt: skip
 
 
-def fold_records(run: RunDir, counts: list[dict[str, int]], limit: int | None, actors: int) -> Figures:
+def _no_record_has_a_text(records: int, tally: Tally) -> list[str]:
+    keyless = tally.counts["keyless"]
+    if not records or keyless < records:
+        return []
+    first = tally.example("keyless")
+    return [f"none of the {records:,} records has a column of read.text_columns; the first: {first}. Set it"]
+
+
+def _mixed_words(mixed: list[str]) -> list[str]:
+    return [f"Columns whose types differ between files or records are strings: {', '.join(mixed)}."] if mixed else []
+
+
+def _warnings(tally: Tally, figures: Figures, cfg: ReadSection) -> list[str]:
+    """What a reader must know of the input: what was lost, mended or guessed, with the first example."""
+    counts, first = tally.counts, tally.example
+    said = {
+        "malformed": "{n} malformed records were dropped while reading; the first: {first}.",
+        "keyless": "{n} records have no column of read.text_columns and count as empty; the first: {first}.",
+        "strays": "{n} quotes open a field that they do not close, and were read as characters; the first: {first}.",
+        "long": "{n} fields have 50 lines and more, as one does whose quote was opened by mistake; the first: {first}.",
+        "replaced": "{n} bytes or characters are not of the encoding and were replaced by U+FFFD; the first: {first}.",
+        "guessed": "{n} files are not UTF-8, so that their encoding was guessed (read.csv.encoding sets it): {all}.",
+        "times": "{n} values of read.time_column are no time and are empty in column time; the first: {first}.",
+    }
+    found = [
+        words.format(n=f"{counts[kind]:,}", first=first(kind), all="; ".join(tally.examples.get(kind, [])))
+        for kind, words in said.items()
+        if counts[kind]
+    ]
+    records = max(figures["records"], 1)
+    if counts["markup"] >= MARKED * records:
+        found.append(f"{counts['markup'] / records:.0%} of the texts carry markup (tags or entities of HTML), which "
+                     f"was taken out before they were compared and embedded (read.clean.markup).")  # fmt: skip
+    if figures.get("missing_ids"):
+        found.append(f"{figures['missing_ids']:,} records have no id in read.id_column.")
+    return found
+
+
+def fold_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int) -> Figures:
     """Turn records/ into texts/ and members/, and into given/ where it holds vectors; records/ goes.
 
-    counts : records and empty of each part; limit : only the first records
-    Returns: records, texts, empty, repeated_ids, largest_copies, text_bytes.
+    counts : of each part its records, its schema as ``schema_text`` gives it, and numeric, its strings that are all
+        numbers; limit : only the first records
+    Returns: records, texts, empty, repeated_ids, missing_ids, largest_copies, text_bytes; mixed: names of columns that
+        are strings because their types differ.
     """
     numbered = on_worker(_number_rows, run, counts, limit)
-    written = map_parts(RowWriter, [{"name": name} for name in names_of(run / "records")], actors=actors, run=run)
+    kinds = {(count["schema"], tuple(count.get("numeric", ()))): None for count in counts}
+    members, mixed = members_schema([(schema_of(text), set(numeric)) for text, numeric in kinds])
+    names = [{"name": name} for name in names_of(run / "records")]
+    written = map_parts(RowWriter, names, actors=actors, run=run, members=members)
     run.remove("records")
     text_bytes = sum(result["text_bytes"] for result in written)
-    return {**numbered, "text_bytes": text_bytes}
+    return {**numbered, "text_bytes": text_bytes, "mixed": mixed}
+
+
+def schema_text(table: pa.Table) -> str:
+    """A table's schema as a word that travels as JSON."""
+    return str(table.schema.remove_metadata().serialize().to_pybytes().hex())
+
+
+def schema_of(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text)))
 
 
 def _pieces(files: list[InputFile]) -> list[Piece]:
@@ -686,7 +485,7 @@ def _pieces(files: list[InputFile]) -> list[Piece]:
         if held and held_bytes + file.size > PIECE_BYTES:
             pieces.append(Piece(held))
             held, held_bytes = [], 0
-        if file.format == "parquet" and not file.gzipped and file.size > PIECE_BYTES:
+        if file.format == "parquet" and not file.packing and file.size > PIECE_BYTES:
             pieces += _row_group_pieces(file)
             continue
         held.append(asdict(file))
@@ -695,7 +494,7 @@ def _pieces(files: list[InputFile]) -> list[Piece]:
 
 
 def _row_group_pieces(file: InputFile) -> list[Piece]:
-    meta = pq.ParquetFile(_parquet_source(file)).metadata
+    meta = pq.ParquetFile(parquet_source(file)).metadata
     pieces: list[Piece] = []
     groups: list[int] = []
     size = first = seen = 0

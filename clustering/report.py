@@ -16,7 +16,7 @@ from clustering.languages import in_words
 from clustering.parts import on_worker
 from clustering.plan import cost_of
 from clustering.rundir import Figures, RunDir, load_assignment, parts, read_columns, write_json, write_table
-from clustering.storage import read_table, whole
+from clustering.storage import read_schema, read_table, whole
 
 SHOWN_CLUSTERS = 50
 COLLAPSED = 0.3  # a cluster with a larger share of the records deserves a warning
@@ -39,7 +39,9 @@ def write_report(run: RunDir, config: RunConfig) -> Figures:
 
 
 def _write_labels(run: RunDir) -> int:
-    with whole(run / "labels.parquet") as temporary, pq.ParquetWriter(temporary, schema.LABELS) as writer:
+    members = parts(run / "members")
+    layout = schema.labels_schema(read_schema(members[0]) if members else schema.MEMBERS)
+    with whole(run / "labels.parquet") as temporary, pq.ParquetWriter(temporary, layout) as writer:
         if not (run / "assignment.parquet").exists():
             if not (run / "clusters.parquet").exists():
                 write_table(run / "clusters.parquet", schema.CLUSTERS.empty_table())
@@ -50,10 +52,12 @@ def _write_labels(run: RunDir) -> int:
             by_row = by_row.append_column(name, coords[name])
         by_row = _in_one_chunk(by_row)
         records = 0
-        for path in parts(run / "members"):
-            members = read_table(path)
-            table = by_row.take(members["row"]).append_column("text_id", members["text_id"])
-            writer.write_table(table.select(schema.LABELS.names).cast(schema.LABELS))
+        for path in members:
+            held = read_table(path)
+            table = by_row.take(held["row"])
+            for name in held.schema.names:
+                table = table if name == "row" else table.append_column(name, held[name])
+            writer.write_table(table.select(layout.names).cast(layout))
             records += len(table)
         return records
 
@@ -132,8 +136,6 @@ def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
     found: list[str] = []
     if counts["texts"] == 0:
         return [f"There was nothing to cluster: none of the {counts['records']} records has a text."]
-    if counts["dropped"] and config.read.collection is None:
-        found.append(f"{counts['dropped']} malformed records were dropped while reading.")
     if counts["repeated_ids"]:
         found.append(f"{counts['repeated_ids']} records repeat an id; labels.parquet has a line for each of them.")
     if clusters["count"] == 0:

@@ -605,11 +605,19 @@ def gather(folder: Place, rows: np.ndarray[Any, Any], columns: list[str]) -> pa.
 
 
 def gather_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
-    """The texts of some rows."""
+    """The texts of some rows, as they are shown."""
     if not rows.size:
         return {}
-    table = gather(run / "texts", rows, ["row", "text"])
-    return dict(zip(table["row"].to_pylist(), table["text"].to_pylist(), strict=True))
+    found: dict[int, str] = {}
+    for path in parts(run / "texts"):
+        held = read_table(path, columns=["row"])["row"].to_numpy()
+        places = np.flatnonzero(np.isin(held, rows))
+        if len(places):
+            shown = ["shown"] if "shown" in read_schema(path).names else []
+            table = read_table(path, columns=["text", *shown]).take(places)
+            words = pc.coalesce(*(table[name] for name in (*shown, "text")))
+            found.update(zip(held[places].tolist(), words.to_pylist(), strict=True))
+    return found
 
 
 def flat_neighbors(path: Place, k: int) -> tuple[np.ndarray[Any, Any], ...]:

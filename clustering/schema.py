@@ -6,6 +6,10 @@ import pyarrow as pa
 
 # read: one line for each distinct text, and one for each input record
 TEXTS = pa.schema([("row", pa.int64()), ("text", pa.string()), ("copies", pa.int32())])
+# A part of texts/ in which read.clean has changed a text has this, too: the text as it was, null where it is the same.
+SHOWN = pa.field("shown", pa.string())
+# And what is carried: time (timestamp in UTC), source, link, the columns of read.keep. text_id and these have the types
+# of the input; text_id is a string where no column gives one.
 MEMBERS = pa.schema([("text_id", pa.string()), ("row", pa.int64())])
 
 # search: nearest other texts, ascending by (distance, row); the text itself is never among them
@@ -51,6 +55,8 @@ LABELS = pa.schema(
         ("y", pa.float32()),
     ]
 )
+# Names with one meaning in members/ or labels.parquet: a carried column of such a name comes out as input_<name>.
+RESERVED = frozenset([*LABELS.names, "row", "time", "source", "link", "text", "title", "theme"])
 CLUSTERS = pa.schema(
     [
         ("label", pa.int32()),
@@ -69,3 +75,9 @@ CLUSTERS = pa.schema(
 def vectors_schema(dim: int) -> pa.Schema:
     """vectors/: row, and a float32 vector of unit length; all zeros for a text that has none."""
     return pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))])
+
+
+def labels_schema(members: pa.Schema) -> pa.Schema:
+    """labels.parquet of records with these members: LABELS with their type of text_id, and the carried columns."""
+    carried = [field for field in members if field.name not in MEMBERS.names]
+    return pa.schema([members.field("text_id"), *list(LABELS)[1:], *carried])

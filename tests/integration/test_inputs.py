@@ -29,7 +29,7 @@ def headlines(count: int) -> list[str]:
 
 BAD = {
     "no such file": (["read.paths=missing.csv"], "no such file: missing.csv"),
-    "a glob that matches nothing": (["read.paths=nothing/*.csv"], "matches no csv, tsv, jsonl or parquet file"),
+    "a glob that matches nothing": (["read.paths=nothing/*.csv"], "matches no csv, tsv, jsonl, json or parquet file"),
     "a missing text column": (["read.text_columns=[headline]"], "no column 'headline'; its columns are 'id', 'title'"),
     "an unknown key": (["cluster.min_sample=3"], "nearest known one is 'cluster.min_samples'"),
     "k below min_samples": (
@@ -79,21 +79,24 @@ def test_the_time_an_unreachable_server_was_tried_is_stated(run_files, tmp_path)
 
 def test_an_undecodable_file_names_itself_and_the_record(run_files, tmp_path):
     given = tmp_path / "news.csv"
-    rows = [f"n{number},fine title {number}".encode() for number in range(5)]
+    rows = [f"n{number},größer title {number}".encode() for number in range(5)]
     given.write_bytes(b"\n".join([b"id,title", *rows, b"n5,bad \xff\xfe bytes"]) + b"\n")
     _, result = run_files(f"read.paths={given}")
     assert result.status == 2
-    assert str(given) in result.err
-    assert "UTF-8" in result.err
+    assert f"{given}: line 7, byte 116: can't decode byte 0xff as UTF-8" in result.err
 
 
 def test_bytes_that_go_bad_deep_in_a_file_are_found_while_reading(run_files, tmp_path):
     given = tmp_path / "news.jsonl"
-    lines = [json.dumps({"id": str(number), "title": f"title {number}"}).encode() for number in range(20_000)]
+    lines = [
+        json.dumps({"id": str(number), "title": f"größer {number}"}, ensure_ascii=False).encode()
+        for number in range(20_000)
+    ]
     given.write_bytes(b"\n".join([*lines, b'{"id": "x", "title": "bad \xff"}']))
     _, result = run_files(f"read.paths={given}")
     assert result.status == 2
-    assert "cannot be read after record" in result.err
+    assert "line 20,001, byte" in result.err
+    assert "read.errors=replace puts U+FFFD in the place of such bytes" in result.err
 
 
 @pytest.mark.parametrize("name", ["news.jsonl.gz", "news.parquet"])
@@ -203,16 +206,52 @@ def test_ids_that_repeat_are_reported_and_kept(run_files, tmp_path):
     assert pq.read_table(run / "labels.parquet").num_rows == 12
 
 
-def test_malformed_records_are_counted(run_files, tmp_path):
+def test_malformed_records_are_refused_or_counted(run_files, tmp_path):
     given = tmp_path / "news.csv"
     given.write_text(
         "id,title\n" + "".join(f"{n},{title}\n" for n, title in enumerate(headlines(12))) + "one,two,three\n"
     )
-    run, result = run_files(f"read.paths={given}")
+    _, result = run_files(f"read.paths={given}")
+    assert result.status == 2
+    assert f"error: 1 of 13 records are malformed; the first: {given}, line 14: 3 fields" in result.err
+    run, result = run_files(f"read.paths={given}", "read.bad_lines=skip")
     assert result.status == 0, result.err
     counts = json.loads((run / "report.json").read_text())["counts"]
     assert (counts["records"], counts["dropped"]) == (12, 1)
-    assert "1 malformed records were dropped" in result.out
+    assert "1 malformed records were dropped while reading; the first: " in result.out
+
+
+def test_columns_are_carried_into_the_labels(run_files, covey, tmp_path):
+    given = tmp_path / "news.csv"
+    lines = [f'{n},"{title}",{1_700_000_000 + n},agency {n % 3},{n / 2},http://x.org/{n}' for n, title in
+             enumerate(headlines(40))]  # fmt: skip
+    given.write_text("id,title,at,by,score,url\n" + "\n".join(lines) + "\n")
+    words = [
+        "read.id_column=id",
+        "read.time_column=at",
+        "read.source_column=by",
+        "read.link_column=url",
+        "read.keep=[score, by]",
+    ]
+    run, result = run_files(f"read.paths={given}", *words)
+    assert result.status == 0, result.err
+    labels = pq.read_table(run / "labels.parquet")
+    types = {"text_id": "int64", "time": "timestamp[us, tz=UTC]", "source": "string", "link": "string",
+             "score": "double", "by": "string"}  # fmt: skip
+    assert {name: str(labels.schema.field(name).type) for name in types} == types
+    assert labels["text_id"].to_pylist() == list(range(40))
+    assert labels["time"][7].as_py().timestamp() == 1_700_000_007
+    assert labels["score"].to_pylist() == [n / 2 for n in range(40)]
+    again = covey("assign", "--run", run, "--input", given)
+    assert again.status == 0, again.err
+    placed = pq.read_table(run / "assigned.parquet")
+    assert placed["text_id"].to_pylist() == list(range(40))
+    assert placed.schema.field("text_id").type == pa.int64()
+    truth = tmp_path / "truth.csv"
+    truth.write_text("id,label\n" + "".join(f"{n},{n % 4}\n" for n in range(40)))
+    found = covey("evaluate", "--run", run, "--truth", truth)
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["truth"]["records"] == 40
 
 
 def test_rows_do_not_depend_on_how_files_are_cut(run_files, tmp_path):

@@ -1,0 +1,187 @@
+"""Columns that are carried from the input to the labels: their types in each file in, one type for all out."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TIME = pa.timestamp("us", "UTC")
+WHOLE = r"^(?:0|-?[1-9][0-9]{0,17})$"  # a number that is written as it would be again
+NUMBER = r"^-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?$"
+LAST_S = 253_402_300_800  # 1 January 10000: what is larger counts milliseconds or less
+_COMPACT = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?")
+
+
+def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column in a type that any reader of Parquet knows: no dictionaries, views or extensions."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        if kind.extension_name == "arrow.uuid":
+            return pa.array(
+                [None if one is None else str(uuid.UUID(bytes=one)) for one in array.storage.to_pylist()], pa.string()
+            )
+        return plain(array.storage)
+    if pa.types.is_dictionary(kind):
+        return plain(array.cast(kind.value_type))
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return array.cast(pa.string())
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return array.cast(pa.binary())
+    if pa.types.is_float16(kind):
+        return array.cast(pa.float32())
+    return array
+
+
+def of_strings(column: pa.Array) -> pa.Array:
+    """A column of a csv file: nothing for what is empty, whole numbers where all values are such, else strings."""
+    column = pc.if_else(pc.equal(column, ""), None, column)
+    if column.null_count == len(column):
+        return pa.nulls(len(column))
+    first = next((value for value in column.slice(0, 64).to_pylist() if value is not None), None)
+    if first is not None and not re.match(WHOLE, first):
+        return column
+    if pc.all(pc.match_substring_regex(column, WHOLE)).as_py():
+        return column.cast(pa.int64())
+    return column
+
+
+def is_numeric(column: pa.Array) -> bool:
+    """Whether all strings of a column are numbers."""
+    first = next((value for value in column.slice(0, 64).to_pylist() if value is not None), None)
+    if first is not None and not re.match(NUMBER, first):
+        return False
+    return bool(pc.all(pc.match_substring_regex(column, NUMBER), min_count=0).as_py())
+
+
+def common_type(kinds: Iterable[pa.DataType], ids: bool = False) -> pa.DataType:
+    """The type that holds the values of all; strings where none else does. ids : whole numbers stay exact"""
+    distinct = list(dict.fromkeys(kind for kind in kinds if not pa.types.is_null(kind)))
+    if not distinct:
+        return pa.string()
+    if ids and len({pa.types.is_floating(kind) for kind in distinct}) > 1:
+        return pa.string()
+    try:
+        schemas = [pa.schema([("one", kind)]) for kind in distinct]
+        return pa.unify_schemas(schemas, promote_options="permissive").field("one").type
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        return pa.string()
+
+
+def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """A column in a type that ``common_type`` has found."""
+    if column.type == kind:
+        return column
+    try:
+        return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        if not pa.types.is_string(kind):
+            raise
+    return pa.array([None if value is None else str(value) for value in column.to_pylist()], kind)
+
+
+def times_of(column: pa.Array) -> tuple[pa.Array, int, str]:
+    """When something was. A time without a zone is one of UTC.
+
+    column : dates, times of any unit and zone, ISO 8601 and RFC 2822, seconds or milliseconds of the epoch (also as
+        strings), YYYYMMDD and YYYYMMDDhhmmss
+
+    Returns: timestamps in microseconds UTC with nothing for what is none; how many these are; the first of them.
+    """
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        found = _cast(column, TIME if kind.tz else pa.timestamp("us"))
+    elif pa.types.is_date(kind):
+        found = _cast(column, pa.timestamp("us"))
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        found = _of_numbers(column)
+    elif pa.types.is_string(kind):
+        found = _of_strings(column)
+    else:
+        found = pa.nulls(len(column), TIME)
+    found = found.cast(pa.timestamp("us")).cast(TIME) if found.type != TIME else found
+    lost = pc.and_(pc.is_null(found), pc.is_valid(column))
+    lost = pc.and_(lost, pc.not_equal(column, "")) if pa.types.is_string(kind) else lost
+    lost = pc.fill_null(lost, False)
+    count = pc.sum(lost).as_py() or 0
+    return found, count, repr(column.filter(lost)[0].as_py())[:60] if count else ""
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    try:
+        return column.cast(kind, safe=False)
+    except pa.ArrowInvalid:  # beyond what microseconds can say
+        return pa.nulls(len(column), TIME)
+
+
+def _of_numbers(column: pa.Array) -> pa.Array:
+    values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    whole = values == np.floor(values)
+    compact = whole & (((values >= 19_000_101) & (values < 21_000_000)) | ((values >= 1.9e13) & (values < 2.1e13)))
+    size = np.abs(values)
+    with np.errstate(invalid="ignore", over="ignore"):
+        unit = np.select(
+            [size < LAST_S, size < LAST_S * 1e3, size < LAST_S * 1e6, size < LAST_S * 1e9], [1e6, 1e3, 1, 1e-3], np.nan
+        )
+        micros = values * unit
+        good = np.isfinite(micros) & (np.abs(micros) < LAST_S * 1e6)
+        found = pa.array(np.where(good, micros, 0).astype(np.int64), mask=~good).cast(TIME)
+    if not compact.any():
+        return found
+    written = pa.array(
+        [f"{value:.0f}" if use else None for value, use in zip(values, compact, strict=True)], pa.string()
+    )
+    return pc.coalesce(_compact(written), found)
+
+
+def _compact(column: pa.Array) -> pa.Array:
+    parsed = [
+        None
+        if value is None or not _COMPACT.fullmatch(value)
+        else f"{value[:4]}-{value[4:6]}-{value[6:8]}T"
+        f"{value[8:10] or '00'}:{value[10:12] or '00'}:{value[12:14] or '00'}"
+        for value in column.to_pylist()
+    ]
+    return _iso(pa.array(parsed, pa.string()))
+
+
+def _iso(column: pa.Array) -> pa.Array:
+    import pandas as pd  # comes with Ray Data; takes half a second, which only a column of times needs
+
+    parsed = pd.to_datetime(pd.Series(column.to_pylist(), dtype=object), format="ISO8601", utc=True, errors="coerce")
+    return pa.Array.from_pandas(parsed).cast(TIME, safe=False)
+
+
+def _of_strings(column: pa.Array) -> pa.Array:
+    coded = pc.utf8_trim_whitespace(column).dictionary_encode()
+    distinct = coded.dictionary
+    numeric = pc.match_substring_regex(distinct, r"^[+-]?[0-9]{5,19}(?:\.[0-9]*)?$")
+    numbers = pc.if_else(numeric, distinct, None)
+    found = _iso(pc.if_else(numeric, None, distinct))
+    if pc.any(numeric).as_py():
+        found = pc.coalesce(_of_numbers(numbers.cast(pa.float64())), found)
+    left = np.flatnonzero(pc.is_null(found).to_numpy(zero_copy_only=False))
+    if len(left):
+        values = found.to_pylist()
+        for at in left.tolist():
+            values[at] = _rfc(distinct[at].as_py())
+        found = pa.array(values, TIME)
+    return found.take(coded.indices)
+
+
+def _rfc(text: str | None) -> Any:
+    try:
+        found = parsedate_to_datetime(text) if text and text[:1].isalnum() and ":" in text else None
+        return found if found is None or found.tzinfo else found.replace(tzinfo=timezone.utc)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

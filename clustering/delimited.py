@@ -1,0 +1,472 @@
+"""csv and tsv: how a file is written is told from its first lines; batches of wanted columns come out.
+
+pyarrow parses the records. What is done here is what it does not do: to tell the dialect, and to keep a quote that is
+opened by mistake from swallowing all records up to the next.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from clustering.config import CsvSection
+from clustering.errors import InputError
+from clustering.tally import Tally, shown
+
+DELIMITERS = ",;\t|"
+HEAD_RECORDS = 200  # from which the dialect is told
+SWALLOWED_LINES = 3  # lines of a field that look like records: a quote was opened by mistake
+MANY_LINES = 50  # of one field; a warning
+WINDOW = 1 << 20  # bytes whose quotes are looked at in one go
+csv.field_size_limit(1 << 30)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one file is written."""
+
+    delimiter: str = ","
+    quote: str | None = '"'
+    escape: str | None = None
+    comment: str | None = None
+    carriage: bool = False  # lines end with a carriage return alone
+    skip: int = 0  # lines before the first record
+    width: int = 0  # fields of a record
+
+    def rows(self, lines: Iterable[str]) -> Iterator[list[str]]:
+        if self.quote is None:
+            return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, escapechar=self.escape)
+        return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote, escapechar=self.escape)
+
+
+@dataclass
+class Head:
+    """What the first lines tell: the dialect, and the columns' names ('' without one)."""
+
+    dialect: Dialect
+    names: list[str]
+    records: list[list[str]] = field(default_factory=list)
+
+    def place(self, name: str) -> int | None:
+        """Where a column stands: by its name, or by its number from 1 where none has that name.
+
+        Raises: InputError for a name that stands twice.
+        """
+        at = [number for number, held in enumerate(self.names) if held == name]
+        at = at or [number for number, held in enumerate(self.names) if held.strip() == name]
+        if len(at) > 1:
+            numbers = ", ".join(str(number + 1) for number in at[:10])
+            raise InputError([f"column '{name}' stands {len(at)} times, as columns {numbers}; name one by its number"])
+        if at:
+            return at[0]
+        if re.fullmatch(r"[1-9]\d{0,6}", name) and int(name) <= len(self.names):
+            return int(name) - 1
+        return None
+
+
+def look_at_head(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: list[str]) -> Head | None:
+    """Tell how a file is written from its first characters; None where there is not even a header.
+
+    text : ends with a whole line, unless the file does not; whole : it is all of the file
+    """
+    carriage = "\n" not in text and "\r" in text
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if carriage else text.split("\n")
+    lines = [line + "\n" for line in lines]
+    if not whole and len(lines) > 1:
+        lines.pop()
+    skip, told = 0, None
+    blank = 0
+    while blank < len(lines) and not lines[blank].strip():
+        blank += 1
+    found = re.fullmatch(r'"?sep=(.)"?\s*', lines[blank]) if blank < len(lines) else None
+    if found:
+        told, skip = found[1], blank + 1
+    heads = []
+    for start in dict.fromkeys([skip, _after_comments(lines, skip, cfg.comment)]):
+        for delimiter in _delimiters(kind, cfg, told):
+            heads.append(_head(lines, start, delimiter, carriage, whole, kind, cfg))
+    known = [head for head in heads if head is not None]
+    if not known:
+        return None
+    chosen = max(known, key=lambda head: _score(head, wanted, cfg))  # the first of equals
+    return _with_escape(chosen, lines, whole, cfg)
+
+
+def _after_comments(lines: list[str], start: int, comment: str | None) -> int:
+    """The first line that is no comment; without a set mark, lines at the top that begin with # may be comments."""
+    at = start
+    while at < len(lines) - 1 and (lines[at].startswith(comment or "#") or not lines[at].strip()):
+        at += 1
+    return at
+
+
+def _delimiters(kind: str, cfg: CsvSection, told: str | None) -> list[str]:
+    if cfg.delimiter or told:
+        return [cfg.delimiter or told or ","]
+    first = "\t" if kind == "tsv" else ","
+    return [first, *(one for one in DELIMITERS if one != first)]
+
+
+def _head(
+    lines: list[str], start: int, delimiter: str, carriage: bool, whole: bool, kind: str, cfg: CsvSection
+) -> Head | None:
+    quote = cfg.quote or ("none" if kind == "tsv" else '"')
+    comment = cfg.comment or None
+    dialect = Dialect(delimiter, None if quote == "none" else quote, cfg.escape, comment, carriage)
+    kept = lines[start:]
+    try:
+        first: list[str] = []
+        used = 0
+        reader: Any = dialect.rows(kept)
+        while not first:
+            first, used = next(reader), reader.line_num
+    except (StopIteration, csv.Error):
+        return None
+    records = _records(dialect, lines[start + used :], whole)
+    if cfg.header == "first":
+        names, skip = [name.lstrip("\ufeff") for name in first], start + used
+        if comment is None and first[0].startswith("#") and start == 0:
+            names[0] = names[0].lstrip("# ")
+    else:
+        records, skip = [first, *records], start
+        names = [str(number + 1) for number in range(len(first))] if cfg.header == "none" else list(cfg.header)
+    names = _with_surplus(names, records)
+    return Head(Dialect(**{**asdict(dialect), "skip": skip, "width": len(names)}), names, records)
+
+
+def _records(dialect: Dialect, lines: list[str], whole: bool) -> list[list[str]]:
+    found: list[list[str]] = []
+    comment = dialect.comment
+    kept = (line for line in lines if not (comment and line.startswith(comment)))
+    try:
+        for row in itertools.islice(dialect.rows(kept), HEAD_RECORDS):
+            if row and row != [""]:
+                found.append(row)
+    except csv.Error:
+        pass
+    return found if whole or len(found) < 2 else found[:-1]
+
+
+def _with_surplus(names: list[str], records: list[list[str]]) -> list[str]:
+    """The names of all fields where each record has one more than the header: an empty one at its end, or an index
+    without a name at its begin, as R and pandas write it: a count from 0 or 1. A comma within texts looks much alike,
+    but a space follows it."""
+    if not records or any(len(row) != len(names) + 1 for row in records):
+        return names
+    if all(not row[-1].strip() for row in records):
+        return [*names, ""]
+    index = [row[0] for row in records]
+    counts = any(index == [str(first + number) for number in range(len(index))] for first in (0, 1))
+    spaced = any(cell.startswith(" ") for row in records for cell in row)
+    return ["", *names] if counts and len(index) > 2 and not spaced else names
+
+
+def _score(head: Head, wanted: list[str], cfg: CsvSection) -> tuple[float, ...]:
+    """How well a reading of the first lines fits: the wanted columns are there, and records have as many fields."""
+    there = 0
+    for name in wanted:
+        try:
+            there += head.place(name) is not None
+        except InputError:
+            there += 1
+    fits = sum(len(row) == head.dialect.width for row in head.records) / max(len(head.records), 1)
+    if head.dialect.width == 1:
+        fits *= 0.5
+    return (there, fits if fits > 0.5 else 0, -head.dialect.skip if there else 0)
+
+
+def _with_escape(head: Head, lines: list[str], whole: bool, cfg: CsvSection) -> Head:
+    """Quotes within fields may be escaped by a backslash rather than doubled: whichever fits more records."""
+    dialect = head.dialect
+    rest = lines[dialect.skip :]
+    if cfg.escape or dialect.quote is None or not any("\\" + dialect.quote in line for line in rest):
+        return head
+    other = Dialect(**{**asdict(dialect), "escape": "\\"})
+    records = _records(other, rest, whole)
+
+    def sound(one: Dialect, rows: list[list[str]]) -> int:
+        # Python's reader takes what follows a closing quote for a part of the field, so a quote there is counted, too.
+        quote = one.quote or ""
+        return sum(len(row) == one.width and sum(quote in cell for cell in row) == 0 for row in rows)
+
+    fits = sum(len(row) == dialect.width for row in records)
+    before = sum(len(row) == dialect.width for row in head.records)
+    escaped = sum(line.count("\\" + dialect.quote) for line in rest)
+    closing = sum(
+        len(re.findall(rf"\\{re.escape(dialect.quote)}(?={re.escape(dialect.delimiter)}|\s*$)", line)) for line in rest
+    )
+    if fits > before or (fits == before and escaped > 2 * closing and not any('""' in line for line in rest)):
+        return Head(other, head.names, records)
+    return head
+
+
+class Splitter:
+    """Cut blocks of a file into whole records, and mend those whose quotes would swallow others.
+
+    A quote opens a field only where the field begins, and closes it only where the field ends. One that is opened and
+    not closed so, or closed after lines that look like records of their own, is a character like any other.
+    """
+
+    def __init__(self, dialect: Dialect, longest: int, tally: Tally) -> None:
+        self.dialect, self.longest, self.tally = dialect, longest, tally
+        self.quote = (dialect.quote or "").encode()
+        self.escape = (dialect.escape or "").encode()
+        self.delimiter = dialect.delimiter.encode()
+        self.comment = (dialect.comment or "").encode()
+        self.line = 1 + dialect.skip
+        self.plain = re.compile(
+            rb"(?:%s[\s\S]|[^%s\n])*" % (re.escape(self.escape) or b"(?!)", re.escape(self.delimiter))
+        )
+
+    def split(self, data: bytes, final: bool) -> tuple[list[bytes], bytes]:
+        """Whole records in the form that pyarrow reads, in chunks, and the bytes of the next that is not whole yet.
+
+        Raises: InputError for a record that is too long.
+        """
+        if final and data and not data.endswith(b"\n"):
+            data += b"\n"
+        cut = data.rfind(b"\n") + 1
+        if self.comment:
+            data, cut = self._without_comments(data, cut)
+        if not self.quote or data.find(self.quote, 0, cut) < 0:
+            chunks, rest = [data[:cut]], data[cut:]
+        else:
+            chunks, rest = self._mended(data, cut, final)
+        done = data.count(b"\n", 0, len(data) - len(rest))
+        if len(rest) > self.longest:
+            raise InputError([f"line {self.line + done:,}: a record is longer than {self.longest:,} bytes; a quote "
+                              f"that is never closed makes one of many"])  # fmt: skip
+        self.line += done
+        return [chunk for chunk in chunks if chunk], rest
+
+    def _without_comments(self, data: bytes, cut: int) -> tuple[bytes, int]:
+        lines = data[:cut].split(b"\n")
+        kept = [b"" if line.startswith(self.comment) else line for line in lines]  # an empty line keeps the count
+        body = b"\n".join(kept)
+        return body + data[cut:], len(body)
+
+    def _mended(self, data: bytes, cut: int, final: bool) -> tuple[list[bytes], bytes]:
+        chunks: list[bytes] = []
+        at = 0
+        while 0 <= at < cut:
+            end = cut if cut - at <= WINDOW else data.rfind(b"\n", at, at + WINDOW) + 1 or data.find(b"\n", at) + 1
+            chunk, at, whole = self._window(data, at, end, final)
+            chunks.append(chunk)
+            if not whole:
+                break
+        return chunks, data[at:]
+
+    def _window(self, data: bytes, at: int, cut: int, final: bool) -> tuple[bytes, int, bool]:
+        """The records that begin in a window, where the next begins, and whether it can be read yet."""
+        starts, odd = self._odd_lines(data[at:cut])
+        out: list[bytes] = []
+        for start in (starts[odd] + at).tolist():
+            if start < at:
+                continue  # within a record that is done
+            end, mended = self._record(data, start, final)
+            if end < 0:
+                return b"".join([*out, data[at:start]]), start, False
+            out += [data[at:start], data[start:end] if mended is None else mended]
+            at = end
+        return b"".join([*out, data[at:cut]]), max(at, cut), True
+
+    def _odd_lines(self, data: bytes) -> tuple[Any, Any]:
+        """Where lines start, and which have quotes that do not open and close whole fields within the line."""
+        bytes_ = np.frombuffer(data, np.uint8)
+        ends = np.flatnonzero(bytes_ == 10)
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        quotes = np.flatnonzero(bytes_ == self.quote[0])
+        odd = np.zeros(len(starts), np.bool_)
+        if self.escape:
+            before = bytes_[quotes - 1] == self.escape[0]
+            before[:1] &= quotes[:1] > 0
+            double = before & (bytes_[quotes - 2] == self.escape[0])
+            odd[np.searchsorted(ends, quotes[double])] = True
+            quotes = quotes[~before]
+        line = np.searchsorted(ends, quotes)
+        first = np.searchsorted(quotes, starts)
+        counts = np.diff(np.append(first, len(quotes)))
+        opens = (np.arange(len(quotes)) - first[line]) % 2 == 0
+        previous, following = bytes_[quotes - 1], bytes_[quotes + 1]
+        if len(quotes) and quotes[0] == 0:
+            previous = np.concatenate([[10], previous[1:]])
+        edge = (self.delimiter[0], 10, self.quote[0])
+        wrong = np.where(opens, ~np.isin(previous, edge), ~np.isin(following, (*edge, 13)))
+        odd[line[wrong]] = True
+        odd |= counts % 2 == 1
+        return starts, odd
+
+    def _record(self, data: bytes, start: int, final: bool) -> tuple[int, bytes | None]:
+        """Where the record that starts here ends (-1: not yet), and what stands for it where its quotes mislead."""
+        fields: list[bytes] = []
+        at, strays, wide = start, 0, 0
+        while True:
+            close = self._closing(data, at) if data.startswith(self.quote, at) else -2
+            if close == -1 and not final and len(data) - at <= self.longest:
+                return -1, None  # it may be closed in what comes
+            if close >= 0 and (lines := data.count(b"\n", at, close)):
+                if self._swallows(data[at:close], fields):
+                    close = -3
+                wide = max(wide, lines)
+            if close >= 0:
+                fields.append(data[at : close + 1])
+                at = close + 1
+            else:
+                found = self.plain.match(data, at)
+                end = found.end() if found else at
+                if end >= len(data) and not final:
+                    return -1, None
+                text = data[at:end].rstrip(b"\r") if data[end : end + 1] in (b"\n", b"") else data[at:end]
+                strays += close != -2
+                fields.append(self._quoted(text) if close != -2 else text)
+                at = end
+            if data.startswith(self.delimiter, at):
+                at += len(self.delimiter)
+                continue
+            if data.startswith(b"\r", at):
+                at += 1
+            at += data.startswith(b"\n", at)
+            break
+        line = data[start : start + 200].split(b"\n")[0]
+        if strays:
+            where = (
+                f"line {self.line + data.count(10, 0, start):,}: {shown(line)}" if self.tally.first("strays") else ""
+            )
+            self.tally.note("strays", strays, where)
+        if wide >= MANY_LINES:
+            where = f"line {self.line + data.count(10, 0, start):,}: {shown(line)}" if self.tally.first("long") else ""
+            self.tally.note("long", 1, where)
+        return at, self.delimiter.join(fields) + b"\n" if strays else None
+
+    def _closing(self, data: bytes, at: int) -> int:
+        """Where the quote that opens here is closed; -1 if no quote follows, -3 if one does that closes no field."""
+        search = at + 1
+        while (found := data.find(self.quote, search)) >= 0:
+            if self.escape and self._escaped(data, found, at):
+                search = found + 1
+                continue
+            after = data[found + 1 : found + 2]
+            if after == self.quote:
+                search = found + 2
+                continue
+            closes = after in (self.delimiter, b"\n", b"") or data.startswith(b"\r\n", found + 1)
+            return found if closes else -3
+        return -1
+
+    def _escaped(self, data: bytes, found: int, at: int) -> bool:
+        run = found
+        while run - 1 > at and data[run - 1 : run] == self.escape:
+            run -= 1
+        return (found - run) % 2 == 1
+
+    def _swallows(self, content: bytes, before: list[bytes]) -> bool:
+        """Whether the lines within a field look like records: as many fields, and a number where the record has one."""
+        lines = content.split(b"\n")[1:-1]
+        delimiters = self.dialect.width - 1
+        if len(lines) < SWALLOWED_LINES or not delimiters:
+            return False
+        if any(line.count(self.delimiter) != delimiters for line in lines):
+            return False
+        numbered = bool(before) and before[0].isdigit()
+        return not numbered or all(line.split(self.delimiter)[0].isdigit() for line in lines)
+
+    def _quoted(self, text: bytes) -> bytes:
+        if self.escape and self.escape != self.quote:
+            text = text.replace(self.escape, self.escape * 2)
+        return self.quote + text.replace(self.quote, self.quote * 2) + self.quote
+
+
+def read_records(
+    blocks: Iterable[tuple[bytes, bool]], dialect: Dialect, columns: dict[str, int], longest: int, tally: Tally
+) -> Iterator[pa.Table]:
+    """The wanted columns of a file as strings, some thousand records at a time.
+
+    blocks : UTF-8, and whether it is the last; columns : the place of each wanted column; longest : bytes of a record
+    Raises: InputError for a record that is too long.
+    """
+    splitter = Splitter(dialect, longest, tally)
+    names = [f"f{number}" for number in range(dialect.width)]
+    skip, rest = dialect.skip, b""
+    for block, final in blocks:
+        if dialect.carriage:
+            block = block.replace(b"\r", b"\n")
+        data = rest + block if rest else block
+        while skip and (end := data.find(b"\n")) >= 0:
+            data, skip = data[end + 1 :], skip - 1
+        if skip and not final:
+            rest = data
+            continue
+        line = splitter.line
+        chunks, rest = splitter.split(b"" if skip else data, final)
+        for chunk in chunks:
+            yield _parsed(chunk, dialect, names, columns, line, tally)
+            line += chunk.count(b"\n")
+
+
+def _parsed(
+    data: bytes, dialect: Dialect, names: list[str], columns: dict[str, int], line: int, tally: Tally
+) -> pa.Table:
+    bad: list[Any] = []
+
+    def aside(row: Any) -> str:
+        bad.append(row)
+        return "skip"
+
+    wanted = list(dict.fromkeys(names[place] for place in columns.values()))
+    table = pa.csv.read_csv(
+        pa.BufferReader(data),
+        read_options=pa.csv.ReadOptions(column_names=names, block_size=max(len(data) + 1, 1 << 16), use_threads=False),
+        parse_options=pa.csv.ParseOptions(
+            delimiter=dialect.delimiter, quote_char=dialect.quote or False, escape_char=dialect.escape or False,
+            newlines_in_values=dialect.quote is not None, invalid_row_handler=aside,
+        ),
+        convert_options=pa.csv.ConvertOptions(
+            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()),  # 007 stays 007
+            strings_can_be_null=False,
+        ),
+    )  # fmt: skip
+    if bad:
+        table = _with_harmless(table, bad, data, dialect, names, line, tally)
+    return pa.table({name: table[names[place]] for name, place in columns.items()})
+
+
+def _with_harmless(
+    table: pa.Table, bad: list[Any], data: bytes, dialect: Dialect, names: list[str], line: int, tally: Tally
+) -> pa.Table:
+    """Put back the rows whose surplus fields are all empty; the others are counted, the first is quoted."""
+    kept: list[list[str]] = []
+    places: list[int] = []
+    for row in bad:
+        try:
+            fields = next(dialect.rows(io.StringIO(row.text, newline="")), [])
+        except csv.Error:
+            fields = []
+        if len(fields) > dialect.width and not any(cell.strip() for cell in fields[dialect.width :]):
+            kept.append(fields)
+            places.append(row.number - 1)
+        else:
+            where = ""
+            if tally.first("malformed"):
+                at = max((b"\n" + data).find(f"\n{row.text}".encode()), 0)
+                where = (f"line {line + data.count(10, 0, at):,}: {row.actual_columns} fields where the header has "
+                         f"{row.expected_columns}: {shown(row.text)}")  # fmt: skip
+            tally.note("malformed", 1, where)
+    if not kept:
+        return table
+    gone = {row.number - 1 for row in bad} - set(places)
+    order = [number for number in range(len(table) + len(bad)) if number not in gone]
+    sound = set(places)
+    numbers = [number for number in order if number not in sound] + places
+    put = pa.table(
+        {name: pa.array([fields[int(name[1:])] for fields in kept], pa.string()) for name in table.schema.names}
+    )
+    return pa.concat_tables([table, put]).take(np.argsort(numbers, kind="stable"))

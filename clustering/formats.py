@@ -1,0 +1,468 @@
+"""An input file in: before any work how it is written and which columns it has, later its records in batches."""
+
+from __future__ import annotations
+
+import itertools
+import lzma
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from clustering import columnar, delimited, jsonlines
+from clustering.columns import of_strings
+from clustering.config import ReadSection
+from clustering.encodings import Decoder
+from clustering.errors import ConfigError, InputError
+from clustering.files import (
+    FORMATS,
+    LOOKERS,
+    NAMED,
+    InputFile,
+    Inputs,
+    filesystem,
+    partitions_of,
+    resolve_paths,
+    unread_words,
+)
+from clustering.tally import Tally
+
+BLOCK_BYTES = 4 << 20  # of a text file that are looked at in one go
+HEAD_BYTES = 1 << 18  # of a text file, from which its layout is told; more where a line is longer
+SCAN_BYTES = 1 << 30  # of a JSON file that are searched for a key that its first records lack
+SCANNED = 1_000_000  # records of one that are searched so where they are not one a line
+WIDEST = 1000  # columns that `read.keep: all` takes
+# What a file may make a worker hold.
+RECORD_BYTES = 16 << 20  # the longest record of a csv file, line of a JSON Lines file, value of a Parquet file
+BATCH_BYTES = 64 << 20  # of values held as Python strings
+# And on disk: records out of a packed file may pass one of these, not both. A million copies of one title are honest
+# and pack 1000 to 1, but headlines pack 2 to 10 times.
+PACKED_BYTES = 1 << 30
+PACKED_RATIO = 200  # of the records' bytes to the file's
+RECORD_COST = 64  # bytes that a record takes in records/ besides its text: its id and digests
+UNREADABLE = (
+    OSError, UnicodeError, pa.ArrowException, LookupError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
+    RuntimeError, NotImplementedError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one worker call reads: some files, or some row groups of one Parquet file."""
+
+    files: list[dict[str, Any]] = field(default_factory=list)
+    row_groups: list[int] | None = None
+    first_record: int = 0
+
+
+@dataclass
+class _Look:
+    """What one file has shown."""
+
+    file: InputFile
+    problems: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)  # those that it has
+    empty: bool = False
+
+
+def text_names(cfg: ReadSection) -> list[str]:
+    return list(dict.fromkeys(cfg.text_columns))
+
+
+def other_names(cfg: ReadSection, keep: tuple[str, ...] = ()) -> list[str]:
+    """The wanted columns besides the texts, in the types that they have."""
+    named = (cfg.id_column, cfg.time_column, cfg.source_column, cfg.link_column, *keep)
+    return list(dict.fromkeys(name for name in named if name))
+
+
+def find_files(cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: False) -> Inputs:
+    """Resolve paths, globs, directories and URIs to files, and look into each for its layout and its wanted columns.
+
+    left_out : says of a file's URI whether it is no input, such as an artefact of the run itself
+    Returns: the files in the order of ``paths``, each path's files by name; a file named twice is read once.
+    Raises: ConfigError that lists every problem: nothing found, unknown format, not decodable, a column that no file
+        has, a text column of a kind that is no text.
+    """
+    problems: list[str] = []
+    files, unread = resolve_paths(cfg, left_out, problems)
+    with ThreadPoolExecutor(LOOKERS if any("://" in file.given for file in files) else 1) as pool:
+        looks = list(pool.map(lambda file: _look_into(file, cfg), files))
+    problems += [problem for look in looks for problem in look.problems]
+    full = [look for look in looks if not look.empty and not look.problems]
+    all_kept = cfg.keep == ("all",)
+    keep = tuple(dict.fromkeys(name for look in full for name in look.columns if name)) if all_kept else cfg.keep
+    if all_kept:
+        taken = {*cfg.text_columns, *other_names(cfg)}
+        keep = tuple(name for name in keep if name not in taken)
+    if len(keep) > WIDEST:
+        problems.append(
+            f"read.keep means {len(keep):,} columns; at most {WIDEST:,} are carried. Name those that you need."
+        )
+    warnings = unread_words(unread)
+    if full:
+        missing, told = _missing(full, cfg)
+        problems += missing
+        warnings += told
+    if problems:
+        raise ConfigError(problems)
+    return Inputs([look.file for look in looks], keep, warnings)
+
+
+def _missing(looks: list[_Look], cfg: ReadSection) -> tuple[list[str], list[str]]:
+    """Columns that no file has, which is an error; and the warnings for the files that lack what others have."""
+    wanted = [*text_names(cfg), *other_names(cfg, () if cfg.keep == ("all",) else cfg.keep)]
+    nowhere = [name for name in wanted if all(look.file.layout["places"].get(name) is None for look in looks)]
+    problems = [_lacks(look, nowhere) for look in looks[:NAMED] if nowhere]
+    if len(looks) > NAMED and nowhere:
+        problems.append(f"{len(looks) - NAMED:,} more files have no column {_listed(nowhere)} either")
+    warnings = []
+    for name in wanted:
+        lacking = [
+            look.file.uri for look in looks if name not in nowhere and look.file.layout["places"].get(name) is None
+        ]
+        if lacking:
+            more = f" and {len(lacking) - NAMED:,} more" if len(lacking) > NAMED else ""
+            warnings.append(
+                f"{len(lacking):,} of {len(looks):,} files have no column '{name}': {', '.join(lacking[:NAMED])}{more}."
+            )
+    return problems, warnings
+
+
+def _lacks(look: _Look, names: list[str]) -> str:
+    columns = look.columns
+    some = ", ".join(repr(name[:60]) for name in columns[:50]) + (", ..." if len(columns) > 50 else "")
+    return (
+        f"{look.file.uri} has no column {_listed(names)}; its columns are {some or 'none'}. Set read.text_columns and "
+        f"read.id_column."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _look_into(file: InputFile, cfg: ReadSection) -> _Look:
+    """How a file is written, which columns it has, and the problems that its head shows."""
+    try:
+        file = _member_format(file)
+        if file.size == 0 and file.format:
+            return _Look(replace(file, layout={"places": {}}), empty=True)
+        look = {"csv": _look_csv, "tsv": _look_csv, "jsonl": _look_json, "parquet": _look_parquet}[file.format]
+        return look(file, cfg)
+    except InputError as error:
+        return _Look(file, [f"{file.uri}: {problem}" for problem in error.problems])
+    except (*UNREADABLE, ValueError) as error:
+        return _Look(file, [f"{file.uri} cannot be read as {_kind(file)}: {brief(error, file)}"])
+
+
+def _kind(file: InputFile) -> str:
+    return f"{file.format}{f' ({file.packing})' if file.packing else ''}"
+
+
+def _member_format(file: InputFile) -> InputFile:
+    if file.packing != "zip":
+        return file
+    with filesystem(file.given)[0].open_input_file(file.path) as source, zipfile.ZipFile(source) as archive:
+        name = _member(archive)
+    suffix = name.rpartition(".")[2].lower()
+    form = file.format or FORMATS.get(suffix, "")
+    if not form:
+        raise InputError(
+            [f"it is a zip of {name!r}, whose suffix is none of {', '.join(FORMATS)}; read.format names it"]
+        )
+    return replace(file, format=form)
+
+
+def _member(archive: zipfile.ZipFile) -> str:
+    """The name of the only file in an archive.
+
+    Raises: InputError when there are several, or none.
+    """
+    names = [
+        info.filename for info in archive.infolist() if not info.is_dir() and not info.filename.startswith("__MACOSX/")
+    ]
+    if len(names) != 1:
+        shown = ", ".join(map(repr, names[:5]))
+        raise InputError([f"it is a zip of {len(names)} files ({shown}); unpack it, and name the files that you mean"])
+    return names[0]
+
+
+def _look_csv(file: InputFile, cfg: ReadSection) -> _Look:
+    wanted = [*text_names(cfg), *other_names(cfg, cfg.keep)]
+    text, whole = _head(file, cfg)
+    head = delimited.look_at_head(text, whole, file.format, cfg.csv, wanted)
+    if head is None:
+        return _Look(replace(file, layout={"places": {}}), empty=True)
+    names = [name or str(number) for number, name in enumerate(head.names, 1)]
+    if cfg.keep == ("all",):
+        wanted = (
+            [*dict.fromkeys([*text_names(cfg), *other_names(cfg), *names])] if len(names) <= WIDEST else names[:WIDEST]
+        )
+    constants = partitions_of(file.name)
+    places: dict[str, Any] = {}
+    for name in wanted:
+        if name == "all" and cfg.keep == ("all",):
+            continue
+        places[name] = head.place(name)
+    columns = list(dict.fromkeys([*names, *constants]))
+    layout = {"dialect": asdict(head.dialect), "places": _with_constants(places, constants), "constants": constants}
+    _check_widths(head, cfg)
+    return _Look(replace(file, layout=layout), columns=columns)
+
+
+def _check_widths(head: delimited.Head, cfg: ReadSection) -> None:
+    """Raises: InputError when most of the first records do not have the fields of the header."""
+    width, count = head.dialect.width, len(head.records)
+    bad = [row for row in head.records if len(row) < width or any(cell.strip() for cell in row[width:])]
+    if count < 4 or 2 * len(bad) <= count or cfg.bad_lines == "skip":
+        return
+    names, cells = (", ".join(repr(one[:30]) for one in row[:6]) for row in (head.names, bad[0]))
+    raise InputError([f"{len(bad)} of the first {count} records have not the {width} fields of the header ({names}) "
+                      f"but, for one, {len(bad[0])}: {cells}. Set read.csv (delimiter, quote, escape, header), or "
+                      f"read.bad_lines=skip"])  # fmt: skip
+
+
+def _with_constants(places: dict[str, Any], constants: dict[str, str]) -> dict[str, Any]:
+    return {name: place if place is not None or name not in constants else "constant" for name, place in places.items()}
+
+
+def _look_json(file: InputFile, cfg: ReadSection) -> _Look:
+    text, whole = _head(file, cfg)
+    if not text.strip():
+        return _Look(replace(file, layout={"places": {}}), empty=True)
+    layout = jsonlines.layout_of(text, whole)
+    tally = Tally()
+    head = text if whole else text[: text.rfind("\n") + 1] or text
+    blocks = [(head.encode("utf-8", "replace"), True)]
+    keys = jsonlines.keys_of(jsonlines.records_of(iter(blocks), layout, RECORD_BYTES, tally))
+    if not keys and tally.counts["malformed"]:
+        if whole or layout == "lines":
+            raise ValueError(f"no line holds a JSON object; {tally.example('malformed')}")
+        keys = []
+    constants = partitions_of(file.name)
+    kept = () if cfg.keep == ("all",) else cfg.keep
+    wanted = [*text_names(cfg), *other_names(cfg, kept)]
+    if cfg.keep == ("all",):
+        wanted = list(dict.fromkeys([*wanted, *(key for key in keys if "." not in key)]))
+    places: dict[str, Any] = {name: 0 if name in keys or _reaches(name, keys) else None for name in wanted}
+    unseen = [name for name, place in places.items() if place is None and name not in constants]
+    if unseen:
+        places.update(dict.fromkeys(_search(file, unseen, layout), 0))
+    columns = [*(key for key in keys if "." not in key), *(key for key in keys if "." in key), *constants]
+    found = {"style": layout, "places": _with_constants(places, constants), "constants": constants}
+    return _Look(
+        replace(file, layout=found),
+        columns=list(dict.fromkeys(columns))
+        if cfg.keep != ("all",)
+        else [*(key for key in keys if "." not in key), *constants],
+    )
+
+
+def _reaches(name: str, keys: list[str]) -> bool:
+    """Whether a path goes deeper than the keys that were noted."""
+    parts = name.split(".")
+    return len(parts) > 2 and ".".join(parts[:2]) in keys
+
+
+def _search(file: InputFile, names: list[str], layout: str) -> list[str]:
+    """Those keys that some record of a JSON file has, though its first records lack them."""
+    words = {name: f'"{name.rpartition(".")[2]}"' for name in names}
+    blocks = _blocks(file, Decoder(None, "replace", Tally()))
+    found: set[str] = set()
+    seen = 0
+    if layout == "stream":
+        records = jsonlines.records_of(blocks, layout, RECORD_BYTES, Tally())
+        for record in itertools.islice(records, SCANNED):
+            found |= {name for name in words if jsonlines.has(record, name)}
+            if len(found) == len(names):
+                break
+        return [name for name in names if name in found]
+    for line in jsonlines.lines_of(blocks, RECORD_BYTES):
+        seen += len(line)
+        if any(word in line for word in words.values()):
+            record = jsonlines.value_of(line)
+            found |= {name for name in words if isinstance(record, dict) and jsonlines.has(record, name)}
+        if len(found) == len(names) or seen > SCAN_BYTES:
+            break
+    return names if seen > SCAN_BYTES else [name for name in names if name in found]
+
+
+def _look_parquet(file: InputFile, cfg: ReadSection) -> _Look:
+    table = columnar.open_table(parquet_source(file))
+    columns = columnar.Columns(table.schema_arrow)
+    constants = partitions_of(file.name)
+    kept = tuple(dict.fromkeys(columns.names)) if cfg.keep == ("all",) else cfg.keep
+    if len(set(columns.names)) < len(columns.names) and cfg.keep == ("all",):
+        doubled = next(name for name in columns.names if columns.names.count(name) > 1)
+        columns.place(doubled)
+    places: dict[str, Any] = {}
+    for name in [*text_names(cfg), *other_names(cfg, kept[:WIDEST])]:
+        places[name] = columns.place(name)
+    for name in [*text_names(cfg), *([cfg.id_column] if cfg.id_column else [])]:
+        if places[name] is not None and not columnar.is_text(kind := columns.type_of(places[name])):
+            raise InputError([f"column '{name}' holds {kind}; a text or id column holds strings or numbers"])
+    layout = {"places": _with_constants(places, constants), "constants": constants}
+    names = columns.names if cfg.keep == ("all",) else columns.paths()
+    return _Look(replace(file, layout=layout), columns=list(dict.fromkeys([*names, *constants])))
+
+
+def _head(file: InputFile, cfg: ReadSection) -> tuple[str, bool]:
+    """The first characters of a text file, up to the end of a line, and whether they are all."""
+    held: list[bytes] = []
+    size = 0
+    decoder = Decoder(cfg.csv.encoding if file.format != "jsonl" else None, "replace", Tally())
+    whole = False
+    with open_file(file) as stream:
+        while not whole and (size < HEAD_BYTES or not any(b"\n" in one or b"\r" in one for one in held)):
+            if size > 2 * RECORD_BYTES:
+                unit = "line" if file.format == "jsonl" else "record"
+                words = ("characters. Write one record on each line." if file.format == "jsonl" else
+                         "bytes; a quote that is never closed makes one of many")  # fmt: skip
+                raise InputError([f"a {unit} is longer than {RECORD_BYTES:,} {words}"])
+            block = stream.read(HEAD_BYTES)
+            whole = len(block) < HEAD_BYTES and not stream.read(1) if block else True
+            if not whole and len(block) < HEAD_BYTES:
+                raise OSError("it changed while it was read")
+            held.append(decoder(block, whole))
+            size += len(block)
+    return b"".join(held).decode("utf-8", "replace"), whole
+
+
+def open_file(file: InputFile) -> Any:
+    """The unpacked bytes of a file, as a stream."""
+    store, _ = filesystem(file.given)
+    if file.packing == "zip":
+        archive = zipfile.ZipFile(store.open_input_file(file.path))
+        return archive.open(_member(archive))
+    if file.packing == "xz":
+        return lzma.open(store.open_input_stream(file.path, compression=None))
+    return store.open_input_stream(file.path, compression=file.packing)
+
+
+def _blocks(file: InputFile, decoder: Decoder) -> Iterator[tuple[bytes, bool]]:
+    """A text file as UTF-8, a block at a time, and whether it is the last."""
+    with open_file(file) as stream:
+        while block := stream.read(BLOCK_BYTES):
+            yield decoder(block), False
+    yield decoder(b"", True), True
+
+
+def parquet_source(file: InputFile) -> Any:
+    """A Parquet file that can be read anywhere; a packed one is unpacked to the disk, up to a bound."""
+    if not file.packing:
+        return filesystem(file.given)[0].open_input_file(file.path)
+    source: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is there as long as somebody reads from it
+    with open_file(file) as stream:
+        while chunk := stream.read(1 << 20):
+            if source.tell() + len(chunk) > columnar.UNPACKED_BYTES:
+                raise InputError(
+                    [f"it unpacks to more than {columnar.UNPACKED_BYTES:,} bytes. Take it out of its {file.packing}."]
+                )
+            source.write(chunk)
+    return source
+
+
+def brief(error: BaseException, file: InputFile | None = None) -> str:
+    """An error of a library in words."""
+    packing = file.packing if file is not None else None
+    words = " ".join(str(error).split())[:300] or type(error).__name__
+    if packing and any(
+        hint in words for hint in ("incorrect header check", "Not a gzipped file", "Invalid data stream")
+    ):
+        return f"it is not {packing}, or something else follows its {packing}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return words
+
+
+def read_batches(
+    file: InputFile, piece: Piece, cfg: ReadSection, keep: tuple[str, ...], rows: int, tally: Tally
+) -> Iterator[pa.Table]:
+    """The wanted columns of a file, some thousand records at a time: texts as strings, the others with their types.
+
+    Raises: InputError for what passes a bound, as a packed file out of which far more comes than went in.
+    """
+    texts, others = text_names(cfg), other_names(cfg, keep)
+    records = unpacked = 0
+    for table in _values(file, piece, cfg, texts, others, rows, tally):
+        if file.packing:
+            records += len(table)
+            unpacked += table.nbytes + RECORD_COST * len(table)
+            if unpacked > max(PACKED_BYTES, PACKED_RATIO * file.size):
+                raise InputError([f"{records:,} records of {unpacked:,} bytes have come out of its {file.size:,} bytes "
+                                  f"of {file.packing}, more than {PACKED_RATIO} times as much. If it is sound, unpack "
+                                  f"it and name the unpacked file."])  # fmt: skip
+        yield _completed(table, texts, others, file.layout["constants"])
+
+
+def _values(
+    file: InputFile, piece: Piece, cfg: ReadSection, texts: list[str], others: list[str], rows: int, tally: Tally
+) -> Iterator[pa.Table]:
+    places = {name: place for name, place in file.layout["places"].items() if place not in (None, "constant")}
+    own = {name: place for name, place in places.items() if name in texts or name in others}
+    own_texts, own_others = ([name for name in names if name in own] for names in (texts, others))
+    if not file.layout.get("places"):
+        return
+    if file.format == "parquet":
+        source = parquet_source(file)
+        if not own:
+            count = columnar.open_table(source).metadata
+            groups = range(count.num_row_groups) if piece.row_groups is None else piece.row_groups
+            for group in groups:
+                yield from _nothing(count.row_group(group).num_rows, rows)
+            return
+        bounds = {"rows": rows, "batch": BATCH_BYTES, "record": RECORD_BYTES}
+        at = {name: (place[0], list(place[1])) for name, place in own.items()}
+        yield from columnar.read_groups(source, piece.row_groups, at, own_texts, bounds, cfg.errors, tally)
+        return
+    decoder = Decoder(cfg.csv.encoding if file.format != "jsonl" else None, cfg.errors, tally)
+    blocks = _blocks(file, decoder)
+    if file.format == "jsonl":
+        found = jsonlines.records_of(blocks, file.layout["style"], RECORD_BYTES, tally)
+        yield from jsonlines.read_values(found, texts, own_others, rows, BATCH_BYTES, tally)
+        return
+    dialect = delimited.Dialect(**file.layout["dialect"])
+    counted = own or {"": 0}
+    for table in delimited.read_records(blocks, dialect, counted, RECORD_BYTES, tally):
+        for start in range(0, len(table), rows):
+            part = table.slice(start, rows)
+            columns = {name: part[name] for name in own_texts} | {
+                name: of_strings(part[name].combine_chunks()) for name in own_others if name not in texts
+            }
+            yield pa.table(columns) if columns else next(_nothing(len(part), rows))
+
+
+def _nothing(count: int, rows: int) -> Iterator[pa.Table]:
+    """As many records without a column."""
+    for start in range(0, count, rows):
+        yield pa.table({"": pa.nulls(min(rows, count - start))})
+
+
+def _completed(table: pa.Table, texts: list[str], others: list[str], constants: dict[str, str]) -> pa.Table:
+    """The table with every wanted column; a file that lacks one has nothing there, or what its folder says."""
+    columns = {}
+    for name in [*texts, *others]:
+        if name in table.schema.names:
+            columns[name] = table[name]
+        elif name in constants:
+            values = pa.array([constants[name]] * len(table), pa.string())
+            columns[name] = values if name in texts else of_strings(values)
+        else:
+            columns[name] = pa.nulls(len(table), pa.string() if name in texts else pa.null())
+    return pa.table(columns)
+
+
+def lines_problem(records: int, tally: Tally, cfg: ReadSection) -> list[str]:
+    """Why an input of which too many lines are malformed is refused."""
+    bad = tally.counts["malformed"]
+    if cfg.bad_lines == "skip" or bad * 100 <= records + bad:
+        return []
+    return [
+        f"{bad:,} of {records + bad:,} records are malformed; the first: {tally.example('malformed')}. Mend the input, "
+        f"set read.csv (delimiter, quote, escape) or read.format, or leave such records out with read.bad_lines=skip"
+    ]

@@ -1,0 +1,70 @@
+"""Texts as they came in; what is compared and embedded out: entities decoded, tags gone, white space folded."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from dataclasses import dataclass
+
+# Elements of HTML; anything else between angle brackets (<3, <name@host>, <unk>) is text.
+_INLINE = "b|i|em|strong|u|s|sub|sup|mark|small|wbr|font|big|tt"
+_BLOCK = (
+    "a|abbr|address|article|aside|audio|blockquote|body|br|button|caption|center|cite|code|col|colgroup|dd|del|details|"
+    "dfn|div|dl|dt|embed|fieldset|figcaption|figure|footer|form|frame|frameset|h[1-6]|head|header|hr|html|iframe|img|"
+    "input|ins|kbd|label|legend|li|link|main|map|meta|nav|noscript|object|ol|option|p|param|picture|pre|q|samp|script|"
+    "section|select|source|span|strike|style|summary|svg|table|tbody|td|textarea|tfoot|th|thead|time|title|tr|ul|var|"
+    "video"
+)
+_UNSEEN = re.compile(r"<(script|style)\b[^>]*>.*?</\1\s*>|<!--.*?-->|<!\[CDATA\[|\]\]>|<!doctype\b[^>]*>", re.I | re.S)
+_INLINE_TAG = re.compile(rf"</?(?:{_INLINE})\b(?:\s[^<>]*)?/?(?:>|$)", re.I)
+_TAG = re.compile(rf"</?(?:{_BLOCK})\b[^<>]*(?:>|$)", re.I)
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+_URL = re.compile(r"\b(?:https?://|www\.)[^\s<>\"]+", re.I)
+_HASHTAG = re.compile(r"(?<![\w&/])#(\w+)")
+MARKUP_CHARACTERS = "<&"  # a text without them has no markup
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What is done with a text before it is compared and embedded."""
+
+    markup: bool = True  # entities are decoded, tags removed
+    urls: str = "keep"  # keep, drop
+    hashtags: str = "keep"  # keep, words (without #), drop
+    case: str = "keep"  # keep, lower
+
+    def __call__(self, text: str) -> str:
+        """The text with what ``folded`` does, and with what this asks for."""
+        if self.markup and ("<" in text or "&" in text):
+            text = without_markup(text)
+        if self.urls == "drop":
+            text = _URL.sub(" ", text)
+        if self.hashtags != "keep":
+            text = _HASHTAG.sub(r"\1" if self.hashtags == "words" else " ", text)
+        if self.case == "lower":
+            text = text.lower()
+        return folded(text)
+
+    @property
+    def light(self) -> bool:
+        """Whether a text of printable ASCII, without markup and with single spaces, stays as it is."""
+        return (self.urls, self.hashtags, self.case) == ("keep", "keep", "keep")
+
+
+def folded(text: str) -> str:
+    """Unicode NFC, white space folded to single spaces, a lone surrogate (legal in JSON) replaced by ?."""
+    text = " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def without_markup(text: str) -> str:
+    """A text without the tags of HTML, its entities decoded; a tag may stand as entities, and these as entities."""
+    for _ in range(3):
+        plain = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+        if plain == text:
+            break
+        text = plain
+    if "<" not in text:
+        return text
+    return _TAG.sub(" ", _INLINE_TAG.sub("", _UNSEEN.sub(" ", text)))

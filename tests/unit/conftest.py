@@ -1,0 +1,51 @@
+"""What the tests of reading share: files to read, and a reader with this process in the place of Ray's workers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustering import read as read_module
+from clustering.config import ReadSection
+from clustering.read import find_files, read_texts
+from clustering.rundir import RunDir
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """``write(name, content)`` leaves a file and returns its path; a name that ends in .gz is compressed."""
+
+    def file(name: str, content: str | bytes = "title\nFlood in Garford\n") -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = content.encode() if isinstance(content, str) else content
+        path.write_bytes(gzip.compress(raw) if name.endswith(".gz") and isinstance(content, str) else raw)
+        return str(path)
+
+    return file
+
+
+@pytest.fixture
+def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[RunDir, dict[str, Any]]]:
+    def map_parts(make: Any, items: list[Any], *, actors: int, **kwargs: Any) -> list[Any]:
+        worker = make(**kwargs)
+        numbered = [json.loads(json.dumps({**item, "item": number})) for number, item in enumerate(items)]
+        return [{**worker(item), "item": item["item"]} for item in numbered]
+
+    monkeypatch.setattr(read_module, "map_parts", map_parts)
+    monkeypatch.setattr(read_module, "on_worker", lambda work, *given: work(*given))
+    made: list[RunDir] = []
+
+    def run(cfg: ReadSection, part_rows: int = 8192) -> tuple[RunDir, dict[str, Any]]:
+        monkeypatch.setattr(read_module, "RECORDS_PER_PART", part_rows)
+        made.append(RunDir(tmp_path / f"run-{len(made)}"))
+        return made[-1], read_texts(find_files(cfg), cfg, made[-1], 1)
+
+    return run
