@@ -52,6 +52,7 @@ class Manifest(Results):
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]  # is part of a collection's description and a folder's name
     begun: dict[StageName, Mark] = field(default_factory=dict)
     dropped: Mark | None = None  # the store whose collection was dropped after the search
+    loaded: Mark | None = None  # the store whose collection this run has loaded, and releases
     collection: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] | None = None
     swapped: dict[StageName, Folder] = field(default_factory=dict)  # whose files for users have come to the top
     swapping: dict[FileName, Folder] = field(default_factory=dict)  # files that are on their way there; "": to go

@@ -27,7 +27,7 @@ def test_what_a_stage_warns_of_stands_in_log_and_report(tmp_path: Path, monkeypa
     monkeypatch.setattr(rundir.log, "warning", lambda line, *words: logged.append(line % words))
     run = RunDir(tmp_path)
     counts = {"records": 3, "texts": 3, "empty": 0, "dropped": 0, "repeated_ids": 0}
-    run.stage("read", "mark", lambda: {**counts, "warnings": ["2 of 3 times cannot be read."]})
+    run.stage("read", "0" * 16, lambda: {**counts, "warnings": ["2 of 3 times cannot be read."]})
     run.update_manifest(versions={}, seed=0)
     assert report.collect_figures(run, RunConfig())["warnings"][0] == "2 of 3 times cannot be read."
     assert logged == ["read: 2 of 3 times cannot be read."]
@@ -37,8 +37,8 @@ def finished_run(folder: Path) -> RunDir:
     """A run as its manifest tells it, without its artefacts."""
     run = RunDir(folder)
     counts = {"records": 9, "texts": 9, "empty": 0, "dropped": 0, "repeated_ids": 0}
-    run.stage("read", "mark", lambda: counts)
-    run.stage("cluster", "mark", lambda: {"count": 1})
+    run.stage("read", "0" * 16, lambda: counts)
+    run.stage("cluster", "0" * 16, lambda: {"count": 1})
     run.update_manifest(versions={}, seed=0)
     return run
 
