@@ -16,13 +16,13 @@ from clustering.columns import as_type
 from clustering.config import EmbedSection, RunConfig
 from clustering.encoders import load_encoder
 from clustering.errors import ConfigError
-from clustering.exact import exact_neighbors
+from clustering.exact import exact_neighbors, windowed
 from clustering.kernels.placing import Placed, Reach, vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import original_errors
 from clustering.read import TextCleaner, find_files, read_columns_of
 from clustering.rundir import Figures, RunDir, load_assignment, parts, rows_without_vector
-from clustering.storage import Place, load_array, place, read_schema, whole
+from clustering.storage import Place, load_array, place, read_schema, read_table, whole
 from clustering.tally import Tally
 
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
@@ -48,7 +48,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     in whose own lists the text would stand, -1 where there is none. With ``distance`` a new text meets the run's texts
     at mutual reachability: ``home`` is the home of the text it meets first, ``label`` the same cluster when it meets it
     no higher than the cluster's own members meet each other, else -1. A text that the run already has gets what it has
-    there.
+    there; so does a new one whose vector equals that of a text.
 
     paths : files with the run's text columns (and its id column); output : a Parquet file
     Returns: records, empty (left out), assigned (label not -1).
@@ -73,14 +73,17 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     kept = [number for number, text in enumerate(texts) if text]
     encoder: Any = ray.remote(_Encoder).options(num_gpus=config.embed.gpus_per_actor).remote(config.embed)
     clusters = _Clusters(run, config)
+    known = known_texts(run, texts)
     assigned = 0
     layout = ASSIGNED.set(0, pa.field("text_id", ids.type))
     with whole(place(output)) as temporary, pq.ParquetWriter(temporary, layout) as writer:
         for start in range(0, len(kept), BATCH):
             batch = kept[start : start + BATCH]
+            rows = np.array([known.get(texts[number], -1) for number in batch])
+            new = [texts[number] for number, row in zip(batch, rows, strict=True) if row < 0]
             with original_errors():
-                vectors: Any = ray.get(encoder.encode.remote([texts[number] for number in batch]))
-            placed = clusters.place(ids.take(pa.array(batch, pa.int64())), vectors)
+                vectors: Any = ray.get(encoder.encode.remote(new)) if new else None
+            placed = clusters.table(ids.take(pa.array(batch, pa.int64())), rows, vectors)
             assigned += int((placed["label"].to_numpy() >= 0).sum())
             writer.write_table(placed)
     return {"records": len(texts), "empty": len(texts) - len(kept), "assigned": assigned}
@@ -96,6 +99,21 @@ def ids_like(run: RunDir, given: pa.ChunkedArray, places: pa.ChunkedArray) -> pa
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         ids = as_type(ids, pa.string())
     return pc.coalesce(pc.if_else(pc.equal(ids, ""), None, ids), places) if pa.types.is_string(ids.type) else ids
+
+
+def known_texts(run: RunDir, texts: list[str]) -> dict[str, int]:
+    """The rows of those texts that the run already has."""
+    asked = ray.put(pa.array(set(texts), pa.string()))
+    found: dict[str, int] = {}
+    for some in windowed(_known_in, [(path, asked) for path in parts(run / "texts")]):
+        found.update(some)
+    return found
+
+
+def _known_in(path: Place, asked: pa.Array) -> dict[str, int]:
+    table = read_table(path, columns=["row", "text"])
+    held = table.filter(pc.is_in(table["text"], value_set=asked))
+    return dict(zip(held["text"].to_pylist(), held["row"].to_pylist(), strict=True))
 
 
 class _Encoder:
@@ -115,7 +133,8 @@ class _Clusters:
         self.vectors = run / "vectors"
         self.metric, self.min_samples = config.store.metric, config.cluster.core_rank
         self.core = load_array(run / "forest" / "core.npy")
-        self.k = min(config.search.k, self.core.size - rows_without_vector(self.vectors).size)
+        self.without = rows_without_vector(self.vectors)
+        self.k = min(config.search.k, self.core.size - self.without.size)
         assignment = load_assignment(run)
         self.held = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
         self.diffused = config.cluster.weights == "diffused"
@@ -125,25 +144,39 @@ class _Clusters:
             return
         self.reach = Reach.of(load_forest(run), self.core, self.held["label"], self.held["home"], self.min_samples)
 
-    def place(self, ids: pa.Array, vectors: FloatArray) -> pa.Table:
-        """The table of assign_texts for some texts' vectors."""
+    def table(self, ids: pa.Array, rows: IntArray, vectors: FloatArray | None) -> pa.Table:
+        """The table of assign_texts for some texts.
+
+        rows : of texts that the run already has, which are where the run has put them; -1 for new ones
+        vectors : of the new ones, in their order; None where there are none
+        """
+        columns = {name: held[rows] for name, held in self.held.items()}
+        columns |= {"nearest_row": rows.copy(), "distance": np.zeros(len(rows), np.float32)}
+        without = np.isin(rows, self.without)
+        new = rows < 0
+        if vectors is not None:
+            for name, column in self.place(vectors).items():
+                columns[name][new] = column
+            without[new] = ~vectors.any(axis=1)  # of these nothing is known: noise without a home
+            for name in ("label", "home", "strength", "home_strength"):
+                columns[name][new & without] = -1 if name in ("label", "home") else 0
+        typed = {
+            name: pa.array(
+                column.astype(ASSIGNED.field(name).type.to_pandas_dtype()),
+                mask=without if name in ("nearest_row", "distance") else None,
+            )
+            for name, column in columns.items()
+        }
+        return pa.table({"text_id": ids, **typed}, schema=ASSIGNED.set(0, pa.field("text_id", ids.type)))
+
+    def place(self, vectors: FloatArray) -> Placed:
+        """The columns of new texts, by their vectors."""
         rows, dots = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
         away = dot_distance(dots, self.metric)
         found = self._by_neighbors(rows, away) if self.diffused else self.reach.meet(rows, away)
-        # A text that the run already has is where the run has put it.
-        known = dots[:, 0] >= 1 - SAME
-        columns = {name: np.where(known, self.held[name][rows[:, 0]], column) for name, column in found.items()}
-        without = ~vectors.any(axis=1)  # of these nothing is known: noise without a home
-        for name, column in columns.items():
-            column[without] = -1 if name in ("label", "home") else 0
-        typed = {
-            name: pa.array(column.astype(ASSIGNED.field(name).type.to_pandas_dtype()))
-            for name, column in columns.items()
-        }
-        nearest = {"nearest_row": rows[:, 0], "distance": away[:, 0]}
-        shown = {name: pa.array(column, mask=without) for name, column in nearest.items()}
-        layout = ASSIGNED.set(0, pa.field("text_id", ids.type))
-        return pa.table({"text_id": ids, **typed, **shown}, schema=layout)
+        known = dots[:, 0] >= 1 - SAME  # the run has a text with an equal vector
+        placed = {name: np.where(known, self.held[name][rows[:, 0]], column) for name, column in found.items()}
+        return {**placed, "nearest_row": rows[:, 0], "distance": away[:, 0]}
 
     def _by_neighbors(self, rows: IntArray, away: FloatArray) -> Placed:
         radius = np.minimum(self.radius[rows], np.float32(np.inf if self.longest is None else self.longest))

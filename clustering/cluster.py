@@ -14,6 +14,7 @@ from clustering.artefacts import copies_of, load_forest, load_grain, read_lists
 from clustering.config import ClusterSection, GraphSection
 from clustering.kernels.csr import min_distance
 from clustering.kernels.diffusion import MIN_LENGTH
+from clustering.kernels.equal import tied
 from clustering.kernels.forest import row_dtype
 from clustering.kernels.labels import Choice, label_texts
 from clustering.parts import on_worker
@@ -36,9 +37,10 @@ def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int,
 def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
     forest, copies = load_forest(run), copies_of(run)
     choice = Choice(**{key.name: getattr(cfg, key.name) for key in fields(Choice)})
+    core = load_array(run / "forest" / "core.npy")
+    floor = float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric)
     found = label_texts(
-        forest, copies, load_array(run / "forest" / "core.npy"), choice,
-        floor=float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric),
+        forest, copies, core, choice, floor=floor, piece=tied(forest, core, floor),
         nearest=_first_neighbors(run, min(choice.neighbors, k), graph, metric, copies.size), grain=load_grain(run),
     )  # fmt: skip
     label, home, layers = found.label, found.home, found.layers

@@ -27,7 +27,7 @@ def exact_neighbors(folder: Place, queries: FloatArray, query_rows: IntArray, k:
     """
     shared = ray.put((queries, query_rows))
     best: tuple[IntArray, FloatArray] | None = None
-    for rows, dots in _windowed(_block_neighbors, [(path, shared, k) for path in parts(folder)]):
+    for rows, dots in windowed(_block_neighbors, [(path, shared, k) for path in parts(folder)]):
         held = ([rows], [dots]) if best is None else ([best[0], rows], [best[1], dots])
         best = merge_top_k(*held, k)
     if best is None:
@@ -35,7 +35,7 @@ def exact_neighbors(folder: Place, queries: FloatArray, query_rows: IntArray, k:
     return best
 
 
-def _windowed(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
+def windowed(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
     """Results as they come, with at most a few tasks a core in flight, so that the driver never holds many."""
     calls = list(reversed(calls))
     waiting: list[Any] = []
@@ -61,7 +61,7 @@ def search_outside(folder: Place, core: FloatArray, metric: str, floor: float, l
             some = slice(at, at + QUERIES)
             shared = ray.put((vectors_of(gather(folder, rows[some], ["vector"])), rows[some]))
             calls = [(path, shared, cores, pieces, metric, floor, longest) for path in parts(folder)]
-            for found, away in _windowed(_block_outside, calls):
+            for found, away in windowed(_block_outside, calls):
                 nearer = (away < reach[some]) | ((away == reach[some]) & (found < other[some]))
                 other[some][nearer], reach[some][nearer] = found[nearer], away[nearer]
         other[np.isinf(reach)] = -1

@@ -18,8 +18,17 @@ from clustering.artefacts import copies_of, read_lists, text_keys
 from clustering.config import ClusterSection, GraphSection
 from clustering.exact import search_outside
 from clustering.kernels import diffusion
-from clustering.kernels.csr import min_distance
-from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, merge_forests, spanning_forest
+from clustering.kernels.csr import MIN_DISTANCE, min_distance
+from clustering.kernels.equal import EqualEdges, equal_edges, equal_pairs, joined, tie
+from clustering.kernels.forest import (
+    FloatArray,
+    Forest,
+    IntArray,
+    core_distances,
+    grow_pieces,
+    merge_forests,
+    spanning_forest,
+)
 from clustering.kernels.grain import Grain, count_breaks, grain_of
 from clustering.kernels.memory import forest_bytes
 from clustering.kernels.repair import prove_forest, repair_forest
@@ -27,6 +36,7 @@ from clustering.parts import Node, accounted, live_nodes, on_node, on_worker, st
 from clustering.rundir import (
     Figures,
     RunDir,
+    gather,
     load_graph,
     part_name,
     parts,
@@ -34,6 +44,7 @@ from clustering.rundir import (
     read_columns,
     rows_without_vector,
     save_array,
+    vectors_of,
     write_json,
     write_table,
 )
@@ -83,8 +94,12 @@ def _forest(
     else:
         forest, proof = listed, prove_forest(listed, radius)
     without = rows_without_vector(run / "vectors").size  # texts that are in no piece
-    names = [path.name for path in parts(run / "texts")]
-    breaks = [count_breaks(read_lists(run, [name], k, section, metric, n_texts)) for name in names]
+    breaks, equal = [], []
+    for path in parts(run / "texts"):
+        lists = read_lists(run, [path.name], k, section, metric, n_texts)
+        breaks.append(count_breaks(lists))
+        equal.append(equal_edges(lists, MIN_DISTANCE))
+    forest = tie(forest, _equal_texts(run, equal, n_texts), core, min_distance(metric))
     return {
         **_write(run, forest, core, grain_of(np.sum(breaks, axis=0), n_texts), without),
         "certified": proof.certified,
@@ -96,6 +111,15 @@ def _forest(
         "isolated": int(np.isinf(core).sum()) - without if n_texts > 1 else 0,
         **figures,
     }
+
+
+def _equal_texts(run: RunDir, edges: list[EqualEdges], n_texts: int) -> IntArray:
+    """The smallest row with a vector that equals each row's; vectors are compared only where lists are full of such."""
+    piece, open_rows = joined(edges, n_texts)
+    if open_rows.size > 1:
+        left, right = equal_pairs(vectors_of(gather(run / "vectors", open_rows, ["vector"])))
+        grow_pieces(open_rows[left], open_rows[right], piece)
+    return piece
 
 
 def _write(run: RunDir, forest: Forest, core: FloatArray, grain: Grain, without: int) -> Figures:
@@ -129,11 +153,12 @@ def _diffused_forest(
         grain = grain_of(shard.breaks(), n_texts)
         length = diffusion.diffuse(shard.lists, seed, grain.averaged, shard.keys())
         core = shard.cores(length, rank)
-        forests = [shard.forest(length, core)]
+        forests, equal = [shard.forest(length, core)], [shard.equal()]
         forest = forests[0]
     else:
-        forests, core, grain = diffuse_shards(given, n_texts, rank, seed, nodes or live_nodes())
+        forests, core, grain, equal = diffuse_shards(given, n_texts, rank, seed, nodes or live_nodes())
         forest = merge_forests(forests, n_texts)
+    forest = tie(forest, _equal_texts(run, equal, n_texts), core, float(diffusion.MIN_LENGTH))
     without = rows_without_vector(run / "vectors").size
     figures = _write(run, forest, core, grain, without)
     joined = np.unique(np.concatenate([forest.left, forest.right])).size
@@ -166,6 +191,9 @@ class _Shard:
 
     def breaks(self) -> IntArray:
         return count_breaks(self.lists)
+
+    def equal(self) -> EqualEdges:
+        return equal_edges(self.lists, MIN_DISTANCE)
 
     def scales(self, rank: int) -> FloatArray:
         return diffusion.local_scales(self.lists, rank)
@@ -206,12 +234,13 @@ class _Shard:
 
 def diffuse_shards(
     shards: list[tuple[Any, ...]], n_texts: int, rank: int, seed: int, nodes: list[Node]
-) -> tuple[list[Forest], FloatArray, Grain]:
+) -> tuple[list[Forest], FloatArray, Grain, list[EqualEdges]]:
     """Diffusion and forests by one actor a shard; a round's sketches are objects that all actors read in the next.
 
     shards : arguments of ``_Shard`` for each, rows ascending; rank : min_samples, 0 for none
     nodes : where the actors are, in turn
-    Returns: two forests, whose merge is the whole's; core distances; the grain. All the same for any shards.
+    Returns: two forests, whose merge is the whole's; core distances; the grain; entries between equal vectors. All the
+        same for any shards.
     """
     on_each = -(-len(shards) // len(nodes))
     kind: Any = ray.remote(max_restarts=3, max_task_retries=3)(_Shard)
@@ -228,7 +257,7 @@ def diffuse_shards(
     core = np.concatenate(ray.get([one.cores.remote(own, rank) for one, own in zip(actors, lengths, strict=True)]))
     shared = ray.put(core)
     waiting = [one.measured_forest.remote(own, shared) for one, own in zip(actors, lengths, strict=True)]
-    return _merged_pairs(waiting, n_texts), core, grain
+    return _merged_pairs(waiting, n_texts), core, grain, ray.get([one.equal.remote() for one in actors])
 
 
 def _merged_pairs(waiting: list[Any], n_texts: int) -> list[Forest]:

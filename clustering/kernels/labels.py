@@ -104,12 +104,14 @@ def label_texts(
     *,
     floor: float,
     nearest: NDArray[Any] | None = None,
+    piece: IntArray | None = None,
     grain: Grain = Grain(),  # noqa: B008 (frozen)
 ) -> Labels:
     """Cluster the texts of a forest.
 
     copies : int32, shape (n_texts,), records a text; core : float32, shape (n_texts,), core distances
     floor : the shortest distance; nearest : shape (n_texts, choice.neighbors), -1 where a list is shorter
+    piece : the smallest row of the texts with an equal vector; none: all differ
     """
     n_texts = copies.size
     weigh = choice.copies == "weigh"
@@ -127,7 +129,7 @@ def label_texts(
             nodes, n_nodes, min_cluster_size=smallest, selection=choice.selection, epsilon=choice.epsilon,
             max_cluster_size=choice.max_cluster_size, allow_single_cluster=choice.allow_single_cluster,
         )  # fmt: skip
-    label, strength, persistence = finish_labels(found, copies, smallest)
+    label, strength, persistence = finish_labels(found, copies, smallest, piece)
     home, height = grow_homes(forest.left, forest.right, forest.distance, label)
     count = len(persistence)
     table, parent = label[:, None], np.full(count, -1, np.int64)

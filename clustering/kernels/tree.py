@@ -142,18 +142,22 @@ def leaves_of(tree: CondensedTree, root_too: bool = False) -> NDArray[np.bool_]:
 
 
 def finish_labels(
-    found: Clusters, copies: NDArray[np.int32], min_cluster_size: int
+    found: Clusters, copies: NDArray[np.int32], min_cluster_size: int, piece: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Labels in their lasting order, with a cluster for each noise text that alone carries min_cluster_size records.
 
     copies : int32, shape (n_texts,), records a text; further entries of ``found`` are copies and left out
+    piece : int64, shape (n_texts,), the smallest row of the texts with an equal vector, which count as one text
     Returns: label int64 and strength float64, shape (n_texts,); persistence of each cluster.
     """
     label, strength = found.label[: copies.size].copy(), found.strength[: copies.size].copy()
-    alone = np.flatnonzero((label < 0) & (copies >= min_cluster_size))  # many printed the very same words
-    label[alone] = len(found.persistence) + np.arange(alone.size)
+    held = copies if piece is None else np.bincount(piece, copies, copies.size)[piece]
+    alone = np.flatnonzero((label < 0) & (held >= min_cluster_size))  # many printed the very same words
+    _, number = np.unique(alone if piece is None else piece[alone], return_inverse=True)
+    label[alone] = len(found.persistence) + number
     strength[alone] = 1
-    label, persistence = renumber(label, copies, np.concatenate([found.persistence, np.zeros(alone.size)]))
+    extra = np.zeros(int(number.max(initial=-1)) + 1)
+    label, persistence = renumber(label, copies, np.concatenate([found.persistence, extra]))
     return label, strength, persistence
 
 

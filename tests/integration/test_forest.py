@@ -28,12 +28,22 @@ def plain(**keys: Any) -> ClusterSection:
     return ClusterSection(**{"weights": "distance", "selection": "eom", **keys})
 
 
-def searched(folder: Path, n_blobs: int, k: int, noise: int = 0, cell_texts: int = 64) -> tuple[RunDir, np.ndarray]:
-    """Leave vectors/, texts/ and neighbors/ with the true k nearest; the distances of all pairs."""
+def searched(
+    folder: Path, n_blobs: int, k: int, noise: int = 0, cell_texts: int = 64, equal: int = 0
+) -> tuple[RunDir, np.ndarray]:
+    """Leave vectors/, texts/ and neighbors/ with the true k nearest; the distances of all pairs.
+
+    equal : further rows with the vector of row 0; each lists those of its own half first
+    """
     run = RunDir(folder)
     vectors = blobs(3, n_blobs=n_blobs, each=50, noise=noise, dim=6, spread=0.05).vectors
+    vectors = np.concatenate([vectors, np.repeat(vectors[:1], equal, axis=0)])
     n_texts = len(vectors)
     distances = pair_distances(vectors).astype(np.float32)
+    alike, half = np.r_[0, n_texts - equal : n_texts], np.arange(equal + 1) % 2
+    if equal:
+        distances[np.ix_(alike, alike)] = np.where(half[:, None] == half, 0, np.float32(1e-5))
+        np.fill_diagonal(distances, np.inf)
     write_vectors(run / "vectors", vectors, PART)
     cell = cells_of(vectors, cell_centers(run, n_texts, 0, cell_texts))
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
@@ -95,6 +105,25 @@ def test_shards_of_diffusion_give_the_labels_of_the_whole(local_ray: None, tmp_p
                 assert_array_equal(getattr(load_forest(run), name), getattr(whole, name))
         cluster_graph(run, cfg, GraphSection(), 8, "L2")
         assert load_assignment(run)["layers"].equals(layers)
+
+
+@pytest.mark.parametrize("weights", ["diffused", "distance"])
+def test_more_equal_vectors_than_a_list_holds_share_a_cluster(local_ray: None, tmp_path: Path, weights: str) -> None:
+    run, distances = searched(tmp_path, n_blobs=20, k=8, equal=60)
+    n_texts = len(distances)
+    build_graph(run, GraphSection(), 8, n_texts, "L2")
+    cfg = ClusterSection() if weights == "diffused" else plain()
+    found = []
+    for shards in (1, 2):
+        build_forest(run, cfg, GraphSection(bridge="none"), 8, "L2", 0, shards)
+        figures = cluster_graph(run, cfg, GraphSection(), 8, "L2")
+        assignment = load_assignment(run)
+        for name in ("label", "home", "strength", "home_strength"):
+            assert len(set(assignment[name].to_numpy()[[0, *range(n_texts - 60, n_texts)]])) == 1, name
+        assert assignment["label"].to_numpy()[0] >= 0
+        assert figures["count"] >= 10
+        found.append(assignment)
+    assert found[0].equals(found[1])
 
 
 @pytest.mark.parametrize("min_samples", [2, 5])

@@ -225,8 +225,8 @@ def test_new_texts_find_the_clusters_of_their_words(finished, covey, sample, tmp
     assert result.status == 0, result.err
     placed = pq.read_table(output)
     assert placed["text_id"].to_pylist() == labels["text_id"].to_pylist()
-    np.testing.assert_allclose(placed["distance"].to_numpy(), 0, atol=2e-3)  # each finds itself
-    for name in ("label", "home"):
+    assert set(placed["distance"].to_numpy()) == {0}  # each finds itself
+    for name in ("label", "home", "strength", "home_strength"):
         assert placed[name].equals(labels[name])
     strange = tmp_path / "strange.csv"
     strange.write_text("id,title\nx,Recipe for lentil soup with cumin\n")
