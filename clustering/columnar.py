@@ -143,7 +143,7 @@ def read_groups(
             columns[name] = _no_view(column)
         for part in _slices(columns, len(batch), bounds, set(texts)):
             yield pa.table({
-                name: _text(column, name, number, errors, tally) if name in texts else plain(column)
+                name: _text(column, name, number, errors, tally) if name in texts else _sound(column, name, number)
                 for name, column in part.items()
             })  # fmt: skip
             number += len(next(iter(part.values())))
@@ -243,16 +243,32 @@ def _is_bytes(kind: pa.DataType) -> bool:
     )  # fmt: skip
 
 
+def _sound(column: pa.Array, name: str, number: int) -> pa.Array:
+    """A carried column. Raises: InputError for strings that are not UTF-8."""
+    array = plain(column)
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        words = " ".join(str(error).split())[:200]
+        raise InputError(
+            [f"column '{name}', from record {number + 1:,} on: {words}; leave it out of read.keep"]
+        ) from None
+    return array
+
+
 def _text(column: pa.Array, name: str, number: int, errors: str, tally: Tally) -> pa.Array:
     """A column as strings; a number that is none is nothing."""
     array = plain(column)
     if pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_finite(array), array, None)
     try:
+        if pa.types.is_string(array.type):
+            array.validate(full=True)  # what a file calls a string may be any bytes
         return array.cast(pa.string())
     except pa.ArrowInvalid:
-        if not (pa.types.is_binary(array.type) or pa.types.is_fixed_size_binary(array.type)):
+        if not _is_bytes(array.type):
             raise
+    array = array.cast(pa.binary())
     values: list[str | None] = []
     for at, value in enumerate(array.to_pylist(), number + 1):
         try:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 TIME = pa.timestamp("us", "UTC")
 WHOLE = r"^(?:0|-?[1-9][0-9]{0,17})$"  # a number that is written as it would be again
-NUMBER = r"^-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?$"
+NUMBER = r"^-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?$"  # that a float holds
 LAST_S = 253_402_300_800  # 1 January 10000: what is larger counts milliseconds or less
 _COMPACT = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?")
 

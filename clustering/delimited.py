@@ -38,7 +38,7 @@ class Dialect:
     quote: str | None = '"'
     escape: str | None = None
     comment: str | None = None
-    carriage: bool = False  # lines end with a carriage return alone
+    carriage: bool = False  # lines end with a carriage return, some of them at least
     skip: int = 0  # lines before the first record
     width: int = 0  # fields of a record
 
@@ -78,7 +78,9 @@ def look_at_head(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: lis
 
     text : ends with a whole line, unless the file does not; whole : it is all of the file
     """
-    carriage = "\n" not in text and "\r" in text
+    if not text.strip("\0 \t\r\n"):
+        return None
+    carriage = re.search("\r(?!\n|$)", text) is not None
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if carriage else text.split("\n")
     lines = [line + "\n" for line in lines]
     if not whole and len(lines) > 1:
@@ -92,11 +94,11 @@ def look_at_head(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: lis
         told, skip = found[1], blank + 1
     heads = []
     for start in dict.fromkeys([skip, _after_comments(lines, skip, cfg.comment)]):
-        for delimiter in _delimiters(kind, cfg, told):
-            heads.append(_head(lines, start, delimiter, carriage, whole, kind, cfg))
+        for delimiter, quote in itertools.product(_delimiters(kind, cfg, told), _quotes(kind, cfg)):
+            heads.append(_head(lines, start, Dialect(delimiter, quote, cfg.escape, cfg.comment, carriage), whole, cfg))
     known = [head for head in heads if head is not None]
     if not known:
-        return None
+        raise InputError(["its first lines are no header and records of csv. Set read.csv (delimiter, quote, header)"])
     chosen = max(known, key=lambda head: _score(head, wanted, cfg))  # the first of equals
     return _with_escape(chosen, lines, whole, cfg)
 
@@ -116,12 +118,14 @@ def _delimiters(kind: str, cfg: CsvSection, told: str | None) -> list[str]:
     return [first, *(one for one in DELIMITERS if one != first)]
 
 
-def _head(
-    lines: list[str], start: int, delimiter: str, carriage: bool, whole: bool, kind: str, cfg: CsvSection
-) -> Head | None:
-    quote = cfg.quote or ("none" if kind == "tsv" else '"')
-    comment = cfg.comment or None
-    dialect = Dialect(delimiter, None if quote == "none" else quote, cfg.escape, comment, carriage)
+def _quotes(kind: str, cfg: CsvSection) -> list[str | None]:
+    if cfg.quote:
+        return [None if cfg.quote == "none" else cfg.quote]
+    return [None, '"'] if kind == "tsv" else ['"']
+
+
+def _head(lines: list[str], start: int, dialect: Dialect, whole: bool, cfg: CsvSection) -> Head | None:
+    comment = dialect.comment
     kept = lines[start:]
     try:
         first: list[str] = []
@@ -396,9 +400,7 @@ def read_records(
     splitter = Splitter(dialect, longest, tally)
     names = [f"f{number}" for number in range(dialect.width)]
     skip, rest = dialect.skip, b""
-    for block, final in blocks:
-        if dialect.carriage:
-            block = block.replace(b"\r", b"\n")
+    for block, final in _without_carriages(blocks) if dialect.carriage else blocks:
         data = rest + block if rest else block
         while skip and (end := data.find(b"\n")) >= 0:
             data, skip = data[end + 1 :], skip - 1
@@ -410,6 +412,15 @@ def read_records(
         for chunk in chunks:
             yield _parsed(chunk, dialect, names, columns, line, tally)
             line += chunk.count(b"\n")
+
+
+def _without_carriages(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool]]:
+    """Blocks in which every line ends with a line feed."""
+    held = b""
+    for block, final in blocks:
+        data = held + block
+        held = b"\r" if data.endswith(b"\r") and not final else b""  # a line feed may follow
+        yield data[: len(data) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n"), final
 
 
 def _parsed(

@@ -144,7 +144,7 @@ def _resolve(given: str, kind: str | None, problems: list[str]) -> tuple[list[In
             files.append(file)
         elif not named and not entry.base.startswith("_"):  # _SUCCESS and its like say something of the others
             unread.append(_uri(entry.path, given))
-    files, others = _by_content(files, named, problems, given)
+    files, others = _by_content(files, kind, named, problems, given)
     unread += others
     if not files and not named:
         what = "the glob matches no" if magic else "the directory holds no"
@@ -178,9 +178,9 @@ def _may_be_a_part(suffix: str) -> bool:
 
 
 def _by_content(
-    files: list[InputFile], named: bool, problems: list[str], given: str
+    files: list[InputFile], kind: str | None, named: bool, problems: list[str], given: str
 ) -> tuple[list[InputFile], list[str]]:
-    """The files with what their first bytes say: of how they are packed, and whether one without suffix is Parquet."""
+    """The files with what their first bytes say: how they are packed, and whether they are Parquet."""
     found, unread = [], []
     with ThreadPoolExecutor(LOOKERS) as pool:
         for file, head in zip(files, pool.map(_first_bytes, files), strict=True):
@@ -191,15 +191,14 @@ def _by_content(
             told = next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
             if told or not file.packing:
                 file = replace(file, packing=told)
-            if not file.format:
-                if head.startswith(b"PAR1") or (file.packing and file.packing == "zip"):
-                    file = replace(file, format="parquet" if head.startswith(b"PAR1") else "")
-                if not file.format and named and file.packing != "zip":
-                    problems.append(
-                        f"read.paths: {given} is none of {', '.join(FORMATS)} (each also packed: "
-                        f"{', '.join(PACKINGS)}); read.format names its format"
-                    )
-                    continue
+            if head.startswith(b"PAR1") and kind is None:
+                file = replace(file, format="parquet")
+            if not file.format and named and file.packing != "zip":
+                problems.append(
+                    f"read.paths: {given} is none of {', '.join(FORMATS)} (each also packed: {', '.join(PACKINGS)}); "
+                    f"read.format names its format"
+                )
+                continue
             if file.format or file.packing == "zip":
                 found.append(file)
             else:

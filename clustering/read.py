@@ -155,11 +155,16 @@ class PieceReader:
         self.clean = TextCleaner(cfg)
 
     def __call__(self, item: Item) -> Item:
-        tally = Tally()
+        tally, piece = Tally(), Piece(**item["piece"])
+        untyped = all(file["format"] in ("csv", "tsv") for file in piece.files)
         parts: list[dict[str, Any]] = []
-        for where, table in _records(Piece(**item["piece"]), self.cfg, self.keep, tally):
-            parts.append(self._write(item["item"], len(parts), where, table, tally))
-        return {"parts": parts, "tally": tally.as_dict(), "rows": sum(part["records"] for part in parts)}
+        mixed: set[str] = set()  # columns of several types
+        for where, table in _records(piece, self.cfg, self.keep, tally, mixed):
+            part = self._write(item["item"], len(parts), where, table, tally)
+            parts.append(part if untyped else {**part, "numeric": []})
+        carried = sorted(kept_name(name) if name in self.keep else "text_id" for name in mixed)
+        rows = sum(part["records"] for part in parts)
+        return {"parts": parts, "tally": tally.as_dict(), "mixed": carried, "rows": rows}
 
     def _write(self, piece: int, chunk: int, where: list[str], table: pa.Table, tally: Tally) -> dict[str, Any]:
         texts, shown = self.clean(table, tally)
@@ -200,7 +205,7 @@ def kept_name(column: str) -> str:
 
 
 def _records(
-    piece: Piece, cfg: ReadSection, keep: tuple[str, ...], tally: Tally
+    piece: Piece, cfg: ReadSection, keep: tuple[str, ...], tally: Tally, mixed: set[str]
 ) -> Iterator[tuple[list[str], pa.Table]]:
     """The records of a piece, at most RECORDS_PER_PART and about BATCH_BYTES at a time, with the ids that they have
     where no column gives one.
@@ -217,7 +222,7 @@ def _records(
                 part = table.slice(start, RECORDS_PER_PART - rows)
                 part_size = part.nbytes
                 if held and size + part_size > formats.BATCH_BYTES:
-                    yield _joined(held)
+                    yield _joined(held, mixed)
                     held, rows, size = [], 0, 0
                     continue
                 where = [f"{file.name}:{at}" for at in range(number + 1, number + 1 + len(part))]
@@ -225,17 +230,17 @@ def _records(
                 start, number = start + len(part), number + len(part)
                 rows, size, read = rows + len(part), size + part_size, read + len(part)
                 if rows == RECORDS_PER_PART:
-                    yield _joined(held)
+                    yield _joined(held, mixed)
                     held, rows, size = [], 0, 0
             if cfg.limit is not None and read >= cfg.limit:
                 break
         if cfg.limit is not None and read >= cfg.limit:
             break
     if held:
-        yield _joined(held)
+        yield _joined(held, mixed)
 
 
-def _joined(held: list[tuple[list[str], pa.Table]]) -> tuple[list[str], pa.Table]:
+def _joined(held: list[tuple[list[str], pa.Table]], mixed: set[str]) -> tuple[list[str], pa.Table]:
     where = [one for part, _ in held for one in part]
     tables = [table for _, table in held]
     if len(tables) == 1 or all(table.schema == tables[0].schema for table in tables):
@@ -244,8 +249,17 @@ def _joined(held: list[tuple[list[str], pa.Table]]) -> tuple[list[str], pa.Table
         name: common_type([table.schema.field(name).type for table in tables], ids=True)
         for name in tables[0].schema.names
     }
+    mixed |= {
+        name
+        for name, kind in kinds.items()
+        if pa.types.is_string(kind) and any(_other_than_string(table.schema.field(name).type) for table in tables)
+    }
     cast = [pa.table({name: as_type(table[name], kind) for name, kind in kinds.items()}) for table in tables]
     return where, pa.concat_tables(cast)
+
+
+def _other_than_string(kind: pa.DataType) -> bool:
+    return not (pa.types.is_string(kind) or pa.types.is_null(kind))
 
 
 def spool_records(
@@ -382,7 +396,7 @@ def members_schema(kinds: list[tuple[pa.Schema, set[str]]]) -> tuple[pa.Schema, 
             pa.float64() if name in numeric else held.field(name).type for held, numeric in kinds if name in held.names
         ]
         kind = common_type(types, ids=name == "text_id")
-        if pa.types.is_string(kind) and {*map(str, types)} - {"string", "null"}:
+        if pa.types.is_string(kind) and any(map(_other_than_string, types)):
             mixed.append(name)
         fields.append(pa.field(name, kind))
     return pa.schema([fields[0], ("row", pa.int64()), *fields[1:]]), mixed
@@ -407,7 +421,8 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: in
         raise InputError(problems)
     figures = fold_records(run, counts, cfg.limit, actors)
     told = files.warnings if isinstance(files, Inputs) else []
-    told = [*told, *_warnings(tally, figures, cfg), *_mixed_words(figures.pop("mixed"))]
+    mixed = dict.fromkeys([*figures.pop("mixed"), *(name for result in results for name in result["mixed"])])
+    told = [*told, *_warnings(tally, figures, cfg), *_mixed_words(list(mixed))]
     return {**figures, "dropped": tally.counts["malformed"], "keyless": tally.counts["keyless"],
             "markup": tally.counts["markup"], "warnings": told}  # fmt: skip
 

@@ -197,11 +197,27 @@ def test_a_file_without_header_is_read_by_number(write: Write, read_here: Read) 
     assert read_columns(run / "members", ["text_id"])["text_id"].to_pylist() == list(range(200))
 
 
-@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
-def test_line_ends_of_any_system_are_read(ending: str, write: Write, read_here: Read) -> None:
-    run, figures = read_here(section(write("a.csv", rows().replace("\n", ending))))
+@pytest.mark.parametrize("endings", ["\n", "\r\n", "\r", "\n \r\n", "\n \r", "\r \r\n \n"])
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_line_ends_of_any_system_are_read(
+    endings: str, block: int, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clustering import formats
+
+    monkeypatch.setattr(formats, "BLOCK_BYTES", block)
+    ends = endings.split(" ")
+    content = "".join(line + ends[n % len(ends)] for n, line in enumerate(rows().splitlines()))
+    run, figures = read_here(section(write("a.csv", content)))
     assert texts_of(run) == HEADLINES
     assert figures["dropped"] == 0
+
+
+def test_tab_separated_values_may_be_quoted(write: Write, read_here: Read) -> None:
+    for form, expected in (('"{n}"\t"{title}"', HEADLINES[0]), ('{n}\t"{title}', f'"{HEADLINES[0]}')):
+        header = '"id"\t"title"' if '}"\t' in form else "id\ttitle"
+        run, figures = read_here(section(write("a.tsv", rows(header=header, form=form))))
+        assert texts_of(run)[0] == expected
+        assert (figures["records"], figures["dropped"]) == (200, 0)
 
 
 def test_a_column_name_that_stands_twice_is_refused_before_work(write: Write, tmp_path: Path, read_here: Read) -> None:

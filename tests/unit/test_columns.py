@@ -1,0 +1,229 @@
+"""columns.py: what is carried keeps its type, files that differ meet in one, and times of any form are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clustering import schema
+from clustering.columns import TIME, common_type, times_of
+from clustering.config import ReadSection
+from clustering.errors import ConfigError
+from clustering.read import find_files
+from clustering.rundir import RunDir, read_columns, write_table
+from clustering.storage import read_schema
+from tests.unit.conftest import Write
+
+Read = Callable[..., tuple[RunDir, dict[str, Any]]]
+NOON = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
+SECONDS = int(NOON.timestamp())
+
+
+def section(*paths: str | Path, **keys: Any) -> ReadSection:
+    return ReadSection(**{"paths": tuple(map(str, paths)), "text_columns": ("title",), **keys})
+
+
+def members_of(run: RunDir, *names: str) -> dict[str, list[Any]]:
+    return read_columns(run / "members", list(names)).to_pydict()
+
+
+def type_of(run: RunDir, name: str) -> str:
+    return str(read_schema(run / "members" / "part-000000.parquet").field(name).type)
+
+
+# --- ids ---
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind", "expected"),
+    [
+        (["7", "12", "-3"], "int64", [7, 12, -3]),
+        (["007", "12"], "string", ["007", "12"]),
+        (["7", "x"], "string", ["7", "x"]),
+        (["7", "1.5"], "string", ["7", "1.5"]),
+        (["9" * 18, "1"], "int64", [int("9" * 18), 1]),
+        (["9" * 30, "1"], "string", ["9" * 30, "1"]),
+        (["-0", "0"], "string", ["-0", "0"]),
+        (["7", ""], "int64", [7, None]),
+        (["x", ""], "string", ["x", "a.csv:2"]),
+    ],
+)
+def test_ids_of_csv_are_numbers_only_where_they_would_be_written_so_again(
+    ids: list[str], kind: str, expected: list[Any], write: Write, read_here: Read
+) -> None:
+    content = "id,title\n" + "".join(f"{one},Vote {number}\n" for number, one in enumerate(ids))
+    run, figures = read_here(section(write("a.csv", content), id_column="id"))
+    assert type_of(run, "text_id") == kind
+    assert members_of(run, "text_id")["text_id"] == expected
+    assert figures["missing_ids"] == ids.count("")
+    assert any("1 records have no id" in line for line in figures["warnings"]) == ("" in ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind"),
+    [
+        (pa.array([1, 2], pa.int32()), "int32"), (pa.array([1, 2], pa.uint64()), "uint64"),
+        (pa.array(["a", "b"], pa.large_string()), "string"), (pa.array(["a", "b"]).dictionary_encode(), "string"),
+        (pa.array([date(2024, 1, 1), date(2024, 1, 2)]), "date32[day]"), (pa.array([1.5, 2.5]), "double"),
+    ],
+)  # fmt: skip
+def test_ids_of_parquet_keep_their_type(ids: pa.Array, kind: str, tmp_path: Path, read_here: Read) -> None:
+    pq.write_table(pa.table({"id": ids, "title": ["Vote", "Cup"]}), tmp_path / "a.parquet")
+    run, _ = read_here(section(tmp_path / "a.parquet", id_column="id"))
+    assert type_of(run, "text_id") == kind
+    assert members_of(run, "text_id")["text_id"] == ids.to_pylist()
+
+
+def test_files_whose_ids_differ_in_type_meet_in_strings_that_are_told(
+    write: Write, tmp_path: Path, read_here: Read
+) -> None:
+    write("in/a.csv", "id,title\n7,Vote\n8,Cup\n")
+    write("in/b.jsonl", '{"id": "x9", "title": "Rain"}\n{"id": 10, "title": "Sun"}\n')
+    pq.write_table(pa.table({"id": pa.array([11], pa.int32()), "title": ["Wind"]}), tmp_path / "in/c.parquet")
+    run, figures = read_here(section(tmp_path / "in", id_column="id"))
+    assert members_of(run, "text_id")["text_id"] == ["7", "8", "x9", "10", "11"]
+    assert any("strings: text_id" in line for line in figures["warnings"])
+
+
+def test_ids_that_are_whole_numbers_in_all_files_stay_so(write: Write, tmp_path: Path, read_here: Read) -> None:
+    write("in/a.csv", "id,title\n7,Vote\n")
+    write("in/b.jsonl", '{"id": 10, "title": "Sun"}\n')
+    pq.write_table(pa.table({"id": pa.array([11], pa.int32()), "title": ["Wind"]}), tmp_path / "in/c.parquet")
+    run, figures = read_here(section(tmp_path / "in", id_column="id"))
+    assert members_of(run, "text_id")["text_id"] == [7, 10, 11]
+    assert figures["warnings"] == []
+
+
+# --- carried columns ---
+
+
+def test_columns_keep_their_types_whatever_the_parts(write: Write, read_here: Read) -> None:
+    lines = [f"{n},Vote {n},{n / 4},{'' if n % 5 else n},{'yes' if n % 2 else ''},{n:03}\n" for n in range(40)]
+    path = write("a.csv", "id,title,score,rank,flag,code\n" + "".join(lines))
+    for part_rows in (1, 7, 8192):
+        run, figures = read_here(section(path, keep=("score", "rank", "flag", "code")), part_rows)
+        types = {"score": "double", "rank": "int64", "flag": "string", "code": "string"}
+        assert {name: type_of(run, name) for name in types} == types
+        held = members_of(run, *types)
+        assert held["score"] == [n / 4 for n in range(40)]
+        assert held["rank"] == [None if n % 5 else n for n in range(40)]
+        assert held["flag"] == ["yes" if n % 2 else None for n in range(40)]
+        assert held["code"] == [f"{n:03}" for n in range(40)]
+        assert figures["warnings"] == []
+
+
+def test_all_columns_can_be_kept(write: Write, tmp_path: Path, read_here: Read) -> None:
+    write("in/a.csv", "id,title,score\n1,Vote,2\n")
+    write("in/b.jsonl", '{"id": 2, "title": "Cup", "label": "x", "more": {"a": [1]}}\n')
+    pq.write_table(pa.table({"title": ["Rain"], "tags": [["a", "b"]], "when": [NOON]}), tmp_path / "in/c.parquet")
+    run, _ = read_here(section(tmp_path / "in", id_column="id", keep=("all",)))
+    held = members_of(run, "score", "input_label", "more", "tags", "when")
+    assert held == {
+        "score": [2, None, None], "input_label": [None, "x", None], "more": [None, '{"a": [1]}', None],
+        "tags": [None, None, ["a", "b"]], "when": [None, None, NOON],
+    }  # fmt: skip
+
+
+def test_a_column_to_keep_that_no_file_has_is_refused(write: Write) -> None:
+    with pytest.raises(ConfigError, match=r"has no column 'score'; its columns are 'id', 'title'\."):
+        find_files(section(write("a.csv", "id,title\n1,Vote\n"), keep=("score",)))
+
+
+def test_kept_columns_are_nested_by_a_path(write: Write, read_here: Read) -> None:
+    path = write("a.jsonl", '{"title": "Vote", "user": {"name": "u", "karma": 3}}\n{"title": "Cup", "user": null}\n')
+    run, _ = read_here(section(path, keep=("user.name", "user.karma"), source_column="user.name"))
+    expected = {"user.name": ["u", None], "user.karma": [3, None], "source": ["u", None]}
+    assert members_of(run, *expected) == expected
+
+
+def test_whole_numbers_beyond_64_bits_stay_exact(write: Write, read_here: Read) -> None:
+    path = write("a.jsonl", f'{{"title": "Vote", "n": {10**30}}}\n{{"title": "Cup", "n": 1}}\n')
+    run, _ = read_here(section(path, keep=("n",)))
+    assert members_of(run, "n")["n"] == [str(10**30), "1"]
+
+
+def test_labels_carry_what_members_have() -> None:
+    members = pa.schema([("text_id", pa.int64()), ("row", pa.int64()), ("time", TIME), ("score", pa.float64())])
+    labels = schema.labels_schema(members)
+    assert labels.names == [*schema.LABELS.names, "time", "score"]
+    assert labels.field("text_id").type == pa.int64()
+    assert schema.labels_schema(schema.MEMBERS).equals(schema.LABELS)
+
+
+def test_texts_of_a_run_before_these_columns_are_shown(tmp_path: Path) -> None:
+    from clustering.rundir import gather_texts
+
+    run = RunDir(tmp_path)
+    write_table(run / "texts" / "part-000000.parquet", pa.table({"row": [0, 1], "text": ["a", "b"], "copies": [1, 1]}))
+    assert gather_texts(run, pa.array([1]).to_numpy()) == {1: "b"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ([pa.int32(), pa.int64()], pa.int64()),
+        ([pa.int64(), pa.float64()], pa.float64()),
+        ([pa.null(), pa.bool_()], pa.bool_()),
+        ([pa.int64(), pa.string()], pa.string()),
+        ([pa.timestamp("s", "UTC"), pa.timestamp("us", "UTC")], pa.timestamp("us", "UTC")),
+        ([pa.timestamp("s"), pa.timestamp("s", "UTC")], pa.string()),
+        ([pa.list_(pa.int64()), pa.int64()], pa.string()),
+        ([], pa.string()),
+    ],
+)
+def test_types_meet_in_one_that_holds_all(kinds: list[pa.DataType], expected: pa.DataType) -> None:
+    assert common_type(kinds) == expected
+
+
+# --- times ---
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2024-05-01T12:00:00Z", "2024-05-01 12:00", "2024-05-01T14:00:00+02:00", "2024-05-01T12:00:00.000",
+        "20240501T120000Z", str(SECONDS), str(SECONDS * 1000), "Wed, 01 May 2024 12:00:00 GMT",
+        "Wed, 1 May 2024 08:00:00 -0400", "20240501120000", SECONDS, SECONDS * 1000, SECONDS * 10**6, SECONDS * 10**9,
+        float(SECONDS), 20240501120000, NOON, datetime(2024, 5, 1, 12),
+    ],
+)  # fmt: skip
+def test_a_time_of_any_form_is_read(value: Any) -> None:
+    found, lost, _ = times_of(pa.array([value, None]))
+    assert found.type == TIME
+    assert found.to_pylist() == [NOON, None]
+    assert lost == 0
+
+
+def test_days_are_read_as_their_begin() -> None:
+    begin = datetime(2024, 5, 1, tzinfo=timezone.utc)
+    for value in (date(2024, 5, 1), "2024-05-01", "20240501", 20240501):
+        assert times_of(pa.array([value]))[0].to_pylist() == [begin]
+
+
+def test_what_is_no_time_is_nothing_and_counted(write: Write, read_here: Read) -> None:
+    values = [
+        "2024-05-01",
+        "yesterday",
+        "03/04/2024",
+        "2024-13-45",
+        "",
+        "99999999999999999999",
+        "nan",
+        "Wed, 99 May 2024 12:00:00 GMT",
+    ]
+    found, lost, example = times_of(pa.array(values))
+    assert (found.null_count, lost, example) == (7, 6, "'yesterday'")
+    found, lost, _ = times_of(pa.array([float("nan"), float("inf"), 1e30]))
+    assert (found.null_count, lost) == (3, 3)
+    assert times_of(pa.array([True]))[1] == 1
+    lines = [json.dumps({"title": f"Vote {n}", "at": value}) for n, value in enumerate(values)]
+    run, figures = read_here(section(write("a.jsonl", "\n".join(lines)), time_column="at"))
+    assert members_of(run, "time")["time"][0] == datetime(2024, 5, 1, tzinfo=timezone.utc)
+    assert any("6 values of read.time_column are no time" in line for line in figures["warnings"])
