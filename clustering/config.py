@@ -255,12 +255,13 @@ class DescribeSection:
 
 @dataclass(frozen=True, config=_strict)
 class ProjectSection:
-    """The UMAP map."""
+    """The map."""
 
+    method: Literal["layout", "umap"] = "layout"  # UMAP's objective, the same for any number of threads; or umap-learn
     n_neighbors: Annotated[int, Field(ge=2)] = 15  # the text itself is one of them, as in umap-learn
     min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
     sample: Annotated[int, Field(ge=100)] | None = None  # lay out so many texts, the others amid their neighbors
-    seed: Seed | None = None  # a seed makes the map repeatable and runs on one thread
+    seed: Seed | None = None  # of layout, none: run.seed; with one, umap is repeatable and runs on one thread
 
 
 @dataclass(frozen=True, config=_strict)

@@ -22,7 +22,7 @@ log = logging.getLogger("covey")
 GUESSED_DIM = 1024  # where only the loaded model knows it
 GUESSED_TEXT_BYTES = 70.0  # a headline
 ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20}
-START_S = {"project": 8.0}  # that a stage takes with next to nothing to do: UMAP is compiled first; 1 s the others
+START_S = {"umap": 8.0}  # that a stage takes with next to nothing to do: umap-learn compiles first; 1 s the others
 FAR = 50  # times as many texts as in the run that tells: what it tells is a rough guess
 REMEDIES = {
     "embed": "lower embed.actors or embed.tokens_per_batch",
@@ -115,7 +115,7 @@ def plan_run(config: RunConfig, counts: Counts, machine: Machine) -> list[Need]:
         return plan_stages(
             counts.texts, counts.records, counts.dim, min(k, max(counts.texts - 1, 0)), counts.text_bytes, encoder,
             recall_sample=min(config.search.recall_sample, counts.texts), map_neighbors=config.project.n_neighbors,
-            map_texts=config.project.sample, drawn=config.plot.points,
+            map_texts=config.project.sample, map_method=config.project.method, drawn=config.plot.points,
         )  # fmt: skip
 
     by_graph = {line.stage: line for line in lines(config.graph_k) if line.stage in ("graph", "forest")}
@@ -215,6 +215,7 @@ class Calibration:
     index: str
     counts: Counts
     graph_k: int
+    method: str  # of the map
     seconds: dict[str, float]
     used: dict[str, float]  # cpus and gpus of its cluster
 
@@ -228,6 +229,7 @@ def calibration_of(run: RunDir) -> Calibration | None:
         return Calibration(
             str(run.path), config["embed"]["encoder"], str(done["search"]["index"]),
             counts_of(read, done["embed"]["dim"]), config["graph"]["k"] or config["search"]["k"],
+            config["project"].get("method", "umap"),  # the only one of older runs
             {name: stage["seconds"] for name, stage in manifest["stages"].items()}, done["search"]["used"],
         )  # fmt: skip
     except (ConfigError, KeyError, OSError, json.JSONDecodeError, ZeroDivisionError):
@@ -255,6 +257,8 @@ def seconds_of(stage: str, config: RunConfig, counts: Counts, known: Calibration
         return None
     if stage in ("store", "search") and config.store.index_type != known.index:
         return None
+    if stage == "project" and config.project.method != known.method:
+        return None
     times = counts.texts / known.counts.texts
     growth = times
     if stage in ("store", "search"):
@@ -265,7 +269,7 @@ def seconds_of(stage: str, config: RunConfig, counts: Counts, known: Calibration
             growth *= math.log(max(counts.texts, 2)) / math.log(max(known.counts.texts, 2))
     elif stage in ("graph", "forest", "cluster"):
         growth *= config.graph_k / known.graph_k
-    start = START_S.get(stage, 1.0)
+    start = START_S.get(config.project.method, 1.0) if stage == "project" else 1.0
     return start + max(known.seconds[stage] - start, 0.05) * growth
 
 

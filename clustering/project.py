@@ -1,4 +1,4 @@
-"""neighbors/ in, coords/ out: the UMAP map from the searched neighbors, without a second search."""
+"""neighbors/ in, coords/ out: a map from the searched neighbors, without a second search."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from clustering import schema
 from clustering.config import ProjectSection
 from clustering.errors import StageError
+from clustering.kernels.layout import fuzzy_graph, lay_out
 from clustering.parts import on_worker
 from clustering.rundir import Figures, RunDir, flat_neighbors, part_name, parts, vectors_of, write_table
 from clustering.storage import read_table
@@ -24,9 +25,9 @@ SMALLEST_MAP = 5  # fewer texts are drawn where their first two principal compon
 
 
 def project_texts(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figures:
-    """Leave coords/. Returns: n_neighbors (as used), laid_out (texts that UMAP itself placed).
+    """Leave coords/. Returns: method, n_neighbors (as used), laid_out (texts that the method itself placed).
 
-    Raises: StageError when umap-learn would search again instead of using the stored neighbors.
+    Raises: StageError when umap-learn would search again instead of using the stored neighbors, or is not installed.
     """
     return on_worker(_project, run, cfg, n_texts, seed)
 
@@ -41,25 +42,42 @@ def _project(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figur
             chosen = np.sort(np.random.default_rng(seed).choice(n_texts, cfg.sample, replace=False))
             laid_out = cfg.sample
             inner = sample_neighbors(indices, distances, chosen, n_neighbors)
-            xy = place_amid(indices, distances, chosen, umap_layout(*inner, start[chosen], cfg))
+            xy = place_amid(indices, distances, chosen, draw_map(*inner, start[chosen], cfg, seed))
         else:
-            xy = umap_layout(indices[:, :n_neighbors], distances[:, :n_neighbors], start, cfg)
+            xy = draw_map(indices[:, :n_neighbors], distances[:, :n_neighbors], start, cfg, seed)
     columns = {"row": np.arange(n_texts), "x": xy[:, 0], "y": xy[:, 1]}
     write_table(run / "coords" / part_name(0), pa.table(columns, schema=schema.COORDS))
-    return {"n_neighbors": n_neighbors, "laid_out": laid_out}
+    return {"method": cfg.method, "n_neighbors": n_neighbors, "laid_out": laid_out}
+
+
+def draw_map(
+    indices: NDArray[np.int64], distances: FloatArray, start: FloatArray, cfg: ProjectSection, seed: int
+) -> FloatArray:
+    """The map of a neighbor table by the configured method.
+
+    indices, distances : shape (n_texts, n_neighbors), column 0 the text itself at distance 0
+    start : float32, shape (n_texts, 2), where it begins; seed : of the run, used where cfg has none
+    Returns: float32, shape (n_texts, 2)
+    """
+    if cfg.method == "umap":
+        return umap_layout(indices, distances, start, cfg)
+    graph = fuzzy_graph(indices, distances)
+    return lay_out(graph, start, min_dist=cfg.min_dist, seed=seed if cfg.seed is None else cfg.seed)
 
 
 def umap_layout(
     indices: NDArray[np.int64], distances: FloatArray, start: FloatArray, cfg: ProjectSection
 ) -> FloatArray:
-    """UMAP's layout of a neighbor table.
+    """umap-learn's map of a neighbor table; shapes as in ``draw_map``.
 
-    indices, distances : shape (n_texts, n_neighbors), column 0 the text itself at distance 0
-    start : float32, shape (n_texts, 2), where the layout begins; umap-learn's own spectral start takes minutes at
-        100,000 texts and longer on a graph in pieces
-    Returns: float32, shape (n_texts, 2)
+    Its own spectral start takes minutes at 100,000 texts and longer on a graph in pieces.
     """
-    from umap import UMAP
+    try:
+        from umap import UMAP  # compiles in each process anew
+    except ImportError as error:
+        raise StageError(
+            f"project.method=umap needs umap-learn ({error}); pip install umap-learn, or method=layout"
+        ) from None
 
     model = UMAP(
         n_neighbors=indices.shape[1],
@@ -96,7 +114,7 @@ def sample_neighbors(
     return found, away
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _two_steps(indices: Any, distances: Any, chosen: Any, place: Any, n_neighbors: int) -> Any:
     found = np.empty((chosen.size, n_neighbors), np.int64)
     away = np.zeros((chosen.size, n_neighbors), np.float32)
@@ -117,12 +135,16 @@ def _two_steps(indices: Any, distances: Any, chosen: Any, place: Any, n_neighbor
                     touched[n_touched] = other
                     n_touched += 1
                 best[other] = min(best[other], length)
-        nearest = touched[:n_touched]
-        order = np.argsort(best[nearest], kind="mergesort")[: n_neighbors - 1]
-        for column in range(order.size):
-            found[own, column + 1] = nearest[order[column]]
-            away[own, column + 1] = best[nearest[order[column]]]
-        best[nearest] = np.inf
+        held = 1
+        for other in touched[:n_touched]:  # the nearest so far stand in order; of equal ones the first that came
+            if held < n_neighbors or best[other] < away[own, held - 1]:
+                column = min(held, n_neighbors - 1)
+                while column > 1 and away[own, column - 1] > best[other]:
+                    found[own, column], away[own, column] = found[own, column - 1], away[own, column - 1]
+                    column -= 1
+                found[own, column], away[own, column] = other, best[other]
+                held = min(held + 1, n_neighbors)
+            best[other] = np.inf
     return found, away
 
 

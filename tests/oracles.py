@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 Dense = NDArray[np.float32]  # a distance graph with infinity where there is no edge
 Edge = tuple[int, int, float]
@@ -332,3 +333,50 @@ def row_labels(root: Node, group: dict[Node, int], n_rows: int) -> list[int]:
             label[row] = found.pop() if len(found) == 1 else -1
             found = {group[leaf] for leaf in node.leaves() if leaf in group}
     return label
+
+
+def fuzzy_weights(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> NDArray[np.float64]:
+    """UMAP's weights of a neighbor table whose rows name themselves first."""
+    n_texts, width = indices.shape
+    listed = np.zeros((n_texts, n_texts))
+    for row in range(n_texts):
+        away = [float(distance) for distance in distances[row]]
+        nearest = min((distance for distance in away if distance > 0), default=0.0)
+        low, high = 0.0, 1e6
+        for _ in range(200):
+            scale = (low + high) / 2
+            held = sum(math.exp(-max(distance - nearest, 0) / scale) for distance in away[1:])
+            low, high = (low, scale) if held > math.log2(width) else (scale, high)
+        mean = sum(away) / width if nearest > 0 else float(distances.mean())
+        scale = max(scale, 1e-3 * mean, 1e-30)
+        for other, distance in zip(indices[row], away, strict=True):
+            if other != row:
+                listed[row, other] += math.exp(-max(distance - nearest, 0) / scale)
+    return listed + listed.T - listed * listed.T
+
+
+def layout_epoch(
+    graph: csr_array, xy: NDArray[np.float32], a: float, b: float, speed: float, key: int
+) -> NDArray[np.float64]:
+    """Where an epoch moves every row: drawn by its edges, a hub half-way at most; driven off by random rows."""
+    moved = xy.astype(float)
+    for row in range(len(xy)):
+        draw, pull, held = np.zeros(2), 0.0, np.float32(0)
+        for slot in range(graph.indptr[row], graph.indptr[row + 1]):
+            weight = graph.data[slot] / graph.data.max()
+            away = xy[row].astype(float) - xy[graph.indices[slot]]
+            square = float(away @ away)
+            factor = 4 * a * b * square ** (b - 1) / (1 + a * square**b) * float(weight)
+            draw, pull, held = draw - factor * away, pull + factor, held + weight
+        if graph.indptr[row + 1] - graph.indptr[row] > 2 * graph.nnz // len(xy):
+            draw /= max(pull * speed / 0.5, 1)
+        drive, samples = np.zeros(2), math.ceil(np.float32(5) * held)
+        bits = mixed(key ^ mixed(row))
+        for _ in range(samples):
+            bits = mixed(bits)
+            away = xy[row].astype(float) - xy[(bits >> 32) * len(xy) >> 32]
+            square = float(away @ away)
+            factor = 2 * b / ((0.001 + square) * (1 + a * square**b))
+            drive += np.clip(factor * away, -4, 4)
+        moved[row] += speed * (draw + drive * 5 * float(held) / max(samples, 1))
+    return moved

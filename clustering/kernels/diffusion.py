@@ -169,17 +169,17 @@ def _affinities(first: int, indptr: Any, indices: Any, distances: Any, scale: An
 @numba.njit(cache=True, nogil=True)
 def _draw(keys: Any, seed: Any, sketch: Any) -> None:
     size = np.int16(np.rint(UNIT / np.sqrt(np.float32(DIMS))))
-    key = _mixed(seed)
+    key = mixed(seed)
     for row in range(len(sketch)):
         for word in range(DIMS // 64):
-            bits = _mixed(key ^ (keys[row] * np.uint64(DIMS // 64) + np.uint64(word)))
+            bits = mixed(key ^ (keys[row] * np.uint64(DIMS // 64) + np.uint64(word)))
             for place in range(64):
                 positive = (bits >> np.uint64(place)) & np.uint64(1)
                 sketch[row, 64 * word + place] = size if positive else -size
 
 
 @numba.njit(cache=True, nogil=True)
-def _mixed(bits: Any) -> Any:
+def mixed(bits: Any) -> Any:
     bits += np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

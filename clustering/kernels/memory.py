@@ -28,21 +28,24 @@ def plan_stages(
     recall_sample: int = 1000,
     map_neighbors: int = 15,
     map_texts: int | None = None,
+    map_method: str = "layout",
     drawn: int = 50_000,
 ) -> list[StagePlan]:
     """The bytes of every stage from the run's counts, fitted to runs of 2,291 to 859,941 texts (docs/operations.md).
 
     n_texts, n_records : distinct texts, and records; dim : of a vector; k : neighbors of a text
     text_bytes : mean UTF-8 length of a text; encoder_bytes : weights of the encoder in memory
-    recall_sample : rows compared with exact search; map_neighbors, map_texts : of UMAP, none: all texts
+    recall_sample : rows compared with exact search; map_neighbors, map_texts, map_method : of the map, none: all texts
     drawn : texts in the interactive map
     """
     part = min(n_texts, PART_ROWS)
     edges = n_texts * k  # directed
     vectors = n_texts * dim * 4
     laid_out = n_texts if map_texts is None else min(map_texts, n_texts)
+    # The lists of the map; with a sample the whole ones, and as much again while the other texts are placed.
+    placing = n_texts * (map_neighbors * 12 if map_texts is None else k * 24)
+    an_edge = 125 if map_method == "umap" else 55
     pictured = min(n_texts, PICTURE_POINTS)
-    columns = n_texts * (map_neighbors if map_texts is None else k) * 12
     # The first number is what an interpreter with Ray and the stage's libraries holds before it has read a row, in MiB.
     rows = [
         ("read", 230, n_records * 110, n_texts * (text_bytes + 12) + n_records * 40),  # two 16-byte digests, sorted
@@ -54,7 +57,7 @@ def plan_stages(
         ("forest", 0, forest_bytes(n_texts, edges), n_texts * 24),
         ("cluster", 420, n_texts * 380, n_texts * 80),
         ("describe", 470, n_texts * 870, 1 << 20),
-        ("project", 590, columns + laid_out * map_neighbors * 125, n_texts * 16),
+        ("project", 590 if map_method == "umap" else 500, placing + laid_out * map_neighbors * an_edge, n_texts * 16),
         # 410 bytes of a text are what the stages before have left in the process, mapped from Ray's object store.
         ("plot", 640, n_texts * (62 + 410) + pictured * 190 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
         ("report", 600, n_texts * 600, n_records * 60),

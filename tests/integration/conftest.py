@@ -26,7 +26,6 @@ from clustering.rundir import RunDir
 from clustering.sample import write_sample
 from clustering.storage import read_table
 from jobs.cli import main
-from tests.integration import slow
 
 ROOT = Path(__file__).parents[2]
 MILVUS = {"DATACOORD_COMPACTION_CHECK_INTERVAL": "1"}  # seconds until a merge is seen to be done; its default is 10
@@ -39,9 +38,7 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ.setdefault(name, "tests")
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
     os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(tmp_path_factory.mktemp("google") / "key.json")
-    ray.cloudpickle.register_pickle_by_value(slow)
-    hook = {"worker_process_setup_hook": slow.plain_maps}
-    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", runtime_env=hook)
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

@@ -1,5 +1,4 @@
-"""What a worker of the tests does at its start: rests, so that somebody can step in, and says where it is; or draws its
-map without UMAP."""
+"""What a worker of the tests does at its start: rests, so that somebody can step in, and says where it is."""
 
 from __future__ import annotations
 
@@ -17,14 +16,8 @@ SEEN = "COVEY_TEST_SEEN"  # names a folder that gets an empty file WORKER-NODE f
 SPREAD = "COVEY_TEST_SPREAD"  # on how many nodes those that embed or search shall be before one of them goes on
 
 
-def plain_maps() -> None:
-    """UMAP compiles for 5 s in each new process: only the runs of test_submit.py draw with it."""
-    _when_loaded("project", lambda project: setattr(project, "SMALLEST_MAP", 1 << 62))
-
-
 def small_slow_parts() -> None:
-    """Small parts, a rest before each, and a mark of the node; plain maps."""
-    plain_maps()
+    """Small parts, a rest before each, and a mark of the node."""
     _when_loaded("read", lambda read: setattr(read, "RECORDS_PER_PART", 100))
     _when_loaded("embed", lambda embed: _rest(embed.Embedder, "__call__"))
     _when_loaded("store", lambda store: _rest(store.Loader, "load"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -13,11 +14,22 @@ from numpy.typing import NDArray
 
 from clustering import project, schema
 from clustering.config import ProjectSection
-from clustering.project import _neighbor_columns, _principal_components, place_amid, sample_neighbors, umap_layout
+from clustering.errors import StageError
+from clustering.project import (
+    _neighbor_columns,
+    _principal_components,
+    draw_map,
+    place_amid,
+    sample_neighbors,
+    umap_layout,
+)
 from clustering.rundir import RunDir, part_name, write_table
 from tests.planted import blobs, pair_distances, write_vectors
 
-SEEDED = ProjectSection(n_neighbors=10, seed=1)
+METHODS = [
+    ProjectSection(n_neighbors=10),
+    pytest.param(ProjectSection(method="umap", n_neighbors=10, seed=1), marks=pytest.mark.full),  # it compiles for long
+]
 
 
 def neighbor_table(vectors: NDArray[np.float32], width: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -28,11 +40,12 @@ def neighbor_table(vectors: NDArray[np.float32], width: int) -> tuple[NDArray[np
     return nearest, np.take_along_axis(distances, nearest, axis=1).astype(np.float32)
 
 
-def test_the_map_keeps_separate_blobs_apart_and_its_input_whole() -> None:
+@pytest.mark.parametrize("cfg", METHODS, ids=["layout", "umap"])
+def test_the_map_keeps_separate_blobs_apart_and_its_input_whole(cfg: ProjectSection) -> None:
     vectors, truth = blobs(seed=0, n_blobs=3, each=25, spread=0.05)
     indices, distances = neighbor_table(vectors, 10)
     given = indices.copy(), distances.copy()
-    xy = umap_layout(indices, distances, vectors[:, :2], SEEDED)
+    xy = draw_map(indices, distances, vectors[:, :2], cfg, seed=1)
     assert xy.shape == (75, 2)
     assert xy.dtype == np.float32
     assert np.isfinite(xy).all()
@@ -42,17 +55,37 @@ def test_the_map_keeps_separate_blobs_apart_and_its_input_whole() -> None:
     assert_array_equal(distances, given[1])
 
 
-def test_the_same_seed_gives_the_same_map() -> None:
+@pytest.mark.parametrize("cfg", METHODS, ids=["layout", "umap"])
+def test_the_same_seed_gives_the_same_map(cfg: ProjectSection) -> None:
     vectors = blobs(seed=1, n_blobs=2, each=20).vectors
     table = neighbor_table(vectors, 10)
-    first, again = (umap_layout(*table, vectors[:, :2], SEEDED) for _ in range(2))
+    first, again = (draw_map(*table, vectors[:, :2], cfg, seed=1) for _ in range(2))
     assert_array_equal(first, again)
 
 
+def test_the_run_s_seed_draws_the_map_unless_it_has_its_own() -> None:
+    vectors = blobs(seed=1, n_blobs=2, each=20).vectors
+    table = neighbor_table(vectors, 10)
+    first, other, own = (
+        draw_map(*table, vectors[:, :2], ProjectSection(seed=given), seed)
+        for given, seed in ((None, 1), (None, 2), (1, 2))
+    )
+    assert not np.array_equal(first, other)
+    assert_array_equal(first, own)
+
+
+def test_umap_learn_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    vectors = blobs(seed=1, n_blobs=2, each=20).vectors
+    with pytest.raises(StageError, match=r"project.method=umap needs umap-learn .*pip install umap-learn, or method="):
+        umap_layout(*neighbor_table(vectors, 10), vectors[:, :2], ProjectSection(method="umap"))
+
+
 @pytest.mark.parametrize("n_texts", [5, 6, 16])
-def test_few_texts_have_a_map_with_all_their_neighbors(n_texts: int) -> None:
+@pytest.mark.parametrize("cfg", METHODS, ids=["layout", "umap"])
+def test_few_texts_have_a_map_with_all_their_neighbors(n_texts: int, cfg: ProjectSection) -> None:
     vectors = blobs(seed=2, n_blobs=1, each=n_texts).vectors
-    xy = umap_layout(*neighbor_table(vectors, n_texts), vectors[:, :2], SEEDED)
+    xy = draw_map(*neighbor_table(vectors, n_texts), vectors[:, :2], cfg, seed=1)
     assert xy.shape == (n_texts, 2)
     assert np.isfinite(xy).all()
 
@@ -105,6 +138,26 @@ def test_a_sample_finds_its_neighbors_within_two_steps():
     for own in range(2, 18):
         assert set(found[own, 1:].tolist()) == {own - 1, own + 1}
         np.testing.assert_array_equal(away[own, 1:], [2, 2])
+
+
+def test_a_sample_takes_its_nearest_within_two_steps_and_of_equal_ones_the_first_found():
+    rng = np.random.default_rng(5)
+    indices = np.array([np.roll(rng.permutation(60), 0)[:8] for _ in range(60)])
+    indices[:, 0] = np.arange(60)
+    distances = np.sort(rng.integers(0, 4, (60, 8)), axis=1).astype(np.float32)
+    distances[:, 0] = 0
+    chosen = np.sort(rng.choice(60, 40, replace=False))
+    place = {int(row): at for at, row in enumerate(chosen)}
+    found, away = sample_neighbors(indices, distances, chosen, 5)
+    for own, row in enumerate(chosen):
+        length: dict[int, float] = {}
+        for middle, first in zip(indices[row], distances[row], strict=True):
+            for other, second in zip(indices[middle], distances[middle], strict=True):
+                if other in place and other != row:
+                    length[place[other]] = min(length.get(place[other], np.inf), float(first + second))
+        nearest = sorted(length, key=length.__getitem__)[:4]
+        assert found[own].tolist() == [own, *nearest, *[own] * (4 - len(nearest))]
+        assert away[own].tolist() == [0, *(length[other] for other in nearest), *[0] * (4 - len(nearest))]
 
 
 def test_texts_outside_the_sample_lie_amid_their_neighbors():
