@@ -29,6 +29,7 @@ class Free:
 
     cpus: float
     memory_bytes: int
+    gpus: float = 0
 
 
 def live_nodes() -> list[Node]:
@@ -48,7 +49,7 @@ def free_now(nodes: list[Node]) -> dict[str, Free]:
 
     A node of which nothing is known counts as free.
     """
-    free = {node.id: Free(node.cpus, node.memory_bytes) for node in nodes}
+    free = {node.id: Free(node.cpus, node.memory_bytes, node.gpus) for node in nodes}
     try:
         from ray.autoscaler.v2.sdk import get_cluster_status
 
@@ -56,7 +57,7 @@ def free_now(nodes: list[Node]) -> dict[str, Free]:
         for node in status.active_nodes + status.idle_nodes:
             if node.node_id in free and node.resource_usage:
                 left = {one.resource_name: one.total - one.used for one in node.resource_usage.usage}
-                free[node.node_id] = Free(left.get("CPU", 0), int(left.get("memory", 0)))
+                free[node.node_id] = Free(left.get("CPU", 0), int(left.get("memory", 0)), left.get("GPU", 0))
     except Exception as error:  # whatever another release of Ray makes of it: a run needs no more than the sizes
         log.debug("what the nodes have free is not known: %s", error)
     return free

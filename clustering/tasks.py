@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,29 +16,44 @@ import ray
 from threadpoolctl import threadpool_limits
 
 from clustering import watch
+from clustering.deaths import TRIES, Tries, Where, is_lost
+from clustering.errors import StageError
 from clustering.nodes import Free, Node, free_now, live_nodes, on_node
 
 log = logging.getLogger("covey")
 
 T = TypeVar("T")
 # Ray begins a task again whose own node is lost. So it shall with one that meets what another lost node took with it.
-LOST = [ray.exceptions.RayActorError, ray.exceptions.ObjectLostError]
-TRIES = 3
+MET_A_LOSS = [ray.exceptions.RayActorError, ray.exceptions.ObjectLostError]
 TELL_AFTER_S = 30  # what a task waits for is told
 SETTLE_S = 0.7  # until Ray's head knows what has just been taken or given back
 FRESH_S = 3  # for which what was free counts as free still
 
 
+class WorkerTraceError(Exception):
+    """Stands as the cause of an error that a worker raised: its text is where, on the worker."""
+
+
 @contextmanager
 def original_errors() -> Iterator[None]:
-    """Raise what a worker raised, not what Ray wraps around it."""
+    """Raise what a worker raised, not what Ray wraps around it; an end of Ray's own parts is told in words.
+
+    Raises: StageError for what is Ray's own.
+    """
     try:
         yield
     except ray.exceptions.RayError as error:
+        trace = re.sub(r"\x1b\[\d*m", "", str(error))
         inner: BaseException | None = error
         while isinstance(inner, ray.exceptions.RayError):
             inner = getattr(inner, "cause", None) or inner.__cause__
-        raise inner or error from None
+        log.debug("a worker's error", extra={"fields": {"event": "worker_error", "trace": trace}})
+        if inner is not None:
+            raise inner from WorkerTraceError(trace)
+        raise StageError(
+            f"Ray could not go on ({type(error).__name__}: {trace.splitlines()[0].strip()}); the same command goes on "
+            f"from the last finished part"
+        ) from error
 
 
 def start(work: Callable[..., T], *args: Any, **options: Any) -> Any:
@@ -45,7 +61,9 @@ def start(work: Callable[..., T], *args: Any, **options: Any) -> Any:
 
     options : of the task, such as num_cpus
     """
-    return _measured.options(name=work.__name__, retry_exceptions=LOST, **options).remote(work, *args)
+    return _measured.options(name=work.__name__, max_retries=TRIES - 1, retry_exceptions=MET_A_LOSS, **options).remote(
+        work, *args
+    )
 
 
 @ray.remote
@@ -79,26 +97,49 @@ def on_worker(work: Callable[..., T], *args: Any) -> T:
     It asks for one core, so that it starts beside others, and has as many threads as its node has cores free when it
     starts.
     """
-    request = _request(work.__name__.lstrip("_"))
     with original_errors():
-        stream, node = _started(request, work, *args)
-        with giving_back(1), _holding(node, request.memory_bytes):
-            found: tuple[T, watch.Usage] = ray.get(next(stream))
+        found: tuple[T, watch.Usage] = tried(_request(_name(work)), f"{_name(work)} (one task)", work, *args)
     return accounted(found)
+
+
+def _name(work: Callable[..., Any]) -> str:
+    """What asks for a task, in messages."""
+    seen = watch.current()
+    return seen.stage if seen else work.__name__.strip("_")
+
+
+def tried(request: Request, what: str, work: Callable[..., T], *args: Any) -> tuple[T, watch.Usage]:
+    """What comes of one task, and what it used; it is begun again when its worker ends, three times in all.
+
+    what : names the work in messages
+    Raises: StageError when its worker has ended three times; what the task raises, as Ray wraps it.
+    """
+    tries = Tries(what)
+    while True:
+        where: Where | None = None
+        try:
+            stream, where = _started(request, work, *args)
+            with giving_back(request.cpus), _holding(where.node, request.memory_bytes):
+                found: tuple[T, watch.Usage] = ray.get(next(stream))
+                return found
+        except ray.exceptions.RayError as error:
+            if not is_lost(error):
+                raise
+            tries.died(error, where)
 
 
 @ray.remote
 def _single(
     seen: dict[str, int], asked: float, work: Callable[..., T], *args: Any
-) -> Iterator[str | tuple[T, watch.Usage]]:
-    """The node, as soon as the work runs; then what comes of it, and what it used.
+) -> Iterator[Where | tuple[T, watch.Usage]]:
+    """Where the work runs, as soon as it does; then what comes of it, and what it used.
 
     seen : cores that each node had free when the task was asked for; asked : when that was
     """
-    here = ray.get_runtime_context().get_node_id()
+    here = Where.here()
     yield here
-    fresh = here in seen and time.time() - asked < FRESH_S
-    with limited_threads(seen[here] if fresh else _free_cores(here)):
+    fresh = here.node in seen and time.time() - asked < FRESH_S
+    with limited_threads(seen[here.node] if fresh else _free_cores(here.node)):
         yield watch.measured(work, *args)
 
 
@@ -148,15 +189,19 @@ def _cores_seen(nodes: list[Node], free: dict[str, Free]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Request:
-    """What a single task asks for besides a core."""
+    """What a single task asks for."""
 
     name: str
-    memory_bytes: int
+    memory_bytes: int = 0
     node: Node | None = None  # where it goes, where nodes are of several sizes
+    cpus: float = 1
+    gpus: float = 0
 
     def __str__(self) -> str:
-        memory = f" and {self.memory_bytes >> 20:,} MiB of memory" if self.memory_bytes else ""
-        return f"1 core{memory} on one node"
+        asked = [f"{self.gpus:g} GPU"] if self.gpus else []
+        asked += [f"{self.cpus:g} core{'s' * (self.cpus != 1)}"] if self.cpus else []
+        asked += [f"{self.memory_bytes >> 20:,} MiB of memory"] if self.memory_bytes else []
+        return " and ".join(asked) + " on one node"
 
 
 def _request(name: str) -> Request:
@@ -205,52 +250,72 @@ def _held_on(node: str) -> int:
     return sum(memory_bytes for where, memory_bytes in list(_holds) if where == node)
 
 
-def _started(request: Request, work: Callable[..., Any], *args: Any) -> tuple[Any, str]:
-    """A task that has started, as what it yields, and its node; what it waits for is told again and again."""
-    seen, since = watch.current(), time.monotonic()
+def _started(request: Request, work: Callable[..., Any], *args: Any) -> tuple[Any, Where]:
+    """A task that has started, as what it yields, and where it runs; what it waits for is told again and again."""
+    since = time.monotonic()
     stream = _submit(request, work, *args)
-    try:
+    with waiting() as tell:
         while not ray.wait([stream], timeout=TELL_AFTER_S)[0]:
-            words = waits_for(str(request), since)
-            log.warning("%s %s", request.name, words, extra={"fields": {"event": "waits", "task": request.name}})
-            if seen:
-                seen.waits = words
+            tell(request, since)
             if request.node:  # others have taken it meanwhile: any node will do
                 ray.cancel(stream)
                 request = replace(request, node=None)
                 stream = _submit(request, work, *args)
-    finally:
-        if seen:
-            seen.waits = ""
     return stream, ray.get(next(stream))
 
 
 def _submit(request: Request, work: Callable[..., Any], *args: Any) -> Any:
     options: dict[str, Any] = {
         "name": work.__name__,
-        "num_cpus": 1,
+        "num_cpus": request.cpus,
+        "num_gpus": request.gpus,
         "memory": request.memory_bytes,
         "scheduling_strategy": on_node(request.node) if request.node else "DEFAULT",
         "num_returns": "streaming",
-        "max_retries": TRIES - 1,
-        "retry_exceptions": LOST,
+        "max_retries": 0,  # its tries are counted here, where it is known what ended the worker
     }
     nodes = live_nodes()
     return _single.options(**options).remote(_cores_seen(nodes, free_now(nodes)), time.time(), work, *args)
 
 
-def waits_for(asked: str, since: float) -> str:
-    """A sentence of what has not started since a time of ``time.monotonic``: what it asks for, and what is free."""
+def cores_to_ask_for(cpus: float) -> float:
+    """So many cores, or fewer where no node has them: Ray waits for ever for what another job does not give back."""
+    nodes = live_nodes()
+    return min(cpus, max(_cores_seen(nodes, free_now(nodes)).values(), default=cpus))
+
+
+@contextmanager
+def waiting() -> Iterator[Callable[[Request, float], None]]:
+    """A call that tells what has not started since a time of ``time.monotonic``: what it asks for, and what is free."""
+    seen = watch.current()
+
+    def tell(request: Request, since: float) -> None:
+        words = _waits_for(request, since)
+        log.warning("%s %s", request.name, words, extra={"fields": {"event": "waits", "task": request.name}})
+        if seen:
+            seen.waits = words
+
+    try:
+        yield tell
+    finally:
+        if seen:
+            seen.waits = ""
+
+
+def _waits_for(request: Request, since: float) -> str:
     nodes = live_nodes()
     free = free_now(nodes)
-    nodes.sort(key=lambda node: (free[node.id].cpus, free[node.id].memory_bytes), reverse=True)
-    shown = [
-        f"{free[node.id].cpus:g} of {node.cpus} cores and {free[node.id].memory_bytes >> 20:,} of "
-        f"{node.memory_bytes >> 20:,} MiB on {node.address}"
-        for node in nodes[:3]
-    ]
+    nodes.sort(key=lambda node: (free[node.id].gpus, free[node.id].cpus, free[node.id].memory_bytes), reverse=True)
+    shown = []
+    for node in nodes[:3]:
+        left = free[node.id]
+        gpus = f"{left.gpus:g} of {node.gpus:g} GPUs, " if request.gpus else ""
+        shown.append(
+            f"{gpus}{left.cpus:g} of {node.cpus} cores and {left.memory_bytes >> 20:,} of {node.memory_bytes >> 20:,} "
+            f"MiB on {node.address}"
+        )
     there = "; ".join(shown) + (" ..." if len(nodes) > 3 else "") if nodes else "no node takes work"
     return (
-        f"waits for {asked} since {watch.duration(time.monotonic() - since)}; free now: {there} "
+        f"waits for {request} since {watch.duration(time.monotonic() - since)}; free now: {there} "
         f"(`ray status` shows what others hold)"
     )

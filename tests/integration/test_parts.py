@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +17,10 @@ from typing import Any
 import pytest
 import ray
 
-from clustering import pipeline, tasks, watch
+from clustering import deaths, pipeline, pool, tasks, watch
 from clustering.config import build_config
-from clustering.errors import ConfigError, StoreError
+from clustering.deaths import Tries
+from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.threads import own_threads
 from clustering.nodes import Free, free_now
 from clustering.parts import live_nodes, map_parts, needing, on_worker
@@ -70,7 +73,8 @@ def held(**resources: Any) -> Iterator[None]:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Warnings of tasks."""
     lines: list[str] = []
-    monkeypatch.setattr(tasks.log, "warning", lambda line, *words, **_: lines.append(line % words))
+    for module in (tasks, deaths):
+        monkeypatch.setattr(module.log, "warning", lambda line, *words, **_: lines.append(line % words))
     return lines
 
 
@@ -193,3 +197,112 @@ def test_wrong_input_is_told_for_all_parts(local_ray: None, tmp_path: Path) -> N
     with pytest.raises(ConfigError) as error:
         map_parts(Marks, [{}] * 5, actors=2, folder=tmp_path, error=ConfigError)
     assert sorted(error.value.problems) == [f"part {number}" for number in range(5)]
+
+
+class Dies:
+    """A worker that some parts end: each the way it says, as often as it says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        tried = self.folder / f"{item['item']}"
+        tries = len(list(self.folder.glob(f"{item['item']}-*")))
+        if tries < item.get("times", 0):
+            (self.folder / f"{item['item']}-{tries}").touch()
+            os.kill(os.getpid(), getattr(signal, item["how"]))
+            time.sleep(20)
+        tried.touch()
+        return {"rows": 1}
+
+
+def test_a_part_that_ends_its_worker_is_tried_three_times(local_ray: None, tmp_path: Path) -> None:
+    items = [{"name": f"part-{number}", "how": "SIGSEGV", "times": 99 * (number == 2)} for number in range(4)]
+    with pytest.raises(StageError) as error:
+        map_parts(Dies, items, actors=2, folder=tmp_path)
+    way = r'signal SIGSEGV at File ".*", line \d+ in __call__ \(process \d+ on [\d.]+\)'
+    assert re.match(
+        rf"Dies: part-2 ended its worker 3 times: {way}(; {way}){{0,2}}\. Give it more memory, or take out what is "
+        r"wrong in it; the same command goes on from the last finished part$",
+        str(error.value),
+    ), str(error.value)
+    assert len(list(tmp_path.glob("2-*"))) == 3
+    assert not (tmp_path / "2").exists()
+
+
+def test_a_single_part_is_tried_three_times_too(local_ray: None, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"^Dies: part-0 ended its worker 3 times: signal SIGKILL, or an exit"):
+        map_parts(Dies, [{"name": "part-0", "how": "SIGKILL", "times": 99}], actors=2, folder=tmp_path)
+
+
+def test_actors_that_are_killed_now_and_then_end_no_run(local_ray: None, tmp_path: Path) -> None:
+    items = [{"how": "SIGKILL", "times": times} for times in (0, 2, 0, 2)]
+    found = map_parts(Dies, items, actors=2, folder=tmp_path)
+    assert [result["rows"] for result in found] == [1] * 4
+    assert len(list(tmp_path.glob("*-*"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("... Worker exits with an exit code 7.", r"exit code 7 \(process 12 on 10\.0\.0\.9\)"),
+        ("... Worker exits with an exit code 1. The process receives a SIGTERM.", r"signal SIGTERM \(process 12 on "),
+        ("Task was killed due to the node running low on memory.\nMemory on ...", r"out of memory: Ray killed it, as "),
+        ("The actor died because its node has died. Node Id: ab", r"^its node was lost$"),
+    ],
+)
+def test_what_ray_says_of_an_end_is_told_in_words(said: str, words: str) -> None:
+    where = deaths.Where("ab", "10.0.0.9", 12, "", 0)
+    assert re.search(words, deaths.ending(ray.exceptions.RayActorError("00", error_msg=said), where))
+
+
+def test_the_kernels_kills_are_seen_by_its_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = deaths.Where("ab", "10.0.0.9", 12, str(tmp_path / "none.err"), 3)
+    monkeypatch.setattr(deaths, "_oom_kills", lambda: 3)
+    assert deaths._last_words(where) == "signal SIGKILL, or an exit without a word"
+    monkeypatch.setattr(deaths, "_oom_kills", lambda: 4)
+    assert deaths._last_words(where) == "out of memory: the kernel killed it (SIGKILL)"
+
+
+class Unbegun:
+    def __init__(self, folder: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError
+
+
+def test_workers_that_end_while_they_begin_are_tried_three_times(local_ray: None, tmp_path: Path) -> None:
+    said = r"^Unbegun: the start of Unbegun ended its worker 3 times: (an end without a word|signal SIGKILL)"
+    with pytest.raises(StageError, match=said):
+        map_parts(Unbegun, [{}] * 4, actors=2, folder=tmp_path)
+
+
+def test_a_lost_node_is_not_counted_against_a_part() -> None:
+    tries = Tries("embed: part-0")
+    for _ in range(9):
+        tries.died(ray.exceptions.NodeDiedError("its raylet is gone"), None)
+    with pytest.raises(StageError, match=r"^embed: part-0 ended its worker 10 times: its node was lost\. "):
+        tries.died(ray.exceptions.NodeDiedError("its raylet is gone"), None)
+
+
+def _fails() -> None:
+    raise KeyError("missing")
+
+
+def test_a_workers_own_traceback_stays_with_its_error(local_ray: None) -> None:
+    with pytest.raises(KeyError, match="missing") as error:
+        on_worker(_fails)
+    assert re.search(r'File ".*test_parts\.py", line \d+, in _fails', str(error.value.__cause__))
+
+
+def test_what_a_pool_waits_for_is_told(local_ray: None, told: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pool, "TELL_AFTER_S", 0.5)
+    with ThreadPoolExecutor(1) as thread:
+        with held(num_cpus=2):
+            waiting = thread.submit(map_parts, Marks, [{}] * 2, actors=2, cpus=2, folder=tmp_path, error=None)
+            deadline = time.monotonic() + 20
+            while not told and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert len(waiting.result(timeout=30)) == 2
+    assert told[0].startswith("Marks waits for 1 core on one node since "), told
