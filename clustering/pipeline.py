@@ -7,10 +7,8 @@ import logging
 import os
 import platform
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +43,7 @@ from clustering.read import InputFile, find_files, read_texts
 from clustering.report import write_report
 from clustering.rundir import Figures, RunDir, fingerprint
 from clustering.search import search_neighbors
+from clustering.session import ray_session
 from clustering.store import (
     ChangedError,
     check_store,
@@ -343,56 +342,6 @@ def make_plan(
         log.warning("plan: no node that takes work is up yet, so nothing says whether the run will fit")
     elif config.run.check:
         check_fits(placed)
-
-
-@contextmanager
-def _sigterm_waits() -> Iterator[None]:
-    """Answer SIGTERM after the block, in which Ray starts: left half made, it crashes the process at its end.
-
-    Ray lays a handler in place of the one that is there, and one below Python's that aborts after 3 s; neither stays.
-    """
-    lay, handler, came = signal.signal, signal.getsignal(signal.SIGTERM), []
-
-    def laid(number: int, wanted: Any) -> Any:
-        nonlocal handler
-        if number != signal.SIGTERM:
-            return lay(number, wanted)
-        if not callable(handler):  # none was there: Ray's is better than that
-            handler = wanted
-        return handler
-
-    try:
-        lay(signal.SIGTERM, lambda *_: came.append(signal.alarm(0)))
-    except ValueError:  # a thread that is not the main one, where Ray lays none either
-        yield
-        return
-    signal.signal = laid  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        signal.signal = lay
-        lay(signal.SIGTERM, handler or signal.SIG_DFL)
-        if came:
-            signal.raise_signal(signal.SIGTERM)
-
-
-@contextmanager
-def ray_session() -> Iterator[None]:
-    """Ray for the length of the block: the connected one, the cluster of RAY_ADDRESS, or a single node of its own."""
-    if ray.is_initialized():
-        yield
-        return
-    with _sigterm_waits():
-        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level=logging.ERROR)
-    from ray.data import DataContext
-
-    watched = sys.stderr.isatty()  # in a log file a line a stage says more than a bar
-    DataContext.get_current().enable_progress_bars = watched
-    logging.getLogger("ray.data").setLevel(logging.WARNING if watched else logging.ERROR)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def check_nodes(config: RunConfig, run: RunDir) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from clustering.kernels.printable import printable
@@ -69,6 +70,7 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job of somebody else's data calls nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave the workers' view of GPUs alone
+    os.environ.setdefault("RAY_task_oom_retries", "2")  # a task that runs out of memory is begun again for ever else
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     log = logging.getLogger("covey")
@@ -80,11 +82,10 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
         log.setLevel(logging.DEBUG)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale that lacks a character ends no command
-    from dotenv import find_dotenv, load_dotenv
-
+    from clustering import command
     from clustering.errors import ConfigError, CoveyError
 
-    load_dotenv(find_dotenv(usecwd=True))
+    command.owns_process = True
     status, problems = 0, []
     terminated = False
 
@@ -95,14 +96,16 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
+        _load_env_file()
+        _keep_ray_local()
         work()
     except KeyboardInterrupt:
-        status, problems = 130, ["interrupted; the same command goes on from here"]
+        status, problems = command.ENDINGS[signal.SIGINT][0], [command.ENDINGS[signal.SIGINT][1]]
     except (SystemExit, Exception) as error:
         if terminated or (isinstance(error, SystemExit) and error.code == signal.SIGTERM):
             # Whatever became of our exit: out of ray.get it comes as an exit with 1.
             signal.alarm(0)  # Ray's handler sets it, and aborts the process when it rings
-            status, problems = 143, ["terminated; the same command goes on from here"]
+            status, problems = command.ENDINGS[signal.SIGTERM][0], [command.ENDINGS[signal.SIGTERM][1]]
         elif isinstance(error, ConfigError):
             status, problems = 2, [f"error: {problem}" for problem in error.problems]
         elif isinstance(error, CoveyError):
@@ -121,6 +124,41 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
         else:
             print(printable(problem), file=sys.stderr)
     return status
+
+
+def _keep_ray_local() -> None:
+    """Let a Ray that this command starts for itself listen on the loopback address only: no Ray but a cluster's needs
+    more. Ray reads the variable, whose name says little of this, when it is imported."""
+    if os.environ.get("RAY_ADDRESS", "") in ("", "local") and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+def _load_env_file() -> None:
+    """Take variables that the environment lacks from ``.env`` in the working directory, if it is the user's own.
+
+    Raises: ConfigError when it cannot be read.
+    """
+    from dotenv import dotenv_values
+
+    from clustering.errors import ConfigError
+
+    log, path = logging.getLogger("covey"), Path.cwd() / ".env"
+    try:
+        owner = path.stat().st_uid
+        if owner != os.getuid():
+            log.warning("%s is not read: it belongs to another user (uid %d)", path, owner)
+            return
+        found = dotenv_values(path, encoding="utf-8")
+    except FileNotFoundError:
+        return
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8, or move it away"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be read: {error.strerror}; mend that, or move it away"]) from None
+    taken = {name: value for name, value in found.items() if value is not None and name not in os.environ}
+    os.environ.update(taken)
+    if taken:
+        log.info("%s: taken from it: %s", path, ", ".join(sorted(taken)))
 
 
 def say(line: str, log_format: str, **fields: Any) -> None:

@@ -63,7 +63,7 @@ def test_an_exit_of_the_work_itself_is_left_alone():
     assert ended.value.code == 3
 
 
-def test_a_dot_env_file_is_read_and_the_environment_goes_first(tmp_path, monkeypatch):
+def test_a_dot_env_file_is_read_and_the_environment_goes_first(tmp_path, monkeypatch, capsys):
     (tmp_path / ".env").write_text("COVEY_TEST_FILE=from-file\nCOVEY_TEST_BOTH=from-file\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COVEY_TEST_BOTH", "from-environment")
@@ -72,7 +72,38 @@ def test_a_dot_env_file_is_read_and_the_environment_goes_first(tmp_path, monkeyp
     seen = []
     assert run_command(lambda: seen.extend([os.environ["COVEY_TEST_FILE"], os.environ["COVEY_TEST_BOTH"]])) == 0
     assert seen == ["from-file", "from-environment"]
+    assert f"{tmp_path / '.env'}: taken from it: COVEY_TEST_FILE\n" in capsys.readouterr().err
     monkeypatch.delenv("COVEY_TEST_FILE")
+
+
+def test_a_dot_env_file_of_a_folder_above_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("COVEY_TEST_FILE=from-above\n")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    monkeypatch.delenv("COVEY_TEST_FILE", raising=False)
+    seen = []
+    assert run_command(lambda: seen.append(os.environ.get("COVEY_TEST_FILE"))) == 0
+    assert seen == [None]
+
+
+def test_a_dot_env_file_of_another_user_is_not_read(tmp_path, monkeypatch, capsys):
+    (tmp_path / ".env").write_text("COVEY_TEST_FILE=from-file\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    seen = []
+    assert run_command(lambda: seen.append(os.environ.get("COVEY_TEST_FILE"))) == 0
+    assert seen == [None]
+    owner = os.stat(tmp_path).st_uid
+    assert f"{tmp_path / '.env'} is not read: it belongs to another user (uid {owner})" in capsys.readouterr().err
+
+
+def test_a_dot_env_file_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes("KEY=caf\u00e9\n".encode("latin-1"))
+    assert run_command(lambda: None) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / '.env'} is not UTF-8 (byte 7); save it as UTF-8, or move it away\n"
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
