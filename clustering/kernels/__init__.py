@@ -1,0 +1,5 @@
+"""Arrays in, arrays out; numba is told where to keep what it compiles before any kernel is loaded."""
+
+from clustering.kernels.cache import ensure_cache
+
+ensure_cache()
