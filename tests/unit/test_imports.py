@@ -17,7 +17,8 @@ SHARED = ["config", "typed", "schema", "errors", "storage", "inventory", "manife
 OWNERS = {
     "pymilvus": {"milvus", "patience", "wire", "store", "index", "bulk", "collection"},
     "grpc": {"milvus", "patience"},
-    "torch": {"encoders"},
+    "torch": {"encoders", "packed", "packed_triton"},
+    "triton": {"packed_triton"},
     "sentence_transformers": {"encoders"},
     "onnxruntime": {"encoders"},
     "umap": {"project"},
