@@ -75,6 +75,7 @@ class RunSection:
     resume: bool = True  # false: start anew, whatever the directory holds
     check: bool = True  # refuse a run that will not fit into the memory of the nodes; false: try it all the same
     prices: Prices | None = None  # none: no costs in the report
+    patience_s: Annotated[float, Field(gt=0)] = 300  # how long a bucket that fails is waited for
 
 
 @dataclass(frozen=True, config=_strict)

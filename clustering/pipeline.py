@@ -57,6 +57,7 @@ from clustering.store import (
 from clustering.titles import check_titles
 from clustering.trust import refuse_unsaid, with_words
 from clustering.watch import watched
+from clustering.weights import state_of
 
 log = logging.getLogger("covey")
 PACKAGES = (
@@ -80,7 +81,7 @@ def run_pipeline(config: RunConfig) -> RunDir:
     Raises: ConfigError for whatever is wrong with configuration, input or store, before any work where it can be
         known; CoveyError for a stage that cannot finish.
     """
-    run = RunDir(config.run.dir)
+    run = RunDir(config.run.dir, patience_s=config.run.patience_s)
     source, dim = check_everything(config)
     with run.locked():
         marks = fingerprints(config, source)
@@ -91,6 +92,7 @@ def run_pipeline(config: RunConfig) -> RunDir:
                 run.begin(marks, config=config.as_dict())
             log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
             return run
+        given, config = config, keep_collection(config, run)
         if not (config.run.resume and run.finished("search", marks["search"])):
             check_store(config, dim, run.id)  # before anything is given up
         with ray_session():
@@ -100,12 +102,25 @@ def run_pipeline(config: RunConfig) -> RunDir:
             if not config.run.resume:
                 start_anew(config, run)
             run.begin(
-                marks, config=config.as_dict(), versions=versions(), seed=config.run.seed,
-                machine=f"{platform.system()} {platform.machine()}",
+                marks, config=given.as_dict(), versions=versions(), seed=config.run.seed,
+                machine=f"{platform.system()} {platform.machine()}", collection=config.collection,
             )  # fmt: skip
             run_stages(config, run, source, marks)
             run.publish()
     return run
+
+
+def keep_collection(config: RunConfig, run: RunDir) -> RunConfig:
+    """The configuration with the name that the run's collection has, though the directory was renamed since.
+
+    A copy of a directory gets a collection of its own: what it was copied from still has the other.
+    """
+    held, saved = run.manifest.get("collection"), run.results.get("config") or {}
+    if config.store.collection or held in (None, config.collection):
+        return config
+    before = RunDir(saved.get("run", {}).get("dir") or config.run.dir)
+    copied = before.path != run.path and (before / "manifest.json").exists() and before.id == run.id
+    return config if copied else replace(config, store=replace(config.store, collection=held))
 
 
 def start_anew(config: RunConfig, run: RunDir) -> None:
@@ -225,7 +240,7 @@ def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int |
     source: list[InputFile] | Source = []
     dim = None
     given = config.read.collection
-    run = RunDir(config.run.dir)
+    run = RunDir(config.run.dir, patience_s=config.run.patience_s)
     try:
         run.refuse_foreign()
     except ConfigError as error:
@@ -284,23 +299,16 @@ def fingerprints(config: RunConfig, source: list[InputFile] | Source) -> dict[st
     else:
         marks["read"] = fingerprint(settings["read"], [(file.uri, file.size, file.changed) for file in source])
         marks["embed"] = fingerprint(
-            marks["read"], part("embed", "encoder", "model", "max_tokens", "dtype"), _folder_state(config.embed.model)
+            marks["read"], part("embed", "encoder", "model", "max_tokens", "dtype"), state_of(config.embed)
         )
+    # A collection that is named by the run's directory keeps its name when the directory gets another.
     marks["store"] = fingerprint(
-        marks["embed"], part("store", "uri", "db_name", "index", "params", "metric"), config.collection
+        marks["embed"], part("store", "uri", "db_name", "index", "params", "metric", "collection")
     )
     marks["search"] = fingerprint(
         marks["store"], part("search", "k", "params", "target_recall", "recall_sample"), config.run.seed, "with cells"
     )
     return {**marks, **later_marks(config, marks["search"])}
-
-
-def _folder_state(model: str | None) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a local model's files, so that other weights in the same folder are noticed."""
-    if model is None or not Path(model).is_dir():
-        return []
-    files = sorted(path for path in Path(model).rglob("*") if path.is_file())
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def later_marks(config: RunConfig, search: str) -> dict[str, str]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
-import fcntl
 import gc
 import hashlib
 import json
 import logging
 import os
-import platform
 import stat
 import tempfile
 import threading
@@ -19,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +47,16 @@ from clustering.inventory import (
     sweep,
     sweep_half_written,
 )
+from clustering.locks import (
+    DEAD_S,
+    ChangedError,
+    RemoteLock,
+    UnsupportedError,
+    Versioned,
+    hold_local,
+    local_in_use,
+    remote_in_use,
+)
 from clustering.manifest import KEYS, parse_manifest
 from clustering.storage import Place, RemotePath, load_array, move, place, read_schema, read_table, whole
 
@@ -56,9 +64,6 @@ log = logging.getLogger("covey")
 
 Figures = dict[str, Any]
 WITHOUT = b"without_vector"  # in the metadata of a part of vectors/: rows whose text has none that can be used
-BEAT_S = 10  # between two signs of life of the process that holds a directory in an object store
-DEAD_S = 60  # without one, the process is taken for dead
-_held_here: set[str] = set()  # owners of locks in object stores that this process holds
 
 
 class RunDir:
@@ -70,11 +75,17 @@ class RunDir:
     one step after the stage's artefact is complete. Parts appear under their final name only when they are whole.
     """
 
-    def __init__(self, path: str | Place, places: dict[str, str] | None = None) -> None:
-        """places : where artefacts lie, as the driver knew it when it gave the directory to a worker."""
+    def __init__(
+        self, path: str | Place, places: dict[str, str] | None = None, patience_s: float | None = None
+    ) -> None:
+        """places : where artefacts lie, as the driver knew it when it gave the directory to a worker; patience_s : how
+        long an object store that fails is waited for."""
         self.path = place(path)
+        if patience_s is not None and isinstance(self.path, RemotePath):
+            self.path = replace(self.path, patience_s=patience_s)
         self.held: Figures | None = None  # the manifest, while this process holds the directory and nobody else writes
-        self.owner: str | None = None  # of the lock that this process holds in an object store
+        self.lock: RemoteLock | None = None  # that this process holds in an object store
+        self.fence: Versioned | None = None  # the manifest there, which only who wrote it last can replace
         self.changing = threading.RLock()  # stages may run on threads of one driver
         self.marks: dict[str, str] = {}  # the fingerprints of this process's own start
         self._given = places
@@ -191,19 +202,40 @@ class RunDir:
                 manifest.keys() - KEYS
             )  # what manifest.py does not know, no start would read
             if self._taken_over():
-                raise StageError(
-                    f"{self.path} was taken over by another run, as this process gave no sign of life for {DEAD_S} s. "
-                    f"That one goes on"
-                )
-            if self.held is not None:
-                if not (self / MANIFEST).exists() or self._read_manifest()["id"] != manifest["id"]:
-                    raise StageError(
-                        f"{self.path} has vanished while the run was at work, or another run has taken its place. What "
-                        f"it held is lost; start again with a run.dir that stays"
-                    )
-                self.held = manifest
+                raise self._taken()
+            if self.held is not None and self.fence is None:
+                self._refuse_another(manifest)
+            self._write(manifest)
+            self.held = manifest if self.held is not None else None
             self._placed = None
+
+    def _write(self, manifest: Figures) -> None:
+        if self.fence is None:
             write_json(self / MANIFEST, manifest)
+            return
+        try:
+            self.fence.write(json_bytes(manifest))
+        except ChangedError:
+            self._refuse_another(manifest)
+            raise self._taken() from None
+        except UnsupportedError as error:
+            raise StageError(f"{self / MANIFEST}: {error}. When that is mended, the same command goes on") from None
+
+    def _refuse_another(self, manifest: Figures) -> None:
+        """Raises: StageError when what lies there is not what this process has last written."""
+        if not (self / MANIFEST).exists() or (found := self._read_manifest())["id"] != manifest["id"]:
+            raise StageError(
+                f"{self.path} has vanished while the run was at work, or another run has taken its place. What it held "
+                f"is lost; start again with a run.dir that stays"
+            )
+        if self.held is not None and found.get("owner") != self.held.get("owner"):
+            raise self._taken()
+
+    def _taken(self) -> StageError:
+        return StageError(
+            f"{self.path} was taken over by another run, as this process gave no sign of life for {DEAD_S} s. That one "
+            f"goes on"
+        )
 
     def remove(self, name: str) -> None:
         """Remove an artefact, as far as Covey has written it."""
@@ -270,9 +302,11 @@ class RunDir:
         Raises: ConfigError when another process holds it, it cannot be written, or holds what Covey did not write.
         """
         self.refuse_foreign()
-        with self._local_lock() if isinstance(self.path, Path) else self._remote_lock():
+        with hold_local(self.path) if isinstance(self.path, Path) else self._remote_lock():
             with contextlib.suppress(ConfigError):  # a damaged manifest is told later
                 self.held = {**self._read_manifest(), "id": self.id}
+                if self.lock is not None:
+                    self.update_manifest(owner=self.lock.owner)
             if isinstance(self.path, Path):
                 sweep_half_written(self.path)
             if self.held is not None:
@@ -283,116 +317,41 @@ class RunDir:
                 self.held = self._placed = None
 
     @contextmanager
-    def _local_lock(self) -> Iterator[None]:
-        assert isinstance(self.path, Path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)  # texts are their owner's business
-            handle = (self.path / LOCK).open("a+")
-        except OSError as error:
-            raise ConfigError(
-                [f"run.dir {self.path} cannot be written: {error.strerror}; choose another one"]
-            ) from None
-        with handle:
-            for tried in range(3):  # who only looks whether it is held, holds it for a moment
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if tried == 2:
-                        raise self._in_use() from None
-                    time.sleep(0.1)
-            yield
-
-    def _in_use(self) -> ConfigError:
-        return ConfigError([f"run.dir {self.path} is in use by another run; wait for it, or choose another"])
-
-    @contextmanager
     def _remote_lock(self) -> Iterator[None]:
-        lock = self / LOCK
-        assert isinstance(lock, RemotePath)
-        owner = uuid.uuid4().hex
-        mine = {"owner": owner, "host": platform.node(), "pid": os.getpid()}
-        try:
-            if self.in_use():
-                raise self._in_use()
-            write_json(lock, mine)
-            time.sleep(1)  # two that write at once: the later one's stays
-            if self._lock_owner() != owner:
-                raise self._in_use()
-        except (OSError, StageError) as error:
-            raise ConfigError([f"run.dir cannot be used: {error}"]) from None
-        ended = threading.Event()
-
-        def beat() -> None:
-            while not ended.wait(BEAT_S):
-                with contextlib.suppress(OSError, StageError):
-                    if not self._taken_over():
-                        lock.upload(json.dumps(mine).encode(), tries=1)
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        _held_here.add(owner)
-        self.owner = owner
-        try:
-            yield
-        finally:
-            _held_here.remove(owner)
-            ended.set()
-            thread.join()
-            with contextlib.suppress(OSError, StageError):
-                if not self._taken_over():
-                    lock.remove(tries=1)
-            self.owner = None
+        assert isinstance(self.path, RemotePath)
+        with RemoteLock(self.path).held() as self.lock:
+            if self.lock.versioned is not None:
+                self.fence = Versioned(self.path / MANIFEST)
+                self.fence.look()
+            try:
+                yield
+            finally:
+                self.lock = self.fence = None
 
     def _taken_over(self) -> bool:
         """Whether another process holds what this one held: it gave no sign of life for too long."""
-        return self.owner is not None and self._lock_owner() not in (self.owner, None)
-
-    def _lock_owner(self) -> str | None:
-        try:
-            return str(json.loads((self / LOCK).read_text(encoding="utf-8"))["owner"])
-        except (FileNotFoundError, ValueError):
-            return None
+        return self.lock is not None and self.lock.owner_now() not in (self.lock.owner, None)
 
     def in_use(self) -> bool:
         """Whether a process that lives holds the directory."""
-        if isinstance(self.path, Path):
-            try:
-                with (self.path / LOCK).open() as handle:
-                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            except OSError:
-                pass
-            return False
-        lock = self / LOCK
-        assert isinstance(lock, RemotePath)
-        if lock.age_s() > DEAD_S:
-            return False
-        try:
-            held = json.loads(lock.read_text())
-        except (FileNotFoundError, ValueError):
-            return False
-        if held["host"] != platform.node():
-            return True
-        ours = held["pid"] == os.getpid()
-        return held["owner"] in _held_here if ours else Path(f"/proc/{held['pid']}").exists()
+        return local_in_use(self.path) if isinstance(self.path, Path) else remote_in_use(self.path / LOCK)
 
     def mend(self) -> None:
         """Begin a manifest in place of one that is damaged."""
         try:
             self._read_manifest()
         except ConfigError:
-            self.held, self._placed = {"id": uuid.uuid4().hex[:12], "stages": {}}, None
-            write_json(self / MANIFEST, self.held)
+            fresh = {"id": uuid.uuid4().hex[:12], "stages": {}}
+            self._write(fresh if self.lock is None else {**fresh, "owner": self.lock.owner})
+            self.held, self._placed = self._read_manifest(), None
 
     def clear(self) -> None:
         """Give up all that earlier starts have left, but for the files that users open: they stay until new ones are
         whole. The manifest goes first: half of an artefact must not pass for a finished one."""
         with self._changed() as manifest:
-            kept = manifest["id"]
-            manifest.clear()
-            manifest.update(id=kept, stages={})
+            for key in manifest.keys() - {"id", "owner"}:
+                del manifest[key]
+            manifest["stages"] = {}
         self.marks = {}
         sweep(self.path, set())
         discard(self.path, PROGRESS)
@@ -554,9 +513,13 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def json_bytes(content: Any) -> bytes:
+    return f"{json.dumps(content, indent=1, ensure_ascii=False)}\n".encode()
+
+
 def write_json(path: Place, content: Any) -> None:
     with whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(json_bytes(content))
 
 
 def write_table(path: Place, table: pa.Table) -> None:

@@ -6,30 +6,43 @@ import fnmatch
 import functools
 import io
 import os
+import random
 import tempfile
 import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
+import obstore
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
+from obstore.exceptions import BaseError
+from obstore.store import GCSStore, S3Store
 
 from clustering.errors import StageError
 
 T = TypeVar("T")
-TRIES = 6  # of an operation on an object store, which takes several requests
+PATIENCE_S = 300.0  # how long an object store that fails is waited for, unless the run says otherwise
+FEW_TRIES = 3  # for what is neither known to pass nor known to stay, such as a file that is no Parquet
+LONGEST_PAUSE_S = 10.0
 COPIED_BYTES = 4 << 30  # S3 copies objects of 5 GB at most by itself
 S3_ATTEMPTS = 5  # of one request, in 1 s
 _LOCAL = pa.fs.LocalFileSystem()
-# What waiting cannot mend: missing rights, a wrong key, a bucket that is not there.
-FINAL_WORDS = ("access_denied", "http status 403", "no_such_bucket", "invalid_access_key", "signature_does_not_match")
+_only_streams: set[str] = set()  # buckets that the other client cannot write to
+# What waiting cannot mend: missing rights, a wrong key, a bucket that is not there. The words of Amazon's
+# client, then of Google's.
+FINAL_WORDS = ("access_denied", "http status 401", "http status 403", "no_such_bucket", "invalid_access_key",
+               "signature_does_not_match", "invalid_signature", "status(permission_denied", "status(unauthenticated",
+               "status(invalid_argument", "status(failed_precondition")  # fmt: skip
+PASSING_WORDS = ("aws error", "google::cloud::status", "curl", "time", "connect", "unavailable", "status code: 5",
+                 "status code: 429", "sending request")  # fmt: skip
 
 
 @functools.lru_cache(maxsize=16)
@@ -56,6 +69,29 @@ def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
     return filesystem, inner.rstrip("/")
 
 
+@functools.lru_cache(maxsize=16)
+def object_client(root: str, bucket: str) -> Any:
+    """A client that writes objects whole, and on a condition; pyarrow's does neither. Credentials as for pyarrow's, but
+    of the environment and the machine alone, not of profiles."""
+    scheme, _, _, query, _ = urllib.parse.urlsplit(root)
+    options = dict(urllib.parse.parse_qsl(query))
+    plain = options.get("scheme") == "http"
+    endpoint = options.get("endpoint_override")
+    url = f"{'http' if plain else 'https'}://{endpoint}" if endpoint else None
+    shared: Any = {
+        "client_options": {"allow_http": plain, "timeout": "30s", "connect_timeout": "5s"},
+        "retry_config": {"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
+    }
+    where: Any = {}
+    if scheme == "s3":
+        region = filesystem_of(root)[0].region
+        where = {"endpoint": url, "virtual_hosted_style_request": False} if url else {}
+        return S3Store(bucket, region=region, **where, **shared)
+    if url:
+        where = {"config": {"base_url": url, "skip_signature": plain}}
+    return GCSStore(bucket, **where, **shared)
+
+
 @dataclass(frozen=True)
 class RemotePath:
     """An object or prefix of an object store, with those of pathlib's methods that a run directory needs.
@@ -65,6 +101,7 @@ class RemotePath:
 
     root: str  # scheme, bucket and options: s3://bucket?region=eu-west-1
     inner: str  # bucket and key
+    patience_s: float = field(default=PATIENCE_S, compare=False)  # how long it is waited for when it fails
 
     @classmethod
     def of(cls, uri: str) -> RemotePath:
@@ -76,7 +113,7 @@ class RemotePath:
         return f"{scheme}://{self.inner}{'?' + query if query else ''}"
 
     def __truediv__(self, name: str) -> RemotePath:
-        return RemotePath(self.root, f"{self.inner}/{name}")
+        return replace(self, inner=f"{self.inner}/{name}")
 
     @property
     def name(self) -> str:
@@ -84,32 +121,42 @@ class RemotePath:
 
     @property
     def parent(self) -> RemotePath:
-        return RemotePath(self.root, str(PurePosixPath(self.inner).parent))
+        return replace(self, inner=str(PurePosixPath(self.inner).parent))
 
     def with_suffix(self, suffix: str) -> RemotePath:
-        return RemotePath(self.root, str(PurePosixPath(self.inner).with_suffix(suffix)))
+        return replace(self, inner=str(PurePosixPath(self.inner).with_suffix(suffix)))
 
     @property
     def filesystem(self) -> pa.fs.FileSystem:
         return filesystem_of(self.root)[0]
 
     def again(self, work: Callable[[pa.fs.FileSystem], T], tries: int = 0) -> T:
-        """Call until it works.
+        """Call until it works, for ``patience_s`` at most; ``tries``: or so many times.
 
-        Raises: FileNotFoundError at once; StageError for what waiting cannot mend, or has not mended.
+        Raises: FileNotFoundError at once; StageError at once for what waiting cannot mend, after a few tries for what
+            is unknown, and for what has not passed in time.
         """
-        tries = tries or TRIES
-        for tried in range(1, tries + 1):
+        failures, started = 0, time.monotonic()
+        while True:
             try:
                 return work(self.filesystem)
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowInvalid) as error:
-                if tried == tries or any(word in str(error).lower() for word in FINAL_WORDS):
-                    words = " ".join(str(error).split())[:400]
-                    raise StageError(f"{self}: {words}. When that is mended, the same command goes on") from None
-                time.sleep(0.1 * 2**tried)
-        raise AssertionError  # not reached
+                failures += 1
+                if failures == 1:
+                    started = time.monotonic()
+                left = started + self.patience_s - time.monotonic()
+                hope = passes(error)
+                if hope is False or failures == tries or left <= 0 or (hope is None and failures >= FEW_TRIES):
+                    raise self._failed(error, failures, time.monotonic() - started) from None
+                # Drawn, so that workers that fail together do not come back together.
+                time.sleep(min(left, random.uniform(0.5, 1) * min(0.2 * 2**failures, LONGEST_PAUSE_S)))
+
+    def _failed(self, error: Exception, failures: int, seconds: float) -> StageError:
+        words = " ".join(str(error).split())[:400]
+        tried = f" (tried {failures} times in {seconds:.0f} s)" if failures > 1 else ""
+        return StageError(f"{self}: {words}{tried}. When that is mended, the same command goes on")
 
     def _info(self) -> Any:
         return self.again(lambda fs: fs.get_file_info(self.inner))
@@ -142,6 +189,8 @@ class RemotePath:
         """Put bytes, or a local file's content, here in one step."""
 
         def put(fs: pa.fs.FileSystem) -> None:
+            if self._put_at_once(content):
+                return
             if isinstance(content, bytes):
                 with fs.open_output_stream(self.inner) as stream:
                     stream.write(content)
@@ -152,6 +201,24 @@ class RemotePath:
                 raise OSError(f"{self.inner} has another size than what was written")
 
         self.again(put, tries)
+
+    def _put_at_once(self, content: Path | bytes) -> bool:
+        """Put content without a stream, where the store can be asked so.
+
+        A stream of pyarrow's that failed writes once more when it is forgotten: an empty object in the place of a whole
+        one, as late as the interpreter likes.
+        """
+        bucket, _, key = self.inner.partition("/")
+        if not self.root.startswith("s3://") or bucket in _only_streams:
+            return False
+        try:
+            obstore.put(object_client(self.root, bucket), key, content)
+        except BaseError as error:
+            if passes(error) is True:
+                raise OSError(str(error).split("Debug source")[0]) from None
+            _only_streams.add(bucket)  # such as credentials that this client does not find; pyarrow says what is wrong
+            return False
+        return True
 
     def remove(self, tries: int = 0) -> None:
         def delete(fs: pa.fs.FileSystem) -> None:
@@ -166,6 +233,14 @@ class RemotePath:
                 fs.delete_file(self.inner)
 
         self.again(delete, tries)
+
+
+def passes(error: Exception) -> bool | None:
+    """Whether waiting may mend what a client of an object store raised: True, False, or None for who knows."""
+    words = str(error).lower()
+    if any(word in words for word in FINAL_WORDS):
+        return False
+    return True if any(word in words for word in PASSING_WORDS) else None
 
 
 Place = Path | RemotePath

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class ObjectStore:
     port: int = field(default_factory=free_port)
     failing: float = 0.0
     failed: int = 0
+    late: dict[str, float] = field(default_factory=dict)  # seconds for which writes of objects of a name wait, but one
+    conditions: bool = True  # whether conditions of writes are heeded, as old stores do not
 
     def __post_init__(self) -> None:
         served, draw = DomainDispatcherApplication(create_backend_app), random.Random(0)
@@ -66,6 +68,13 @@ class ObjectStore:
                 start_response("500 Internal Server Error", [("Content-Type", "application/xml"),
                                                              ("Content-Length", str(len(body)))])  # fmt: skip
                 return [body]
+            if not self.conditions:
+                for condition in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"):
+                    environ.pop(condition, None)
+            name = environ["PATH_INFO"].rpartition("/")[2]
+            if environ["REQUEST_METHOD"] == "PUT" and name in self.late:
+                wait, self.late[name] = self.late[name], 2.0  # the second write comes when the first is long there
+                time.sleep(wait)
             return served(environ, start_response)
 
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -162,17 +171,16 @@ def test_given_vectors_are_copied_where_they_lie(
     assert [read_table(path) for path in parts(run / "vectors")] == [VECTORS, VECTORS]
 
 
-def test_what_is_half_written_does_not_appear(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_half_written_does_not_appear(store: ObjectStore) -> None:
     path = place(store.uri("half/file.json"))
     with pytest.raises(TypeError, match="not JSON serializable"), whole(path) as temporary:
         temporary.write_text(json.dumps("half") + json.dumps(object()), encoding="utf-8")
     assert not path.exists()
     write_json(path, "old")
     store.failing = 1.0
-    with monkeypatch.context() as patched:  # the read below is tried as often as any other
-        patched.setattr("clustering.storage.TRIES", 1)
-        with pytest.raises(StageError, match=r"s3://bucket/half/file\.json.*the same command goes on"):
-            write_json(path, "new" * 10_000)
+    hasty = replace(path, patience_s=0.1)
+    with pytest.raises(StageError, match=r"s3://bucket/half/file\.json.*\(tried 2 times in \d+ s\)\. When that"):
+        write_json(hasty, "new" * 10_000)
     store.failing = 0.0
     assert json.loads(path.read_text()) == "old"
 
@@ -193,10 +201,95 @@ def test_two_processes_do_not_hold_one_prefix_and_the_lock_of_a_dead_one_is_free
         pass
 
 
+HOLD = """
+import os, sys, time
+from clustering.errors import ConfigError, StageError
+from clustering.rundir import RunDir
+run = RunDir(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    with run.locked():
+        print("held", flush=True)
+        time.sleep(4)
+        run.update_manifest(seed=int(sys.argv[2]))
+        print("wrote", flush=True)
+except (ConfigError, StageError) as error:
+    print(error, flush=True)
+"""
+
+
+def start_together(uri: str, count: int) -> list[str]:
+    """What drivers say that ask for one directory at the same moment, each a process of its own."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", HOLD, uri, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                         text=True)
+        for number in range(count)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    said = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        said.append(process.communicate(timeout=60)[0])
+    return said
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("left", ["nothing", "a dead driver's lock"])
+def test_of_drivers_that_start_together_one_holds_the_directory(left: str, store: ObjectStore) -> None:
+    """Though the write of one is late: a lock that is read, then written, let both in."""
+    uri = store.uri(f"together/{left[0]}")
+    if left != "nothing":
+        write_json(RunDir(uri) / LOCK, {"owner": "x" * 32, "host": platform.node(), "pid": 2**22 + 1})
+    store.late = {".lock": 0.0}
+    said = start_together(uri, 3)
+    store.late = {}
+    assert sorted("held" in words for words in said) == [False, False, True], said
+    assert [words for words in said if "held" in words] == ["held\nwrote\n"]
+    assert sum("is in use by another run; wait for it, or choose another" in words for words in said) == 2
+
+
+@pytest.mark.full
+def test_a_store_without_conditional_writes_is_told_and_used_as_before(store: ObjectStore, monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("clustering.locks.log.warning", lambda text, *words: said.append(text % words))
+    store.conditions = False
+    try:
+        run = RunDir(store.uri("unconditional"))
+        with run.locked():
+            run.update_manifest(seed=1)
+            with pytest.raises(ConfigError, match="is in use by another run"), RunDir(run.path).locked():
+                pass
+    finally:
+        store.conditions = True
+    assert "unconditional" in said[0]
+    assert "takes no conditional writes (it writes whatever the condition says): two runs that start on it" in said[0]
+    assert not run.in_use()
+    assert RunDir(run.path).manifest["seed"] == 1
+
+
+def test_a_driver_that_was_taken_over_writes_no_entry_though_its_lock_is_there_again(store: ObjectStore) -> None:
+    """The next holder's first entry in the manifest is the fence, whatever became of the lock since."""
+    run, uri = RunDir(store.uri("fenced")), store.uri("fenced")
+    with run.locked():
+        run.update_manifest(seed=1)
+        write_json(run / LOCK, {"owner": "x" * 32, "host": platform.node(), "pid": 2**22 + 1})
+        with RunDir(uri).locked():
+            pass  # it comes, works, and goes
+        with pytest.raises(StageError, match="was taken over by another run"):
+            run.update_manifest(seed=2)
+    assert RunDir(uri).manifest["seed"] == 1
+
+
 def test_a_process_that_was_taken_for_dead_writes_no_more_and_leaves_the_lock_of_the_next(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clustering.rundir.BEAT_S", 0.05)
+    monkeypatch.setattr("clustering.locks.BEAT_S", 0.05)
     run = RunDir(store.uri("stalled"))
     others = {"owner": "other", "host": "elsewhere", "pid": 1}
     with run.locked():
@@ -211,7 +304,7 @@ def test_a_process_that_was_taken_for_dead_writes_no_more_and_leaves_the_lock_of
 
 def test_a_run_on_a_store_that_fails_and_goes_away_gives_what_an_undisturbed_one_gives(covey, store, undisturbed):
     run = RunDir(store.uri("runs/failing"))
-    words = [*undisturbed.words, f"run.dir={run.path}"]
+    words = [*undisturbed.words, f"run.dir={run.path}", "run.patience_s=15"]
 
     def go_away() -> None:
         while not parts(run / "vectors"):

@@ -18,8 +18,10 @@ from sklearn.metrics import adjusted_rand_score
 
 from clustering import load_graph, schema
 from clustering.artefacts import load_forest
+from clustering.config import override_config
 from clustering.inventory import FILES, STAGE_ARTEFACTS, is_ours
 from clustering.parts import live_nodes
+from clustering.pipeline import keep_collection, load_run_config
 from clustering.rundir import RunDir, read_columns, vectors_of
 from clustering.sample import write_sample
 from jobs.cli import main
@@ -92,7 +94,7 @@ def test_a_run_leaves_what_the_design_promises(finished):
     assert (run / "map.png").read_bytes().startswith(b"\x89PNG")
     page = (run / "map.html").read_text(encoding="utf-8")
     assert "Plotly" in page
-    assert "https://cdn" not in page.split("<body>")[1][:2000]
+    assert "https://cdn" not in page.split("<body", 1)[1][:2000]
     files = [path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()]
     assert not [name for name in files if not is_ours(name)], "what is not known is not removed"
 
@@ -150,6 +152,22 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(finished, run_files, s
     after = stage_times(run)
     assert "cluster, describe, plot, report will be done again" in result.err
     assert [name for name in before if after[name] != before[name]] == ["cluster", "describe", "plot", "report"]
+
+
+def test_a_renamed_directory_keeps_its_store_and_a_copy_takes_another(finished, covey, sample, tmp_path):
+    before, saved = stage_times(finished), finished.manifest["config"]
+    saved["run"]["dir"] = str(finished.path)  # it was made there, not copied
+    finished.update_manifest(config=saved)
+    renamed = RunDir(finished.path.rename(tmp_path / "renamed"))
+    words = ["run", "--config", LAPTOP, f"read.paths={sample}", "search.k=30", f"run.dir={renamed.path}"]
+    result = covey(*words)
+    assert result.status == 0, result.err
+    after = stage_times(renamed)
+    assert [name for name in before if after[name] != before[name]] == ["plot", "report"]  # the name heads the map
+    config = load_run_config(renamed)
+    assert keep_collection(config, renamed).collection == "covey_run"
+    copy = RunDir(shutil.copytree(renamed.path, tmp_path / "copy"))
+    assert keep_collection(override_config(config, [f"run.dir={copy.path}"]), copy).collection == "covey_copy"
 
 
 def test_recluster_keeps_vectors_and_forest(finished, covey):

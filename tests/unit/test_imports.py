@@ -13,7 +13,7 @@ LIBRARY = Path(__file__).resolve().parents[2] / "clustering"
 KERNELS = sorted((LIBRARY / "kernels").glob("*.py"))
 MODULES = sorted(LIBRARY.rglob("*.py"))
 STAGES = ["read", "embed", "store", "search", "graph", "forest", "cluster", "describe", "project", "plot", "report"]
-SHARED = ["config", "typed", "schema", "errors", "storage", "inventory", "manifest", "rundir"]
+SHARED = ["config", "typed", "schema", "errors", "storage", "inventory", "locks", "manifest", "rundir"]
 OWNERS = {
     "pymilvus": {"milvus", "patience", "wire", "store", "index", "bulk", "collection"},
     "grpc": {"milvus", "patience"},

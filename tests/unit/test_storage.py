@@ -1,4 +1,4 @@
-"""storage.py: nothing that is read runs code."""
+"""storage.py: nothing that is read runs code, and an object store that fails is waited for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clustering.config import ReadSection
 from clustering.errors import ConfigError, StageError
 from clustering.read import find_files
 from clustering.rundir import RunDir, gather, load_assignment, read_columns
-from clustering.storage import has_extensions, load_array, read_metadata, read_schema, read_table
+from clustering.storage import RemotePath, has_extensions, load_array, read_metadata, read_schema, read_table
 
 
 class Trap:
@@ -134,3 +134,89 @@ def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"allow_pickle=False|Python objects"):
             load_array(tmp_path / "core.npy", mapped)
     assert not (tmp_path / "sprung").exists()
+
+
+class Clock:
+    """Time that passes only where somebody waits."""
+
+    def __init__(self) -> None:
+        self.now, self.pauses = 0.0, []
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses.append(seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("clustering.storage.time.sleep", clock.sleep)
+    monkeypatch.setattr("clustering.storage.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr(RemotePath, "filesystem", None)
+    return clock
+
+
+AWAY = "When reading: AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 7, Couldn't connect to server"
+BUSY = "google::cloud::Status(UNAVAILABLE: Retry policy exhausted)"
+
+
+def failing(clock: Clock, until: float, error: Exception) -> tuple[Callable[[Any], str], list[float]]:
+    calls: list[float] = []
+
+    def work(_: Any) -> str:
+        calls.append(clock.now)
+        if clock.now < until:
+            raise error
+        return "done"
+
+    return work, calls
+
+
+@pytest.mark.parametrize("says", [AWAY, BUSY, "AWS Error SLOW_DOWN during PutObject operation (HTTP status 503)"])
+def test_minutes_of_trouble_are_waited_for(says: str, clock: Clock) -> None:
+    work, calls = failing(clock, 200, OSError(says))
+    assert RemotePath.of("s3://bucket/run").again(work) == "done"
+    assert len(calls) < 60, "asked too often"
+    assert max(clock.pauses) <= 10
+    assert len(set(clock.pauses)) == len(clock.pauses), "the pauses are drawn"
+
+
+def test_patience_ends_and_says_how_long_it_was(clock: Clock) -> None:
+    work, _ = failing(clock, 1e9, OSError(AWAY))
+    run = RunDir("s3://bucket/run", patience_s=120)
+    with pytest.raises(StageError, match=r"s3://bucket/run/texts/x: When reading.*\(tried \d+ times in 120 s\)\. When"):
+        (run.path / "texts" / "x").again(work)
+    assert clock.now == pytest.approx(120)
+    there = pickle.loads(pickle.dumps(run.path / "texts"))  # as a worker gets it
+    assert there.patience_s == 120
+
+
+@pytest.mark.parametrize(
+    "says",
+    ["AWS Error ACCESS_DENIED during PutObject operation", "AWS Error UNKNOWN (HTTP status 403) during HeadObject",
+     "AWS Error NO_SUCH_BUCKET during ListObjectsV2", "google::cloud::Status(PERMISSION_DENIED: no access)",
+     "AWS Error SIGNATURE_DOES_NOT_MATCH during GetObject"],
+)  # fmt: skip
+def test_what_waiting_cannot_mend_ends_at_once(says: str, clock: Clock) -> None:
+    work, calls = failing(clock, 1e9, OSError(says))
+    with pytest.raises(StageError, match="When that is mended, the same command goes on"):
+        RemotePath.of("s3://bucket/run").again(work)
+    assert len(calls) == 1
+    missing, calls = failing(clock, 1e9, FileNotFoundError("none"))
+    with pytest.raises(FileNotFoundError):
+        RemotePath.of("s3://bucket/run").again(missing)
+    assert len(calls) == 1
+
+
+def test_what_is_no_trouble_of_the_store_is_tried_a_few_times(clock: Clock) -> None:
+    work, calls = failing(clock, 1e9, pa.ArrowInvalid("Parquet magic bytes not found in footer"))
+    with pytest.raises(StageError, match="magic bytes not found"):
+        RemotePath.of("s3://bucket/run").again(work)
+    assert len(calls) == 3
+
+
+def test_a_sign_of_life_is_tried_once(clock: Clock) -> None:
+    work, calls = failing(clock, 1e9, OSError(AWAY))
+    with pytest.raises(StageError, match="NETWORK_CONNECTION"):
+        RemotePath.of("s3://bucket/run").again(work, tries=1)
+    assert len(calls) == 1

