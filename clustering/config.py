@@ -94,7 +94,7 @@ class CollectionInput:
     db_name: str | None = None
 
 
-OneCharacter = Annotated[str, Field(pattern=r"^[\x01-\x7f]$")]
+OneCharacter = Annotated[str, Field(pattern=r"^[^\x00\r\n\x80-\U0010ffff]$")]  # of ASCII
 
 
 @dataclass(frozen=True, config=_strict)
@@ -567,11 +567,35 @@ def _contradictions(config: RunConfig) -> list[str]:
             "store.load=bulk needs store.bulk_path: a folder that the server sees under the same path, or "
             "s3://bucket/prefix in the bucket that it stores in"
         )
+    found += _wrong_reading(config.read)
     found += _wrong_address("store", store)
     if config.read.collection is not None:
         found += _wrong_address("read.collection", config.read.collection)
         if config.read.paths:
             found.append("read.paths and read.collection are both given; keep one (read.paths=[] empties the other)")
+    return found
+
+
+def _wrong_reading(read: ReadSection) -> list[str]:
+    """Keys of section read that contradict each other, or name no encoding."""
+    found = []
+    if read.csv.encoding is not None:
+        try:
+            "a".encode(read.csv.encoding)
+        except (LookupError, ValueError):
+            found.append(
+                f"read.csv.encoding={_shown(read.csv.encoding)} is no encoding; utf-8, utf-16, cp1252 are some"
+            )
+    marks = {name: getattr(read.csv, name) for name in ("delimiter", "quote", "escape")}
+    same = [name for name, mark in marks.items() if mark and list(marks.values()).count(mark) > 1]
+    if same:
+        found.append(f"read.csv.{' and read.csv.'.join(same)} are both {_shown(marks[same[0]])}; they must differ")
+    carried = ("keep", "time_column", "source_column", "link_column", "id_column")
+    given = [f"read.{name}" for name in carried if getattr(read, name)]
+    if read.collection is not None and given:
+        found.append(
+            f"{', '.join(given)}: columns are those of files; of a collection only texts, ids and vectors are read"
+        )
     return found
 
 

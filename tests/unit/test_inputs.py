@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clustering.config import CleanSection, CsvSection, ReadSection
+from clustering.config import CleanSection, CsvSection, ReadSection, load_config
 from clustering.errors import ConfigError, InputError
+from clustering.pipeline import fingerprints
 from clustering.read import find_files
 from clustering.rundir import RunDir, gather_texts, read_columns
 from tests.unit.conftest import Write
@@ -596,3 +597,56 @@ def test_texts_that_differ_by_markup_alone_are_copies(write: Write, read_here: R
     path = write("a.jsonl", '{"title": "AT&amp;T"}\n{"title": "<p>AT&T</p>"}\n{"title": "AT&T"}\n')
     _run, figures = read_here(section(path))
     assert (figures["texts"], figures["largest_copies"]) == (1, 3)
+
+
+# --- what the configuration says of it ---
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["read.csv.header=none", "read.text_columns=[2]"], CsvSection(header="none")),
+        (["read.csv.header=[id, title]"], CsvSection(header=("id", "title"))),
+        (["read.csv.delimiter=;", "read.csv.quote=none"], CsvSection(delimiter=";", quote="none")),
+        (["read.csv.delimiter=\t", "read.csv.comment=#"], CsvSection(delimiter="\t", comment="#")),
+        (["read.csv={encoding: cp1252, escape: '\\'}"], CsvSection(encoding="cp1252", escape="\\")),
+    ],
+)
+def test_a_dialect_is_set_by_words(words: list[str], expected: CsvSection) -> None:
+    assert load_config(None, words).read.csv == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("read.csv.delimiter=ab", "read.csv.delimiter: "),
+        ("read.csv.delimiter=\n", "read.csv.delimiter: "),
+        ("read.csv.encoding=klingon", "read.csv.encoding='klingon' is no encoding"),
+        (
+            "read.csv={delimiter: ';', quote: ';'}",
+            "read.csv.delimiter and read.csv.quote are both ';'; they must differ",
+        ),
+        ("read.csv.header=[]", "read.csv.header"),
+        ("read.csv.colour=red", "read.csv.colour"),
+        ("read.clean.urls=eat", "read.clean.urls"),
+        ("read.bad_lines=maybe", "read.bad_lines"),
+        ("read.format=xlsx", "read.format"),
+    ],
+)
+def test_what_no_dialect_is_is_refused_by_its_key(word: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [word])
+    assert says in "\n".join(caught.value.problems)
+
+
+def test_one_word_stands_for_a_list_of_one_column_to_keep() -> None:
+    assert load_config(None, ["read.keep=score"]).read.keep == ("score",)
+    assert load_config(None, ["read.keep=[a, 2]"]).read.keep == ("a", "2")
+
+
+def test_every_choice_of_reading_changes_the_fingerprint_of_the_stage(write: Write) -> None:
+    files = find_files(section(write("a.csv", rows())))
+    words = ["read.csv.quote=none", "read.clean.markup=false", "read.errors=replace", "read.bad_lines=skip", "read.keep=id",
+             "read.time_column=id", "read.source_column=id", "read.link_column=id", "read.format=csv"]  # fmt: skip
+    marks = {fingerprints(load_config(None, [word]), files)["read"] for word in [*words, "read.separator=|"]}
+    assert len(marks) == len(words) + 1
