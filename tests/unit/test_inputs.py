@@ -646,7 +646,9 @@ def test_one_word_stands_for_a_list_of_one_column_to_keep() -> None:
 
 def test_every_choice_of_reading_changes_the_fingerprint_of_the_stage(write: Write) -> None:
     files = find_files(section(write("a.csv", rows())))
-    words = ["read.csv.quote=none", "read.clean.markup=false", "read.errors=replace", "read.bad_lines=skip",
-             "read.keep=id", "read.time_column=id", "read.source_column=id", "read.link_column=id", "read.format=csv"]  # fmt: skip
+    words = [
+        "read.csv.quote=none", "read.clean.markup=false", "read.errors=replace", "read.bad_lines=skip", "read.keep=id",
+        "read.time_column=id", "read.source_column=id", "read.link_column=id", "read.format=csv",
+    ]  # fmt: skip
     marks = {fingerprints(load_config(None, [word]), files)["read"] for word in [*words, "read.separator=|"]}
     assert len(marks) == len(words) + 1
