@@ -127,7 +127,7 @@ def warn_of_languages(cfg: EmbedSection, languages: dict[str, float], unknown_sh
     languages : see ``spoken``; unknown_share : of the encoder's tokens
     """
     found = []
-    others = {code: share for code, share in languages.items() if code != ENGLISH}
+    others = {code: share for code, share in languages.items() if code not in ENGLISH}
     if english_only(cfg) and sum(others.values()) >= OTHER_LANGUAGES:
         found.append(f"the texts are in other languages than English ({in_words(others)} of a sample)")
     if unknown_share >= UNKNOWN_SHARE:

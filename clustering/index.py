@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def flush(link: Link) -> None:
     place = {"db_name": link.address.db_name or ""}
     name = link.address.collection
     request = milvus_pb2.FlushRequest(collection_names=[name], **place)
-    reply, _ = patiently(link.address, lambda _: link.call("Flush", request))
+    reply, _ = patiently(link.address, lambda _: link.call("Flush", request, _long(link.address)))
     segments, at = reply.coll_segIDs[name].data, reply.coll_flush_ts[name]
     if not segments and not at:  # the embedded one has nothing to wait for
         return
@@ -59,11 +60,18 @@ def _build_index(client: MilvusClient, link: Link, store: StoreSection, n_vector
     name, address = link.address.collection, link.address
     if client.list_indexes(name):
         return
-    params = client.prepare_index_params()
-    words = index_params(store, n_vectors)
-    params.add_index(VECTOR, index_type=store.index_type, metric_type=store.metric, params=words)
-    limit = address.stall_s if address.embedded else address.request_s  # the embedded one builds it before it answers
-    client.create_index(name, params, timeout=limit, sync=False)
+    params = json.dumps(index_params(store, n_vectors))
+    words = {"index_type": store.index_type, "metric_type": store.metric, "params": params}
+    request = milvus_pb2.CreateIndexRequest(
+        collection_name=name, db_name=address.db_name or "", field_name=VECTOR,
+        extra_params=[common_pb2.KeyValuePair(key=key, value=value) for key, value in words.items()],
+    )  # fmt: skip
+    link.call("CreateIndex", request, _long(address))
+
+
+def _long(address: Address) -> float:
+    """How long to wait for what a server only takes note of, and the embedded one does before it answers."""
+    return max(address.request_s, address.stall_s) if address.embedded else address.request_s
 
 
 def index_params(store: StoreSection, n_vectors: int) -> dict[str, Any]:
@@ -122,7 +130,7 @@ def merge_segments(client: MilvusClient, link: Link) -> bool:
         return DONE if reply.state == common_pb2.Completed else merged
 
     try:
-        wait_for(address, "merges", merges, 1)
+        wait_for(address, "merges", merges, len(before))
         if merged:  # counted once the merged segment has taken the place of those that it was made of
             wait_for(address, "merged segments", lambda: int({one for one, _ in segments_of(link)} != before), 1)
     except StalledError as error:
@@ -134,8 +142,7 @@ def load_collection(link: Link) -> None:
     """Have the collection held in the memory of the nodes that search; that it is there already does no harm."""
     place = {"collection_name": link.address.collection, "db_name": link.address.db_name or ""}
     request = milvus_pb2.LoadCollectionRequest(replica_number=1, **place)
-    limit = max(link.address.request_s, link.address.stall_s) if link.address.embedded else None
-    patiently(link.address, lambda _: link.call("LoadCollection", request, limit))
+    patiently(link.address, lambda _: link.call("LoadCollection", request, _long(link.address)))
     wait_for(link.address, "percent loaded", lambda: _load_progress(link), 100)
 
 

@@ -10,10 +10,8 @@ from typing import Any
 ENOUGH_TEXTS = 50  # fewer tell nothing of a collection
 SPOKEN = 0.05  # share of the texts that makes a language one of the collection's; below lie names and slips
 SAMPLE = 500  # texts of a part that are looked at; 20,000 take a second
-ENGLISH = "en"
-# Not told apart in a headline: kinds of Chinese, Norwegian and Arabic; German and Luxembourgish; Nigerian Pidgin, which
-# has English words.
-SAME = {"wuu": "zh", "yue": "zh", "nn": "no", "arz": "ar", "ary": "ar", "lb": "de", "pcm": "en"}
+ENGLISH = frozenset({"en", "pcm"})  # Nigerian Pidgin has English words
+SAME = {"wuu": "zh", "yue": "zh", "nn": "no", "arz": "ar", "ary": "ar", "lb": "de"}  # not told apart in a headline
 NONE = ("zxx", "la")  # no language; and what words without an ending of their own look like
 NAMES = {
     "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan",
@@ -23,7 +21,7 @@ NAMES = {
     "hr": "Croatian", "hu": "Hungarian", "hy": "Armenian", "id": "Indonesian", "ig": "Igbo", "it": "Italian",
     "ja": "Japanese", "ka": "Georgian", "kk": "Kazakh", "ko": "Korean", "ku": "Kurdish", "lg": "Luganda",
     "ln": "Lingala", "lt": "Lithuanian", "lv": "Latvian", "mr": "Marathi", "ms": "Malay", "my": "Burmese",
-    "nl": "Dutch", "no": "Norwegian", "om": "Oromo", "pa": "Punjabi", "pl": "Polish",
+    "nl": "Dutch", "no": "Norwegian", "om": "Oromo", "pa": "Punjabi", "pcm": "Nigerian Pidgin", "pl": "Polish",
     "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "rw": "Kinyarwanda", "sk": "Slovak", "sl": "Slovenian",
     "sn": "Shona", "so": "Somali", "sq": "Albanian", "sr": "Serbian", "st": "Sotho", "sv": "Swedish",
     "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "th": "Thai", "tl": "Tagalog", "tr": "Turkish",
@@ -80,7 +78,7 @@ def stop_words(code: str) -> frozenset[str]:
 
     Source: scikit-learn's list for English, github.com/stopwords-iso (MIT) for the others.
     """
-    if code == ENGLISH:
+    if code in ENGLISH:
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
         return frozenset(ENGLISH_STOP_WORDS) | frozenset(MORE_ENGLISH.split())

@@ -76,7 +76,7 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
     forest, clusters = done.get("forest", {}), done.get("cluster", {})
     encoder = config.embed.encoder if config.read.collection is None else None  # the vectors were there before
     figures: Figures = {
-        "counts": {name: value for name, value in read.items() if type(value) is int and not name.endswith("_bytes")},
+        "counts": {name: read[name] for name in ("records", "texts", "empty", "dropped", "repeated_ids")},
         "stages": {
             name: stage_figures(stage, manifest.get("plan", {}).get(name, {}), config)
             for name, stage in manifest["stages"].items()
@@ -207,17 +207,11 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         ("largest cluster", f"{clusters['largest_share']:.1%} of the records"),
         (
             "vectors",
-            f"{figures['embed']['encoder'] or 'those of the collection'}, {figures['embed']['dim']} dimensions"
-            + _if_any(figures["embed"]["cut"], "texts are longer than embed.max_tokens and were cut"),
+            f"{figures['embed']['encoder'] or 'those of the collection'}, {figures['embed']['dim']} dimensions",
         ),
         ("languages", _languages(figures["embed"])),
         ("neighbors", f"{search['k']} of each text from {_index(search)}; {_recall(search)}"),
-        (
-            "graph",
-            f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"
-            + _if_any(graph["too_long"], "edges are longer than graph.max_distance and were dropped")
-            + _if_any(figures["forest"]["isolated"], "texts are left without any edge"),
-        ),
+        ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
         ("tree", _proven(figures["forest"], search)),
         ("layers", _layered(clusters)),
     ]
@@ -287,10 +281,6 @@ def _layered(clusters: Figures) -> str:
         return "one"
     counts[clusters["layer"]] += " (the labels)"
     return f"{', '.join(counts)} clusters, from broad to fine"
-
-
-def _if_any(count: int | None, words: str) -> str:
-    return f"; {count:,} {words}" if count else ""
 
 
 def _languages(embed: Figures) -> str:

@@ -48,7 +48,7 @@ def test_a_sample_is_even_and_bounded() -> None:
 
 
 def test_shares_are_said_in_words() -> None:
-    assert in_words({"de": 0.714, "zh": 0.2, "xx": 0.08}) == "German 71 %, Chinese 20 %, xx 8 %"
+    assert in_words({"de": 0.714, "pcm": 0.2, "xx": 0.08}) == "German 71 %, Nigerian Pidgin 20 %, xx 8 %"
 
 
 def test_each_language_has_its_own_stop_words() -> None:

@@ -59,23 +59,6 @@ def test_texts_of_others_stand_in_the_page_as_texts(tmp_path: Path) -> None:
     assert "default-src 'none'" in page
 
 
-def test_what_was_cut_dropped_or_left_alone_is_in_the_report(tmp_path: Path) -> None:
-    run = finished_run(tmp_path)
-    read = {"records": 9, "texts": 9, "empty": 0, "dropped": 0, "repeated_ids": 0, "keyless": 3, "text_bytes": 99}
-    run.stage("read", "1" * 16, lambda: {**read, "warnings": []})
-    run.stage("embed", "1" * 16, lambda: {"dim": 8, "tokens": 99, "cut": 1234, "languages": {"de": 0.5, "en": 0.25},
-                                          "unknown_share": 0.125})  # fmt: skip
-    run.stage("graph", "1" * 16, lambda: {"edges": 50, "too_long": 7})
-    run.stage("forest", "1" * 16, lambda: {"edges": 0, "isolated": 2, "pieces": 1, "pieces_left": 1})
-    write_table(run / "clusters.parquet", schema.CLUSTERS.empty_table())
-    figures = report.collect_figures(run, RunConfig())
-    assert figures["counts"] == {name: count for name, count in read.items() if name != "text_bytes"}
-    page = report.render_html(run, RunConfig(), figures)
-    assert "8 dimensions; 1,234 texts are longer than embed.max_tokens and were cut<" in page
-    assert "7 edges are longer than graph.max_distance and were dropped; 2 texts are left without any edge<" in page
-    assert "German 50 %, English 25 %, by a sample; 12.5% of the pieces of words are unknown to the encoder<" in page
-
-
 COLUMN = "the column home, which places noise, too."
 
 
