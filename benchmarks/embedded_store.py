@@ -1,128 +1,168 @@
-"""Rows in, queries out, recall and memory of Milvus Lite releases, each installed into a folder of its own.
+"""Rows in and queries out of the embedded store, by the product's own loader and searcher.
 
-    python benchmarks/embedded_store.py --texts 10000 50000
+    python benchmarks/embedded_store.py --texts 2000 20000 50000 --dims 256 1024 --busy 0 2
 
-COSINE, because release 3.2.2 allocates queries x rows x dimension floats for L2 without an index. Each release is
-installed with pip beside the running environment, started on a loopback port, loaded with the static
-vectors of a generated sample, and asked for 51 neighbors of 5,000 rows by two threads. Prints a Markdown table.
+Vectors of a run's kind (clustered, unit length) lie in parts of the product's size. Each case starts the embedded
+server anew, loads all parts through ``store.Loader`` and searches some through ``search.Searcher``, once with the sizes
+of requests that a server gets, which were the embedded store's, too, and once with its own. --busy N keeps N
+processes at work beside it. A case that takes longer than --limit seconds is stopped, and its speed is that of the
+rows which were there by then. --request-kib tries other sizes. Prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import os
 import platform
-import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow.csv
-from pymilvus import DataType, MilvusClient
+import pyarrow as pa
 
-from clustering.config import EmbedSection
-from clustering.encoders import load_encoder
-from clustering.sample import write_sample
+from clustering import search, store
+from clustering.config import StoreSection
+from clustering.embedded import embedded_server
+from clustering.errors import StoreError
+from clustering.index import finish_collection
+from clustering.kernels.memory import PART_ROWS
+from clustering.milvus import Address, Link, connected
+from clustering.rundir import RunDir, names_of, part_name, write_table
+from clustering.schema import vectors_schema
+from clustering.search import Searcher
+from clustering.store import Loader, audit_collection, prepare_collection
 
-CASES = [("2.5.1", "FLAT"), ("2.5.1", "IVF_FLAT"), ("3.2.2", "FLAT"), ("3.2.2", "HNSW")]
-BUILD = {"HNSW": {"M": 16, "efConstruction": 200}, "IVF_FLAT": {"nlist": 256}}
-SEARCH = {"HNSW": {"ef": 128}, "IVF_FLAT": {"nprobe": 32}}
-K, QUERIES, BATCH = 51, 5000, 500
-
-
-def installed(version: str, home: Path) -> Path:
-    """A folder that holds this release of milvus-lite and nothing that the environment already has."""
-    folder = home / version
-    if not folder.exists():
-        words = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), f"milvus-lite=={version}"]
-        subprocess.run([*words, *([] if version.startswith("3") else ["--no-deps"])], check=True)
-    return folder
+K, QUERIES = 50, 400
 
 
-def start(version: str, folder: Path, data: Path) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    if version.startswith("2"):
-        libraries = folder / "milvus_lite" / "lib"
-        command = [str(libraries / "milvus"), str(data / "milvus.db"), f"127.0.0.1:{port}", "ERROR"]
-        environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
-    else:
-        command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(data), "--port", str(port)]
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(300):
+def made_vectors(folder: Path, n_texts: int, dim: int) -> RunDir:
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(max(n_texts // 50, 1), dim)).astype(np.float32)
+    run = RunDir(folder)
+    for number, start in enumerate(range(0, n_texts, PART_ROWS)):
+        size = min(PART_ROWS, n_texts - start)
+        some = centers[rng.integers(0, len(centers), size)] + 0.6 * rng.normal(size=(size, dim)).astype(np.float32)
+        some = (some / np.linalg.norm(some, axis=1, keepdims=True)).astype(np.float32)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), dim)
+        rows = pa.array(range(start, start + size), pa.int64())
+        write_table(run / "vectors" / part_name(number), pa.table([rows, column], schema=vectors_schema(dim)))
+    return run
+
+
+@contextlib.contextmanager
+def busy(processes: int) -> Iterator[None]:
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+@contextlib.contextmanager
+def sizes(request_bytes: int, in_flight: int, products: int) -> Iterator[None]:
+    kept = store.EMBEDDED_REQUEST_BYTES, store.EMBEDDED_IN_FLIGHT, search.EMBEDDED_PRODUCTS, search.EMBEDDED_IN_FLIGHT
+    store.EMBEDDED_REQUEST_BYTES, store.EMBEDDED_IN_FLIGHT = request_bytes, in_flight
+    search.EMBEDDED_PRODUCTS, search.EMBEDDED_IN_FLIGHT = products, in_flight
+    try:
+        yield
+    finally:
+        store.EMBEDDED_REQUEST_BYTES, store.EMBEDDED_IN_FLIGHT = kept[:2]
+        search.EMBEDDED_PRODUCTS, search.EMBEDDED_IN_FLIGHT = kept[2:]
+
+
+def rows_per_second(run: RunDir, address: Address, n_texts: int, limit_s: float) -> tuple[float, bool]:
+    """Rows a second through the loader, and whether all of them came within the limit."""
+    address = dataclasses.replace(address, patience_s=limit_s)
+    items = {"pieces": [{"name": name} for name in names_of(run / "vectors")]}
+    failed: list[BaseException] = []
+
+    def load() -> None:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.1)
-    return process, f"http://127.0.0.1:{port}"
+            Loader(run, address)(items)
+        except StoreError as error:
+            failed.append(error)
+
+    started = time.perf_counter()
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    seconds, whole = time.perf_counter() - started, not thread.is_alive() and not failed
+    if whole:
+        return n_texts / seconds, True
+    with contextlib.suppress(Exception), Link(dataclasses.replace(address, patience_s=120)) as link:
+        return link.count() / (time.perf_counter() - started), False
+    return 0.0, False
 
 
-def measure(version: str, index: str, vectors: np.ndarray, home: Path) -> str:
-    with tempfile.TemporaryDirectory() as data:
-        process, uri = start(version, installed(version, home), Path(data))
-        try:
-            client = MilvusClient(uri=uri)
-            fields = client.create_schema(auto_id=False)
-            fields.add_field("row", DataType.INT64, is_primary=True)
-            fields.add_field("vector", DataType.FLOAT_VECTOR, dim=vectors.shape[1])
-            client.create_collection("texts", schema=fields, consistency_level="Strong")
-            started = time.perf_counter()
-            for at in range(0, len(vectors), 2000):
-                batch = enumerate(vectors[at : at + 2000], at)
-                client.upsert("texts", [{"row": row, "vector": vector} for row, vector in batch])
-            loading = time.perf_counter() - started
-            started = time.perf_counter()
-            client.flush("texts")
-            params = client.prepare_index_params()
-            params.add_index("vector", index_type=index, metric_type="COSINE", params=BUILD.get(index, {}))
-            client.create_index("texts", params)
-            client.load_collection("texts")
-            indexing = time.perf_counter() - started
+def queries_per_second(run: RunDir, address: Address, n_texts: int, dim: int) -> float:
+    """Queries a second through the searcher, on the first QUERIES rows, by one actor of two that the product has."""
+    searcher = Searcher(run, address, "L2", {}, K, 1000, np.eye(1, dim, dtype=np.float32), n_texts)
+    table = store.read_table(run / "vectors" / part_name(0)).slice(0, min(QUERIES, n_texts))
+    asked = RunDir(Path(str(run.path) + "-asked"))
+    write_table(asked / "vectors" / part_name(0), table)
+    searcher.run = asked
+    started = time.perf_counter()
+    searcher({"names": [part_name(0)]})
+    return len(table) / (time.perf_counter() - started)
 
-            def ask(at: int) -> list[list[int]]:
-                options = {"metric_type": "COSINE", "params": SEARCH.get(index, {})}
-                found = client.search("texts", data=list(vectors[at : at + BATCH]), limit=K, search_params=options)
-                return [list(hits.ids) for hits in found]
 
-            queries = min(QUERIES, len(vectors))
-            started = time.perf_counter()
-            with ThreadPoolExecutor(2) as pool:
-                lists = [ids for part in pool.map(ask, range(0, queries, BATCH)) for ids in part]
-            searching = time.perf_counter() - started
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            peak = int(status.split("VmHWM:")[1].split()[0]) // 1024
-            dots = vectors[:500] @ vectors.T
-            edge = np.partition(dots, -K, axis=1)[:, -K] - 1e-6
-            hits = [np.count_nonzero(dots[row, lists[row]] >= edge[row]) / K for row in range(500)]
-        finally:
-            process.terminate()
-            process.wait()
-    speeds = f"{len(vectors) / loading:,.0f} | {indexing:.1f} | {queries / searching:,.0f}"
-    return f"| {len(vectors):,} | {version} | {index} | {speeds} | {np.mean(hits):.3f} | {peak:,} |"
+def measure(run: RunDir, n_texts: int, dim: int, limit_s: float) -> str:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
+        home = Path(folder) / "store"
+        with embedded_server(home) as uri:
+            address = Address(uri, "texts", home=str(home))
+            with connected(address) as client, Link(address) as link:
+                prepare_collection(run, client, "texts", "L2", dim, run.id, "mark")
+                rows, whole = rows_per_second(run, address, n_texts, limit_s)
+                if not whole:
+                    return f"{rows:,.0f} (stopped after {limit_s:g} s) | |"
+                started = time.perf_counter()
+                finish_collection(client, link, StoreSection(), n_texts)
+                assert audit_collection(run, link, n_texts) == []
+                audit = time.perf_counter() - started
+            queries = queries_per_second(run, address, n_texts, dim)
+    return f"{rows:,.0f} | {audit:.1f} | {queries:,.0f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, nargs="+", default=[10_000, 50_000])
-    sizes = parser.parse_args().texts
-    with tempfile.TemporaryDirectory() as home:
-        sample = Path(home) / "sample.csv"
-        write_sample(sample, 2 * max(sizes), seed=0)
-        texts = list(dict.fromkeys(pyarrow.csv.read_csv(sample)["title"].to_pylist()))[: max(sizes)]
-        vectors = load_encoder(EmbedSection(encoder="static")).encode(texts).vectors
-        print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, k = {K - 1}\n")
-        print("| texts | milvus-lite | index | rows/s in | index s | queries/s | recall | peak MiB |")
-        print("| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |")
-        for size in sizes:
-            for version, index in CASES:
-                print(measure(version, index, vectors[:size], Path(home)), flush=True)
+    parser.add_argument("--texts", type=int, nargs="+", default=[2000, 20_000, 50_000])
+    parser.add_argument("--dims", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--request-kib", type=int, nargs="+", default=[])
+    parser.add_argument("--limit", type=float, default=120)
+    parser.add_argument("--without-before", action="store_true", help="only the embedded store's own sizes")
+    options = parser.parse_args()
+    products = search.EMBEDDED_PRODUCTS
+    cases: dict[str, tuple[int, int, int]] = {
+        f"{kib} KiB, one in flight": (kib << 10, 1, products)
+        for kib in [*options.request_kib, store.EMBEDDED_REQUEST_BYTES >> 10]
+    }
+    if not options.without_before:
+        cases = {"as a server's: 12 MiB, two": (store.REQUEST_BYTES, store.IN_FLIGHT, 1 << 62), **cases}
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, k = {K}\n")
+    print("| texts | dim | busy loops | requests | rows/s in | index and audit s | queries/s | load average |")
+    print("| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    for n_texts in options.texts:
+        for dim in options.dims:
+            for loops in options.busy:
+                for name, case in cases.items():
+                    with tempfile.TemporaryDirectory() as folder, busy(loops), sizes(*case):
+                        found: Any = measure(
+                            made_vectors(Path(folder) / "run", n_texts, dim), n_texts, dim, options.limit
+                        )
+                    load = os.getloadavg()[0]
+                    print(f"| {n_texts:,} | {dim:,} | {loops} | {name} | {found} | {load:.1f} |", flush=True)
 
 
 if __name__ == "__main__":
