@@ -148,6 +148,7 @@ class _Jobs:
         self.address, self.link = address, Link(address)
         with connected(address) as client:
             self.rest = server_version(client) >= REST
+        self.seen: dict[str, str] = {}  # how far each job was when it was last looked at, in the server's words
         self.noted: dict[str, str] = json.loads(self.path.read_text()) if self.path.exists() else {}
         unknown = [file for file, job in self.noted.items() if job == ASKED]  # a start before died over the answer
         known = patiently(address, lambda _: self.known())[0] if unknown else {}
@@ -192,8 +193,12 @@ class _Jobs:
         return retries
 
     def wait(self, store: StoreSection) -> None:
-        """Wait for every job; who watches is told how far they are."""
-        seen = watch.current()
+        """Wait for every job; who watches is told how far they are.
+
+        Raises: StoreError when one fails, or when none moves for ``store.stall_s``.
+        """
+        seen, moved = watch.current(), time.monotonic()
+        before: dict[str, str] = {}
         waiting = {job: file for file, job in self.noted.items() if job != DONE}
         while waiting:
             for job, file in list(waiting.items()):
@@ -209,6 +214,15 @@ class _Jobs:
                 if finished:
                     del waiting[job]
                     self._note(file, DONE)
+            if self.seen != before:
+                before, moved = dict(self.seen), time.monotonic()
+            if waiting and time.monotonic() - moved >= self.address.stall_s:
+                job, file = next(iter(waiting.items()))
+                raise StoreError(
+                    f"collection {self.address.collection} at {self.address.uri}: {len(waiting)} of {len(self.noted)} "
+                    f"imports stand still for {self.address.stall_s:g} s (store.stall_s); that of {file} (job {job}) "
+                    f"at {self.seen.get(job)}. Look at the server's own log; when it goes on, the same command does too"
+                )
             if seen:
                 seen.step("files imported", len(self.noted) - len(waiting), len(self.noted))
             time.sleep(POLL_S if waiting else 0)
@@ -232,9 +246,12 @@ class _Jobs:
     def _look(self, job: str) -> tuple[bool, str]:
         if self.rest:
             answer = _post(self.address, "describe", {"jobId": job, "dbName": self.address.db_name or ""})
+            self.seen[job] = f"{answer['state']}, {answer.get('progress', 0)} %"
             failed = answer.get("reason") or "no reason given" if answer["state"] == "Failed" else ""
             return answer["state"] == "Completed", failed
         reply = self.link.call("GetImportState", milvus_pb2.GetImportStateRequest(task=int(job)))
+        told = {pair.key: pair.value for pair in reply.infos}
+        self.seen[job] = f"{common_pb2.ImportState.Name(reply.state)}, {told.get('progress_percent', 0)} %"
         reasons = [pair.value for pair in reply.infos if pair.key == "failed_reason"]
         failed = (reasons or ["no reason given"])[0] if reply.state in FAILED else ""
         return reply.state == common_pb2.ImportCompleted, failed

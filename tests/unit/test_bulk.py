@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ class Service:
         self.headers: list[dict[str, str]] = []
         self.broken: str | None = None  # why imports fail
         self.mute = False  # whether the next job begins without an answer
+        self.stuck = False  # whether jobs stand still
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         verb = path.removeprefix("/v2/vectordb/jobs/import/")
@@ -46,10 +48,11 @@ class Service:
             if body["jobId"] not in self.jobs:
                 return {"code": 2100, "message": f"import job does not exist, jobID={body['jobId']}: import failed"}
             self.looks[body["jobId"]] += 1
-            done = self.looks[body["jobId"]] >= 3
+            done = self.looks[body["jobId"]] >= 3 and not self.stuck
             state = "Failed" if self.broken and done else "Completed" if done else "Importing"
             details = [{"fileName": str(self.jobs[body["jobId"]]["files"])}]
             found = {"jobId": body["jobId"], "state": state, "importedRows": 10 * done, "details": details}
+            found |= {"progress": 40} if self.stuck else {}
             return {"code": 0, "data": {**found, **({"reason": self.broken} if state == "Failed" else {})}}
         return {"code": 404, "message": path}
 
@@ -156,6 +159,18 @@ def test_a_failed_import_is_told_and_asked_for_again_next_time(service: Any, new
     with pytest.raises(StoreError, match=r"import of part-0.parquet failed: file not found.*store.bulk_path"):
         jobs.wait(StoreSection(uri=uri, bulk_path="s3://bucket/prefix"))
     assert _Jobs(RunDir(tmp_path), address(uri)).noted == {}
+
+
+def test_an_import_that_stands_still_is_named(service: Any, newer: None, tmp_path: Path) -> None:
+    state, uri = service
+    jobs = _Jobs(RunDir(tmp_path), dataclasses.replace(address(uri), stall_s=0.2))
+    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    state.stuck = True
+    wanted = (
+        r"1 of 1 imports stand still for 0.2 s \(store.stall_s\); that of part-0.parquet \(job \d+\) at Importing, 40"
+    )
+    with pytest.raises(StoreError, match=wanted):
+        jobs.wait(StoreSection(uri=uri, bulk_path="s3://bucket/prefix"))
 
 
 def test_a_refused_token_and_a_silent_service_are_told(
