@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from clustering.kernels.sort import sort_pairs
 from clustering.kernels.threads import in_ranges
 
 IntArray = NDArray[np.int64]
@@ -90,14 +91,11 @@ def _merge_twins(indptr: Any, indices: Any, data: Any, kept: Any, first: int, la
     """Sort rows by index; of entries with one index keep the shortest, at the row's start."""
     for row in range(first, last):
         start, stop = indptr[row], indptr[row + 1]
-        order = np.argsort(indices[start:stop])
-        others, lengths = indices[start:stop][order], data[start:stop][order]
+        sort_pairs(indices[start:stop], data[start:stop])
         at = start
-        for entry in range(others.size):
-            if at > start and indices[at - 1] == others[entry]:
-                data[at - 1] = min(data[at - 1], lengths[entry])
-            else:
-                indices[at], data[at] = others[entry], lengths[entry]
+        for entry in range(start, stop):
+            if at == start or indices[at - 1] != indices[entry]:  # the shortest of an index comes first
+                indices[at], data[at] = indices[entry], data[entry]
                 at += 1
         kept[row] = at - start
 
@@ -183,6 +181,4 @@ def _ascends(indptr: Any, indices: Any, distances: Any) -> bool:
 def _sort_rows(indptr: Any, indices: Any, distances: Any) -> None:
     for row in range(indptr.size - 1):
         start, stop = indptr[row], indptr[row + 1]
-        by_index = np.argsort(indices[start:stop], kind="mergesort")
-        order = by_index[np.argsort(distances[start:stop][by_index], kind="mergesort")]
-        indices[start:stop], distances[start:stop] = indices[start:stop][order], distances[start:stop][order]
+        sort_pairs(distances[start:stop], indices[start:stop])

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from clustering.kernels.sort import sort_pairs
 from clustering.kernels.threads import in_ranges, own_threads
 
 IntArray = NDArray[np.int64]
@@ -79,16 +80,17 @@ def _core_distances(
             if held >= min_samples:
                 core[row] = 0
                 continue
-            for place in np.argsort(data[start:stop]):
-                held += weights[indices[start + place]]
-                core[row] = data[start + place]
+            away, copies = data[start:stop].copy(), np.empty(stop - start, np.int32)
+            for place in range(stop - start):
+                copies[place] = weights[indices[start + place]]
+            sort_pairs(away, copies)
+            for place in range(away.size):
+                held += copies[place]
+                core[row] = away[place]
                 if held >= min_samples:
                     break
         elif start == stop:
             continue
-        elif min_samples > 64:
-            rank = min(min_samples, stop - start) - 1
-            core[row] = np.partition(data[start:stop], rank)[rank]
         else:  # keep the smallest so far, ascending; lists that ascend themselves cost one comparison an entry
             held = 0
             for entry in range(start, stop):
@@ -289,15 +291,7 @@ def _grow(bits: Any, ends: Any, tree: Any, left: Any, right: Any, distance: Any,
         stop = start + 1
         while stop < bits.size and bits[stop] == bits[start]:
             stop += 1
-        if stop - start > 32:
-            ends[start:stop].sort()
-        else:
-            for place in range(start + 1, stop):
-                moved, to = ends[place], place
-                while to > start and ends[to - 1] > moved:
-                    ends[to] = ends[to - 1]
-                    to -= 1
-                ends[to] = moved
+        sort_pairs(ends[start:stop], ends[start:stop])
         for place in range(start, stop):
             if place > start and ends[place] == ends[place - 1]:  # the same edge, listed by its other end
                 continue
