@@ -161,9 +161,13 @@ def _records(dialect: Dialect, lines: list[str], whole: bool) -> list[list[str]]
 
 
 def _with_surplus(names: list[str], records: list[list[str]]) -> list[str]:
-    """The names of all fields where each record has one more than the header: an empty one at its end, or an index
-    without a name at its begin, as R and pandas write it: a count from 0 or 1. A comma within texts looks much alike,
-    but a space follows it."""
+    """The names of the fields that records have, where header and records differ by one.
+
+    The header ends with an empty name; or each record ends with an empty field; or begins with an index without a
+    name, as R and pandas write it: a count from 0 or 1. A comma within texts looks much like that, but a space follows.
+    """
+    if records and len(names) > 1 and not names[-1].strip() and all(len(row) == len(names) - 1 for row in records):
+        return names[:-1]
     if not records or any(len(row) != len(names) + 1 for row in records):
         return names
     if all(not row[-1].strip() for row in records):

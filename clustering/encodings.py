@@ -155,9 +155,8 @@ class Decoder:
 
     def _where(self, data: bytes, error: UnicodeDecodeError, name: str = "UTF-8") -> str:
         line = self.lines + 1 + data[: error.start].count(b"\n")
-        return (
-            f"line {line:,}, byte {self.offset + error.start:,}: can't decode byte 0x{data[error.start]:02x} as {name}"
-        )
+        byte = error.object[error.start]
+        return f"line {line:,}, byte {self.offset + error.start:,}: can't decode byte 0x{byte:02x} as {name}"
 
     def _done(self, text: bytes, used: int | None = None) -> bytes:
         self.offset += len(text) if used is None else used

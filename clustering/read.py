@@ -37,6 +37,7 @@ __all__ = ["InputFile", "Inputs", "Piece", "find_files", "read_columns_of", "rea
 
 RECORDS_PER_PART = 8192
 PIECE_BYTES = 32 << 20  # files are read in pieces of about this size: small files together, Parquet by row groups
+PIECE_FILES = 500  # to open one takes longer than to read what little it may hold
 MARKED = 0.05  # of the records: with so much markup a reader of the report should know of it
 # A text without a match stays as it is: printable ASCII, single spaces, no markup.
 ODD = r"[^ -~]|^ | $|  |[<&]"
@@ -501,7 +502,7 @@ def _pieces(files: list[InputFile]) -> list[Piece]:
     held: list[dict[str, Any]] = []
     held_bytes = 0
     for file in files:
-        if held and held_bytes + file.size > PIECE_BYTES:
+        if held and (held_bytes + file.size > PIECE_BYTES or len(held) == PIECE_FILES):
             pieces.append(Piece(held))
             held, held_bytes = [], 0
         if file.format == "parquet" and not file.packing and file.size > PIECE_BYTES:

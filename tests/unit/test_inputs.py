@@ -20,7 +20,7 @@ import pytest
 from clustering.config import CleanSection, CsvSection, ReadSection, load_config
 from clustering.errors import ConfigError, InputError
 from clustering.pipeline import fingerprints
-from clustering.read import find_files
+from clustering.read import _pieces, find_files
 from clustering.rundir import RunDir, gather_texts, read_columns
 from tests.unit.conftest import Write
 
@@ -114,6 +114,20 @@ def test_an_empty_field_too_many_is_harmless(write: Write, read_here: Read) -> N
     run, figures = read_here(section(write("a.csv", rows(form='{n},"{title}",'))))
     assert texts_of(run) == HEADLINES
     assert figures["dropped"] == 0
+
+
+def test_an_empty_name_at_the_end_of_the_header_is_harmless(write: Write, read_here: Read) -> None:
+    run, figures = read_here(section(write("a.csv", rows(header="id,title,"))))
+    assert texts_of(run) == HEADLINES
+    assert figures["dropped"] == 0
+
+
+def test_half_a_character_at_the_end_is_named(write: Write, read_here: Read) -> None:
+    path = write("a.csv", rows().encode("utf-16")[:-1])
+    with pytest.raises(
+        InputError, match=r"a\.csv: line 201, byte [\d,]+: can't decode byte 0x0a as utf-16-le; set read"
+    ):
+        read_here(section(path))
 
 
 def test_an_empty_field_too_many_in_some_records_is_harmless(write: Write, read_here: Read) -> None:
@@ -520,12 +534,13 @@ def test_a_name_that_is_not_utf_8_is_told(write: Write, tmp_path: Path, read_her
     assert "1 file is not read" in warned(figures)
 
 
-def test_ten_thousand_files_are_found_and_looked_into(write: Write, tmp_path: Path, read_here: Read) -> None:
+def test_a_thousand_files_are_read_in_two_pieces(write: Write, tmp_path: Path, read_here: Read) -> None:
     (tmp_path / "in").mkdir()
     for n in range(1000):
         (tmp_path / f"in/{n:05}.csv").write_text(f"title\nHeadline {n}\n")
-    _, figures = read_here(section(tmp_path / "in"))
-    assert figures["texts"] == 1000
+    cfg = section(tmp_path / "in")
+    assert [len(piece.files) for piece in _pieces(find_files(cfg))] == [500, 500]
+    assert read_here(cfg)[1]["texts"] == 1000
 
 
 def test_a_file_that_changes_while_it_is_read_is_told(
