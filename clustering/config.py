@@ -590,7 +590,7 @@ def _wrong_reading(read: ReadSection) -> list[str]:
     same = [name for name, mark in marks.items() if mark and list(marks.values()).count(mark) > 1]
     if same:
         found.append(f"read.csv.{' and read.csv.'.join(same)} are both {_shown(marks[same[0]])}; they must differ")
-    carried = ("keep", "time_column", "source_column", "link_column", "id_column")
+    carried = ("keep", "time_column", "source_column", "link_column")
     given = [f"read.{name}" for name in carried if getattr(read, name)]
     if read.collection is not None and given:
         found.append(

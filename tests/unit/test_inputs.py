@@ -646,11 +646,12 @@ def test_a_dialect_is_set_by_words(words: list[str], expected: CsvSection) -> No
         ("read.clean.urls=eat", "read.clean.urls"),
         ("read.bad_lines=maybe", "read.bad_lines"),
         ("read.format=xlsx", "read.format"),
+        ('read.collection={uri: "http://m:1", name: a, text_field: t}', "read.keep: columns are those of files"),
     ],
 )
 def test_what_no_dialect_is_is_refused_by_its_key(word: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(None, [word])
+        load_config(None, [word, "read.keep=a"])
     assert says in "\n".join(caught.value.problems)
 
 
