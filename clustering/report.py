@@ -341,7 +341,7 @@ def _cluster_table(run: RunDir, figures: Figures) -> str:
 
 
 def _list_items(texts: list[str]) -> str:
-    return "".join(f"<li dir=auto>{_shown(text, TEXT_CHARACTERS)}" for text in texts)
+    return "".join(f"<li><bdi>{_shown(text, TEXT_CHARACTERS)}</bdi>" for text in texts)
 
 
 def _shown(text: str, most: int | None = None) -> str:

@@ -106,3 +106,20 @@ def test_a_run_of_nothing_but_such_texts_is_refused_in_words(run_files, encoder,
     assert result.status == 1
     assert "the encoder static knows stands in 7 of 7 texts, for instance t0, t1, t2" in result.err
     assert "Nothing is left to compare; take another embed.encoder" in result.err
+
+
+@pytest.mark.milvus
+@pytest.mark.parametrize("load", ["stream", "bulk"])
+def test_a_server_gets_the_other_vectors_alone(run_files, encoder, given, tmp_path, milvus_server, load):
+    file, texts = given
+    words = [f"read.paths={file}", f"embed.model={encoder}", "search.k=12", "project.n_neighbors=8"]
+    words += [f"store.uri={milvus_server}", f"store.collection=without_{load}", f"store.load={load}"]
+    run, result = run_files(*words, "store.index=FLAT", f"store.bulk_path={tmp_path / 'shared'}")
+    assert result.status == 0, result.err
+    report = json.loads((run / "report.json").read_text())
+    assert report["store"]["rows"] == len(texts) - len(UNREAD) - len(UNUSABLE)
+    assert report["store"]["repaired_rows"] == 0
+    assert report["search"]["recall"] == 1.0
+    lost = [text in UNREAD or text in UNUSABLE for text in texts]
+    listed = read_columns(RunDir(run) / "neighbors", ["neighbors"])["neighbors"].to_pylist()
+    assert [not others for others in listed] == lost

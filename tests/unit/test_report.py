@@ -55,7 +55,7 @@ def test_texts_of_others_stand_in_the_page_as_texts(tmp_path: Path) -> None:
     assert max(map(len, re.findall(r"\S+", page))) < 400
     assert "overflow-wrap: anywhere" in page
     assert "<bdi>שלום</bdi>" in page
-    assert "<li dir=auto>a &quot;b&quot; &amp; c d" in page
+    assert "<li><bdi>a &quot;b&quot; &amp; c d</bdi>" in page
     assert "default-src 'none'" in page
 
 
