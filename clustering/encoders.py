@@ -291,6 +291,8 @@ class TorchEncoder:
         import torch
         from sentence_transformers import SentenceTransformer
 
+        from clustering.packed import PackedEncoder, unpackable
+
         name = _torch_model(cfg)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -303,13 +305,17 @@ class TorchEncoder:
             self._require_cls_pooling(name)
         self._require_vocabulary(name)
         names = self.model.tokenizer.convert_ids_to_tokens(range(len(self.model.tokenizer)))
-        self.kinds = token_kinds(names, self.model.tokenizer.all_special_ids)
+        self.special = set(self.model.tokenizer.all_special_ids)
+        self.kinds = token_kinds(names, self.special)
         limit = self.model.max_seq_length
         self.max_tokens = min(cfg.max_tokens, limit or cfg.max_tokens)
         self.model.max_seq_length = self.max_tokens
         self.dim = int(self.model.get_embedding_dimension())
         self.tokens_per_batch = cfg.tokens_per_batch
         self.forwards = _Forwards(self.model[0], torch.cuda.synchronize if device == "cuda" else None)
+        self.packed: Any = None
+        if unpackable(self.model) is None and (device == "cpu" or cfg.dtype != "float32"):
+            self.packed = PackedEncoder(self.model)
 
     def _require_cls_pooling(self, model: str) -> None:
         """A folder without modules.json would be given mean pooling, which BGE-M3 was not trained for."""
@@ -330,11 +336,32 @@ class TorchEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         tokenize: Callable[..., Any] = self.model.tokenizer
         full = tokenize(list(texts), truncation=True, max_length=self.max_tokens + 1)["input_ids"] if texts else []
-        ids = [own[: self.max_tokens] for own in full]
+        ids = [self._cut(own) for own in full]
+        cut = sum(len(own) > self.max_tokens for own in full)
+        vectors, seconds = self._packed(ids) if self.packed else self._padded(texts, ids)
+        return _encoded(vectors, ids, self.kinds, cut=cut, model_seconds=seconds)
+
+    def _cut(self, own: list[int]) -> list[int]:
+        """The head of a text that is longer than max_tokens, closed as the tokenizer closed the text."""
+        if len(own) <= self.max_tokens:
+            return own
+        closing = own[-1:] if own[-1] in self.special else []
+        return own[: self.max_tokens - len(closing)] + closing
+
+    def _packed(self, ids: Sequence[Sequence[int]]) -> tuple[FloatArray, float]:
+        """The vectors from the tokens, and the model's seconds."""
+        started = time.perf_counter()
         lengths = np.array([len(own) for own in ids], np.int64)
-        vectors = np.empty((len(full), self.dim), np.float32)
+        vectors = np.zeros((len(ids), self.dim), np.float32)
+        tokens = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
+        vectors[lengths > 0] = self.packed.encode(tokens, lengths[lengths > 0], self.tokens_per_batch)
+        return vectors, time.perf_counter() - started if ids else 0.0
+
+    def _padded(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> tuple[FloatArray, float]:
+        """The same by the library, which tokenises again and pads, for architectures that `packed` does not know."""
+        vectors = np.empty((len(ids), self.dim), np.float32)
         self.forwards.seconds = 0.0
-        for batch in token_batches(lengths, self.tokens_per_batch):
+        for batch in token_batches([len(own) for own in ids], self.tokens_per_batch):
             vectors[batch] = self.model.encode(
                 [texts[row] for row in batch],
                 batch_size=len(batch),
@@ -342,5 +369,4 @@ class TorchEncoder:
                 normalize_embeddings=False,
                 show_progress_bar=False,
             )
-        cut = sum(len(own) > self.max_tokens for own in full)
-        return _encoded(vectors, ids, self.kinds, cut=cut, model_seconds=self.forwards.seconds)
+        return vectors, self.forwards.seconds

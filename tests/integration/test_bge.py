@@ -155,13 +155,13 @@ def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
 def count_batches(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that gets the number of texts of each forward pass from now on."""
     sizes: list[int] = []
-    inner = encoder.model.forward
+    inner = encoder.packed.forward
 
-    def forward(features: Any, **settings: Any) -> Any:
-        sizes.append(len(features["input_ids"]))
-        return inner(features, **settings)
+    def forward(pack: Any) -> Any:
+        sizes.append(len(pack.on_host))
+        return inner(pack)
 
-    monkeypatch.setattr(encoder.model, "forward", forward)
+    monkeypatch.setattr(encoder.packed, "forward", forward)
     return sizes
 
 
@@ -199,7 +199,9 @@ def test_the_time_of_the_model_is_told_without_the_tokenizers(bge, texts):
 def test_no_text_and_an_empty_text_are_encoded(bge):
     encoder = load_encoder(bge_section(bge))
     assert encoder.encode([]).vectors.shape == (0, DIM)
-    assert_allclose(np.linalg.norm(encoder.encode([""]).vectors), 1, atol=1e-6)
+    found = encoder.encode(["", words(3)])
+    assert found.unread.tolist() == [True, False]
+    assert_allclose(np.linalg.norm(found.vectors, axis=1), [0, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("max_tokens", [512, 32], ids=["whole texts", "cut texts"])
@@ -290,6 +292,22 @@ def test_a_generic_folder_gives_the_vectors_of_sentence_transformers(mean_model,
     encoder = load_encoder(section)
     assert_allclose(encoder.encode(texts).vectors, expected, atol=1e-4)
     assert check_encoder(section) == encoder.dim == DIM
+
+
+def test_a_model_that_is_not_read_packed_gives_the_vectors_of_its_library(mean_model, texts, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    folder = copied(mean_model, tmp_path)
+    changed(folder / "config.json", hidden_act="relu")
+    encoder: Any = load_encoder(EmbedSection(encoder=str(folder), tokens_per_batch=512))
+    assert encoder.packed is None
+    found = encoder.encode(texts)
+    assert_allclose(
+        found.vectors,
+        SentenceTransformer(str(folder), device="cpu").encode(texts, normalize_embeddings=True),
+        atol=1e-4,
+    )
+    assert found.model_seconds > 0
 
 
 def test_mean_pooling_gives_other_vectors_than_the_first_token(bge, mean_model, texts):
