@@ -15,14 +15,14 @@ from clustering.artefacts import load_forest, load_grain
 from clustering.columns import as_type
 from clustering.config import EmbedSection, RunConfig
 from clustering.encoders import load_encoder
-from clustering.errors import ConfigError
+from clustering.errors import ConfigError, StageError
 from clustering.exact import exact_neighbors, windowed
 from clustering.kernels.placing import Placed, Reach, vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import original_errors
 from clustering.read import TextCleaner, find_files, read_columns_of
 from clustering.rundir import Figures, RunDir, load_assignment, parts, rows_without_vector
-from clustering.storage import Place, load_array, place, read_schema, read_table, whole
+from clustering.storage import ANEW, Place, check_writable, load_array, place, read_schema, read_table, whole
 from clustering.tally import Tally
 
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
@@ -64,6 +64,9 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
                 f"cannot be given vectors that fit"
             ]
         )
+    if not all(paths):
+        raise ConfigError(["--input is empty; name files"])
+    check_writable(place(output), "--output")
     read = replace(
         read, paths=tuple(paths), limit=None, keep=(), time_column=None, source_column=None, link_column=None
     )
@@ -131,6 +134,8 @@ class _Clusters:
 
     def __init__(self, run: RunDir, config: RunConfig) -> None:
         self.vectors = run / "vectors"
+        if not parts(self.vectors):
+            raise StageError(f"{self.vectors} is missing. {ANEW}")
         self.metric, self.min_samples = config.store.metric, config.cluster.core_rank
         self.core = load_array(run / "forest" / "core.npy")
         self.without = rows_without_vector(self.vectors)

@@ -39,7 +39,7 @@ def evaluate_run(
     if not run.whole:
         raise ConfigError([f"{run.path} is not finished; finish it with covey run first"])
     report: Figures = run.report
-    found: Figures = {"search": report["search"]}
+    found: Figures = {"search": report.get("search")}
     if truth is not None:
         found["truth"] = compare_with_truth(run, config.read, truth, truth_column, id_column)
     # hdbscan knows no weighed copies, diffusion or modularity, so there is nothing to compare such a run with.
@@ -72,6 +72,8 @@ def agreement(truth: NDArray[Any], label: NDArray[Any]) -> dict[str, float]:
 
 def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column: str, id_column: str | None) -> Figures:
     """Agreement of ``label`` and of ``home`` with a truth file, over the records that have a truth."""
+    if not (truth and truth_column):
+        raise ConfigError(["--truth and --truth-column are empty; name a file and its column of labels"])
     key = id_column or read.id_column
     section = replace(
         read, paths=(truth,), collection=None, text_columns=(truth_column,), id_column=key, limit=None, keep=(),
@@ -80,6 +82,8 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
     table = read_columns_of(find_files(section), section)
     ids = as_type(table["place"] if key is None else table[key], pa.string())
     truths = pa.table({"text_id": ids, "truth": table[truth_column]}).filter(pc.is_valid(table[truth_column]))
+    if not len(truths):
+        raise ConfigError([f"--truth {truth}: no record has a label in '{truth_column}'"])
     if pc.count_distinct(truths["text_id"]).as_py() != len(truths):
         raise ConfigError([f"--truth {truth}: ids in '{key}' repeat; each record needs a truth of its own"])
     labels = read_table(run / "labels.parquet", columns=["text_id", "label", "home"])

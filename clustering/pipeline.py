@@ -21,7 +21,7 @@ from clustering.config import RunConfig, build_config
 from clustering.describe import describe_clusters
 from clustering.embed import adopt_vectors, embed_texts
 from clustering.encoders import check_encoder
-from clustering.errors import ConfigError, StoreError
+from clustering.errors import ConfigError, StageError, StoreError
 from clustering.forest import build_forest
 from clustering.graph import build_graph
 from clustering.milvus import Address, address_of, open_store
@@ -41,9 +41,10 @@ from clustering.plot import plot_map
 from clustering.project import project_texts
 from clustering.read import InputFile, find_files, read_texts
 from clustering.report import write_report
-from clustering.rundir import Figures, RunDir, fingerprint
+from clustering.rundir import Figures, RunDir, fingerprint, parts
 from clustering.search import search_neighbors
 from clustering.session import ray_session
+from clustering.storage import ANEW
 from clustering.store import (
     ChangedError,
     check_store,
@@ -458,9 +459,13 @@ def recluster_run(
 
 
 def _require_search(run: RunDir, stages: Figures) -> None:
-    """Raises: ConfigError when the stages up to the graph are not finished; a single text has no search."""
+    """Raises: ConfigError when the stages up to the graph are not finished; a single text has no search. StageError
+    when what they left is gone."""
     texts = stages.get("read", {}).get("figures", {}).get("texts", 0)
     needed = ["read", "embed", *(["search"] if texts > 1 else []), "graph"]
     missing = [name for name in needed if name not in stages]
     if missing:
         raise ConfigError([f"{run.path} has no finished {missing[-1]}; finish it with covey run first"])
+    for name in ("texts", "vectors"):
+        if not parts(run / name):
+            raise StageError(f"{run / name} is missing. {ANEW}")

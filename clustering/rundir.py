@@ -58,7 +58,7 @@ from clustering.locks import (
     remote_in_use,
 )
 from clustering.manifest import KEYS, parse_manifest
-from clustering.storage import Place, RemotePath, load_array, move, place, read_schema, read_table, whole
+from clustering.storage import ANEW, Place, RemotePath, load_array, move, place, read_schema, read_table, whole
 
 log = logging.getLogger("covey")
 
@@ -170,10 +170,28 @@ class RunDir:
             return {"id": uuid.uuid4().hex[:12], "stages": {}}
         except (ValueError, RecursionError) as error:
             raise ConfigError([f"{self / MANIFEST} is damaged ({error}); start anew with run.resume=false"]) from None
+        except OSError as error:
+            raise ConfigError([f"{str(self.path)[:200]} is no run directory: {error.strerror or error}"]) from None
 
     @property
     def report(self) -> Figures:
-        return dict(json.loads((self / "report.json").read_text(encoding="utf-8")))
+        """Raises: StageError where report.json is missing or damaged."""
+        try:
+            found = json.loads((self / "report.json").read_text(encoding="utf-8"))
+            if not isinstance(found, dict) or "counts" not in found:
+                raise ValueError("it holds no report")
+        except (OSError, ValueError, RecursionError) as error:
+            what = getattr(error, "strerror", None) or str(error)[:200]
+            raise StageError(f"{self / 'report.json'} is missing or damaged: {what}. {ANEW}") from None
+        return found
+
+    @contextmanager
+    def needed(self) -> Iterator[None]:
+        """Raises: StageError that names the artefact when one is missing that the block reads."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StageError(f"{self.path} is not whole: {error.filename or error} is missing. {ANEW}") from None
 
     @property
     def id(self) -> str:

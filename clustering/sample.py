@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from clustering.errors import ConfigError
-from clustering.storage import whole
+from clustering.storage import check_writable, place, whole
 
 BLOCK = 100_000
 NOISE_SHARE = 0.15
@@ -89,13 +89,16 @@ def write_sample(path: str | Path, n_texts: int, seed: int = 0) -> dict[str, int
 
     path : ends in .csv or .parquet; columns id, title, story (-1 for a single headline)
     Returns: records and stories. The same seed and n_texts give the same file.
-    Raises: ConfigError for another ending or fewer than 1 text.
+    Raises: ConfigError for another ending, fewer than 1 text, a seed below 0, or a file that cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise ConfigError([f"--output {path}: the ending says the format; use .csv or .parquet"])
     if n_texts < 1:
         raise ConfigError([f"--texts {n_texts}: at least 1 is needed"])
+    if seed < 0:
+        raise ConfigError([f"--seed {seed}: no number below 0 is taken"])
+    check_writable(place(str(path)), "--output")
     schema = pa.schema([("id", pa.string()), ("title", pa.string()), ("story", pa.int64())])
     stories = 0
     with whole(path) as temporary, temporary.open("wb") as handle:

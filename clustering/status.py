@@ -29,14 +29,12 @@ def status_lines(run: RunDir) -> list[str]:
 
     Raises: ConfigError when the directory holds no run.
     """
+    manifest = run.manifest  # first, as it says what is wrong with the directory
     if not (run / "manifest.json").exists():
         raise ConfigError([f"{run.path} holds no run (no manifest.json)"])
-    manifest, in_use = run.manifest, run.in_use()
+    in_use = run.in_use()
     done = manifest["stages"]
-    try:
-        progress: Figures = json.loads((run / PROGRESS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        progress = {}
+    progress = _progress(run)
     at_work = {one["stage"]: one for one in (progress, *progress.get("beside", [])) if one}
     if in_use:
         head = f"running, process {progress.get('pid', '?')} of {progress.get('host', '?')}"
@@ -59,6 +57,18 @@ def status_lines(run: RunDir) -> list[str]:
             line = "to do" + (f", about {duration(expected[name])}" if name in expected else "")
         lines.append(f"  {name:<9} {line}")
     return lines
+
+
+def _progress(run: RunDir) -> Figures:
+    """What the stage at work says of itself; nothing where it says nothing, or no process of ours has written it."""
+    try:
+        found = json.loads((run / PROGRESS).read_text(encoding="utf-8"))
+        for one in (found, *found.get("beside", [])):
+            if not {"stage", "updated", "started", "total"} <= one.keys():
+                return {}
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError):
+        return {}
+    return dict(found)
 
 
 def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import functools
 import io
@@ -11,6 +12,7 @@ import tempfile
 import time
 import urllib.parse
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,9 +28,10 @@ import pyarrow.parquet as pq
 from obstore.exceptions import BaseError
 from obstore.store import GCSStore, S3Store
 
-from clustering.errors import StageError
+from clustering.errors import ConfigError, StageError
 
 T = TypeVar("T")
+ANEW = "covey run with run.resume=false makes it anew"
 PATIENCE_S = 300.0  # how long an object store that fails is waited for, unless the run says otherwise
 FEW_TRIES = 3  # for what is neither known to pass nor known to stay, such as a file that is no Parquet
 LONGEST_PAUSE_S = 10.0
@@ -247,12 +250,35 @@ Place = Path | RemotePath
 
 
 def place(given: str | Place) -> Place:
-    """A path of this machine, absolute, or a place in an object store for a URI."""
+    """A path of this machine, absolute, or a place in an object store for a URI.
+
+    Raises: ConfigError for what is neither.
+    """
     if isinstance(given, RemotePath):
         return given
+    if not str(given) or "\0" in str(given):
+        raise ConfigError([f"{str(given)!r} is no path"])
     if "://" in str(given) and not str(given).startswith("file://"):
-        return RemotePath.of(str(given))
+        try:
+            return RemotePath.of(str(given))
+        except ValueError as error:
+            raise ConfigError([f"{str(given)[:200]!r} is no URI: {error}"]) from None
     return Path(os.path.expanduser(str(given).removeprefix("file://"))).absolute()  # ~nobody stays as it is
+
+
+def check_writable(path: Place, option: str) -> None:
+    """Raises: ConfigError when a file cannot be written there; ``option`` names what was given on the command line."""
+    if isinstance(path, RemotePath):
+        return
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a directory; name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise ConfigError([f"{option} {str(path)[:200]} cannot be written: {error.strerror}"]) from None
 
 
 @contextmanager
@@ -319,7 +345,7 @@ def has_extensions(file: Any) -> bool:
 def _read_parquet(path: Place, work: Callable[[pq.ParquetFile], T]) -> T:
     """What ``work`` takes from a Parquet file.
 
-    Raises: StageError when it holds extension types, which no artefact of Covey's does.
+    Raises: StageError when it is damaged, or holds extension types, which no artefact of Covey's does.
     """
 
     def read(fs: pa.fs.FileSystem) -> T:
@@ -331,7 +357,12 @@ def _read_parquet(path: Place, work: Callable[[pq.ParquetFile], T]) -> T:
                 )
             return work(pq.ParquetFile(file, pre_buffer=True))
 
-    return path.again(read) if isinstance(path, RemotePath) else read(_LOCAL)
+    if isinstance(path, RemotePath):
+        return path.again(read)
+    try:
+        return read(_LOCAL)
+    except pa.ArrowInvalid as error:
+        raise StageError(f"{path} is damaged: {str(error)[:200]}. {ANEW}") from None
 
 
 def read_table(path: Place, columns: list[str] | None = None) -> pa.Table:
@@ -354,7 +385,10 @@ def load_array(path: Place, mapped: bool = False) -> Any:
     A mapped one from an object store is first copied to this node, into a file that ends with its last use.
     """
     if isinstance(path, Path):
-        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        try:
+            return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        except (ValueError, EOFError, zipfile.BadZipFile):  # of pickles, too, which stay unread
+            raise StageError(f"{path} is damaged: it holds no array. {ANEW}") from None
     if not mapped:
         return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     with tempfile.NamedTemporaryFile(prefix="covey-") as copy:

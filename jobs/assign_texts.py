@@ -26,8 +26,8 @@ def assign(run_dir: str, inputs: list[str], output: str | None) -> None:
 
     run = RunDir(run_dir)
     config = load_run_config(run)
-    target = output or str(run / "assigned.parquet")
-    with ray_session():
+    target = str(run / "assigned.parquet") if output is None else output
+    with ray_session(), run.needed():
         figures = assign_texts(run, config, inputs, target)
     print(
         f"{figures['assigned']:,} of {figures['records']:,} texts lie in a cluster "

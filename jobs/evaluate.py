@@ -28,7 +28,7 @@ def evaluate(run_dir: str, truth: str | None, truth_column: str, id_column: str 
 
     run = RunDir(run_dir)
     config = load_run_config(run)
-    with ray_session():
+    with ray_session(), run.needed():
         figures = evaluate_run(run, config, truth, truth_column, id_column)
     print(json.dumps(figures, indent=1))
 

@@ -26,7 +26,9 @@ def recluster(run_dir: str, overrides: list[str], config_file: str | None = None
     from clustering.pipeline import recluster_run
     from clustering.rundir import RunDir
 
-    run = recluster_run(RunDir(run_dir), overrides, config_file, trusted)
+    run = RunDir(run_dir)
+    with run.needed():
+        recluster_run(run, overrides, config_file, trusted)
     clusters = run.report["clusters"]
     print(
         f"{clusters['count']:,} clusters, {clusters['noise_share']:.1%} noise, "

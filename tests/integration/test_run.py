@@ -253,6 +253,54 @@ def test_new_texts_find_the_clusters_of_their_words(finished, covey, sample, tmp
 
 
 @pytest.mark.full
+def test_wrong_files_for_a_finished_run_are_told(finished, covey, sample, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, content in {
+        "empty.csv": "", "bytes.csv": b"\xff\x00\x01" * 99, "not.csv.gz": "x", "not.parquet": "x",
+        "other.csv": "a,b\n1,2\n", "none.csv": "id,title,label\nx,storm,\n", "twice.csv": "id,label\nx,1\nx,2\n",
+        "theirs.csv": "id,label\nx,1\n",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    wrong = ["", "a\0b", "x" * 5000, "http://[::1", "s3://b/[", "none-*.csv", "/dev/null"]
+    wrong += [tmp_path / name for name in ("no.csv", "folder", "bytes.csv", "not.csv.gz", "not.parquet", "other.csv")]
+    truths = [*wrong, *(tmp_path / name for name in ("empty.csv", "none.csv", "twice.csv", "theirs.csv"))]
+    outputs = ["", "a\0b", "x" * 5000, "http://[::1", tmp_path / "folder", "/dev/null/x", "/proc/x"]
+    for words in (
+        *(["assign", "--input", given, "--output", tmp_path / "out.parquet"] for given in wrong),
+        *(["assign", "--input", sample, "--output", output] for output in outputs),
+        *(["evaluate", "--truth", truth] for truth in truths),
+        ["evaluate", "--truth", sample, "--truth-column", ""],
+        ["evaluate", "--truth", sample, "--truth-column", "story", "--id-column", "nope"],
+    ):
+        result = covey(words[0], "--run", finished.path, *words[1:])
+        assert "Traceback" not in result.err, words
+        assert (result.status, result.err[:7]) == (2, "error: "), (words, result.err)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("lost", "how"),
+    [
+        ("vectors", "gone"), ("forest/core.npy", "gone"), ("forest/core.npy", "damaged"),
+        ("assignment.parquet", "damaged"), ("labels.parquet", "gone"), ("report.json", "damaged"),
+    ],
+)  # fmt: skip
+def test_a_run_that_lacks_an_artefact_is_told(finished, covey, sample, lost, how):
+    name, _, inner = lost.partition("/")
+    place = finished / name / inner if inner else finished / name
+    for path in [*place.iterdir()] if place.is_dir() else [place]:
+        path.unlink() if how == "gone" else path.write_bytes(b"PAR1xx")
+    for words in (["assign", "--input", sample], ["evaluate", "--truth", sample, "--truth-column", "story"], ["status"],
+                  ["recluster", "cluster.min_cluster_size=7"]):  # fmt: skip
+        result = covey(words[0], "--run", finished.path, *words[1:])
+        assert "Traceback" not in result.err, (words, result.err)
+        assert result.status in (0, 1)
+        if result.status:
+            assert any(word in result.err for word in ("damaged", "missing", "No such file")), words
+
+
+@pytest.mark.full
 def test_neighbors_that_are_gone_are_noticed(finished, covey):
     run = finished
     shutil.rmtree(run / "neighbors")
