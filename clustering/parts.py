@@ -13,6 +13,7 @@ from clustering.nodes import Node, cluster_gpus, live_nodes, node_cpus, on_node
 from clustering.pool import Item, Worker, results_of
 from clustering.tasks import (
     accounted,
+    beside,
     cores_to_ask_for,
     giving_back,
     needing,
@@ -22,8 +23,8 @@ from clustering.tasks import (
 )
 
 __all__ = [
-    "Item", "Node", "Worker", "accounted", "cluster_gpus", "live_nodes", "map_parts", "needing", "node_cpus", "on_node",
-    "on_worker", "original_errors", "start",
+    "Item", "Node", "Worker", "accounted", "beside", "cluster_gpus", "live_nodes", "map_parts", "needing", "node_cpus",
+    "on_node", "on_worker", "original_errors", "start",
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from clustering.errors import ConfigError, StageError, StoreError
 from clustering.forest import build_forest
 from clustering.graph import build_graph
 from clustering.milvus import Address, address_of, open_store
-from clustering.parts import cluster_gpus, live_nodes, needing, node_cpus, on_node, original_errors
+from clustering.parts import beside, cluster_gpus, live_nodes, needing, node_cpus, on_node, original_errors
 from clustering.plan import (
     Machine,
     check_fits,
@@ -153,11 +153,11 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
     embedded = stage("embed", lambda: embed(run))
     if n_texts > 1:  # one text has no neighbors
         search_collection(config, run, marks, n_texts, embedded)
-    stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
-    stage("forest", lambda: build_forest(run, config.cluster, config.graph, config.graph_k, metric, seed))
-    stage("cluster", lambda: cluster_graph(run, config.cluster, config.graph, config.graph_k, metric))
-    stage("describe", lambda: describe_clusters(run, config.describe))
-    stage("project", lambda: project_texts(run, config.project, n_texts, seed))
+    with beside(lambda: stage("project", lambda: project_texts(run, config.project, n_texts, seed))):
+        stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
+        stage("forest", lambda: build_forest(run, config.cluster, config.graph, config.graph_k, metric, seed))
+        stage("cluster", lambda: cluster_graph(run, config.cluster, config.graph, config.graph_k, metric))
+        stage("describe", lambda: describe_clusters(run, config.describe))
     stage("plot", lambda: plot_map(run, config.plot, config.name, seed))
     stage("report", lambda: write_report(run, config))
 

@@ -7,8 +7,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -123,9 +124,46 @@ def tried(request: Request, what: str, work: Callable[..., T], *args: Any) -> tu
                 found: tuple[T, watch.Usage] = ray.get(next(stream))
                 return found
         except ray.exceptions.RayError as error:
-            if not is_lost(error):
+            side = _side.get()
+            if not is_lost(error) or (side and side.ended):
                 raise
             tries.died(error, where)
+
+
+class _Side:
+    """The single task of a thread of the driver; once ``ended``, none is begun, and one at work is not waited for."""
+
+    def __init__(self) -> None:
+        self.stream: Any = None
+        self.ended = False
+
+    def end(self) -> None:
+        self.ended = True
+        if self.stream is not None:
+            with suppress(Exception):  # it is done, or Ray is gone
+                ray.cancel(self.stream, force=True)
+
+
+_side: ContextVar[_Side | None] = ContextVar("side", default=None)  # of a thread beside the driver's main one
+
+
+@contextmanager
+def beside(work: Callable[[], object]) -> Iterator[None]:
+    """Let ``work``, of single tasks, run on a thread of its own beside the block, at whose end it is waited for.
+
+    Raises: what the block raises, by which ``work`` is ended; else what ``work`` raises.
+    """
+    side, context = _Side(), copy_context()
+    context.run(_side.set, side)
+    with ThreadPoolExecutor(1, "covey-beside") as pool:
+        other = pool.submit(context.run, work)
+        try:
+            yield
+            wait([other])  # here, where a signal is answered by ending it
+        except BaseException:
+            side.end()
+            raise
+    other.result()
 
 
 @ray.remote
@@ -274,8 +312,13 @@ def _submit(request: Request, work: Callable[..., Any], *args: Any) -> Any:
         "num_returns": "streaming",
         "max_retries": 0,  # its tries are counted here, where it is known what ended the worker
     }
-    nodes = live_nodes()
-    return _single.options(**options).remote(_cores_seen(nodes, free_now(nodes)), time.time(), work, *args)
+    nodes, side = live_nodes(), _side.get()
+    stream = _single.options(**options).remote(_cores_seen(nodes, free_now(nodes)), time.time(), work, *args)
+    if side:
+        side.stream = stream
+        if side.ended:  # in this very moment
+            side.end()
+    return stream
 
 
 def cores_to_ask_for(cpus: float) -> float:

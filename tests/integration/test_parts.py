@@ -23,7 +23,7 @@ from clustering.deaths import Tries
 from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.threads import own_threads
 from clustering.nodes import Free, free_now
-from clustering.parts import live_nodes, map_parts, needing, on_worker
+from clustering.parts import beside, live_nodes, map_parts, needing, on_worker
 from clustering.rundir import RunDir
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -306,3 +306,45 @@ def test_what_a_pool_waits_for_is_told(local_ray: None, told: list[str], tmp_pat
                 time.sleep(0.05)
         assert len(waiting.result(timeout=30)) == 2
     assert told[0].startswith("Marks waits for 1 core on one node since "), told
+
+
+def _until(mine: Path, theirs: Path) -> bool:
+    """Leave a file, and wait for the other's: both are at work at the same time."""
+    mine.touch()
+    end = time.monotonic() + 60
+    while not theirs.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return theirs.exists()
+
+
+def test_two_tasks_work_side_by_side(local_ray: None, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    found: list[bool] = []
+    with beside(lambda: found.append(on_worker(_until, one, other))):
+        found.append(on_worker(_until, other, one))
+    assert found == [True, True]
+
+
+def test_a_block_that_fails_ends_what_works_beside_it(local_ray: None, tmp_path: Path) -> None:
+    started, never = tmp_path / "started", tmp_path / "never"
+
+    def block() -> None:
+        while not started.exists():
+            time.sleep(0.05)
+        raise StoreError("no answer")
+
+    begun = time.monotonic()
+    with pytest.raises(StoreError, match="no answer"), beside(lambda: on_worker(_until, started, never)):
+        block()
+    assert time.monotonic() - begun < 50  # it would have waited for 60 s
+
+
+def test_what_fails_beside_a_block_is_told_when_the_block_is_done(local_ray: None) -> None:
+    done = []
+
+    def fails() -> None:
+        raise StageError("no map")
+
+    with pytest.raises(StageError, match="no map"), beside(fails):
+        done.append(True)
+    assert done
