@@ -57,6 +57,7 @@ from clustering.store import (
 )
 from clustering.titles import check_titles
 from clustering.trust import refuse_unsaid, with_words
+from clustering.warm import is_warm, warm_beside
 from clustering.watch import watched
 from clustering.weights import state_of
 
@@ -100,6 +101,7 @@ def run_pipeline(config: RunConfig) -> RunDir:
             if isinstance(source, list):
                 require_gpus(config)
             check_nodes(config, run)
+            compiling = begin_to_compile(config)  # as long as this is held
             if not config.run.resume:
                 start_anew(config, run)
             run.begin(
@@ -108,7 +110,19 @@ def run_pipeline(config: RunConfig) -> RunDir:
             )  # fmt: skip
             run_stages(config, run, source, marks)
             run.publish()
+            del compiling
     return run
+
+
+def begin_to_compile(config: RunConfig) -> Any:
+    """A task that compiles the kernels of later stages beside the first ones, on a single node that lacks them.
+
+    The nodes of a cluster have them from their image.
+    """
+    if len(live_nodes()) != 1 or is_warm(config):
+        return None
+    task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(warm_beside)  # its process ends with it
+    return task.remote(config)
 
 
 def keep_collection(config: RunConfig, run: RunDir) -> RunConfig:

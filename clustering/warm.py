@@ -6,20 +6,25 @@ Each kernel is compiled for the types that the stages give it, so they themselve
 from __future__ import annotations
 
 import logging
+import os
+import platform
+import sys
 import tempfile
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from clustering import schema
+from clustering import kernels, schema
 from clustering.cluster import _cluster
 from clustering.config import RunConfig, build_config
 from clustering.forest import _diffused_forest, _forest
 from clustering.graph import _build
+from clustering.kernels.cache import cache_folder
 from clustering.project import _project
-from clustering.rundir import RunDir, part_name, write_table
+from clustering.rundir import RunDir, fingerprint, part_name, write_table
 
 log = logging.getLogger("covey")
 
@@ -29,6 +34,7 @@ TEXTS, DIM, LISTED = 48, 8, 6
 def warm_kernels(config: RunConfig | None = None) -> None:
     """Compile what the stages from graph on call, unless the cache holds it; config : none: the default"""
     config = config or build_config({})
+    done = _note(config)
     with tempfile.TemporaryDirectory(prefix="covey-") as folder:
         run = RunDir(Path(folder))
         _leave_neighbors(run)
@@ -39,10 +45,25 @@ def warm_kernels(config: RunConfig | None = None) -> None:
         _cluster(run, config.cluster, config.graph, k, metric)
         if config.project.method == "layout":  # umap-learn keeps nothing that it has compiled
             _project(run, config.project, TEXTS, 0)
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.touch()
+
+
+def is_warm(config: RunConfig) -> bool:
+    """Whether the cache holds the kernels of a run, as they are now."""
+    return _note(config).exists()
+
+
+def _note(config: RunConfig) -> Path:
+    """The empty file that says so."""
+    sources = sorted((source.name, source.stat().st_mtime_ns) for source in Path(kernels.__file__).parent.glob("*.py"))
+    parts = (sources, sys.version, platform.machine(), version("numba"), config.cluster.weights, config.project.method)
+    return cache_folder() / f"covey-{fingerprint(parts)}.warm"
 
 
 def warm_beside(config: RunConfig) -> None:
     """The same beside a run: what hinders it is no trouble of the run, whose stages compile what they lack."""
+    os.nice(5)  # the run's own work goes first
     try:
         warm_kernels(config)
     except Exception as error:

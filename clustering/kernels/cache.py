@@ -33,6 +33,13 @@ def ensure_cache() -> None:
         os.environ["MPLCONFIGDIR"] = str(private_folder() / "matplotlib")
 
 
+def cache_folder() -> Path:
+    """Where numba keeps what it compiles of these kernels."""
+    given = os.environ.get(VARIABLE)
+    beside = Path(__file__).parent / "__pycache__"
+    return Path(given).absolute() if given else beside if _can_hold(beside) else _user_cache(os.path.expanduser("~"))
+
+
 def _user_cache(home: str) -> Path:
     if sys.platform == "darwin":
         return Path(home) / "Library" / "Caches"

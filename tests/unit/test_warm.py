@@ -33,6 +33,7 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     )
     assert "_move" in first
     assert second == ""
+    assert len(list(tmp_path.glob("covey-*.warm"))) == 1  # by which a run knows
 
 
 def test_what_hinders_it_is_no_trouble_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +41,7 @@ def test_what_hinders_it_is_no_trouble_of_the_run(monkeypatch: pytest.MonkeyPatc
         raise OSError("no space left")
 
     said: list[str] = []
+    monkeypatch.setattr(warm.os, "nice", lambda by: None)
     monkeypatch.setattr(warm, "warm_kernels", broken)
     monkeypatch.setattr(warm.log, "debug", lambda line, *given: said.append(line % given))
     warm.warm_beside(build_config({}))
