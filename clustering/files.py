@@ -79,7 +79,7 @@ def _uri(path: str, given: str) -> str:
     """How a user would write a path of the filesystem that ``given`` names; a local one without file://."""
     if "://" not in given or given.startswith("file://"):
         return path
-    scheme, authority, _, query, _ = urlsplit(given)
+    scheme, authority, _, query, _ = urlsplit(given, allow_fragments=False)
     return f"{scheme}://{authority if path.startswith('/') else ''}{path}{'?' + query if query else ''}"
 
 

@@ -292,7 +292,7 @@ class RunDir:
         """Whether a path or URI is the directory or lies below it, links followed."""
         try:
             other = place(uri)
-        except ValueError:  # it is neither
+        except ConfigError:  # it is neither
             return False
         if isinstance(self.path, RemotePath):
             return isinstance(other, RemotePath) and f"{other.inner}/".startswith(f"{self.path.inner}/")

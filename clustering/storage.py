@@ -65,7 +65,7 @@ def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
     Credentials are those of the environment, never part of the URI.
     Raises: OSError, ArrowInvalid for a URI that names none.
     """
-    scheme, authority, path, query, _ = urllib.parse.urlsplit(uri)
+    scheme, authority, path, query, _ = urllib.parse.urlsplit(uri, allow_fragments=False)
     if scheme in ("s3", "gs"):  # the same for every path of a bucket, so that connections are kept
         return _filesystem(scheme, authority, query), f"{authority}{path}".rstrip("/")
     filesystem, inner = pa.fs.FileSystem.from_uri(uri)
@@ -76,7 +76,7 @@ def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
 def object_client(root: str, bucket: str) -> Any:
     """A client that writes objects whole, and on a condition; pyarrow's does neither. Credentials as for pyarrow's, but
     of the environment and the machine alone, not of profiles."""
-    scheme, _, _, query, _ = urllib.parse.urlsplit(root)
+    scheme, _, _, query, _ = urllib.parse.urlsplit(root, allow_fragments=False)
     options = dict(urllib.parse.parse_qsl(query))
     plain = options.get("scheme") == "http"
     endpoint = options.get("endpoint_override")
@@ -108,11 +108,15 @@ class RemotePath:
 
     @classmethod
     def of(cls, uri: str) -> RemotePath:
-        scheme, authority, path, query, _ = urllib.parse.urlsplit(uri)
-        return cls(f"{scheme}://{authority}{'?' + query if query else ''}", f"{authority}{path}".rstrip("/"))
+        """Raises: ValueError for a key with a step that object stores do not know."""
+        scheme, authority, path, query, _ = urllib.parse.urlsplit(uri, allow_fragments=False)
+        steps = [step for step in path.split("/") if step]
+        if not {".", ".."}.isdisjoint(steps):
+            raise ValueError("a bucket knows no steps . and ..")
+        return cls(f"{scheme}://{authority}{'?' + query if query else ''}", "/".join([authority, *steps]))
 
     def __str__(self) -> str:
-        scheme, _, _, query, _ = urllib.parse.urlsplit(self.root)
+        scheme, _, _, query, _ = urllib.parse.urlsplit(self.root, allow_fragments=False)
         return f"{scheme}://{self.inner}{'?' + query if query else ''}"
 
     def __truediv__(self, name: str) -> RemotePath:

@@ -17,7 +17,16 @@ from clustering.config import ReadSection
 from clustering.errors import ConfigError, StageError
 from clustering.read import find_files
 from clustering.rundir import RunDir, gather, load_assignment, read_columns
-from clustering.storage import RemotePath, has_extensions, load_array, read_metadata, read_schema, read_table
+from clustering.storage import (
+    RemotePath,
+    filesystem_of,
+    has_extensions,
+    load_array,
+    place,
+    read_metadata,
+    read_schema,
+    read_table,
+)
 
 
 class Trap:
@@ -220,3 +229,28 @@ def test_a_sign_of_life_is_tried_once(clock: Clock) -> None:
     with pytest.raises(StageError, match="NETWORK_CONNECTION"):
         RemotePath.of("s3://bucket/run").again(work, tries=1)
     assert len(calls) == 1
+
+
+# --- places ---
+
+
+@pytest.mark.parametrize("key", ["news#1", "news 100%", "a%20b", "größe/код", "a&b=c", "{a}~[b]"])
+def test_a_key_in_a_bucket_is_taken_as_it_is_written(key: str) -> None:
+    uri = f"s3://bucket/{key}?region=eu-west-1"
+    found = place(uri)
+    assert isinstance(found, RemotePath)
+    assert found.inner == f"bucket/{key}"
+    assert found.root == "s3://bucket?region=eu-west-1"
+    assert str(found) == uri
+    assert place(str(found / "texts")) == found / "texts"
+    assert filesystem_of(uri)[1] == f"bucket/{key}"
+
+
+def test_slashes_of_a_key_are_counted_once() -> None:
+    assert place("s3://bucket//runs///one/") == place("s3://bucket/runs/one")
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/runs/../other", "gs://bucket/./runs"])
+def test_a_bucket_has_no_steps_up(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no URI: a bucket knows no steps \. and \.\."):
+        place(uri)
