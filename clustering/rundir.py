@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import stat
 import tempfile
 import threading
 import time
@@ -47,6 +46,7 @@ from clustering.inventory import (
     sweep,
     sweep_half_written,
 )
+from clustering.kernels.cache import made_private
 from clustering.locks import (
     DEAD_S,
     ChangedError,
@@ -146,10 +146,8 @@ class RunDir:
         if isinstance(self.path, Path):
             return self.path / name
         ours = Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
-        with contextlib.suppress(FileExistsError):
-            ours.mkdir(mode=0o700, parents=True)
-        found = ours.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        if not made_private(ours):
+            found = ours.lstat()
             raise ConfigError(
                 [
                     f"{ours} is not a folder that only this user can enter (owner {found.st_uid}, mode "

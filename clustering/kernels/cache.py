@@ -9,6 +9,7 @@ import shutil
 import stat
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 VARIABLE = "NUMBA_CACHE_DIR"
@@ -61,12 +62,26 @@ def private_folder() -> Path:
     """
     ours = Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
     try:
-        ours.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = ours.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        if made_private(ours):
             return ours
     except OSError:
         pass
     own = tempfile.mkdtemp(prefix="covey-")
     atexit.register(shutil.rmtree, own, ignore_errors=True)
     return Path(own)
+
+
+def made_private(folder: Path) -> bool:
+    """Whether a folder, made where there is none, is one that only this user can enter.
+
+    One of this user's own that others could enter, but not write to, is closed to them.
+    Raises: OSError where it can neither be made nor looked at.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        return False
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+    return True

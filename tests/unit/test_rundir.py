@@ -612,7 +612,7 @@ def test_a_fingerprint_survives_json(settings: dict[str, Any]) -> None:
     assert fingerprint(json.loads(json.dumps(settings))) == fingerprint(settings)
 
 
-@pytest.mark.parametrize("wrong", ["link", "file", "open"])
+@pytest.mark.parametrize("wrong", ["link", "file", "open", "open to the group"])
 def test_the_folder_in_the_temporary_directory_is_ours_alone(tmp_path, monkeypatch, wrong):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(RunDir, "id", "abc")
@@ -627,10 +627,22 @@ def test_the_folder_in_the_temporary_directory_is_ours_alone(tmp_path, monkeypat
         ours.write_text("")
     else:
         ours.mkdir()
-        ours.chmod(0o777)
+        ours.chmod(0o777 if wrong == "open" else 0o770)
     expected = r"not a folder that only this user can enter .*set TMPDIR to a folder of your own"
     with pytest.raises(ConfigError, match=expected):
         run.local("store")
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o711, 0o750])
+def test_a_folder_of_ours_that_others_could_only_read_is_closed_to_them(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(RunDir, "id", "abc")
+    ours = tmp_path / f"covey-{os.getuid()}"
+    (ours / "abc").mkdir(parents=True)
+    ours.chmod(mode)
+    assert RunDir("s3://bucket/run").local("store") == ours / "abc" / "store"
+    assert ours.stat().st_mode & 0o777 == 0o700
+    assert (ours / "abc").exists()
 
 
 def test_the_folder_of_another_user_is_refused(tmp_path, monkeypatch):

@@ -58,6 +58,13 @@ def test_a_folder_that_others_may_write_is_not_taken(read_only: dict[str, str], 
     assert not found.parent.exists()  # it went with the process
 
 
+def test_a_folder_of_the_user_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours").chmod(0o755)
+    assert cache.made_private(tmp_path / "ours")
+    assert (tmp_path / "ours").stat().st_mode & 0o777 == 0o700
+
+
 def test_what_the_user_has_set_stays(read_only: dict[str, str], tmp_path: Path) -> None:
     assert python(IMPORTS, read_only | {cache.VARIABLE: str(tmp_path / "mine")}) == str(tmp_path / "mine")
 
