@@ -25,6 +25,7 @@ from clustering.tally import Tally, shown
 DELIMITERS = ",;\t|"
 HEAD_RECORDS = 200  # from which the dialect is told
 SWALLOWED_LINES = 3  # lines of a field that look like records: a quote was opened by mistake
+TAIL_BYTES = 4096  # behind a field, in which the record ends and the next begins
 MANY_LINES = 50  # of one field; a warning
 WINDOW = 1 << 20  # bytes whose quotes are looked at in one go
 csv.field_size_limit(1 << 30)
@@ -322,7 +323,9 @@ class Splitter:
             if close == -1 and not final and len(data) - at <= self.longest:
                 return -1, None  # it may be closed in what comes
             if close >= 0 and (lines := data.count(b"\n", at, close)):
-                if self._swallows(data[at:close], fields):
+                if not final and len(data) <= close + TAIL_BYTES and data.count(b"\n", close) < 2:
+                    return -1, None  # what follows tells whether it is a field
+                if self._swallows(data[at:close], fields, data[close + 1 : close + 1 + TAIL_BYTES]):
                     close = -3
                 wide = max(wide, lines)
             if close >= 0:
@@ -376,16 +379,37 @@ class Splitter:
             run -= 1
         return (found - run) % 2 == 1
 
-    def _swallows(self, content: bytes, before: list[bytes]) -> bool:
-        """Whether the lines within a field look like records: as many fields, and a number where the record has one."""
-        lines = content.split(b"\n")[1:-1]
+    def _swallows(self, content: bytes, before: list[bytes], after: bytes) -> bool:
+        """Whether the lines within a field look like records.
+
+        They do where each has as many fields, the line that opens the field and the one that closes it among them, and
+        a number where the record has one. They do not where they read as prose, with spaces behind the delimiters, or
+        as a list that counts from 0 or 1.
+        """
+        first, *lines, last = content.split(b"\n")
         delimiters = self.dialect.width - 1
         if len(lines) < SWALLOWED_LINES or not delimiters:
             return False
         if any(line.count(self.delimiter) != delimiters for line in lines):
             return False
-        numbered = bool(before) and before[0].isdigit()
-        return not numbered or all(line.split(self.delimiter)[0].isdigit() for line in lines)
+        tail, *following = after.split(b"\n", 1)
+        beside = re.sub(rb"%b[^%b]*%b" % ((re.escape(self.quote),) * 3), b"", tail).count(self.delimiter)
+        if len(before) + first.count(self.delimiter) != delimiters or last.count(self.delimiter) + beside != delimiters:
+            return False
+        spaced = sum(self.delimiter + b" " in line for line in lines)
+        own = (self.delimiter + b" " in tail) or any(cell.startswith(b" ") for cell in before[1:])
+        if 2 * spaced > len(lines) and not own:
+            return False
+        return not (before and before[0].isdigit()) or self._number_on(before[0], lines, b"".join(following))
+
+    def _number_on(self, own: bytes, lines: list[bytes], following: bytes) -> bool:
+        """Whether lines begin with numbers of their own, as records do, and not with those of a list."""
+        numbers = [line.split(self.delimiter, 1)[0] for line in lines]
+        if not all(number.isdigit() for number in numbers) or following.split(self.delimiter, 1)[0] in numbers:
+            return False
+        start = int(numbers[0][:18])
+        counts = start < 2 and all(int(number[:18]) == start + at for at, number in enumerate(numbers))
+        return not counts or int(own[:18]) + 1 == start
 
     def _quoted(self, text: bytes) -> bytes:
         if self.escape and self.escape != self.quote:

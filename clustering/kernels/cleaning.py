@@ -16,7 +16,12 @@ _BLOCK = (
     "section|select|source|span|strike|style|summary|svg|table|tbody|td|textarea|tfoot|th|thead|time|title|tr|ul|var|"
     "video"
 )
-_UNSEEN = re.compile(r"<(script|style)\b[^>]*>.*?</\1\s*>|<!--.*?-->|<!\[CDATA\[|\]\]>|<!doctype\b[^>]*>", re.I | re.S)
+_UNSEEN = re.compile(r"<(script|style)\b[^<>]*>|(<!--)|<!\[CDATA\[|\]\]>|<!doctype\b[^<>]*>", re.I)
+_ENDS = {
+    "script": re.compile(r"</script\s*>", re.I),
+    "style": re.compile(r"</style\s*>", re.I),
+    "<!--": re.compile("-->"),
+}
 _INLINE_TAG = re.compile(rf"</?(?:{_INLINE})\b(?:\s[^<>]*)?/?(?:>|$)", re.I)
 _TAG = re.compile(rf"</?(?:{_BLOCK})\b[^<>]*(?:>|$)", re.I)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
@@ -67,4 +72,23 @@ def without_markup(text: str) -> str:
         text = plain
     if "<" not in text:
         return text
-    return _TAG.sub(" ", _INLINE_TAG.sub("", _UNSEEN.sub(" ", text)))
+    return _TAG.sub(" ", _INLINE_TAG.sub("", _without_unseen(text)))
+
+
+def _without_unseen(text: str) -> str:
+    """A text without what no browser shows: scripts, styles, comments. One without an end stays, and is sought once."""
+    kept: list[str] = []
+    at = search = 0
+    endless: set[str] = set()
+    while found := _UNSEEN.search(text, search):
+        search = found.end()
+        kind = (found[1] or found[2] or "").lower()
+        if kind in endless:
+            continue
+        end = _ENDS[kind].search(text, search) if kind else found
+        if end is None:
+            endless.add(kind)
+            continue
+        kept += [text[at : found.start()], " "]
+        at = search = end.end()
+    return "".join([*kept, text[at:]])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
+import io
 import json
 import lzma
 import os
@@ -87,6 +89,29 @@ def test_fields_of_many_lines_stay_whole(write: Write, read_here: Read) -> None:
     assert figures["warnings"] == []
 
 
+@pytest.mark.parametrize(
+    ("header", "form"),
+    [
+        ("id,title", '{n},"{title}\n1, one\n2, two\n3, three\n4, four"'),
+        ("id,title", '{n},"{title}\n1,a\n2,b\n3,c\n4,d"'),
+        ("id,title", '7{n},"{title}\n2020, one\n2021, two\n2022, three\n2023, four"'),
+        ("title,id", '"{title}\nroses, red\nviolets, blue\nsugar, sweet\nand, so",{n}'),
+        ("title,id", '"{title}\nroses,red\nviolets,blue\nsugar,sweet\nand,so",{n}'),
+        ("url,title", 'a.org/{n},"{title}\nroses, red\nviolets, blue\nsugar, sweet\nand so, we"'),
+    ],
+)
+def test_lines_of_a_text_that_hold_as_many_delimiters_as_a_record_stay_in_it(
+    header: str, form: str, write: Write, read_here: Read
+) -> None:
+    run, figures = read_here(section(write("a.csv", rows(header=header, form=form))))
+    assert (figures["records"], figures["dropped"]) == (200, 0)
+    assert texts_of(run) == [
+        " ".join(next(csv.DictReader(io.StringIO(f"{header}\n{form.format(n=n, title=title)}")))["title"].split())
+        for n, title in enumerate(HEADLINES)
+    ]
+    assert figures["warnings"] == []
+
+
 def test_a_field_with_very_many_lines_is_told(write: Write, read_here: Read) -> None:
     titles = [*HEADLINES, '"' + "a\n" * 60 + '"']
     _, figures = read_here(section(write("a.csv", rows(titles))))
@@ -108,6 +133,18 @@ def test_records_are_the_same_however_the_file_is_cut_into_blocks(
     expected[10] = '"stray'
     assert texts_of(run) == expected
     assert figures["dropped"] == 0
+
+
+@pytest.mark.parametrize("block", [64, 1000, 1 << 20])
+def test_fields_of_many_lines_are_the_same_however_the_file_is_cut_into_blocks(
+    block: int, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clustering import formats
+
+    monkeypatch.setattr(formats, "BLOCK_BYTES", block)
+    run, figures = read_here(section(write("a.csv", rows(form='{n},"{title}\n1,a\n2,b\n3,c\n4,d"'))))
+    assert texts_of(run) == [f"{title} 1,a 2,b 3,c 4,d" for title in HEADLINES]
+    assert figures["warnings"] == []
 
 
 def test_an_empty_field_too_many_is_harmless(write: Write, read_here: Read) -> None:

@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 import unicodedata
 import weakref
 from collections.abc import Callable
@@ -250,6 +251,20 @@ def test_a_text_is_cleaned(values: list[str | None], expected: str) -> None:
     typed = [value.encode("utf-8", "replace").decode() if value else value for value in values]
     table = pa.table({name: pa.array([value], pa.string()) for name, value in zip("abc", typed, strict=False)})
     assert cleaner(table, Tally()) == ([expected], [None])
+
+
+@pytest.mark.parametrize("opened", ["<!--", "<script>", "<script ", "<!doctype "])
+def test_what_is_opened_and_never_closed_is_sought_once(opened: str) -> None:
+    def seconds(count: int) -> float:
+        text = opened * count
+        spent = []
+        for _ in range(3):
+            start = time.perf_counter()
+            Cleaning()(text)
+            spent.append(time.perf_counter() - start)
+        return min(spent)
+
+    assert seconds(12_000) < 8 * max(seconds(3_000), 0.001)  # a search from each to the end takes 16 times as long
 
 
 @given(odd_texts)
