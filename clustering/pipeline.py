@@ -152,7 +152,6 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
     def stage(name: str, work: Callable[[], Figures]) -> Figures:
         return do_stage(config, run, marks, name, work)
 
-    seed, metric = config.run.seed, config.store.metric
     if isinstance(source, Source):
         read = stage("read", lambda: read_collection(source, config.read, run, node_cpus()))
     else:
@@ -167,6 +166,16 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
     embedded = stage("embed", lambda: embed(run))
     if n_texts > 1:  # one text has no neighbors
         search_collection(config, run, marks, n_texts, embedded)
+    cluster_stages(config, run, marks, n_texts)
+
+
+def cluster_stages(config: RunConfig, run: RunDir, marks: dict[str, str], n_texts: int) -> None:
+    """The stages after the search, which need the run directory alone."""
+
+    def stage(name: str, work: Callable[[], Figures]) -> Figures:
+        return do_stage(config, run, marks, name, work)
+
+    seed, metric = config.run.seed, config.store.metric
     with beside(lambda: stage("project", lambda: project_texts(run, config.project, n_texts, seed))):
         stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
         stage("forest", lambda: build_forest(run, config.cluster, config.graph, config.graph_k, metric, seed))
@@ -463,11 +472,12 @@ def recluster_run(
                 refuse_unsaid(config, run.path)
             check_titles(config.describe.titles)
         kept = {name: stage["fingerprint"] for name, stage in stages.items() if name not in marks}
-        # The store has nothing to do with it, so that no token goes to an address that the directory names.
-        away = replace(config, store=replace(config.store, keep=True))
+        read = stages["read"]["figures"]
         with ray_session():
             run.begin({**kept, **marks}, config=config.as_dict())
-            run_stages(away, run, [], {**kept, **marks})
+            make_plan(config, run, read, [], [name for name in marks if not run.finished(name, marks[name])])
+            # The store has nothing to do with it: no token goes to an address that only the directory names.
+            cluster_stages(config, run, marks, read["texts"])
             run.publish()
     return run
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from clustering import pipeline
 from clustering.config import RunConfig, build_config
 from clustering.errors import ConfigError
 from clustering.inventory import STAGE_ARTEFACTS
-from clustering.rundir import RunDir, write_json
+from clustering.rundir import RunDir, write_json, write_table
 from clustering.trust import refuse_unsaid, with_words
 from jobs.cli import main
 
@@ -69,11 +73,18 @@ def test_the_refusal_shows_what_would_be_sent_where(saved: RunConfig) -> None:
     assert f"--trust, or --config with the run's configuration file, or {URL} {KEY}; describe.titles=null" in said
 
 
-def test_recluster_of_a_prepared_directory_sends_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
-    config = build_config({"run": {"dir": str(tmp_path)}, "describe": {"titles": TITLES}})
+def prepared(folder: Path, sections: dict[str, Any], **entries: Any) -> None:
+    """A directory that passes for a finished run."""
+    config = build_config({"run": {"dir": str(folder)}, **sections})
     entry = {"fingerprint": "0" * 16, "started": 0.0, "finished": 1.0, "seconds": 1.0, "figures": {"texts": 9}}
-    stages = dict.fromkeys(STAGE_ARTEFACTS, entry)
-    write_json(RunDir(tmp_path) / "manifest.json", {"id": "0" * 12, "stages": stages, "config": config.as_dict()})
+    held = {"id": "0" * 12, "stages": dict.fromkeys(STAGE_ARTEFACTS, entry), "config": config.as_dict()}
+    write_json(RunDir(folder) / "manifest.json", {**held, **entries})
+    for name in ("texts", "vectors"):
+        write_table(folder / name / "part-000000.parquet", pa.table({"row": [0]}))
+
+
+def test_recluster_of_a_prepared_directory_sends_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
+    prepared(tmp_path, {"describe": {"titles": TITLES}})
     monkeypatch.setenv("TITLES_KEY", "sesame")
     before = (tmp_path / "manifest.json").read_bytes()
     assert main(["recluster", "--run", str(tmp_path), "cluster.min_cluster_size=9"]) == 2
@@ -92,3 +103,19 @@ def test_a_directory_without_what_recluster_needs_is_named(lost: str, tmp_path: 
     write_json(RunDir(tmp_path) / "manifest.json", {"id": "0" * 12, "stages": stages, "config": config.as_dict()})
     assert main(["recluster", "--run", str(tmp_path)]) == 2
     assert f"has no finished {lost}; finish it with covey run first" in capsys.readouterr().err
+
+
+def test_recluster_does_not_release_a_collection_that_a_prepared_directory_says_it_has_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address and the name of its token are those of whoever prepared it."""
+    prepared(tmp_path, {"store": {"uri": "http://own.example", "token_env": "TOKEN"}}, loaded="0" * 16)
+    opened: list[Any] = []
+    monkeypatch.setattr(pipeline, "open_store", lambda *given: opened.append(given) or nullcontext())
+    monkeypatch.setattr(pipeline, "ray_session", nullcontext)
+    monkeypatch.setattr(pipeline, "make_plan", lambda *_: None)
+    done: list[str] = []
+    monkeypatch.setattr(pipeline, "do_stage", lambda *given: done.append(given[3]) or {"texts": 9, "dim": 2})
+    pipeline.recluster_run(RunDir(tmp_path), ["cluster.min_cluster_size=9"])
+    assert opened == []
+    assert {"cluster", "describe", "project", "report"} <= set(done)
