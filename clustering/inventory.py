@@ -89,10 +89,13 @@ def contents(names: list[str]) -> list[str]:
 def discard(root: Place, inner: str) -> None:
     """Remove what Covey has written at a place of a run directory: a file, or the files of a folder.
 
-    inner : below ``root``, with slashes; nothing need be there. What is not ours stays, and the folders that hold it.
+    inner : below ``root``, with slashes; nothing need be there. What is not ours stays, and the folders that hold it;
+        so does what lies behind a link to a folder, such as the artefacts of another run.
     """
     if isinstance(root, RemotePath):
         _discard_objects(root, inner)
+        return
+    if _behind_link(root, inner):
         return
     if not (root / inner).is_dir():
         if is_ours(inner):
@@ -105,6 +108,12 @@ def discard(root: Place, inner: str) -> None:
                     Path(folder, name).unlink(missing_ok=True)
             _remove_empty(root, below)
     _remove_empty(root, inner.rpartition("/")[0])
+
+
+def _behind_link(root: Path, inner: str) -> bool:
+    """Whether a place is a link to a folder, or lies below one; ``root`` itself may be one."""
+    folders = [root / inner, *(root / inner).parents]
+    return any(folder.is_symlink() and folder.is_dir() for folder in folders[: folders.index(root)])
 
 
 def _remove_empty(root: Path, below: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clustering.errors import ConfigError
-from clustering.inventory import FOLDERS, STAGE_ARTEFACTS, discard, is_ours, sweep_half_written
+from clustering.inventory import FOLDERS, STAGE_ARTEFACTS, discard, is_ours, sweep, sweep_half_written
 from clustering.rundir import RunDir, write_json
 from jobs.cli import main
 
@@ -98,6 +98,34 @@ def test_a_link_to_others_files_is_left(tmp_path: Path) -> None:
             run.remove(artefact)
     assert set(files_of(news)) == {"a.csv", "map.png"}
     assert [path.name for path in run.path.iterdir()] == ["texts"]
+
+
+def test_artefacts_of_another_run_stay_where_a_link_leads_to_them(tmp_path: Path) -> None:
+    """As in a copy of a run that saves the room of its vectors."""
+    mark = "0123456789abcdef"
+    names = [f"vectors/{mark}/part-000000.parquet", "vectors/part-000000.parquet", "vectors/.core.npy.0123abcd.tmp"]
+    other = written(tmp_path / "other", *names, f"pending/{mark}/labels.parquet")
+    before = files_of(other)
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    for folder in ("vectors", "pending"):
+        (run.path / folder).symlink_to(other / folder)
+    sweep(run.path, set())
+    sweep_half_written(run.path)
+    run.remove("vectors")
+    discard(run.path, f"vectors/{mark}")
+    run.clear()
+    assert files_of(other) == before
+    (tmp_path / "alias").symlink_to(tmp_path / "other")  # the run directory itself may be a link
+    discard(tmp_path / "alias", f"vectors/{mark}")
+    assert f"vectors/{mark}/part-000000.parquet" not in files_of(other)
+
+
+def test_a_link_in_the_place_of_a_file_goes_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    written(tmp_path, "mine.parquet", "run/notes.txt")
+    (tmp_path / "run/labels.parquet").symlink_to(tmp_path / "mine.parquet")
+    RunDir(tmp_path / "run").remove("labels.parquet")
+    assert set(files_of(tmp_path)) == {"mine.parquet", "run/notes.txt"}
 
 
 def test_starting_anew_leaves_others_files_in_every_folder(tmp_path: Path) -> None:
