@@ -34,10 +34,15 @@ def evaluate_run(
     Returns: truth {label, home: nmi, ami, ari, homogeneity, completeness; records}, fidelity {ari_label,
         mst_weight_difference} (None above EXACT_TEXTS texts, with cluster.copies=weigh, and where the run is not plain
         HDBSCAN), search.
-    Raises: ConfigError when the run is not finished, or the truth file does not fit it.
+    Raises: ConfigError when the run is not finished or in use by another command, or the truth file does not fit it.
     """
-    if not run.whole:
-        raise ConfigError([f"{run.path} is not finished; finish it with covey run first"])
+    _require_whole(run)  # before anything is written
+    with run.locked():  # a report that another run has put there meanwhile would be lost
+        return _evaluate(run, config, truth, truth_column, id_column)
+
+
+def _evaluate(run: RunDir, config: RunConfig, truth: str | None, truth_column: str, id_column: str | None) -> Figures:
+    _require_whole(run)
     report: Figures = run.report
     found: Figures = {"search": report.get("search")}
     if truth is not None:
@@ -51,6 +56,11 @@ def evaluate_run(
         found["fidelity"] = None
     write_json(run / "report.json", {**report, **found})
     return found
+
+
+def _require_whole(run: RunDir) -> None:
+    if not run.whole:
+        raise ConfigError([f"{run.path} is not finished; finish it with covey run first"])
 
 
 def agreement(truth: NDArray[Any], label: NDArray[Any]) -> dict[str, float]:
