@@ -207,7 +207,8 @@ class RemoteLock:
     def __init__(self, folder: RemotePath) -> None:
         self.folder, self.path = folder, folder / LOCK
         self.owner = uuid.uuid4().hex
-        self.content = json.dumps({"owner": self.owner, "host": platform.node(), "pid": os.getpid()}).encode()
+        holder = {"owner": self.owner, "host": platform.node(), "pid": os.getpid(), "numbers": numbers_of_processes()}
+        self.content = json.dumps(holder).encode()
         self.versioned: Versioned | None = Versioned(self.path)  # None: the store takes no conditional writes
 
     @contextmanager
@@ -299,6 +300,19 @@ def remote_in_use(path: RemotePath) -> bool:
         return False
     if not owner:  # given back
         return False
-    if host != platform.node():
-        return True
+    here = numbers_of_processes()
+    if host != platform.node() or not here or held.get("numbers") != here:
+        return True  # as far as anybody can tell
     return owner in _held_here if pid == os.getpid() else Path(f"/proc/{pid}").exists()
+
+
+def numbers_of_processes() -> str:
+    """What processes share that see each other's numbers: the machine's start, and their container; "" for unknown.
+
+    The name of the host tells neither: clones of a machine, and containers on its network, have the same.
+    """
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{started} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""

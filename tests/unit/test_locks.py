@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import platform
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clustering.errors import ConfigError
-from clustering.locks import hold_local, lonely_locks
+from clustering.locks import DEAD_S, hold_local, lonely_locks, numbers_of_processes, remote_in_use
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
@@ -72,3 +76,49 @@ def test_a_lock_that_others_do_not_see_is_a_warning(tmp_path: Path, monkeypatch:
         pass
     (line,) = said
     assert "lies on nfs (nolock), where two machines do not see each other's locks: start this run from one" in line
+
+
+# --- object stores ---
+
+
+@dataclass
+class Lock:
+    """What lies in a bucket, written so many seconds ago."""
+
+    held: Any
+    age: float = 1.0
+
+    def age_s(self) -> float:
+        return self.age
+
+    def read_text(self) -> str:
+        return json.dumps(self.held)
+
+
+ENDED = {"owner": "x", "host": platform.node(), "pid": 2**22 + 1, "numbers": numbers_of_processes()}  # no such process
+
+
+@pytest.mark.parametrize(
+    ("changed", "in_use"),
+    [
+        ({}, False),
+        ({"owner": ""}, False),
+        ({"host": "elsewhere"}, True),
+        ({"numbers": "another container on this machine's network, or a clone of it"}, True),
+        ({"numbers": ""}, True),
+        ({"numbers": None}, True),
+        ({"pid": os.getppid()}, True),
+        ({"pid": os.getpid()}, False),  # this process knows that it holds nothing
+    ],
+)
+def test_a_holder_is_dead_at_once_only_where_its_processes_can_be_seen(changed: dict[str, Any], in_use: bool) -> None:
+    lock: Any = Lock({**ENDED, **changed})
+    assert remote_in_use(lock) == in_use
+    lock.age = DEAD_S + 1
+    assert not remote_in_use(lock)
+
+
+def test_a_system_that_does_not_tell_has_no_dead_holders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clustering.locks.numbers_of_processes", lambda: "")
+    lock: Any = Lock({**ENDED, "numbers": ""})
+    assert remote_in_use(lock)
