@@ -55,8 +55,8 @@ def ray_session() -> Iterator[None]:
             stack.enter_context(_temporary_files_in(folder))
         with _signals_answered(), _told_in_time(address), _start_in_words(address):
             ray.init(**options, logging_level=logging.ERROR)
+        stack.callback(ray.shutdown)  # where the guard does not come to it
         stack.enter_context(_guarded("cluster" if address else "own"))
-        stack.callback(ray.shutdown)
         yield
 
 
@@ -264,18 +264,21 @@ def _start_in_words(address: str | None) -> Iterator[None]:
 def _guarded(whose: str) -> Iterator[None]:
     """Watch Ray's head and this node's part of it; end the block when either is gone, where Ray would wait or abort.
 
+    Ray is ended with the block, under guard only where it is gone: by itself, it may take as long as a loss.
     whose : own, or that of a cluster, whose head may come back
-    Raises: StageError.
+    Raises: StageError in place of what the block raises when Ray is gone.
     """
     gone = _looks(whose)
     lost: list[str] = []
-    ended = threading.Event()
+    ended, leaving = threading.Event(), threading.Event()
     in_main = threading.current_thread() is threading.main_thread()
 
     def guard() -> None:
         since = time.monotonic()
         while not ended.wait(LOOK_S):
             words = gone()
+            if leaving.is_set():
+                return
             since = since if words else time.monotonic()
             if time.monotonic() - since < GONE_S[whose]:
                 continue
@@ -291,10 +294,12 @@ def _guarded(whose: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if lost or (isinstance(error, CoveyError) and gone()):
+        if lost or (isinstance(error, CoveyError) and gone()):  # asked while Ray is there, if it is
             raise StageError(lost[0] if lost else gone()) from error
         raise
     finally:
+        leaving.set()
+        ray.shutdown()
         ended.set()
 
 

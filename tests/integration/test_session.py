@@ -157,6 +157,16 @@ def test_a_part_of_ray_that_is_killed_ends_the_run_with_words(name: str, short: 
     command.leaves_nothing()
 
 
+def test_an_error_within_a_ray_of_its_own_is_told_as_it_is() -> None:
+    lines = ["from jobs.cli import run_command", "from clustering.errors import ConfigError", "import sys",
+             "def work():", "    from clustering.session import ray_session", "    with ray_session():",
+             "        raise ConfigError(['read.limit is wrong'])", "sys.exit(run_command(work))"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "error: read.limit is wrong\n")
+
+
 def test_a_killed_driver_leaves_nothing(short: Path) -> None:
     command = Command(short)
     command.until("starts")
