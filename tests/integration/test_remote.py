@@ -28,9 +28,11 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from numpy.testing import assert_array_equal
 from werkzeug.serving import make_server
 
+from clustering import pipeline
 from clustering.config import ReadSection
 from clustering.embed import adopt_vectors
 from clustering.errors import ConfigError, StageError
+from clustering.locks import numbers_of_processes
 from clustering.read import find_files, read_texts
 from clustering.rundir import LOCK, RunDir, load_graph, parts, save_array, write_json, write_table
 from clustering.storage import RemotePath, load_array, place, read_table, touch, whole
@@ -38,6 +40,8 @@ from tests.integration.conftest import digests, free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 VECTORS = pa.table({"row": [0, 1], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2, 3, 4]), 2)})
+# The lock of a driver that has ended: no process of this machine has such a number.
+DEAD = {"owner": "x" * 32, "host": platform.node(), "pid": 2**22 + 1, "numbers": numbers_of_processes()}
 # In a process of its own: pyarrow may hold the interpreter while it waits. With threads: it asks while it reads.
 GOOGLE = """
 import http.server, sys
@@ -194,8 +198,7 @@ def test_two_processes_do_not_hold_one_prefix_and_the_lock_of_a_dead_one_is_free
     assert not run.in_use()
     write_json(run / LOCK, {"owner": "x", "host": "elsewhere", "pid": 1})  # alive as far as anybody can tell
     assert run.in_use()
-    dead = 2**22 + 1  # more than any process of this machine has
-    write_json(run / LOCK, {"owner": "x", "host": platform.node(), "pid": dead})
+    write_json(run / LOCK, DEAD)
     assert not run.in_use()
     with run.locked():
         pass
@@ -245,7 +248,7 @@ def test_of_drivers_that_start_together_one_holds_the_directory(left: str, store
     """Though the write of one is late: a lock that is read, then written, let both in."""
     uri = store.uri(f"together/{left[0]}")
     if left != "nothing":
-        write_json(RunDir(uri) / LOCK, {"owner": "x" * 32, "host": platform.node(), "pid": 2**22 + 1})
+        write_json(RunDir(uri) / LOCK, DEAD)
     store.late = {".lock": 0.0}
     said = start_together(uri, 3)
     store.late = {}
@@ -278,7 +281,7 @@ def test_a_driver_that_was_taken_over_writes_no_entry_though_its_lock_is_there_a
     run, uri = RunDir(store.uri("fenced")), store.uri("fenced")
     with run.locked():
         run.update_manifest(seed=1)
-        write_json(run / LOCK, {"owner": "x" * 32, "host": platform.node(), "pid": 2**22 + 1})
+        write_json(run / LOCK, DEAD)
         with RunDir(uri).locked():
             pass  # it comes, works, and goes
         with pytest.raises(StageError, match="was taken over by another run"):
@@ -302,26 +305,29 @@ def test_a_process_that_was_taken_for_dead_writes_no_more_and_leaves_the_lock_of
     assert RunDir(run.path).manifest["seed"] == 1
 
 
-def test_a_run_on_a_store_that_fails_and_goes_away_gives_what_an_undisturbed_one_gives(covey, store, undisturbed):
+def test_a_run_on_a_store_that_fails_and_goes_away_gives_what_an_undisturbed_one_gives(
+    covey, store, undisturbed, monkeypatch
+):
     run = RunDir(store.uri("runs/failing"))
-    words = [*undisturbed.words, f"run.dir={run.path}", "run.patience_s=15"]
+    words = [*undisturbed.words, f"run.dir={run.path}"]
 
-    def go_away() -> None:
-        while not parts(run / "vectors"):
-            time.sleep(0.02)
+    search = pipeline.search_collection
+
+    def go_away(*given: Any) -> None:
         store.failing = 1.0
+        search(*given)
 
-    store.failing, store.failed = 0.5, 0
-    away = threading.Thread(target=go_away)
-    away.start()
-    result = covey(*words)
-    away.join()
+    # Of reading a part, four requests must succeed at the same try.
+    store.failing, store.failed = 0.1, 0
+    with monkeypatch.context() as patched:  # after the vectors
+        patched.setattr("clustering.pipeline.search_collection", go_away)
+        result = covey(*words, "run.patience_s=15")
     assert result.status == 1
     assert "s3://bucket/runs/failing" in result.err.splitlines()[-1]
     assert "the same command goes on" in result.err.splitlines()[-1]
-    store.failing = 0.5
+    store.failing = 0.1
     before = run.manifest["stages"]
-    assert "report" not in before
+    assert before.keys() == {"read", "embed"}
     result = covey(*words)
     assert result.status == 0, result.err
     assert store.failed > 100
