@@ -55,34 +55,73 @@ def in_use_error(path: object) -> ConfigError:
 
 
 @contextmanager
-def hold_local(path: Path) -> Iterator[None]:
+def hold_local(path: Path) -> Iterator[LocalLock]:
     """Hold a local directory; the kernel frees the lock with the process, however it ends.
 
     Raises: ConfigError when another process holds it, or it cannot be written or locked.
     """
+    lock = LocalLock(path)
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)  # texts are their owner's business
-        handle = (path / LOCK).open("a+")
-    except OSError as error:
-        raise ConfigError([f"run.dir {path} cannot be written: {error.strerror}; choose another one"]) from None
-    with handle:
-        for tried in range(3):  # who only looks whether it is held, holds it for a moment
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if tried == 2:
-                    raise in_use_error(path) from None
-                time.sleep(0.1)
-            except OSError as error:
-                raise _cannot_lock(path, error) from None
         kind = lonely_locks(path)
         if kind:
             log.warning(
                 "run.dir %s lies on %s, where two machines do not see each other's locks: start this run from one "
                 "machine only", path, kind,
             )  # fmt: skip
-        yield
+        yield lock
+    finally:
+        lock.handle.close()
+
+
+class LocalLock:
+    """A file that the kernel locks for this process.
+
+    Raises: ConfigError when another process holds it, or it cannot be written or locked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.handle = self._held()
+
+    def _held(self) -> Any:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)  # texts are their owner's business
+            handle = (self.path / LOCK).open("a+")
+        except OSError as error:
+            problem = f"run.dir {self.path} cannot be written: {error.strerror}; choose another one"
+            raise ConfigError([problem]) from None
+        try:
+            self._lock(handle)
+        except BaseException:
+            handle.close()
+            raise
+        return handle
+
+    def _lock(self, handle: Any) -> None:
+        for tried in range(3):  # who only looks whether it is held, holds it for a moment
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if tried == 2:
+                    raise in_use_error(self.path) from None
+                time.sleep(0.1)
+            except OSError as error:
+                raise _cannot_lock(self.path, error) from None
+
+    def still_holds(self) -> bool:
+        """Whether the file that is locked is the one that lies there; one that somebody has removed is made again."""
+        try:
+            if os.path.samestat(os.stat(self.path / LOCK), os.fstat(self.handle.fileno())):
+                return True
+        except OSError:
+            pass  # it is gone
+        try:
+            before, self.handle = self.handle, self._held()
+        except ConfigError:
+            return False
+        before.close()
+        return True
 
 
 def _cannot_lock(path: Path, error: OSError) -> ConfigError:

@@ -50,6 +50,7 @@ from clustering.kernels.cache import made_private
 from clustering.locks import (
     DEAD_S,
     ChangedError,
+    LocalLock,
     RemoteLock,
     UnsupportedError,
     Versioned,
@@ -85,6 +86,7 @@ class RunDir:
             self.path = replace(self.path, patience_s=patience_s)
         self.held: Figures | None = None  # the manifest, while this process holds the directory and nobody else writes
         self.lock: RemoteLock | None = None  # that this process holds in an object store
+        self.local_lock: LocalLock | None = None  # that this process holds on a file system
         self.fence: Versioned | None = None  # the manifest there, which only who wrote it last can replace
         self.changing = threading.RLock()  # stages may run on threads of one driver
         self.marks: dict[str, str] = {}  # the fingerprints of this process's own start
@@ -217,17 +219,18 @@ class RunDir:
             assert manifest.keys() <= KEYS, (
                 manifest.keys() - KEYS
             )  # what manifest.py does not know, no start would read
-            if self._taken_over():
-                raise self._taken()
             if self.held is not None and self.fence is None:
                 self._refuse_another(manifest)
+            if self._taken_over():
+                raise self._taken()
             self._write(manifest)
             self.held = manifest if self.held is not None else None
             self._placed = None
 
     def _write(self, manifest: Figures) -> None:
         if self.fence is None:
-            write_json(self / MANIFEST, manifest)
+            with self._told():
+                write_json(self / MANIFEST, manifest)
             return
         try:
             self.fence.write(json_bytes(manifest))
@@ -236,6 +239,14 @@ class RunDir:
             raise self._taken() from None
         except UnsupportedError as error:
             raise StageError(f"{self / MANIFEST}: {error}. When that is mended, the same command goes on") from None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raises: StageError when the directory's disk is full, or takes no writes any more."""
+        try:
+            yield
+        except OSError as error:
+            raise StageError(f"run.dir {self.path}: {error}. When that is mended, the same command goes on") from error
 
     def _refuse_another(self, manifest: Figures) -> None:
         """Raises: StageError when what lies there is not what this process has last written."""
@@ -248,10 +259,10 @@ class RunDir:
             raise self._taken()
 
     def _taken(self) -> StageError:
-        return StageError(
-            f"{self.path} was taken over by another run, as this process gave no sign of life for {DEAD_S} s. That one "
-            f"goes on"
-        )
+        why = f"this process gave no sign of life for {DEAD_S} s"
+        if self.local_lock is not None:
+            why = f"its file {LOCK} was removed while this process held it"
+        return StageError(f"{self.path} was taken over by another run, as {why}. That one goes on")
 
     def remove(self, name: str) -> None:
         """Remove an artefact, as far as Covey has written it."""
@@ -318,7 +329,7 @@ class RunDir:
         Raises: ConfigError when another process holds it, it cannot be written, or holds what Covey did not write.
         """
         self.refuse_foreign()
-        with hold_local(self.path) if isinstance(self.path, Path) else self._remote_lock():
+        with self._local_lock() if isinstance(self.path, Path) else self._remote_lock():
             with contextlib.suppress(ConfigError):  # a damaged manifest is told later
                 self.held = {**self._read_manifest(), "id": self.id}
                 if self.lock is not None:
@@ -333,6 +344,15 @@ class RunDir:
                 self.held = self._placed = None
 
     @contextmanager
+    def _local_lock(self) -> Iterator[None]:
+        assert isinstance(self.path, Path)
+        with hold_local(self.path) as self.local_lock:
+            try:
+                yield
+            finally:
+                self.local_lock = None
+
+    @contextmanager
     def _remote_lock(self) -> Iterator[None]:
         assert isinstance(self.path, RemotePath)
         with RemoteLock(self.path).held() as self.lock:
@@ -345,7 +365,10 @@ class RunDir:
                 self.lock = self.fence = None
 
     def _taken_over(self) -> bool:
-        """Whether another process holds what this one held: it gave no sign of life for too long."""
+        """Whether another process holds what this one held: it gave no sign of life for too long, or its lock's file
+        was removed."""
+        if self.local_lock is not None:
+            return not self.local_lock.still_holds()
         return self.lock is not None and self.lock.owner_now() not in (self.lock.owner, None)
 
     def in_use(self) -> bool:
@@ -441,10 +464,11 @@ class RunDir:
             return
         for artefact, mark in swapping.items():
             waiting = self.path / place_in(artefact, mark, False)
-            if not mark:
-                discard(self.path, artefact)
-            elif waiting.exists():
-                move(waiting, self.path / artefact)
+            with self._told():
+                if not mark:
+                    discard(self.path, artefact)
+                elif waiting.exists():
+                    move(waiting, self.path / artefact)
         self.update_manifest(swapping={})
         discard(self.path, PENDING)
         self._sweep()

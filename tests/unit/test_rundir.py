@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -23,7 +24,7 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
 from clustering.errors import ConfigError, StageError
-from clustering.inventory import ARTEFACTS, FILES, FOLDERS, PASSING, STAGE_ARTEFACTS, STAGE_OF
+from clustering.inventory import ARTEFACTS, FILES, FOLDERS, LOCK, PASSING, STAGE_ARTEFACTS, STAGE_OF
 from clustering.rundir import (
     RunDir,
     fingerprint,
@@ -303,12 +304,12 @@ def test_a_swap_that_is_interrupted_is_finished_by_the_next_start(
 
     def killed(path: Path, to: Path) -> None:
         if len(moved) == after:
-            raise InterruptedError
+            raise KeyboardInterrupt
         moved.append(to.name)
         move(path, to)
 
     monkeypatch.setattr("clustering.rundir.move", killed)
-    with pytest.raises(InterruptedError):
+    with pytest.raises(KeyboardInterrupt):
         do_all(run, marks_of(OTHER, since="graph"))
     monkeypatch.undo()
     assert sorted(moved) == sorted(name for name, mark in opened(run).items() if mark == OTHER)
@@ -503,6 +504,37 @@ def test_the_lock_of_a_killed_process_is_free(run: RunDir) -> None:
         holder.kill()
     with run.locked():
         pass
+
+
+def test_a_driver_whose_lock_was_removed_gives_way_to_the_next(run: RunDir) -> None:
+    with run.locked():
+        run.update_manifest(seed=1)
+        (run / LOCK).unlink()  # as people do with a lock that is in their way
+        with RunDir(run.path).locked():
+            with pytest.raises(StageError, match=r"taken over by another run, as its file \.lock was removed"):
+                run.update_manifest(seed=2)
+            assert RunDir(run.path).manifest["seed"] == 1
+
+
+def test_a_lock_that_was_removed_is_made_again(run: RunDir) -> None:
+    with run.locked():
+        (run / LOCK).unlink()
+        run.update_manifest(seed=1)
+        with pytest.raises(ConfigError, match="in use by another run"), RunDir(run.path).locked():
+            pass
+        run.update_manifest(seed=2)
+    assert not run.in_use()
+    assert run.manifest["seed"] == 2
+
+
+def test_a_full_disk_is_told_also_where_the_manifest_meets_it(run: RunDir, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with run.locked():
+        monkeypatch.setattr("clustering.rundir.write_json", full)
+        with pytest.raises(StageError, match=r"run\.dir .*No space left on device\. When that is mended, the same"):
+            run.update_manifest(seed=1)
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
