@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 TIME = pa.timestamp("us", "UTC")
 WHOLE = r"^(?:0|-?[1-9][0-9]{0,17})$"  # a number that is written as it would be again
 NUMBER = r"^-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?$"  # that a float holds
+LARGEST_EXACT = 1 << 53  # up to which a float holds every whole number
+INTEGER_DIGITS = 20
 LAST_S = 253_402_300_800  # 1 January 10000: what is larger counts milliseconds or less
 _COMPACT = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?")
 
@@ -73,15 +75,56 @@ def common_type(kinds: Iterable[pa.DataType], ids: bool = False) -> pa.DataType:
         return pa.string()
     try:
         schemas = [pa.schema([("one", kind)]) for kind in distinct]
-        return pa.unify_schemas(schemas, promote_options="permissive").field("one").type
+        found = pa.unify_schemas(schemas, promote_options="permissive").field("one").type
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         return pa.string()
+    if all(_holds(found, kind) for kind in distinct):
+        return found
+    # Nanoseconds reach from 1677 to 2262 only; what they say beyond microseconds goes.
+    return pa.timestamp("us", found.tz) if pa.types.is_timestamp(found) else pa.string()
+
+
+def _holds(wide: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether a type that Arrow finds for several holds each value of one of them; not all that it finds do.
+
+    A whole number in a float is one that ``is_large`` does not tell.
+    """
+    if wide == kind or pa.types.is_null(kind):
+        return True
+    if pa.types.is_list(wide) and pa.types.is_list(kind):
+        return _holds_within(wide.value_type, kind.value_type)
+    if pa.types.is_struct(wide) and pa.types.is_struct(kind):
+        return all(_holds_within(wide.field(held.name).type, held.type) for held in kind)
+    if pa.types.is_integer(wide):
+        signs = pa.types.is_signed_integer(wide), pa.types.is_signed_integer(kind)
+        return not signs[1] or signs[0] if wide.bit_width > kind.bit_width else signs[0] == signs[1]
+    if pa.types.is_decimal(wide) and pa.types.is_integer(kind):
+        return bool(wide.precision - wide.scale >= INTEGER_DIGITS)
+    if pa.types.is_floating(wide) and pa.types.is_decimal(kind):
+        return False
+    if pa.types.is_timestamp(wide) or pa.types.is_duration(wide):
+        return bool(wide.unit != "ns")
+    return not pa.types.is_nested(wide)
+
+
+def _holds_within(wide: pa.DataType, kind: pa.DataType) -> bool:
+    return _holds(wide, kind) and not (pa.types.is_floating(wide) and pa.types.is_integer(kind))
+
+
+def is_large(column: pa.Array) -> bool:
+    """Whether a column holds whole numbers that a float does not hold."""
+    if not pa.types.is_integer(column.type) or column.type.bit_width < 64:
+        return False
+    ends = pc.min_max(column).as_py()
+    return any(value is not None and abs(value) > LARGEST_EXACT for value in ends.values())
 
 
 def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """A column in a type that ``common_type`` has found."""
     if column.type == kind:
         return column
+    if pa.types.is_timestamp(kind) and pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        return column.cast(kind, safe=False)
     try:
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clustering import formats, schema
-from clustering.columns import as_type, common_type, is_numeric, times_of
+from clustering.columns import as_type, common_type, is_large, is_numeric, times_of
 from clustering.config import CleanSection, ReadSection
 from clustering.errors import InputError
 from clustering.files import InputFile, Inputs, filesystem
@@ -163,26 +163,31 @@ class PieceReader:
         for where, table in _records(piece, self.cfg, self.keep, tally, mixed):
             part = self._write(item["item"], len(parts), where, table, tally)
             parts.append(part if untyped else {**part, "numeric": []})
-        carried = sorted(kept_name(name) if name in self.keep else "text_id" for name in mixed)
+        carried = sorted(
+            kept_name(name) if name in self.keep else "text_id"
+            for name in mixed
+            if not all(kept_name(name) in part["numeric"] for part in parts)  # numbers all the same
+        )
         rows = sum(part["records"] for part in parts)
         return {"parts": parts, "tally": tally.as_dict(), "mixed": carried, "rows": rows}
 
     def _write(self, piece: int, chunk: int, where: list[str], table: pa.Table, tally: Tally) -> dict[str, Any]:
         texts, shown = self.clean(table, tally)
-        columns, numeric = carried_columns(table, self.cfg, self.keep, tally)
+        columns, told = carried_columns(table, self.cfg, self.keep, tally)
         spool = spool_records(texts, shown, where, columns)
         path = self.run / "records" / f"part-{piece:06d}-{chunk:06d}.parquet"
         with whole(path) as temporary:  # read once and removed: what writes it fastest
             pq.write_table(spool, temporary, compression="lz4", use_dictionary=False, write_statistics=False)
-        return {"records": len(table), "schema": schema_text(spool), "numeric": numeric}
+        return {"records": len(table), "schema": schema_text(spool), **told}
 
 
 def carried_columns(
     table: pa.Table, cfg: ReadSection, keep: tuple[str, ...], tally: Tally
-) -> tuple[dict[str, pa.Array], list[str]]:
+) -> tuple[dict[str, pa.Array], dict[str, list[str]]]:
     """The columns of members/ besides row, in the order of the schema: text_id, time, source, link, those of read.keep.
 
-    Returns: the columns, and the names of those strings that are all numbers.
+    Returns: the columns; and of those of read.keep, numeric: strings that are all numbers, large: whole numbers that a
+        float does not hold.
     """
     columns: dict[str, pa.Array] = {}
     if cfg.id_column:
@@ -196,10 +201,12 @@ def carried_columns(
             columns[name] = as_type(table[column].combine_chunks(), pa.string())
     for column in keep:
         columns[kept_name(column)] = table[column].combine_chunks()
-    numeric = [
-        name for name in map(kept_name, keep) if pa.types.is_string(columns[name].type) and is_numeric(columns[name])
-    ]
-    return columns, numeric
+    kept = {name: columns[name] for name in map(kept_name, keep)}
+    told = {
+        "numeric": [name for name, held in kept.items() if pa.types.is_string(held.type) and is_numeric(held)],
+        "large": [name for name, held in kept.items() if is_large(held)],
+    }
+    return columns, told
 
 
 def kept_name(column: str) -> str:
@@ -387,20 +394,23 @@ class RowWriter:
         return pa.table({name: columns[name] for name in self.members.names}, schema=self.members)
 
 
-def members_schema(kinds: list[tuple[pa.Schema, set[str]]]) -> tuple[pa.Schema, list[str]]:
+def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[pa.Schema, list[str]]:
     """The schema of members/ that holds what all parts of records/ hold.
 
-    kinds : the schemas of parts, each with the names of its strings that are all numbers
+    kinds : the schemas of parts, each with the names of its strings that are all numbers, and of its whole numbers
+        that a float does not hold
     Returns: the schema, and the names of columns that are strings only because types differ.
     """
-    names = dict.fromkeys(name for held, _ in kinds for name in held.names)
+    names = dict.fromkeys(name for held, _, _ in kinds for name in held.names)
     carried = [name for name in names if name not in (*_WORKING, "text", "shown", "vector", "text_id")]
     fields, mixed = [], []
     for name in ("text_id", *carried):
         types = [
-            pa.float64() if name in numeric else held.field(name).type for held, numeric in kinds if name in held.names
+            pa.float64() if name in numeric else held.field(name).type
+            for held, numeric, _ in kinds
+            if name in held.names
         ]
-        kind = common_type(types, ids=name == "text_id")
+        kind = common_type(types, ids=name == "text_id" or any(name in large for _, _, large in kinds))
         if pa.types.is_string(kind) and any(map(_other_than_string, types)):
             mixed.append(name)
         fields.append(pa.field(name, kind))
@@ -473,14 +483,14 @@ def _warnings(tally: Tally, figures: Figures, cfg: ReadSection) -> list[str]:
 def fold_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int) -> Figures:
     """Turn records/ into texts/ and members/, and into given/ where it holds vectors; records/ goes.
 
-    counts : of each part its records, its schema as ``schema_text`` gives it, and numeric, its strings that are all
-        numbers; limit : only the first records
+    counts : of each part its records, its schema as ``schema_text`` gives it, and numeric and large as
+        ``carried_columns`` tells them; limit : only the first records
     Returns: records, texts, empty, repeated_ids, missing_ids, largest_copies, text_bytes; mixed: names of columns that
         are strings because their types differ.
     """
     numbered = on_worker(_number_rows, run, counts, limit)
-    kinds = {(count["schema"], tuple(count.get("numeric", ()))): None for count in counts}
-    members, mixed = members_schema([(schema_of(text), set(numeric)) for text, numeric in kinds])
+    kinds = {(one["schema"], tuple(one.get("numeric", ())), tuple(one.get("large", ()))): None for one in counts}
+    members, mixed = members_schema([(schema_of(text), set(numeric), set(large)) for text, numeric, large in kinds])
     names = [{"name": name} for name in names_of(run / "records")]
     written = map_parts(RowWriter, names, actors=actors, run=run, members=members)
     run.remove("records")

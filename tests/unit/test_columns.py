@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import date, datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clustering import schema
-from clustering.columns import TIME, common_type, times_of
+from clustering.columns import TIME, as_type, common_type, is_large, times_of
 from clustering.config import ReadSection
 from clustering.errors import ConfigError
 from clustering.read import find_files
@@ -180,6 +181,56 @@ def test_texts_of_a_run_before_these_columns_are_shown(tmp_path: Path) -> None:
 )
 def test_types_meet_in_one_that_holds_all(kinds: list[pa.DataType], expected: pa.DataType) -> None:
     assert common_type(kinds) == expected
+
+
+EXTREME = [
+    *(pa.array([-(1 << bits - 1), (1 << bits - 1) - 1], f"int{bits}") for bits in (8, 16, 32, 64)),
+    *(pa.array([0, (1 << bits) - 1], f"uint{bits}") for bits in (8, 16, 32, 64)),
+    pa.array([1.5, 1e300]), pa.array([1.5], pa.float32()), pa.array([True]), pa.array(["x"]), pa.array([b"\xff"]),
+    pa.array([-719162, 2932896], pa.date32()), pa.array([Decimal("1.25")]), pa.array([Decimal("9" * 38)]),
+    *(pa.array([-62135596800 * scale, 253402300799 * scale], pa.timestamp(unit, zone))
+      for unit, scale in (("s", 1), ("ms", 10**3), ("us", 10**6)) for zone in (None, "UTC")),
+    pa.array([-(1 << 62) + 1], pa.timestamp("ns")), pa.array([1 << 38], pa.duration("s")),
+    pa.array([1], pa.duration("ns")),
+    pa.array([1], pa.time32("s")), pa.array([1], pa.time64("ns")), pa.array([[]]), pa.array([[1 << 62]]),
+    pa.array([[1.5]]), pa.array([["a"]]), pa.array([{"a": -1}]), pa.array([{"b": "x"}]),
+    pa.array([{"a": (1 << 64) - 1}], pa.struct([("a", pa.uint64())])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("one", EXTREME, ids=lambda column: str(column.type))
+def test_any_two_types_meet_in_one_that_holds_the_largest_values_of_both(one: pa.Array) -> None:
+    for other in EXTREME:
+        ids = is_large(one) or is_large(other)
+        kind = common_type([one.type, other.type], ids)
+        for column in (one, other):
+            there = as_type(column, kind)
+            assert there.null_count == 0
+            if kind not in (pa.string(), pa.binary()) and column.type != pa.timestamp("ns"):
+                found = there.to_pylist()
+                if pa.types.is_struct(kind):
+                    found = [{name: row[name] for name in column.type.names} for row in found]
+                assert found == column.to_pylist(), (one.type, other.type)
+
+
+def test_columns_that_are_whole_in_one_file_and_not_in_another_lose_nothing(write: Write, read_here: Read) -> None:
+    large = (1 << 53) + 1
+    write("in/a.csv", f"title,likes,post\nVote,3,{large}\n")
+    write("in/b.csv", "title,likes,post\nCup,1.5,2.5\n")
+    run, figures = read_here(section(Path(write("in/c.csv", "title,likes,post\nFinal,2,1\n")).parent, keep=("all",)))
+    members = read_columns(run / "members", ["likes", "post"])
+    assert members["likes"].to_pylist() == [3.0, 1.5, 2.0]
+    assert members["post"].to_pylist() == [str(large), "2.5", "1"]
+    assert "strings: post." in "\n".join(figures["warnings"])
+
+
+def test_ids_of_which_some_need_all_64_bits_stay_exact(tmp_path: Path, read_here: Read) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"title": ["a", "b"], "id": pa.array([1, -2], pa.int32())}), tmp_path / "in/a.parquet")
+    last = (1 << 64) - 1
+    pq.write_table(pa.table({"title": ["c"], "id": pa.array([last], pa.uint64())}), tmp_path / "in/b.parquet")
+    run, _ = read_here(section(tmp_path / "in", id_column="id"))
+    assert read_columns(run / "members", ["text_id"])["text_id"].to_pylist() == ["1", "-2", str(last)]
 
 
 # --- times ---
