@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from clustering import schema
 from clustering.artefacts import load_forest, load_grain
 from clustering.columns import as_type
 from clustering.config import EmbedSection, RunConfig
@@ -72,7 +73,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     )
     table = read_columns_of(find_files(read), read)
     texts, _ = TextCleaner(read)(table, Tally())
-    ids = ids_like(run, table[read.id_column] if read.id_column else table["place"], table["place"])
+    ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.WHERE], table[schema.WHERE])
     kept = [number for number, text in enumerate(texts) if text]
     encoder: Any = ray.remote(_Encoder).options(num_gpus=config.embed.gpus_per_actor).remote(config.embed)
     clusters = _Clusters(run, config)

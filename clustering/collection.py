@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pymilvus import DataType
 
+from clustering import schema
 from clustering.config import CollectionInput, ReadSection
 from clustering.errors import ConfigError, StoreError
 from clustering.kernels.printable import one_line
@@ -250,10 +251,10 @@ class RangeReader:
         lost = [str(ids[at].as_py()) for at in left_out[:SHOWN_IDS]]
         texts = [text if good else "" for text, good in zip(texts, sound, strict=True)]
         spool = spool_records(texts, shown, [""] * len(texts), {"text_id": ids})
-        kept = spool["place"].to_numpy()
+        kept = spool[schema.PLACE].to_numpy()
         unit = (vectors[kept] / lengths[kept, None]).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), source.dim)
-        write_table(self.run / "records" / part_name(item["item"]), spool.append_column("vector", column))
+        write_table(self.run / "records" / part_name(item["item"]), spool.append_column(schema.VECTOR, column))
         return {"records": len(texts), "dropped": len(left_out), "lost": lost, "schema": schema_text(spool)}
 
 

@@ -201,7 +201,10 @@ def _compact(column: pa.Array) -> pa.Array:
 def _iso(column: pa.Array) -> pa.Array:
     import pandas as pd  # comes with Ray Data; takes half a second, which only a column of times needs
 
-    parsed = pd.to_datetime(pd.Series(column.to_pylist(), dtype=object), format="ISO8601", utc=True, errors="coerce")
+    plain_zone = pc.replace_substring_regex(column, r"(\d) ?(?:UTC|GMT)$", r"\1Z")  # as BigQuery writes it
+    parsed = pd.to_datetime(
+        pd.Series(plain_zone.to_pylist(), dtype=object), format="ISO8601", utc=True, errors="coerce"
+    )
     return pa.Array.from_pandas(parsed).cast(TIME, safe=False)
 
 

@@ -15,6 +15,7 @@ BOMS = (
 )  # fmt: skip
 GUESS_BYTES = 1 << 16  # of lines with bytes beyond ASCII, from which an encoding is guessed
 FEW = 12  # as many such bytes tell nothing; they are taken for those of Western Europe, the most common by far
+LATIN = ("latin_1", "iso8859_15", "cp850", "cp858", "mac_roman")  # guessed for what is cp1252
 _MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
 
 
@@ -43,15 +44,16 @@ def guess_encoding(content: bytes) -> str:
     name = best.encoding if best is not None else ""
     if not name or name in ("ascii", "utf_8"):
         return _western(lines)
-    return (
-        "cp1252"
-        if name in ("latin_1", "iso8859_15", "cp850", "cp858", "mac_roman") and _fits(lines, "cp1252")
-        else name
-    )
+    return "cp1252" if (name in LATIN and _fits(lines, "cp1252")) or _reads_as(lines, name, "cp1252") else name
 
 
 def _western(lines: bytes) -> str:
     return "cp1252" if _fits(lines, "cp1252") else "latin-1"
+
+
+def _reads_as(content: bytes, one: str, other: str) -> bool:
+    """Whether bytes say the same in two encodings, so that what follows them is rather in the more common one."""
+    return _fits(content, other) and content.decode(one, "replace") == content.decode(other)
 
 
 def _fits(content: bytes, encoding: str) -> bool:

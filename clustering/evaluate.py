@@ -12,6 +12,7 @@ from hdbscan import HDBSCAN
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, homogeneity_completeness_v_measure
 
+from clustering import schema
 from clustering.artefacts import load_forest
 from clustering.columns import as_type
 from clustering.config import ClusterSection, ReadSection, RunConfig
@@ -90,7 +91,7 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
         time_column=None, source_column=None, link_column=None,
     )  # fmt: skip
     table = read_columns_of(find_files(section), section)
-    ids = as_type(table["place"] if key is None else table[key], pa.string())
+    ids = as_type(table[schema.WHERE] if key is None else table[key], pa.string())
     truths = pa.table({"text_id": ids, "truth": table[truth_column]}).filter(pc.is_valid(table[truth_column]))
     if not len(truths):
         raise ConfigError([f"--truth {truth}: no record has a label in '{truth_column}'"])

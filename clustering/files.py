@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
@@ -42,6 +42,7 @@ MAGIC = {
     b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4",
     b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip",
 }  # fmt: skip
+NO_PARTITION = ("__HIVE_DEFAULT_PARTITION__",)
 NAMED = 5  # files that a message names before it counts the others
 LOOKERS = 8  # threads that look into files, which on an object store is mostly waiting
 
@@ -305,9 +306,13 @@ def _match_parts(path: list[str], pattern: list[str]) -> bool:
 
 
 def partitions_of(name: str) -> dict[str, str]:
-    """What a file's folders say of its records, as Hive writes it: date=2024-05-01."""
+    """What a file's folders say of its records, as Hive writes it: date=2024-05-01, with %2F for what no name may hold.
+
+    A value that Hive writes for none is empty.
+    """
     found = (re.fullmatch(r"([^=]+)=(.*)", part) for part in name.split("/")[:-1])
-    return {match[1]: match[2] for match in found if match}
+    values = {unquote(match[1]): unquote(match[2]) for match in found if match}
+    return {key: "" if value in NO_PARTITION else value for key, value in values.items()}
 
 
 def unread_words(unread: list[str]) -> list[str]:

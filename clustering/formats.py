@@ -184,7 +184,9 @@ def _member(archive: zipfile.ZipFile) -> str:
     Raises: InputError when there are several, or none.
     """
     names = [
-        info.filename for info in archive.infolist() if not info.is_dir() and not info.filename.startswith("__MACOSX/")
+        info.filename
+        for info in archive.infolist()
+        if not (info.is_dir() or info.filename.startswith("__MACOSX/") or info.filename.split("/")[-1].startswith("."))
     ]
     if len(names) != 1:
         shown = ", ".join(map(repr, names[:5]))
@@ -239,7 +241,12 @@ def _look_json(file: InputFile, cfg: ReadSection) -> _Look:
     tally = Tally()
     head = text if whole else text[: text.rfind("\n") + 1] or text
     blocks = [(head.encode("utf-8", "replace"), True)]
-    keys = jsonlines.keys_of(jsonlines.records_of(iter(blocks), layout, RECORD_BYTES, tally))
+    records = list(
+        itertools.islice(jsonlines.records_of(iter(blocks), layout, RECORD_BYTES, tally), jsonlines.HEAD_LINES)
+    )
+    keys = jsonlines.keys_of(records)
+    for name in [*text_names(cfg), *([cfg.id_column] if cfg.id_column else [])]:
+        _check_plain(name, jsonlines.values_of(records, name))
     if not keys and tally.counts["malformed"]:
         if whole or layout == "lines":
             raise ValueError(f"no line holds a JSON object; {tally.example('malformed')}")
@@ -261,6 +268,17 @@ def _look_json(file: InputFile, cfg: ReadSection) -> _Look:
         if cfg.keep != ("all",)
         else [*(key for key in keys if "." not in key), *constants],
     )
+
+
+def _check_plain(name: str, values: list[Any]) -> None:
+    """Raises: InputError for a text or id column whose first values are all objects or lists."""
+    if not values or not all(isinstance(value, (dict, list)) for value in values):
+        return
+    inner = next((key for value in values if isinstance(value, dict) for key in value), None)
+    if inner is None:
+        raise InputError([f"column '{name}' holds lists; a text or id column holds strings or numbers"])
+    raise InputError([f"column '{name}' holds objects; name a key within them ({f'{name}.{inner}'!r}), or write one "
+                      f"record on each line (in pandas to_json(orient='records', lines=True))"])  # fmt: skip
 
 
 def _reaches(name: str, keys: list[str]) -> bool:

@@ -186,6 +186,12 @@ def has(record: dict[str, Any], name: str) -> bool:
     return pick(record, name, path_of(name)) is not _MISSING
 
 
+def values_of(records: Iterable[dict[str, Any]], name: str) -> list[Any]:
+    """What records have at a key, but for nothing."""
+    found = (pick(record, name, path_of(name)) for record in records)
+    return [value for value in found if value is not _MISSING and value is not None]
+
+
 def keys_of(records: Iterable[dict[str, Any]]) -> list[str]:
     """The keys of the first records, nested ones as paths."""
     keys: dict[str, None] = {}

@@ -41,7 +41,6 @@ PIECE_FILES = 500  # to open one takes longer than to read what little it may ho
 MARKED = 0.05  # of the records: with so much markup a reader of the report should know of it
 # A text without a match stays as it is: printable ASCII, single spaces, no markup.
 ODD = r"[^ -~]|^ | $|  |[<&]"
-_WORKING = ("place", "digest", "id_digest", "where")  # columns of records/ that only serve to number the rows
 
 
 def cleaning_of(cfg: CleanSection) -> Cleaning:
@@ -97,7 +96,7 @@ class TextCleaner:
 def read_columns_of(files: list[InputFile], cfg: ReadSection) -> pa.Table:
     """The text columns of some files as strings, and their other wanted columns with their types.
 
-    Returns: the columns, and ``place``, the id that a record has where no column gives one.
+    Returns: the columns, and ``schema.WHERE``, the id that a record has where no column gives one.
 
     Raises: InputError for a file that cannot be read to its end, and for too many malformed lines.
     """
@@ -109,12 +108,12 @@ def read_columns_of(files: list[InputFile], cfg: ReadSection) -> pa.Table:
         start = records
         for table in _told(file, Piece(), cfg, keep, tally, lambda: records - start):  # noqa: B023
             places = [f"{file.name}:{at}" for at in range(records - start + 1, records - start + 1 + len(table))]
-            found.append(table.append_column("place", pa.array(places, pa.string())))
+            found.append(table.append_column(schema.WHERE, pa.array(places, pa.string())))
             records += len(table)
     if problems := lines_problem(records, tally, cfg):
         raise InputError(problems)
     if not found:
-        names = [*cfg.text_columns, *([cfg.id_column] if cfg.id_column else []), *keep, "place"]
+        names = [*cfg.text_columns, *([cfg.id_column] if cfg.id_column else []), *keep, schema.WHERE]
         return pa.table({name: pa.array([], pa.string()) for name in dict.fromkeys(names)})
     kinds = {
         name: common_type([table.schema.field(name).type for table in found], ids=True)
@@ -286,18 +285,18 @@ def spool_records(
     ids = columns.get("text_id")
     found: dict[str, Any] = {
         "text": pa.array([texts[at] for at in kept], pa.string()),
-        "shown": pa.array([shown[at] for at in kept], pa.string()),
-        "place": pa.array(kept, pa.int32()),
-        "digest": pa.array(digests, pa.binary(16)),
+        schema.ORIGINAL: pa.array([shown[at] for at in kept], pa.string()),
+        schema.PLACE: pa.array(kept, pa.int32()),
+        schema.DIGEST: pa.array(digests, pa.binary(16)),
     }
     if ids is None:
-        found["where"] = pa.array([where[at] for at in kept], pa.string())
+        found[schema.WHERE] = pa.array([where[at] for at in kept], pa.string())
     else:
         taken = ids if whole_part else ids.take(pa.array(kept, pa.int64()))
         if taken.null_count:
-            found["where"] = pa.array([where[at] for at in kept], pa.string())
+            found[schema.WHERE] = pa.array([where[at] for at in kept], pa.string())
         words = pc.fill_null(as_type(taken, pa.string()), "").to_pylist()
-        found["id_digest"] = pa.array(
+        found[schema.ID_DIGEST] = pa.array(
             [blake2b(word.encode(), digest_size=16).digest() if word else None for word in words], pa.binary(16)
         )
     for name, column in columns.items():
@@ -316,16 +315,16 @@ def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
 def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -> Figures:
     """Give every record its row: rows count distinct texts by first appearance, whatever read them."""
     names = parts(run / "records")
-    with_ids = bool(names) and "id_digest" in read_schema(names[0]).names
+    with_ids = bool(names) and schema.ID_DIGEST in read_schema(names[0]).names
     digests, id_digests, kept_of = [], [], []
     before = 0
     for path, count in zip(names, counts, strict=True):
-        table = read_table(path, columns=["place", "digest", *(["id_digest"] if with_ids else [])])
-        places = table["place"].to_numpy()
+        table = read_table(path, columns=[schema.PLACE, schema.DIGEST, *([schema.ID_DIGEST] if with_ids else [])])
+        places = table[schema.PLACE].to_numpy()
         keep = int(np.searchsorted(places, limit - before)) if limit is not None else len(table)
-        digests.append(_digests(table["digest"].slice(0, keep)))
+        digests.append(_digests(table[schema.DIGEST].slice(0, keep)))
         if with_ids:
-            id_digests.append(_digests(table["id_digest"].slice(0, keep)))
+            id_digests.append(_digests(table[schema.ID_DIGEST].slice(0, keep)))
         kept_of.append(len(digests[-1]))
         before += count["records"]
     records = before if limit is None else min(before, limit)
@@ -358,7 +357,7 @@ class RowWriter:
         path = self.run / "records" / item["name"]
         numbers = load_array(path.with_suffix(".npz"))
         held = read_schema(path).names
-        unused = {"place", "digest", "id_digest"}
+        unused = {schema.PLACE, schema.DIGEST, schema.ID_DIGEST}
         table = read_table(path, columns=[name for name in held if name not in unused]).slice(0, len(numbers["row"]))
         name = part_name(item["item"])
         if len(table):
@@ -370,13 +369,13 @@ class RowWriter:
         if first.any():
             texts = {"row": numbers["row"][first], "text": table["text"].filter(first), "copies": numbers["copies"]}
             held_texts = pa.table(texts, schema=schema.TEXTS)
-            shown = table["shown"].filter(first)
+            shown = table[schema.ORIGINAL].filter(first)
             if shown.null_count < len(shown):
                 held_texts = held_texts.append_column(schema.SHOWN, shown)
             write_table(self.run / "texts" / name, held_texts)
             text_bytes = int(pc.sum(pc.binary_length(texts["text"])).as_py())
-            if "vector" in held:
-                vectors = table["vector"].filter(first)
+            if schema.VECTOR in held:
+                vectors = table[schema.VECTOR].filter(first)
                 layout = schema.vectors_schema(vectors.type.list_size)
                 write_table(self.run / "given" / name, pa.table({"row": texts["row"], "vector": vectors}, layout))
         return {"text_bytes": text_bytes, "rows": len(table)}
@@ -389,8 +388,8 @@ class RowWriter:
                 columns[field.name] = (
                     as_type(table[field.name], field.type) if there else pa.nulls(len(table), field.type)
                 )
-        if "where" in table.schema.names and pa.types.is_string(self.members.field("text_id").type):
-            columns["text_id"] = pc.coalesce(columns["text_id"], table["where"])
+        if schema.WHERE in table.schema.names and pa.types.is_string(self.members.field("text_id").type):
+            columns["text_id"] = pc.coalesce(columns["text_id"], table[schema.WHERE])
         return pa.table({name: columns[name] for name in self.members.names}, schema=self.members)
 
 
@@ -402,7 +401,7 @@ def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[p
     Returns: the schema, and the names of columns that are strings only because types differ.
     """
     names = dict.fromkeys(name for held, _, _ in kinds for name in held.names)
-    carried = [name for name in names if name not in (*_WORKING, "text", "shown", "vector", "text_id")]
+    carried = [name for name in names if name not in (*schema.WORKING, "text", "text_id")]
     fields, mixed = [], []
     for name in ("text_id", *carried):
         types = [

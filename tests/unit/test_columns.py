@@ -233,12 +233,26 @@ def test_ids_of_which_some_need_all_64_bits_stay_exact(tmp_path: Path, read_here
     assert read_columns(run / "members", ["text_id"])["text_id"].to_pylist() == ["1", "-2", str(last)]
 
 
+def test_columns_named_as_those_that_number_the_records_are_carried_like_others(write: Write, read_here: Read) -> None:
+    names = ["place", "where", "digest", "id_digest", "shown", "vector"]
+    rows = [f"{title},{','.join(f'{name} of {title}' for name in names)}" for title in ("Vote", "Cup", "Vote")]
+    path = write("a.csv", "\n".join([",".join(["title", *names]), *rows]) + "\n")
+    run, figures = read_here(section(path, keep=("all",), limit=3))
+    assert (figures["records"], figures["texts"]) == (3, 2)
+    assert members_of(run, "row", *names) == {
+        "row": [0, 1, 0], **{name: [f"{name} of {title}" for title in ("Vote", "Cup", "Vote")] for name in names}
+    }  # fmt: skip
+    run, _ = read_here(section(path, text_columns=("place",), id_column="where"))
+    assert members_of(run, "text_id")["text_id"] == ["where of Vote", "where of Cup", "where of Vote"]
+
+
 # --- times ---
 
 
 @pytest.mark.parametrize(
     "value",
     [
+        "2024-05-01 12:00:00 UTC", "2024-05-01 12:00:00.000000 UTC",
         "2024-05-01T12:00:00Z", "2024-05-01 12:00", "2024-05-01T14:00:00+02:00", "2024-05-01T12:00:00.000",
         "20240501T120000Z", str(SECONDS), str(SECONDS * 1000), "Wed, 01 May 2024 12:00:00 GMT",
         "Wed, 1 May 2024 08:00:00 -0400", "20240501120000", SECONDS, SECONDS * 1000, SECONDS * 10**6, SECONDS * 10**9,

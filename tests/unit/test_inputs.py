@@ -705,3 +705,35 @@ def test_every_choice_of_reading_changes_the_fingerprint_of_the_stage(write: Wri
     ]  # fmt: skip
     marks = {fingerprints(load_config(None, [word]), files)["read"] for word in [*words, "read.separator=|"]}
     assert len(marks) == len(words) + 1
+
+
+def test_folders_as_hive_names_them_say_what_it_means(write: Write, read_here: Read, tmp_path: Path) -> None:
+    write("in/place=S%C3%A3o%2FRio/a.csv", "title\nVote\n")
+    write("in/place=__HIVE_DEFAULT_PARTITION__/a.csv", "title\nCup\n")
+    run, _ = read_here(section(tmp_path / "in", keep=("place",)))
+    assert read_columns(run / "members", ["place"])["place"].to_pylist() == ["São/Rio", None]
+
+
+def test_what_the_finder_adds_to_a_zip_is_passed_over(tmp_path: Path, read_here: Read) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("news/a.csv", "__MACOSX/news/._a.csv", "news/.DS_Store"):
+            archive.writestr(name, rows())
+    run, _ = read_here(section(tmp_path / "a.zip"))
+    assert texts_of(run) == HEADLINES
+
+
+def test_an_encoding_is_rather_the_common_one_of_two_that_read_the_same(write: Write, read_here: Read) -> None:
+    titles = [f"{title} über die Straße" for title in HEADLINES * 10]
+    at = 1999  # beyond what the guess is made of, in two blocks or more
+    titles[at] = "déjà vu à la carte"
+    run, figures = read_here(section(write("a.csv", rows(titles).encode("cp1252"))))
+    assert "taken for cp1252" in warned(figures)
+    assert texts_of(run)[at] == titles[at]
+
+
+def test_a_json_column_of_objects_is_refused_as_one_of_parquet_is(write: Write) -> None:
+    columns = {"title": dict(enumerate(HEADLINES)), "id": dict(enumerate(range(200)))}  # pandas' to_json()
+    told = refused(write("a.json", json.dumps(columns)))
+    assert "column 'title' holds objects; name a key within them ('title.0'), or write one record on each line" in told
+    told = refused(write("b.jsonl", "".join(json.dumps({"title": [title]}) + "\n" for title in HEADLINES)))
+    assert "column 'title' holds lists; a text or id column holds strings or numbers" in told
