@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,9 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     read = replace(
         read, paths=tuple(paths), limit=None, keep=(), time_column=None, source_column=None, link_column=None
     )
-    table = read_columns_of(find_files(read), read)
+    files = find_files(read)
+    _refuse_overwriting(run, place(output), [file.uri for file in files])
+    table = read_columns_of(files, read)
     texts, _ = TextCleaner(read)(table, Tally())
     ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.WHERE], table[schema.WHERE])
     kept = [number for number, text in enumerate(texts) if text]
@@ -91,6 +94,19 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
             assigned += int((placed["label"].to_numpy() >= 0).sum())
             writer.write_table(placed)
     return {"records": len(texts), "empty": len(texts) - len(kept), "assigned": assigned}
+
+
+def _refuse_overwriting(run: RunDir, output: Place, inputs: list[str]) -> None:
+    """Raises: ConfigError when the output would take the place of an input, or of what the run has left."""
+    if run.wrote(str(output)):
+        raise ConfigError([f"--output {output} is an artefact of the run, which is not changed; name another file"])
+    for uri in inputs:
+        given = place(uri)
+        same = given == output
+        if isinstance(given, Path) and isinstance(output, Path) and output.exists():
+            same = given.samefile(output)
+        if same:
+            raise ConfigError([f"--output {output} is a file of --input, whose place it would take; name another file"])
 
 
 def ids_like(run: RunDir, given: pa.ChunkedArray, places: pa.ChunkedArray) -> pa.Array:
