@@ -42,7 +42,7 @@ FOLDERS = {
 }
 PASSING = ("records", "loaded")  # that their stage removes at its end
 FILES = tuple(artefact for artefact in STAGE_OF if artefact not in FOLDERS)  # those that users open
-_STORE = r"milvus\.db.*|server\.log"  # the embedded Milvus, with the journals of its database
+_STORE = r"milvus\.db.*|server\.log|given-up"  # the embedded Milvus, with the journals of its database
 _MARK = r"[0-9a-f]{16}"  # a stage's fingerprint, under which its artefacts lie
 _LOOSE = "|".join(map(re.escape, FILES))
 _BELOW = "|".join(

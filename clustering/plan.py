@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterable
@@ -226,14 +225,17 @@ def calibration_of(run: RunDir) -> Calibration | None:
         manifest = run.results
         done = {name: stage["figures"] for name, stage in manifest["stages"].items()}
         read, config, _ = done["read"], manifest["config"], done["report"]
-        return Calibration(
+        found = Calibration(
             str(run.path), config["embed"]["encoder"], str(done["search"]["index"]),
             counts_of(read, done["embed"]["dim"]), config["graph"]["k"] or config["search"]["k"],
             config["project"].get("method", "umap"),  # the only one of older runs
             {name: stage["seconds"] for name, stage in manifest["stages"].items()}, done["search"]["used"],
         )  # fmt: skip
-    except (ConfigError, KeyError, OSError, json.JSONDecodeError, ZeroDivisionError):
-        return None
+        counts, used = found.counts, found.used
+        numbers = [counts.texts, counts.records, counts.dim, found.graph_k, used["cpus"], used["gpus"]]
+        return found if all(isinstance(one, (int, float)) for one in [*numbers, *found.seconds.values()]) else None
+    except (ConfigError, KeyError, OSError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+        return None  # it may be anybody's, and ends nothing of this run
 
 
 def runs_beside(run: RunDir, given: list[str] | None = None) -> list[Calibration]:
@@ -247,7 +249,7 @@ def runs_beside(run: RunDir, given: list[str] | None = None) -> list[Calibration
             raise ConfigError([f"{given[found.index(None)]} is no finished run that times could be told from"])
     else:
         others = sorted(run.path.parent.glob("*/manifest.json")) if isinstance(run.path, Path) else []
-        found = [calibration_of(RunDir(path.parent)) for path in others if path.parent != run.path]
+        found = [calibration_of(RunDir(path.parent)) for path in others if path.parent != run.path and path.is_file()]
     return [one for one in found if one is not None]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -324,6 +325,29 @@ def test_finished_runs_tell_how_long_a_larger_one_will_take(tmp_path: Path) -> N
     assert [one.run for one in runs_beside(RunDir(tmp_path / "new"))] == [str(tmp_path / "one")]
     with pytest.raises(ConfigError, match="two is no finished run that times could be told from"):
         runs_beside(RunDir(tmp_path / "new"), [str(tmp_path / "two")])
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("config",), {"embed": "static"}), (("config",), {"embed": {"encoder": "static"}, "search": [], "graph": {}}),
+     (("stages", "search", "figures", "used"), "all"), (("stages", "search", "figures", "used"), {"cpus": "2"}),
+     (("stages", "read", "figures", "texts"), "9"), (("stages", "read", "figures", "text_bytes"), "many"),
+     (("stages", "embed", "figures", "dim"), "wide")],
+)  # fmt: skip
+def test_a_directory_beside_it_ends_no_run_whatever_it_says(place: tuple[str, ...], value: Any, tmp_path: Path) -> None:
+    other = finished_run(tmp_path / "one", 10_000)
+    manifest = inner = other.manifest
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    write_json(other / "manifest.json", manifest)
+    assert runs_beside(RunDir(tmp_path / "new")) == []
+
+
+def test_a_pipe_beside_it_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe/manifest.json")
+    assert runs_beside(RunDir(tmp_path / "new")) == []
 
 
 def test_a_plan_names_memory_disk_time_and_money(tmp_path: Path) -> None:
