@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import asdict
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from clustering.config import RunConfig, build_config
 from clustering.errors import ConfigError
@@ -35,9 +39,10 @@ def status_lines(run: RunDir) -> list[str]:
     in_use = run.in_use()
     done = manifest["stages"]
     progress = _progress(run)
-    at_work = {one["stage"]: one for one in (progress, *progress.get("beside", [])) if one}
+    at_work = {one["stage"]: one for one in progress}
     if in_use:
-        head = f"running, process {progress.get('pid', '?')} of {progress.get('host', '?')}"
+        first = progress[0] if progress else {"pid": "?", "host": "?"}
+        head = f"running, process {first['pid']} of {first['host']}"
     elif "report" in done:
         head = "finished"
     else:
@@ -59,16 +64,34 @@ def status_lines(run: RunDir) -> list[str]:
     return lines
 
 
-def _progress(run: RunDir) -> Figures:
-    """What the stage at work says of itself; nothing where it says nothing, or no process of ours has written it."""
+@dataclass(config=ConfigDict(extra="ignore"), kw_only=True)
+class Progress:
+    """What a stage at work says of itself, as ``watch.Watch.figures`` leaves it."""
+
+    stage: str
+    updated: float
+    started: float
+    total: int
+    done: int = 0
+    what: str = ""
+    waits: str = ""
+    rows_per_second: float | None = None
+    left_s: float | None = None
+    run_left_s: float | None = None
+    host: str = "?"
+    pid: int | str = "?"
+
+
+_PROGRESS = TypeAdapter(list[Progress])
+
+
+def _progress(run: RunDir) -> list[Figures]:
+    """What the stages at work say of themselves; nothing where they say nothing, or no process of ours has written."""
     try:
         found = json.loads((run / PROGRESS).read_text(encoding="utf-8"))
-        for one in (found, *found.get("beside", [])):
-            if not {"stage", "updated", "started", "total"} <= one.keys():
-                return {}
+        return [asdict(one) for one in _PROGRESS.validate_python([found, *found.get("beside", [])])]
     except (OSError, ValueError, RecursionError, AttributeError, TypeError):
-        return {}
-    return dict(found)
+        return []
 
 
 def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:
@@ -76,8 +99,12 @@ def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:
     done = {name: stage["figures"] for name, stage in manifest["stages"].items()}
     if "config" not in manifest or not done.get("read", {}).get("texts"):
         return {}
-    config = build_config(manifest["config"])
-    told = forecast(config, counts_of(done["read"], dim_of(config)), Machine(os.cpu_count() or 1), runs_beside(run))
+    try:
+        config = build_config(manifest["config"])
+        counts = counts_of(done["read"], dim_of(config))
+    except (ConfigError, KeyError, TypeError):  # of another version, or made by anybody
+        return {}
+    told = forecast(config, counts, Machine(os.cpu_count() or 1), runs_beside(run))
     return {row["stage"]: row["seconds"] for row in told["stages"] if row["seconds"] is not None}
 
 

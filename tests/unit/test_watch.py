@@ -393,3 +393,26 @@ def test_status_tells_a_run_that_stopped_from_one_that_works(tmp_path: Path) -> 
         assert lines[4].startswith("  search    at work, ")
     with pytest.raises(ConfigError, match="holds no run"):
         status_lines(RunDir(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("wrong", ["x", None, [], {}])
+@pytest.mark.parametrize("key", ["stage", "updated", "started", "total", "done", "rows_per_second", "left_s", "pid"])
+def test_status_takes_any_progress(key: str, wrong: Any, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", 1000)
+    manifest = run.manifest
+    del manifest["stages"]["report"], manifest["stages"]["plot"]
+    write_json(run / "manifest.json", manifest)
+    progress = {"stage": "plot", "started": 0.0, "updated": 1.0, "done": 1, "total": 8, "rows_per_second": 2.0,
+                "left_s": 9.0, "pid": 7}  # fmt: skip
+    write_json(run / PROGRESS, progress)
+    assert "begun, 1 s; 1 of 8 parts" in status_lines(run)[-2]
+    write_json(run / PROGRESS, {**progress, key: wrong})
+    assert status_lines(run)[0].endswith("stopped; the same command goes on from here")
+
+
+def test_status_takes_a_configuration_of_another_version(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", 1000)
+    manifest = run.manifest
+    manifest["config"]["read"]["gone"] = 1
+    write_json(run / "manifest.json", manifest)
+    assert status_lines(run)[0] == f"{run.path}: finished"
