@@ -18,6 +18,8 @@ WHOLE = r"^(?:0|-?[1-9][0-9]{0,17})$"  # a number that is written as it would be
 NUMBER = r"^-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?$"  # that a float holds
 LARGEST_EXACT = 1 << 53  # up to which a float holds every whole number
 INTEGER_DIGITS = 20
+SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+FIRST_S = -62_135_596_800  # 1 January 1
 LAST_S = 253_402_300_800  # 1 January 10000: what is larger counts milliseconds or less
 _COMPACT = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?")
 
@@ -157,14 +159,24 @@ def times_of(column: pa.Array) -> tuple[pa.Array, int, str]:
     lost = pc.and_(lost, pc.not_equal(column, "")) if pa.types.is_string(kind) else lost
     lost = pc.fill_null(lost, False)
     count = pc.sum(lost).as_py() or 0
-    return found, count, repr(column.filter(lost)[0].as_py())[:60] if count else ""
+    return found, count, _shown(column.filter(lost)[0]) if count else ""
+
+
+def _shown(value: pa.Scalar) -> str:
+    try:
+        return repr(value.as_py())[:60]
+    except (OverflowError, ValueError):  # Python's own times end there
+        return "time outside of the years 1 to 9999"
 
 
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    try:
-        return column.cast(kind, safe=False)
-    except pa.ArrowInvalid:  # beyond what microseconds can say
-        return pa.nulls(len(column), TIME)
+    """A column of days or times in microseconds; nothing for what no calendar of four digits has."""
+    days = pa.types.is_date32(column.type)
+    unit = 86_400 if days else 1e-3 if pa.types.is_date64(column.type) else SECONDS[column.type.unit]
+    whole = (column.cast(pa.int32()) if days else column).cast(pa.int64())
+    seconds = pc.multiply(whole.cast(pa.float64(), safe=False), float(unit))
+    good = pc.and_(pc.greater_equal(seconds, FIRST_S), pc.less(seconds, LAST_S))
+    return pc.if_else(good, column, None).cast(kind, safe=False)
 
 
 def _of_numbers(column: pa.Array) -> pa.Array:
@@ -177,7 +189,7 @@ def _of_numbers(column: pa.Array) -> pa.Array:
             [size < LAST_S, size < LAST_S * 1e3, size < LAST_S * 1e6, size < LAST_S * 1e9], [1e6, 1e3, 1, 1e-3], np.nan
         )
         micros = values * unit
-        good = np.isfinite(micros) & (np.abs(micros) < LAST_S * 1e6)
+        good = (micros >= FIRST_S * 1e6) & (micros < LAST_S * 1e6)
         found = pa.array(np.where(good, micros, 0).astype(np.int64), mask=~good).cast(TIME)
     if not compact.any():
         return found
@@ -205,7 +217,7 @@ def _iso(column: pa.Array) -> pa.Array:
     parsed = pd.to_datetime(
         pd.Series(plain_zone.to_pylist(), dtype=object), format="ISO8601", utc=True, errors="coerce"
     )
-    return pa.Array.from_pandas(parsed).cast(TIME, safe=False)
+    return _cast(pa.Array.from_pandas(parsed), TIME)
 
 
 def _of_strings(column: pa.Array) -> pa.Array:

@@ -15,7 +15,12 @@ BOMS = (
 )  # fmt: skip
 GUESS_BYTES = 1 << 16  # of lines with bytes beyond ASCII, from which an encoding is guessed
 FEW = 12  # as many such bytes tell nothing; they are taken for those of Western Europe, the most common by far
-LATIN = ("latin_1", "iso8859_15", "cp850", "cp858", "mac_roman")  # guessed for what is cp1252
+# What files are written in; others, as those of old Macs and of DOS, look like these and are hardly met.
+KNOWN = (
+    *(f"cp125{number}" for number in range(7)), "cp1258", "cp874", "latin_1", "iso8859_2", "iso8859_15", "koi8_r",
+    "koi8_u", "cp932", "shift_jis", "euc_jp", "iso2022_jp", "gb18030", "big5", "big5hkscs", "cp949", "euc_kr",
+)  # fmt: skip
+LATIN = ("latin_1", "iso8859_15")  # guessed for what is cp1252
 _MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
 
 
@@ -36,15 +41,30 @@ def guess_encoding(content: bytes) -> str:
     """The likely encoding of bytes that are not UTF-8."""
     from charset_normalizer import from_bytes
 
-    lines = b"\n".join(line for line in content.splitlines() if not line.isascii())[:GUESS_BYTES]
+    lines = _odd_lines(content)
     high = sum(byte > 127 for byte in lines)
     if high <= FEW or high < 0.02 * len(lines):
         return _western(lines)
-    best = from_bytes(lines).best()
+    best = from_bytes(lines, cp_isolation=list(KNOWN)).best()
     name = best.encoding if best is not None else ""
     if not name or name in ("ascii", "utf_8"):
         return _western(lines)
     return "cp1252" if (name in LATIN and _fits(lines, "cp1252")) or _reads_as(lines, name, "cp1252") else name
+
+
+def _odd_lines(content: bytes) -> bytes:
+    """Whole lines that are not ASCII: half a character at the end would rule out what the bytes are."""
+    lines = content.splitlines(keepends=True)
+    if len(lines) > 1 and not lines[-1].endswith((b"\n", b"\r")):
+        lines.pop()
+    lines = [line for line in lines if not line.isascii()]
+    found, size = [], 0
+    for line in lines:
+        if found and size + len(line) > GUESS_BYTES:
+            break
+        found.append(line)
+        size += len(line)
+    return b"".join(found)
 
 
 def _western(lines: bytes) -> str:

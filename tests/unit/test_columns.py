@@ -292,3 +292,18 @@ def test_what_is_no_time_is_nothing_and_counted(write: Write, read_here: Read) -
     run, figures = read_here(section(write("a.jsonl", "\n".join(lines)), time_column="at"))
     assert members_of(run, "time")["time"][0] == datetime(2024, 5, 1, tzinfo=timezone.utc)
     assert any("6 values of read.time_column are no time" in line for line in figures["warnings"])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["-1", "never"]), pa.array(["-2024-05-01"]), pa.array([-(10**14)]),
+        pa.array([-(10**18)], pa.timestamp("us")),
+        pa.array([1 << 40], pa.timestamp("s")), pa.array([(1 << 31) - 1, -719_200], pa.date32()),
+        pa.array([1 << 60], pa.timestamp("ms", "UTC")),
+    ],
+)  # fmt: skip
+def test_a_time_outside_of_the_years_1_to_9999_is_nothing_and_counted(column: pa.Array) -> None:
+    found, lost, _ = times_of(column)
+    assert found.type == TIME
+    assert (found.null_count, lost) == (len(column), len(column))

@@ -737,3 +737,23 @@ def test_a_json_column_of_objects_is_refused_as_one_of_parquet_is(write: Write) 
     assert "column 'title' holds objects; name a key within them ('title.0'), or write one record on each line" in told
     told = refused(write("b.jsonl", "".join(json.dumps({"title": [title]}) + "\n" for title in HEADLINES)))
     assert "column 'title' holds lists; a text or id column holds strings or numbers" in told
+
+
+@pytest.mark.parametrize(
+    ("encoding", "title"),
+    [
+        ("cp932", "日本語のニュース見出し"), ("gb18030", "港口关闭的中文新闻标题"),
+        ("euc_kr", "항구 폐쇄에 관한 한국어 뉴스 제목"),
+        ("cp1251", "Наводнение закрывает гавань"), ("cp1252", "Müller’s café déjà"),
+    ],
+)  # fmt: skip
+def test_the_encoding_of_a_long_file_is_guessed_by_whole_lines(
+    encoding: str, title: str, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clustering import formats
+
+    titles = [f"{title} {n}" for n in range(3000)]
+    for block in (5001, 5002, formats.BLOCK_BYTES):
+        monkeypatch.setattr(formats, "BLOCK_BYTES", block)
+        run, _ = read_here(section(write("a.csv", rows(titles).encode(encoding))))
+        assert texts_of(run) == titles
