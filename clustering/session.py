@@ -294,8 +294,9 @@ def _guarded(whose: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if lost or (isinstance(error, CoveyError) and gone()):  # asked while Ray is there, if it is
-            raise StageError(lost[0] if lost else gone()) from error
+        words = lost[0] if lost else gone() if isinstance(error, CoveyError) else ""  # asked while Ray is there
+        if words:
+            raise StageError(words) from error
         raise
     finally:
         leaving.set()
