@@ -58,7 +58,8 @@ def _odd_lines(content: bytes) -> bytes:
     if len(lines) > 1 and not lines[-1].endswith((b"\n", b"\r")):
         lines.pop()
     lines = [line for line in lines if not line.isascii()]
-    found, size = [], 0
+    found: list[bytes] = []
+    size = 0
     for line in lines:
         if found and size + len(line) > GUESS_BYTES:
             break
