@@ -25,6 +25,7 @@ from clustering.errors import ConfigError, StageError
 from clustering.inventory import LOCK
 from clustering.storage import RemotePath, object_client, passes
 
+LOOKS = 15  # at a lock that is held, in a second and a half
 T = TypeVar("T")
 log = logging.getLogger("covey")
 
@@ -98,12 +99,12 @@ class LocalLock:
         return handle
 
     def _lock(self, handle: Any) -> None:
-        for tried in range(3):  # who only looks whether it is held, holds it for a moment
+        for tried in range(LOOKS):  # who only looks holds it for a moment, and so does a child just being started
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if tried == 2:
+                if tried == LOOKS - 1:
                     raise in_use_error(self.path) from None
                 time.sleep(0.1)
             except OSError as error:

@@ -152,7 +152,8 @@ def test_what_cannot_be_read_is_said_before_any_work(covey, milvus_server, tmp_p
              "read.collection.vector_field=vec"]  # fmt: skip
     result = covey(*words)
     assert result.status == 2
-    assert "'year' is not of type VARCHAR; the fields are key (INT64), headline (VARCHAR)" in result.err
+    assert "'year' is not of type VARCHAR" in result.err
+    assert "; the fields are key (INT64), headline (VARCHAR)" in result.err
     assert "has no field 'vec'" in result.err
     assert "is not loaded" in result.err
     assert "NotLoad" in str(client.get_load_state("asleep")["state"])

@@ -133,7 +133,7 @@ def test_work_lands_on_all_nodes(nodes: Nodes, battered: Any) -> None:
 
 
 KILLED = [some("records", many=1), finished("read"), some("vectors"), finished("embed"), some("loaded", "*.done"),
-          finished("store"), some("neighbors"), finished("search"), finished("forest"), begun("project")]  # fmt: skip
+          finished("store"), some("neighbors"), finished("search"), finished("forest"), begun("plot")]  # fmt: skip
 
 
 def test_a_driver_killed_at_ten_points_does_nothing_twice(
@@ -147,7 +147,10 @@ def test_a_driver_killed_at_ten_points_does_nothing_twice(
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-        assert not run.in_use()
+        soon = time.monotonic() + 10  # a child that was just being started holds the lock for a moment
+        while run.in_use():
+            assert time.monotonic() < soon
+            time.sleep(0.02)
         stages = {name: stage["finished"] for name, stage in run.manifest["stages"].items()}
         assert seen.items() <= stages.items()
         seen = stages
