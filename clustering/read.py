@@ -209,8 +209,14 @@ def carried_columns(
 
 
 def kept_name(column: str) -> str:
-    """A carried column's name in members/ and labels.parquet; those that have one meaning there are set apart."""
-    return f"input_{column}" if column in schema.RESERVED else column
+    """A carried column's name in members/ and labels.parquet; those that have one meaning there are set apart.
+
+    An input's own input_label becomes input_input_label, so that no two columns meet in one name.
+    """
+    bare = column
+    while bare.startswith("input_"):
+        bare = bare[len("input_") :]
+    return f"input_{column}" if bare in schema.RESERVED else column
 
 
 def _records(

@@ -151,18 +151,24 @@ _side: ContextVar[_Side | None] = ContextVar("side", default=None)  # of a threa
 def beside(work: Callable[[], object]) -> Iterator[None]:
     """Let ``work``, of single tasks, run on a thread of its own beside the block, at whose end it is waited for.
 
-    Raises: what the block raises, by which ``work`` is ended; else what ``work`` raises.
+    Raises: what the block or ``work`` raises; it ends the other's task.
     """
-    side, context = _Side(), copy_context()
+    own, side, context = _Side(), _Side(), copy_context()
     context.run(_side.set, side)
+    token = _side.set(own)
     with ThreadPoolExecutor(1, "covey-beside") as pool:
         other = pool.submit(context.run, work)
+        other.add_done_callback(lambda done: own.end() if done.exception() else None)
         try:
             yield
             wait([other])  # here, where a signal is answered by ending it
-        except BaseException:
-            side.end()
+        except Exception:
+            if own.ended:  # by what ``work`` has raised
+                other.result()
             raise
+        finally:
+            side.end()
+            _side.reset(token)
     other.result()
 
 

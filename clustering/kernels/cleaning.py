@@ -22,8 +22,10 @@ _ENDS = {
     "style": re.compile(r"</style\s*>", re.I),
     "<!--": re.compile("-->"),
 }
-_INLINE_TAG = re.compile(rf"</?(?:{_INLINE})\b(?:\s[^<>]*)?/?(?:>|$)", re.I)
-_TAG = re.compile(rf"</?(?:{_BLOCK})\b[^<>]*(?:>|$)", re.I)
+# Attributes hold a =, which tells <q cite="x"> from p<q and r>s; a tag that the end of a text cuts off has some.
+_REST = r"(?:(?:\s[^<>]*=[^<>]*)?\s*/?>|\s[^<>]*=[^<>]*$)"
+_INLINE_TAG = re.compile(rf"</?(?:{_INLINE})\b{_REST}", re.I)
+_TAG = re.compile(rf"</?(?:{_BLOCK})\b{_REST}", re.I)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _URL = re.compile(r"\b(?:https?://|www\.)[^\s<>\"]+", re.I)
 _HASHTAG = re.compile(r"(?<![\w&/])#(\w+)")

@@ -348,3 +348,17 @@ def test_what_fails_beside_a_block_is_told_when_the_block_is_done(local_ray: Non
     with pytest.raises(StageError, match="no map"), beside(fails):
         done.append(True)
     assert done
+
+
+def test_what_fails_beside_a_block_ends_its_task(local_ray: None, tmp_path: Path) -> None:
+    started, never = tmp_path / "started", tmp_path / "never"
+
+    def fails() -> None:
+        while not started.exists():
+            time.sleep(0.05)
+        raise StageError("no map")
+
+    begun = time.monotonic()
+    with pytest.raises(StageError, match="no map"), beside(fails):
+        on_worker(_until, started, never)
+    assert time.monotonic() - begun < 50  # it would have waited for 60 s

@@ -17,7 +17,7 @@ from clustering import schema
 from clustering.columns import TIME, as_type, common_type, is_large, times_of
 from clustering.config import ReadSection
 from clustering.errors import ConfigError
-from clustering.read import find_files
+from clustering.read import find_files, kept_name
 from clustering.rundir import RunDir, read_columns, write_table
 from clustering.storage import read_schema
 from tests.unit.conftest import Write
@@ -307,3 +307,9 @@ def test_a_time_outside_of_the_years_1_to_9999_is_nothing_and_counted(column: pa
     found, lost, _ = times_of(column)
     assert found.type == TIME
     assert (found.null_count, lost) == (len(column), len(column))
+
+
+def test_no_two_columns_meet_in_one_name() -> None:
+    columns = ["label", "input_label", "input_input_label", "score", "input_score"]
+    kept = ["input_label", "input_input_label", "input_input_input_label", "score", "input_score"]
+    assert [kept_name(column) for column in columns] == kept

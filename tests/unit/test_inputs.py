@@ -625,6 +625,8 @@ def test_markup_is_taken_out_and_the_original_shown(write: Write, read_here: Rea
         ("Vote today <a href='http://x", "Vote today"),
         ("&#8220;Vote&#x201d; &copy 2024", "“Vote” &copy 2024"),
         ("<!-- c --> Vote <img src=x>", "Vote"),
+        ("a<b, p<q and r>s", "a<b, p<q and r>s"),
+        ("if a<b", "if a<b"),
     ],
 )
 def test_only_what_is_markup_is_taken_out(text: str, expected: str, write: Write, read_here: Read) -> None:
