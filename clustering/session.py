@@ -51,7 +51,7 @@ def ray_session() -> Iterator[None]:
         options: dict[str, Any] = {"address": address}
         if address is None:
             folder = stack.enter_context(_own_folder())
-            options = {"address": "local", "_temp_dir": str(folder)}
+            options = {"address": "local", "_temp_dir": str(folder), "include_dashboard": False}
             stack.enter_context(_temporary_files_in(folder))
         with _signals_answered(), _told_in_time(address), _start_in_words(address):
             ray.init(**options, logging_level=logging.ERROR)
