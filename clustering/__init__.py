@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Ray puts a Python function in the place of print, which numba cannot compile, where kernels of others have one.
+os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
 
 if TYPE_CHECKING:
     from clustering.assign import assign_texts

@@ -23,8 +23,9 @@ from tests.integration.conftest import ROOT
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 
 WAITS = """
-import sys, time
+import signal, sys, time
 from jobs.cli import run_command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 
 def waits():
     time.sleep(600)

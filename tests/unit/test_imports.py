@@ -115,3 +115,9 @@ def test_everything_the_library_promises_is_there() -> None:
         assert getattr(clustering, name).__name__ == name
     with pytest.raises(AttributeError, match="module 'clustering' has no attribute 'nonsense'"):
         _ = clustering.nonsense
+
+
+def test_print_stays_what_numba_can_compile() -> None:
+    words = "import builtins, clustering; from ray.experimental.tqdm_ray import instance; instance(); print(print)"
+    said = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True).stdout
+    assert said == "<built-in function print>\n"
