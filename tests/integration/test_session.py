@@ -104,7 +104,7 @@ def test_a_signal_is_answered_while_ray_starts(
     sent = time.monotonic()
     command.process.send_signal(number)
     code, lines = command.end()
-    assert time.monotonic() - sent < max(2, 0.3 * start_s)
+    assert time.monotonic() - sent < max(4, start_s)  # where Ray is just up, it is ended first
     assert (code, lines[-1]) == (status, f"{said}; the same command goes on from here"), lines
     command.leaves_nothing()
 
