@@ -69,6 +69,7 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
     log_format : text for people, json for a line of JSON each; a failed job's last line is its cause in either
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job of somebody else's data calls nobody
+    os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 a worker starves beside anything else that is busy
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave the workers' view of GPUs alone
     os.environ.setdefault("RAY_task_oom_retries", "2")  # a task that runs out of memory is begun again for ever else
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
