@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
 import urllib.request
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
@@ -59,7 +60,9 @@ class _Endpoint:
 
     def __init__(self, cfg: Titles) -> None:
         self.cfg, self.url = cfg, f"{cfg.url.rstrip('/')}/chat/completions"
-        self.proxy = proxy_of(self.url)
+        self.proxy, password = proxy_of(self.url)
+        # Of a tunnel, the proxy alone is told the password; else the request is the proxy's own.
+        self.told: Any = {"proxy_headers" if self.url.startswith("https:") else "headers": password}
         self.failed, self.reason = 0, ""
         self.places = asyncio.Semaphore(AT_ONCE)
 
@@ -70,7 +73,9 @@ class _Endpoint:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(headers=headers, timeout=timeout, auto_decompress=False) as session:
             wanted = (self.title(session, *both) for both in zip(terms, exemplars, strict=True))
-            return list(await asyncio.gather(*wanted)), self.reason
+            found = list(await asyncio.gather(*wanted))
+        through = f" (asked through the proxy {self.proxy})" if self.proxy and self.reason else ""
+        return found, self.reason + through
 
     async def title(self, session: aiohttp.ClientSession, terms: list[str], exemplars: list[str]) -> str | None:
         async with self.places:
@@ -97,10 +102,10 @@ class _Endpoint:
         messages = [{"role": "system", "content": ASK}, {"role": "user", "content": content}]
         body = {"model": self.cfg.model, "messages": messages, "temperature": 0}
         # A redirect would take the texts, and the key, to where the configuration does not say.
-        async with session.post(self.url, json=body, proxy=self.proxy, allow_redirects=False) as reply:
+        async with session.post(self.url, json=body, proxy=self.proxy, allow_redirects=False, **self.told) as reply:
             if 300 <= reply.status < 400:
                 to = urlsplit(reply.headers.get("Location", ""))
-                where = f"{to.scheme}://{to.netloc}" if to.netloc else to.path
+                where = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else to.path
                 raise RefusedError(f"it redirects to {where}; set describe.titles.url to the address that answers")
             if reply.status != 200:
                 kind = RefusedError if reply.status < 500 and reply.status not in WAIT_HELPS else ValueError
@@ -113,13 +118,20 @@ class _Endpoint:
             return found
 
 
-def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for a URL; none for this machine itself."""
+def proxy_of(url: str) -> tuple[str | None, dict[str, str]]:
+    """The proxy that the environment names for a URL, and the header with its user and password, which stand in no
+    address that an error would show; none for this machine itself."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if host in ("localhost", "127.0.0.1", "::1") or urllib.request.proxy_bypass(host):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)
+        return None, {}
+    given = urllib.request.getproxies().get(parts.scheme)
+    if not given:
+        return None, {}
+    scheme, _, rest = given.rpartition("://")
+    user, _, place = rest.rpartition("@")
+    password = {"Proxy-Authorization": f"Basic {base64.b64encode(unquote(user).encode()).decode()}"} if user else {}
+    return f"{scheme or 'http'}://{place}", password
 
 
 def title_of(reply: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import socket
@@ -174,7 +175,40 @@ def test_a_proxy_is_not_asked_for_this_machine(endpoint, monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     assert write_titles(cfg, [["flood"]], [[]]) == (["About flood"], "")
-    assert titles.proxy_of("http://titles.example.org/v1") == "http://127.0.0.1:9"
+    assert titles.proxy_of("http://titles.example.org/v1") == ("http://127.0.0.1:9", {})
+
+
+GIVEN = REPLY + json.dumps({"choices": [{"message": {"content": "Flood"}}]}).encode()
+SESAME = b"Proxy-Authorization: Basic " + base64.b64encode(b"me:ses@me/")
+
+
+@pytest.mark.parametrize("before", ["http://me:ses%40me%2F@", "http://me:ses@me/@", "me:ses@me/@"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"SSH-2.0\r\n", GIVEN])
+def test_a_proxy_is_told_its_password_and_nobody_else(raw, monkeypatch, before, scheme, answer):
+    proxy, asked = raw(lambda: [answer])
+    place = proxy.url.removesuffix("/v1").removeprefix("http://")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(f"{scheme}_proxy", before + place)
+    cfg = replace(proxy, url=f"{scheme}://titles.invalid/v1")
+    found, reason = write_titles(cfg, [["flood"]], [["Flood in town"]])
+    assert SESAME in asked[0]
+    assert (b"Flood in town" in asked[0]) == (scheme == "http")
+    if answer == GIVEN and scheme == "http":
+        assert (found, reason) == (["Flood"], "")
+    else:
+        assert found == [None]
+        assert reason.endswith(f"(asked through the proxy http://{place})")
+        assert "ses" not in reason
+
+
+@pytest.mark.parametrize("to", ["https://me:sesame@other.example", "//me:sesame@other.example/x"])
+def test_where_a_redirect_leads_is_told_without_a_password(raw, to):
+    cfg, _ = raw(lambda: [f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode()])
+    _, reason = write_titles(cfg, [["flood"]], [[]])
+    assert "://other.example;" in reason
+    assert "sesame" not in reason
 
 
 @pytest.mark.parametrize(
