@@ -507,7 +507,12 @@ def _broken_addresses(known: Mapping[str, Any]) -> list[str]:
         except ValueError as error:  # of the host, or of the port
             found.append(f"{place} is no URI: {str(error).partition(' (')[0][:100]}; got {_shown(text)}")
             continue
-        if wrong:
+        if place in SECRET_ENV and (parts.query or parts.fragment):
+            found.append(
+                f"{place} goes on after a ? or #, which is not sent and may be a secret, so it is not shown; leave it "
+                f"out, and name an environment variable with a secret in {SECRET_ENV[place]}"
+            )
+        elif wrong:
             found.append(f"{place} names no host, or port 0; write it as http://host:19530; got {_shown(text)}")
     return found
 
@@ -608,8 +613,13 @@ def _wrong_address(place: str, given: StoreSection | CollectionInput) -> list[st
         found.append(f"{place}.ca_file and {place}.server_name belong to a {place}.uri that begins with https://")
     takes = f"neither '{EMBEDDED}' nor an" if isinstance(given, StoreSection) else "no"
     embedded = isinstance(given, StoreSection) and given.embedded
-    if "://" not in given.uri and "@" not in given.uri and not embedded:
-        found.append(f"{place}.uri={_shown(given.uri)} is {takes} address such as http://host:19530")
+    uri = re.split("[?#]", given.uri)[0]
+    scheme, mark, rest = uri.partition("://")
+    if not (scheme in ("http", "https", "tcp") and mark) and "@" not in given.uri and not embedded:
+        found.append(f"{place}.uri={_shown(uri)} is {takes} address such as http://host:19530")
+    database = rest.partition("/")[2].strip("/")
+    if database and "@" not in database:  # pymilvus's client takes it for a database, and nothing else does
+        found.append(f"{place}.uri names more than host and port: /{database[:80]}; set {place}.db_name to a database")
     return found
 
 

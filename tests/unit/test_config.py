@@ -551,6 +551,32 @@ def test_a_file_that_is_no_yaml_is_not_quoted(tmp_path: Path) -> None:
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize("uri", ["https://host:1?token=hush", "http://host/v1?api_key=hush", "http://host#hush"])
+@pytest.mark.parametrize("key", ["store.uri", "read.collection.uri", "describe.titles.url"])
+def test_a_secret_behind_the_address_of_a_server_is_refused_without_printing_it(key: str, uri: str) -> None:
+    section, *_ = key.split(".")
+    more = {"name": "a", "text_field": "t"} if section == "read" else {"model": "any"}
+    raw = {"store": {"uri": uri}, "read": {"collection": {"uri": uri, **more}},
+           "describe": {"titles": {"url": uri, **more}}}  # fmt: skip
+    found = problems({section: raw[section]})
+    assert sum(line.startswith(f"{key} goes on after a ? or #") for line in found) == 1
+    assert "hush" not in "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("http://milvus:19530/news", "store.uri names more than host and port: /news; set store.db_name"),
+        ("HTTPS://milvus:19530", "store.uri='HTTPS://milvus:19530' is neither 'embedded' nor an address such as"),
+        ("s3://bucket", "store.uri='s3://bucket' is neither 'embedded' nor an address such as"),
+    ],
+)
+def test_an_address_that_client_and_channel_would_take_for_different_ones_is_refused(uri: str, words: str) -> None:
+    """Of /news the client made a database, and the channel wrote into the default one; HTTPS was TLS for one only."""
+    assert any(line.startswith(words) for line in problems({"store": {"uri": uri}}))
+    assert build_config({"store": {"uri": "https://milvus/", "db_name": "news"}}).store.db_name == "news"
+
+
 def test_a_path_may_hold_an_at_sign() -> None:
     paths = [
         "s3://bucket/a@b.csv",
