@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from clustering import typed
 from clustering.errors import ConfigError
+from clustering.kernels.printable import CREDENTIALS
 
 EMBEDDED = "embedded"
 ENCODERS = ("static", "minilm", "bge-m3")  # any other name is a sentence-transformers model
@@ -41,8 +42,6 @@ SEARCH_PARAMS: dict[str, dict[str, tuple[int, int]]] = {
 LISTED = ("ef", "search_list", "itopk_size")  # as many candidates are kept, so no less than k + 1
 GPU_PARAMS = ("build_algo", "adapt_for_cpu", "cache_dataset_on_device", "search_width", "min_iterations", "team_size")
 
-# A URI with a user, or with a user and a password, in which / may stand. An @ further on is part of a path.
-CREDENTIALS = re.compile(r"://([^/?#]*|[^/?#@:]+:(?!\d+[/?#]).*)@", re.DOTALL)
 SECRET_ENV = {  # addresses of servers, and the key that names the variable with their secret
     "store.uri": "store.token_env",
     "read.collection.uri": "read.collection.token_env",
@@ -330,6 +329,8 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunCo
         [a, b], null means none where that is a choice.
     Raises: ConfigError that lists every problem of the file and the words at once.
     """
+    if CREDENTIALS.search(str(path)):
+        raise ConfigError(["the configuration is a URI with a user or password; name a file of this machine"])
     problems: list[str] = []
     raw = _read_yaml(Path(path), problems) if path is not None else {}
     for word in overrides:

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.fs
 
 from clustering.config import ReadSection
-from clustering.storage import filesystem_of
+from clustering.kernels.printable import CREDENTIALS
+from clustering.storage import SECRET_SHOWN, filesystem_of
 
 FORMATS = {
     "csv": "csv",
@@ -97,6 +98,9 @@ def resolve_paths(
     if not cfg.paths:
         problems.append("read.paths is empty; name files, globs, directories or URIs, or give a read.collection")
     for path in cfg.paths:
+        if CREDENTIALS.search(path):
+            problems.append(f"read.paths: {SECRET_SHOWN}")
+            continue
         files, others = _resolve(path, cfg.format, problems)
         inputs = [file for file in files if not left_out(file.uri)]
         if files and not inputs:

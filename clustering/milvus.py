@@ -28,6 +28,7 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2, milvus_pb2_grpc
 from clustering.config import RunConfig
 from clustering.embedded import embedded_server
 from clustering.errors import ConfigError, StoreError
+from clustering.kernels.printable import without_user
 from clustering.patience import RefusedError as RefusedError
 from clustering.patience import passes as passes
 from clustering.patience import patiently as patiently
@@ -104,7 +105,7 @@ class Address:
         if self.on_this_machine or _bypasses_proxy(self.host):
             return ""
         found = next((os.environ[name] for name in PROXIES if os.environ.get(name)), "")
-        return re.sub(r"//[^/@]*@", "//***@", found)
+        return without_user(found)
 
     @property
     def token(self) -> str:
@@ -113,17 +114,18 @@ class Address:
         Raises: ConfigError when the variable or file holds none.
         """
         if self.token_env:
-            token = os.environ.get(self.token_env, "")
+            token = os.environ.get(self.token_env, "").strip()
             if not token:
                 name, node = self.token_env, platform.node()
                 raise ConfigError([f"{self.section}.token_env: the environment variable {name} is not set on {node}"])
             return token
         if self.token_file:
             try:
-                token = Path(self.token_file).read_text(encoding="utf-8").strip()
-            except OSError as error:
+                token = Path(self.token_file).read_text(encoding="utf-8-sig").strip()
+            except (OSError, ValueError) as error:  # of which the text of the second would hold what was read
                 place = f"{self.token_file} cannot be read on {platform.node()}"
-                raise ConfigError([f"{self.section}.token_file: {place}: {error.strerror}"]) from None
+                why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+                raise ConfigError([f"{self.section}.token_file: {place}: {why}"]) from None
             if not token:
                 raise ConfigError([f"{self.section}.token_file: {self.token_file} is empty"])
             return token

@@ -91,18 +91,19 @@ def write_sample(path: str | Path, n_texts: int, seed: int = 0) -> dict[str, int
     Returns: records and stories. The same seed and n_texts give the same file.
     Raises: ConfigError for another ending, fewer than 1 text, a seed below 0, or a file that cannot be written.
     """
-    path = Path(path)
-    if path.suffix not in (".csv", ".parquet"):
+    target = place(str(path))
+    suffix = Path(target.name).suffix
+    if suffix not in (".csv", ".parquet"):
         raise ConfigError([f"--output {path}: the ending says the format; use .csv or .parquet"])
     if n_texts < 1:
         raise ConfigError([f"--texts {n_texts}: at least 1 is needed"])
     if seed < 0:
         raise ConfigError([f"--seed {seed}: no number below 0 is taken"])
-    check_writable(place(str(path)), "--output")
+    check_writable(target, "--output")
     schema = pa.schema([("id", pa.string()), ("title", pa.string()), ("story", pa.int64())])
     stories = 0
-    with whole(path) as temporary, temporary.open("wb") as handle:
-        make = pa.csv.CSVWriter if path.suffix == ".csv" else pq.ParquetWriter
+    with whole(target) as temporary, temporary.open("wb") as handle:
+        make = pa.csv.CSVWriter if suffix == ".csv" else pq.ParquetWriter
         with make(handle, schema) as writer:
             for table, told in _blocks(n_texts, seed, schema):
                 writer.write_table(table)

@@ -23,6 +23,7 @@ import ray
 
 from clustering import command
 from clustering.errors import ConfigError, CoveyError, StageError
+from clustering.kernels.printable import without_user
 
 log = logging.getLogger("covey")
 
@@ -66,6 +67,7 @@ def _given_address() -> str | None:
     Raises: ConfigError when it is no address of a cluster's head, or nobody answers there.
     """
     given = os.environ.get("RAY_ADDRESS", "").strip()
+    shown = without_user(given)
     if given in ("", "local"):
         return None
     if given == "auto":
@@ -74,10 +76,10 @@ def _given_address() -> str | None:
     kinds = {"ray://": "for Ray's client, which a run cannot use", "http": "a dashboard's, for `ray job submit`"}
     for scheme, kind in kinds.items():
         if given.startswith(scheme):
-            raise ConfigError([f"RAY_ADDRESS={given} is {kind}; {wanted}"])
+            raise ConfigError([f"RAY_ADDRESS={shown} is {kind}; {wanted}"])
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@]+):(\d{1,5})", given)
     if found is None or not 0 < int(found[2]) < 1 << 16:
-        raise ConfigError([f"RAY_ADDRESS={given} is no address; {wanted}"])
+        raise ConfigError([f"RAY_ADDRESS={shown} is no address; {wanted}"])
     deadline = time.monotonic() + ANSWER_S
     while problem := _refused(found[1].strip("[]"), int(found[2])):
         if time.monotonic() > deadline:

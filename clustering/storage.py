@@ -29,9 +29,11 @@ from obstore.exceptions import BaseError
 from obstore.store import GCSStore, S3Store
 
 from clustering.errors import ConfigError, StageError
+from clustering.kernels.printable import CREDENTIALS
 
 T = TypeVar("T")
 ANEW = "covey run with run.resume=false makes it anew"
+SECRET_SHOWN = "a URI holds a user or password; object stores take credentials from the environment"
 PATIENCE_S = 300.0  # how long an object store that fails is waited for, unless the run says otherwise
 FEW_TRIES = 3  # for what is neither known to pass nor known to stay, such as a file that is no Parquet
 LONGEST_PAUSE_S = 10.0
@@ -262,6 +264,8 @@ def place(given: str | Place) -> Place:
         return given
     if not str(given) or "\0" in str(given):
         raise ConfigError([f"{str(given)!r} is no path"])
+    if CREDENTIALS.search(str(given)):
+        raise ConfigError([SECRET_SHOWN])
     if "://" in str(given) and not str(given).startswith("file://"):
         try:
             return RemotePath.of(str(given))

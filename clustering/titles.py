@@ -40,8 +40,13 @@ class RefusedError(ValueError):
 
 def check_titles(cfg: Titles | None) -> None:
     """Raises: ConfigError when the key's environment variable is not set."""
-    if cfg is not None and cfg.key_env and not os.environ.get(cfg.key_env):
+    if cfg is not None and cfg.key_env and not _key(cfg.key_env):
         raise ConfigError([f"describe.titles.key_env: the environment variable {cfg.key_env} is not set"])
+
+
+def _key(name: str) -> str:
+    """The key in an environment variable, without the line end that a file gave it; "" where there is none."""
+    return os.environ.get(name, "").strip()
 
 
 def write_titles(cfg: Titles, terms: list[list[str]], exemplars: list[list[str]]) -> tuple[list[str | None], str]:
@@ -50,7 +55,7 @@ def write_titles(cfg: Titles, terms: list[list[str]], exemplars: list[list[str]]
     No reply ends the run: one that is late, too long, malformed or a redirect is a title that failed.
     Returns: the titles, and why the first of those that are missing failed ("" where none is missing).
     """
-    if cfg.key_env and not os.environ.get(cfg.key_env):  # workers have the environment of when Ray was started
+    if cfg.key_env and not _key(cfg.key_env):  # workers have the environment of when Ray was started
         return [None] * len(terms), f"the environment variable {cfg.key_env} is not set where Ray's workers run"
     return asyncio.run(_Endpoint(cfg).all(terms, exemplars))
 
@@ -69,7 +74,7 @@ class _Endpoint:
     async def all(self, terms: list[list[str]], exemplars: list[list[str]]) -> tuple[list[str | None], str]:
         headers = {"Accept-Encoding": "identity"}
         if self.cfg.key_env:
-            headers["Authorization"] = f"Bearer {os.environ[self.cfg.key_env]}"
+            headers["Authorization"] = f"Bearer {_key(self.cfg.key_env)}"
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(headers=headers, timeout=timeout, auto_decompress=False) as session:
             wanted = (self.title(session, *both) for both in zip(terms, exemplars, strict=True))

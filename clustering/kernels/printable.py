@@ -10,6 +10,9 @@ _SPACES = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
 _CONTROLS = re.compile(
     "\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
+# A URI with a user, or with a user and a password, in which / may stand. An @ further on is part of a path.
+CREDENTIALS = re.compile(r"://([^/?#]*|[^/?#@:]+:(?!\d+[/?#]).*)@", re.DOTALL)
+_USER = re.compile(r"^(\w+://)?.*@", re.DOTALL)
 REPLACED = "\ufffd"  # stands visibly for a character that is not shown
 
 
@@ -22,3 +25,8 @@ def one_line(text: str, most: int | None = None) -> str:
     """The printable text in one line, cut to ``most`` characters with an ellipsis."""
     line = _CONTROLS.sub(REPLACED, _SPACES.sub(" ", text)).strip()
     return line if most is None or len(line) <= most else line[: most - 1] + "…"
+
+
+def without_user(address: str) -> str:
+    """An address without the user and password before its host."""
+    return _USER.sub(r"\1***@", address)

@@ -196,6 +196,7 @@ WANTED = "give the host:port of a cluster's head (10.0.0.1:6379), or unset it fo
     ("address", "said"),
     [
         ("http://127.0.0.1:8265", f"http://127.0.0.1:8265 is a dashboard's, for `ray job submit`; {WANTED}"),
+        ("http://me:sesame@ray", f"http://***@ray is a dashboard's, for `ray job submit`; {WANTED}"),
         ("ray://127.0.0.1:10001", f"ray://127.0.0.1:10001 is for Ray's client, which a run cannot use; {WANTED}"),
         ("127.0.0.1", f"127.0.0.1 is no address; {WANTED}"),
         ("head:99999", f"head:99999 is no address; {WANTED}"),

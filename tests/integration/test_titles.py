@@ -46,7 +46,7 @@ def endpoint():
 
 def test_titles_come_in_order_and_failures_are_none(endpoint, monkeypatch):
     server, cfg = endpoint
-    monkeypatch.setenv("COVEY_TEST_KEY", "secret-key")
+    monkeypatch.setenv("COVEY_TEST_KEY", "secret-key\n")  # as a file or a Kubernetes secret gives it
     monkeypatch.setattr(titles, "PAUSE_S", 0)
     terms = [["flood", "rain"], ["fails"], ["strike"]]
     found, reason = write_titles(cfg, terms, [["Flood in town"], [], ["Pilots strike"]])

@@ -119,6 +119,14 @@ def test_a_token_comes_from_a_variable_or_a_file(tmp_path: Path, monkeypatch: py
     held = tmp_path / "token"
     held.write_text("root:sesame\n")
     assert Address("http://m:1", "texts", token_file=str(held)).token == "root:sesame"
+    held.write_bytes(b"\xef\xbb\xbfroot:sesame\r\n")  # as Windows leaves it
+    assert Address("http://m:1", "texts", token_file=str(held)).token == "root:sesame"
+    monkeypatch.setenv("COVEY_TEST_TOKEN", "root:sesame\n")
+    assert Address("http://m:1", "texts", token_env="COVEY_TEST_TOKEN").token == "root:sesame"
+    held.write_bytes(b"root:sesame\xff")
+    with pytest.raises(ConfigError, match=r"store.token_file: .* cannot be read on .*: it is no UTF-8 text") as caught:
+        _ = Address("http://m:1", "texts", token_file=str(held)).token
+    assert "sesame" not in str(caught.value)
     held.write_text("\n")
     with pytest.raises(ConfigError, match=r"store.token_file: .* is empty"):
         _ = Address("http://m:1", "texts", token_file=str(held)).token

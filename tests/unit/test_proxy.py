@@ -85,6 +85,12 @@ def test_a_proxy_before_a_server_is_named_and_its_password_is_not(proxy: list[by
     assert any(request.startswith(b"CONNECT milvus.invalid:19530") for request in proxy)
 
 
+@pytest.mark.parametrize("proxy", ["http://me:ses@me/@proxy:1", "me:sesame@proxy:1", "http://me:s//@e@proxy:1"])
+def test_of_a_proxy_only_the_host_is_said(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    assert Address("http://milvus.invalid:19530", "texts").proxy.removeprefix("http://") == "***@proxy:1"
+
+
 def test_what_no_proxy_names_is_asked_directly(proxy: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "other.example,.invalid")
     address = Address("http://milvus.invalid:19530", "texts", timeout_s=0.5)

@@ -95,6 +95,15 @@ def test_another_ending_is_refused(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_uri_is_no_folder_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It left the sample in ./s3:/bucket and said that all was well."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a bucket knows no steps"):
+        write_sample("s3://bucket/../a.csv", 10)
+    write_sample(f"file://{tmp_path}/b.csv", 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.csv"]
+
+
 @pytest.mark.parametrize("n_texts", [0, -5])
 def test_no_headlines_at_all_are_refused(n_texts: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"--texts {n_texts}: at least 1 is needed"):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clustering.config import ReadSection
+from clustering.config import ReadSection, load_config
 from clustering.errors import ConfigError, StageError
 from clustering.read import find_files
 from clustering.rundir import RunDir, gather, load_assignment, read_columns
@@ -248,6 +248,16 @@ def test_a_key_in_a_bucket_is_taken_as_it_is_written(key: str) -> None:
 
 def test_slashes_of_a_key_are_counted_once() -> None:
     assert place("s3://bucket//runs///one/") == place("s3://bucket/runs/one")
+
+
+def test_a_user_or_password_in_a_uri_is_refused_and_not_shown() -> None:
+    """``--run`` and ``--output`` stand in no configuration; their messages showed it."""
+    for uri in ("s3://key:hush@bucket/run", "s3://hush@bucket", "s3://key:hu/sh@bucket/x"):
+        section = ReadSection(paths=(uri,), text_columns=("title",))
+        for work in (lambda: place(uri), lambda: load_config(uri), lambda: find_files(section)):  # noqa: B023
+            with pytest.raises(ConfigError, match=r"a URI .*a user or password") as caught:
+                work()
+            assert "sh@" not in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/runs/../other", "gs://bucket/./runs"])
