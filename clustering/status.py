@@ -6,13 +6,15 @@ import json
 import os
 import time
 from dataclasses import asdict
+from typing import Annotated
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from clustering.config import RunConfig, build_config
 from clustering.errors import ConfigError
 from clustering.inventory import PROGRESS, STAGE_ARTEFACTS
+from clustering.kernels.printable import one_line
 from clustering.plan import (
     FAR,
     GUESSED_TEXT_BYTES,
@@ -64,22 +66,28 @@ def status_lines(run: RunDir) -> list[str]:
     return lines
 
 
+MOST = 1 << 53  # texts, parts or seconds; no stage has more
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Number = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
+Words = Annotated[str, AfterValidator(lambda text: one_line(text, 200))]
+
+
 @dataclass(config=ConfigDict(extra="ignore"), kw_only=True)
 class Progress:
     """What a stage at work says of itself, as ``watch.Watch.figures`` leaves it."""
 
     stage: str
-    updated: float
-    started: float
-    total: int
-    done: int = 0
-    what: str = ""
-    waits: str = ""
-    rows_per_second: float | None = None
-    left_s: float | None = None
-    run_left_s: float | None = None
-    host: str = "?"
-    pid: int | str = "?"
+    updated: Number
+    started: Number
+    total: Count
+    done: Count = 0
+    what: Words = ""
+    waits: Words = ""
+    rows_per_second: Number | None = None
+    left_s: Number | None = None
+    run_left_s: Number | None = None
+    host: Words = "?"
+    pid: Count | Words = "?"
 
 
 _PROGRESS = TypeAdapter(list[Progress])
@@ -113,8 +121,8 @@ def plan_lines(config: RunConfig, n_texts: int, runs: list[str] | None = None) -
 
     runs : finished runs to tell times from; none: those beside ``run.dir``
     """
-    if n_texts < 1:
-        raise ConfigError([f"--texts={n_texts} is no number of texts; give 1 at least"])
+    if not 1 <= n_texts <= MOST:
+        raise ConfigError([f"--texts={str(n_texts)[:30]} is no number of texts; give 1 at least"])
     known = runs_beside(RunDir(config.run.dir), runs)
     text_bytes = max(known, key=lambda one: one.counts.texts).counts.text_bytes if known else GUESSED_TEXT_BYTES
     counts = Counts(n_texts, n_texts, dim_of(config), text_bytes)

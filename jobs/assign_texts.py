@@ -21,8 +21,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 def assign(run_dir: str, inputs: list[str], output: str | None) -> None:
     """Assign and say how many found a cluster."""
     from clustering.assign import assign_texts
-    from clustering.pipeline import load_run_config, ray_session
+    from clustering.pipeline import load_run_config
     from clustering.rundir import RunDir
+    from clustering.session import ray_session
 
     run = RunDir(run_dir)
     config = load_run_config(run)

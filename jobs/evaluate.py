@@ -23,8 +23,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 def evaluate(run_dir: str, truth: str | None, truth_column: str, id_column: str | None) -> None:
     """Evaluate and print the figures, which also go into report.json."""
     from clustering.evaluate import evaluate_run
-    from clustering.pipeline import load_run_config, ray_session
+    from clustering.pipeline import load_run_config
     from clustering.rundir import RunDir
+    from clustering.session import ray_session
 
     run = RunDir(run_dir)
     config = load_run_config(run)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from clustering.kernels.printable import printable
 from jobs.cli import run_command
 
 
@@ -27,7 +28,7 @@ def plan_run(config_path: str, n_texts: int, runs: list[str] | None, overrides: 
     from clustering.status import plan_lines
 
     for line in plan_lines(load_config(config_path, overrides), n_texts, runs):
-        print(line)
+        print(printable(line))
 
 
 if __name__ == "__main__":

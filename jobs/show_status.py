@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from clustering.kernels.printable import printable
 from jobs.cli import run_command
 
 
@@ -22,7 +23,7 @@ def show_status(run_dir: str) -> None:
     from clustering.status import status_lines
 
     for line in status_lines(RunDir(run_dir)):
-        print(line)
+        print(printable(line))
 
 
 if __name__ == "__main__":

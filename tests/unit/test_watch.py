@@ -36,6 +36,7 @@ from clustering.rundir import RunDir, write_json
 from clustering.status import plan_lines, status_lines
 from clustering.watch import METRICS, Usage, Watch, duration, in_words, measured
 from jobs.cli import JsonLines, main
+from jobs.show_status import show_status
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = Machine(cpus=4, gpus=2, memory_bytes=8 << 30)
@@ -395,7 +396,7 @@ def test_status_tells_a_run_that_stopped_from_one_that_works(tmp_path: Path) -> 
         status_lines(RunDir(tmp_path / "none"))
 
 
-@pytest.mark.parametrize("wrong", ["x", None, [], {}])
+@pytest.mark.parametrize("wrong", ["x", None, [], {}, -1, 10**400, float("nan"), 1e300])
 @pytest.mark.parametrize("key", ["stage", "updated", "started", "total", "done", "rows_per_second", "left_s", "pid"])
 def test_status_takes_any_progress(key: str, wrong: Any, tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", 1000)
@@ -408,6 +409,17 @@ def test_status_takes_any_progress(key: str, wrong: Any, tmp_path: Path) -> None
     assert "begun, 1 s; 1 of 8 parts" in status_lines(run)[-2]
     write_json(run / PROGRESS, {**progress, key: wrong})
     assert status_lines(run)[0].endswith("stopped; the same command goes on from here")
+    write_json(run / PROGRESS, {**progress, "what": "\x1b[2J\u202e\nx" + "x" * 500})
+    assert (
+        status_lines(run)[-2] == f"  plot      begun, 1 s; 1 of 8 �[2J� {'x' * 193}… (12%), 2 rows a second, 9 s left"
+    )
+    assert max(map(len, status_lines(run)[1:])) < 300
+
+
+def test_status_shows_a_terminal_nothing_to_obey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished_run(tmp_path / "r\x1b[2J", 1000)
+    show_status(str(run.path))
+    assert "r�[2J: finished" in capsys.readouterr().out
 
 
 def test_status_takes_a_configuration_of_another_version(tmp_path: Path) -> None:
