@@ -93,6 +93,11 @@ class CollectionInput:
     db_name: str | None = None
 
 
+# What is none in an unquoted cell of csv: what both pandas and pyarrow take for it, and what MySQL, Hive and Postgres
+# write.
+NULLS = (r"\N", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "N/A", "n/a", "NA", "#N/A", "#N/A N/A", "#NA", "1.#IND",
+         "-1.#IND", "1.#QNAN", "-1.#QNAN")  # fmt: skip
+
 OneCharacter = Annotated[str, Field(pattern=r"^[^\x00\r\n\x80-\U0010ffff]$")]  # of ASCII
 
 
@@ -107,6 +112,7 @@ class CsvSection:
     header: Literal["first", "none"] | Annotated[tuple[str, ...], Field(min_length=1)] = "first"
     encoding: str | None = None  # none: UTF-8, what the first bytes tell (UTF-16), or a guess that the report names
     comment: str | None = None  # lines that begin so are left out; none: lines at the top that begin with #
+    nulls: tuple[Filled, ...] = NULLS  # unquoted cells of texts that mean none; []: each is a text
 
 
 @dataclass(frozen=True, config=_strict)

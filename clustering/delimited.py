@@ -10,12 +10,13 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from clustering.config import CsvSection
@@ -42,6 +43,7 @@ class Dialect:
     carriage: bool = False  # lines end with a carriage return, some of them at least
     skip: int = 0  # lines before the first record
     width: int = 0  # fields of a record
+    nulls: Collection[str] = ()  # unquoted cells of texts that mean none
 
     def rows(self, lines: Iterable[str]) -> Iterator[list[str]]:
         if self.quote is None:
@@ -96,7 +98,8 @@ def look_at_head(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: lis
     heads = []
     for start in dict.fromkeys([skip, _after_comments(lines, skip, cfg.comment)]):
         for delimiter, quote in itertools.product(_delimiters(kind, cfg, told), _quotes(kind, cfg)):
-            heads.append(_head(lines, start, Dialect(delimiter, quote, cfg.escape, cfg.comment, carriage), whole, cfg))
+            dialect = Dialect(delimiter, quote, cfg.escape, cfg.comment, carriage, nulls=cfg.nulls)
+            heads.append(_head(lines, start, dialect, whole, cfg))
     known = [head for head in heads if head is not None]
     if not known:
         raise InputError(["its first lines are no header and records of csv. Set read.csv (delimiter, quote, header)"])
@@ -418,15 +421,20 @@ class Splitter:
 
 
 def read_records(
-    blocks: Iterable[tuple[bytes, bool]], dialect: Dialect, columns: dict[str, int], longest: int, tally: Tally
+    blocks: Iterable[tuple[bytes, bool]],
+    dialect: Dialect,
+    columns: dict[str, int],
+    texts: Collection[str],
+    longest: int,
+    tally: Tally,
 ) -> Iterator[pa.Table]:
     """The wanted columns of a file as strings, some thousand records at a time.
 
-    blocks : UTF-8, and whether it is the last; columns : the place of each wanted column; longest : bytes of a record
+    blocks : UTF-8, and whether it is the last; columns : the place of each wanted column; texts : those of them in
+        which the dialect's ``nulls`` are none; longest : bytes of a record
     Raises: InputError for a record that is too long.
     """
     splitter = Splitter(dialect, longest, tally)
-    names = [f"f{number}" for number in range(dialect.width)]
     skip, rest = dialect.skip, b""
     for block, final in _without_carriages(blocks) if dialect.carriage else blocks:
         data = rest + block if rest else block
@@ -438,7 +446,7 @@ def read_records(
         line = splitter.line
         chunks, rest = splitter.split(b"" if skip else data, final)
         for chunk in chunks:
-            yield _parsed(chunk, dialect, names, columns, line, tally)
+            yield _parsed(chunk, dialect, columns, texts, line, tally)
             line += chunk.count(b"\n")
 
 
@@ -452,14 +460,35 @@ def _without_carriages(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[b
 
 
 def _parsed(
-    data: bytes, dialect: Dialect, names: list[str], columns: dict[str, int], line: int, tally: Tally
+    data: bytes, dialect: Dialect, columns: dict[str, int], texts: Collection[str], line: int, tally: Tally
 ) -> pa.Table:
+    kept = data
+    if dialect.escape == "\\" and r"\N" in dialect.nulls and rb"\N" in data:  # else it is read as N
+        kept = _cell(dialect, [r"\N"]).sub(rb"\\\\N", data)
+    table = _table(kept, dialect, columns, (), line, tally)
+    marked = [
+        name for name in texts if pc.any(pc.is_in(table[name], pa.array(list(dialect.nulls), pa.string()))).as_py()
+    ]
+    if not marked:
+        return table
+    places = {name: columns[name] for name in marked}
+    found = _table(kept, dialect, places, dialect.nulls, line, Tally())  # it tells what is quoted
+    if count := sum(found[name].null_count for name in marked):
+        tally.note("nulls", count, _first_null(data, dialect, line) if tally.first("nulls") else "")
+    return pa.table({name: found[name] if name in marked else table[name] for name in columns})
+
+
+def _table(
+    data: bytes, dialect: Dialect, columns: dict[str, int], nulls: Collection[str], line: int, tally: Tally
+) -> pa.Table:
+    """The columns as strings; nulls : unquoted cells that are none"""
     bad: list[Any] = []
 
     def aside(row: Any) -> str:
         bad.append(row)
         return "skip"
 
+    names = [f"f{number}" for number in range(dialect.width)]
     wanted = list(dict.fromkeys(names[place] for place in columns.values()))
     table = pa.csv.read_csv(
         pa.BufferReader(data),
@@ -470,17 +499,30 @@ def _parsed(
         ),
         convert_options=pa.csv.ConvertOptions(
             include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()),  # 007 stays 007
-            strings_can_be_null=False,
+            strings_can_be_null=bool(nulls), quoted_strings_can_be_null=False, null_values=list(nulls),
         ),
     )  # fmt: skip
     if bad:
-        table = _with_harmless(table, bad, data, dialect, names, line, tally)
+        table = _with_harmless(table, bad, data, dialect, names, nulls, line, tally)
     return pa.table({name: table[names[place]] for name, place in columns.items()})
 
 
+def _cell(dialect: Dialect, marks: Collection[str]) -> re.Pattern[bytes]:
+    """What finds unquoted cells that hold one of some marks and nothing else."""
+    edge = re.escape(dialect.delimiter.encode())
+    words = b"|".join(re.escape(mark.encode()) for mark in marks)
+    return re.compile(rb"(?:^|(?<=%b))(%b)(?=%b|\r?$)" % (edge, words, edge), re.M)
+
+
+def _first_null(data: bytes, dialect: Dialect, line: int) -> str:
+    found = _cell(dialect, dialect.nulls).search(data)
+    return f"line {line + data.count(10, 0, found.start()):,}: {found[1].decode()}" if found else ""
+
+
 def _with_harmless(
-    table: pa.Table, bad: list[Any], data: bytes, dialect: Dialect, names: list[str], line: int, tally: Tally
-) -> pa.Table:
+    table: pa.Table, bad: list[Any], data: bytes, dialect: Dialect, names: list[str], nulls: Collection[str], line: int,
+    tally: Tally,
+) -> pa.Table:  # fmt: skip
     """Put back the rows whose surplus fields are all empty; the others are counted, the first is quoted."""
     kept: list[list[str]] = []
     places: list[int] = []
@@ -505,7 +547,11 @@ def _with_harmless(
     order = [number for number in range(len(table) + len(bad)) if number not in gone]
     sound = set(places)
     numbers = [number for number in order if number not in sound] + places
+    cells = {name: [fields[int(name[1:])] for fields in kept] for name in table.schema.names}
     put = pa.table(
-        {name: pa.array([fields[int(name[1:])] for fields in kept], pa.string()) for name in table.schema.names}
+        {
+            name: pa.array([None if cell in nulls else cell for cell in held], pa.string())
+            for name, held in cells.items()
+        }
     )
     return pa.concat_tables([table, put]).take(np.argsort(numbers, kind="stable"))

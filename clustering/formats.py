@@ -446,7 +446,7 @@ def _values(
         return
     dialect = delimited.Dialect(**file.layout["dialect"])
     counted = own or {"": 0}
-    for table in delimited.read_records(blocks, dialect, counted, RECORD_BYTES, tally):
+    for table in delimited.read_records(blocks, dialect, counted, own_texts, RECORD_BYTES, tally):
         for start in range(0, len(table), rows):
             part = table.slice(start, rows)
             columns = {name: part[name] for name in own_texts} | {

@@ -467,6 +467,7 @@ def _warnings(tally: Tally, figures: Figures, cfg: ReadSection) -> list[str]:
         "keyless": "{n} records have no column of read.text_columns and count as empty; the first: {first}.",
         "strays": "{n} quotes open a field that they do not close, and were read as characters; the first: {first}.",
         "long": "{n} fields have 50 lines and more, as one does whose quote was opened by mistake; the first: {first}.",
+        "nulls": "{n} unquoted cells mean that there is no text (read.csv.nulls sets which); the first: {first}.",
         "replaced": "{n} bytes or characters are not of the encoding and were replaced by U+FFFD; the first: {first}.",
         "guessed": "{n} files are not UTF-8, so that their encoding was guessed (read.csv.encoding sets it): {all}.",
         "times": "{n} values of read.time_column are no time and are empty in column time; the first: {first}.",

@@ -226,7 +226,7 @@ def _value(loader: _Loader, node: yaml.Node, hint: Any) -> Any:
 
 
 def _scalar(loader: _Loader, node: yaml.ScalarNode, members: Sequence[Any]) -> Any:
-    null = node.tag == _CORE + "null" and (node.value != "null" or type(None) in members)
+    null = node.tag == _CORE + "null" and (node.value.lower() != "null" or type(None) in members)
     if node.tag.startswith(_CORE) and node.tag[len(_CORE) :] in TEXT_LIKE and not null:
         if _takes_text(members):
             return node.value

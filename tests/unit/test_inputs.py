@@ -296,6 +296,27 @@ def test_nul_bytes_and_spaces_in_a_header_do_no_harm(write: Write, read_here: Re
     assert texts_of(run) == ["a\0b", "c"]
 
 
+@pytest.mark.parametrize("mark", ["\\N", "NULL", "null", "NaN", "N/A", "NA", "#N/A"])
+@pytest.mark.parametrize("more", ["", '9,"h \\"live\\" at"\n', '9,"two\n\nlines"\n', "9,surplus,\n"])
+def test_an_unquoted_mark_of_none_is_no_text(mark: str, more: str, write: Write, read_here: Read) -> None:
+    body = rows([mark, f'"{mark}"', f"a {mark} b", mark]) + more
+    run, figures = read_here(section(write("a.csv", body), id_column="id", keep=("title",)))
+    plain = mark.strip("\\") if "\\" in more else mark  # the quote and the N are escaped alike
+    assert texts_of(run)[:2] == [plain, f"a {plain} b"]
+    assert (figures["records"], figures["empty"]) == (4 + bool(more), 2)
+    assert "2 unquoted cells mean that there is no text" in warned(figures)
+    assert f"a.csv, line 2: {mark}." in warned(figures)
+    run, figures = read_here(section(write("a.csv", body), csv=CsvSection(nulls=())))
+    assert figures["empty"] == 0
+    assert "unquoted cells" not in warned(figures)
+
+
+def test_a_mark_of_none_stays_in_the_columns_that_are_carried(write: Write, read_here: Read) -> None:
+    path = write("a.csv", "title,land\nVote,NA\nNULL,US\nCup,NA\n")  # Namibia, for one
+    run, _ = read_here(section(path, keep=("land",)))
+    assert read_columns(run / "members", ["land"])["land"].to_pylist() == ["NA", "NA"]
+
+
 # --- encodings ---
 
 
@@ -663,6 +684,8 @@ def test_texts_that_differ_by_markup_alone_are_copies(write: Write, read_here: R
         (["read.csv.header=[id, title]"], CsvSection(header=("id", "title"))),
         (["read.csv.delimiter=;", "read.csv.quote=none"], CsvSection(delimiter=";", quote="none")),
         (["read.csv.delimiter=\t", "read.csv.comment=#"], CsvSection(delimiter="\t", comment="#")),
+        (["read.csv.nulls=[NULL, -]"], CsvSection(nulls=("NULL", "-"))),
+        (["read.csv.nulls=[]"], CsvSection(nulls=())),
         (["read.csv={encoding: cp1252, escape: '\\'}"], CsvSection(encoding="cp1252", escape="\\")),
     ],
 )
