@@ -68,6 +68,7 @@ class _Look:
     problems: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)  # those that it has
     empty: bool = False
+    header: list[str] = field(default_factory=list)  # the first line, where text columns go by number all the same
 
 
 def text_names(cfg: ReadSection) -> list[str]:
@@ -94,6 +95,7 @@ def find_files(cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: Fal
         looks = list(pool.map(lambda file: _look_into(file, cfg), files))
     problems += [problem for look in looks for problem in look.problems]
     full = [look for look in looks if not look.empty and not look.problems]
+    problems += _without_header(full, cfg)
     all_kept = cfg.keep == ("all",)
     keep = tuple(dict.fromkeys(name for look in full for name in look.columns if name)) if all_kept else cfg.keep
     if all_kept:
@@ -121,6 +123,11 @@ def _missing(looks: list[_Look], cfg: ReadSection) -> tuple[list[str], list[str]
     if len(looks) > NAMED and nowhere:
         problems.append(f"{len(looks) - NAMED:,} more files have no column {_listed(nowhere)} either")
     warnings = []
+    if headed := [look for look in looks if look.header]:
+        cells = ", ".join(repr(name[:30]) for name in headed[0].header[:6])
+        warnings.append(f"The first line of {len(headed):,} files is taken for a header, though read.text_columns goes "
+                        f"by number (read.csv.header=none makes it a record); the first: {headed[0].file.uri}, "
+                        f"{cells}.")  # fmt: skip
     for name in wanted:
         lacking = [
             look.file.uri for look in looks if name not in nowhere and look.file.layout["places"].get(name) is None
@@ -131,6 +138,44 @@ def _missing(looks: list[_Look], cfg: ReadSection) -> tuple[list[str], list[str]
                 f"{len(lacking):,} of {len(looks):,} files have no column '{name}': {', '.join(lacking[:NAMED])}{more}."
             )
     return problems, warnings
+
+
+def _without_header(looks: list[_Look], cfg: ReadSection) -> list[str]:
+    """Why files are refused whose first line, a record by all that is known, would be taken for a header.
+
+    They are as wide as a csv file that has a text column and have the same delimiter, but none of the names of one.
+    """
+    if cfg.csv.header != "first" or cfg.bad_lines == "skip":
+        return []
+    tables = [look for look in looks if "dialect" in look.file.layout]
+    named = {_shape(look): look for look in reversed(tables) if _has_text(look, cfg)}
+    lacking = [
+        (look, other)
+        for look in tables
+        if (other := named.get(_shape(look))) and not _has_text(look, cfg) and not _names(look) & _names(other)
+    ]
+    found = [
+        f"{look.file.uri} has as many columns as {other.file.uri}, but no header with such names; its first line is "
+        f"{', '.join(repr(name[:30]) for name in look.columns[:6])}. Join the files to one, or write the header into "
+        f"each; read.bad_lines=skip leaves the records of such files out"
+        for look, other in lacking[:NAMED]
+    ]
+    more = [f"{len(lacking) - NAMED:,} more files have no such header either"] if len(lacking) > NAMED else []
+    return found + more
+
+
+def _shape(look: _Look) -> tuple[str, int]:
+    dialect = look.file.layout["dialect"]
+    return dialect["delimiter"], dialect["width"]
+
+
+def _names(look: _Look) -> set[str]:
+    """The names that a file's own first line gives."""
+    return {name for name in look.columns if not name.isdigit()} - {*look.file.layout["constants"]}
+
+
+def _has_text(look: _Look, cfg: ReadSection) -> bool:
+    return any(look.file.layout["places"].get(name) is not None for name in text_names(cfg))
 
 
 def _lacks(look: _Look, names: list[str]) -> str:
@@ -214,7 +259,10 @@ def _look_csv(file: InputFile, cfg: ReadSection) -> _Look:
     columns = list(dict.fromkeys([*names, *constants]))
     layout = {"dialect": asdict(head.dialect), "places": _with_constants(places, constants), "constants": constants}
     _check_widths(head, cfg)
-    return _Look(replace(file, layout=layout), columns=columns)
+    numbered = cfg.csv.header == "first" and any(
+        (place := places[name]) is not None and head.names[place].strip() not in ("", name) for name in text_names(cfg)
+    )
+    return _Look(replace(file, layout=layout), columns=columns, header=head.names if numbered else [])
 
 
 def _check_widths(head: delimited.Head, cfg: ReadSection) -> None:
@@ -406,8 +454,12 @@ def read_batches(
     Raises: InputError for what passes a bound, as a packed file out of which far more comes than went in.
     """
     texts, others = text_names(cfg), other_names(cfg, keep)
+    places = file.layout["places"]
+    without = file.format != "jsonl" and places and all(places.get(name) is None for name in texts)
     records = unpacked = 0
     for table in _values(file, piece, cfg, texts, others, rows, tally):
+        if without:  # of JSON, the records are counted one by one
+            tally.note("keyless", len(table), "the first record")
         if file.packing:
             records += len(table)
             unpacked += table.nbytes + RECORD_COST * len(table)

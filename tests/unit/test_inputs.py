@@ -438,9 +438,43 @@ def test_a_file_of_a_folder_that_lacks_the_key_is_named(write: Write, tmp_path: 
     pq.write_table(pa.table({"headline": ["x", "y"]}), tmp_path / "in/d.parquet")
     run, figures = read_here(section(tmp_path / "in"))
     assert texts_of(run) == HEADLINES
-    assert (figures["records"], figures["empty"]) == (204, 4)
+    assert (figures["records"], figures["empty"], figures["keyless"]) == (204, 4, 4)
     assert "3 of 4 files have no column 'title': " in warned(figures)
     assert "in/b.jsonl" in warned(figures)
+
+
+@pytest.mark.parametrize("first", ["a.csv", "z.csv"])
+def test_a_part_of_a_csv_file_without_the_header_is_refused(
+    first: str, write: Write, tmp_path: Path, read_here: Read
+) -> None:
+    write(f"in/day=1/{first}", rows(HEADLINES[:100]))
+    for name in "bcdefghi":
+        write(f"in/day=1/{name}.csv", rows(HEADLINES[100:], header=""))
+    problem = refused(tmp_path / "in")
+    assert f"in/day=1/b.csv has as many columns as {tmp_path}/in/day=1/{first}, but no header with such" in problem
+    assert "its first line is '0', 'Flood number 100 closes the ha'. Join the files to one" in problem
+    assert "3 more files have no such header either" in problem
+    run, figures = read_here(section(tmp_path / "in", bad_lines="skip"))
+    assert texts_of(run) == HEADLINES[:100]
+    assert "8 of 9 files have no column 'title'" in warned(figures)
+
+
+def test_a_csv_file_with_a_header_of_its_own_is_no_part_of_another(
+    write: Write, tmp_path: Path, read_here: Read
+) -> None:
+    write("in/a.csv", rows())
+    write("in/b.csv", rows(header="id,headline"))
+    write("in/c.csv", rows(header="", form="{n},{title},7"))
+    assert texts_of(read_here(section(tmp_path / "in"))[0]) == HEADLINES
+
+
+def test_a_header_that_may_be_a_record_is_told(write: Write, read_here: Read) -> None:
+    run, figures = read_here(section(write("a.csv", rows(header="")), columns=("2",)))
+    assert texts_of(run) == HEADLINES[1:]
+    assert "The first line of 1 files is taken for a header" in warned(figures)
+    assert "a.csv, '0', 'Flood number 0 closes the harb'." in warned(figures)
+    _, figures = read_here(section(write("b.csv", rows(header="id,")), columns=("2",)))
+    assert figures["warnings"] == []
 
 
 def test_numbers_that_are_none_are_no_texts(write: Write, tmp_path: Path, read_here: Read) -> None:

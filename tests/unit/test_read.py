@@ -162,7 +162,7 @@ def test_an_empty_file_has_no_records(name: str, write: Write) -> None:
 
 def test_every_problem_is_named_at_once(write: Write, tmp_path: Path) -> None:
     found = problems(
-        tmp_path / "missing.csv", tmp_path / "no*.csv", write("notes.txt"), write("other.csv", "headline\nVote\n"),
+        tmp_path / "missing.csv", tmp_path / "no*.csv", write("notes.txt"), write("other.csv", "headline,n\nVote,1\n"),
         write("fine.csv"),
     )  # fmt: skip
     assert found[0] == f"read.paths: no such file: {tmp_path / 'missing.csv'}"
