@@ -34,8 +34,8 @@ from clustering.tally import Tally
 
 BLOCK_BYTES = 4 << 20  # of a text file that are looked at in one go
 HEAD_BYTES = 1 << 18  # of a text file, from which its layout is told; more where a line is longer
-SCAN_BYTES = 1 << 30  # of a JSON file that are searched for a key that its first records lack
-SCANNED = 1_000_000  # records of one that are searched so where they are not one a line
+SCAN_BYTES = 256 << 20  # of all JSON files that are searched for keys that their first records lack
+SCAN_LEAST = 4 << 20  # of each
 WIDEST = 1000  # columns that `read.keep: all` takes
 # What a file may make a worker hold.
 RECORD_BYTES = 16 << 20  # the longest record of a csv file, line of a JSON Lines file, value of a Parquet file
@@ -68,6 +68,8 @@ class _Look:
     problems: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)  # those that it has
     empty: bool = False
+    unseen: list[str] = field(default_factory=list)  # wanted keys of a JSON file that may come after what was looked at
+    searched: int = 0  # bytes that were looked at for them
     header: list[str] = field(default_factory=list)  # the first line, where text columns go by number all the same
 
 
@@ -92,7 +94,8 @@ def find_files(cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: Fal
     problems: list[str] = []
     files, unread = resolve_paths(cfg, left_out, problems)
     with ThreadPoolExecutor(LOOKERS if any("://" in file.given for file in files) else 1) as pool:
-        looks = list(pool.map(lambda file: _look_into(file, cfg), files))
+        most = max(SCAN_LEAST, SCAN_BYTES // max(len(files), 1))
+        looks = list(pool.map(lambda file: _look_into(file, cfg, most), files))
     problems += [problem for look in looks for problem in look.problems]
     full = [look for look in looks if not look.empty and not look.problems]
     problems += _without_header(full, cfg)
@@ -118,7 +121,9 @@ def find_files(cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: Fal
 def _missing(looks: list[_Look], cfg: ReadSection) -> tuple[list[str], list[str]]:
     """Columns that no file has, which is an error; and the warnings for the files that lack what others have."""
     wanted = [*text_names(cfg), *other_names(cfg, () if cfg.keep == ("all",) else cfg.keep)]
-    nowhere = [name for name in wanted if all(look.file.layout["places"].get(name) is None for look in looks)]
+    nowhere = [name for name in wanted if all(_lacking(look, name) for look in looks)]
+    if cfg.bad_lines == "skip":
+        nowhere = [name for name in nowhere if not any(name in look.unseen for look in looks)]
     problems = [_lacks(look, nowhere) for look in looks[:NAMED] if nowhere]
     if len(looks) > NAMED and nowhere:
         problems.append(f"{len(looks) - NAMED:,} more files have no column {_listed(nowhere)} either")
@@ -130,7 +135,9 @@ def _missing(looks: list[_Look], cfg: ReadSection) -> tuple[list[str], list[str]
                         f"{cells}.")  # fmt: skip
     for name in wanted:
         lacking = [
-            look.file.uri for look in looks if name not in nowhere and look.file.layout["places"].get(name) is None
+            f"{look.file.uri}{_looked_at(look, [name])}"
+            for look in looks
+            if name not in nowhere and _lacking(look, name)
         ]
         if lacking:
             more = f" and {len(lacking) - NAMED:,} more" if len(lacking) > NAMED else ""
@@ -138,6 +145,15 @@ def _missing(looks: list[_Look], cfg: ReadSection) -> tuple[list[str], list[str]
                 f"{len(lacking):,} of {len(looks):,} files have no column '{name}': {', '.join(lacking[:NAMED])}{more}."
             )
     return problems, warnings
+
+
+def _lacking(look: _Look, name: str) -> bool:
+    return look.file.layout["places"].get(name) is None or name in look.unseen
+
+
+def _looked_at(look: _Look, names: list[str]) -> str:
+    """How much was searched where it is not all."""
+    return f" in its first {look.searched:,} bytes" if {*names} & {*look.unseen} else ""
 
 
 def _without_header(looks: list[_Look], cfg: ReadSection) -> list[str]:
@@ -181,9 +197,11 @@ def _has_text(look: _Look, cfg: ReadSection) -> bool:
 def _lacks(look: _Look, names: list[str]) -> str:
     columns = look.columns
     some = ", ".join(repr(name[:60]) for name in columns[:50]) + (", ..." if len(columns) > 50 else "")
+    where = _looked_at(look, names)
+    more = " If it comes later, read.bad_lines=skip reads on." if where else ""
     return (
-        f"{look.file.uri} has no column {_listed(names)}; its columns are {some or 'none'}. Set read.text_columns and "
-        f"read.id_column."
+        f"{look.file.uri} has no column {_listed(names)}{where}; its columns are {some or 'none'}. Set "
+        f"read.text_columns and read.id_column.{more}"
     )
 
 
@@ -191,14 +209,18 @@ def _listed(names: list[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def _look_into(file: InputFile, cfg: ReadSection) -> _Look:
-    """How a file is written, which columns it has, and the problems that its head shows."""
+def _look_into(file: InputFile, cfg: ReadSection, most: int) -> _Look:
+    """How a file is written, which columns it has, and the problems that its head shows.
+
+    most : bytes of a JSON file in which a key is sought
+    """
     try:
         file = _member_format(file)
         if file.size == 0 and file.format:
             return _Look(replace(file, layout={"places": {}}), empty=True)
-        look = {"csv": _look_csv, "tsv": _look_csv, "jsonl": _look_json, "parquet": _look_parquet}[file.format]
-        return look(file, cfg)
+        if file.format == "jsonl":
+            return _look_json(file, cfg, most)
+        return {"csv": _look_csv, "tsv": _look_csv, "parquet": _look_parquet}[file.format](file, cfg)
     except InputError as error:
         return _Look(file, [f"{file.uri}: {problem}" for problem in error.problems])
     except (*UNREADABLE, ValueError) as error:
@@ -281,7 +303,7 @@ def _with_constants(places: dict[str, Any], constants: dict[str, str]) -> dict[s
     return {name: place if place is not None or name not in constants else "constant" for name, place in places.items()}
 
 
-def _look_json(file: InputFile, cfg: ReadSection) -> _Look:
+def _look_json(file: InputFile, cfg: ReadSection, most: int) -> _Look:
     text, whole = _head(file, cfg)
     if not text.strip():
         return _Look(replace(file, layout={"places": {}}), empty=True)
@@ -306,8 +328,11 @@ def _look_json(file: InputFile, cfg: ReadSection) -> _Look:
         wanted = list(dict.fromkeys([*wanted, *(key for key in keys if "." not in key)]))
     places: dict[str, Any] = {name: 0 if name in keys or _reaches(name, keys) else None for name in wanted}
     unseen = [name for name, place in places.items() if place is None and name not in constants]
+    searched = 0
     if unseen:
-        places.update(dict.fromkeys(_search(file, unseen, layout), 0))
+        seen, searched = _search(file, unseen, layout, most)
+        places.update(dict.fromkeys(unseen if searched else seen, 0))
+        unseen = [name for name in unseen if searched and name not in seen]
     columns = [*(key for key in keys if "." not in key), *(key for key in keys if "." in key), *constants]
     found = {"style": layout, "places": _with_constants(places, constants), "constants": constants}
     return _Look(
@@ -315,6 +340,8 @@ def _look_json(file: InputFile, cfg: ReadSection) -> _Look:
         columns=list(dict.fromkeys(columns))
         if cfg.keep != ("all",)
         else [*(key for key in keys if "." not in key), *constants],
+        unseen=unseen,
+        searched=searched,
     )
 
 
@@ -335,27 +362,34 @@ def _reaches(name: str, keys: list[str]) -> bool:
     return len(parts) > 2 and ".".join(parts[:2]) in keys
 
 
-def _search(file: InputFile, names: list[str], layout: str) -> list[str]:
-    """Those keys that some record of a JSON file has, though its first records lack them."""
+def _search(file: InputFile, names: list[str], layout: str, most: int) -> tuple[list[str], int]:
+    """Those keys that some record of a JSON file has, though its first records lack them.
+
+    most : bytes that are looked at, about
+    Returns: the keys, and how many bytes were looked at if that is not all of the file, else 0.
+    """
     words = {name: f'"{name.rpartition(".")[2]}"' for name in names}
-    blocks = _blocks(file, Decoder(None, "replace", Tally()))
     found: set[str] = set()
-    seen = 0
-    if layout == "stream":
-        records = jsonlines.records_of(blocks, layout, RECORD_BYTES, Tally())
-        for record in itertools.islice(records, SCANNED):
-            found |= {name for name in words if jsonlines.has(record, name)}
-            if len(found) == len(names):
+    looked, whole = 0, False
+
+    def blocks() -> Iterator[tuple[bytes, bool]]:
+        nonlocal looked, whole
+        for block, final in _blocks(file, Decoder(None, "replace", Tally())):
+            looked, whole = looked + len(block), final
+            yield block, final
+            if looked >= most:
                 break
-        return [name for name in names if name in found]
-    for line in jsonlines.lines_of(blocks, RECORD_BYTES):
-        seen += len(line)
-        if any(word in line for word in words.values()):
-            record = jsonlines.value_of(line)
-            found |= {name for name in words if isinstance(record, dict) and jsonlines.has(record, name)}
-        if len(found) == len(names) or seen > SCAN_BYTES:
+
+    if layout == "stream":
+        records = jsonlines.records_of(blocks(), layout, RECORD_BYTES, Tally())
+    else:
+        lines = jsonlines.lines_of(blocks(), RECORD_BYTES)
+        records = (jsonlines.value_of(line) for line in lines if any(word in line for word in words.values()))
+    for record in records:
+        found |= {name for name in words if isinstance(record, dict) and jsonlines.has(record, name)}
+        if len(found) == len(names):
             break
-    return names if seen > SCAN_BYTES else [name for name in names if name in found]
+    return [name for name in names if name in found], 0 if whole or len(found) == len(names) else looked
 
 
 def _look_parquet(file: InputFile, cfg: ReadSection) -> _Look:

@@ -431,6 +431,30 @@ def test_a_key_that_no_record_has_is_refused(write: Write) -> None:
     assert "has no column 'title'; its columns are 'delete', 'x', 'delete.id'" in problem
 
 
+@pytest.mark.parametrize("layout", ["\n", ",\n"])
+def test_a_key_is_sought_in_so_many_bytes_and_no_more(
+    layout: str, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clustering import formats
+
+    for name, value in {"SCAN_BYTES": 60_000, "SCAN_LEAST": 1, "BLOCK_BYTES": 10_000, "HEAD_BYTES": 1000}.items():
+        monkeypatch.setattr(formats, name, value)
+    objects = [{"delete": {"id": n}} for n in range(9000)] + [{"title": h} for h in HEADLINES]
+    content = layout.join(map(json.dumps, objects))
+    content = f"[{content}]" if "," in layout else content
+    path = write("a.json", content)
+    problem = refused(path)
+    assert "a.json has no column 'title' in its first 60,000 bytes; its columns are 'delete', 'delete.id'." in problem
+    assert "If it comes later, read.bad_lines=skip reads on." in problem
+    run, figures = read_here(section(path, bad_lines="skip"))
+    assert texts_of(run) == HEADLINES
+    assert "1 of 1 files have no column 'title': " in warned(figures)
+    other = write("b.json", json.dumps(objects[-1]))
+    run, figures = read_here(section(other, path))  # another file has it
+    assert len(texts_of(run)) == 201
+    assert "a.json in its first 30,000 bytes." in warned(figures)
+
+
 def test_a_file_of_a_folder_that_lacks_the_key_is_named(write: Write, tmp_path: Path, read_here: Read) -> None:
     write("in/a.jsonl", "\n".join(json.dumps({"title": h}) for h in HEADLINES))
     write("in/b.jsonl", '{"headline": "x"}\n')
