@@ -37,8 +37,10 @@ def ensure_cache() -> None:
 def cache_folder() -> Path:
     """Where numba keeps what it compiles of these kernels."""
     given = os.environ.get(VARIABLE)
+    if given:
+        return Path(given).absolute()
     beside = Path(__file__).parent / "__pycache__"
-    return Path(given).absolute() if given else beside if _can_hold(beside) else _user_cache(os.path.expanduser("~"))
+    return beside if _can_hold(beside) else _user_cache(os.path.expanduser("~")) / "numba"
 
 
 def _user_cache(home: str) -> Path:

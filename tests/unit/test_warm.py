@@ -11,6 +11,8 @@ import pytest
 
 from clustering import warm
 from clustering.config import build_config
+from clustering.kernels import cache
+from clustering.kernels.layout import _move
 
 LATER = """
 import numba, sys
@@ -46,3 +48,20 @@ def test_what_hinders_it_is_no_trouble_of_the_run(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(warm.log, "debug", lambda line, *given: said.append(line % given))
     warm.warm_beside(build_config({}))
     assert said == ["kernels are not compiled beforehand: OSError: no space left"]
+
+
+@pytest.mark.parametrize("xdg", [False, True])
+def test_the_note_lies_where_numba_keeps_what_it_compiles(
+    xdg: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that both go together."""
+    from numba.core.caching import UserWideCacheLocator
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if xdg:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(cache, "_can_hold", lambda folder: folder.name != "__pycache__")  # packages that are read-only
+    locator = UserWideCacheLocator(_move, warm.__file__)
+    assert Path(locator.get_cache_path()).parent == cache.cache_folder()
