@@ -22,7 +22,7 @@ from clustering.errors import ConfigError, StoreError
 from clustering.milvus import Address, Link, RefusedError, connected, patiently, reason_of, server_version
 from clustering.parts import Item, map_parts, node_cpus
 from clustering.rundir import Figures, RunDir, parts, stored_vectors, write_json
-from clustering.storage import filesystem_of, read_metadata, read_schema, read_table
+from clustering.storage import filesystem_of, is_local, read_metadata, read_schema, read_table
 from clustering.wire import ROW, VECTOR
 
 FILE_BYTES = 512 << 20  # of vectors in a file: a server's segment; each file is a job, and jobs wait for each other
@@ -62,10 +62,8 @@ def files_of(store: StoreSection) -> tuple[pa.fs.FileSystem, str]:
     """
     path = str(store.bulk_path)
     try:
-        if "://" in path:
-            return filesystem_of(path)
-        return pa.fs.LocalFileSystem(), path.rstrip("/")
-    except (OSError, pa.ArrowInvalid) as error:
+        return filesystem_of(path)
+    except (OSError, ValueError) as error:
         raise ConfigError([f"store.bulk_path: {path} is no folder or URI: {error}"]) from None
 
 
@@ -137,7 +135,7 @@ def _remove_files(filesystem: pa.fs.FileSystem, folder: str, names: list[str]) -
 
 def _as_server_sees(store: StoreSection, folder: str, file: str) -> str:
     """A folder is shared under its own path; in an object store, paths begin after the server's bucket."""
-    return f"{folder.partition('/')[2]}/{file}" if "://" in str(store.bulk_path) else f"{folder}/{file}"
+    return f"{folder}/{file}" if is_local(str(store.bulk_path)) else f"{folder.partition('/')[2]}/{file}"
 
 
 class _Jobs:

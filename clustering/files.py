@@ -18,7 +18,7 @@ import pyarrow.fs
 
 from clustering.config import ReadSection
 from clustering.kernels.printable import CREDENTIALS
-from clustering.storage import SECRET_SHOWN, filesystem_of
+from clustering.storage import SECRET_SHOWN, filesystem_of, is_local
 
 FORMATS = {
     "csv": "csv",
@@ -72,14 +72,13 @@ class Inputs(list[InputFile]):
 
 
 def filesystem(path: str) -> tuple[pa.fs.FileSystem, str]:
-    if "://" in path:
-        return filesystem_of(path)
-    return pa.fs.LocalFileSystem(), posixpath.abspath(posixpath.expanduser(path))
+    store, inner = filesystem_of(path)
+    return store, posixpath.abspath(inner) if is_local(path) else inner
 
 
 def _uri(path: str, given: str) -> str:
     """How a user would write a path of the filesystem that ``given`` names; a local one without file://."""
-    if "://" not in given or given.startswith("file://"):
+    if is_local(given):
         return path
     scheme, authority, _, query, _ = urlsplit(given, allow_fragments=False)
     return f"{scheme}://{authority if path.startswith('/') else ''}{path}{'?' + query if query else ''}"
@@ -215,7 +214,7 @@ def _first_bytes(file: InputFile) -> bytes | OSError:
     if file.size == 0:
         return b""
     try:
-        if "://" not in file.given:
+        if is_local(file.given):
             with open(file.path, "rb") as local:
                 return local.read(8)
         with filesystem(file.given)[0].open_input_stream(file.path, compression=None) as stream:

@@ -30,6 +30,7 @@ from clustering.files import (
     resolve_paths,
     unread_words,
 )
+from clustering.storage import is_local
 from clustering.tally import Tally
 
 BLOCK_BYTES = 4 << 20  # of a text file that are looked at in one go
@@ -93,7 +94,7 @@ def find_files(cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: Fal
     """
     problems: list[str] = []
     files, unread = resolve_paths(cfg, left_out, problems)
-    with ThreadPoolExecutor(LOOKERS if any("://" in file.given for file in files) else 1) as pool:
+    with ThreadPoolExecutor(1 if all(is_local(file.given) for file in files) else LOOKERS) as pool:
         most = max(SCAN_LEAST, SCAN_BYTES // max(len(files), 1))
         looks = list(pool.map(lambda file: _look_into(file, cfg, most), files))
     problems += [problem for look in looks for problem in look.problems]

@@ -44,7 +44,7 @@ from clustering.report import write_report
 from clustering.rundir import Figures, RunDir, fingerprint, parts
 from clustering.search import search_neighbors
 from clustering.session import ray_session
-from clustering.storage import ANEW
+from clustering.storage import ANEW, is_local
 from clustering.store import (
     ChangedError,
     check_store,
@@ -307,7 +307,7 @@ def _inputs_within(run: RunDir, paths: tuple[str, ...], source: list[InputFile] 
 def _before_the_glob(path: str) -> str:
     """The folder in which a glob begins; a path without one as it is."""
     fixed, *magic = re.split(r"[*?[]", path, maxsplit=1)
-    return fixed.rpartition("/")[0] if magic and "://" not in path else fixed
+    return fixed.rpartition("/")[0] if magic and is_local(path) else fixed
 
 
 def fingerprints(config: RunConfig, source: list[InputFile] | Source) -> dict[str, str]:

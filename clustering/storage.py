@@ -61,12 +61,35 @@ def _filesystem(scheme: str, authority: str, query: str) -> pa.fs.FileSystem:
     return pa.fs.S3FileSystem(region=filesystem.region, retry_strategy=retry, allow_delayed_open=True, **kept)
 
 
+def is_local(given: str) -> bool:
+    """Whether a path or URI lies on this machine, as file:///home/u/a%20b does."""
+    return "://" not in given or given[:7].lower() == "file://"
+
+
+def local_path(given: str) -> str:
+    """The path that is_local's path or file URI means; in a URI, %20 is a space.
+
+    Raises: ValueError for a URI that names another machine, or options, which are for buckets.
+    """
+    if "://" not in given:
+        return os.path.expanduser(given)  # ~nobody stays as it is
+    _, authority, path, query, _ = urllib.parse.urlsplit(given, allow_fragments=False)
+    if authority not in ("", "localhost") or not path:
+        raise ValueError(f"file:// is followed by an absolute path (file:///home), not by {authority!r}")
+    if query:
+        raise ValueError("a local path has no options; in a URI, ? is written %3F")
+    return urllib.parse.unquote(path)
+
+
 def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """The file system of a URI such as s3://bucket/prefix?region=eu-west-1, and the path within it.
 
-    Credentials are those of the environment, never part of the URI.
-    Raises: OSError, ArrowInvalid for a URI that names none.
+    Credentials are those of the environment, never part of the URI. A key of a bucket is taken as it stands, with its
+    percent signs, which Hive writes into names; other URIs are decoded.
+    Raises: OSError, ValueError for a URI that names none.
     """
+    if is_local(uri):
+        return _LOCAL, local_path(uri).rstrip("/") or "/"
     scheme, authority, path, query, _ = urllib.parse.urlsplit(uri, allow_fragments=False)
     if scheme in ("s3", "gs"):  # the same for every path of a bucket, so that connections are kept
         return _filesystem(scheme, authority, query), f"{authority}{path}".rstrip("/")
@@ -266,12 +289,10 @@ def place(given: str | Place) -> Place:
         raise ConfigError([f"{str(given)!r} is no path"])
     if CREDENTIALS.search(str(given)):
         raise ConfigError([SECRET_SHOWN])
-    if "://" in str(given) and not str(given).startswith("file://"):
-        try:
-            return RemotePath.of(str(given))
-        except ValueError as error:
-            raise ConfigError([f"{str(given)[:200]!r} is no URI: {error}"]) from None
-    return Path(os.path.expanduser(str(given).removeprefix("file://"))).absolute()  # ~nobody stays as it is
+    try:
+        return Path(local_path(str(given))).absolute() if is_local(str(given)) else RemotePath.of(str(given))
+    except ValueError as error:
+        raise ConfigError([f"{str(given)[:200]!r} is no URI: {error}"]) from None
 
 
 def check_writable(path: Place, option: str) -> None:

@@ -26,6 +26,12 @@ def test_the_same_seed_gives_the_same_file(ending: str, tmp_path: Path) -> None:
     assert one != other
 
 
+def test_a_sample_goes_where_a_uri_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_sample(f"file://{tmp_path}/a%20b.csv", 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["a b.csv"]
+
+
 def test_csv_and_parquet_hold_the_same_rows(tmp_path: Path) -> None:
     for name in ("a.csv", "a.parquet"):
         write_sample(tmp_path / name, 700, seed=5)

@@ -264,3 +264,40 @@ def test_a_user_or_password_in_a_uri_is_refused_and_not_shown() -> None:
 def test_a_bucket_has_no_steps_up(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"is no URI: a bucket knows no steps \. and \.\."):
         place(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:///r/a%20b", "/r/a b"), ("file:///r/a b", "/r/a b"), ("FILE:///r/%C3%BC", "/r/ü"),
+        ("file://localhost/r/x", "/r/x"), ("file:///r/100%", "/r/100%"), ("file:///r/a%2520b", "/r/a%20b"),
+        ("/r/a%20b", "/r/a%20b"), ("file:///r/a#b", "/r/a#b"), ("file:///r/a%3Fb", "/r/a?b"),
+    ],
+)  # fmt: skip
+def test_a_uri_of_a_local_path_is_decoded_wherever_it_is_given(uri: str, path: str) -> None:
+    assert place(uri) == Path(path)
+    assert filesystem_of(uri)[1] == path
+
+
+@pytest.mark.parametrize("uri", ["file://runs/x", "file://host/r", "file://~/x", "file://", "file:///r/a?b=c"])
+def test_a_uri_of_another_machine_or_with_options_is_refused(uri: str) -> None:
+    with pytest.raises(ConfigError, match="is no URI: "):
+        place(uri)
+    with pytest.raises(ConfigError, match="cannot look for "):
+        find_files(ReadSection(paths=(uri,)))
+
+
+def test_files_are_found_by_a_uri_as_by_their_path(tmp_path: Path) -> None:
+    folder = tmp_path / "in put" / "[1]"
+    folder.mkdir(parents=True)
+    for name in ("a b", "ü", "100%"):
+        (folder / f"{name}.csv").write_text("title\nFlood\n")
+    for given in (f"{folder.as_uri()}", f"file://{folder}", f"file://{tmp_path}/in%20put/*/*.csv", str(folder)):
+        found = find_files(ReadSection(paths=(given,), text_columns=("title",)))
+        assert [file.name for file in found] == ["100%.csv", "a b.csv", "ü.csv"], given
+    assert RunDir(folder.as_uri()).path == folder
+
+
+def test_a_key_of_a_bucket_keeps_its_percent_signs() -> None:
+    uri = "s3://bucket/place=S%C3%A3o?region=eu-west-1"
+    assert filesystem_of(uri)[1] == RemotePath.of(uri).inner == "bucket/place=S%C3%A3o"
