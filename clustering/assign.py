@@ -16,18 +16,21 @@ from clustering import schema
 from clustering.artefacts import load_forest, load_grain
 from clustering.columns import as_type
 from clustering.config import EmbedSection, RunConfig
-from clustering.encoders import load_encoder
+from clustering.encoders import Encoder, load_encoder
 from clustering.errors import ConfigError, StageError
 from clustering.exact import exact_neighbors, windowed
 from clustering.kernels.placing import Placed, Reach, vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.parts import original_errors
 from clustering.read import TextCleaner, find_files, read_columns_of
-from clustering.rundir import Figures, RunDir, load_assignment, parts, rows_without_vector
+from clustering.rundir import Figures, RunDir, load_assignment, parts, rows_without_vector, vectors_of
 from clustering.storage import ANEW, Place, check_writable, load_array, place, read_schema, read_table, whole
 from clustering.tally import Tally
+from clustering.weights import UNKNOWN, hub_name, noted, weights_of
 
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
+ALIKE = 0.95  # cosine of a text's vector with the one that the run has of it; below, another model has made it
+SAMPLE = 16  # texts of the run that are compared so
 BATCH = 2000  # texts that are encoded and searched at once
 ASSIGNED = pa.schema(
     [
@@ -52,6 +55,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     no higher than the cluster's own members meet each other, else -1. A text that the run already has gets what it has
     there; so does a new one whose vector equals that of a text.
 
+    config : the run's, whose encoder is loaded: see ``trust.with_encoder`` where others may have prepared the directory
     paths : files with the run's text columns (and its id column); output : a Parquet file
     Returns: records, empty (left out), assigned (label not -1).
     Raises: ConfigError when the run is not finished or the files do not fit its configuration.
@@ -78,7 +82,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     texts, _ = TextCleaner(read)(table, Tally())
     ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.WHERE], table[schema.WHERE])
     kept = [number for number, text in enumerate(texts) if text]
-    encoder: Any = ray.remote(_Encoder).options(num_gpus=config.embed.gpus_per_actor).remote(config.embed)
+    encoder: Any = ray.remote(_Encoder).options(num_gpus=config.embed.gpus_per_actor).remote(run, config.embed)
     clusters = _Clusters(run, config)
     known = known_texts(run, texts)
     assigned = 0
@@ -137,13 +141,38 @@ def _known_in(path: Place, asked: pa.Array) -> dict[str, int]:
 
 
 class _Encoder:
-    """The run's encoder on a worker, loaded once."""
+    """The run's encoder on a worker, loaded with the first texts: Ray would wrap an error before them."""
 
-    def __init__(self, cfg: EmbedSection) -> None:
-        self.encoder = load_encoder(cfg)
+    def __init__(self, run: RunDir, cfg: EmbedSection) -> None:
+        self.run, self.cfg = run, cfg
+        self.encoder: Encoder | None = None
 
     def encode(self, texts: list[str]) -> FloatArray:
+        """Raises: ConfigError when texts of the run get other vectors than the run has."""
+        if self.encoder is None:
+            name = hub_name(self.cfg)
+            commit = noted(name, self.run.results.get("versions")) if name else None
+            self.encoder = load_encoder(self.cfg, None if commit == UNKNOWN else commit)
+            self._compare(self.encoder)
         return self.encoder.encode(texts).vectors
+
+    def _compare(self, encoder: Encoder) -> None:
+        texts, vectors = (read_table(parts(self.run / folder)[0]) for folder in ("texts", "vectors"))
+        held = vectors_of(vectors)
+        some = np.flatnonzero(held.any(axis=1))[:SAMPLE]
+        again = encoder.encode(texts["text"].take(pa.array(some)).to_pylist()).vectors
+        fits = held.shape[1] == again.shape[1]
+        alike = float(np.median((held[some] * again).sum(axis=1))) if fits and some.size else 1.0
+        if fits and alike >= ALIKE:
+            return
+        why = f"their cosine is {alike:.2f}" if fits else f"of {again.shape[1]} dimensions, not {held.shape[1]}"
+        raise ConfigError(
+            [
+                f"{weights_of(self.cfg)} gives the run's own texts other vectors than the run has ({why}), so new ones "
+                f"would get none that fit. Name the model that the run was made with: embed.encoder, embed.model, or "
+                f"--config"
+            ]
+        )
 
 
 class _Clusters:

@@ -33,9 +33,9 @@ UNKNOWN_SHARE = 0.1  # of tokens: 0 to 0.01 in English, 0.28 to 0.92 in scripts 
 class Embedder:
     """Embed parts of texts/ on one actor; the model is loaded once, when the actor starts."""
 
-    def __init__(self, run: RunDir, cfg: EmbedSection) -> None:
+    def __init__(self, run: RunDir, cfg: EmbedSection, commit: str | None = None) -> None:
         self.run = run
-        self.encoder = load_encoder(cfg)
+        self.encoder = load_encoder(cfg, commit)
 
     def __call__(self, item: Item) -> Item:
         texts = read_table(self.run / "texts" / item["name"], columns=["row", "text"])
@@ -79,11 +79,12 @@ def _copy(path: Place, to: Place) -> None:
                 shutil.copyfile(path, temporary)
 
 
-def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:
+def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Figures:
     """Give every text a float32 vector of unit length; finished parts of an interrupted run are kept.
 
     A text of which the encoder knows no token, and one to which it gives NaN, infinite or only zeros, gets zeros: it
     stays in the run, without neighbors.
+    commit : of a model of the hub, which all workers load
     Returns: dim, tokens, cut (texts longer than max_tokens), languages (share of the texts in each, by a sample),
         unknown_share (of the tokens: unknown words and single bytes), unread (texts without a known token), unusable
         (texts whose vector has no direction), vectors (texts that have one), actors.
@@ -96,7 +97,7 @@ def embed_texts(run: RunDir, cfg: EmbedSection) -> Figures:
     cpus = max(1, node_cpus() // actors)
     map_parts(
         Embedder, [{"name": name} for name in todo],
-        actors=actors, cpus=cpus, gpus=cfg.gpus_per_actor, run=run, cfg=cfg,
+        actors=actors, cpus=cpus, gpus=cfg.gpus_per_actor, run=run, cfg=cfg, commit=commit,
     )  # fmt: skip
     return {**embedded_figures(run, cfg), "actors": actors}
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from clustering.config import EmbedSection
 from clustering.errors import ConfigError
+from clustering.kernels.printable import one_line
 from clustering.kernels.threads import own_threads
+from clustering.weights import weights_of
 
 FloatArray = NDArray[np.float32]
-BGE_M3 = "BAAI/bge-m3"
 FRAME, KNOWN, UNKNOWN = range(3)  # kinds of tokens
 SPACES = re.compile("▁+")  # as SentencePiece writes them
 NOT_KNOWN = re.compile("<0x[0-9A-F]{2}>|(?i:<unk>|\\[UNK\\])")  # a single byte; an unknown word
@@ -79,16 +80,27 @@ class Encoder(Protocol):
     def encode(self, texts: Sequence[str]) -> Encoded: ...
 
 
-def load_encoder(cfg: EmbedSection) -> Encoder:
+def load_encoder(cfg: EmbedSection, commit: str | None = None) -> Encoder:
     """Load the configured encoder into this process.
 
-    Raises: ConfigError when its package or its files are missing.
+    commit : of a model of the hub, see ``weights.commit_of``; None: the hub's or the cache's latest
+    Raises: ConfigError when its package or its files are missing, or damaged.
     """
-    if cfg.encoder == "static":
-        return StaticEncoder(cfg)
-    if cfg.encoder == "minilm":
-        return MiniLMEncoder(cfg)
-    return TorchEncoder(cfg)
+    try:
+        if cfg.encoder == "static":
+            return StaticEncoder(cfg)
+        if cfg.encoder == "minilm":
+            return MiniLMEncoder(cfg)
+        return TorchEncoder(cfg, commit)
+    except (ConfigError, RuntimeError, MemoryError):  # torch says by a RuntimeError that a GPU's memory is full
+        raise
+    except Exception as error:  # the libraries that read weights and vocabularies have errors of their own
+        raise ConfigError([_unreadable(weights_of(cfg) if cfg.model else cfg.encoder, error)]) from error
+
+
+def _unreadable(model: str, error: Exception) -> str:
+    said = one_line(str(error), 200)
+    return f"embed.model: {model} cannot be loaded: {said}. Is a file damaged, cut off, or of another model?"
 
 
 def english_only(cfg: EmbedSection) -> bool:
@@ -104,25 +116,28 @@ def check_encoder(cfg: EmbedSection) -> int | None:
     Raises: ConfigError when a package or a file that the encoder needs is missing.
     """
     if cfg.encoder == "static":
-        return int(StaticEncoder(cfg).dim)
+        return load_encoder(cfg).dim
     if cfg.encoder == "minilm":
         _minilm_files(cfg)
         _package("onnxruntime", "minilm")
         return 384
     _package("torch", "bge")
     _package("sentence_transformers", "bge")
-    model = _torch_model(cfg)
+    model = weights_of(cfg)
     config, modules = Path(model) / "config.json", Path(model) / "modules.json"
     if not config.is_file():
         if model.startswith((".", "/", "~")) and not modules.is_file():
             raise ConfigError([f"embed.model: {model} holds no config.json; give a sentence-transformers folder"])
         return None
-    if modules.is_file():
-        kinds = {module["type"].rpartition(".")[2] for module in json.loads(modules.read_text(encoding="utf-8"))}
-        if not kinds <= {"Transformer", "Pooling", "Normalize"}:
-            return None  # a Dense layer, for one, changes the dimension
-    dim = json.loads(config.read_text(encoding="utf-8")).get("hidden_size")  # DistilBERT, for one, calls it otherwise
-    return None if dim is None else int(dim)
+    try:
+        if modules.is_file():
+            kinds = {module["type"].rpartition(".")[2] for module in json.loads(modules.read_text(encoding="utf-8"))}
+            if not kinds <= {"Transformer", "Pooling", "Normalize"}:
+                return None  # a Dense layer, for one, changes the dimension
+        dim = json.loads(config.read_text(encoding="utf-8")).get("hidden_size")  # DistilBERT calls it otherwise
+        return None if dim is None else int(dim)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ConfigError([_unreadable(model, error)]) from None
 
 
 def unit_rows(vectors: NDArray[np.floating[Any]]) -> FloatArray:
@@ -171,11 +186,13 @@ class StaticEncoder:
         from tokenizers import Tokenizer
 
         root = Path(cfg.model) if cfg.model else _package("wordllama", "")
-        try:
-            (weights,) = load_file(next(root.glob("**/*_256.safetensors"))).values()
-            self.tokenizer = Tokenizer.from_file(str(next(root.glob("**/*tokenizer*.json"))))
-        except StopIteration:
-            raise ConfigError([f"embed.model: {root} holds no *_256.safetensors and *tokenizer*.json"]) from None
+        found = [min(root.glob(f"**/{name}"), default=None) for name in ("*_256.safetensors", "*tokenizer*.json")]
+        if found[0] is None or found[1] is None:
+            raise ConfigError([f"embed.model: {root} holds no *_256.safetensors and *tokenizer*.json"])
+        (weights,) = load_file(found[0]).values()
+        self.tokenizer = Tokenizer.from_file(str(found[1]))
+        if weights.ndim != 2 or len(weights) < self.tokenizer.get_vocab_size():
+            raise ValueError(f"weights of shape {weights.shape} for {self.tokenizer.get_vocab_size()} tokens")
         self.vectors: FloatArray = weights.astype(np.float32)
         self.kinds = token_kinds(*_vocabulary(self.tokenizer))
         self.tokenizer.no_padding()
@@ -230,6 +247,9 @@ class MiniLMEncoder:
         # Spinning threads fight each other wherever actors share cores: 4 to 5 times slower on two cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        width = self.session.get_outputs()[0].shape[-1]
+        if width != self.dim and isinstance(width, int):
+            raise ValueError(f"vectors of {width} dimensions, not {self.dim}")
         self.tokenizer = Tokenizer.from_file(str(tokenizer))
         self.kinds = token_kinds(*_vocabulary(self.tokenizer))
         self.tokenizer.no_padding()
@@ -253,12 +273,6 @@ class MiniLMEncoder:
         cut = sum(bool(encoding.overflowing) for encoding in found)
         ids = [encoding.ids for encoding in found]
         return _encoded(vectors, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)
-
-
-def _torch_model(cfg: EmbedSection) -> str:
-    if cfg.encoder == "bge-m3":
-        return cfg.model or BGE_M3
-    return cfg.model or cfg.encoder
 
 
 class _Forwards:
@@ -285,7 +299,7 @@ class TorchEncoder:
     Remote code is never run. Source: Chen et al. (2024), arXiv:2402.03216.
     """
 
-    def __init__(self, cfg: EmbedSection) -> None:
+    def __init__(self, cfg: EmbedSection, commit: str | None = None) -> None:
         _package("torch", "bge")
         _package("sentence_transformers", "bge")
         import torch
@@ -293,12 +307,13 @@ class TorchEncoder:
 
         from clustering.packed import PackedEncoder, unpackable
 
-        name = _torch_model(cfg)
+        name = weights_of(cfg)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.model: Any = SentenceTransformer(
-                name, device=device, trust_remote_code=False, model_kwargs={"dtype": getattr(torch, cfg.dtype)}
-            )
+                name, device=device, trust_remote_code=False, revision=commit,
+                model_kwargs={"dtype": getattr(torch, cfg.dtype)},
+            )  # fmt: skip
         except (OSError, ValueError) as error:  # a file is missing, the hub is out of reach, or own code is refused
             raise ConfigError([f"embed.model: {name} cannot be loaded: {error}"]) from error
         if cfg.encoder == "bge-m3":

@@ -27,6 +27,7 @@ from clustering.graph import build_graph
 from clustering.milvus import Address, address_of, open_store
 from clustering.parts import beside, cluster_gpus, live_nodes, needing, node_cpus, on_node, original_errors
 from clustering.plan import (
+    GUESSED_DIM,
     Machine,
     check_fits,
     counts_of,
@@ -59,7 +60,7 @@ from clustering.titles import check_titles
 from clustering.trust import refuse_unsaid, with_words
 from clustering.warm import is_warm, warm_beside
 from clustering.watch import watched
-from clustering.weights import state_of
+from clustering.weights import UNKNOWN, commit_of, hub_name, noted, state_of
 
 log = logging.getLogger("covey")
 PACKAGES = (
@@ -86,9 +87,10 @@ def run_pipeline(config: RunConfig) -> RunDir:
     run = RunDir(config.run.dir, patience_s=config.run.patience_s)
     source, dim = check_everything(config)
     with run.locked():
-        marks = fingerprints(config, source)
         if not config.run.resume:
             run.mend()
+        commit = known_commit(config, run) if isinstance(source, list) else None
+        marks = fingerprints(config, source, commit)
         if config.run.resume and run.finished("report", marks["report"]):
             if "previous" in run.manifest:  # a start with other settings came in between, and did not finish
                 run.begin(marks, config=config.as_dict())
@@ -105,13 +107,28 @@ def run_pipeline(config: RunConfig) -> RunDir:
             if not config.run.resume:
                 start_anew(config, run)
             run.begin(
-                marks, config=given.as_dict(), versions=versions(), seed=config.run.seed,
+                marks, config=given.as_dict(), versions={**versions(), **commits(config, commit)}, seed=config.run.seed,
                 machine=f"{platform.system()} {platform.machine()}", collection=config.collection,
             )  # fmt: skip
-            run_stages(config, run, source, marks)
+            run_stages(config, run, source, marks, commit)
             run.publish()
             del compiling
     return run
+
+
+def known_commit(config: RunConfig, run: RunDir) -> str | None:
+    """The commit of a model of the hub that the run embeds with, see ``commit_of``; None of other models."""
+    name = hub_name(config.embed)
+    if name is None:
+        return None
+    before = [held.get("versions") for held in (run.manifest, run.results)] if config.run.resume else []
+    return commit_of(name, noted(name, *before))
+
+
+def commits(config: RunConfig, commit: str | None) -> dict[str, str]:
+    """A model of the hub with its commit, as the manifest keeps it among the versions."""
+    name = hub_name(config.embed) if config.read.collection is None else None
+    return {name: commit or UNKNOWN} if name else {}
 
 
 def begin_to_compile(config: RunConfig) -> Any:
@@ -146,7 +163,9 @@ def start_anew(config: RunConfig, run: RunDir) -> None:
     log.info("run.resume=false: nothing of an earlier start is kept; without it the same command goes on after an end")
 
 
-def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source, marks: dict[str, str]) -> None:
+def run_stages(
+    config: RunConfig, run: RunDir, source: list[InputFile] | Source, marks: dict[str, str], commit: str | None
+) -> None:
     """The way of one text. Each line leaves an artefact, or keeps the one that a run before has left."""
 
     def stage(name: str, work: Callable[[], Figures]) -> Figures:
@@ -161,8 +180,9 @@ def run_stages(config: RunConfig, run: RunDir, source: list[InputFile] | Source,
         log.warning("no texts: %d records, none with text in read.text_columns", read["records"])
         stage("report", lambda: write_report(run, config))
         return
-    make_plan(config, run, read, source, [name for name in marks if not run.finished(name, marks[name])])
-    embed = adopt_vectors if isinstance(source, Source) else lambda run: embed_texts(run, config.embed)
+    dim = source.dim if isinstance(source, Source) else dim_of(config)
+    make_plan(config, run, read, dim, [name for name in marks if not run.finished(name, marks[name])])
+    embed = adopt_vectors if isinstance(source, Source) else lambda run: embed_texts(run, config.embed, commit)
     embedded = stage("embed", lambda: embed(run))
     if n_texts > 1:  # one text has no neighbors
         search_collection(config, run, marks, n_texts, embedded)
@@ -310,8 +330,11 @@ def _before_the_glob(path: str) -> str:
     return fixed.rpartition("/")[0] if magic and is_local(path) else fixed
 
 
-def fingerprints(config: RunConfig, source: list[InputFile] | Source) -> dict[str, str]:
-    """A digest for each stage of all that its artefact depends on; a changed one means that the stage is redone."""
+def fingerprints(config: RunConfig, source: list[InputFile] | Source, commit: str | None = None) -> dict[str, str]:
+    """A digest for each stage of all that its artefact depends on; a changed one means that the stage is redone.
+
+    commit : of a model of the hub, see ``commit_of``
+    """
     settings = config.as_dict()
 
     def part(section: str, *keys: str) -> dict[str, Any]:
@@ -319,12 +342,11 @@ def fingerprints(config: RunConfig, source: list[InputFile] | Source) -> dict[st
 
     marks: dict[str, str] = {}
     if isinstance(source, Source):  # its vectors are taken as they are
-        marks["read"] = marks["embed"] = fingerprint(settings["read"], asdict(source))
+        given = _without(settings["read"]["collection"], "token_env", "token_file", "ca_file", "server_name")
+        marks["read"] = marks["embed"] = fingerprint({**settings["read"], "collection": given}, asdict(source))
     else:
         marks["read"] = fingerprint(settings["read"], [(file.uri, file.size, file.changed) for file in source])
-        marks["embed"] = fingerprint(
-            marks["read"], part("embed", "encoder", "model", "max_tokens", "dtype"), state_of(config.embed)
-        )
+        marks["embed"] = fingerprint(marks["read"], state_of(config.embed, commit))
     # A collection that is named by the run's directory keeps its name when the directory gets another.
     marks["store"] = fingerprint(
         marks["embed"], part("store", "uri", "db_name", "index", "params", "metric", "collection")
@@ -346,23 +368,27 @@ def later_marks(config: RunConfig, search: str) -> dict[str, str]:
         others.append(settings["cluster"]["copies"])
     marks["forest"] = fingerprint(marks["graph"], config.cluster.weights, config.cluster.core_rank, others)
     marks["cluster"] = fingerprint(marks["forest"], settings["cluster"])
-    marks["describe"] = fingerprint(marks["cluster"], settings["describe"])
+    titles = settings["describe"]["titles"] and _without(settings["describe"]["titles"], "key_env")
+    marks["describe"] = fingerprint(marks["cluster"], {**settings["describe"], "titles": titles})
     marks["project"] = fingerprint(search, settings["project"], config.run.seed)
     marks["plot"] = fingerprint(marks["describe"], marks["project"], settings["plot"], config.name, config.run.seed)
-    marks["report"] = fingerprint(marks["plot"])
+    marks["report"] = fingerprint(marks["plot"], settings["run"]["prices"])
     return marks
 
 
-def make_plan(
-    config: RunConfig, run: RunDir, read: Figures, source: list[InputFile] | Source, stages: list[str]
-) -> None:
+def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Settings without those that say how something is reached, not what it is."""
+    return {key: value for key, value in settings.items() if key not in keys}
+
+
+def make_plan(config: RunConfig, run: RunDir, read: Figures, dim: int, stages: list[str]) -> None:
     """Log what each stage still to do will need before it starts, keep it in the manifest, and refuse what cannot fit.
 
     Raises: ConfigError with what is needed and what is there, unless run.check=false.
     """
     if not stages:
         return
-    counts = counts_of(read, source.dim if isinstance(source, Source) else dim_of(config))
+    counts = counts_of(read, dim)
     machines = kinds_of((node.cpus, node.gpus, node.memory_bytes) for node in live_nodes())
     placed = plan_nodes(config, counts, machines or [Machine(node_cpus())])
     entries = plan_entries(config, counts, placed)
@@ -475,7 +501,8 @@ def recluster_run(
         read = stages["read"]["figures"]
         with ray_session():
             run.begin({**kept, **marks}, config=config.as_dict())
-            make_plan(config, run, read, [], [name for name in marks if not run.finished(name, marks[name])])
+            dim = stages["embed"]["figures"].get("dim") or GUESSED_DIM  # no model of the directory is looked at
+            make_plan(config, run, read, dim, [name for name in marks if not run.finished(name, marks[name])])
             # The store has nothing to do with it: no token goes to an address that only the directory names.
             cluster_stages(config, run, marks, read["texts"])
             run.publish()

@@ -17,6 +17,7 @@ from clustering.inventory import PROGRESS, STAGE_ARTEFACTS
 from clustering.kernels.printable import one_line
 from clustering.plan import (
     FAR,
+    GUESSED_DIM,
     GUESSED_TEXT_BYTES,
     Counts,
     Machine,
@@ -27,6 +28,7 @@ from clustering.plan import (
     runs_beside,
 )
 from clustering.rundir import Figures, RunDir
+from clustering.trust import own_encoder
 from clustering.watch import duration, in_words
 
 
@@ -109,7 +111,9 @@ def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:
         return {}
     try:
         config = build_config(manifest["config"])
-        counts = counts_of(done["read"], dim_of(config))
+        dim = done.get("embed", {}).get("dim")  # no model is looked at that only the directory names
+        guessed = dim_of(config) if own_encoder(config.embed) else GUESSED_DIM
+        counts = counts_of(done["read"], dim if isinstance(dim, int) else guessed)
     except (ConfigError, KeyError, TypeError):  # of another version, or made by anybody
         return {}
     told = forecast(config, counts, Machine(os.cpu_count() or 1), runs_beside(run))

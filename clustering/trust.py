@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from clustering.config import RunConfig, Titles, load_config, override_config
+from clustering.config import ENCODERS, EmbedSection, RunConfig, Titles, load_config, override_config
 from clustering.errors import ConfigError
 
 ABSENT = Titles(url="https://not.given.invalid", model="-", key_env="NOT_GIVEN")  # in place of what nobody has said
@@ -51,5 +51,38 @@ def refuse_unsaid(config: RunConfig, place: object) -> None:
             f"{place} has titles written by {titles.url}{key}, which would be given texts of the run. Say that this is "
             f"meant: --trust, or --config with the run's configuration file, or {words}; describe.titles=null does "
             f"without"
+        ]
+    )
+
+
+def own_encoder(embed: EmbedSection) -> bool:
+    """Whether the model is one that Covey knows by itself, not a folder or a name that somebody gave."""
+    return embed.model is None and embed.encoder in ENCODERS
+
+
+def with_encoder(
+    saved: RunConfig, overrides: list[str], file: str | Path | None, trusted: bool, place: object
+) -> RunConfig:
+    """The saved configuration with an encoder that the user means: one of Covey's own, or one that he has named.
+
+    overrides : words of section embed; file : a configuration that names the encoder, such as that of the run
+    Raises: ConfigError for words of other sections, and for a folder or a model of the hub that only the directory
+        names.
+    """
+    wrong = [word for word in overrides if not word.startswith("embed.")]
+    if wrong:
+        raise ConfigError([f"assign takes keys of embed only, not '{word}'" for word in wrong])
+    if file is not None:
+        named = load_config(file).embed
+        saved = replace(saved, embed=replace(saved.embed, encoder=named.encoder, model=named.model))
+    embed = override_config(saved, overrides).embed
+    key = "encoder" if embed.model is None else "model"
+    said = any(word.startswith(f"embed.{key}=") for word in overrides)
+    if trusted or file is not None or said or own_encoder(embed):
+        return replace(saved, embed=embed)
+    raise ConfigError(
+        [
+            f"{place} has vectors of the model {embed.model or embed.encoder}, which would be loaded. Say that this is "
+            f"meant: --trust, or --config with the run's configuration file, or embed.{key}= with its name or folder"
         ]
     )

@@ -282,6 +282,32 @@ def test_a_folder_without_weights_is_refused(bge, tmp_path):
         load_encoder(bge_section(folder))
 
 
+def test_the_commit_that_is_asked_for_is_loaded_not_the_latest(bge, mean_model, texts, tmp_path, monkeypatch):
+    """Offline, from a cache whose main is another commit."""
+    cache = tmp_path / "models--somebody--model"
+    commits = {"a" * 40: bge, "b" * 40: mean_model}
+    for commit, folder in commits.items():
+        shutil.copytree(folder, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("b" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for commit, folder in commits.items():
+        vectors = load_encoder(EmbedSection(encoder="somebody/model"), commit).encode(texts[:9]).vectors
+        own = load_encoder(EmbedSection(encoder=str(folder))).encode(texts[:9]).vectors
+        assert cosines(vectors, own).min() > 0.9999
+
+
+def test_damaged_files_are_told_as_such(bge, tmp_path):
+    folder = copied(bge, tmp_path)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_encoder(bge_section(folder))
+    for broken in ("{", "[]", '{"hidden_size": "x"}', "\ud800"):
+        (folder / "config.json").write_bytes(broken.encode(errors="surrogatepass"))
+        with pytest.raises(ConfigError, match="cannot be loaded"):
+            check_encoder(bge_section(folder))
+
+
 @pytest.mark.parametrize("by_name", [False, True], ids=["folder as encoder", "folder as model"])
 def test_a_generic_folder_gives_the_vectors_of_sentence_transformers(mean_model, texts, by_name):
     from sentence_transformers import SentenceTransformer

@@ -8,12 +8,14 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hdbscan import HDBSCAN
+from safetensors.numpy import load_file, save_file
 from sklearn.metrics import adjusted_rand_score
 
 from clustering import load_graph, schema
@@ -250,6 +252,27 @@ def test_new_texts_find_the_clusters_of_their_words(finished, covey, sample, tmp
     strange.write_text("id,title\nx,Recipe for lentil soup with cumin\n")
     assert covey("assign", "--run", run.path, "--input", strange, "--output", output).status == 0
     assert pq.read_table(output)["label"].to_pylist() == [-1]
+
+
+def test_a_model_that_makes_other_vectors_places_no_texts(finished, covey, tmp_path):
+    package = Path(find_spec("wordllama").submodule_search_locations[0])
+    ((name, weights),) = load_file(min(package.glob("**/*_256.safetensors"))).items()
+    others = {"own": weights, "other": weights[::-1].copy(), "narrow": weights[:, :64].copy()}
+    for folder, content in others.items():
+        (tmp_path / folder).mkdir()
+        save_file({name: content}, tmp_path / folder / "own_256.safetensors")
+        shutil.copy(min(package.glob("**/*tokenizer*.json")), tmp_path / folder / "tokenizer.json")
+    (tmp_path / "new.csv").write_text("id,title\nx,Recipe for lentil soup with cumin\n")
+    words = ["--run", finished.path, "--input", tmp_path / "new.csv", "--output", tmp_path / "placed.parquet"]
+    for folder, says in {
+        "other": "gives the run's own texts other vectors than the run has (their cosine is",
+        "narrow": "gives the run's own texts other vectors than the run has (of 64 dimensions, not 256)",
+        "none": "holds no *_256.safetensors and *tokenizer*.json",
+    }.items():
+        result = covey("assign", f"embed.model={tmp_path / folder}", *words)
+        assert (result.status, says in result.err) == (2, True), result.err
+        assert not (tmp_path / "placed.parquet").exists()
+    assert covey("assign", f"embed.model={tmp_path / 'own'}", *words).status == 0
 
 
 @pytest.mark.full

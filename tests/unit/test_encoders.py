@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.numpy import save
 
 from clustering.config import EmbedSection
 from clustering.encoders import (
     Encoder,
+    FloatArray,
     MiniLMEncoder,
     StaticEncoder,
     check_encoder,
@@ -168,3 +170,48 @@ def test_batches_go_from_short_to_long_and_none_is_cut_too_early(held: list[int]
     assert flat == sorted(flat)
     for batch, following in pairwise(batches):
         assert (len(batch) + 1) * following[0] > budget
+
+
+# --- folders that hold something else ---
+
+VOCABULARY = b'{"model": {"type": "WordLevel", "vocab": {"storm": 0, "[UNK]": 1}, "unk_token": "[UNK]"}}'
+
+
+@pytest.mark.parametrize(
+    ("weights", "vocabulary"),
+    [
+        (b"", VOCABULARY),
+        (b"cut off", VOCABULARY),
+        ({"a": np.ones((2, 4), np.float32), "b": np.ones((2, 4), np.float32)}, VOCABULARY),
+        ({"a": np.ones(8, np.float32)}, VOCABULARY),
+        ({"a": np.ones((1, 4), np.float32)}, VOCABULARY),  # fewer vectors than tokens
+        ({"a": np.ones((2, 4), np.float32)}, b"{}"),
+        ({"a": np.ones((2, 4), np.float32)}, b"\xff"),
+    ],
+)
+def test_a_damaged_folder_is_named(weights: bytes | dict[str, FloatArray], vocabulary: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(vocabulary)
+    (tmp_path / "own_256.safetensors").write_bytes(weights if isinstance(weights, bytes) else save(weights))
+    with pytest.raises(ConfigError, match=f"embed.model: {tmp_path} cannot be loaded: .*Is a file damaged, cut off"):
+        check_encoder(EmbedSection(encoder="static", model=str(tmp_path)))
+
+
+def test_a_damaged_onnx_file_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "tokenizer.json").write_bytes(VOCABULARY)
+    (tmp_path / "model.onnx").write_bytes(b"cut off")
+    with pytest.raises(ConfigError, match=f"embed.model: {tmp_path} cannot be loaded"):
+        load_encoder(EmbedSection(encoder="minilm", model=str(tmp_path)))
+
+
+def test_of_two_files_of_weights_every_worker_takes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(VOCABULARY)
+    for name, weight in (("b", 2), ("a", 1)):
+        (tmp_path / f"{name}_256.safetensors").write_bytes(save({"a": np.full((2, 4), weight, np.float32)}))
+    listed = Path.glob
+    for order in (False, True):  # a folder lists its files in any order
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "glob", lambda self, name, order=order: sorted(listed(self, name), reverse=order))
+            encoder = load_encoder(EmbedSection(encoder="static", model=str(tmp_path)))
+        assert isinstance(encoder, StaticEncoder)
+        assert encoder.vectors.max() == 1

@@ -14,7 +14,7 @@ from clustering.config import RunConfig, build_config
 from clustering.errors import ConfigError
 from clustering.inventory import STAGE_ARTEFACTS
 from clustering.rundir import RunDir, write_json, write_table
-from clustering.trust import refuse_unsaid, with_words
+from clustering.trust import refuse_unsaid, with_encoder, with_words
 from jobs.cli import main
 
 TITLES = {"url": "https://titles.example/v1", "model": "small", "key_env": "TITLES_KEY"}
@@ -76,7 +76,8 @@ def test_the_refusal_shows_what_would_be_sent_where(saved: RunConfig) -> None:
 def prepared(folder: Path, sections: dict[str, Any], **entries: Any) -> None:
     """A directory that passes for a finished run."""
     config = build_config({"run": {"dir": str(folder)}, **sections})
-    entry = {"fingerprint": "0" * 16, "started": 0.0, "finished": 1.0, "seconds": 1.0, "figures": {"texts": 9}}
+    figures = {"texts": 9, "records": 9, "text_bytes": 90}
+    entry = {"fingerprint": "0" * 16, "started": 0.0, "finished": 1.0, "seconds": 1.0, "figures": figures}
     held = {"id": "0" * 12, "stages": dict.fromkeys(STAGE_ARTEFACTS, entry), "config": config.as_dict()}
     write_json(RunDir(folder) / "manifest.json", {**held, **entries})
     for name in ("texts", "vectors"):
@@ -119,3 +120,70 @@ def test_recluster_does_not_release_a_collection_that_a_prepared_directory_says_
     pipeline.recluster_run(RunDir(tmp_path), ["cluster.min_cluster_size=9"])
     assert opened == []
     assert {"cluster", "describe", "project", "report"} <= set(done)
+
+
+@pytest.mark.parametrize(
+    ("embed", "words", "key"),
+    [
+        ({"encoder": "/theirs"}, [], "embed.encoder="),
+        ({"encoder": "somebody/model"}, [], "embed.encoder="),
+        ({"encoder": "static", "model": "/theirs"}, [], "embed.model="),
+        ({"encoder": "bge-m3", "model": "/theirs"}, ["embed.encoder=bge-m3"], "embed.model="),
+        ({"encoder": "bge-m3", "model": "/theirs"}, ["embed.gpus_per_actor=0"], "embed.model="),
+    ],
+)
+def test_a_model_that_only_the_directory_names_is_not_loaded(
+    embed: dict[str, str], words: list[str], key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared(tmp_path, {"embed": embed})
+    assert main(["assign", *words, "--run", str(tmp_path), "--input", "new.csv"]) == 2
+    said = capsys.readouterr().err
+    assert f"has vectors of the model {embed.get('model', embed['encoder'])}, which would be loaded" in said
+    assert f"--trust, or --config with the run's configuration file, or {key}" in said
+
+
+@pytest.mark.parametrize(
+    ("embed", "words", "trusted"),
+    [
+        ({"encoder": "static"}, [], False),
+        ({"encoder": "bge-m3"}, [], False),
+        ({"encoder": "bge-m3", "model": "/theirs"}, ["embed.model=/own"], False),
+        ({"encoder": "bge-m3", "model": "/theirs"}, ["embed.model=null"], False),
+        ({"encoder": "somebody/model"}, ["embed.encoder=somebody/model"], False),
+        ({"encoder": "somebody/model"}, [], True),
+    ],
+)
+def test_a_model_that_is_known_or_named_is_loaded(embed: dict[str, str], words: list[str], trusted: bool) -> None:
+    saved = build_config({"embed": embed})
+    found = with_encoder(saved, words, None, trusted, "runs/theirs")
+    assert found.embed.model in ("/own", None)
+    assert found.read == saved.read
+
+
+def test_a_configuration_file_names_the_model(tmp_path: Path) -> None:
+    file = tmp_path / "news.yaml"
+    file.write_text("embed: {encoder: bge-m3, model: /own, max_tokens: 64}\n")
+    saved = build_config({"embed": {"encoder": "bge-m3", "model": "/theirs", "max_tokens": 128}})
+    found = with_encoder(saved, [], file, trusted=False, place="runs/theirs").embed
+    assert (found.model, found.max_tokens) == ("/own", 128)
+
+
+def test_assign_takes_no_keys_of_other_sections() -> None:
+    with pytest.raises(ConfigError, match=r"assign takes keys of embed only, not 'search\.k=3'"):
+        with_encoder(RunConfig(), ["search.k=3"], None, trusted=False, place="runs/theirs")
+
+
+@pytest.mark.parametrize("command", ["status", "recluster"])
+def test_commands_look_at_no_model_that_the_directory_names(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared(tmp_path / "run", {"embed": {"encoder": "static", "model": "/theirs"}})
+    looked: list[Any] = []
+    monkeypatch.setattr("clustering.plan.check_encoder", lambda cfg: looked.append(cfg.model))
+    monkeypatch.setattr(pipeline, "ray_session", nullcontext)
+    monkeypatch.setattr(pipeline, "live_nodes", list)
+    monkeypatch.setattr(pipeline, "node_cpus", lambda: 2)
+    monkeypatch.setattr(pipeline, "do_stage", lambda *given: {"texts": 9})
+    monkeypatch.setattr(RunDir, "report", {"clusters": {"count": 0, "noise_share": 0.0, "largest_share": 0.0}})
+    assert main([command, "--run", str(tmp_path / "run")]) == 0
+    assert looked == []

