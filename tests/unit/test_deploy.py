@@ -20,6 +20,7 @@ import lightkube.models.core_v1 as kubernetes
 import msgspec
 import pytest
 import yaml
+from matplotlib import font_manager
 from packaging.requirements import Requirement
 from ray._private import ray_constants
 from ray.autoscaler._private.command_runner import SSHOptions
@@ -28,6 +29,7 @@ from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 from ray.scripts.scripts import cli as ray_cli
 
 from clustering.config import load_config
+from clustering.fonts import LIKELY
 from clustering.kernels.memory import plan_stages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +38,7 @@ COMPOSE, COMPOSE_GPU = ROOT / "docker/compose.yaml", ROOT / "docker/compose.gpu.
 RAYCLUSTER, RAYJOB = ROOT / "cluster_configs/ray/raycluster.yaml", ROOT / "cluster_configs/ray/rayjob.yaml"
 LAUNCHER = ROOT / "cluster_configs/ray/cluster.yaml"
 KUBERAY = ROOT / "tests/data/kuberay.json"
+FONTS = "/usr/share/fonts/truetype/wqy"  # where Debian's package puts them
 PATHS = (DOCKERFILE, COMPOSE, COMPOSE_GPU, RAYCLUSTER, RAYJOB, LAUNCHER)
 FILES = {path.name: path.read_text(encoding="utf-8") for path in PATHS}
 LOCKS = {target: (ROOT / f"docker/requirements-{target}.lock").read_text(encoding="utf-8") for target in ("cpu", "gpu")}
@@ -547,7 +550,14 @@ def test_the_image_installs_by_hash_and_nothing_besides(target: str) -> None:
     allowed = {f"--require-hashes -r docker/requirements-{lock}.lock" for lock in LOCKS}
     assert set(installs) - allowed == {"--no-deps --no-build-isolation --no-cache-dir ."}
     copied = [rest for word, rest in lineage(target, STAGES) if word == "COPY" and rest.startswith("--from=")]
-    assert copied == [f"--from=build-{target} /opt/venv /opt/venv"]
+    assert copied == [f"--from=build-cpu {FONTS} {FONTS}", f"--from=build-{target} /opt/venv /opt/venv"]
+
+
+def test_the_image_has_a_font_for_what_the_usual_one_does_not_draw() -> None:
+    installed = [rest for word, rest in lineage("build-cpu", STAGES) if word == "RUN" and "apt-get install" in rest]
+    assert "fonts-wqy-microhei" in installed[0].split()
+    assert any(FONTS.startswith(folder) for folder in font_manager.X11FontDirectories)
+    assert any(word in FONTS for word in LIKELY)  # so that it is opened before others
 
 
 def test_what_the_image_copies_exists_and_reaches_the_build() -> None:
