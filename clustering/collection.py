@@ -18,7 +18,7 @@ from clustering.errors import ConfigError, StoreError
 from clustering.kernels.printable import one_line
 from clustering.milvus import Address, Link, connected, patiently
 from clustering.parts import Item, map_parts, on_worker
-from clustering.read import TextCleaner, fold_records, schema_text, spool_records
+from clustering.read import TextCleaner, fold_records, schema_text, spool_records, warnings_of
 from clustering.rundir import Figures, RunDir, part_name, write_table
 from clustering.tally import Tally
 from clustering.wire import column_of, documents_of
@@ -246,7 +246,8 @@ class RangeReader:
         sound = np.isfinite(lengths) & (lengths > 0)
         ids = _ids(columns, documents, source)
         words = pa.array(_values(columns, documents, source.text), pa.string())
-        texts, shown = self.clean(pa.table({source.text: words}), Tally())
+        tally = Tally()
+        texts, shown = self.clean(pa.table({source.text: words}), tally)
         left_out = [at for at, (text, good) in enumerate(zip(texts, sound, strict=True)) if text and not good]
         lost = [str(ids[at].as_py()) for at in left_out[:SHOWN_IDS]]
         texts = [text if good else "" for text, good in zip(texts, sound, strict=True)]
@@ -255,13 +256,15 @@ class RangeReader:
         unit = (vectors[kept] / lengths[kept, None]).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), source.dim)
         write_table(self.run / "records" / part_name(item["item"]), spool.append_column(schema.VECTOR, column))
-        return {"records": len(texts), "dropped": len(left_out), "lost": lost, "schema": schema_text(spool)}
+        return {"records": len(texts), "dropped": len(left_out), "lost": lost, "schema": schema_text(spool),
+                "tally": tally.as_dict()}  # fmt: skip
 
 
 def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) -> Figures:
     """Read all entities, fold equal texts, number the rows in the order of keys; leave texts/, members/ and given/.
 
-    Returns: counts of records, texts, empty (left out), dropped (without a vector that has a direction), repeated_ids.
+    Returns: counts of records, texts, empty (left out), dropped (without a vector that has a direction), repeated_ids,
+        markup (texts that carry some), and ``warnings``.
     Raises: StoreError when the collection changes while it is read.
     """
     assert cfg.collection is not None
@@ -275,10 +278,14 @@ def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) 
     del figures["mixed"]  # a field of a collection has one type
     dropped = sum(result["dropped"] for result in results)
     lost = [one_line(name, 80) for result in results for name in result["lost"]][:SHOWN_IDS]
+    tally = Tally()
+    for result in results:
+        tally.add(result["tally"])
     told = f"{dropped:,} entities were left out: their vector is zero, infinite or not a number, for instance of "
     return {
         **figures,
         "empty": figures["empty"] - dropped,
         "dropped": dropped,
-        "warnings": [told + ", ".join(lost)] if dropped else [],
+        "markup": tally.counts["markup"],
+        "warnings": [*([told + ", ".join(lost)] if dropped else []), *warnings_of(tally, figures)],
     }

@@ -442,7 +442,7 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: in
     figures = fold_records(run, counts, cfg.limit, actors)
     told = files.warnings if isinstance(files, Inputs) else []
     mixed = dict.fromkeys([*figures.pop("mixed"), *(name for result in results for name in result["mixed"])])
-    told = [*told, *_warnings(tally, figures, cfg), *_mixed_words(list(mixed))]
+    told = [*told, *warnings_of(tally, figures), *_mixed_words(list(mixed))]
     return {**figures, "dropped": tally.counts["malformed"], "keyless": tally.counts["keyless"],
             "markup": tally.counts["markup"], "warnings": told}  # fmt: skip
 
@@ -459,7 +459,7 @@ def _mixed_words(mixed: list[str]) -> list[str]:
     return [f"Columns whose types differ between files or records are strings: {', '.join(mixed)}."] if mixed else []
 
 
-def _warnings(tally: Tally, figures: Figures, cfg: ReadSection) -> list[str]:
+def warnings_of(tally: Tally, figures: Figures) -> list[str]:
     """What a reader must know of the input: what was lost, mended or guessed, with the first example."""
     counts, first = tally.counts, tally.example
     said = {

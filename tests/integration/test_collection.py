@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from clustering.config import EmbedSection
 from clustering.encoders import load_encoder
-from clustering.rundir import RunDir
+from clustering.rundir import RunDir, read_columns
 from clustering.sample import write_sample
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]
@@ -135,6 +135,22 @@ def test_entities_without_a_text_or_a_direction_are_counted(covey, milvus_server
     result = covey(*words, "read.limit=100", f"run.dir={tmp_path / 'few'}")
     assert result.status == 0, result.err
     assert RunDir(tmp_path / "few").report["counts"]["records"] == 100
+
+
+def test_entities_are_cleaned_as_records_of_files_are(covey, milvus_server, tmp_path):
+    client = MilvusClient(uri=milvus_server)
+    rng = np.random.default_rng(5)
+    entities = [
+        {"key": at, "headline": f"&lt;p&gt;AT&amp;T sells <b>unit</b> {at}" if at % 2 else f"AT&T sells unit {at}",
+         "year": 1, "embedding": rng.normal(size=256)}
+        for at in range(200)
+    ]  # fmt: skip
+    make(client, "marked", DataType.INT64, entities)
+    run = RunDir(tmp_path / "run")
+    result = covey(*reading(milvus_server, "marked"), f"run.dir={run.path}")
+    assert result.status == 0, result.err
+    assert read_columns(run / "texts", ["text"])["text"].to_pylist() == [f"AT&T sells unit {at}" for at in range(200)]
+    assert "50% of the texts carry markup" in " ".join(run.report["warnings"])
 
 
 def test_an_empty_collection_has_no_texts(covey, milvus_server, tmp_path):
