@@ -25,6 +25,7 @@ from clustering.storage import Place, RemotePath, read_metadata, read_schema, re
 
 COPIES = 16  # parts that an object store copies at the same time
 UNREAD = b"unread"  # in the metadata of a part of vectors/: rows of whose text the encoder knows no token
+ALONE = "Such texts stay without neighbors: they are noise, unless the copies of one alone make a cluster."
 SHOWN_IDS = 5
 OTHER_LANGUAGES = 0.25  # share of texts in other languages that is told; 0 in English sets, 0.7 and more in others
 UNKNOWN_SHARE = 0.1  # of tokens: 0 to 0.01 in English, 0.28 to 0.92 in scripts that static vectors do not know
@@ -165,7 +166,7 @@ def _without_vector(run: RunDir, cfg: EmbedSection) -> Figures:
         "unread": unread.size,
         "unusable": unusable.size,
         "vectors": n_vectors,
-        "warnings": [f"{line}. Such texts stay without neighbors and count as noise." for line in told],
+        "warnings": [f"{line}. {ALONE}" for line in told],
     }
 
 

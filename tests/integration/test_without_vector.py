@@ -68,7 +68,7 @@ def test_texts_without_a_vector_are_told_and_stay_alone(run_files, covey, encode
     assert f"No word or sign that the encoder static knows stands in 7 of {len(texts)} texts" in warnings
     assert f"not a number came from the encoder static for 8 of {len(texts)} texts" in warnings
     for ids in (unread, unusable):
-        assert f"for instance {', '.join(ids[:5])}. Such texts stay without neighbors and count as noise." in warnings
+        assert f"for instance {', '.join(ids[:5])}. Such texts stay without neighbors:" in warnings
         assert ", ".join(ids[:5]) in result.err
     assert report["embed"]["unread"] == 7
     assert report["embed"]["unusable"] == 8
@@ -97,6 +97,26 @@ def test_texts_without_a_vector_are_told_and_stay_alone(run_files, covey, encode
     covey("recluster", "--run", run, "cluster.weights=distance", "cluster.selection=eom")
     assert covey("evaluate", "--run", run).status == 0
     assert json.loads((run / "report.json").read_text())["fidelity"]["ari_label"] > 0.9
+
+
+def test_copies_of_such_a_text_are_a_cluster_also_for_assign(run_files, covey, encoder, tmp_path):
+    texts = [*topic_texts(), *["👍"] * 12, *["🐢"] * 2]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"id": f"t{n}", "title": text}) + "\n" for n, text in enumerate(texts)))
+    run, result = run_files(f"read.paths={file}", f"embed.model={encoder}", "search.k=12", "project.n_neighbors=8")
+    assert result.status == 0, result.err
+    for words in ([], ["cluster.weights=distance", "cluster.selection=eom"]):
+        assert not words or covey("recluster", "--run", run, *words).status == 0
+        labels = pq.read_table(run / "labels.parquet")
+        thumbs = set(labels["label"].to_pylist()[120:132])
+        assert len(thumbs) == 1
+        assert thumbs != {-1}
+        assert labels["label"].to_pylist()[132:] == [-1, -1]
+        placed = tmp_path / "placed.parquet"
+        assert covey("assign", "--run", run, "--input", file, "--output", placed).status == 0
+        found = pq.read_table(placed)
+        for name in ("label", "home"):
+            assert found[name].to_pylist() == labels[name].to_pylist()
 
 
 def test_a_run_of_nothing_but_such_texts_is_refused_in_words(run_files, encoder, tmp_path):

@@ -77,7 +77,7 @@ def test_texts_without_a_known_token_are_counted_over_all_parts(tmp_path: Path) 
     assert (found["unread"], found["unusable"], found["vectors"]) == (3, 0, 2)
     assert found["warnings"][-1] == (
         "No word or sign that the encoder static knows stands in 3 of 5 texts, for instance id 1, id 3, id 4. Such "
-        "texts stay without neighbors and count as noise."
+        "texts stay without neighbors: they are noise, unless the copies of one alone make a cluster."
     )
     assert rows_without_vector(run / "vectors").tolist() == [1, 3, 4]
 
