@@ -18,8 +18,8 @@ from clustering.errors import ConfigError, StoreError
 from clustering.kernels.printable import one_line
 from clustering.milvus import Address, Link, connected, patiently
 from clustering.parts import Item, map_parts, on_worker
-from clustering.read import TextCleaner, fold_records, schema_text, spool_records, warnings_of
-from clustering.rundir import Figures, RunDir, part_name, write_table
+from clustering.read import TextCleaner, fold_records, spool_records, warnings_of, write_records
+from clustering.rundir import Figures, RunDir
 from clustering.tally import Tally
 from clustering.wire import column_of, documents_of
 
@@ -255,9 +255,9 @@ class RangeReader:
         kept = spool[schema.PLACE].to_numpy()
         unit = (vectors[kept] / lengths[kept, None]).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), source.dim)
-        write_table(self.run / "records" / part_name(item["item"]), spool.append_column(schema.VECTOR, column))
-        return {"records": len(texts), "dropped": len(left_out), "lost": lost, "schema": schema_text(spool),
-                "tally": tally.as_dict()}  # fmt: skip
+        spool = spool.append_column(schema.VECTOR, column)
+        part = write_records(self.run, f"part-{item['item']:06d}", len(texts), spool)
+        return {**part, "dropped": len(left_out), "lost": lost, "tally": tally.as_dict()}
 
 
 def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) -> Figures:

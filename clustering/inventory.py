@@ -34,7 +34,7 @@ ARTEFACTS = (*STAGE_OF, PROGRESS)
 _PART = r"part-\d{6}\.parquet"
 # The artefacts that are folders, each with the names of the files in it.
 FOLDERS = {
-    "records": r"part-\d{6}(-\d{6})?\.(parquet|npz)",
+    "records": r"part-\d{6}(-\d{6})?\.(arrow|npz|parquet)",  # the last of the version before
     **dict.fromkeys(("texts", "members", "given", "vectors", "neighbors", "coords"), _PART),
     "loaded": rf"{_PART}\.(begun|done)|filling|bulk\.json",
     "graph": r"(indptr|indices|data|radius)\.npy",

@@ -29,8 +29,8 @@ from clustering.formats import (
 from clustering.kernels.cleaning import Cleaning, folded
 from clustering.kernels.copies import fold_copies
 from clustering.parts import Item, map_parts, on_worker
-from clustering.rundir import Figures, RunDir, names_of, part_name, parts, write_table
-from clustering.storage import load_array, read_schema, read_table, whole
+from clustering.rundir import Figures, RunDir, part_name, write_table
+from clustering.storage import load_array, read_passing, whole, write_passing
 from clustering.tally import Tally
 
 __all__ = ["InputFile", "Inputs", "Piece", "find_files", "read_columns_of", "read_texts"]
@@ -174,10 +174,7 @@ class PieceReader:
         texts, shown = self.clean(table, tally)
         columns, told = carried_columns(table, self.cfg, self.keep, tally)
         spool = spool_records(texts, shown, where, columns)
-        path = self.run / "records" / f"part-{piece:06d}-{chunk:06d}.parquet"
-        with whole(path) as temporary:  # read once and removed: what writes it fastest
-            pq.write_table(spool, temporary, compression="lz4", use_dictionary=False, write_statistics=False)
-        return {"records": len(table), "schema": schema_text(spool), **told}
+        return {**write_records(self.run, f"part-{piece:06d}-{chunk:06d}", len(table), spool), **told}
 
 
 def carried_columns(
@@ -310,6 +307,13 @@ def spool_records(
     return pa.table(found)
 
 
+def write_records(run: RunDir, name: str, records: int, spool: pa.Table) -> dict[str, Any]:
+    """Write a part of records/. Returns: what ``fold_records`` must know of it; records : with the empty ones"""
+    write_passing(run / "records" / f"{name}.arrow", spool)
+    layout = spool.schema.remove_metadata().serialize().to_pybytes().hex()  # travels as JSON
+    return {"name": name, "records": records, "schema": layout}
+
+
 def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
     joined = b"".join(
         chunk.buffers()[1].to_pybytes()[16 * chunk.offset : 16 * (chunk.offset + len(chunk))]
@@ -320,12 +324,12 @@ def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -> Figures:
     """Give every record its row: rows count distinct texts by first appearance, whatever read them."""
-    names = parts(run / "records")
-    with_ids = bool(names) and schema.ID_DIGEST in read_schema(names[0]).names
+    with_ids = False
     digests, id_digests, kept_of = [], [], []
     before = 0
-    for path, count in zip(names, counts, strict=True):
-        table = read_table(path, columns=[schema.PLACE, schema.DIGEST, *([schema.ID_DIGEST] if with_ids else [])])
+    for count in counts:
+        table = read_passing(run / "records" / f"{count['name']}.arrow", lambda name: name in schema.NUMBERING)
+        with_ids = schema.ID_DIGEST in table.schema.names
         places = table[schema.PLACE].to_numpy()
         keep = int(np.searchsorted(places, limit - before)) if limit is not None else len(table)
         digests.append(_digests(table[schema.DIGEST].slice(0, keep)))
@@ -337,10 +341,11 @@ def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -
     row, first, copies = fold_copies(np.concatenate([np.empty((0, 2), np.uint64), *digests]))
     ids, _, _ = fold_copies(np.concatenate([np.empty((0, 2), np.uint64), *id_digests]))
     start = 0
-    for path, kept in zip(names, kept_of, strict=True):
+    for count, kept in zip(counts, kept_of, strict=True):
         end = start + kept
         mine = first[start:end]
-        with whole(path.with_suffix(".npz")) as temporary, temporary.open("wb") as handle:
+        path = run / "records" / f"{count['name']}.npz"
+        with whole(path, lasting=False) as temporary, temporary.open("wb") as handle:
             np.savez(handle, row=row[start:end], first=mine, copies=copies[row[start:end][mine]])
         start = end
     return {
@@ -360,11 +365,10 @@ class RowWriter:
         self.run, self.members = run, members
 
     def __call__(self, item: Item) -> Item:
-        path = self.run / "records" / item["name"]
-        numbers = load_array(path.with_suffix(".npz"))
-        held = read_schema(path).names
-        unused = {schema.PLACE, schema.DIGEST, schema.ID_DIGEST}
-        table = read_table(path, columns=[name for name in held if name not in unused]).slice(0, len(numbers["row"]))
+        records = self.run / "records"
+        numbers = load_array(records / f"{item['name']}.npz")
+        table = read_passing(records / f"{item['name']}.arrow", lambda name: name not in schema.NUMBERING)
+        table = table.slice(0, len(numbers["row"]))
         name = part_name(item["item"])
         if len(table):
             members = self._members(table, numbers["row"])
@@ -380,7 +384,7 @@ class RowWriter:
                 held_texts = held_texts.append_column(schema.SHOWN, shown)
             write_table(self.run / "texts" / name, held_texts)
             text_bytes = int(pc.sum(pc.binary_length(texts["text"])).as_py())
-            if schema.VECTOR in held:
+            if schema.VECTOR in table.schema.names:
                 vectors = table[schema.VECTOR].filter(first)
                 layout = schema.vectors_schema(vectors.type.list_size)
                 write_table(self.run / "given" / name, pa.table({"row": texts["row"], "vector": vectors}, layout))
@@ -489,24 +493,19 @@ def warnings_of(tally: Tally, figures: Figures) -> list[str]:
 def fold_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int) -> Figures:
     """Turn records/ into texts/ and members/, and into given/ where it holds vectors; records/ goes.
 
-    counts : of each part its records, its schema as ``schema_text`` gives it, and numeric and large as
-        ``carried_columns`` tells them; limit : only the first records
+    counts : of each part what ``write_records`` tells, and numeric and large as ``carried_columns`` tells them
+    limit : only the first records
     Returns: records, texts, empty, repeated_ids, missing_ids, largest_copies, text_bytes; mixed: names of columns that
         are strings because their types differ.
     """
     numbered = on_worker(_number_rows, run, counts, limit)
     kinds = {(one["schema"], tuple(one.get("numeric", ())), tuple(one.get("large", ()))): None for one in counts}
     members, mixed = members_schema([(schema_of(text), set(numeric), set(large)) for text, numeric, large in kinds])
-    names = [{"name": name} for name in names_of(run / "records")]
+    names = [{"name": one["name"]} for one in counts]
     written = map_parts(RowWriter, names, actors=actors, run=run, members=members)
     run.remove("records")
     text_bytes = sum(result["text_bytes"] for result in written)
     return {**numbered, "text_bytes": text_bytes, "mixed": mixed}
-
-
-def schema_text(table: pa.Table) -> str:
-    """A table's schema as a word that travels as JSON."""
-    return str(table.schema.remove_metadata().serialize().to_pybytes().hex())
 
 
 def schema_of(text: str) -> pa.Schema:

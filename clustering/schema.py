@@ -60,6 +60,7 @@ RESERVED = frozenset([*LABELS.names, "row", "time", "source", "link", "text", "t
 # Columns of records/ besides the input's own, which are named as they please, but hardly so.
 PLACE, WHERE, DIGEST, ID_DIGEST = "covey:place", "covey:where", "covey:digest", "covey:id_digest"
 ORIGINAL, VECTOR = "covey:original", "covey:vector"
+NUMBERING = (PLACE, DIGEST, ID_DIGEST)  # all that it takes to number the rows
 WORKING = (PLACE, WHERE, DIGEST, ID_DIGEST, ORIGINAL, VECTOR)
 CLUSTERS = pa.schema(
     [

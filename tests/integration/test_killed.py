@@ -132,8 +132,9 @@ def test_work_lands_on_all_nodes(nodes: Nodes, battered: Any) -> None:
     assert len(seen["_Shard"]) >= 2
 
 
-KILLED = [some("records", many=1), finished("read"), some("vectors"), finished("embed"), some("loaded", "*.done"),
-          finished("store"), some("neighbors"), finished("search"), finished("forest"), begun("plot")]  # fmt: skip
+KILLED = [some("records", "part-*.arrow", many=1), finished("read"), some("vectors"), finished("embed"),
+          some("loaded", "*.done"), finished("store"), some("neighbors"), finished("search"), finished("forest"),
+          begun("plot")]  # fmt: skip
 
 
 def test_a_driver_killed_at_ten_points_does_nothing_twice(

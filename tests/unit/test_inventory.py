@@ -48,6 +48,7 @@ def run_here(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     "inner",
     ["texts/part-000012.parquet", "records/part-000001-000002.parquet", "records/part-000001-000002.npz", ".lock",
+     "records/part-000001-000002.arrow", "records/part-000001.arrow", "records/.part-000001.arrow.0123abcd.tmp",
      "loaded/part-000000.parquet.begun", "loaded/bulk.json", "graph/radius.npy", "forest/grain.json", "map.png",
      "store/milvus.db", "store/milvus.db-journal", "store/server.log", "manifest.json", ".report.json.0123abcd.tmp",
      "vectors/.part-000009.parquet.0123abcd.tmp", "vectors/0123456789abcdef/part-000009.parquet",

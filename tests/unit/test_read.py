@@ -529,6 +529,15 @@ def test_a_parquet_footer_that_is_too_long_is_not_parsed(tmp_path: Path) -> None
     ]
 
 
+def test_what_an_interrupted_start_has_left_is_not_read(write: Write, tmp_path: Path, read_here: Any) -> None:
+    for left in ("part-000000-000000.arrow", "part-000007-000000.arrow", "part-000007-000000.npz",
+                 "part-000000-000000.parquet"):  # fmt: skip
+        write(f"run-0/records/{left}", b"broken off")
+    _, figures = read_here(section(write("a.csv")))
+    assert (figures["records"], figures["texts"]) == (1, 1)
+    assert sorted(path.name for path in (tmp_path / "run-0").iterdir()) == ["members", "texts"]
+
+
 def test_json_that_is_too_deep_or_a_number_too_long_is_dropped(write: Write, read_here: Any) -> None:
     deep = '{"title": ' + "[" * 100_000
     path = write("a.jsonl", f'{deep}\n{{"title": {"1" * 5000}}}\n{{"title": "Vote"}}\n')

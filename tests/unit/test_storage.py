@@ -24,8 +24,10 @@ from clustering.storage import (
     load_array,
     place,
     read_metadata,
+    read_passing,
     read_schema,
     read_table,
+    write_passing,
 )
 
 
@@ -92,6 +94,17 @@ def test_a_file_that_would_run_code_is_refused_before_it_is_opened(
     assert not mark.exists()
 
 
+def test_an_arrow_file_that_would_run_code_is_refused_before_it_is_opened(trap: tuple[Path, Path]) -> None:
+    path, mark = trap
+    column = pa.ExtensionArray.from_storage(Pickled(Trap(mark)), pa.array([1, 2], pa.int64()))
+    write_passing(path.with_suffix(".arrow"), pa.table({"row": [0, 1], "label": column}))
+    with pytest.raises(StageError, match=r"arrow holds columns of an Arrow extension type, which may run code"):
+        read_passing(path.with_suffix(".arrow"), lambda name: name == "row")
+    assert not mark.exists()
+    pa.ipc.open_file(str(path.with_suffix(".arrow")))
+    assert mark.exists()
+
+
 def test_an_input_that_would_run_code_is_refused_by_name(trap: tuple[Path, Path]) -> None:
     path, mark = trap
     with pytest.raises(ConfigError, match=r"part-000000\.parquet: it holds a column of an Arrow extension type"):
@@ -103,18 +116,22 @@ def _as_assignment(path: Path) -> RunDir:
     return RunDir(path.rename(path.with_name("assignment.parquet")).parent)
 
 
-def test_extension_types_are_seen_wherever_they_stand(tmp_path: Path) -> None:
-    """The words lie in base64, so how they look depends on what stands before them."""
+@pytest.mark.parametrize("write", [lambda path, table: pq.write_table(table, path), write_passing])
+def test_extension_types_are_seen_wherever_they_stand(write: Callable[[Path, pa.Table], None], tmp_path: Path) -> None:
+    """In Parquet the words lie in base64, so how they look depends on what stands before them."""
     storage = pa.array([1, 2], pa.int64())
     for pad in range(6):
         column = pa.ExtensionArray.from_storage(Pickled(), storage)
         nested = pa.StructArray.from_arrays([column], ["within"])
         for name, array in (("flat", column), ("nested", nested)):
-            path = tmp_path / f"{name}.parquet"
-            pq.write_table(pa.table({"x" * pad + "row": storage, "label": array}), path)
+            path = tmp_path / name
+            write(path, pa.table({"x" * pad + "row": storage, "label": array}))
             with path.open("rb") as file:
                 assert has_extensions(file), (pad, name)
                 assert file.tell() == 0
+            write(path, pa.table({"x" * pad + "row": storage}))
+            with path.open("rb") as file:
+                assert not has_extensions(file), (pad, name)
 
 
 def test_a_file_of_plain_columns_is_read_as_it_is(tmp_path: Path) -> None:
@@ -127,14 +144,34 @@ def test_a_file_of_plain_columns_is_read_as_it_is(tmp_path: Path) -> None:
     assert read_schema(tmp_path / "a.parquet").metadata[b"short"] == b"3"
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"\xff" * 8, b"PAR1\xff\xff\xff\x7fPAR1"])
-def test_what_is_no_parquet_file_is_no_trap_and_no_end_of_the_process(content: bytes, tmp_path: Path) -> None:
+def test_what_a_start_writes_for_itself_comes_back_with_its_types(tmp_path: Path) -> None:
+    words = pa.array(["a", "b", "a"]).dictionary_encode()
+    table = pa.table({
+        "text": ["a", None, "\u00fc"], "none": pa.nulls(3), "whole": pa.array([1, 2, None], pa.uint32()),
+        "day": pa.array([0, 86_400_000, None], pa.date64()), "took": pa.array([1, None, 3], pa.duration("s")),
+        "at": pa.array([-(1 << 60), 0, None], pa.timestamp("s", "Asia/Tokyo")),
+        "id": pa.array([b"ab", None, b"cd"], pa.binary(2)),
+        "lists": pa.ListArray.from_arrays([0, 1, 1, 3], words), "within": [{"x": 1.5}, None, {"x": None}],
+    })  # fmt: skip
+    write_passing(tmp_path / "a.arrow", pa.concat_tables([table.slice(1), table]))
+    assert read_passing(tmp_path / "a.arrow", lambda name: True).equals(pa.concat_tables([table.slice(1), table]))
+    assert read_passing(tmp_path / "a.arrow", {"took", "text"}.__contains__).schema.names == ["text", "took"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.arrow"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PAR1", b"\xff" * 8, b"PAR1\xff\xff\xff\x7fPAR1", b"ARROW1", b"ARROW1\0\0\xff\xff\xff\x7fARROW1"],
+)
+def test_what_is_no_table_is_no_trap_and_no_end_of_the_process(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(content)
     with path.open("rb") as file:
         assert not has_extensions(file)
     with pytest.raises(StageError, match=r"a\.parquet is damaged: .*run\.resume=false makes it anew"):
         read_table(path)
+    with pytest.raises(StageError, match=r"a\.parquet is damaged: .*run\.resume=false makes it anew"):
+        read_passing(path, lambda name: True)
 
 
 def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
