@@ -76,7 +76,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     read = replace(
         read, paths=tuple(paths), limit=None, keep=(), time_column=None, source_column=None, link_column=None
     )
-    files = find_files(read)
+    files = find_files(read, patience_s=config.run.patience_s)
     _refuse_overwriting(run, place(output), [file.uri for file in files])
     table = read_columns_of(files, read)
     texts, _ = TextCleaner(read)(table, Tally())

@@ -18,7 +18,7 @@ import pyarrow.fs
 
 from clustering.config import ReadSection
 from clustering.kernels.printable import CREDENTIALS
-from clustering.storage import SECRET_SHOWN, filesystem_of, is_local
+from clustering.storage import SECRET_SHOWN, RemotePath, filesystem_of, is_local
 
 FORMATS = {
     "csv": "csv",
@@ -61,6 +61,14 @@ class InputFile:
     changed: str  # time of the last change, for the run's fingerprint
     given: str  # the item of ``paths`` that found it, which names its filesystem
     layout: dict[str, Any] = field(default_factory=dict)  # how it is written, and where its columns stand
+    patience_s: float = 0  # how long a bucket that fails is waited for while it is read
+
+    @property
+    def steady(self) -> RemotePath | None:
+        """Where an object lies that is waited for; none for a file, and before any work."""
+        if not self.patience_s or not self.given.startswith(("s3://", "gs://")):
+            return None
+        return replace(RemotePath.of(self.uri), inner=self.path, patience_s=self.patience_s)
 
 
 class Inputs(list[InputFile]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import lzma
 import tempfile
@@ -30,7 +31,7 @@ from clustering.files import (
     resolve_paths,
     unread_words,
 )
-from clustering.storage import is_local
+from clustering.storage import PATIENCE_S, SteadyFile, is_local
 from clustering.tally import Tally
 
 BLOCK_BYTES = 4 << 20  # of a text file that are looked at in one go
@@ -84,10 +85,13 @@ def other_names(cfg: ReadSection, keep: tuple[str, ...] = ()) -> list[str]:
     return list(dict.fromkeys(name for name in named if name))
 
 
-def find_files(cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: False) -> Inputs:
+def find_files(
+    cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: False, patience_s: float = PATIENCE_S
+) -> Inputs:
     """Resolve paths, globs, directories and URIs to files, and look into each for its layout and its wanted columns.
 
     left_out : says of a file's URI whether it is no input, such as an artefact of the run itself
+    patience_s : how long a bucket that fails is waited for when the files are read; here it is not
     Returns: the files in the order of ``paths``, each path's files by name; a file named twice is read once.
     Raises: ConfigError that lists every problem: nothing found, unknown format, not decodable, a column that no file
         has, a text column of a kind that is no text.
@@ -116,7 +120,7 @@ def find_files(cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: Fal
         warnings += told
     if problems:
         raise ConfigError(problems)
-    return Inputs([look.file for look in looks], keep, warnings)
+    return Inputs([replace(look.file, patience_s=patience_s) for look in looks], keep, warnings)
 
 
 def _missing(looks: list[_Look], cfg: ReadSection) -> tuple[list[str], list[str]]:
@@ -434,15 +438,22 @@ def _head(file: InputFile, cfg: ReadSection) -> tuple[str, bool]:
     return b"".join(held).decode("utf-8", "replace"), whole
 
 
+def _source(file: InputFile) -> Any:
+    """The bytes of a file as they lie there, at any place."""
+    return SteadyFile(file.steady) if file.steady else filesystem(file.given)[0].open_input_file(file.path)
+
+
 def open_file(file: InputFile) -> Any:
     """The unpacked bytes of a file, as a stream."""
-    store, _ = filesystem(file.given)
     if file.packing == "zip":
-        archive = zipfile.ZipFile(store.open_input_file(file.path))
+        archive = zipfile.ZipFile(_source(file))
         return archive.open(_member(archive))
     if file.packing == "xz":
-        return lzma.open(store.open_input_stream(file.path, compression=None))
-    return store.open_input_stream(file.path, compression=file.packing)
+        return lzma.open(_source(file))
+    if file.steady:
+        stream = io.BufferedReader(SteadyFile(file.steady), BLOCK_BYTES)
+        return pa.CompressedInputStream(pa.PythonFile(stream, "r"), file.packing) if file.packing else stream
+    return filesystem(file.given)[0].open_input_stream(file.path, compression=file.packing)
 
 
 def _blocks(file: InputFile, decoder: Decoder) -> Iterator[tuple[bytes, bool]]:
@@ -456,7 +467,7 @@ def _blocks(file: InputFile, decoder: Decoder) -> Iterator[tuple[bytes, bool]]:
 def parquet_source(file: InputFile) -> Any:
     """A Parquet file that can be read anywhere; a packed one is unpacked to the disk, up to a bound."""
     if not file.packing:
-        return filesystem(file.given)[0].open_input_file(file.path)
+        return _source(file)
     source: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is there as long as somebody reads from it
     with open_file(file) as stream:
         while chunk := stream.read(1 << 20):

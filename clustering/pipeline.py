@@ -290,7 +290,7 @@ def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int |
     except ConfigError as error:
         problems += error.problems
     try:
-        source = find_files(config.read, run.wrote) if given is None else find_collection(given)
+        source = find_files(config.read, run.wrote, config.run.patience_s) if given is None else find_collection(given)
     except ConfigError as error:
         problems += error.problems
     problems += _inputs_within(run, config.read.paths, source)

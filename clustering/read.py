@@ -141,8 +141,8 @@ def _told(
 
 
 def _check_unchanged(file: InputFile) -> None:
-    store, _ = filesystem(file.given)
-    info = store.get_file_info(file.path)
+    steady = file.steady
+    info = steady._info() if steady else filesystem(file.given)[0].get_file_info(file.path)
     if (info.size or 0, str(info.mtime_ns)) != (file.size, file.changed):
         raise InputError(["it changed while the run was reading it; start again when nobody writes to it"])
 

@@ -267,6 +267,43 @@ class RemotePath:
         self.again(delete, tries)
 
 
+class SteadyFile(io.RawIOBase):
+    """The content of an object, read at any place; a read that fails is tried again from where it was.
+
+    Raises: StageError as ``RemotePath.again`` does.
+    """
+
+    def __init__(self, path: RemotePath) -> None:
+        self.path, self.at, self.source = path, 0, None
+        self.size = int(path._info().size or 0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self.size - self.at))
+        found = self.path.again(lambda fs: self._read(fs, wanted)) if wanted else b""
+        buffer[: len(found)] = found
+        self.at += len(found)
+        return len(found)
+
+    def _read(self, fs: pa.fs.FileSystem, wanted: int) -> bytes:
+        source, self.source = self.source or fs.open_input_file(self.path.inner), None
+        found: bytes = source.read_at(wanted, self.at)
+        self.source = source  # one that has failed is opened anew
+        return found
+
+
 def passes(error: Exception) -> bool | None:
     """Whether waiting may mend what a client of an object store raised: True, False, or None for who knows."""
     words = str(error).lower()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
+import lzma
 import os
 import platform
 import random
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -28,12 +32,12 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from numpy.testing import assert_array_equal
 from werkzeug.serving import make_server
 
-from clustering import pipeline
+from clustering import formats, pipeline
 from clustering.config import ReadSection
 from clustering.embed import adopt_vectors
 from clustering.errors import ConfigError, StageError
 from clustering.locks import numbers_of_processes
-from clustering.read import find_files, read_texts
+from clustering.read import find_files, read_columns_of, read_texts
 from clustering.rundir import LOCK, RunDir, load_graph, parts, save_array, write_json, write_table
 from clustering.storage import RemotePath, load_array, place, read_table, touch, whole
 from tests.integration.conftest import digests, free_port
@@ -389,6 +393,33 @@ def test_files_of_a_bucket_are_read_with_the_options_of_their_uri(
     assert figures["records"] == len(found)
     titles = read_table(tmp_path / "run" / "texts" / "part-000000.parquet")["text"].to_pylist()
     assert titles == [files[name] for name in found]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.xz", "a.zip", "a.parquet"])
+def test_a_bucket_that_fails_while_a_file_is_read_is_waited_for(
+    name: str, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = [f"Flood number {n} closes the harbour" for n in range(20_000)]
+    table = pa.table({"title": titles})
+    plain, held = io.BytesIO(), io.BytesIO()
+    pyarrow.csv.write_csv(table, plain)
+    pq.write_table(table, held, row_group_size=1000)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.csv", plain.getvalue())
+    content = {"csv": plain.getvalue(), "gz": gzip.compress(plain.getvalue()), "xz": lzma.compress(plain.getvalue()),
+               "zip": packed.getvalue(), "parquet": held.getvalue()}[name.rpartition(".")[2]]  # fmt: skip
+    store.put(f"waited/{name}", content)
+    monkeypatch.setattr(formats, "BLOCK_BYTES", 50_000)
+    cfg = ReadSection(paths=(store.uri(f"waited/{name}"),), text_columns=("title",))
+    given = find_files(cfg, patience_s=60)
+    store.failing, store.failed = 1.0, 0
+    threading.Timer(4, lambda: setattr(store, "failing", 0.2)).start()  # longer than pyarrow itself tries
+    assert read_columns_of(given, cfg)["title"].to_pylist() == titles
+    assert store.failed > 0
+    store.failing = 1.0
+    with pytest.raises(StageError, match=r"waited/a.*\(tried \d+ times in \d+ s\)\. When that is mended"):
+        read_columns_of([replace(file, patience_s=2) for file in given], cfg)
 
 
 def test_a_file_of_a_bucket_that_cannot_be_read_is_named_with_its_options(store: ObjectStore) -> None:
