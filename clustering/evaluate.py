@@ -91,13 +91,17 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
         time_column=None, source_column=None, link_column=None,
     )  # fmt: skip
     table = read_columns_of(find_files(section), section)
-    ids = as_type(table[schema.WHERE] if key is None else table[key], pa.string())
-    truths = pa.table({"text_id": ids, "truth": table[truth_column]}).filter(pc.is_valid(table[truth_column]))
+    places = table[schema.WHERE]  # the ids of records without one, as in the run
+    ids = places if key is None else pc.coalesce(_filled(as_type(table[key], pa.string())), places)
+    truths = pa.table({"text_id": ids, "truth": _filled(table[truth_column])})
+    truths = truths.filter(pc.is_valid(truths["truth"]))
     if not len(truths):
         raise ConfigError([f"--truth {truth}: no record has a label in '{truth_column}'"])
     if pc.count_distinct(truths["text_id"]).as_py() != len(truths):
         raise ConfigError([f"--truth {truth}: ids in '{key}' repeat; each record needs a truth of its own"])
     labels = read_table(run / "labels.parquet", columns=["text_id", "label", "home"])
+    if not len(labels):
+        raise ConfigError([f"{run.path} clusters no texts, so there is nothing to compare with --truth {truth}"])
     labels = labels.set_column(
         0, "text_id", as_type(labels["text_id"], pa.string())
     )  # 7 in one file may be "7" in another
@@ -113,14 +117,22 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
     }
 
 
-def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures:
+def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Strings, with null for an empty one, which is how csv writes that there is none."""
+    return pc.if_else(pc.equal(column, ""), None, column)
+
+
+def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures | None:
     """The run against hdbscan on the vectors themselves, with all pairwise distances; texts without one are left out.
 
     Returns: ari_label (agreement of the labels of distinct texts), mst_weight_difference (of the trees' total
-        lengths, relative to the exact one), noise_share of the exact labels.
+        lengths, relative to the exact one; None where all vectors are equal), noise_share of the exact labels; None
+        for fewer than two vectors.
     """
     held = [stored_vectors(read_table(path)) for path in parts(run / "vectors")]
     rows, vectors = (np.concatenate(pieces) for pieces in zip(*held, strict=True))
+    if len(vectors) < 2:
+        return None
     exact = HDBSCAN(
         min_samples=min(cluster.core_rank, len(vectors) - 1),
         min_cluster_size=cluster.min_cluster_size or MIN_CLUSTER_SIZE,
@@ -137,7 +149,7 @@ def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures
     ours = float(load_forest(run).distance.astype(np.float64).sum())
     return {
         "ari_label": round(float(adjusted_rand_score(exact.labels_, label)), 5),
-        "mst_weight_difference": round(ours / weight - 1, 8),
+        "mst_weight_difference": round(ours / weight - 1, 8) if weight else None,
         "exact_noise_share": round(float((exact.labels_ < 0).mean()), 5),
         "exact_count": int(exact.labels_.max()) + 1,
     }

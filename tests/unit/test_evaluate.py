@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clustering import evaluate
-from clustering.config import build_config
+from clustering.config import ClusterSection, ReadSection, build_config
 from clustering.errors import ConfigError
 from clustering.inventory import STAGE_ARTEFACTS
-from clustering.rundir import RunDir, write_json
+from clustering.rundir import RunDir, part_name, write_json, write_table
 
 REPORT = {"counts": {"texts": 1}, "search": {"recall": 1.0}}
 
@@ -44,3 +47,51 @@ def test_a_directory_without_a_run_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not finished; finish it with covey run first"):
         evaluate.evaluate_run(RunDir(tmp_path / "none"), build_config({}))
     assert not (tmp_path / "none").exists()
+
+
+READ = ReadSection(text_columns=("title",), id_column="id")
+
+
+def labels(tmp_path: Path, ids: list[str]) -> RunDir:
+    """What compare_with_truth reads of a run: each record in a cluster of its own."""
+    own = pa.array(range(len(ids)), pa.int32())
+    table = pa.table({"text_id": pa.array(ids, pa.string()), "label": own, "home": own})
+    pq.write_table(table, tmp_path / "labels.parquet")
+    return RunDir(tmp_path)
+
+
+def test_a_record_whose_label_is_empty_has_no_truth(tmp_path: Path) -> None:
+    """csv knows no other way to say so; the empty label was a class of its own."""
+    (tmp_path / "truth.csv").write_text("id,label\na,x\nb,y\nc,\nd,\n")
+    found = evaluate.compare_with_truth(
+        labels(tmp_path, ["a", "b", "c", "d"]), READ, f"{tmp_path}/truth.csv", "label", None
+    )
+    assert found["records"] == 2
+    assert found["label"]["ari"] == 1
+
+
+def test_truths_without_an_id_are_those_of_records_without_one(tmp_path: Path) -> None:
+    """They counted as ids that repeat."""
+    (tmp_path / "truth.csv").write_text("id,label\na,x\n,y\n,y\n")
+    run = labels(tmp_path, ["a", "truth.csv:2", "truth.csv:3"])
+    assert evaluate.compare_with_truth(run, READ, f"{tmp_path}/truth.csv", "label", None)["records"] == 3
+
+
+def test_a_run_without_texts_has_nothing_to_compare(tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_text("id,label\na,x\n")
+    with pytest.raises(ConfigError, match="clusters no texts, so there is nothing to compare"):
+        evaluate.compare_with_truth(labels(tmp_path, []), READ, f"{tmp_path}/truth.csv", "label", None)
+
+
+@pytest.mark.parametrize("n_texts", [1, 2, 6])
+def test_equal_vectors_and_a_single_one_have_a_fidelity_or_none(n_texts: int, tmp_path: Path) -> None:
+    """Texts of the same words in another order have equal vectors: the exact tree has the length 0."""
+    run = RunDir(tmp_path)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.tile([1, 0], n_texts), pa.float32()), 2)
+    write_table(run / "vectors" / part_name(0), pa.table({"row": np.arange(n_texts), "vector": vectors}))
+    write_table(run / "assignment.parquet", pa.table({"label": np.full(n_texts, -1, np.int32)}))
+    edges = np.arange(n_texts - 1)
+    lengths = np.full(n_texts - 1, 1e-3, np.float32)
+    write_table(run / "forest" / part_name(0), pa.table({"left": edges, "right": edges + 1, "distance": lengths}))
+    found = evaluate.exact_fidelity(run, ClusterSection(weights="distance", selection="eom", min_samples=1), "L2")
+    assert found is None if n_texts == 1 else found is not None and found["mst_weight_difference"] is None
