@@ -24,6 +24,7 @@ from clustering.storage import read_table, whole
 NOISE = "#c4c8cf"
 NAMED = 40  # clusters whose titles are written into the picture, where there is room
 HOVER_CHARACTERS = 300
+TITLE_CHARACTERS = 60  # of the run's name: a longer one leaves no room for the picture
 NAME_CHARACTERS = 66  # of a title in the picture, in three lines
 WIDE = ("W", "F")  # of characters that take two columns
 NO_GLYPH = "□"  # stands in the picture for characters that no font of this machine has
@@ -58,7 +59,8 @@ def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
     xy = np.column_stack([coords["x"].to_numpy(), coords["y"].to_numpy()])
     clusters = read_table(run / "clusters.parquet")
     shown = np.arange(label.size) if cfg.noise == "shown" else np.flatnonzero(label >= 0)
-    undrawn = _draw_png(run, xy[shown], label[shown], clusters, name, seed)
+    title = f"{one_line(name, TITLE_CHARACTERS)}: {_headline(label)}"  # of all, also where noise is hidden
+    undrawn = _draw_png(run, xy[shown], label[shown], clusters, title, seed)
     shown = _some(shown, cfg.points, seed)
     titles = clusters["title"].to_pylist()
     facts: dict[str, Any] = {
@@ -67,7 +69,7 @@ def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
         **{key: assignment[key].to_numpy()[shown] for key in cfg.hover if key in assignment.column_names},
     }
     hover = {str(key): facts[key] for key in cfg.hover}
-    drawn = _draw_html(run, xy, label, shown, clusters, name, hover)
+    drawn = _draw_html(run, xy, label, shown, clusters, title, hover)
     told = (
         f"{undrawn} of the names in map.png hold signs for which this machine has no font: {NO_GLYPH} stands for them, "
         f"or the cluster's number. map.html and this report show them. A font that has them, such as that of the "
@@ -115,7 +117,7 @@ def _headline(label: NDArray[np.int32]) -> str:
     return f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"
 
 
-def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, name: str, seed: int) -> int:
+def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, title: str, seed: int) -> int:
     """Leave map.png; return the number of names that no font could draw in full."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -152,7 +154,7 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     axes.set_xlim(view_limits(xy[:, 0]))
     axes.set_ylim(view_limits(xy[:, 1]))
     axes.set_axis_off()
-    axes.set_title(f"{name}: {_headline(label)}", loc="left", fontsize=12)
+    axes.set_title(title, loc="left", fontsize=12, parse_math=False)
     hide_overlapping(figure, names)
     with whole(run / "map.png") as temporary:
         figure.savefig(temporary, format="png")
@@ -189,7 +191,7 @@ def picture_name(title: str, number: int, missing: frozenset[str]) -> str:
 
 
 def _draw_html(
-    run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table, name: str, facts: dict[str, Any]
+    run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table, title: str, facts: dict[str, Any]
 ) -> int:
     import plotly.graph_objects as go
 
@@ -222,7 +224,7 @@ def _draw_html(
     sampled = "" if shown.size == label.size else f" ({shown.size:,} drawn)"
     axis = {"visible": False}
     figure.update_layout(
-        title={"text": f"{_escaped(name)}: {_headline(label)}{sampled}"},
+        title={"text": f"{_escaped(title)}{sampled}"},
         template="plotly_white", hovermode="closest", dragmode="pan",
         xaxis={**axis, "range": view_limits(xy[:, 0])}, yaxis={**axis, "range": view_limits(xy[:, 1])},
         legend={"orientation": "h", "y": 0}, margin={"l": 10, "r": 10, "t": 50, "b": 10},
@@ -230,7 +232,7 @@ def _draw_html(
     )  # fmt: skip
     drawing = figure.to_html(include_plotlyjs=True, default_height="96vh", config=dict(CONFIG), full_html=False)
     with whole(run / "map.html") as temporary:
-        temporary.write_text(_page(f"Map of {name}", drawing), encoding="utf-8")
+        temporary.write_text(_page(f"Map of {title}", drawing), encoding="utf-8")
     return int(shown.size)
 
 

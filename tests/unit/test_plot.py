@@ -57,7 +57,7 @@ def test_the_picture_draws_some_of_very_many_texts_and_counts_all(
     assert (tmp_path / "map.png").exists()
     assert len(np.unique(drawn[0], axis=0)) == 30
     np.testing.assert_array_equal(drawn[0], drawn[1])
-    assert titles[0] == "many: 100 texts, 1 clusters, 50% noise"
+    assert titles[0] == "many"
 
 
 # --- texts of others in the page and in the picture ---
@@ -113,6 +113,26 @@ def test_the_page_sends_and_loads_nothing(hostile: RunDir) -> None:
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in json.dumps([traces, layout])
     assert len(traces) == 2
+
+
+@pytest.mark.parametrize("name", ["news", "n" * 255, "$x_$"])
+def test_page_and_picture_count_noise_that_they_hide(
+    hostile: RunDir, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The picture said "6 texts, 0% noise", and was of no size under a name as long as a folder's can be."""
+    axes, set_title = [], Axes.set_title
+
+    def titled(self: Axes, title: str, **look: Any) -> Any:
+        axes.append(self)
+        return set_title(self, title, **look)
+
+    monkeypatch.setattr(Axes, "set_title", titled)
+    plot._plot(hostile, PlotSection(noise="hidden"), name, 0)
+    _, layout, _ = drawn_in((hostile / "map.html").read_text(encoding="utf-8"))
+    title = f"{name[:59]}{'…' if len(name) > 60 else name[59:]}: 7 texts, 2 clusters, 14% noise"
+    assert axes[0].get_title(loc="left") == title
+    assert layout["title"]["text"] == f"{title} (6 drawn)"
+    assert axes[0].get_position().width > 0.9
 
 
 def test_the_hover_shows_texts_as_they_are(hostile: RunDir) -> None:
