@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import os
-import re
 import urllib.request
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -30,7 +29,6 @@ PAUSE_S = 1.0  # before a request is made again; twice as long the next time
 AT_ONCE = 8
 GIVE_UP = 24  # requests that fail one after the other, after which the endpoint is asked no more
 WAIT_HELPS = (408, 409, 425, 429)  # of the refusals, those that a later try may not meet
-THOUGHTS = re.compile("<think>.*?</think>", re.DOTALL)  # what some models say before they answer
 FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, LookupError, TypeError, RecursionError)
 
 
@@ -145,7 +143,9 @@ def title_of(reply: bytes) -> str:
     content = found["choices"][0]["message"]["content"]
     if not isinstance(content, str):
         raise ValueError(f"its reply holds a {type(content).__name__} in place of a title")
-    lines = [one_line(line) for line in THOUGHTS.sub("", content).splitlines()]
+    # Some models think aloud before they answer; the opening tag may stand in their prompt, and a limit cut the answer.
+    answer = content.rpartition("</think>")[2].partition("<think>")[0]
+    lines = [one_line(line) for line in answer.splitlines()]
     title = next((line for line in lines if line), "").strip("\"'“”*# ").removeprefix("Title:").strip("\"'“”*# ")
     if not any(map(str.isalnum, title)):
         raise ValueError("its reply holds no title")
