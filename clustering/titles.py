@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import os
 import urllib.request
 from typing import Any
@@ -15,6 +16,8 @@ import aiohttp
 from clustering.config import Titles
 from clustering.errors import ConfigError
 from clustering.kernels.printable import one_line
+
+log = logging.getLogger("covey")
 
 ASK = (
     "These texts are the most typical ones of a cluster of short texts, and these words stand out in it. "
@@ -28,6 +31,7 @@ TRIES = 3
 PAUSE_S = 1.0  # before a request is made again; twice as long the next time
 AT_ONCE = 8
 GIVE_UP = 24  # requests that fail one after the other, after which the endpoint is asked no more
+HERE = ("localhost", "127.0.0.1", "::1")
 WAIT_HELPS = (408, 409, 425, 429)  # of the refusals, those that a later try may not meet
 FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, LookupError, TypeError, RecursionError)
 
@@ -37,9 +41,17 @@ class RefusedError(ValueError):
 
 
 def check_titles(cfg: Titles | None) -> None:
-    """Raises: ConfigError when the key's environment variable is not set."""
+    """Warn of a key that travels unencrypted to another machine, where anyone on the way can read it.
+
+    Raises: ConfigError when the key's environment variable is not set.
+    """
     if cfg is not None and cfg.key_env and not _key(cfg.key_env):
         raise ConfigError([f"describe.titles.key_env: the environment variable {cfg.key_env} is not set"])
+    if cfg is not None and cfg.key_env and cfg.url.startswith("http:") and urlsplit(cfg.url).hostname not in HERE:
+        log.warning(
+            "describe.titles.url=%s is plain http: the key is sent without encryption to another machine. Use https://",
+            cfg.url,
+        )
 
 
 def _key(name: str) -> str:
@@ -126,7 +138,7 @@ def proxy_of(url: str) -> tuple[str | None, dict[str, str]]:
     address that an error would show; none for this machine itself."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if host in ("localhost", "127.0.0.1", "::1") or urllib.request.proxy_bypass(host):
+    if host in HERE or urllib.request.proxy_bypass(host):
         return None, {}
     given = urllib.request.getproxies().get(parts.scheme)
     if not given:

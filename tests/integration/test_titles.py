@@ -57,6 +57,26 @@ def test_titles_come_in_order_and_failures_are_none(endpoint, monkeypatch):
     assert (path, key, body["model"]) == ("/v1/chat/completions", "Bearer secret-key", "small")
 
 
+@pytest.mark.parametrize(
+    ("url", "key", "warned"),
+    [
+        ("http://titles.example/v1", "COVEY_TEST_KEY", True),
+        ("https://titles.example/v1", "COVEY_TEST_KEY", False),
+        ("http://localhost:8000/v1", "COVEY_TEST_KEY", False),
+        ("http://titles.example/v1", None, False),
+    ],
+)
+def test_a_key_on_an_open_line_to_another_machine_is_warned_of(url, key, warned, monkeypatch):
+    told = []
+    monkeypatch.setattr(titles.log, "warning", lambda text, *rest: told.append(text % rest))
+    monkeypatch.setenv("COVEY_TEST_KEY", "secret-key")
+    titles.check_titles(Titles(url=url, model="small", key_env=key))
+    said = (
+        f"describe.titles.url={url} is plain http: the key is sent without encryption to another machine. Use https://"
+    )
+    assert told == ([said] if warned else [])
+
+
 REPLY = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
 BROKEN = {
     "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
