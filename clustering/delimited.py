@@ -435,19 +435,33 @@ def read_records(
     Raises: InputError for a record that is too long.
     """
     splitter = Splitter(dialect, longest, tally)
+    header = b""
     skip, rest = dialect.skip, b""
     for block, final in _without_carriages(blocks) if dialect.carriage else blocks:
         data = rest + block if rest else block
         while skip and (end := data.find(b"\n")) >= 0:
-            data, skip = data[end + 1 :], skip - 1
+            header, data, skip = data[:end].rstrip(b"\r"), data[end + 1 :], skip - 1
         if skip and not final:
             rest = data
             continue
         line = splitter.line
         chunks, rest = splitter.split(b"" if skip else data, final)
         for chunk in chunks:
+            if header and header in chunk:
+                chunk = _without_headers(chunk, header, line, tally)
             yield _parsed(chunk, dialect, columns, texts, line, tally)
             line += chunk.count(b"\n")
+
+
+def _without_headers(data: bytes, header: bytes, line: int, tally: Tally) -> bytes:
+    """Records without the lines that repeat the header, as where files were joined to one; they are counted."""
+    again = re.compile(rb"^(?:\xef\xbb\xbf)?%b(?=\r?$)" % re.escape(header), re.M)
+    first = again.search(data)
+    if first is None:
+        return data
+    data, count = again.subn(b"", data)  # an empty line keeps the count
+    tally.note("headers", count, f"line {line + data.count(10, 0, first.start()):,}")
+    return data
 
 
 def _without_carriages(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool]]:

@@ -471,6 +471,7 @@ def warnings_of(tally: Tally, figures: Figures) -> list[str]:
         "keyless": "{n} records have no column of read.text_columns and count as empty; the first: {first}.",
         "strays": "{n} quotes open a field that they do not close, and were read as characters; the first: {first}.",
         "long": "{n} fields have 50 lines and more, as one does whose quote was opened by mistake; the first: {first}.",
+        "headers": "{n} lines repeat the header of their file and were left out; the first: {first}.",
         "nulls": "{n} unquoted cells mean that there is no text (read.csv.nulls sets which); the first: {first}.",
         "replaced": "{n} bytes or characters are not of the encoding and were replaced by U+FFFD; the first: {first}.",
         "guessed": "{n} files are not UTF-8, so that their encoding was guessed (read.csv.encoding sets it): {all}.",

@@ -492,6 +492,20 @@ def test_a_csv_file_with_a_header_of_its_own_is_no_part_of_another(
     assert texts_of(read_here(section(tmp_path / "in"))[0]) == HEADLINES
 
 
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("titles", [HEADLINES, [f'"{title}, says mayor"' for title in HEADLINES]])
+def test_files_that_were_joined_to_one_repeat_no_header(
+    ends: str, mark: str, titles: list[str], write: Write, read_here: Read
+) -> None:
+    content = mark + (rows(titles[:100]) + mark + rows(titles[100:]) + mark + rows([])).replace("\n", ends)
+    run, figures = read_here(section(write("a.csv", content), id_column="id"))
+    assert texts_of(run) == [title.strip('"') for title in titles]
+    assert (figures["records"], figures["dropped"]) == (200, 0)
+    assert "2 lines repeat the header of their file and were left out" in warned(figures)
+    assert "a.csv, line 102." in warned(figures)
+
+
 def test_a_header_that_may_be_a_record_is_told(write: Write, read_here: Read) -> None:
     run, figures = read_here(section(write("a.csv", rows(header="")), columns=("2",)))
     assert texts_of(run) == HEADLINES[1:]
