@@ -154,7 +154,8 @@ class _Server:
 _WATCHER = """
 import ctypes, os, signal, subprocess, sys, threading
 libraries = os.path.dirname(sys.argv[1])
-environment = {**os.environ, "LD_LIBRARY_PATH": libraries, "DYLD_LIBRARY_PATH": libraries}
+# The server aborts without a HOME, as services and containers may have none.
+environment = {"HOME": os.getcwd(), **os.environ, "LD_LIBRARY_PATH": libraries, "DYLD_LIBRARY_PATH": libraries}
 prctl = getattr(ctypes.CDLL(None), "prctl", None)
 die_with_me = (lambda: prctl(1, signal.SIGKILL)) if prctl else None
 server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, env=environment, preexec_fn=die_with_me)

@@ -248,3 +248,9 @@ def test_two_servers_never_share_a_port(tmp_path):
             client.create_collection("t", dimension=4)
         with connected(Address(two, "t")) as client:
             assert client.list_collections() == []
+
+
+def test_a_user_without_a_home_has_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    with embedded_server(tmp_path) as uri, connected(Address(uri, "any")) as client:
+        assert client.list_collections() == []
