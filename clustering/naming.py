@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from clustering.kernels.printable import one_line
 from clustering.rundir import RunDir
 from clustering.storage import read_table
 
@@ -37,5 +38,5 @@ def _first_ids(run: RunDir, name: str) -> str:
         ids = members.filter(pc.is_in(members["row"], rows[:SHOWN_IDS]))["text_id"].to_pylist()[:SHOWN_IDS]
     except Exception:  # what is wrong is told already; this only adds to it
         return ""
-    shown = ", ".join(str(one) for one in ids)
+    shown = ", ".join(one_line(str(one), 80) for one in ids)
     return f"rows {rows[0]} to {rows[-1]}" + (f", text ids {shown} ..." if shown else "")
