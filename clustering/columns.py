@@ -21,7 +21,9 @@ INTEGER_DIGITS = 20
 SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 FIRST_S = -62_135_596_800  # 1 January 1
 LAST_S = 253_402_300_800  # 1 January 10000: what is larger counts milliseconds or less
-_COMPACT = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?")
+_COMPACT = re.compile(
+    r"(?:19|20)\d\d(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?)?)?"
+)
 
 
 def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -139,7 +141,7 @@ def times_of(column: pa.Array) -> tuple[pa.Array, int, str]:
     """When something was. A time without a zone is one of UTC.
 
     column : dates, times of any unit and zone, ISO 8601 and RFC 2822, seconds or milliseconds of the epoch (also as
-        strings), YYYYMMDD and YYYYMMDDhhmmss
+        strings), YYYY, YYYYMM, YYYYMMDD and YYYYMMDDhhmmss
 
     Returns: timestamps in microseconds UTC with nothing for what is none; how many these are; the first of them.
     """
@@ -182,7 +184,7 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
 def _of_numbers(column: pa.Array) -> pa.Array:
     values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     whole = values == np.floor(values)
-    compact = whole & (((values >= 19_000_101) & (values < 21_000_000)) | ((values >= 1.9e13) & (values < 2.1e13)))
+    compact = whole & np.any([(values >= 1900 * unit) & (values < 2100 * unit) for unit in (1, 1e2, 1e4, 1e10)], axis=0)
     size = np.abs(values)
     with np.errstate(invalid="ignore", over="ignore"):
         unit = np.select(
@@ -191,23 +193,16 @@ def _of_numbers(column: pa.Array) -> pa.Array:
         micros = values * unit
         good = (micros >= FIRST_S * 1e6) & (micros < LAST_S * 1e6)
         found = pa.array(np.where(good, micros, 0).astype(np.int64), mask=~good).cast(TIME)
-    if not compact.any():
+    written = [f"{value:.0f}" if use else "" for value, use in zip(values, compact, strict=True)]
+    named = np.array([bool(_COMPACT.fullmatch(text)) for text in written], bool)
+    if not named.any():
         return found
-    written = pa.array(
-        [f"{value:.0f}" if use else None for value, use in zip(values, compact, strict=True)], pa.string()
-    )
-    return pc.coalesce(_compact(written), found)
-
-
-def _compact(column: pa.Array) -> pa.Array:
-    parsed = [
-        None
-        if value is None or not _COMPACT.fullmatch(value)
-        else f"{value[:4]}-{value[4:6]}-{value[6:8]}T"
-        f"{value[8:10] or '00'}:{value[10:12] or '00'}:{value[12:14] or '00'}"
-        for value in column.to_pylist()
+    split = [(text[:4], text[4:6], text[6:8], text[8:10], text[10:12], text[12:]) for text in written]
+    days = [
+        f"{year}-{month or '01'}-{day or '01'}T{hour or '00'}:{minute or '00'}:{second or '00'}" if use else None
+        for (year, month, day, hour, minute, second), use in zip(split, named, strict=True)
     ]
-    return _iso(pa.array(parsed, pa.string()))
+    return pc.if_else(pa.array(named), _iso(pa.array(days, pa.string())), found)  # 30 February is none
 
 
 def _iso(column: pa.Array) -> pa.Array:
@@ -225,7 +220,8 @@ def _of_strings(column: pa.Array) -> pa.Array:
     distinct = coded.dictionary
     numeric = pc.match_substring_regex(distinct, r"^[+-]?[0-9]{5,19}(?:\.[0-9]*)?$")
     numbers = pc.if_else(numeric, distinct, None)
-    found = _iso(pc.if_else(numeric, None, distinct))
+    dated = pc.match_substring_regex(distinct, "^[0-9]")  # pandas knows "now", too
+    found = _iso(pc.if_else(pc.and_not(dated, numeric), distinct, None))
     if pc.any(numeric).as_py():
         found = pc.coalesce(_of_numbers(numbers.cast(pa.float64())), found)
     left = np.flatnonzero(pc.is_null(found).to_numpy(zero_copy_only=False))

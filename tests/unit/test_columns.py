@@ -272,6 +272,21 @@ def test_days_are_read_as_their_begin() -> None:
         assert times_of(pa.array([value]))[0].to_pylist() == [begin]
 
 
+@pytest.mark.parametrize("as_string", [False, True])
+def test_years_months_and_days_are_no_seconds_of_the_epoch(as_string: bool) -> None:
+    """A year that is a whole number was a time of 1 January 1970, and 30 February one of that August."""
+    values = [2024, 202405, 20240501, 20240230, 20240230101010]
+    found, lost, _ = times_of(pa.array(list(map(str, values)) if as_string else values))
+    days = [datetime(2024, *day, tzinfo=timezone.utc) for day in ((1, 1), (5, 1), (5, 1))]
+    assert (found.to_pylist(), lost) == ([*days, None, None], 2)
+
+
+@pytest.mark.parametrize("word", ["now", "today", "NOW", "Today"])
+def test_a_word_is_no_time(word: str) -> None:
+    """It was the time at which the text was read."""
+    assert times_of(pa.array([word]))[1] == 1
+
+
 def test_what_is_no_time_is_nothing_and_counted(write: Write, read_here: Read) -> None:
     values = [
         "2024-05-01",
