@@ -22,6 +22,7 @@ EMBEDDED = "embedded"
 ENCODERS = ("static", "minilm", "bge-m3")  # any other name is a sentence-transformers model
 EMBEDDED_INDEXES = ("FLAT", "IVF_FLAT")  # what Milvus Lite 2.5 offers
 SERVER_INDEXES = ("HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA")
+LEAST_SHARE = 0.01  # of a GPU, for one actor
 MILVUS_TOP_K = 16_384  # the server's own limit of hits a query
 
 # What an index takes when it is built and when it is searched, with the least and largest values that servers accept.
@@ -564,6 +565,12 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"searched neighbors: lower it, or raise search.k (graph.k keeps the graph at its size)"
         )
     found += _wrong_params(store, search)
+    share = config.embed.gpus_per_actor
+    if share != int(share) if share > 1 else 0 < share < LEAST_SHARE:
+        found.append(
+            f"embed.gpus_per_actor={share:g} is neither a whole number nor a share from {LEAST_SHARE} to 1; Ray gives "
+            f"no other"
+        )
     near = difflib.get_close_matches(config.embed.encoder, ENCODERS, n=1, cutoff=0.7)
     if near and config.embed.encoder not in ENCODERS and config.embed.model is None:
         found.append(f"embed.encoder={config.embed.encoder!r} is not known; the nearest known one is '{near[0]}'")

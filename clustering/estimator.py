@@ -160,6 +160,8 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             )
         choice = Choice(**{key.name: getattr(own, key.name) for key in fields(Choice)})
         diffused = own.weights == "diffused"
+        if diffused:
+            given.refuse_large("distances", graph.data)
         lists = _lists(graph) if diffused or choice.neighbors else None
         grain = Grain() if lists is None else grain_of(count_breaks(lists, _own(lists)), len(lists))
         nearest = None if lists is None else lists.nearest(choice.neighbors)

@@ -17,6 +17,7 @@ from clustering.kernels.forest import FloatArray, IntArray, core_distances
 SEARCHED = 50  # nearest rows of each that are searched where nothing else is said
 FLAT_DIMS = 15  # dimensions up to which a tree finds the nearest faster than comparing with all rows
 EXACT_ROWS = 50_000  # of more dimensions; beyond, the search is approximate
+LARGEST = 1e18  # of vectors and of diffused distances: float32 holds their squares
 WHOLE = {  # parameters that are whole numbers: least, most, and whether None is a choice
     "min_samples": (1, None, True), "min_cluster_size": (2, None, True), "granularity": (1, None, True),
     "max_cluster_size": (0, None, False), "layers": (1, 6, False), "n_neighbors": (1, None, True),
@@ -203,6 +204,13 @@ def _csr_of(given: Any) -> csr_array:
     return csr_array((data[order], cols[order], indptr), shape=given.shape)
 
 
+def refuse_large(name: str, numbers: NDArray[Any]) -> None:
+    """Raises: ValueError for numbers whose squares float32 does not hold: they would all be alike."""
+    most = max(-float(numbers.min(initial=0)), float(numbers.max(initial=0)))
+    if most > LARGEST:
+        raise ValueError(f"{name} reach to {most:.3g}, beyond {LARGEST:g}; divide them all by one number")
+
+
 def _checked(graph: csr_array) -> csr_array:
     """The graph, if all its distances are finite and not negative."""
     at = first_bad(graph.data)
@@ -270,6 +278,7 @@ def lists_of_vectors(points: NDArray[Any], k: int, seed: int) -> tuple[NDArray[n
 
     Exact up to 15 dimensions or 50,000 rows, else by pynndescent, whose lists lack a few.
     """
+    refuse_large("numbers of X", points)
     n_rows, dim = points.shape
     k = min(k, n_rows - 1)
     if k < 1:

@@ -151,7 +151,10 @@ def keep_collection(config: RunConfig, run: RunDir) -> RunConfig:
     if config.store.collection or held in (None, config.collection):
         return config
     before = RunDir(saved.get("run", {}).get("dir") or config.run.dir)
-    copied = before.path != run.path and (before / "manifest.json").exists() and before.id == run.id
+    # No other bucket or endpoint is asked that only the directory names: what was there is left alone.
+    near = getattr(before.path, "root", None) == getattr(run.path, "root", None)
+    there = before.path != run.path and (not near or (before / "manifest.json").exists())
+    copied = there and (not near or before.id == run.id)
     return config if copied else replace(config, store=replace(config.store, collection=held))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,8 +30,8 @@ def hub_name(cfg: EmbedSection) -> str | None:
 
 
 def weights_of(cfg: EmbedSection) -> str:
-    """The folder or the name of the model whose weights are loaded."""
-    return cfg.model or (BGE_M3 if cfg.encoder == "bge-m3" else cfg.encoder)
+    """The folder or the name of the model whose weights are loaded; ~ is this user's home, as in ``run.dir``."""
+    return os.path.expanduser(cfg.model or (BGE_M3 if cfg.encoder == "bge-m3" else cfg.encoder))
 
 
 def state_of(cfg: EmbedSection, commit: str | None = None) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def state_of(cfg: EmbedSection, commit: str | None = None) -> dict[str, Any]:
     if cfg.encoder in CARRIERS:
         libraries, carriers = (STATIC if cfg.encoder == "static" else MINILM), CARRIERS[cfg.encoder]
         found: dict[str, Any] = {"kind": cfg.encoder, **{name: _version(name, 2) for name in libraries}}
-        weights = _folder(cfg.model) if cfg.model else {name: _version(name) for name in carriers}
+        weights = _folder(weights_of(cfg)) if cfg.model else {name: _version(name) for name in carriers}
     else:
         found = {"kind": "torch", "dtype": cfg.dtype, **{package: _version(package, 2) for package in TORCH}}
         name = hub_name(cfg)

