@@ -418,14 +418,15 @@ def has_extensions(file: Any) -> bool:
     return any(name in footer for name in _EXTENSION)
 
 
-def _read(path: Place, work: Callable[[pa.NativeFile], T]) -> T:
-    """What ``work`` takes from a Parquet or Arrow file.
+def _read(path: Place, work: Callable[[pa.NativeFile], T], at_once: bool = False) -> T:
+    """What ``work`` takes from a Parquet or Arrow file; at_once : in one request
 
     Raises: StageError when it is damaged, or holds extension types, which no artefact of Covey's does.
     """
 
     def read(fs: pa.fs.FileSystem) -> T:
-        with fs.open_input_file(path.inner if isinstance(path, RemotePath) else str(path)) as file:
+        with fs.open_input_file(path.inner if isinstance(path, RemotePath) else str(path)) as opened:
+            file = pa.BufferReader(opened.read_buffer()) if at_once else opened
             if has_extensions(file):
                 raise StageError(
                     f"{path} holds columns of an Arrow extension type, which may run code when they are read; Covey "
@@ -472,7 +473,7 @@ def read_passing(path: Place, wanted: Callable[[str], bool]) -> pa.Table:
         at = [at for at, name in enumerate(pa.ipc.open_file(file).schema.names) if wanted(name)]
         return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=at)).read_all()
 
-    return _read(path, read)
+    return _read(path, read, at_once=isinstance(path, RemotePath))  # small, and Arrow files are read in many steps
 
 
 def load_array(path: Place, mapped: bool = False) -> Any:

@@ -39,7 +39,7 @@ from clustering.errors import ConfigError, StageError
 from clustering.locks import numbers_of_processes
 from clustering.read import find_files, read_columns_of, read_texts
 from clustering.rundir import LOCK, RunDir, load_graph, parts, save_array, write_json, write_table
-from clustering.storage import RemotePath, load_array, place, read_table, touch, whole
+from clustering.storage import RemotePath, load_array, place, read_passing, read_table, touch, whole, write_passing
 from tests.integration.conftest import digests, free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -144,6 +144,8 @@ def test_artefacts_come_back_as_they_were_written(kind: str, store: ObjectStore,
     assert [path.name for path in parts(folder)] == ["part-000000.parquet", "part-000001.parquet"]
     assert read_table(folder / "part-000001.parquet") == VECTORS
     assert read_table(folder / "part-000000.parquet", ["row"])["row"].to_pylist() == [1]
+    write_passing(folder / "part-000000.arrow", VECTORS)
+    assert read_passing(folder / "part-000000.arrow", "row".__eq__) == VECTORS.select(["row"])
     array = np.arange(7, dtype=np.float32)
     save_array(folder / "core.npy", array)
     for mapped in (False, True):
