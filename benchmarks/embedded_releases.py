@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow.csv
 from pymilvus import DataType, MilvusClient
 
-from clustering.config import EmbedSection
-from clustering.encoders import load_encoder
+from clustering.config.sections import EmbedSection
+from clustering.encoders.loading import load_encoder
 from clustering.sample import write_sample
 
 CASES = [("2.5.1", "FLAT"), ("2.5.1", "IVF_FLAT"), ("3.2.2", "FLAT"), ("3.2.2", "HNSW")]

@@ -28,17 +28,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clustering import search, store
-from clustering.config import StoreSection
-from clustering.embedded import embedded_server
+from clustering.config.sections import StoreSection
 from clustering.errors import StoreError
-from clustering.index import finish_collection
 from clustering.kernels.memory import PART_ROWS
-from clustering.milvus import Address, Link, connected
-from clustering.rundir import RunDir, names_of, part_name, write_table
+from clustering.milvus import loader, query
+from clustering.milvus.audit import audit_collection
+from clustering.milvus.channel import Channel, connected
+from clustering.milvus.collection import prepare_collection
+from clustering.milvus.embedded import embedded_server
+from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.index import make_searchable
+from clustering.milvus.loader import Loader
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import names_of, part_name
+from clustering.runs.storage import write_table
 from clustering.schema import vectors_schema
-from clustering.search import Searcher
-from clustering.store import Loader, audit_collection, prepare_collection
+from clustering.stages import store
+from clustering.stages.search import Searcher
 
 K, QUERIES = 50, 400
 
@@ -70,17 +76,17 @@ def busy(processes: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sizes(request_bytes: int, in_flight: int, products: int) -> Iterator[None]:
-    kept = store.EMBEDDED_REQUEST_BYTES, store.EMBEDDED_IN_FLIGHT, search.EMBEDDED_PRODUCTS, search.EMBEDDED_IN_FLIGHT
-    store.EMBEDDED_REQUEST_BYTES, store.EMBEDDED_IN_FLIGHT = request_bytes, in_flight
-    search.EMBEDDED_PRODUCTS, search.EMBEDDED_IN_FLIGHT = products, in_flight
+    kept = loader.EMBEDDED_REQUEST_BYTES, loader.EMBEDDED_IN_FLIGHT, query.EMBEDDED_PRODUCTS, query.EMBEDDED_IN_FLIGHT
+    loader.EMBEDDED_REQUEST_BYTES, loader.EMBEDDED_IN_FLIGHT = request_bytes, in_flight
+    query.EMBEDDED_PRODUCTS, query.EMBEDDED_IN_FLIGHT = products, in_flight
     try:
         yield
     finally:
-        store.EMBEDDED_REQUEST_BYTES, store.EMBEDDED_IN_FLIGHT = kept[:2]
-        search.EMBEDDED_PRODUCTS, search.EMBEDDED_IN_FLIGHT = kept[2:]
+        loader.EMBEDDED_REQUEST_BYTES, loader.EMBEDDED_IN_FLIGHT = kept[:2]
+        query.EMBEDDED_PRODUCTS, query.EMBEDDED_IN_FLIGHT = kept[2:]
 
 
-def rows_per_second(run: RunDir, address: Address, n_texts: int, limit_s: float) -> tuple[float, bool]:
+def rows_per_second(run: RunDir, address: Endpoint, n_texts: int, limit_s: float) -> tuple[float, bool]:
     """Rows a second through the loader, and whether all of them came within the limit."""
     address = dataclasses.replace(address, patience_s=limit_s)
     items = {"pieces": [{"name": name} for name in names_of(run / "vectors")]}
@@ -99,12 +105,12 @@ def rows_per_second(run: RunDir, address: Address, n_texts: int, limit_s: float)
     seconds, whole = time.perf_counter() - started, not thread.is_alive() and not failed
     if whole:
         return n_texts / seconds, True
-    with contextlib.suppress(Exception), Link(dataclasses.replace(address, patience_s=120)) as link:
+    with contextlib.suppress(Exception), Channel(dataclasses.replace(address, patience_s=120)) as link:
         return link.count() / (time.perf_counter() - started), False
     return 0.0, False
 
 
-def queries_per_second(run: RunDir, address: Address, n_texts: int, dim: int) -> float:
+def queries_per_second(run: RunDir, address: Endpoint, n_texts: int, dim: int) -> float:
     """Queries a second through the searcher, on the first QUERIES rows, by one actor of two that the product has."""
     searcher = Searcher(run, address, "L2", {}, K, 1000, np.eye(1, dim, dtype=np.float32), n_texts)
     table = store.read_table(run / "vectors" / part_name(0)).slice(0, min(QUERIES, n_texts))
@@ -120,14 +126,14 @@ def measure(run: RunDir, n_texts: int, dim: int, limit_s: float) -> str:
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
         home = Path(folder) / "store"
         with embedded_server(home) as uri:
-            address = Address(uri, "texts", home=str(home))
-            with connected(address) as client, Link(address) as link:
+            address = Endpoint(uri, "texts", home=str(home))
+            with connected(address) as client, Channel(address) as link:
                 prepare_collection(run, client, "texts", "L2", dim, run.id, "mark")
                 rows, whole = rows_per_second(run, address, n_texts, limit_s)
                 if not whole:
                     return f"{rows:,.0f} (stopped after {limit_s:g} s) | |"
                 started = time.perf_counter()
-                finish_collection(client, link, StoreSection(), n_texts)
+                make_searchable(client, link, StoreSection(), n_texts)
                 assert audit_collection(run, link, n_texts) == []
                 audit = time.perf_counter() - started
             queries = queries_per_second(run, address, n_texts, dim)
@@ -143,13 +149,13 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=120)
     parser.add_argument("--without-before", action="store_true", help="only the embedded store's own sizes")
     options = parser.parse_args()
-    products = search.EMBEDDED_PRODUCTS
+    products = query.EMBEDDED_PRODUCTS
     cases: dict[str, tuple[int, int, int]] = {
         f"{kib} KiB, one in flight": (kib << 10, 1, products)
-        for kib in [*options.request_kib, store.EMBEDDED_REQUEST_BYTES >> 10]
+        for kib in [*options.request_kib, loader.EMBEDDED_REQUEST_BYTES >> 10]
     }
     if not options.without_before:
-        cases = {"as a server's: 12 MiB, two": (store.REQUEST_BYTES, store.IN_FLIGHT, 1 << 62), **cases}
+        cases = {"as a server's: 12 MiB, two": (loader.REQUEST_BYTES, loader.IN_FLIGHT, 1 << 62), **cases}
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, k = {K}\n")
     print("| texts | dim | busy loops | requests | rows/s in | index and audit s | queries/s | load average |")
     print("| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |")

@@ -33,12 +33,12 @@ from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from clustering import GraphHDBSCAN
-from clustering.config import EmbedSection
-from clustering.encoders import load_encoder
+from clustering.config.sections import EmbedSection
+from clustering.encoders.loading import load_encoder
 from clustering.estimator import _search
-from clustering.kernels.csr import MIN_DISTANCE
-from clustering.kernels.forest import Forest, core_distances, spanning_forest
-from clustering.kernels.repair import repair_forest
+from clustering.kernels.graph.csr import MIN_DISTANCE
+from clustering.kernels.graph.forest import Forest, core_distances, spanning_forest
+from clustering.kernels.graph.repair import repair_forest
 from clustering.kernels.topk import FloatArray, IntArray
 
 K = 50

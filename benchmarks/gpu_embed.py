@@ -37,8 +37,8 @@ import pyarrow.parquet as pq
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from clustering import packed
-from clustering.packed import PackedEncoder, token_ids
+from clustering.encoders import packed
+from clustering.encoders.packed import PackedEncoder, token_ids
 
 PEAK = 989e12
 TILES = [(64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 64, 8), (128, 128, 8)]  # queries, keys, warps of attention

@@ -36,11 +36,11 @@ from sklearn.metrics import adjusted_rand_score
 from benchmarks.exactness import exact_lists
 from benchmarks.quality import ENCODERS, SETS, Case, agreement, load_case
 from clustering import GraphHDBSCAN
-from clustering.kernels import cut
-from clustering.kernels.diffusion import Lists, diffuse
-from clustering.kernels.forest import IntArray, spanning_forest
-from clustering.kernels.grain import GRANULARITY, count_breaks, grain_of
-from clustering.kernels.tree import condense, leaves_of
+from clustering.kernels.graph.diffusion import Lists, diffuse
+from clustering.kernels.graph.forest import IntArray, spanning_forest
+from clustering.kernels.graph.group_sizes import GRANULARITY, count_breaks, measure_group_sizes
+from clustering.kernels.hierarchy import modularity_cut
+from clustering.kernels.hierarchy.condensed_tree import condense, leaves_of
 
 GRID = 2.0 ** np.arange(-2, 8.01, 0.5)
 ONE = 4  # the place of gamma 1
@@ -67,23 +67,24 @@ class Cuts:
         n_rows, k = case.indices.shape
         self.n_rows, indptr = n_rows, np.arange(n_rows + 1, dtype=np.int64) * k
         lists = Lists(0, indptr, case.indices.ravel(), case.distances.ravel())
-        self.grain = grain_of(count_breaks(lists), n_rows)
+        self.grain = measure_group_sizes(count_breaks(lists), n_rows)
         graph = csr_array((diffuse(lists, 0), lists.indices, indptr), shape=(n_rows, n_rows))
         forest = spanning_forest(graph, np.zeros(n_rows, np.float32), symmetric=False)
         self.tree = condense(forest, n_rows, 5)
         leaves = leaves_of(self.tree)
         near = np.ascontiguousarray(case.indices[:, :10])
-        self.quality = cut.measure_tree(forest, self.tree, leaves, near)
+        self.quality = modularity_cut.measure_tree(forest, self.tree, leaves, near)
         self.halves = [
-            cut.measure_tree(forest, self.tree, leaves, np.ascontiguousarray(near[:, side::2])) for side in (0, 1)
+            modularity_cut.measure_tree(forest, self.tree, leaves, np.ascontiguousarray(near[:, side::2]))
+            for side in (0, 1)
         ]
         self.grid = [self.at(gamma) for gamma in GRID]
 
-    def at(self, gamma: float, quality: cut.Quality | None = None) -> Cut:
+    def at(self, gamma: float, quality: modularity_cut.Quality | None = None) -> Cut:
         quality = quality or self.quality
-        number = cut.cut_tree(self.tree, quality, gamma)
+        number = modularity_cut.cut_tree(self.tree, quality, gamma)
         home = np.where(quality.leaf >= 0, number[quality.leaf], -1)
-        graph = cut.unit_graph(quality, home)
+        graph = modularity_cut.unit_graph(quality, home)
         total = max(float(graph.sum()), 1.0)
         return Cut(home, float(graph.diagonal().sum()) / total, np.asarray(graph.sum(axis=1)) / total)
 

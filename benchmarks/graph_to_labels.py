@@ -102,7 +102,7 @@ def fit(rival: str, graph: Any) -> Any:
 def measure(rival: str, folder: Path, small: Path, repeats: int) -> dict[str, Any]:
     from scipy.sparse import csr_matrix
 
-    from clustering.rundir import measured_peak, peak_bytes
+    from clustering.monitoring.usage import measured_peak, peak_bytes
 
     def fresh(where: Path) -> Any:
         return load(where) if rival.startswith("covey") else csr_matrix(load(where))

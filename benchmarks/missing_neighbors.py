@@ -23,7 +23,7 @@ from pymilvus import DataType, MilvusClient
 from benchmarks.exactness import K
 from benchmarks.quality import ENCODERS, SETS, Case, agreement, load_case
 from clustering import GraphHDBSCAN
-from clustering.kernels.csr import MIN_DISTANCE
+from clustering.kernels.graph.csr import MIN_DISTANCE
 from clustering.kernels.topk import FloatArray, IntArray
 from tests.integration.conftest import start_milvus, stop_milvus
 

@@ -34,8 +34,9 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, nor
 
 from benchmarks.exactness import K, exact_lists
 from clustering import GraphHDBSCAN
-from clustering.config import EmbedSection
-from clustering.encoders import load_encoder, unit_rows
+from clustering.config.sections import EmbedSection
+from clustering.encoders.base import unit_rows
+from clustering.encoders.loading import load_encoder
 from clustering.kernels.topk import FloatArray, IntArray
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -27,12 +27,12 @@ from pymilvus import DataType, MilvusClient
 from scipy.sparse import csr_array
 
 from benchmarks.exactness import exact_lists
-from clustering.config import EmbedSection
-from clustering.encoders import load_encoder
+from clustering.config.sections import EmbedSection
+from clustering.encoders.loading import load_encoder
 from clustering.estimator import _search
-from clustering.kernels.csr import MIN_DISTANCE
-from clustering.kernels.forest import FloatArray, IntArray, core_distances, spanning_forest
-from clustering.kernels.repair import repair_forest
+from clustering.kernels.graph.csr import MIN_DISTANCE
+from clustering.kernels.graph.forest import FloatArray, IntArray, core_distances, spanning_forest
+from clustering.kernels.graph.repair import repair_forest
 from tests.integration.conftest import start_milvus, stop_milvus
 
 K, MIN_SAMPLES = 15, 5

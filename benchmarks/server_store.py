@@ -29,17 +29,21 @@ import pyarrow.parquet as pq
 import ray
 from pymilvus import DataType, MilvusClient
 
-from clustering.bulk import load_bulk
-from clustering.config import EmbedSection, ReadSection, SearchSection, StoreSection
-from clustering.embed import embed_texts
-from clustering.milvus import Address
-from clustering.parts import node_cpus
-from clustering.read import find_files, read_texts
-from clustering.rundir import RunDir, measured_peak, parts, read_columns, vectors_of
+from clustering.config.sections import EmbedSection, ReadSection, SearchSection, StoreSection
+from clustering.milvus.bulk import load_bulk
+from clustering.milvus.collection import prepare_collection
+from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.loader import load_stream
+from clustering.monitoring.usage import counting_usage, measured_peak
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import parts, read_columns, vectors_of
 from clustering.sample import write_sample
-from clustering.search import search_neighbors
-from clustering.store import load_stream, prepare_collection, store_vectors
-from clustering.watch import account
+from clustering.sources.detection import find_files
+from clustering.stages.embed import embed_texts
+from clustering.stages.read import read_texts
+from clustering.stages.search import search_neighbors
+from clustering.stages.store import store_vectors
+from clustering.workers.nodes import node_cpus
 from tests.integration.conftest import start_milvus, stop_milvus
 
 K, DIM = 50, 256
@@ -122,12 +126,12 @@ def stage_load(run: RunDir, uri: str, n_texts: int, load: str) -> Figures:
     name = f"covey_{load}"
     shared = run / "shared"
     store = StoreSection(uri=uri, load=load, bulk_path=str(shared) if load == "bulk" else None)
-    address = Address(uri, name)
+    address = Endpoint(uri, name)
     client = MilvusClient(uri=uri)
     if client.has_collection(name):
         client.drop_collection(name)
     prepare_collection(run, client, name, "L2", DIM, run.id, "mark")
-    with timed() as loaded, account() as used:
+    with timed() as loaded, counting_usage() as used:
         (load_bulk if load == "bulk" else load_stream)(run, address, store)
     begun = [path.stat().st_mtime for path in (run / "loaded").glob("*.begun")]
     done = [path.stat().st_mtime for path in (run / "loaded").glob("*.done")]
@@ -170,7 +174,7 @@ def bare_search(uri: str, name: str, vectors: np.ndarray, nq: int, threads: int)
 
 def stage_search(run: RunDir, uri: str, n_texts: int, cfg: SearchSection) -> Figures:
     run.remove("neighbors")
-    address, store = Address(uri, "covey_bench"), StoreSection(uri=uri, params=INDEX)
+    address, store = Endpoint(uri, "covey_bench"), StoreSection(uri=uri, params=INDEX)
     with timed() as clock:
         figures = search_neighbors(run, address, store, cfg, n_texts, 0)
     done = sorted(path.stat().st_mtime for path in parts(run / "neighbors"))
@@ -233,7 +237,7 @@ def measure_searching(run: RunDir, uri: str, vectors: np.ndarray, rivals: bool) 
     found: Figures = {}
     store = StoreSection(uri=uri, params=INDEX)
     with timed() as clock:
-        found["store"] = store_vectors(run, Address(uri, "covey_bench"), store, n_texts, DIM, run.id, "mark")
+        found["store"] = store_vectors(run, Endpoint(uri, "covey_bench"), store, n_texts, DIM, run.id, "mark")
     found["store_seconds"] = clock.seconds
     target = SearchSection(k=K, target_recall=0.98, recall_sample=1000)
     found["target"] = stage_search(run, uri, n_texts, target)

@@ -28,16 +28,17 @@ from typing import Any
 import pyarrow.parquet as pq
 from sklearn.metrics import adjusted_rand_score
 
-from clustering import cluster, describe, embed, exact, forest, graph, plot, project, read, report, search, store
-from clustering.config import load_config
-from clustering.milvus import address_of
-from clustering.pipeline import versions
-from clustering.rundir import RunDir
+from clustering.config.loading import load_config
+from clustering.milvus.endpoint import endpoint_of
+from clustering.monitoring.usage import Usage
+from clustering.preflight import versions
+from clustering.runs.directory import RunDir
 from clustering.sample import write_sample
-from clustering.watch import Usage
+from clustering.stages import cluster, describe, embed, forest, graph, plot, project, read, report, search, store
+from clustering.workers import exact_search
 from tests.integration.conftest import start_milvus, stop_milvus
 
-STAGES = [cluster, describe, embed, exact, forest, graph, plot, project, read, report, search, store]
+STAGES = [cluster, describe, embed, exact_search, forest, graph, plot, project, read, report, search, store]
 _worker: Any = None
 
 
@@ -98,7 +99,7 @@ def without_ray() -> Any:
 def bare_stages(words: list[str], run: RunDir) -> dict[str, float]:
     """Seconds of each stage's function on a directory of its own."""
     config = load_config("cluster_configs/laptop.yaml", [*words, f"run.dir={run.path}", "store.collection=bare"])
-    address, seconds = address_of(config, config.store.uri), {}
+    address, seconds = endpoint_of(config, config.store.uri), {}
     metric, k, seed = config.store.metric, config.graph_k, config.run.seed
     run_id = run.id
 

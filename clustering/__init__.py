@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
 
 if TYPE_CHECKING:
-    from clustering.assign import assign_texts
-    from clustering.config import RunConfig, build_config, load_config
+    from clustering.config.loading import build_config, load_config
+    from clustering.config.sections import RunConfig
     from clustering.errors import ConfigError, CoveyError, InputError, StageError, StoreError
     from clustering.estimator import GraphHDBSCAN
-    from clustering.evaluate import evaluate_run
-    from clustering.pipeline import load_run_config, recluster_run, run_pipeline
-    from clustering.rundir import RunDir, load_graph
+    from clustering.finished.assign import assign_texts
+    from clustering.finished.evaluate import evaluate_run
+    from clustering.finished.recluster import recluster_run
+    from clustering.pipeline import run_pipeline
+    from clustering.runs.directory import RunDir
+    from clustering.runs.parts import load_graph
+    from clustering.runs.saved_config import load_run_config
     from clustering.sample import write_sample
 
 # Loaded on first use, so that a kernel or the configuration can be imported without Ray and Milvus.

@@ -1,5 +1,7 @@
 """The errors a caller can act on."""
 
+from __future__ import annotations
+
 
 class CoveyError(Exception):
     """Any error that Covey raises on purpose; its text says what happened, the value, and what to do."""

@@ -11,15 +11,15 @@ from scipy.sparse import csr_array, issparse
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from clustering import given
-from clustering.given import Parameters
-from clustering.kernels.csr import ascending_rows, directed_graph
-from clustering.kernels.diffusion import MIN_LENGTH, Lists, diffuse, listed_cores
-from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, grow_pieces, spanning_forest
-from clustering.kernels.grain import Grain, count_breaks, grain_of
-from clustering.kernels.labels import Choice, label_texts
-from clustering.kernels.placing import Reach, vote
-from clustering.kernels.repair import Ask, nearest_outside, prove_forest, repair_forest
+from clustering import estimator_input
+from clustering.estimator_input import Parameters
+from clustering.kernels.graph.csr import ascending_rows, directed_graph
+from clustering.kernels.graph.diffusion import MIN_LENGTH, Lists, diffuse, listed_cores
+from clustering.kernels.graph.forest import FloatArray, Forest, IntArray, core_distances, grow_pieces, spanning_forest
+from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
+from clustering.kernels.graph.repair import Ask, nearest_outside, prove_forest, repair_forest
+from clustering.kernels.hierarchy.labels import Choice, label_texts
+from clustering.kernels.hierarchy.placement import Reach, vote
 
 OPEN = np.dtype([("left", np.int64), ("right", np.int64), ("least", np.float32), ("height", np.float32)])
 BLOCK_BYTES = 128 << 20  # of distances at a time, where vectors are asked for what the lists lack
@@ -144,7 +144,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             if vectors is not None:
                 raise ValueError("X are vectors already; give vectors only with a graph")
             X = validate_data(self, X, dtype=(np.float64, np.float32))  # noqa: N806
-            keys = given.keys_of(X) if keys is None else keys
+            keys = estimator_input.keys_of(X) if keys is None else keys
             vectors = X if own.weights == "distance" else None
         taken = _taken(X, neighbors, own)
         n_rows = taken.graph.shape[0] if taken.outer is None else taken.outer.size
@@ -161,9 +161,9 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         choice = Choice(**{key.name: getattr(own, key.name) for key in fields(Choice)})
         diffused = own.weights == "diffused"
         if diffused:
-            given.refuse_large("distances", graph.data)
+            estimator_input.refuse_large("distances", graph.data)
         lists = _lists(graph) if diffused or choice.neighbors else None
-        grain = Grain() if lists is None else grain_of(count_breaks(lists, _own(lists)), len(lists))
+        grain = GroupSizes() if lists is None else measure_group_sizes(count_breaks(lists, _own(lists)), len(lists))
         nearest = None if lists is None else lists.nearest(choice.neighbors)
         if diffused and lists is not None:
             forest, core = _diffused(lists, grain, _named(keys, n_rows, first), copies, own)
@@ -205,8 +205,8 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if (X is None) == (neighbors is None):
             raise ValueError("give either X, vectors, or neighbors=(indices, distances)")
         if neighbors is not None:
-            ids, away = given.two_arrays(neighbors)
-            rows = given.known_rows(ids, self.labels_.size)
+            ids, away = estimator_input.two_arrays(neighbors)
+            rows = estimator_input.known_rows(ids, self.labels_.size)
             if not (((away >= 0) & (away < np.inf)) | (rows < 0)).all():
                 raise ValueError("distances of neighbors are negative, infinite or NaN; -1 in indices is no neighbor")
             if self._outer is not None:
@@ -216,10 +216,10 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if self._points is None:
             raise ValueError("the clusters are those of a graph, without vectors; give neighbors=(indices, distances)")
         new = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
-        k = Parameters.of(self).n_neighbors or given.SEARCHED
+        k = Parameters.of(self).n_neighbors or estimator_input.SEARCHED
         return np.concatenate(
             [
-                self._labels(*given.nearest_vectors(self._points, new[at : at + PLACED_ROWS], k))
+                self._labels(*estimator_input.nearest_vectors(self._points, new[at : at + PLACED_ROWS], k))
                 for at in range(0, len(new), PLACED_ROWS)
             ]
         )
@@ -275,15 +275,17 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
 def _taken(X: Any, neighbors: Any, own: Parameters) -> _Input:  # noqa: N803
     if neighbors is not None:
-        graph, bound = given.graph_of_lists(neighbors)
+        graph, bound = estimator_input.graph_of_lists(neighbors)
         return _Input(graph, bound, bound)
     if issparse(X):
-        graph, bound = given.graph_of_sparse(X, own.n_neighbors)
-        return _Input(graph, bound, given.farthest(graph))
-    given.refuse_distances(X)
-    outer, first = given.distinct_rows(X)
+        graph, bound = estimator_input.graph_of_sparse(X, own.n_neighbors)
+        return _Input(graph, bound, estimator_input.farthest(graph))
+    estimator_input.refuse_distances(X)
+    outer, first = estimator_input.distinct_rows(X)
     points = X[first]
-    graph, bound = given.graph_of_lists(given.lists_of_vectors(points, own.n_neighbors or given.SEARCHED, own.seed))
+    graph, bound = estimator_input.graph_of_lists(
+        estimator_input.lists_of_vectors(points, own.n_neighbors or estimator_input.SEARCHED, own.seed)
+    )
     return _Input(graph, bound, bound, outer, points)
 
 
@@ -300,7 +302,7 @@ def _named(keys: ArrayLike | None, n_rows: int, first: IntArray | None) -> NDArr
 def _checked_vectors(vectors: ArrayLike | None, n_rows: int) -> FloatArray | None:
     if vectors is None:
         return None
-    points = given.as_floats("vectors", vectors)
+    points = estimator_input.as_floats("vectors", vectors)
     if points.ndim != 2 or len(points) != n_rows:
         raise ValueError(f"vectors have shape {points.shape}; expected ({n_rows}, dim)")
     finite = np.isfinite(points).all(axis=1)
@@ -312,7 +314,7 @@ def _checked_vectors(vectors: ArrayLike | None, n_rows: int) -> FloatArray | Non
 
 
 def _diffused(
-    lists: Lists, grain: Grain, keys: NDArray[np.uint64], copies: NDArray[np.int32], own: Parameters
+    lists: Lists, grain: GroupSizes, keys: NDArray[np.uint64], copies: NDArray[np.int32], own: Parameters
 ) -> tuple[Forest, FloatArray]:
     length = diffuse(lists, own.seed, grain.averaged, keys)
     graph = lists.graph(length, len(lists))

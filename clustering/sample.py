@@ -7,17 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from clustering.errors import ConfigError
-from clustering.storage import check_writable, place, whole
+from clustering.runs.storage import atomic_write, check_writable, locate
 
 BLOCK = 100_000
 NOISE_SHARE = 0.15
 COPY_SHARE = 0.04
 MEAN_STORY = 25  # headlines of an average story; sizes spread from 5 to some hundreds
-
 # Each kind of event: phrasings with {who} {where} {what} {n}, and what it can be about.
 _EVENTS: list[tuple[list[str], list[str]]] = [
     (["{who} recalls {n} {what} over safety fears", "{n} {what} pulled from shops as {who} admits safety flaw",
@@ -91,7 +89,7 @@ def write_sample(path: str | Path, n_texts: int, seed: int = 0) -> dict[str, int
     Returns: records and stories. The same seed and n_texts give the same file.
     Raises: ConfigError for another ending, fewer than 1 text, a seed below 0, or a file that cannot be written.
     """
-    target = place(str(path))
+    target = locate(str(path))
     suffix = Path(target.name).suffix
     if suffix not in (".csv", ".parquet"):
         raise ConfigError([f"--output {path}: the ending says the format; use .csv or .parquet"])
@@ -102,7 +100,7 @@ def write_sample(path: str | Path, n_texts: int, seed: int = 0) -> dict[str, int
     check_writable(target, "--output")
     schema = pa.schema([("id", pa.string()), ("title", pa.string()), ("story", pa.int64())])
     stories = 0
-    with whole(target) as temporary, temporary.open("wb") as handle:
+    with atomic_write(target) as temporary, temporary.open("wb") as handle:
         make = pa.csv.CSVWriter if suffix == ".csv" else pq.ParquetWriter
         with make(handle, schema) as writer:
             for table, told in _blocks(n_texts, seed, schema):

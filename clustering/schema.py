@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
+
+Figures = dict[str, Any]
 
 # read: one line for each distinct text, and one for each input record
 TEXTS = pa.schema([("row", pa.int64()), ("text", pa.string()), ("copies", pa.int32())])
@@ -11,7 +15,6 @@ SHOWN = pa.field("shown", pa.string())
 # And what is carried: time (timestamp in UTC), source, link, the columns of read.keep. text_id and these have the types
 # of the input; text_id is a string where no column gives one.
 MEMBERS = pa.schema([("text_id", pa.string()), ("row", pa.int64())])
-
 # search: nearest other texts, ascending by (distance, row); the text itself is never among them
 NEIGHBORS = pa.schema(
     [
@@ -21,13 +24,10 @@ NEIGHBORS = pa.schema(
         ("cell", pa.int32()),  # coarse region of the vectors; near cells have near numbers; -1 for none
     ]
 )
-
 # forest: minimum spanning forest of mutual reachability, ascending by (distance, left, right)
 FOREST = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("distance", pa.float32())])
-
 # cluster: the condensed tree in hdbscan's numbering (children below n_texts are rows; lambda = 1 / distance)
 TREE = pa.schema([("parent", pa.int64()), ("child", pa.int64()), ("lambda", pa.float64()), ("size", pa.int64())])
-
 # cluster: one line for each distinct text, joined with members/ and coords/ into labels.parquet
 ASSIGNMENT = pa.schema(
     [
@@ -41,7 +41,6 @@ ASSIGNMENT = pa.schema(
     ]
 )
 COORDS = pa.schema([("row", pa.int64()), ("x", pa.float32()), ("y", pa.float32())])
-
 LABELS = pa.schema(
     [
         ("text_id", pa.string()),

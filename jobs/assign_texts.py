@@ -32,11 +32,11 @@ def assign(
     trusted: bool = False,
 ) -> None:
     """Assign and say how many found a cluster."""
-    from clustering.assign import assign_texts
-    from clustering.pipeline import load_run_config, require_gpus
-    from clustering.rundir import RunDir
-    from clustering.session import ray_session
-    from clustering.trust import with_encoder
+    from clustering.finished.assign import assign_texts
+    from clustering.preflight import require_gpus
+    from clustering.runs.directory import RunDir
+    from clustering.runs.saved_config import load_run_config, with_encoder
+    from clustering.workers.session import ray_session
 
     run = RunDir(run_dir)
     config = with_encoder(load_run_config(run), overrides or [], config_file, trusted, run.path)

@@ -83,10 +83,10 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
         log.setLevel(logging.DEBUG)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale that lacks a character ends no command
-    from clustering import command
     from clustering.errors import ConfigError, CoveyError
+    from clustering.workers import process
 
-    command.owns_process = True
+    process.owns_process = True
     status, problems = 0, []
     terminated = False
 
@@ -101,12 +101,12 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
         _keep_ray_local()
         work()
     except KeyboardInterrupt:
-        status, problems = command.ENDINGS[signal.SIGINT][0], [command.ENDINGS[signal.SIGINT][1]]
+        status, problems = process.SIGNAL_EXITS[signal.SIGINT][0], [process.SIGNAL_EXITS[signal.SIGINT][1]]
     except (SystemExit, Exception) as error:
         if terminated or (isinstance(error, SystemExit) and error.code == signal.SIGTERM):
             # Whatever became of our exit: out of ray.get it comes as an exit with 1.
             signal.alarm(0)  # Ray's handler sets it, and aborts the process when it rings
-            status, problems = command.ENDINGS[signal.SIGTERM][0], [command.ENDINGS[signal.SIGTERM][1]]
+            status, problems = process.SIGNAL_EXITS[signal.SIGTERM][0], [process.SIGNAL_EXITS[signal.SIGTERM][1]]
         elif isinstance(error, ConfigError):
             status, problems = 2, [f"error: {problem}" for problem in error.problems]
         elif isinstance(error, CoveyError):

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 def cluster_texts(config_path: str, overrides: list[str], log_format: str = "text") -> None:
     """Run the pipeline and say where its results lie."""
-    from clustering.config import load_config
+    from clustering.config.loading import load_config
     from clustering.pipeline import run_pipeline
 
     run = run_pipeline(load_config(config_path, overrides))

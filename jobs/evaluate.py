@@ -22,10 +22,10 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 def evaluate(run_dir: str, truth: str | None, truth_column: str, id_column: str | None) -> None:
     """Evaluate and print the figures, which also go into report.json."""
-    from clustering.evaluate import evaluate_run
-    from clustering.pipeline import load_run_config
-    from clustering.rundir import RunDir
-    from clustering.session import ray_session
+    from clustering.finished.evaluate import evaluate_run
+    from clustering.runs.directory import RunDir
+    from clustering.runs.saved_config import load_run_config
+    from clustering.workers.session import ray_session
 
     run = RunDir(run_dir)
     config = load_run_config(run)

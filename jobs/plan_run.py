@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 def plan_run(config_path: str, n_texts: int, runs: list[str] | None, overrides: list[str]) -> None:
     """Print a line a stage, and the sums."""
-    from clustering.config import load_config
-    from clustering.status import plan_lines
+    from clustering.config.loading import load_config
+    from clustering.monitoring.status import plan_lines
 
     for line in plan_lines(load_config(config_path, overrides), n_texts, runs):
         print(printable(line))

@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 def recluster(run_dir: str, overrides: list[str], config_file: str | None = None, trusted: bool = False) -> None:
     """Cluster again with other settings, in the same directory."""
-    from clustering.pipeline import recluster_run
-    from clustering.rundir import RunDir
+    from clustering.finished.recluster import recluster_run
+    from clustering.runs.directory import RunDir
 
     run = RunDir(run_dir)
     with run.needed():

@@ -19,8 +19,8 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
 
 def show_status(run_dir: str) -> None:
     """Print a line for the run and one for each stage."""
-    from clustering.rundir import RunDir
-    from clustering.status import status_lines
+    from clustering.monitoring.status import status_lines
+    from clustering.runs.directory import RunDir
 
     for line in status_lines(RunDir(run_dir)):
         print(printable(line))

@@ -10,9 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from clustering.encoders import unit_rows
-from clustering.kernels.csr import undirected_graph
-from clustering.rundir import part_name, write_table
+from clustering.encoders.base import unit_rows
+from clustering.kernels.graph.csr import undirected_graph
+from clustering.runs.parts import part_name
+from clustering.runs.storage import write_table
 from clustering.schema import vectors_schema
 
 

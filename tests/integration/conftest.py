@@ -22,9 +22,9 @@ import pytest
 import ray
 from pymilvus import MilvusClient
 
-from clustering.rundir import RunDir
+from clustering.runs.directory import RunDir
+from clustering.runs.storage import read_table
 from clustering.sample import write_sample
-from clustering.storage import read_table
 from jobs.cli import main
 
 ROOT = Path(__file__).parents[2]

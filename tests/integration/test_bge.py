@@ -13,8 +13,8 @@ import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from clustering.config import EmbedSection
-from clustering.encoders import check_encoder, load_encoder
+from clustering.config.sections import EmbedSection
+from clustering.encoders.loading import check_encoder, load_encoder
 from clustering.errors import ConfigError
 
 pytestmark = [pytest.mark.bge, pytest.mark.full]

@@ -9,9 +9,10 @@ import pytest
 from pymilvus import MilvusClient
 
 from clustering import pipeline
-from clustering.embedded import embedded_server
-from clustering.milvus import Address
-from clustering.rundir import RunDir, read_columns
+from clustering.milvus.embedded import embedded_server
+from clustering.milvus.endpoint import Endpoint
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import read_columns
 from tests.integration.conftest import digests
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -48,7 +49,7 @@ def test_rows_that_are_deleted_during_the_search_end_the_run(covey, undisturbed,
     words = [*undisturbed.words, f"run.dir={run.path}"]
     search: Callable[..., Any] = pipeline.search_neighbors
 
-    def disturbed(run: RunDir, address: Address, *rest: Any) -> Any:
+    def disturbed(run: RunDir, address: Endpoint, *rest: Any) -> Any:
         found = search(run, address, *rest) if change == "after" else None
         delete(address.uri, address.collection, "row < 100")
         if change == "replace":  # the count is right
@@ -78,7 +79,7 @@ def test_neighbors_found_in_half_a_collection_by_a_start_that_was_killed_are_giv
     words = [*undisturbed.words, f"run.dir={run.path}"]
     search: Callable[..., Any] = pipeline.search_neighbors
 
-    def killed(run: RunDir, address: Address, *rest: Any) -> Any:
+    def killed(run: RunDir, address: Endpoint, *rest: Any) -> Any:
         delete(address.uri, address.collection, "row >= 100")
         search(run, address, *rest)
         raise KeyboardInterrupt

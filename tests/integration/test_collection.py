@@ -13,9 +13,10 @@ import pytest
 from pymilvus import DataType, MilvusClient
 from sklearn.metrics import adjusted_rand_score
 
-from clustering.config import EmbedSection
-from clustering.encoders import load_encoder
-from clustering.rundir import RunDir, read_columns
+from clustering.config.sections import EmbedSection
+from clustering.encoders.loading import load_encoder
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import read_columns
 from clustering.sample import write_sample
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from clustering.rundir import RunDir
+from clustering.runs.directory import RunDir
 from tests.integration.conftest import digests
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]

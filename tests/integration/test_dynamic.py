@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from pymilvus import DataType, MilvusClient
 
-from clustering.collection import find_collection
-from clustering.config import CollectionInput
-from clustering.embedded import embedded_server
+from clustering.config.sections import CollectionInput
 from clustering.errors import ConfigError
-from clustering.rundir import RunDir, read_columns
+from clustering.milvus.embedded import embedded_server
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import read_columns
+from clustering.sources.collection import find_collection
 
 ROWS = 120
 

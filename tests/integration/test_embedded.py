@@ -16,16 +16,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from clustering import schema, store
-from clustering.config import StoreSection
-from clustering.embedded import SOON_ENDS, embedded_server, given_up
+from clustering import schema
+from clustering.config.sections import StoreSection
 from clustering.errors import StoreError
-from clustering.index import finish_collection
 from clustering.kernels.memory import PART_ROWS
-from clustering.milvus import Address, Link, connected
-from clustering.rundir import RunDir, names_of, part_name, read_columns, write_table
-from clustering.search import Searcher
-from clustering.store import Loader, audit_collection, prepare_collection
+from clustering.milvus import loader
+from clustering.milvus.audit import audit_collection
+from clustering.milvus.channel import Channel, connected
+from clustering.milvus.collection import prepare_collection
+from clustering.milvus.embedded import SOON_ENDS, embedded_server, reason_given_up
+from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.index import make_searchable
+from clustering.milvus.loader import Loader
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import names_of, part_name, read_columns
+from clustering.runs.storage import write_table
+from clustering.stages.search import Searcher
 from tests.integration.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -46,21 +52,21 @@ def vectors_in(path: Path, n_texts: int, dim: int = DIM) -> RunDir:
     return run
 
 
-def prepared(run: RunDir, address: Address, dim: int = DIM) -> None:
+def prepared(run: RunDir, address: Endpoint, dim: int = DIM) -> None:
     with connected(address) as client:
         prepare_collection(run, client, address.collection, "L2", dim, run.id, "mark")
 
 
-def load(run: RunDir, address: Address) -> dict[str, Any]:
+def load(run: RunDir, address: Endpoint) -> dict[str, Any]:
     return Loader(run, address)({"pieces": [{"name": name} for name in names_of(run / "vectors")]})
 
 
-def finish(address: Address, n_texts: int) -> None:
-    with connected(address) as client, Link(address) as link:
-        finish_collection(client, link, StoreSection(), n_texts)
+def finish(address: Endpoint, n_texts: int) -> None:
+    with connected(address) as client, Channel(address) as link:
+        make_searchable(client, link, StoreSection(), n_texts)
 
 
-def find(run: RunDir, address: Address, n_texts: int, k: int = 10) -> np.ndarray:
+def find(run: RunDir, address: Endpoint, n_texts: int, k: int = 10) -> np.ndarray:
     """The neighbors as the product's own searcher leaves them, shape (n_texts, k)."""
     searcher = Searcher(run, address, "L2", {}, k, 1000, np.eye(1, DIM, dtype=np.float32), n_texts)
     searcher({"names": names_of(run / "vectors")})
@@ -76,10 +82,10 @@ def exact(run: RunDir, rows: slice, k: int = 10) -> np.ndarray:
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[Address]:
+def address(tmp_path: Path) -> Iterator[Endpoint]:
     home = tmp_path / "store"
     with embedded_server(home) as uri:
-        yield Address(uri, "texts", patience_s=60, home=str(home))
+        yield Endpoint(uri, "texts", patience_s=60, home=str(home))
 
 
 @pytest.mark.full
@@ -87,9 +93,9 @@ def test_a_part_of_the_products_size_loads_in_requests_that_the_embedded_store_c
     """Requests of 12 MiB, as a server gets them, are quadratic work for it: 37 rows a second of 1024 numbers."""
     sizes: list[int] = []
     waiting: list[int] = []
-    call = Link.call
+    call = Channel.call
 
-    def watched(self: Link, method: str, request: Any, *rest: Any) -> Any:
+    def watched(self: Channel, method: str, request: Any, *rest: Any) -> Any:
         if method != "Insert":
             return call(self, method, request, *rest)
         sizes.append(request.ByteSize())
@@ -100,15 +106,15 @@ def test_a_part_of_the_products_size_loads_in_requests_that_the_embedded_store_c
         finally:
             waiting.pop()
 
-    monkeypatch.setattr(Link, "call", watched)
+    monkeypatch.setattr(Channel, "call", watched)
     n_texts = PART_ROWS + 500
     run = vectors_in(tmp_path / "run", n_texts)
     prepared(run, address)
     assert load(run, address) == {"rows": n_texts, "retries": 0}
-    assert max(sizes) <= store.EMBEDDED_REQUEST_BYTES * 1.1
-    assert len(sizes) == n_texts * DIM * 4 // store.EMBEDDED_REQUEST_BYTES + 1
+    assert max(sizes) <= loader.EMBEDDED_REQUEST_BYTES * 1.1
+    assert len(sizes) == n_texts * DIM * 4 // loader.EMBEDDED_REQUEST_BYTES + 1
     finish(address, n_texts)
-    with Link(address) as link:
+    with Channel(address) as link:
         assert audit_collection(run, link, n_texts) == []
     found = find(run, address, n_texts)
     some = slice(8000, 8400)  # across the parts' border
@@ -182,7 +188,7 @@ def test_a_server_that_dies_while_it_is_loaded_and_searched_is_started_again(add
         finish(address, n_texts)
         assert killed == [1, 0, 1]
         assert retries > 0
-        with Link(address) as link:
+        with Channel(address) as link:
             assert link.count() == n_texts
             assert audit_collection(run, link, n_texts) == []
         os.kill(watcher_and_server(home)[1], signal.SIGKILL)
@@ -195,7 +201,7 @@ def test_a_server_that_dies_while_it_is_loaded_and_searched_is_started_again(add
 def test_a_server_that_cannot_live_is_given_up_and_told(tmp_path):
     home = tmp_path / "store"
     with embedded_server(home) as uri:
-        address = Address(uri, "texts", patience_s=60, home=str(home))
+        address = Endpoint(uri, "texts", patience_s=60, home=str(home))
         for _ in range(SOON_ENDS):
             server = watcher_and_server(home)[1]
             os.kill(server, signal.SIGKILL)
@@ -204,8 +210,8 @@ def test_a_server_that_cannot_live_is_given_up_and_told(tmp_path):
         with pytest.raises(StoreError, match=r"Milvus ended \(status 137\); see .*server.log. It did so 6 times"):
             Loader(run, address).send(np.arange(3), np.ones((3, 4), np.float32), False)
         assert time.monotonic() - started < 30  # and not the whole patience
-    with embedded_server(home) as uri, connected(Address(uri, "texts", home=str(home))) as client:
-        assert not given_up(str(home))
+    with embedded_server(home) as uri, connected(Endpoint(uri, "texts", home=str(home))) as client:
+        assert not reason_given_up(str(home))
         assert client.list_collections() == []
 
 
@@ -213,7 +219,7 @@ def test_a_server_that_cannot_live_is_given_up_and_told(tmp_path):
 def test_a_server_that_is_silent_is_told_after_the_patience(tmp_path):
     home = tmp_path / "store"
     with embedded_server(home) as uri:
-        address = Address(uri, "texts", patience_s=1.5, home=str(home))
+        address = Endpoint(uri, "texts", patience_s=1.5, home=str(home))
         run = vectors_in(tmp_path / "run", 300)
         prepared(run, address)
         server = watcher_and_server(home)[1]
@@ -224,13 +230,13 @@ def test_a_server_that_is_silent_is_told_after_the_patience(tmp_path):
         assert time.monotonic() - started < 15
         os.kill(server, signal.SIGCONT)
         assert load(run, address)["rows"] == 300  # the part was begun, so it is upserted
-        with Link(address) as link:
+        with Channel(address) as link:
             assert link.count() == 300
 
 
 def test_nothing_is_left_when_the_job_is_killed(tmp_path):
     home = tmp_path / "store"
-    code = "import sys, time; from pathlib import Path; from clustering.embedded import embedded_server\n"
+    code = "import sys, time; from pathlib import Path; from clustering.milvus.embedded import embedded_server\n"
     code += "with embedded_server(Path(sys.argv[1])): time.sleep(600)"
     job = subprocess.Popen([sys.executable, "-c", code, str(home)], cwd=ROOT)
     try:
@@ -244,13 +250,13 @@ def test_nothing_is_left_when_the_job_is_killed(tmp_path):
 def test_two_servers_never_share_a_port(tmp_path):
     with embedded_server(tmp_path / "one") as one, embedded_server(tmp_path / "two") as two:
         assert one != two
-        with connected(Address(one, "t")) as client:
+        with connected(Endpoint(one, "t")) as client:
             client.create_collection("t", dimension=4)
-        with connected(Address(two, "t")) as client:
+        with connected(Endpoint(two, "t")) as client:
             assert client.list_collections() == []
 
 
 def test_a_user_without_a_home_has_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
-    with embedded_server(tmp_path) as uri, connected(Address(uri, "any")) as client:
+    with embedded_server(tmp_path) as uri, connected(Endpoint(uri, "any")) as client:
         assert client.list_collections() == []

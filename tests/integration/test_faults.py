@@ -20,11 +20,15 @@ import ray
 from pymilvus import MilvusClient
 
 from clustering import schema
-from clustering.config import SearchSection, StoreSection
-from clustering.milvus import Address, Link
-from clustering.rundir import RunDir, part_name, parts, read_columns, write_table
-from clustering.search import search_neighbors
-from clustering.store import audit_collection, store_vectors
+from clustering.config.sections import SearchSection, StoreSection
+from clustering.milvus.audit import audit_collection
+from clustering.milvus.channel import Channel
+from clustering.milvus.endpoint import Endpoint
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import part_name, parts, read_columns
+from clustering.runs.storage import write_table
+from clustering.stages.search import search_neighbors
+from clustering.stages.store import store_vectors
 from tests.integration.conftest import ROOT, restart_milvus, start_milvus, stop_milvus
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]
@@ -77,12 +81,12 @@ def embedded_run(path: Path) -> RunDir:
 
 def load(run: RunDir, uri: str) -> dict:
     store = StoreSection(uri=uri, index="FLAT")
-    return store_vectors(run, Address(uri, run.path.name), store, N_TEXTS, DIM, run.id, "mark")
+    return store_vectors(run, Endpoint(uri, run.path.name), store, N_TEXTS, DIM, run.id, "mark")
 
 
 def search(run: RunDir, uri: str) -> dict:
     store, cfg = StoreSection(uri=uri, index="FLAT"), SearchSection(k=10, recall_sample=200)
-    return search_neighbors(run, Address(uri, run.path.name), store, cfg, N_TEXTS, seed=0)
+    return search_neighbors(run, Endpoint(uri, run.path.name), store, cfg, N_TEXTS, seed=0)
 
 
 def drive(path: str, uri: str) -> None:
@@ -110,7 +114,7 @@ def check_whole(run: RunDir, uri: str, undisturbed: pa.Table, drop: bool = True)
     client = MilvusClient(uri=uri)
     (counted,) = client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
     assert counted["count(*)"] == N_TEXTS
-    assert audit_collection(run, Link(Address(uri, name)), N_TEXTS) == []
+    assert audit_collection(run, Channel(Endpoint(uri, name)), N_TEXTS) == []
     found = read_columns(run / "neighbors", schema.NEIGHBORS.names)
     assert found["row"].to_pylist() == list(range(N_TEXTS))
     assert found.equals(undisturbed)
@@ -214,7 +218,7 @@ def test_what_is_missing_or_doubled_is_loaded_again(undisturbed, server, tmp_pat
     client.delete("damaged", filter=f"row >= {lost} and row < {lost + 10}")
     table = pq.read_table(run / "vectors" / part_name(4)).slice(0, 20).to_pylist()
     client.insert("damaged", table)  # its first rows a second time
-    wrong = audit_collection(run, Link(Address(server.uri, "damaged")), N_TEXTS)
+    wrong = audit_collection(run, Channel(Endpoint(server.uri, "damaged")), N_TEXTS)
     assert {"name": part_name(3), "first": lost, "stop": lost + 10} in wrong
     assert {"name": part_name(4), "first": doubled, "stop": doubled + PART} in wrong
     assert len(wrong) == 2
@@ -224,4 +228,4 @@ def test_what_is_missing_or_doubled_is_loaded_again(undisturbed, server, tmp_pat
     check_whole(run, server.uri, undisturbed, drop=False)
     client.insert("damaged", [{"row": N_TEXTS + 5, "vector": [1.0] * DIM}])
     with pytest.raises(Exception, match="holds 1 entities that are no rows of this run"):
-        audit_collection(run, Link(Address(server.uri, "damaged")), N_TEXTS)
+        audit_collection(run, Channel(Endpoint(server.uri, "damaged")), N_TEXTS)

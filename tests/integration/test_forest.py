@@ -11,13 +11,15 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from clustering import schema
-from clustering.artefacts import load_forest, load_grain
-from clustering.cells import cell_centers, cells_of
-from clustering.cluster import cluster_graph
-from clustering.config import ClusterSection, GraphSection
-from clustering.forest import build_forest
-from clustering.graph import build_graph
-from clustering.rundir import RunDir, load_assignment, part_name, write_table
+from clustering.config.sections import ClusterSection, GraphSection
+from clustering.kernels.partitions import assign_partitions, partition_centers
+from clustering.runs.artefacts import load_forest, load_group_sizes
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import load_assignment, part_name
+from clustering.runs.storage import write_table
+from clustering.stages.cluster import cluster_graph
+from clustering.stages.forest import build_forest
+from clustering.stages.graph import build_graph
 from tests.planted import blobs, pair_distances, write_vectors
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -45,7 +47,7 @@ def searched(
         distances[np.ix_(alike, alike)] = np.where(half[:, None] == half, 0, np.float32(1e-5))
         np.fill_diagonal(distances, np.inf)
     write_vectors(run / "vectors", vectors, PART)
-    cell = cells_of(vectors, cell_centers(run, n_texts, 0, cell_texts))
+    cell = assign_partitions(vectors, partition_centers(run, n_texts, 0, cell_texts))
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
     for part, first in enumerate(range(0, n_texts, PART)):
         rows = np.arange(first, min(first + PART, n_texts))
@@ -77,9 +79,9 @@ def test_shards_give_the_forest_of_the_whole(local_ray: None, tmp_path: Path) ->
     n_texts, leave = 2000, GraphSection(bridge="none")
     build_graph(run, leave, 8, n_texts, "L2")
     build_forest(run, plain(), leave, 8, "L2", 0)
-    whole, grain = load_forest(run), load_grain(run)
+    whole, grain = load_forest(run), load_group_sizes(run)
     build_forest(run, ClusterSection(), leave, 8, "L2", 0)
-    assert load_grain(run) == grain  # whatever the weights
+    assert load_group_sizes(run) == grain  # whatever the weights
     for shards in (2, 7, 32):
         figures = build_forest(run, plain(), leave, 8, "L2", 0, shards)
         assert figures["shards"] == shards
@@ -94,13 +96,13 @@ def test_shards_of_diffusion_give_the_labels_of_the_whole(local_ray: None, tmp_p
     for min_samples, counts in ((None, (2, 4)), (3, (3,))):
         cfg = ClusterSection(min_samples=min_samples)
         build_forest(run, cfg, GraphSection(), 8, "L2", 0)
-        whole, grain = load_forest(run), load_grain(run)
+        whole, grain = load_forest(run), load_group_sizes(run)
         cluster_graph(run, cfg, GraphSection(), 8, "L2")
         layers = load_assignment(run)["layers"]
         for shards in counts:
             figures = build_forest(run, cfg, GraphSection(), 8, "L2", 0, shards)
             assert figures["shards"] == shards
-            assert load_grain(run) == grain
+            assert load_group_sizes(run) == grain
             for name in ("left", "right", "distance"):
                 assert_array_equal(getattr(load_forest(run), name), getattr(whole, name))
         cluster_graph(run, cfg, GraphSection(), 8, "L2")

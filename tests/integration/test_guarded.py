@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 from pymilvus import DataType, MilvusClient
 
-from clustering.config import StoreSection
+from clustering.config.sections import StoreSection
 from clustering.errors import StoreError
-from clustering.milvus import Address, Link
-from clustering.rundir import RunDir
+from clustering.milvus.audit import audit_collection
+from clustering.milvus.channel import Channel
+from clustering.milvus.collection import prepare_collection
+from clustering.milvus.endpoint import Endpoint
+from clustering.runs.directory import RunDir
 from clustering.sample import write_sample
-from clustering.store import audit_collection, prepare_collection, store_vectors
+from clustering.stages.store import store_vectors
 from tests.integration.conftest import holds, start_milvus, stop_milvus
 from tests.integration.test_faults import DIM, N_TEXTS, embedded_run, is_loading, meanwhile
 
@@ -39,8 +42,8 @@ class Guarded:
         """What a run is told about the server, besides who comes."""
         return [f"store.uri={self.uri}", f"store.ca_file={self.ca}", f"store.server_name={NAME}", "store.timeout_s=5"]
 
-    def address(self, name: str, **who: Any) -> Address:
-        return Address(self.uri, name, ca_file=str(self.ca), server_name=NAME, timeout_s=5, **who)
+    def address(self, name: str, **who: Any) -> Endpoint:
+        return Endpoint(self.uri, name, ca_file=str(self.ca), server_name=NAME, timeout_s=5, **who)
 
     def client(self, token: str = ROOT_TOKEN) -> MilvusClient:
         tls = {"secure": True, "server_pem_path": str(self.ca), "server_name": NAME}
@@ -196,7 +199,7 @@ def test_a_token_that_expires_half_way_ends_the_load_and_the_next_one_goes_on(lo
     assert 0 < done < len(list((run / "vectors").iterdir()))
     token.write_text("guest:second-word")
     load()
-    with Link(address) as link:
+    with Channel(address) as link:
         assert link.count() == N_TEXTS
         assert audit_collection(run, link, N_TEXTS) == []
 
@@ -225,6 +228,6 @@ def test_a_server_out_of_disk_ends_the_load_and_the_next_one_goes_on(local_ray, 
     guarded.limit_disk(-1)
     wait_for(lambda: refusal(root, "hog") == "")
     store_vectors(run, address, store, N_TEXTS, DIM, run.id, "mark")
-    with Link(address) as link:
+    with Channel(address) as link:
         assert link.count() == N_TEXTS
         assert audit_collection(run, link, N_TEXTS) == []

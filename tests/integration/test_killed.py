@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from clustering.rundir import RunDir, names_of
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import names_of
 from tests.integration.conftest import ROOT, Undisturbed, digests
 from tests.integration.slow import SEEN, SPREAD
 
@@ -204,7 +205,7 @@ def test_sigterm_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(undis
 WAITS = """
 import sys, time
 import ray
-from clustering.pipeline import ray_session
+from clustering.workers.session import ray_session
 from jobs.cli import run_command
 
 @ray.remote

@@ -67,7 +67,7 @@ def of_the_library(tokens) -> Any:
 
 
 def encoded(folder: Path, tokens: Any, tokens_per_batch: int, dtype: str = "float32") -> Any:
-    from clustering.packed import PackedEncoder
+    from clustering.encoders.packed import PackedEncoder
 
     found = PackedEncoder(load(folder, dtype)).encode(*tokens, tokens_per_batch)
     assert (found.dtype, found.shape) == (np.float32, (len(tokens[1]), DIM))
@@ -95,7 +95,7 @@ def test_texts_of_the_checkpoint_differ(bge, tokens, of_the_library):
 
 
 def test_gelu_by_tanh_stays_within_the_tolerance_of_half_precision(bge, tokens, of_the_library, monkeypatch):
-    from clustering import packed
+    from clustering.encoders import packed
 
     gelu = packed.functional.gelu
     monkeypatch.setattr(packed.functional, "gelu", lambda states: gelu(states, approximate="tanh"))
@@ -103,7 +103,7 @@ def test_gelu_by_tanh_stays_within_the_tolerance_of_half_precision(bge, tokens, 
 
 
 def test_the_tokenizers_tokens_give_the_vectors_of_sentence_transformers(bge):
-    from clustering.packed import PackedEncoder, token_ids
+    from clustering.encoders.packed import PackedEncoder, token_ids
 
     model = load(bge)
     texts = [" ".join(WORDS[:n]) for n in (9, 1, 40, 3)] + ["", f"  {WORDS[3]}  ", "<pad>"]
@@ -118,7 +118,7 @@ def test_the_tokenizers_tokens_give_the_vectors_of_sentence_transformers(bge):
 
 
 def test_no_texts_have_no_vectors(bge):
-    from clustering.packed import PackedEncoder
+    from clustering.encoders.packed import PackedEncoder
 
     none = np.zeros(0, np.int64)
     assert PackedEncoder(load(bge)).encode(none, none, 64).shape == (0, DIM)
@@ -126,7 +126,7 @@ def test_no_texts_have_no_vectors(bge):
 
 @pytest.mark.parametrize("length", [0, 513])
 def test_a_text_that_the_model_cannot_take_is_refused(bert, length):
-    from clustering.packed import PackedEncoder
+    from clustering.encoders.packed import PackedEncoder
 
     with pytest.raises(
         ValueError, match=rf"have {min(length, 5)} to {max(length, 5)} tokens, the model takes 1 to 512"
@@ -135,7 +135,7 @@ def test_a_text_that_the_model_cannot_take_is_refused(bert, length):
 
 
 def test_other_models_are_refused_with_the_reason(bge, tmp_path):
-    from clustering.packed import PackedEncoder, unpackable
+    from clustering.encoders.packed import PackedEncoder, unpackable
 
     assert unpackable(load(bge)) is None
     folder = copied(bge, tmp_path)
@@ -154,14 +154,14 @@ def test_other_models_are_refused_with_the_reason(bge, tmp_path):
 
 
 def test_attention_by_own_kernels_needs_a_gpu(bge):
-    from clustering.packed import PackedEncoder
+    from clustering.encoders.packed import PackedEncoder
 
     with pytest.raises(ValueError, match="attention by tiles needs a GPU"):
         PackedEncoder(load(bge), "tiles")
 
 
 def test_batches_hold_every_text_once_and_at_most_their_tokens():
-    from clustering.packed import batch_ends
+    from clustering.encoders.packed import batch_ends
 
     lengths = np.sort(np.random.default_rng(3).integers(1, 90, 400))
     for padded in (False, True):
@@ -176,7 +176,7 @@ def test_batches_hold_every_text_once_and_at_most_their_tokens():
 INTERPRETED = """
 import numpy as np, torch
 from clustering import packed_triton
-from clustering.packed import Pack, _padded
+from clustering.encoders.packed import Pack, _padded
 torch.manual_seed(0)
 for lengths in ([1, 2, 3, 5, 7, 30], list(range(1, 40)), [1, 130, 200]):
     lengths = np.array(lengths)

@@ -17,14 +17,17 @@ from typing import Any
 import pytest
 import ray
 
-from clustering import deaths, pipeline, pool, tasks, watch
-from clustering.config import build_config
-from clustering.deaths import Tries
+from clustering import preflight
+from clustering.config.loading import build_config
 from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.threads import own_threads
-from clustering.nodes import Free, free_now
-from clustering.parts import beside, live_nodes, map_parts, needing, on_worker
-from clustering.rundir import RunDir
+from clustering.monitoring import usage
+from clustering.runs.directory import RunDir
+from clustering.workers import deaths, pool, tasks
+from clustering.workers.deaths import Attempts
+from clustering.workers.nodes import Free, free_now, live_nodes
+from clustering.workers.pool import map_parts
+from clustering.workers.tasks import requiring_memory, run_beside, run_on_one_node
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 
@@ -81,15 +84,15 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_single_task_has_all_threads_right_after_a_pool_and_after_another(local_ray: None, tmp_path: Path) -> None:
     map_parts(Marks, [{}] * 4, actors=2, folder=tmp_path, error=None)
     for _ in range(3):
-        with needing(1 << 20):
-            assert on_worker(_given) == ({"CPU": 1, "memory": 1 << 20}, 2)
+        with requiring_memory(1 << 20):
+            assert run_on_one_node(_given) == ({"CPU": 1, "memory": 1 << 20}, 2)
 
 
 def test_a_single_task_starts_where_another_job_holds_a_core(local_ray: None) -> None:
-    assert on_worker(_given) == ({"CPU": 1}, 2)
+    assert run_on_one_node(_given) == ({"CPU": 1}, 2)
     time.sleep(tasks.SETTLE_S)
     with held(num_cpus=1):
-        assert on_worker(_given) == ({"CPU": 1}, 1)
+        assert run_on_one_node(_given) == ({"CPU": 1}, 1)
 
 
 def _meets(mine: Path, other: Path) -> bool:
@@ -104,8 +107,8 @@ def test_two_stages_in_two_threads_work_side_by_side_each_with_its_own_account(l
     one, other = tmp_path / "one", tmp_path / "other"
 
     def stage(mine: Path, theirs: Path) -> tuple[bool, float, int]:
-        with needing(1 << 20), watch.account() as usage:
-            return on_worker(_meets, mine, theirs), usage.cpu_seconds, usage.peak_bytes
+        with requiring_memory(1 << 20), usage.counting_usage() as usage:
+            return run_on_one_node(_meets, mine, theirs), usage.cpu_seconds, usage.peak_bytes
 
     with ThreadPoolExecutor(2) as pool:
         found = [done.result() for done in [pool.submit(stage, one, other), pool.submit(stage, other, one)]]
@@ -116,10 +119,10 @@ def test_two_stages_in_two_threads_work_side_by_side_each_with_its_own_account(l
 def test_what_a_single_task_waits_for_is_told(
     local_ray: None, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "TELL_AFTER_S", 0.5)
+    monkeypatch.setattr(tasks, "REPORT_WAIT_AFTER_S", 0.5)
     with ThreadPoolExecutor(1) as pool:
-        with held(num_cpus=2), needing(3 << 20):
-            waiting = pool.submit(contextvars.copy_context().run, on_worker, _given)
+        with held(num_cpus=2), requiring_memory(3 << 20):
+            waiting = pool.submit(contextvars.copy_context().run, run_on_one_node, _given)
             deadline = time.monotonic() + 20
             while not told and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -133,8 +136,8 @@ def test_what_a_single_task_waits_for_is_told(
 
 def test_a_task_is_tried_with_the_memory_that_another_job_leaves(local_ray: None, told: list[str]) -> None:
     (node,) = live_nodes()
-    with held(memory=node.memory_bytes // 2), needing(node.memory_bytes):
-        given = on_worker(_given)[0]["memory"]
+    with held(memory=node.memory_bytes // 2), requiring_memory(node.memory_bytes):
+        given = run_on_one_node(_given)[0]["memory"]
     assert 0 < given <= node.memory_bytes // 2 + 1
     (line,) = told
     assert line.startswith(f"given is planned with {node.memory_bytes >> 20} MiB, and no node has more than ")
@@ -143,7 +146,7 @@ def test_a_task_is_tried_with_the_memory_that_another_job_leaves(local_ray: None
 def test_a_larger_node_than_there_is_is_waited_for(local_ray: None) -> None:
     """Where one is lost, or an autoscaler will bring one up."""
     (node,) = live_nodes()
-    with needing(node.memory_bytes + 1):
+    with requiring_memory(node.memory_bytes + 1):
         assert tasks._request("graph") == tasks.Request("graph", node.memory_bytes + 1)
 
 
@@ -156,7 +159,7 @@ def test_a_task_goes_to_the_largest_node_that_is_free_where_they_differ(
     monkeypatch.setattr(tasks, "live_nodes", lambda: [small, large, larger])
     monkeypatch.setattr(tasks, "free_now", lambda nodes: free)
     assert tasks._request("graph") == tasks.Request("graph", 0, large)
-    with needing(2 << 30):
+    with requiring_memory(2 << 30):
         assert tasks._request("graph") == tasks.Request("graph", 1 << 30, large)
 
 
@@ -164,15 +167,15 @@ def test_a_run_that_not_all_nodes_see_is_refused(local_ray: None, tmp_path: Path
     run, (node,) = RunDir(tmp_path / "run"), live_nodes()
     server = build_config({"store": {"uri": "http://milvus:19530"}})
     nodes = [node, replace(node, address="10.0.0.9")]
-    monkeypatch.setattr(pipeline, "live_nodes", lambda: nodes)
-    pipeline.check_nodes(server, run)
+    monkeypatch.setattr(preflight, "live_nodes", lambda: nodes)
+    preflight.check_nodes(server, run)
     with pytest.raises(ConfigError, match=r"^store\.uri=embedded serves one machine, and this cluster works on 2 "):
-        pipeline.check_nodes(build_config({}), run)
-    monkeypatch.setattr(pipeline, "_sees", lambda run, run_id: False)
+        preflight.check_nodes(build_config({}), run)
+    monkeypatch.setattr(preflight, "_sees", lambda run, run_id: False)
     with pytest.raises(ConfigError, match=r"/run is not the same place on 10\.0\.0\.9, .*; take a folder"):
-        pipeline.check_nodes(server, run)
-    monkeypatch.setattr(pipeline, "live_nodes", lambda: nodes[:1])
-    pipeline.check_nodes(build_config({}), run)  # on one machine nothing is asked
+        preflight.check_nodes(server, run)
+    monkeypatch.setattr(preflight, "live_nodes", lambda: nodes[:1])
+    preflight.check_nodes(build_config({}), run)  # on one machine nothing is asked
 
 
 def test_a_run_in_the_jobs_copy_of_its_folder_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
@@ -182,7 +185,7 @@ def test_a_run_in_the_jobs_copy_of_its_folder_is_refused(tmp_path: Path, monkeyp
     monkeypatch.chdir(copy)
     (copy / "texts.csv").write_text("id,title\n1,one\n", encoding="utf-8")
     with pytest.raises(ConfigError) as error:
-        pipeline.check_everything(build_config({"run": {"dir": "runs/one"}, "read": {"paths": ["texts.csv"]}}))
+        preflight.check_everything(build_config({"run": {"dir": "runs/one"}, "read": {"paths": ["texts.csv"]}}))
     said = "run.dir=runs/one would lie in the job's copy of --working-dir, which Ray deletes; give a path"
     assert any(problem.startswith(said) for problem in error.value.problems), error.value.problems
 
@@ -252,12 +255,12 @@ def test_actors_that_are_killed_now_and_then_end_no_run(local_ray: None, tmp_pat
     ],
 )
 def test_what_ray_says_of_an_end_is_told_in_words(said: str, words: str) -> None:
-    where = deaths.Where("ab", "10.0.0.9", 12, "", 0)
-    assert re.search(words, deaths.ending(ray.exceptions.RayActorError("00", error_msg=said), where))
+    where = deaths.WorkerPlace("ab", "10.0.0.9", 12, "", 0)
+    assert re.search(words, deaths.cause_of_end(ray.exceptions.RayActorError("00", error_msg=said), where))
 
 
 def test_the_kernels_kills_are_seen_by_its_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = deaths.Where("ab", "10.0.0.9", 12, str(tmp_path / "none.err"), 3)
+    where = deaths.WorkerPlace("ab", "10.0.0.9", 12, str(tmp_path / "none.err"), 3)
     monkeypatch.setattr(deaths, "_oom_kills", lambda: 3)
     assert deaths._last_words(where) == "signal SIGKILL, or an exit without a word"
     monkeypatch.setattr(deaths, "_oom_kills", lambda: 4)
@@ -279,7 +282,7 @@ def test_workers_that_end_while_they_begin_are_tried_three_times(local_ray: None
 
 
 def test_a_lost_node_is_not_counted_against_a_part() -> None:
-    tries = Tries("embed: part-0")
+    tries = Attempts("embed: part-0")
     for _ in range(9):
         tries.died(ray.exceptions.NodeDiedError("its raylet is gone"), None)
     with pytest.raises(StageError, match=r"^embed: part-0 ended its worker 10 times: its node was lost\. "):
@@ -292,7 +295,7 @@ def _fails() -> None:
 
 def test_a_workers_own_traceback_stays_with_its_error(local_ray: None) -> None:
     with pytest.raises(KeyError, match="missing") as error:
-        on_worker(_fails)
+        run_on_one_node(_fails)
     assert re.search(r'File ".*test_parts\.py", line \d+, in _fails', str(error.value.__cause__))
 
 
@@ -320,8 +323,8 @@ def _until(mine: Path, theirs: Path) -> bool:
 def test_two_tasks_work_side_by_side(local_ray: None, tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     found: list[bool] = []
-    with beside(lambda: found.append(on_worker(_until, one, other))):
-        found.append(on_worker(_until, other, one))
+    with run_beside(lambda: found.append(run_on_one_node(_until, one, other))):
+        found.append(run_on_one_node(_until, other, one))
     assert found == [True, True]
 
 
@@ -334,7 +337,7 @@ def test_a_block_that_fails_ends_what_works_beside_it(local_ray: None, tmp_path:
         raise StoreError("no answer")
 
     begun = time.monotonic()
-    with pytest.raises(StoreError, match="no answer"), beside(lambda: on_worker(_until, started, never)):
+    with pytest.raises(StoreError, match="no answer"), run_beside(lambda: run_on_one_node(_until, started, never)):
         block()
     assert time.monotonic() - begun < 50  # it would have waited for 60 s
 
@@ -345,7 +348,7 @@ def test_what_fails_beside_a_block_is_told_when_the_block_is_done(local_ray: Non
     def fails() -> None:
         raise StageError("no map")
 
-    with pytest.raises(StageError, match="no map"), beside(fails):
+    with pytest.raises(StageError, match="no map"), run_beside(fails):
         done.append(True)
     assert done
 
@@ -359,6 +362,6 @@ def test_what_fails_beside_a_block_ends_its_task(local_ray: None, tmp_path: Path
         raise StageError("no map")
 
     begun = time.monotonic()
-    with pytest.raises(StageError, match="no map"), beside(fails):
-        on_worker(_until, started, never)
+    with pytest.raises(StageError, match="no map"), run_beside(fails):
+        run_on_one_node(_until, started, never)
     assert time.monotonic() - begun < 50  # it would have waited for 60 s

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from clustering.inventory import PROGRESS, STAGE_ARTEFACTS
-from clustering.rundir import RunDir
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import PROGRESS, STAGE_ARTEFACTS
 from tests.integration.conftest import ROOT, Undisturbed, digests
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]

@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from clustering import rundir, schema
-from clustering.recall import Sample
-from clustering.rundir import RunDir, part_name, write_table
+from clustering import schema
+from clustering.runs import parts
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import part_name
+from clustering.runs.storage import write_table
+from clustering.workers.recall import RecallSample
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 
@@ -25,6 +28,6 @@ def test_the_driver_reads_no_vectors_for_a_sample(
     for part, rows in enumerate(np.array_split(np.arange(60), 3)):
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors[rows].ravel()), 8)
         write_table(run / "vectors" / part_name(part), pa.table([rows, column], schema=schema.vectors_schema(8)))
-    monkeypatch.setattr(rundir, "read_table", refuse)
-    sample = Sample(run, "L2", 5, 20, 60, seed=1)
+    monkeypatch.setattr(parts, "read_table", refuse)
+    sample = RecallSample(run, "L2", 5, 20, 60, seed=1)
     np.testing.assert_array_equal(sample.vectors, vectors[sample.rows])

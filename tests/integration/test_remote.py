@@ -32,14 +32,30 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from numpy.testing import assert_array_equal
 from werkzeug.serving import make_server
 
-from clustering import formats, pipeline
-from clustering.config import ReadSection
-from clustering.embed import adopt_vectors
+from clustering import pipeline
+from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, StageError
-from clustering.locks import numbers_of_processes
-from clustering.read import find_files, read_columns_of, read_texts
-from clustering.rundir import LOCK, RunDir, load_graph, parts, save_array, write_json, write_table
-from clustering.storage import RemotePath, load_array, place, read_passing, read_table, touch, whole, write_passing
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import LOCK
+from clustering.runs.locks import numbers_of_processes
+from clustering.runs.object_store import RemotePath
+from clustering.runs.parts import load_graph, parts
+from clustering.runs.storage import (
+    atomic_write,
+    load_array,
+    locate,
+    read_table,
+    read_temporary,
+    save_array,
+    touch,
+    write_json,
+    write_table,
+    write_temporary,
+)
+from clustering.sources import records
+from clustering.sources.detection import find_files
+from clustering.stages.embed import adopt_vectors
+from clustering.stages.read import read_columns_of, read_texts
 from tests.integration.conftest import digests, free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -137,15 +153,15 @@ def sound(store: ObjectStore) -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", ["s3", "gs"])
 def test_artefacts_come_back_as_they_were_written(kind: str, store: ObjectStore, google: Callable[[str], str]) -> None:
-    folder = place(store.uri("artefacts") if kind == "s3" else google("artefacts"))
+    folder = locate(store.uri("artefacts") if kind == "s3" else google("artefacts"))
     assert isinstance(folder, RemotePath)
     write_table(folder / "part-000001.parquet", VECTORS)
     write_table(folder / "part-000000.parquet", VECTORS.slice(1))
     assert [path.name for path in parts(folder)] == ["part-000000.parquet", "part-000001.parquet"]
     assert read_table(folder / "part-000001.parquet") == VECTORS
     assert read_table(folder / "part-000000.parquet", ["row"])["row"].to_pylist() == [1]
-    write_passing(folder / "part-000000.arrow", VECTORS)
-    assert read_passing(folder / "part-000000.arrow", "row".__eq__) == VECTORS.select(["row"])
+    write_temporary(folder / "part-000000.arrow", VECTORS)
+    assert read_temporary(folder / "part-000000.arrow", "row".__eq__) == VECTORS.select(["row"])
     array = np.arange(7, dtype=np.float32)
     save_array(folder / "core.npy", array)
     for mapped in (False, True):
@@ -182,8 +198,8 @@ def test_given_vectors_are_copied_where_they_lie(
 
 
 def test_what_is_half_written_does_not_appear(store: ObjectStore) -> None:
-    path = place(store.uri("half/file.json"))
-    with pytest.raises(TypeError, match="not JSON serializable"), whole(path) as temporary:
+    path = locate(store.uri("half/file.json"))
+    with pytest.raises(TypeError, match="not JSON serializable"), atomic_write(path) as temporary:
         temporary.write_text(json.dumps("half") + json.dumps(object()), encoding="utf-8")
     assert not path.exists()
     write_json(path, "old")
@@ -213,7 +229,7 @@ def test_two_processes_do_not_hold_one_prefix_and_the_lock_of_a_dead_one_is_free
 HOLD = """
 import os, sys, time
 from clustering.errors import ConfigError, StageError
-from clustering.rundir import RunDir
+from clustering.runs.directory import RunDir
 run = RunDir(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -266,7 +282,7 @@ def test_of_drivers_that_start_together_one_holds_the_directory(left: str, store
 @pytest.mark.full
 def test_a_store_without_conditional_writes_is_told_and_used_as_before(store: ObjectStore, monkeypatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("clustering.locks.log.warning", lambda text, *words: said.append(text % words))
+    monkeypatch.setattr("clustering.runs.locks.log.warning", lambda text, *words: said.append(text % words))
     store.conditions = False
     try:
         run = RunDir(store.uri("unconditional"))
@@ -298,7 +314,7 @@ def test_a_driver_that_was_taken_over_writes_no_entry_though_its_lock_is_there_a
 def test_a_process_that_was_taken_for_dead_writes_no_more_and_leaves_the_lock_of_the_next(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clustering.locks.BEAT_S", 0.05)
+    monkeypatch.setattr("clustering.runs.locks.BEAT_S", 0.05)
     run = RunDir(store.uri("stalled"))
     others = {"owner": "other", "host": "elsewhere", "pid": 1}
     with run.locked():
@@ -412,7 +428,7 @@ def test_a_bucket_that_fails_while_a_file_is_read_is_waited_for(
     content = {"csv": plain.getvalue(), "gz": gzip.compress(plain.getvalue()), "xz": lzma.compress(plain.getvalue()),
                "zip": packed.getvalue(), "parquet": held.getvalue()}[name.rpartition(".")[2]]  # fmt: skip
     store.put(f"waited/{name}", content)
-    monkeypatch.setattr(formats, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(records, "BLOCK_BYTES", 50_000)
     cfg = ReadSection(paths=(store.uri(f"waited/{name}"),), text_columns=("title",))
     given = find_files(cfg, patience_s=60)
     store.failing, store.failed = 1.0, 0
@@ -441,4 +457,4 @@ def test_a_uri_with_a_password_is_refused_and_not_printed(covey):
 
 
 def test_a_place_on_this_machine_is_a_path(tmp_path: Path) -> None:
-    assert place(str(tmp_path)) == place(f"file://{tmp_path}") == tmp_path
+    assert locate(str(tmp_path)) == locate(f"file://{tmp_path}") == tmp_path

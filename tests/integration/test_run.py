@@ -19,13 +19,15 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import adjusted_rand_score
 
 from clustering import load_graph, schema
-from clustering.artefacts import load_forest
-from clustering.config import override_config
-from clustering.inventory import FILES, STAGE_ARTEFACTS, is_ours
-from clustering.parts import live_nodes
-from clustering.pipeline import keep_collection, load_run_config
-from clustering.rundir import RunDir, read_columns, vectors_of
+from clustering.config.loading import override_config
+from clustering.pipeline import keep_collection
+from clustering.runs.artefacts import load_forest
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import FILES, STAGE_ARTEFACTS, is_written_by_covey
+from clustering.runs.parts import read_columns, vectors_of
+from clustering.runs.saved_config import load_run_config
 from clustering.sample import write_sample
+from clustering.workers.nodes import live_nodes
 from jobs.cli import main
 
 pytestmark = pytest.mark.ray
@@ -98,7 +100,7 @@ def test_a_run_leaves_what_the_design_promises(finished):
     assert "Plotly" in page
     assert "https://cdn" not in page.split("<body", 1)[1][:2000]
     files = [path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()]
-    assert not [name for name in files if not is_ours(name)], "what is not known is not removed"
+    assert not [name for name in files if not is_written_by_covey(name)], "what is not known is not removed"
 
 
 def test_neighbors_are_the_exact_ones_without_the_text_itself(finished):

@@ -12,9 +12,10 @@ import pytest
 from pymilvus import DataType, MilvusClient
 from sklearn.metrics import adjusted_rand_score
 
-from clustering.bulk import _Jobs
-from clustering.milvus import Address
-from clustering.rundir import RunDir, read_columns, vectors_of
+from clustering.milvus.bulk import _Jobs
+from clustering.milvus.endpoint import Endpoint
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import read_columns, vectors_of
 from clustering.sample import write_sample
 from jobs.cli import main
 from tests.integration.conftest import ROOT
@@ -109,7 +110,7 @@ def test_a_bulk_load_leaves_the_same_collection_and_no_file(covey, sample, milvu
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
              f"run.dir={run.path}", "store.load=bulk", f"store.bulk_path={shared}"]  # fmt: skip
     with monkeypatch.context() as patched:  # killed while the server imports
-        patched.setattr("clustering.bulk._Jobs.wait", interrupt)
+        patched.setattr("clustering.milvus.bulk._Jobs.wait", interrupt)
         assert covey(*words).status == 130
     (asked,) = json.loads((run / "loaded" / "bulk.json").read_text()).values()
     assert asked.isdigit()
@@ -131,7 +132,7 @@ def test_a_bulk_load_leaves_the_same_collection_and_no_file(covey, sample, milvu
 
 
 def test_an_import_job_that_the_server_does_not_know_counts_as_done(milvus_server, tmp_path):
-    assert _Jobs(RunDir(tmp_path), Address(milvus_server, "covey_none")).state("1") == (True, "")
+    assert _Jobs(RunDir(tmp_path), Endpoint(milvus_server, "covey_none")).state("1") == (True, "")
 
 
 def test_a_file_that_the_server_cannot_see_is_told(covey, sample, milvus_server, tmp_path, monkeypatch):
@@ -139,7 +140,7 @@ def test_a_file_that_the_server_cannot_see_is_told(covey, sample, milvus_server,
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
              f"run.dir={run.path}", "store.load=bulk", f"store.bulk_path={shared}"]  # fmt: skip
     with monkeypatch.context() as patched:
-        patched.setattr("clustering.bulk._as_server_sees", lambda *_: "/nowhere/part-000000.parquet")
+        patched.setattr("clustering.milvus.bulk._as_server_sees", lambda *_: "/nowhere/part-000000.parquet")
         result = covey(*words)
     assert result.status == 1
     assert "the import of part-000000.parquet failed" in result.err

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from clustering import session
 from clustering.errors import ConfigError, StageError
+from clustering.workers import session
 from tests.integration.conftest import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -33,7 +33,7 @@ def waits():
 def work():
     print("starts", flush=True)
     import ray
-    from clustering.session import ray_session
+    from clustering.workers.session import ray_session
     with ray_session():
         waiting = ray.remote(waits).remote()
         print("waits", flush=True)
@@ -160,7 +160,7 @@ def test_a_part_of_ray_that_is_killed_ends_the_run_with_words(name: str, short: 
 
 def test_an_error_within_a_ray_of_its_own_is_told_as_it_is() -> None:
     lines = ["from jobs.cli import run_command", "from clustering.errors import ConfigError", "import sys",
-             "def work():", "    from clustering.session import ray_session", "    with ray_session():",
+             "def work():", "    from clustering.workers.session import ray_session", "    with ray_session():",
              "        raise ConfigError(['read.limit is wrong'])", "sys.exit(run_command(work))"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=120

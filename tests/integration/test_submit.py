@@ -22,10 +22,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from clustering.inventory import STAGE_ARTEFACTS
-from clustering.rundir import RunDir
+from clustering.monitoring.metrics import METRICS
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import STAGE_ARTEFACTS
 from clustering.sample import write_sample
-from clustering.watch import METRICS
 from tests.integration.conftest import ROOT, free_port, holds
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from clustering import titles
-from clustering.config import Titles
-from clustering.titles import title_of, write_titles
+from clustering.config.sections import Titles
+from clustering.text import titles
+from clustering.text.titles import title_of, write_titles
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -186,7 +186,7 @@ def test_an_endpoint_that_never_answers_well_is_given_up(raw):
     cfg, asked = raw(lambda: [BROKEN["not JSON"]])
     found, _ = write_titles(cfg, [["flood"]] * 500, [[]] * 500)
     assert found == [None] * 500
-    assert titles.GIVE_UP <= len(asked) < titles.GIVE_UP + titles.AT_ONCE
+    assert titles.GIVE_UP <= len(asked) < titles.GIVE_UP + titles.CONCURRENCY
 
 
 def test_a_proxy_is_not_asked_for_this_machine(endpoint, monkeypatch):

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from clustering.rundir import RunDir, read_columns, rows_without_vector
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import read_columns, rows_without_vector
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 TOPICS = ("flood river bridge rain dam", "goal final cup team coach", "vote mayor poll seat party")

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from clustering import read as read_module
-from clustering.config import ReadSection
-from clustering.read import find_files, read_texts
-from clustering.rundir import RunDir
+from clustering.config.sections import ReadSection
+from clustering.runs.directory import RunDir
+from clustering.sources import folding
+from clustering.sources.detection import find_files
+from clustering.stages import read
+from clustering.stages.read import read_texts
 
 Write = Callable[..., str]
 
@@ -39,12 +41,12 @@ def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         numbered = [json.loads(json.dumps({**item, "item": number})) for number, item in enumerate(items)]
         return [{**worker(item), "item": item["item"]} for item in numbered]
 
-    monkeypatch.setattr(read_module, "map_parts", map_parts)
-    monkeypatch.setattr(read_module, "on_worker", lambda work, *given: work(*given))
+    monkeypatch.setattr(read, "map_parts", map_parts)
+    monkeypatch.setattr(read, "on_worker", lambda work, *given: work(*given))
     made: list[RunDir] = []
 
     def run(cfg: ReadSection, part_rows: int = 8192) -> tuple[RunDir, dict[str, Any]]:
-        monkeypatch.setattr(read_module, "RECORDS_PER_PART", part_rows)
+        monkeypatch.setattr(folding, "RECORDS_PER_PART", part_rows)
         made.append(RunDir(tmp_path / f"run-{len(made)}"))
         return made[-1], read_texts(find_files(cfg), cfg, made[-1], 1)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from clustering.assign import assign_texts
-from clustering.config import build_config
+from clustering.config.loading import build_config
 from clustering.errors import ConfigError
-from clustering.inventory import STAGE_ARTEFACTS
-from clustering.rundir import RunDir, write_json
+from clustering.finished.assign import assign_texts
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import STAGE_ARTEFACTS
+from clustering.runs.storage import write_json
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from clustering import bulk
-from clustering.bulk import _Jobs, check_bulk, files_of
-from clustering.config import StoreSection
+from clustering.config.sections import StoreSection
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus import Address
-from clustering.rundir import RunDir
+from clustering.milvus import bulk
+from clustering.milvus.bulk import _Jobs, check_bulk, files_of
+from clustering.milvus.endpoint import Endpoint
+from clustering.runs.directory import RunDir
 
 
 class Service:
@@ -92,8 +92,8 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "POLL_S", 0)
 
 
-def address(uri: str) -> Address:
-    return Address(uri, "texts", token_env="COVEY_TEST_TOKEN", db_name="news", patience_s=1)
+def address(uri: str) -> Endpoint:
+    return Endpoint(uri, "texts", token_env="COVEY_TEST_TOKEN", db_name="news", patience_s=1)
 
 
 def test_a_file_is_asked_for_once_and_waited_for(service: Any, newer: None, tmp_path: Path) -> None:
@@ -186,9 +186,11 @@ def test_a_refused_token_and_a_silent_service_are_told(
 
 def test_what_a_server_or_a_folder_cannot_do_is_said_before_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the server at http://m:1 is 2.2.16; Parquet imports begin with 2.3"):
-        check_bulk(Address("http://m:1", "texts"), StoreSection(bulk_path=str(tmp_path)), (2, 2, 16))
+        check_bulk(Endpoint("http://m:1", "texts"), StoreSection(bulk_path=str(tmp_path)), (2, 2, 16))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"store.bulk_path: .*/file/folder cannot be written"):
-        check_bulk(Address("http://m:1", "texts"), StoreSection(bulk_path=str(tmp_path / "file" / "folder")), (2, 3, 5))
+        check_bulk(
+            Endpoint("http://m:1", "texts"), StoreSection(bulk_path=str(tmp_path / "file" / "folder")), (2, 3, 5)
+        )
     with pytest.raises(ConfigError, match=r"store.bulk_path: ftp://somewhere is no folder or URI"):
         files_of(StoreSection(bulk_path="ftp://somewhere"))

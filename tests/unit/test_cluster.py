@@ -18,15 +18,18 @@ from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 
 from clustering import schema
-from clustering.cluster import _cluster
-from clustering.config import ClusterSection, GraphSection
-from clustering.encoders import unit_rows
-from clustering.forest import _diffused_forest, _forest
-from clustering.kernels.csr import MIN_DISTANCE, undirected_graph
-from clustering.kernels.forest import Forest, core_distances, grow_pieces, spanning_forest
-from clustering.kernels.labels import unfold_copies
-from clustering.kernels.tree import Clusters, cluster_forest, renumber
-from clustering.rundir import Figures, RunDir, load_assignment, part_name, save_graph, write_table
+from clustering.config.sections import ClusterSection, GraphSection
+from clustering.encoders.base import unit_rows
+from clustering.kernels.graph.csr import MIN_DISTANCE, undirected_graph
+from clustering.kernels.graph.forest import Forest, core_distances, grow_pieces, spanning_forest
+from clustering.kernels.hierarchy.condensed_tree import Clusters, cluster_forest, renumber
+from clustering.kernels.hierarchy.labels import unfold_copies
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import load_assignment, part_name, save_graph
+from clustering.runs.storage import write_table
+from clustering.schema import Figures
+from clustering.stages.cluster import _cluster
+from clustering.stages.forest import _diffused_forest, _forest
 from tests import oracles
 from tests.planted import blobs, neighbor_graph
 from tests.strategies import graphs

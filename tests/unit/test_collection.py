@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustering.collection import cut_ranges, written_key
+from clustering.sources.collection import cut_ranges, written_key
 
 
 def test_a_key_is_written_so_that_quotes_and_backslashes_survive() -> None:

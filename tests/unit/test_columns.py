@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from clustering import schema
-from clustering.columns import TIME, as_type, common_type, is_large, times_of
-from clustering.config import ReadSection
+from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError
-from clustering.read import find_files, kept_name
-from clustering.rundir import RunDir, read_columns, write_table
-from clustering.storage import read_schema
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import read_columns
+from clustering.runs.storage import read_schema, write_table
+from clustering.sources.detection import find_files
+from clustering.sources.folding import kept_name
+from clustering.sources.formats.columns import TIME, as_type, common_type, is_large, times_of
 from tests.unit.conftest import Write
 
 Read = Callable[..., tuple[RunDir, dict[str, Any]]]
@@ -159,7 +161,7 @@ def test_labels_carry_what_members_have() -> None:
 
 
 def test_texts_of_a_run_before_these_columns_are_shown(tmp_path: Path) -> None:
-    from clustering.rundir import gather_texts
+    from clustering.runs.parts import gather_texts
 
     run = RunDir(tmp_path)
     write_table(run / "texts" / "part-000000.parquet", pa.table({"row": [0, 1], "text": ["a", "b"], "copies": [1, 1]}))

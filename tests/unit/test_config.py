@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from clustering.config import RunConfig, build_config, load_config, override_config
+from clustering.config.loading import build_config, load_config, override_config
+from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"

@@ -28,9 +28,9 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 from ray.scripts.scripts import cli as ray_cli
 
-from clustering.config import load_config
-from clustering.fonts import LIKELY
+from clustering.config.loading import load_config
 from clustering.kernels.memory import plan_stages
+from clustering.text.fonts import LIKELY
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "docker/Dockerfile"

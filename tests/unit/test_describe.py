@@ -9,10 +9,12 @@ import pyarrow as pa
 import pytest
 
 from clustering import schema
-from clustering.config import DescribeSection
-from clustering.describe import _count_terms, _languages, _without_common
-from clustering.languages import stop_words
-from clustering.rundir import RunDir, part_name, write_table
+from clustering.config.sections import DescribeSection
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import part_name
+from clustering.runs.storage import write_table
+from clustering.stages.describe import _count_terms, _languages, _without_common
+from clustering.text.languages import stop_words
 from tests.planted import headlines_in
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from clustering.config import load_config
+from clustering.config.loading import load_config
 from jobs.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 
 from clustering import schema
-from clustering.config import EmbedSection
-from clustering.embed import Embedder, adopt_vectors, embedded_figures, warn_of_languages
+from clustering.config.sections import EmbedSection
 from clustering.errors import StageError
-from clustering.rundir import RunDir, part_name, parts, rows_without_vector, write_table
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import part_name, parts, rows_without_vector
+from clustering.runs.storage import write_table
+from clustering.stages.embed import Embedder, adopt_vectors, embedded_figures, warn_of_languages
 from tests.planted import headlines_in
 
 NAMES = ["part-000000.parquet", "part-000001.parquet"]

@@ -12,17 +12,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import save
 
-from clustering.config import EmbedSection
-from clustering.encoders import (
-    Encoder,
-    FloatArray,
-    MiniLMEncoder,
-    StaticEncoder,
-    check_encoder,
-    load_encoder,
-    token_batches,
-    unit_rows,
-)
+from clustering.config.sections import EmbedSection
+from clustering.encoders.base import Encoder, FloatArray, token_batches, unit_rows
+from clustering.encoders.loading import check_encoder, load_encoder
+from clustering.encoders.minilm import MiniLMEncoder
+from clustering.encoders.static import StaticEncoder
 from clustering.errors import ConfigError
 from tests.planted import EVENTS, ODD_TEXTS
 

@@ -9,11 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clustering import evaluate
-from clustering.config import ClusterSection, ReadSection, build_config
+from clustering.config.loading import build_config
+from clustering.config.sections import ClusterSection, ReadSection
 from clustering.errors import ConfigError
-from clustering.inventory import STAGE_ARTEFACTS
-from clustering.rundir import RunDir, part_name, write_json, write_table
+from clustering.finished import evaluate
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import STAGE_ARTEFACTS
+from clustering.runs.parts import part_name
+from clustering.runs.storage import write_json, write_table
 
 REPORT = {"counts": {"texts": 1}, "search": {"recall": 1.0}}
 

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from clustering import GraphHDBSCAN, given
+from clustering import GraphHDBSCAN, estimator_input
 from tests.planted import blobs
 
 K = 15
@@ -231,7 +231,7 @@ def test_every_parameter_is_checked() -> None:
 
 def test_vectors_are_searched_as_lists_would_be(vectors: Any, lists: Any) -> None:
     ours = GraphHDBSCAN(n_neighbors=K).fit(vectors)
-    by_lists = GraphHDBSCAN().fit(neighbors=lists, keys=given.keys_of(vectors))
+    by_lists = GraphHDBSCAN().fit(neighbors=lists, keys=estimator_input.keys_of(vectors))
     assert_array_equal(ours.labels_, by_lists.labels_)
     assert ours.n_features_in_ == vectors.shape[1]
     assert_array_equal(GraphHDBSCAN(n_neighbors=K).fit_predict(vectors.tolist()), ours.labels_)
@@ -258,7 +258,7 @@ def test_equal_vectors_have_one_label_and_the_order_of_rows_changes_nothing(vect
 def test_many_rows_of_many_dimensions_are_searched_approximately(monkeypatch: Any) -> None:
     corpus = blobs(2, n_blobs=5, each=60, dim=20, spread=0.05)
     exact = GraphHDBSCAN(n_neighbors=20).fit(corpus.vectors)
-    monkeypatch.setattr(given, "EXACT_ROWS", 100)
+    monkeypatch.setattr(estimator_input, "EXACT_ROWS", 100)
     asked: list[int] = []
 
     class Descent:  # the real one compiles for most of a minute, and is below
@@ -278,7 +278,7 @@ def test_many_rows_of_many_dimensions_are_searched_approximately(monkeypatch: An
 def test_pynndescent_gives_the_lists_of_many_rows(monkeypatch: Any) -> None:
     corpus = blobs(2, n_blobs=8, each=100, dim=20, spread=0.05)
     exact = GraphHDBSCAN(n_neighbors=20).fit(corpus.vectors)
-    monkeypatch.setattr(given, "EXACT_ROWS", 100)
+    monkeypatch.setattr(estimator_input, "EXACT_ROWS", 100)
     found = GraphHDBSCAN(n_neighbors=20).fit(corpus.vectors)
     assert adjusted_rand_score(exact.labels_, found.labels_) > 0.95
 

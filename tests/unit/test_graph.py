@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from clustering import exact
-from clustering.exact import _block_outside
-from clustering.graph import list_radius
-from clustering.kernels.csr import MIN_DISTANCE
-from clustering.rundir import parts
+from clustering.kernels.graph.csr import MIN_DISTANCE
+from clustering.runs.parts import parts
+from clustering.stages.graph import list_radius
+from clustering.workers import exact_search
+from clustering.workers.exact_search import _block_outside
 from tests.planted import blobs, pair_distances, write_vectors
 from tests.strategies import exact_units
 
@@ -61,7 +61,7 @@ def test_a_block_gives_the_nearest_of_another_piece(
     folder = write_vectors(tmp_path_factory.mktemp("vectors"), vectors, part_rows=n_texts)
     rows = np.arange(n_texts)[:: data.draw(st.integers(1, 3))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "BLOCK_BYTES", 4 * n_texts * data.draw(st.integers(1, 4)))
+        patch.setattr(exact_search, "BLOCK_BYTES", 4 * n_texts * data.draw(st.integers(1, 4)))
         other, reach = _block_outside(
             parts(folder)[0], (vectors[rows], rows), core, piece, metric, MIN_DISTANCE, longest
         )

@@ -48,7 +48,7 @@ def of_the_library(path: Path) -> set[str]:
 def test_the_reader_of_imports_finds_them(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text("import ray.data\ndef f():\n    from clustering import graph, read as r\n", encoding="utf-8")
-    assert imported(path) == {"ray.data", "clustering", "clustering.graph", "clustering.read"}
+    assert imported(path) == {"ray.data", "clustering", "clustering.stages.graph", "clustering.stages.read"}
     assert of_the_library(path) == {"graph", "read"}
 
 

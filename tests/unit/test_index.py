@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
-from clustering import index
 from clustering.errors import StoreError
-from clustering.index import flush, load_collection, merge_segments, release_collection
-from clustering.milvus import Address
+from clustering.milvus import index
+from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.index import flush, load_collection, merge_segments, release_collection
 
 
 class Link:
     """A server whose replies come one after the other, the last one again and again; what it was asked."""
 
     def __init__(self, **replies: list[Any]) -> None:
-        self.address = Address("http://m:1", "texts", stall_s=30, db_name="news")
+        self.address = Endpoint("http://m:1", "texts", stall_s=30, db_name="news")
         self.replies, self.asked = replies, []
 
     def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:

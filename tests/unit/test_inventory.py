@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 from clustering.errors import ConfigError
-from clustering.inventory import FOLDERS, STAGE_ARTEFACTS, discard, is_ours, sweep, sweep_half_written
-from clustering.rundir import RunDir, write_json
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import (
+    FOLDERS,
+    STAGE_ARTEFACTS,
+    is_written_by_covey,
+    remove_half_written,
+    remove_others,
+    remove_written,
+)
+from clustering.runs.storage import write_json
 from jobs.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +63,7 @@ def run_here(capsys: pytest.CaptureFixture[str]):
      "pending/0123456789abcdef/labels.parquet", "graph/0123456789abcdef/.data.npy.0123abcd.tmp"],
 )  # fmt: skip
 def test_what_covey_writes_is_known(inner: str) -> None:
-    assert is_ours(inner)
+    assert is_written_by_covey(inner)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +74,7 @@ def test_what_covey_writes_is_known(inner: str) -> None:
      "texts/0123456789abcdef/a.csv", "texts/2024/part-000000.parquet", "pending/0123456789abcdef/notes.txt"],
 )  # fmt: skip
 def test_what_others_write_is_not_ours(inner: str) -> None:
-    assert not is_ours(inner)
+    assert not is_written_by_covey(inner)
 
 
 # --- removals ---
@@ -75,7 +83,7 @@ def test_what_others_write_is_not_ours(inner: str) -> None:
 @pytest.mark.parametrize("artefact", FOLDERS)
 def test_a_folder_loses_only_what_covey_wrote(artefact: str, tmp_path: Path) -> None:
     ours = [name for name in ("part-000000.parquet", "part-000000.parquet.done", "data.npy", "core.npy", "bulk.json")
-            if is_ours(f"{artefact}/{name}")]  # fmt: skip
+            if is_written_by_covey(f"{artefact}/{name}")]  # fmt: skip
     assert ours
     mine = ["mine.csv", "deep/part-000000.parquet", "part-1.parquet"]
     run = RunDir(written(tmp_path / "run", *(f"{artefact}/{name}" for name in ours + mine)))
@@ -111,14 +119,14 @@ def test_artefacts_of_another_run_stay_where_a_link_leads_to_them(tmp_path: Path
     run.path.mkdir()
     for folder in ("vectors", "pending"):
         (run.path / folder).symlink_to(other / folder)
-    sweep(run.path, set())
-    sweep_half_written(run.path)
+    remove_others(run.path, set())
+    remove_half_written(run.path)
     run.remove("vectors")
-    discard(run.path, f"vectors/{mark}")
+    remove_written(run.path, f"vectors/{mark}")
     run.clear()
     assert files_of(other) == before
     (tmp_path / "alias").symlink_to(tmp_path / "other")  # the run directory itself may be a link
-    discard(tmp_path / "alias", f"vectors/{mark}")
+    remove_written(tmp_path / "alias", f"vectors/{mark}")
     assert f"vectors/{mark}/part-000000.parquet" not in files_of(other)
 
 
@@ -137,20 +145,20 @@ def test_starting_anew_leaves_others_files_in_every_folder(tmp_path: Path) -> No
     run.clear()
     left = set(files_of(tmp_path / "run"))
     assert left >= set(mine)
-    assert not [name for name in left - {"manifest.json"} if is_ours(name)]
+    assert not [name for name in left - {"manifest.json"} if is_written_by_covey(name)]
 
 
 def test_only_what_covey_leaves_half_written_is_swept(tmp_path: Path) -> None:
     mine = [".notes.tmp", ".a.csv.0123abcd.tmp", "texts/.x.tmp"]
     written(tmp_path, *mine, ".map.png.0123abcd.tmp", "texts/.part-000000.parquet.0123abcd.tmp", "map.png")
-    sweep_half_written(tmp_path)
+    remove_half_written(tmp_path)
     assert set(files_of(tmp_path)) == {*mine, "map.png"}
 
 
 def test_what_is_no_artefact_is_not_removed(tmp_path: Path) -> None:
     written(tmp_path, "a.csv", "other/part-000000.parquet")
     for inner in ("a.csv", "other", ""):
-        discard(tmp_path, inner)
+        remove_written(tmp_path, inner)
     assert set(files_of(tmp_path)) == {"a.csv", "other/part-000000.parquet"}
 
 
@@ -241,8 +249,8 @@ def test_a_bucket_holds_its_own_prefix_whatever_the_options_are() -> None:
 
 
 def test_artefacts_of_the_run_itself_are_no_input_of_the_folder_around_it(tmp_path: Path) -> None:
-    from clustering.config import build_config
-    from clustering.pipeline import check_everything
+    from clustering.config.loading import build_config
+    from clustering.preflight import check_everything
 
     news = written(tmp_path / "news", "a.csv")
     section = {"paths": [str(news)], "text_columns": ["title"]}

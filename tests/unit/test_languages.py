@@ -6,7 +6,14 @@ from collections import Counter
 
 import pytest
 
-from clustering.languages import all_stop_words, count_languages, in_words, language_of, spoken, stop_words
+from clustering.text.languages import (
+    all_stop_words,
+    count_languages,
+    dominant_languages,
+    language_names,
+    language_of,
+    stop_words,
+)
 from tests.planted import headlines_in
 
 LANGUAGES = ("en", "de", "zh", "ru")
@@ -14,13 +21,13 @@ LANGUAGES = ("en", "de", "zh", "ru")
 
 @pytest.mark.parametrize("code", LANGUAGES)
 def test_a_collection_of_one_language_is_told(code: str) -> None:
-    found = spoken(count_languages(headlines_in(code)))
+    found = dominant_languages(count_languages(headlines_in(code)))
     assert next(iter(found)) == code
     assert found[code] > 0.8
 
 
 def test_a_mixed_collection_has_several() -> None:
-    found = spoken(count_languages([*headlines_in("de"), *headlines_in("en")]))
+    found = dominant_languages(count_languages([*headlines_in("de"), *headlines_in("en")]))
     assert set(found) == {"de", "en"}
     assert 0.35 < found["de"] < 0.65
 
@@ -35,9 +42,9 @@ def test_chinese_is_one_language() -> None:
 
 
 def test_few_texts_and_rare_languages_tell_nothing() -> None:
-    assert spoken(Counter({"de": 49})) == {}
-    assert spoken(Counter({"de": 50})) == {"de": 1.0}
-    assert spoken(Counter({"en": 80, "fr": 4, "it": 4, "": 12})) == {"en": 0.8}
+    assert dominant_languages(Counter({"de": 49})) == {}
+    assert dominant_languages(Counter({"de": 50})) == {"de": 1.0}
+    assert dominant_languages(Counter({"en": 80, "fr": 4, "it": 4, "": 12})) == {"en": 0.8}
 
 
 def test_a_sample_is_even_and_bounded() -> None:
@@ -48,7 +55,7 @@ def test_a_sample_is_even_and_bounded() -> None:
 
 
 def test_shares_are_said_in_words() -> None:
-    assert in_words({"de": 0.714, "pcm": 0.2, "xx": 0.08}) == "German 71 %, Nigerian Pidgin 20 %, xx 8 %"
+    assert language_names({"de": 0.714, "pcm": 0.2, "xx": 0.08}) == "German 71 %, Nigerian Pidgin 20 %, xx 8 %"
 
 
 def test_each_language_has_its_own_stop_words() -> None:

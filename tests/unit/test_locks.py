@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from clustering.errors import ConfigError
-from clustering.locks import DEAD_S, hold_local, lonely_locks, numbers_of_processes, remote_in_use
+from clustering.runs.locks import LEASE_S, hold_local, locks_not_shared, numbers_of_processes, remote_in_use
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
@@ -23,7 +23,7 @@ def test_a_file_system_without_locks_is_told_in_words(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("clustering.locks.fcntl.flock", refuse)
+    monkeypatch.setattr("clustering.runs.locks.fcntl.flock", refuse)
     with (
         pytest.raises(ConfigError, match=rf"run cannot be held: its file system .*\({os.strerror(number)}\).*mount it"),
         hold_local(tmp_path / "run"),
@@ -61,17 +61,17 @@ def test_locks_that_other_machines_do_not_see_are_known_by_the_mount(
 ) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(MOUNTS, encoding="utf-8")
-    assert lonely_locks(Path(path), mounts) == kind
+    assert locks_not_shared(Path(path), mounts) == kind
 
 
 def test_nothing_is_said_where_nobody_tells_of_mounts(tmp_path: Path) -> None:
-    assert lonely_locks(tmp_path, tmp_path / "none") is None
+    assert locks_not_shared(tmp_path, tmp_path / "none") is None
 
 
 def test_a_lock_that_others_do_not_see_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("clustering.locks.lonely_locks", lambda path: "nfs (nolock)")
-    monkeypatch.setattr("clustering.locks.log.warning", lambda text, *words: said.append(text % words))
+    monkeypatch.setattr("clustering.runs.locks.locks_not_shared", lambda path: "nfs (nolock)")
+    monkeypatch.setattr("clustering.runs.locks.log.warning", lambda text, *words: said.append(text % words))
     with hold_local(tmp_path):
         pass
     (line,) = said
@@ -114,11 +114,11 @@ ENDED = {"owner": "x", "host": platform.node(), "pid": 2**22 + 1, "numbers": num
 def test_a_holder_is_dead_at_once_only_where_its_processes_can_be_seen(changed: dict[str, Any], in_use: bool) -> None:
     lock: Any = Lock({**ENDED, **changed})
     assert remote_in_use(lock) == in_use
-    lock.age = DEAD_S + 1
+    lock.age = LEASE_S + 1
     assert not remote_in_use(lock)
 
 
 def test_a_system_that_does_not_tell_has_no_dead_holders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clustering.locks.numbers_of_processes", lambda: "")
+    monkeypatch.setattr("clustering.runs.locks.numbers_of_processes", lambda: "")
     lock: Any = Lock({**ENDED, "numbers": ""})
     assert remote_in_use(lock)

@@ -12,7 +12,8 @@ import pytest
 from pymilvus import MilvusException
 
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus import Address, RefusedError, passes, patiently
+from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.retry import RefusedError, is_transient, retry
 
 
 class CallError(grpc.RpcError):
@@ -58,7 +59,7 @@ class Status:
     ],
 )
 def test_what_waiting_may_mend(error: Exception, expected: bool | None) -> None:
-    assert passes(error) is expected
+    assert is_transient(error) is expected
 
 
 def failing(errors: list[Exception]) -> tuple[list[int], Any]:
@@ -80,33 +81,33 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_passes_is_tried_again_and_counted() -> None:
     asked, attempt = failing([CallError("UNAVAILABLE")] * 6)
-    assert patiently(Address("http://m:1", "texts"), attempt) == ("done", 6)
+    assert retry(Endpoint("http://m:1", "texts"), attempt) == ("done", 6)
     assert asked == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_what_stays_is_said_at_once() -> None:
     asked, attempt = failing([CallError("UNAUTHENTICATED", "auth check failure")])
     with pytest.raises(StoreError, match=r"collection texts at http://m:1: UNAUTHENTICATED.*the same command goes on"):
-        patiently(Address("http://m:1", "texts"), attempt)
+        retry(Endpoint("http://m:1", "texts"), attempt)
     assert asked == [0]
 
 
 def test_what_nobody_knows_is_tried_a_few_times() -> None:
     asked, attempt = failing([RefusedError(Status(4711, "who knows"))] * 9)
     with pytest.raises(StoreError, match="who knows"):
-        patiently(Address("http://m:1", "texts"), attempt)
+        retry(Endpoint("http://m:1", "texts"), attempt)
     assert asked == [0, 1, 2]
 
 
 def test_a_server_that_stays_away_is_given_up_after_the_patience() -> None:
     _, attempt = failing([CallError("UNAVAILABLE", "gone")] * 10_000_000)
     with pytest.raises(StoreError, match=r"UNAVAILABLE: gone.*it was tried \d+ times in 0.05 s"):
-        patiently(Address("http://m:1", "texts", patience_s=0.05), attempt)
+        retry(Endpoint("http://m:1", "texts", patience_s=0.05), attempt)
 
 
 def test_no_message_holds_the_token_its_password_or_its_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COVEY_TEST_TOKEN", "root:sesame")
-    address = Address("http://m:1", "texts", token_env="COVEY_TEST_TOKEN")
+    address = Endpoint("http://m:1", "texts", token_env="COVEY_TEST_TOKEN")
     encoded = base64.b64encode(b"root:sesame").decode()
     said = str(address.failed(CallError("INTERNAL", f"header {encoded} of root:sesame with sesame")))
     assert "sesame" not in said
@@ -118,20 +119,20 @@ def test_no_message_holds_the_token_its_password_or_its_encoding(monkeypatch: py
 def test_a_token_comes_from_a_variable_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = tmp_path / "token"
     held.write_text("root:sesame\n")
-    assert Address("http://m:1", "texts", token_file=str(held)).token == "root:sesame"
+    assert Endpoint("http://m:1", "texts", token_file=str(held)).token == "root:sesame"
     held.write_bytes(b"\xef\xbb\xbfroot:sesame\r\n")  # as Windows leaves it
-    assert Address("http://m:1", "texts", token_file=str(held)).token == "root:sesame"
+    assert Endpoint("http://m:1", "texts", token_file=str(held)).token == "root:sesame"
     monkeypatch.setenv("COVEY_TEST_TOKEN", "root:sesame\n")
-    assert Address("http://m:1", "texts", token_env="COVEY_TEST_TOKEN").token == "root:sesame"
+    assert Endpoint("http://m:1", "texts", token_env="COVEY_TEST_TOKEN").token == "root:sesame"
     held.write_bytes(b"root:sesame\xff")
     with pytest.raises(ConfigError, match=r"store.token_file: .* cannot be read on .*: it is no UTF-8 text") as caught:
-        _ = Address("http://m:1", "texts", token_file=str(held)).token
+        _ = Endpoint("http://m:1", "texts", token_file=str(held)).token
     assert "sesame" not in str(caught.value)
     held.write_text("\n")
     with pytest.raises(ConfigError, match=r"store.token_file: .* is empty"):
-        _ = Address("http://m:1", "texts", token_file=str(held)).token
+        _ = Endpoint("http://m:1", "texts", token_file=str(held)).token
     with pytest.raises(ConfigError, match=r"read.collection.token_file: .* cannot be read"):
-        _ = Address("http://m:1", "texts", token_file=str(tmp_path / "none"), section="read.collection").token
+        _ = Endpoint("http://m:1", "texts", token_file=str(tmp_path / "none"), section="read.collection").token
     monkeypatch.delenv("COVEY_TEST_TOKEN", raising=False)
     with pytest.raises(ConfigError, match="variable COVEY_TEST_TOKEN is not set"):
-        _ = Address("http://m:1", "texts", token_env="COVEY_TEST_TOKEN").token
+        _ = Endpoint("http://m:1", "texts", token_env="COVEY_TEST_TOKEN").token

@@ -15,12 +15,14 @@ from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 
 from clustering import GraphHDBSCAN
-from clustering.kernels import cut, diffusion, threads
-from clustering.kernels.diffusion import Lists
-from clustering.kernels.forest import spanning_forest
-from clustering.kernels.grain import Grain, count_breaks, grain_of
-from clustering.kernels.labels import Choice, label_texts
-from clustering.kernels.tree import condense, leaves_of
+from clustering.kernels import threads
+from clustering.kernels.graph import diffusion
+from clustering.kernels.graph.diffusion import Lists
+from clustering.kernels.graph.forest import spanning_forest
+from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
+from clustering.kernels.hierarchy import modularity_cut
+from clustering.kernels.hierarchy.condensed_tree import condense, leaves_of
+from clustering.kernels.hierarchy.labels import Choice, label_texts
 from tests import oracles
 from tests.planted import blobs, pair_distances
 
@@ -258,7 +260,7 @@ def test_planted_clusters_are_found_with_little_noise(seed: int) -> None:
 def test_stories_of_a_handful_are_told_apart() -> None:
     corpus = blobs(2, n_blobs=120, each=4, dim=24, spread=0.05)
     lists = nearest_lists(corpus.vectors, 40)
-    grain = grain_of(count_breaks(as_lists(*lists)), len(corpus.truth))
+    grain = measure_group_sizes(count_breaks(as_lists(*lists)), len(corpus.truth))
     assert grain.small == 1
     assert 3 <= grain.size <= 5
     fitted = GraphHDBSCAN().fit(neighbors=lists)
@@ -269,8 +271,8 @@ def test_stories_of_a_handful_are_told_apart() -> None:
 
 def test_even_points_show_no_groups() -> None:
     vectors = blobs(0, n_blobs=1, each=2, noise=800, dim=6).vectors
-    assert grain_of(count_breaks(as_lists(*nearest_lists(vectors, 40))), len(vectors)).small == 0
-    assert grain_of(np.zeros(31, np.int64), 10) == Grain(0.0, 0)
+    assert measure_group_sizes(count_breaks(as_lists(*nearest_lists(vectors, 40))), len(vectors)).small == 0
+    assert measure_group_sizes(np.zeros(31, np.int64), 10) == GroupSizes(0.0, 0)
 
 
 def test_granularity_is_finer_when_smaller() -> None:
@@ -343,7 +345,7 @@ def test_copies_that_lie_in_a_broader_cluster_name_it_as_parent() -> None:
     forest = spanning_forest(graph, np.zeros(len(vectors), np.float32), symmetric=False)
     found = label_texts(
         forest, copies, np.zeros(len(vectors), np.float32), Choice(min_cluster_size=5), floor=0,
-        nearest=np.ascontiguousarray(lists[0][:, :10]), grain=grain_of(count_breaks(listed), len(vectors)),
+        nearest=np.ascontiguousarray(lists[0][:, :10]), grain=measure_group_sizes(count_breaks(listed), len(vectors)),
     )  # fmt: skip
     mine = found.label[noise[0]]
     assert mine >= 0
@@ -385,10 +387,10 @@ def test_cuts_at_larger_gammas_lie_within_those_at_smaller(seed: int) -> None:
     forest = spanning_forest(graph, np.zeros(len(lists), np.float32), symmetric=False)
     tree = condense(forest, len(lists), 3)
     leaves = leaves_of(tree)
-    quality = cut.measure_tree(forest, tree, leaves, indices[:, :10])
+    quality = modularity_cut.measure_tree(forest, tree, leaves, indices[:, :10])
     before = None
     for gamma in (0.25, 0.5, 1, 2, 4, 8):
-        number = cut.cut_tree(tree, quality, gamma)[leaves]
+        number = modularity_cut.cut_tree(tree, quality, gamma)[leaves]
         if before is not None and number.size:
             pairs = np.unique(np.stack([number, before]), axis=1)
             assert np.unique(number).size == pairs.shape[1]
@@ -428,7 +430,7 @@ def test_the_preset_topics_takes_no_fine_grain_from_small_groups() -> None:
     group = subject.repeat(25, axis=0) + 0.4 * rng.normal(size=(150, 12))
     vectors = (group.repeat(4, axis=0) + 0.01 * rng.normal(size=(600, 12))).astype(np.float32)
     lists = nearest_lists(vectors, 40)
-    assert grain_of(count_breaks(as_lists(*lists)), 600).small == 1  # the case that sets the grain
+    assert measure_group_sizes(count_breaks(as_lists(*lists)), 600).small == 1  # the case that sets the grain
     assert GraphHDBSCAN().fit(neighbors=lists).labels_.max() + 1 > 100
     found = GraphHDBSCAN(preset="topics").fit(neighbors=lists)
     assert adjusted_rand_score(np.arange(6).repeat(100), found.home_) > 0.9

@@ -10,13 +10,14 @@ import grpc
 import numpy as np
 import pytest
 
-from clustering import patience
 from clustering.errors import StoreError
-from clustering.index import StalledError, wait_for
-from clustering.milvus import Address, Link
-from clustering.patience import GROW_AFTER, Pace, paced
-from clustering.search import Asker
-from clustering.store import Loader
+from clustering.milvus import retry
+from clustering.milvus.channel import Channel
+from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.index import StalledError, wait_until
+from clustering.milvus.loader import Loader
+from clustering.milvus.query import NeighborQuery
+from clustering.milvus.retry import GROW_AFTER, RequestSize, retry_in_halves
 from tests.unit.test_milvus import CallError
 
 
@@ -29,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def server(clock: list[float], address: Address, slow: Callable[[int, int], bool]) -> tuple[list, Callable]:
+def server(clock: list[float], address: Endpoint, slow: Callable[[int, int], bool]) -> tuple[list, Callable]:
     """What asks a server that leaves a request unanswered when ``slow(rows, how many requests before)``."""
     asked: list[tuple[int, int, bool]] = []
 
@@ -45,18 +46,18 @@ def server(clock: list[float], address: Address, slow: Callable[[int, int], bool
 
 
 def test_a_request_is_first_sent_again_at_the_same_size(clock):
-    address, pace = Address("http://m:1", "texts"), Pace(1000)
+    address, pace = Endpoint("http://m:1", "texts"), RequestSize(1000)
     asked, ask = server(clock, address, lambda rows, before: before == 0)
-    replies, retries = paced(address, pace, 1000, ask)
+    replies, retries = retry_in_halves(address, pace, 1000, ask)
     assert asked == [(0, 1000, False), (0, 1000, True)]
     assert (list(chain(*replies)), retries, pace.rows) == (list(range(1000)), 1, 1000)
 
 
 def test_what_is_too_slow_twice_goes_on_in_halves_in_order(clock):
-    address, pace = Address("http://m:1", "texts"), Pace(1000)
+    address, pace = Endpoint("http://m:1", "texts"), RequestSize(1000)
     asked, ask = server(clock, address, lambda rows, before: rows > 300)
-    address = Address("http://m:1", "texts", patience_s=3000)
-    replies, retries = paced(address, pace, 1000, ask)
+    address = Endpoint("http://m:1", "texts", patience_s=3000)
+    replies, retries = retry_in_halves(address, pace, 1000, ask)
     assert list(chain(*replies)) == list(range(1000))
     assert asked[:3] == [(0, 1000, False), (0, 1000, True), (0, 500, True)]
     assert len(replies) == 4
@@ -65,7 +66,7 @@ def test_what_is_too_slow_twice_goes_on_in_halves_in_order(clock):
 
 
 def test_a_request_grows_back_after_some_that_work():
-    pace = Pace(1000)
+    pace = RequestSize(1000)
     pace.failed(1000)
     pace.failed(1000)  # the other thread's, sent at the same time
     assert pace.rows == 500
@@ -80,25 +81,25 @@ def test_a_request_grows_back_after_some_that_work():
 
 def test_a_server_that_answers_nothing_is_told_after_the_patience(clock):
     """It was 26 minutes: each half had a patience of its own."""
-    address, pace = Address("http://m:1", "texts", patience_s=300), Pace(1000)
+    address, pace = Endpoint("http://m:1", "texts", patience_s=300), RequestSize(1000)
     _, ask = server(clock, address, lambda rows, before: True)
     with pytest.raises(StoreError, match=r"DEADLINE_EXCEEDED.*tried \d times in 300 s, which is store.patience_s"):
-        paced(address, pace, 1000, ask)
+        retry_in_halves(address, pace, 1000, ask)
     assert 300 <= clock[0] - 1000 <= 300 + address.request_s + 5
 
 
 @pytest.mark.parametrize("patience_s", [0.5, 30, 300, 5000])
 def test_a_server_is_asked_three_times_within_the_patience_and_the_embedded_one_once(patience_s):
-    address = Address("http://m:1", "texts", patience_s=patience_s)
+    address = Endpoint("http://m:1", "texts", patience_s=patience_s)
     assert address.request_s == min(120, patience_s / 3)
-    assert Address("http://127.0.0.1:1", "texts", patience_s=patience_s, home="/x").request_s == patience_s
+    assert Endpoint("http://127.0.0.1:1", "texts", patience_s=patience_s, home="/x").request_s == patience_s
 
 
 def test_the_embedded_server_is_never_sent_what_it_still_works_on(clock):
-    address, pace = Address("http://127.0.0.1:1", "texts", patience_s=300, home="/x"), Pace(1000)
+    address, pace = Endpoint("http://127.0.0.1:1", "texts", patience_s=300, home="/x"), RequestSize(1000)
     asked, ask = server(clock, address, lambda rows, before: True)
     with pytest.raises(StoreError, match=r"tried 1 times in 300 s.*|server.log"):
-        paced(address, pace, 1000, ask)
+        retry_in_halves(address, pace, 1000, ask)
     assert len(asked) == 1
 
 
@@ -107,13 +108,13 @@ def test_a_write_that_is_too_large_for_a_server_goes_in_halves(monkeypatch, tmp_
     """A proxy that takes 4 MiB, as gRPC's own default is, refused a part for the whole patience."""
     sent: list[tuple[str, int]] = []
 
-    def call(self: Link, method: str, request, timeout_s=None) -> None:
+    def call(self: Channel, method: str, request, timeout_s=None) -> None:
         sent.append((method, request.num_rows))
         if request.ByteSize() > 4 << 20:
             raise CallError(status, "Received message larger than max")
 
-    monkeypatch.setattr(Link, "call", call)
-    loader = Loader(tmp_path, Address("http://m:1", "texts"))
+    monkeypatch.setattr(Channel, "call", call)
+    loader = Loader(tmp_path, Endpoint("http://m:1", "texts"))
     rows = np.arange(8192)
     assert loader.send(rows, np.ones((8192, 256), np.float32), False) == 2 + 2
     assert sent == [("Insert", 8192), ("Upsert", 8192), ("Upsert", 4096), ("Upsert", 4096)] + 4 * [("Upsert", 2048)]
@@ -121,8 +122,8 @@ def test_a_write_that_is_too_large_for_a_server_goes_in_halves(monkeypatch, tmp_
 
 def test_searches_of_the_embedded_store_are_kept_to_about_a_second():
     def queries(n_texts: int, dim: int, home: str | None = "/x", most: int = 1000) -> int:
-        address = Address("http://127.0.0.1:1", "texts", home=home)
-        return Asker(address, "L2", {}, 50, most, n_texts).batch(dim)
+        address = Endpoint("http://127.0.0.1:1", "texts", home=home)
+        return NeighborQuery(address, "L2", {}, 50, most, n_texts).batch(dim)
 
     assert queries(3000, 256) == 1000
     assert queries(50_000, 256) == 167
@@ -133,22 +134,22 @@ def test_searches_of_the_embedded_store_are_kept_to_about_a_second():
 
 
 def test_what_stands_still_is_named(clock):
-    address = Address("http://m:1", "texts", stall_s=60)
+    address = Endpoint("http://m:1", "texts", stall_s=60)
     with pytest.raises(StalledError, match=r"texts at http://m:1: rows indexed stand at 120,000 of 1,000,000 for 60 s"):
-        wait_for(address, "rows indexed", lambda: 120_000, 1_000_000)
+        wait_until(address, "rows indexed", lambda: 120_000, 1_000_000)
     assert 60 <= clock[0] - 1000 < 62
 
 
 def test_what_moves_is_waited_for(clock):
-    address, steps = Address("http://m:1", "texts", stall_s=60), iter(range(100))
+    address, steps = Endpoint("http://m:1", "texts", stall_s=60), iter(range(100))
 
     def progress() -> int:
         clock[0] += 50
         return next(steps)
 
-    wait_for(address, "rows indexed", progress, 99)
+    wait_until(address, "rows indexed", progress, 99)
     assert clock[0] - 1000 >= 5000
 
 
 def test_what_is_too_large_is_known():
-    assert grpc.StatusCode.RESOURCE_EXHAUSTED in patience.SPLIT
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED in retry.SPLIT

@@ -16,10 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 
-from clustering import fonts, plot, schema
-from clustering.config import PlotSection
-from clustering.plot import hide_overlapping
-from clustering.rundir import RunDir, part_name, write_table
+from clustering import schema
+from clustering.config.sections import PlotSection
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import part_name
+from clustering.runs.storage import write_table
+from clustering.stages import plot
+from clustering.stages.plot import hide_overlapping
+from clustering.text import fonts
 
 
 def test_of_names_that_lie_on_one_another_the_first_is_left():

@@ -12,10 +12,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from clustering import project, schema
-from clustering.config import ProjectSection
+from clustering import schema
+from clustering.config.sections import ProjectSection
 from clustering.errors import StageError
-from clustering.project import (
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import part_name
+from clustering.runs.storage import write_table
+from clustering.stages import project
+from clustering.stages.project import (
     _neighbor_columns,
     _principal_components,
     draw_map,
@@ -23,7 +27,6 @@ from clustering.project import (
     sample_neighbors,
     umap_layout,
 )
-from clustering.rundir import RunDir, part_name, write_table
 from tests.planted import blobs, pair_distances, write_vectors
 
 METHODS = [

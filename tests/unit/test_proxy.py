@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clustering import milvus
-from clustering.embedded import embedded_server
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus import Address, Link, connected, is_loopback
-from clustering.patience import patiently
-from clustering.wire import write_request
+from clustering.milvus import endpoint
+from clustering.milvus.channel import Channel, connected
+from clustering.milvus.embedded import embedded_server
+from clustering.milvus.endpoint import Endpoint, is_loopback
+from clustering.milvus.protocol import write_request
+from clustering.milvus.retry import retry
 
 NAMES = (
     "http_proxy",
@@ -63,21 +64,21 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 def test_the_embedded_server_is_never_asked_through_a_proxy(proxy: list[bytes], tmp_path: Path) -> None:
     """It took 59 s, and store.uri was blamed."""
     with embedded_server(tmp_path) as uri:
-        address = Address(uri, "texts", patience_s=10, home=str(tmp_path))
+        address = Endpoint(uri, "texts", patience_s=10, home=str(tmp_path))
         assert address.proxy == ""
-        with connected(address) as client, Link(address) as link:
+        with connected(address) as client, Channel(address) as link:
             client.create_collection("texts", dimension=4, primary_field_name="row")
             link.call("Insert", write_request("insert", "texts", "", np.arange(3), np.ones((3, 4), np.float32)))
-            assert patiently(address, lambda _: link.count())[0] == 3
+            assert retry(address, lambda _: link.count())[0] == 3
     assert proxy == []
 
 
 def test_a_proxy_before_a_server_is_named_and_its_password_is_not(proxy: list[bytes]) -> None:
-    address = Address("http://milvus.invalid:19530", "texts", timeout_s=2, patience_s=2)
+    address = Endpoint("http://milvus.invalid:19530", "texts", timeout_s=2, patience_s=2)
     with pytest.raises(ConfigError) as refused:
         address.connect()
-    with pytest.raises(StoreError) as failed, Link(address) as link:
-        patiently(address, lambda _: link.count())
+    with pytest.raises(StoreError) as failed, Channel(address) as link:
+        retry(address, lambda _: link.count())
     for error in (refused.value, failed.value):
         assert "through the proxy http://***@127.0.0.1:" in str(error)
         assert "set no_proxy=milvus.invalid" in str(error)
@@ -88,12 +89,12 @@ def test_a_proxy_before_a_server_is_named_and_its_password_is_not(proxy: list[by
 @pytest.mark.parametrize("proxy", ["http://me:ses@me/@proxy:1", "me:sesame@proxy:1", "http://me:s//@e@proxy:1"])
 def test_of_a_proxy_only_the_host_is_said(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", proxy)
-    assert Address("http://milvus.invalid:19530", "texts").proxy.removeprefix("http://") == "***@proxy:1"
+    assert Endpoint("http://milvus.invalid:19530", "texts").proxy.removeprefix("http://") == "***@proxy:1"
 
 
 def test_what_no_proxy_names_is_asked_directly(proxy: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "other.example,.invalid")
-    address = Address("http://milvus.invalid:19530", "texts", timeout_s=0.5)
+    address = Endpoint("http://milvus.invalid:19530", "texts", timeout_s=0.5)
     assert address.proxy == ""
     with pytest.raises(ConfigError, match=r"nothing answers at http://milvus\.invalid:19530"):
         address.connect()
@@ -113,7 +114,7 @@ def test_which_host_is_this_machine(host: str, here: bool) -> None:
                                             ("https://milvus", "milvus:443"), ("http://[::1]:7", "[::1]:7"),
                                             ("http://[::1]", "[::1]:19530"), ("http://m:1/path", "m:1")])  # fmt: skip
 def test_host_and_port_of_an_address(uri: str, place: str) -> None:
-    assert Address(uri, "texts").place == place
+    assert Endpoint(uri, "texts").place == place
 
 
 @pytest.mark.parametrize(("uri", "token", "warned"), [("http://milvus.example:19530", "t", True),
@@ -124,10 +125,10 @@ def test_a_token_on_an_open_line_to_another_machine_is_warned_of_once(
     uri: str, token: str, warned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(milvus, "_warned", set())
+    monkeypatch.setattr(endpoint, "_warned", set())
     monkeypatch.setattr(logging.getLogger("covey"), "warning", lambda text, *rest: said.append(text % rest))
     for _ in range(2):
-        milvus.warn_of_open_token(Address(uri, "texts"), token)
+        endpoint.warn_of_open_token(Endpoint(uri, "texts"), token)
     expected = [f"store.uri={uri} is plain http: the token is sent without encryption to another machine. Use "
                 "https://, and store.ca_file for an authority of your own"]  # fmt: skip
     assert said == (expected if warned else [])

@@ -21,23 +21,28 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 
-from clustering import columnar, files, formats, schema
-from clustering import read as read_module
-from clustering.config import ReadSection
+from clustering import schema
+from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, InputError
-from clustering.kernels import cleaning
-from clustering.kernels.cleaning import Cleaning
-from clustering.read import InputFile, TextCleaner, _pieces, find_files, read_columns_of
-from clustering.rundir import read_columns
-from clustering.tally import Tally
+from clustering.runs.parts import read_columns
+from clustering.sources import detection, files
+from clustering.sources.detection import find_files
+from clustering.sources.files import InputFile
+from clustering.sources.folding import TextCleaner
+from clustering.sources.formats import columnar
+from clustering.sources.formats.tally import Tally
+from clustering.stages import read
+from clustering.stages.read import _pieces, read_columns_of
+from clustering.text import cleaning
+from clustering.text.cleaning import Cleaning
 from tests import oracles
 from tests.strategies import odd_texts
 from tests.unit.conftest import Write
 
 Bound = Callable[[str, int], None]
 OWNERS = {
-    "PIECE_BYTES": read_module,
-    "RECORDS_PER_PART": read_module,
+    "PIECE_BYTES": read,
+    "RECORDS_PER_PART": read,
     "DENSE_BYTES": columnar,
     "UNPACKED_BYTES": columnar,
 }
@@ -55,7 +60,7 @@ def columns_of(*paths: str | Path, columns: tuple[str, ...] = ("title",), **keys
 @pytest.fixture
 def bound(monkeypatch: pytest.MonkeyPatch) -> Bound:
     """``bound(name, value)`` sets a bound where it stands."""
-    return lambda name, value: monkeypatch.setattr(OWNERS.get(name, formats), name, value)
+    return lambda name, value: monkeypatch.setattr(OWNERS.get(name, detection), name, value)
 
 
 def names(*paths: str | Path) -> list[str]:
@@ -131,7 +136,7 @@ def test_a_bucket_and_a_local_folder_are_read_in_one_run(
     def found_by(path: str) -> tuple[pa.fs.FileSystem, str]:
         return (bucket, path[5:]) if path.startswith("s3://") else plain(path)
 
-    for module in (files, formats):
+    for module in (files, detection):
         monkeypatch.setattr(module, "filesystem", found_by)
     found = find_files(section(local, "s3://bucket/b.csv"))
     assert [file.uri for file in found] == [local, "s3://bucket/b.csv"]
@@ -326,9 +331,9 @@ READ_ALL = """
 import json, sys
 from pathlib import Path
 from clustering import columnar, formats, read
-from clustering.config import ReadSection
+from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError
-from clustering.rundir import RunDir, measured_peak, peak_bytes
+from clustering.runs.directory import RunDir; from clustering.monitoring.usage import measured_peak, peak_bytes
 path, into, bounds = sys.argv[1:]
 for name, value in json.loads(bounds).items():
     setattr(next(module for module in (read, columnar, formats) if hasattr(module, name)), name, value)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clustering.config import SearchSection, StoreSection
-from clustering.recall import search_params
+from clustering.config.sections import SearchSection, StoreSection
+from clustering.milvus.query import search_params
 
 
 @pytest.mark.parametrize(

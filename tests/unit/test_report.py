@@ -9,9 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from clustering import report, rundir, schema
-from clustering.config import RunConfig, build_config
-from clustering.rundir import RunDir, write_table
+from clustering import schema
+from clustering.config.loading import build_config
+from clustering.config.sections import RunConfig
+from clustering.runs import directory
+from clustering.runs.directory import RunDir
+from clustering.runs.storage import write_table
+from clustering.stages import report
 
 
 def test_takes_from_many_chunks_find_each_column_in_one() -> None:
@@ -24,7 +28,7 @@ def test_takes_from_many_chunks_find_each_column_in_one() -> None:
 
 def test_what_a_stage_warns_of_stands_in_log_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
-    monkeypatch.setattr(rundir.log, "warning", lambda line, *words: logged.append(line % words))
+    monkeypatch.setattr(directory.log, "warning", lambda line, *words: logged.append(line % words))
     run = RunDir(tmp_path)
     counts = {"records": 3, "texts": 3, "empty": 0, "dropped": 0, "repeated_ids": 0}
     run.stage("read", "0" * 16, lambda: {**counts, "warnings": ["2 of 3 times cannot be read."]})

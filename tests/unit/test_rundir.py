@@ -24,21 +24,16 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
 from clustering.errors import ConfigError, StageError
-from clustering.inventory import ARTEFACTS, FILES, FOLDERS, LOCK, PASSING, STAGE_ARTEFACTS, STAGE_OF
-from clustering.rundir import (
-    RunDir,
-    fingerprint,
-    gather_texts,
-    load_graph,
-    part_name,
-    parts,
-    read_columns,
-    save_graph,
-    whole,
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import ARTEFACTS, FILES, FOLDERS, LOCK, STAGE_ARTEFACTS, STAGE_OF, TEMPORARY
+from clustering.runs.parts import gather_texts, load_graph, part_name, parts, read_columns, save_graph
+from clustering.runs.storage import (
+    atomic_write,
+    digest,
+    move,
     write_json,
-    write_table,
-)  # fmt: skip
-from clustering.storage import move
+    write_table,  # fmt: skip
+)
 from tests.planted import blobs, neighbor_graph
 
 MARK, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -165,7 +160,7 @@ def test_artefacts_that_are_half_removed_are_not_taken_for_finished(
     def killed(root: Path, kept: set[str]) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr("clustering.rundir.sweep", killed)
+    monkeypatch.setattr("clustering.runs.directory.sweep", killed)
     with pytest.raises(InterruptedError):
         run.clear()
     assert (run.path / "texts" / MARK).exists()
@@ -207,7 +202,7 @@ def leave(run: RunDir, stage: str, mark: str) -> None:
             path = run / artefact
             name = {"graph": "data.npy", "loaded": "filling"}.get(artefact, part_name(0))
             write_json(path / name if artefact in FOLDERS else path, mark)
-        for artefact in PASSING:
+        for artefact in TEMPORARY:
             if artefact in STAGE_ARTEFACTS[stage]:
                 run.remove(artefact)
         return {}
@@ -308,7 +303,7 @@ def test_a_swap_that_is_interrupted_is_finished_by_the_next_start(
         moved.append(to.name)
         move(path, to)
 
-    monkeypatch.setattr("clustering.rundir.move", killed)
+    monkeypatch.setattr("clustering.runs.directory.move", killed)
     with pytest.raises(KeyboardInterrupt):
         do_all(run, marks_of(OTHER, since="graph"))
     monkeypatch.undo()
@@ -348,7 +343,7 @@ def test_a_first_run_keeps_nothing_twice(run: RunDir) -> None:
         run.begin(marks_of(OTHER))
         assert not [name for name in files_below(run) if MARK in name], "an unfinished start's parts are given up first"
     do_all(run, marks_of(OTHER))
-    lasting = [name for stage in STAGES for name in STAGE_ARTEFACTS[stage] if name not in PASSING]
+    lasting = [name for stage in STAGES for name in STAGE_ARTEFACTS[stage] if name not in TEMPORARY]
     assert len([name for name in files_below(run) if name not in ("manifest.json", ".lock")]) == len(lasting)
 
 
@@ -370,7 +365,7 @@ def test_a_run_of_the_version_before_is_read_where_it_lies(run: RunDir) -> None:
     """It knew no folders of fingerprints: its entries have none, and everything lay at the top."""
     assert isinstance(run.path, Path)
     for stage in STAGES:
-        for artefact in set(STAGE_ARTEFACTS[stage]) - set(PASSING):
+        for artefact in set(STAGE_ARTEFACTS[stage]) - set(TEMPORARY):
             path = run.path / artefact
             name = {"graph": "radius.npy", "forest": "core.npy"}.get(artefact, part_name(0))
             write_json(path / name if artefact in FOLDERS else path, MARK)
@@ -495,7 +490,7 @@ def test_a_second_holder_is_refused_and_the_lock_is_free_afterwards(run: RunDir)
 
 
 def test_the_lock_of_a_killed_process_is_free(run: RunDir) -> None:
-    hold = "import sys, time; from clustering.rundir import RunDir\n"
+    hold = "import sys, time; from clustering.runs.directory import RunDir\n"
     hold += "with RunDir(sys.argv[1]).locked(): print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", hold, run.path], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
@@ -532,7 +527,7 @@ def test_a_full_disk_is_told_also_where_the_manifest_meets_it(run: RunDir, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with run.locked():
-        monkeypatch.setattr("clustering.rundir.write_json", full)
+        monkeypatch.setattr("clustering.runs.storage.write_json", full)
         with pytest.raises(StageError, match=r"run\.dir .*No space left on device\. When that is mended, the same"):
             run.update_manifest(seed=1)
 
@@ -560,7 +555,7 @@ def test_a_written_file_leaves_nothing_beside_it(write: Callable[[Path], None], 
 def test_a_file_half_written_is_absent_and_the_old_one_stays(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     write_json(path, "old")
-    with pytest.raises(TypeError, match="not JSON serializable"), whole(path) as temporary:
+    with pytest.raises(TypeError, match="not JSON serializable"), atomic_write(path) as temporary:
         temporary.write_text(json.dumps("half") + json.dumps(object()), encoding="utf-8")
     assert [found.name for found in tmp_path.iterdir()] == ["file.json"]
     assert json.loads(path.read_text(encoding="utf-8")) == "old"
@@ -568,7 +563,7 @@ def test_a_file_half_written_is_absent_and_the_old_one_stays(tmp_path: Path) -> 
 
 def test_what_a_killed_process_left_is_no_part(tmp_path: Path) -> None:
     write_table(tmp_path / part_name(0), pa.table({"row": [0]}))
-    with whole(tmp_path / part_name(1)) as temporary:
+    with atomic_write(tmp_path / part_name(1)) as temporary:
         temporary.write_bytes(b"half")
         assert [path.name for path in parts(tmp_path)] == [part_name(0)]  # as a killed process leaves it
 
@@ -633,15 +628,15 @@ def test_a_run_without_a_whole_graph_is_named(missing: str, run: RunDir) -> None
 
 
 def test_a_fingerprint_tells_what_it_depends_on_apart() -> None:
-    same = [fingerprint({"k": 5, "metric": "L2"}, ["a"]), fingerprint({"metric": "L2", "k": 5}, ["a"])]
-    others = [fingerprint({"k": 6, "metric": "L2"}, ["a"]), fingerprint({"k": 5, "metric": "L2"}, ["b"]), fingerprint()]
+    same = [digest({"k": 5, "metric": "L2"}, ["a"]), digest({"metric": "L2", "k": 5}, ["a"])]
+    others = [digest({"k": 6, "metric": "L2"}, ["a"]), digest({"k": 5, "metric": "L2"}, ["b"]), digest()]
     assert len(set(same)) == 1
     assert len({*same, *others}) == 4
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.none() | st.lists(st.booleans())))
 def test_a_fingerprint_survives_json(settings: dict[str, Any]) -> None:
-    assert fingerprint(json.loads(json.dumps(settings))) == fingerprint(settings)
+    assert digest(json.loads(json.dumps(settings))) == digest(settings)
 
 
 @pytest.mark.parametrize("wrong", ["link", "file", "open", "open to the group"])

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from clustering import sample
-from clustering.config import ReadSection
+from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError
-from clustering.read import find_files
 from clustering.sample import COPY_SHARE, NOISE_SHARE, write_sample
+from clustering.sources.detection import find_files
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])

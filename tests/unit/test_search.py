@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from clustering import schema, search
-from clustering.milvus import Address
-from clustering.rundir import RunDir, write_table
-from clustering.storage import read_schema
+from clustering import schema
+from clustering.milvus import query
+from clustering.milvus.endpoint import Endpoint
+from clustering.runs.directory import RunDir
+from clustering.runs.storage import read_schema, write_table
+from clustering.stages import search
 
 
 class Asker:
@@ -30,11 +32,11 @@ class Asker:
 
 
 def test_a_part_says_how_many_of_its_lists_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "Asker", Asker)
+    monkeypatch.setattr(query, "NeighborQuery", Asker)
     run = RunDir(tmp_path)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(7 * 4, np.float32)), 4)
     write_table(run / "vectors" / "part-000000.parquet", pa.table([range(7), vectors], schema=schema.vectors_schema(4)))
-    searcher = search.Searcher(run, Address("http://m:1", "texts"), "L2", {}, 2, 100, np.ones((1, 4), np.float32))
+    searcher = search.Searcher(run, Endpoint("http://m:1", "texts"), "L2", {}, 2, 100, np.ones((1, 4), np.float32))
     with ThreadPoolExecutor(1) as pool:
         searcher.search("part-000000.parquet", pool)
     assert read_schema(run / "neighbors" / "part-000000.parquet").metadata[b"short"] == b"4"

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from clustering import session
 from clustering.errors import ConfigError, CoveyError, StageError, StoreError
+from clustering.workers import session
 
 
 @pytest.fixture

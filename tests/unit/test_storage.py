@@ -13,22 +13,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clustering.config import ReadSection, load_config
+from clustering.config.loading import load_config
+from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, StageError
-from clustering.read import find_files
-from clustering.rundir import RunDir, gather, load_assignment, read_columns
-from clustering.storage import (
-    RemotePath,
-    filesystem_of,
-    has_extensions,
+from clustering.runs.directory import RunDir
+from clustering.runs.object_store import RemotePath, filesystem_of
+from clustering.runs.parts import gather, load_assignment, read_columns
+from clustering.runs.storage import (
+    has_extension_types,
     load_array,
-    place,
+    locate,
     read_metadata,
-    read_passing,
     read_schema,
     read_table,
-    write_passing,
+    read_temporary,
+    write_temporary,
 )
+from clustering.sources.detection import find_files
 
 
 class Trap:
@@ -97,9 +98,9 @@ def test_a_file_that_would_run_code_is_refused_before_it_is_opened(
 def test_an_arrow_file_that_would_run_code_is_refused_before_it_is_opened(trap: tuple[Path, Path]) -> None:
     path, mark = trap
     column = pa.ExtensionArray.from_storage(Pickled(Trap(mark)), pa.array([1, 2], pa.int64()))
-    write_passing(path.with_suffix(".arrow"), pa.table({"row": [0, 1], "label": column}))
+    write_temporary(path.with_suffix(".arrow"), pa.table({"row": [0, 1], "label": column}))
     with pytest.raises(StageError, match=r"arrow holds columns of an Arrow extension type, which may run code"):
-        read_passing(path.with_suffix(".arrow"), lambda name: name == "row")
+        read_temporary(path.with_suffix(".arrow"), lambda name: name == "row")
     assert not mark.exists()
     pa.ipc.open_file(str(path.with_suffix(".arrow")))
     assert mark.exists()
@@ -116,7 +117,7 @@ def _as_assignment(path: Path) -> RunDir:
     return RunDir(path.rename(path.with_name("assignment.parquet")).parent)
 
 
-@pytest.mark.parametrize("write", [lambda path, table: pq.write_table(table, path), write_passing])
+@pytest.mark.parametrize("write", [lambda path, table: pq.write_table(table, path), write_temporary])
 def test_extension_types_are_seen_wherever_they_stand(write: Callable[[Path, pa.Table], None], tmp_path: Path) -> None:
     """In Parquet the words lie in base64, so how they look depends on what stands before them."""
     storage = pa.array([1, 2], pa.int64())
@@ -127,11 +128,11 @@ def test_extension_types_are_seen_wherever_they_stand(write: Callable[[Path, pa.
             path = tmp_path / name
             write(path, pa.table({"x" * pad + "row": storage, "label": array}))
             with path.open("rb") as file:
-                assert has_extensions(file), (pad, name)
+                assert has_extension_types(file), (pad, name)
                 assert file.tell() == 0
             write(path, pa.table({"x" * pad + "row": storage}))
             with path.open("rb") as file:
-                assert not has_extensions(file), (pad, name)
+                assert not has_extension_types(file), (pad, name)
 
 
 def test_a_file_of_plain_columns_is_read_as_it_is(tmp_path: Path) -> None:
@@ -153,9 +154,9 @@ def test_what_a_start_writes_for_itself_comes_back_with_its_types(tmp_path: Path
         "id": pa.array([b"ab", None, b"cd"], pa.binary(2)),
         "lists": pa.ListArray.from_arrays([0, 1, 1, 3], words), "within": [{"x": 1.5}, None, {"x": None}],
     })  # fmt: skip
-    write_passing(tmp_path / "a.arrow", pa.concat_tables([table.slice(1), table]))
-    assert read_passing(tmp_path / "a.arrow", lambda name: True).equals(pa.concat_tables([table.slice(1), table]))
-    assert read_passing(tmp_path / "a.arrow", {"took", "text"}.__contains__).schema.names == ["text", "took"]
+    write_temporary(tmp_path / "a.arrow", pa.concat_tables([table.slice(1), table]))
+    assert read_temporary(tmp_path / "a.arrow", lambda name: True).equals(pa.concat_tables([table.slice(1), table]))
+    assert read_temporary(tmp_path / "a.arrow", {"took", "text"}.__contains__).schema.names == ["text", "took"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.arrow"]
 
 
@@ -167,11 +168,11 @@ def test_what_is_no_table_is_no_trap_and_no_end_of_the_process(content: bytes, t
     path = tmp_path / "a.parquet"
     path.write_bytes(content)
     with path.open("rb") as file:
-        assert not has_extensions(file)
+        assert not has_extension_types(file)
     with pytest.raises(StageError, match=r"a\.parquet is damaged: .*run\.resume=false makes it anew"):
         read_table(path)
     with pytest.raises(StageError, match=r"a\.parquet is damaged: .*run\.resume=false makes it anew"):
-        read_passing(path, lambda name: True)
+        read_temporary(path, lambda name: True)
 
 
 def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
@@ -196,8 +197,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("clustering.storage.time.sleep", clock.sleep)
-    monkeypatch.setattr("clustering.storage.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("clustering.runs.storage.time.sleep", clock.sleep)
+    monkeypatch.setattr("clustering.runs.storage.time.monotonic", lambda: clock.now)
     monkeypatch.setattr(RemotePath, "filesystem", None)
     return clock
 
@@ -274,24 +275,24 @@ def test_a_sign_of_life_is_tried_once(clock: Clock) -> None:
 @pytest.mark.parametrize("key", ["news#1", "news 100%", "a%20b", "größe/код", "a&b=c", "{a}~[b]"])
 def test_a_key_in_a_bucket_is_taken_as_it_is_written(key: str) -> None:
     uri = f"s3://bucket/{key}?region=eu-west-1"
-    found = place(uri)
+    found = locate(uri)
     assert isinstance(found, RemotePath)
     assert found.inner == f"bucket/{key}"
     assert found.root == "s3://bucket?region=eu-west-1"
     assert str(found) == uri
-    assert place(str(found / "texts")) == found / "texts"
+    assert locate(str(found / "texts")) == found / "texts"
     assert filesystem_of(uri)[1] == f"bucket/{key}"
 
 
 def test_slashes_of_a_key_are_counted_once() -> None:
-    assert place("s3://bucket//runs///one/") == place("s3://bucket/runs/one")
+    assert locate("s3://bucket//runs///one/") == locate("s3://bucket/runs/one")
 
 
 def test_a_user_or_password_in_a_uri_is_refused_and_not_shown() -> None:
     """``--run`` and ``--output`` stand in no configuration; their messages showed it."""
     for uri in ("s3://key:hush@bucket/run", "s3://hush@bucket", "s3://key:hu/sh@bucket/x"):
         section = ReadSection(paths=(uri,), text_columns=("title",))
-        for work in (lambda: place(uri), lambda: load_config(uri), lambda: find_files(section)):  # noqa: B023
+        for work in (lambda: locate(uri), lambda: load_config(uri), lambda: find_files(section)):  # noqa: B023
             with pytest.raises(ConfigError, match=r"a URI .*a user or password") as caught:
                 work()
             assert "sh@" not in str(caught.value)
@@ -300,7 +301,7 @@ def test_a_user_or_password_in_a_uri_is_refused_and_not_shown() -> None:
 @pytest.mark.parametrize("uri", ["s3://bucket/runs/../other", "gs://bucket/./runs"])
 def test_a_bucket_has_no_steps_up(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"is no URI: a bucket knows no steps \. and \.\."):
-        place(uri)
+        locate(uri)
 
 
 @pytest.mark.parametrize(
@@ -312,14 +313,14 @@ def test_a_bucket_has_no_steps_up(uri: str) -> None:
     ],
 )  # fmt: skip
 def test_a_uri_of_a_local_path_is_decoded_wherever_it_is_given(uri: str, path: str) -> None:
-    assert place(uri) == Path(path)
+    assert locate(uri) == Path(path)
     assert filesystem_of(uri)[1] == path
 
 
 @pytest.mark.parametrize("uri", ["file://runs/x", "file://host/r", "file://~/x", "file://", "file:///r/a?b=c"])
 def test_a_uri_of_another_machine_or_with_options_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError, match="is no URI: "):
-        place(uri)
+        locate(uri)
     with pytest.raises(ConfigError, match="cannot look for "):
         find_files(ReadSection(paths=(uri,)))
 

@@ -10,12 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from clustering import pipeline
-from clustering.config import RunConfig, build_config
+from clustering import pipeline, preflight
+from clustering.config.loading import build_config
+from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
-from clustering.inventory import STAGE_ARTEFACTS
-from clustering.rundir import RunDir, write_json, write_table
-from clustering.trust import refuse_unsaid, with_encoder, with_words
+from clustering.finished import recluster
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import STAGE_ARTEFACTS
+from clustering.runs.saved_config import apply_overrides, refuse_untrusted, with_encoder
+from clustering.runs.storage import write_json, write_table
 from jobs.cli import main
 
 TITLES = {"url": "https://titles.example/v1", "model": "small", "key_env": "TITLES_KEY"}
@@ -44,13 +47,13 @@ def saved() -> RunConfig:
     ],
 )
 def test_every_address_and_secret_must_be_said(words: list[str], said: bool, saved: RunConfig) -> None:
-    assert with_words(saved, words, None, trusted=False)[1] == said
-    assert with_words(saved, words, None, trusted=True)[1]
+    assert apply_overrides(saved, words, None, trusted=False)[1] == said
+    assert apply_overrides(saved, words, None, trusted=True)[1]
 
 
 def test_a_directory_that_names_no_address_asks_nothing() -> None:
-    assert with_words(RunConfig(), ["cluster.min_cluster_size=9"], None, trusted=False)[1]
-    config, said = with_words(RunConfig(), [URL, "describe.titles.model=x"], None, trusted=False)
+    assert apply_overrides(RunConfig(), ["cluster.min_cluster_size=9"], None, trusted=False)[1]
+    config, said = apply_overrides(RunConfig(), [URL, "describe.titles.model=x"], None, trusted=False)
     assert said
     assert config.describe.titles is not None
 
@@ -59,14 +62,14 @@ def test_a_directory_that_names_no_address_asks_nothing() -> None:
 def test_a_configuration_file_says_it_too(key: str, said: bool, saved: RunConfig, tmp_path: Path) -> None:
     file = tmp_path / "news.yaml"
     file.write_text(f"describe: {{titles: {{url: 'https://titles.example/v1', model: other, key_env: {key}}}}}\n")
-    config, found = with_words(saved, [], file, trusted=False)
+    config, found = apply_overrides(saved, [], file, trusted=False)
     assert found == said
     assert config.describe.titles == saved.describe.titles
 
 
 def test_the_refusal_shows_what_would_be_sent_where(saved: RunConfig) -> None:
     with pytest.raises(ConfigError) as refused:
-        refuse_unsaid(saved, "runs/theirs")
+        refuse_untrusted(saved, "runs/theirs")
     (said,) = refused.value.problems
     assert said.startswith(
         "runs/theirs has titles written by https://titles.example/v1 with the key in the environment"
@@ -114,11 +117,11 @@ def test_recluster_does_not_release_a_collection_that_a_prepared_directory_says_
     prepared(tmp_path, {"store": {"uri": "http://own.example", "token_env": "TOKEN"}}, loaded="0" * 16)
     opened: list[Any] = []
     monkeypatch.setattr(pipeline, "open_store", lambda *given: opened.append(given) or nullcontext())
-    monkeypatch.setattr(pipeline, "ray_session", nullcontext)
-    monkeypatch.setattr(pipeline, "make_plan", lambda *_: None)
+    monkeypatch.setattr(recluster, "ray_session", nullcontext)
+    monkeypatch.setattr(preflight, "make_plan", lambda *_: None)
     done: list[str] = []
     monkeypatch.setattr(pipeline, "do_stage", lambda *given: done.append(given[3]) or {"texts": 9, "dim": 2})
-    pipeline.recluster_run(RunDir(tmp_path), ["cluster.min_cluster_size=9"])
+    recluster.recluster_run(RunDir(tmp_path), ["cluster.min_cluster_size=9"])
     assert opened == []
     assert {"cluster", "describe", "project", "report"} <= set(done)
 
@@ -180,9 +183,9 @@ def test_commands_look_at_no_model_that_the_directory_names(
 ) -> None:
     prepared(tmp_path / "run", {"embed": {"encoder": "static", "model": "/theirs"}})
     looked: list[Any] = []
-    monkeypatch.setattr("clustering.plan.check_encoder", lambda cfg: looked.append(cfg.model))
-    monkeypatch.setattr(pipeline, "ray_session", nullcontext)
-    monkeypatch.setattr(pipeline, "live_nodes", list)
+    monkeypatch.setattr("clustering.monitoring.plan.check_encoder", lambda cfg: looked.append(cfg.model))
+    monkeypatch.setattr(recluster, "ray_session", nullcontext)
+    monkeypatch.setattr(preflight, "live_nodes", list)
     monkeypatch.setattr(pipeline, "node_cpus", lambda: 2)
     monkeypatch.setattr(pipeline, "do_stage", lambda *given: {"texts": 9})
     monkeypatch.setattr(RunDir, "report", {"clusters": {"count": 0, "noise_share": 0.0, "largest_share": 0.0}})

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from clustering import warm
-from clustering.config import build_config
+from clustering import compile_ahead
+from clustering.config.loading import build_config
 from clustering.kernels import cache
-from clustering.kernels.layout import _move
+from clustering.kernels.graph.layout import _move
 
 LATER = """
 import numba, sys
-from clustering.warm import warm_kernels
+from clustering.compile_ahead import warm_kernels
 warm_kernels()
 import gc
 for one in gc.get_objects():
@@ -43,10 +43,10 @@ def test_what_hinders_it_is_no_trouble_of_the_run(monkeypatch: pytest.MonkeyPatc
         raise OSError("no space left")
 
     said: list[str] = []
-    monkeypatch.setattr(warm.os, "nice", lambda by: None)
-    monkeypatch.setattr(warm, "warm_kernels", broken)
-    monkeypatch.setattr(warm.log, "debug", lambda line, *given: said.append(line % given))
-    warm.warm_beside(build_config({}))
+    monkeypatch.setattr(compile_ahead.os, "nice", lambda by: None)
+    monkeypatch.setattr(compile_ahead, "compile_kernels", broken)
+    monkeypatch.setattr(compile_ahead.log, "debug", lambda line, *given: said.append(line % given))
+    compile_ahead.compile_beside_run(build_config({}))
     assert said == ["kernels are not compiled beforehand: OSError: no space left"]
 
 

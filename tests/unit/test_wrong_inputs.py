@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clustering.config import CsvSection, ReadSection
+from clustering.config.sections import CsvSection, ReadSection
 from clustering.errors import ConfigError
-from clustering.rundir import RunDir, read_columns
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import read_columns
 
 CASES = 500
 QUICK = 40

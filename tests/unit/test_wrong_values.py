@@ -12,9 +12,10 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from clustering.config import RunConfig, build_config, load_config
+from clustering.config.loading import build_config, load_config
+from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
-from clustering.rundir import RunDir
+from clustering.runs.directory import RunDir
 
 SEED = 15
 LOOP: list[Any] = []

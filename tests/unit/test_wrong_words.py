@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clustering.config import RunConfig
+from clustering.config.sections import RunConfig
 from jobs.cli import main
 
 CONFIG = str(Path(__file__).parents[2] / "cluster_configs/laptop.yaml")

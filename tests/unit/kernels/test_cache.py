@@ -13,7 +13,7 @@ import pytest
 from clustering.kernels import cache
 
 PACKAGE = Path(cache.__file__).parents[1]
-IMPORTS = "import clustering.kernels.csr, numba; print(numba.config.CACHE_DIR)"
+IMPORTS = "import clustering.kernels.graph.csr, numba; print(numba.config.CACHE_DIR)"
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_kernels_are_kept_in_a_folder_of_the_user_where_nothing_else_can_be_writ
     read_only: dict[str, str], tmp_path: Path
 ) -> None:
     ours = tmp_path / f"covey-{os.getuid()}"
-    code = f"import numpy as np; {IMPORTS}; clustering.kernels.csr.first_bad(np.zeros(3, np.float32))"
+    code = f"import numpy as np; {IMPORTS}; clustering.kernels.graph.csr.first_bad(np.zeros(3, np.float32))"
     assert python(code, read_only) == str(ours / "numba")
     assert list((ours / "numba").rglob("csr.first_bad*"))
     assert ours.stat().st_mode & 0o777 == 0o700

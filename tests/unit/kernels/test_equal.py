@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from clustering.encoders import unit_rows
-from clustering.kernels.diffusion import MIN_LENGTH, Lists, diffuse
-from clustering.kernels.equal import APART, equal_edges, equal_pairs, joined, tie, tied
-from clustering.kernels.forest import core_distances, grow_pieces, spanning_forest
-from clustering.kernels.labels import Choice, label_texts
+from clustering.encoders.base import unit_rows
+from clustering.kernels.graph.diffusion import MIN_LENGTH, Lists, diffuse
+from clustering.kernels.graph.equal_vectors import APART, equal_edges, equal_pairs, joined, tie, tied
+from clustering.kernels.graph.forest import core_distances, grow_pieces, spanning_forest
+from clustering.kernels.hierarchy.labels import Choice, label_texts
 from tests.planted import blobs, pair_distances
 
 FLOOR = 1e-3

@@ -13,10 +13,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from clustering.kernels import forest as forest_module
-from clustering.kernels.csr import undirected_graph
-from clustering.kernels.forest import SMALL_BAND, Forest, core_distances, grow_pieces, merge_forests, spanning_forest
-from clustering.kernels.growth import grow_homes
+from clustering.kernels.graph import forest
+from clustering.kernels.graph.csr import undirected_graph
+from clustering.kernels.graph.forest import (
+    SMALL_BAND,
+    Forest,
+    core_distances,
+    grow_pieces,
+    merge_forests,
+    spanning_forest,
+)
+from clustering.kernels.hierarchy.homes import grow_homes
 from tests import oracles
 from tests.planted import blobs, edges_of, neighbor_graph
 from tests.strategies import full_graphs, graphs
@@ -115,7 +122,7 @@ def test_threads_and_bands_change_nothing(threads: int, monkeypatch: pytest.Monk
     graph = neighbor_graph(np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32), k=9)
     whole = spanning_forest(graph, core_distances(graph, 3))
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    monkeypatch.setattr(forest_module, "SMALL_BAND", 20)
+    monkeypatch.setattr(forest, "SMALL_BAND", 20)
     some = np.random.default_rng(2).permutation(300)
     parts = [spanning_forest(graph, core_distances(graph, 3), rows=np.sort(rows)) for rows in np.split(some, [90, 170])]
     for found in (spanning_forest(graph, core_distances(graph, 3)), merge_forests(parts, 300)):

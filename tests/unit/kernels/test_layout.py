@@ -17,12 +17,12 @@ from scipy.sparse import csr_array
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
-from clustering.config import EmbedSection, ProjectSection
-from clustering.encoders import load_encoder
-from clustering.kernels import layout
-from clustering.kernels.layout import fall_off, fuzzy_graph, lay_out
-from clustering.project import umap_layout
+from clustering.config.sections import EmbedSection, ProjectSection
+from clustering.encoders.loading import load_encoder
+from clustering.kernels.graph import layout
+from clustering.kernels.graph.layout import fall_off, fuzzy_graph, lay_out
 from clustering.sample import write_sample
+from clustering.stages.project import umap_layout
 from tests import oracles
 from tests.planted import blobs
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist
 
-from clustering.kernels.forest import FloatArray, Forest, IntArray, core_distances, spanning_forest
-from clustering.kernels.repair import Ask, prove_forest, repair_forest
+from clustering.kernels.graph.forest import FloatArray, Forest, IntArray, core_distances, spanning_forest
+from clustering.kernels.graph.repair import Ask, prove_forest, repair_forest
 
 
 def distances(points: NDArray[np.float64], floor: float = 1e-3) -> FloatArray:

@@ -15,8 +15,8 @@ from clustering.kernels.topk import (
     merge_top_k,
     nearest_others,
     score_distance,
-    wilson_interval,
-)  # fmt: skip
+    wilson_interval,  # fmt: skip
+)
 from tests import oracles
 from tests.planted import blobs
 from tests.strategies import cuts, distances, exact_vectors

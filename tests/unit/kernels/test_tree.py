@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from clustering.kernels.forest import Forest, core_distances, spanning_forest
-from clustering.kernels.growth import grow_homes
-from clustering.kernels.tree import cluster_forest, condense
+from clustering.kernels.graph.forest import Forest, core_distances, spanning_forest
+from clustering.kernels.hierarchy.condensed_tree import cluster_forest, condense
+from clustering.kernels.hierarchy.homes import grow_homes
 from tests.planted import neighbor_graph
 
 

@@ -1,0 +1,115 @@
+"""Nothing in; compiled kernels in the cache of numba out: beside the first stages, or when an image is built.
+
+Each kernel is compiled for the types that the stages give it, so they themselves work here, on a few made-up texts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from clustering import schema
+from clustering.config.loading import build_config
+from clustering.config.sections import RunConfig
+from clustering.kernels.cache import cache_folder
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import part_name
+from clustering.runs.storage import digest, write_table
+from clustering.stages.cluster import _cluster
+from clustering.stages.forest import _diffused_forest, _forest
+from clustering.stages.graph import _build
+from clustering.stages.project import _project
+from clustering.workers.nodes import live_nodes
+
+
+def start_compiling(config: RunConfig) -> Any:
+    """A task that compiles the kernels of later stages beside the first ones, on a single node that lacks them.
+
+    The nodes of a cluster have them from their image.
+    """
+    if len(live_nodes()) != 1 or are_kernels_compiled(config):
+        return None
+    task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(compile_beside_run)  # its process ends with it
+    return task.remote(config)
+
+
+log = logging.getLogger("covey")
+TEXTS, DIM, LISTED = 48, 8, 6
+
+
+def compile_kernels(config: RunConfig | None = None) -> None:
+    """Compile what the stages from graph on call, unless the cache holds it; config : none: the default"""
+    config = config or build_config({})
+    done = _note(config)
+    with tempfile.TemporaryDirectory(prefix="covey-") as folder:
+        run = RunDir(Path(folder))
+        _leave_neighbors(run)
+        k, metric = LISTED, config.store.metric
+        _build(run, config.graph, k, TEXTS, metric)
+        forest = _diffused_forest if config.cluster.weights == "diffused" else _forest
+        forest(run, config.cluster, replace(config.graph, bridge="none"), k, metric, 0, 1)  # what bridges starts Ray
+        _cluster(run, config.cluster, config.graph, k, metric)
+        if config.project.method == "layout":  # umap-learn keeps nothing that it has compiled
+            _project(run, config.project, TEXTS, 0)
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.touch()
+
+
+def are_kernels_compiled(config: RunConfig) -> bool:
+    """Whether the cache holds the kernels of a run, as they are now."""
+    return _note(config).exists()
+
+
+def _note(config: RunConfig) -> Path:
+    """The empty file that says so."""
+    sources = sorted((source.name, source.stat().st_mtime_ns) for source in Path(kernels.__file__).parent.glob("*.py"))
+    parts = (sources, sys.version, platform.machine(), version("numba"), config.cluster.weights, config.project.method)
+    return cache_folder() / f"covey-{digest(parts)}.warm"
+
+
+def compile_beside_run(config: RunConfig) -> None:
+    """The same beside a run: what hinders it is no trouble of the run, whose stages compile what they lack."""
+    os.nice(5)  # the run's own work goes first
+    try:
+        compile_kernels(config)
+    except Exception as error:
+        log.debug("kernels are not compiled beforehand: %s: %s", type(error).__name__, error)
+
+
+def _leave_neighbors(run: RunDir) -> None:
+    """What the stages up to the search leave, of two groups of texts."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(TEXTS, DIM)).astype(np.float32) + np.arange(TEXTS)[:, None] % 2 * np.float32(8)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    distances = np.sqrt(np.maximum(2 - 2 * vectors @ vectors.T, 0))
+    np.fill_diagonal(distances, np.inf)
+    nearest = np.argsort(distances, axis=1)[:, :LISTED]
+    lengths = np.take_along_axis(distances, nearest, axis=1)
+    rows, ends = np.arange(TEXTS), np.arange(0, nearest.size + 1, LISTED, dtype=np.int32)
+    texts = {"row": rows, "text": [f"text {row}" for row in rows], "copies": np.ones(TEXTS, np.int32)}
+    listed = {
+        "row": rows,
+        "neighbors": pa.ListArray.from_arrays(ends, pa.array(nearest.ravel())),
+        "distances": pa.ListArray.from_arrays(ends, pa.array(lengths.astype(np.float32).ravel())),
+        "cell": np.zeros(TEXTS, np.int32),
+    }
+    stored = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM)
+    write_table(run / "texts" / part_name(0), pa.table(texts, schema=schema.TEXTS))
+    write_table(run / "neighbors" / part_name(0), pa.table(listed, schema=schema.NEIGHBORS))
+    write_table(run / "vectors" / part_name(0), pa.table([rows, stored], schema=schema.vectors_schema(DIM)))
+
+
+if __name__ == "__main__":
+    compile_kernels()
+    compile_kernels(build_config({"cluster": {"weights": "distance", "selection": "eom"}}))

@@ -1,0 +1,78 @@
+"""A run's settings in; the encoder that they name out, or what is wrong with it before any work."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from clustering.config.sections import EmbedSection
+from clustering.encoders.base import Encoder, package_folder
+from clustering.encoders.minilm import MiniLMEncoder, minilm_files
+from clustering.encoders.static import StaticEncoder
+from clustering.encoders.torch import TorchEncoder
+from clustering.encoders.weights import weights_of
+from clustering.errors import ConfigError
+from clustering.kernels.printable import one_line
+
+ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilroberta)")  # in the name of a model
+
+
+def load_encoder(cfg: EmbedSection, commit: str | None = None) -> Encoder:
+    """Load the configured encoder into this process.
+
+    commit : of a model of the hub, see ``weights.commit_of``; None: the hub's or the cache's latest
+    Raises: ConfigError when its package or its files are missing, or damaged.
+    """
+    try:
+        if cfg.encoder == "static":
+            return StaticEncoder(cfg)
+        if cfg.encoder == "minilm":
+            return MiniLMEncoder(cfg)
+        return TorchEncoder(cfg, commit)
+    except (ConfigError, RuntimeError, MemoryError):  # torch says by a RuntimeError that a GPU's memory is full
+        raise
+    except Exception as error:  # the libraries that read weights and vocabularies have errors of their own
+        raise ConfigError([_unreadable(weights_of(cfg) if cfg.model else cfg.encoder, error)]) from error
+
+
+def _unreadable(model: str, error: Exception) -> str:
+    said = one_line(str(error), 200)
+    return f"embed.model: {model} cannot be loaded: {said}. Is a file damaged, cut off, or of another model?"
+
+
+def english_only(cfg: EmbedSection) -> bool:
+    """Whether the encoder is known to be made for English alone."""
+    if cfg.encoder in ("static", "minilm"):
+        return cfg.model is None  # the package's own
+    return cfg.encoder != "bge-m3" and bool(ENGLISH.search(cfg.model or cfg.encoder))
+
+
+def check_encoder(cfg: EmbedSection) -> int | None:
+    """The dimension, read from small files without loading a model; None where only the model knows it.
+
+    Raises: ConfigError when a package or a file that the encoder needs is missing.
+    """
+    if cfg.encoder == "static":
+        return load_encoder(cfg).dim
+    if cfg.encoder == "minilm":
+        minilm_files(cfg)
+        package_folder("onnxruntime", "minilm")
+        return 384
+    package_folder("torch", "bge")
+    package_folder("sentence_transformers", "bge")
+    model = weights_of(cfg)
+    config, modules = Path(model) / "config.json", Path(model) / "modules.json"
+    if not config.is_file():
+        if model.startswith((".", "/")) and not modules.is_file():
+            raise ConfigError([f"embed.model: {model} holds no config.json; give a sentence-transformers folder"])
+        return None
+    try:
+        if modules.is_file():
+            kinds = {module["type"].rpartition(".")[2] for module in json.loads(modules.read_text(encoding="utf-8"))}
+            if not kinds <= {"Transformer", "Pooling", "Normalize"}:
+                return None  # a Dense layer, for one, changes the dimension
+        dim = json.loads(config.read_text(encoding="utf-8")).get("hidden_size")  # DistilBERT calls it otherwise
+        return None if dim is None else int(dim)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ConfigError([_unreadable(model, error)]) from None

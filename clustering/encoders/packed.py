@@ -1,0 +1,381 @@
+"""Token ids in, unit vectors out: the forward pass of BERT's and XLM-R's encoders over texts that lie end to end.
+
+No token is padding: the matrix products run over all tokens of a batch at once, and attention is told where each text
+begins and ends. On a GPU in half precision that is a kernel of this project (Triton) or torch's own attention for
+variable lengths; elsewhere the texts of a batch are laid side by side for attention alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+log = logging.getLogger("covey")
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+ROBERTA = ("xlm-roberta", "roberta", "camembert")  # their positions count from the padding token's id on
+ARCHITECTURES = ("bert", *ROBERTA)
+SIDE_BY_SIDE = 8192  # tokens, padding among them, that attention takes at a time where it must pad
+
+
+def unpackable(model: Any) -> str | None:
+    """Why a SentenceTransformer cannot be read as a packed encoder; None where it can."""
+    kinds = [type(module).__name__ for module in model]
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+        return f"its modules are {', '.join(kinds)}; read are Transformer, Pooling and Normalize"
+    config, pooling = model[0].auto_model.config, model[1]
+    if config.model_type not in ARCHITECTURES:
+        return f"its architecture is {config.model_type}; read are {', '.join(ARCHITECTURES)}"
+    if config.hidden_act != "gelu" or getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return f"its activation is {config.hidden_act}, or its positions are not absolute"
+    if getattr(config, "is_decoder", False):
+        return "it is a decoder"
+    if pooling.pooling_mode not in ("cls", "mean"):
+        return f"it pools by {pooling.pooling_mode}; read are cls and mean"
+    return None
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The texts of one forward pass, on the device."""
+
+    ids: Tensor  # (n_tokens,)
+    positions: Tensor  # (n_tokens,), as the model counts them
+    starts: Tensor  # int32 (n_texts + 1,), where each text begins; the last is n_tokens
+    on_host: IntArray  # (n_texts,), tokens of each text, ascending
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.starts.diff()
+
+    @property
+    def longest(self) -> int:
+        return int(self.on_host[-1])
+
+    def text_of_token(self) -> Tensor:
+        """(n_tokens,): the number of the text that each token belongs to."""
+        numbers = torch.arange(len(self.starts) - 1, device=self.ids.device)
+        return numbers.repeat_interleave(self.lengths, output_size=len(self.ids))
+
+
+def batch_ends(lengths: IntArray, n_tokens: int, *, padded: bool = False) -> Iterator[tuple[int, int]]:
+    """Ranges of texts, ascending by length, that hold at most ``n_tokens`` tokens; one text at least.
+
+    padded : count each text as long as the longest of its range
+    """
+    until = np.cumsum(lengths)
+    start = 0
+    while start < len(lengths):
+        if padded:
+            some = lengths[start : start + n_tokens]
+            end = start + int(np.searchsorted(some * np.arange(1, len(some) + 1), n_tokens, side="right"))
+        else:
+            before = until[start - 1] if start else 0
+            end = int(np.searchsorted(until, before + n_tokens, side="right"))
+        end = max(end, start + 1)
+        yield start, end
+        start = end
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Texts ascending by length, on the host, in memory that a GPU can copy from by itself."""
+
+    ids: Tensor  # (n_tokens,)
+    positions: Tensor  # (n_tokens,), as the model counts them
+    begins: Tensor  # int32 (n_texts + 1,)
+    order: Tensor  # (n_texts,), the places that the texts had
+    lengths: IntArray
+    starts: IntArray  # as ``begins``
+    batches: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Started:
+    """Work that the device has been given."""
+
+    found: Tensor  # float32 (n_texts, dim) on the host
+    done: Any  # the CUDA event behind the last copy; None on a CPU, where the work is done
+
+    def vectors(self) -> FloatArray:
+        """Wait for this work, not for what the device was given later."""
+        if self.done is not None:
+            self.done.synchronize()
+        vectors: FloatArray = self.found.numpy()
+        return vectors
+
+
+class PackedEncoder:
+    """The weights of a SentenceTransformer, and a forward pass over them without padding.
+
+    attention : tiles (Triton), varlen (torch's own, flash attention), padded; None takes the first that works
+    exact_gelu : False lets the GPU compute GELU by tanh, within the matrix product before it; the difference (5e-4 at
+        most) lies below the rounding of half precision. Float32 is always exact.
+    Source: Devlin et al. (2019), arXiv:1810.04805; Conneau et al. (2020), arXiv:1911.02116.
+    """
+
+    def __init__(self, model: Any, attention: str | None = None, *, exact_gelu: bool = False) -> None:
+        """Raises: ValueError for a model that is not one of these encoders."""
+        why = unpackable(model)
+        if why:
+            raise ValueError(f"the model cannot be read as a packed encoder: {why}")
+        inner, config = model[0].auto_model, model[0].auto_model.config
+        self.mean = model[1].pooling_mode == "mean"
+        self.heads: int = config.num_attention_heads
+        self.dim: int = config.hidden_size
+        self.eps: float = config.layer_norm_eps
+        self.pad: int | None = config.pad_token_id if config.model_type in ROBERTA else None
+        with torch.no_grad():
+            self._read(inner)
+        self.device, self.dtype = self.words.device, self.words.dtype
+        self.on_gpu = self.device.type == "cuda" and self.dtype in (torch.float16, torch.bfloat16)
+        self.kernels: Any = _kernels() if self.on_gpu else None
+        self.tanh = self.on_gpu and not exact_gelu
+        self.attention = attention or self._attention()
+        if self.attention == "tiles" and self.kernels is None:
+            raise ValueError("attention by tiles needs a GPU, a model in half precision, and Triton with a C compiler")
+
+    def _read(self, inner: Any) -> None:
+        embeddings = inner.embeddings
+        self.words = embeddings.word_embeddings.weight.detach()
+        # A text is one segment, so the segment's vector can be part of the position's.
+        self.places = embeddings.position_embeddings.weight.detach() + embeddings.token_type_embeddings.weight[0]
+        self.norm = _weights(embeddings.LayerNorm)
+        self.layers = [_Layer.read(layer) for layer in inner.encoder.layer]
+
+    def _attention(self) -> str:
+        if not self.on_gpu:
+            return "padded"
+        width = self.dim // self.heads
+        if self.kernels is not None and width >= 16 and width & (width - 1) == 0:
+            return "tiles"
+        return "varlen" if importlib.util.find_spec("torch.nn.attention.varlen") else "padded"
+
+    def encode(self, ids: IntArray, lengths: IntArray, tokens_per_batch: int) -> FloatArray:
+        """Vectors of unit length, in the texts' order.
+
+        ids : integers, shape (lengths.sum(),), the texts' tokens end to end, special ones among them
+        lengths : integers, shape (n_texts,), 1 to the model's positions
+        tokens_per_batch : tokens that one forward pass takes; a longer text has a pass of its own
+        Returns: float32, shape (n_texts, dim)
+        Raises: ValueError for a text without a token or with more than the model has positions.
+        """
+        return self.start(self.prepare(ids, lengths, tokens_per_batch)).vectors()
+
+    def prepare(self, ids: IntArray, lengths: IntArray, tokens_per_batch: int) -> Prepared:
+        """The CPU's share of ``encode``: texts sorted by length, cut into batches of about one size."""
+        n_places = len(self.places) - (0 if self.pad is None else self.pad + 1)
+        if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= n_places:
+            raise ValueError(
+                f"the texts have {lengths.min()} to {lengths.max()} tokens, the model takes 1 to {n_places}; "
+                f"cut them where they are tokenised"
+            )
+        order = np.argsort(lengths, kind="stable")
+        ids, lengths = _rearranged(ids, lengths, order), lengths[order]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        n_batches = max(1, -(-int(starts[-1]) // tokens_per_batch))
+        level = -(-int(starts[-1]) // n_batches) + int(lengths.max(initial=0))
+        batches = list(batch_ends(lengths, min(level, tokens_per_batch)))
+        positions, begins = self._positions(ids, lengths), starts.astype(np.int32)
+        return Prepared(
+            ids=self._pinned(ids), positions=self._pinned(positions), begins=self._pinned(begins),
+            order=self._pinned(order), lengths=lengths, starts=starts, batches=batches,
+        )  # fmt: skip
+
+    def start(self, prepared: Prepared) -> Started:
+        """Give the device all its work; on a GPU nothing here waits for it. Threads take turns at this."""
+        given = (prepared.ids, prepared.positions, prepared.begins, prepared.order)
+        ids, positions, begins, order = (tensor.to(self.device, non_blocking=True) for tensor in given)
+        starts = prepared.starts
+        vectors = torch.empty((len(order), self.dim), dtype=torch.float32, device=self.device)
+        with torch.inference_mode():
+            for first, last in prepared.batches:
+                held = slice(starts[first], starts[last])
+                own = begins[first : last + 1] - begins[first]
+                pack = Pack(ids[held], positions[held], own, prepared.lengths[first:last])
+                vectors.index_copy_(0, order[first:last], self.forward(pack))
+        if self.device.type != "cuda":
+            return Started(vectors, None)
+        host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
+        host.copy_(vectors, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return Started(host, done)
+
+    def _pinned(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
+    def _positions(self, ids: IntArray, lengths: IntArray) -> IntArray:
+        starts = np.cumsum(lengths) - lengths
+        if self.pad is None:
+            return np.arange(len(ids), dtype=np.int64) - np.repeat(starts, lengths)
+        # A padding token that a text itself spells out counts for nothing, as in transformers.
+        counted = ids != self.pad
+        before = np.concatenate([[0], np.cumsum(counted)])
+        positions: IntArray = (before[1:] - np.repeat(before[starts], lengths)) * counted + self.pad
+        return positions
+
+    def forward(self, pack: Pack) -> Tensor:
+        """Unit vectors of one batch: float32, shape (n_texts, dim), on the device."""
+        states = functional.embedding(pack.ids, self.words) + functional.embedding(pack.positions, self.places)
+        states = functional.layer_norm(states, (self.dim,), *self.norm, self.eps)
+        attend = self._attend(pack)
+        for layer in self.layers[:-1]:
+            q, k, v = functional.linear(states, *layer.qkv).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+            states = self._rest(layer, states, attend(q, k, v))
+        # Of the last layer, CLS pooling reads only the first token of each text.
+        first = None if self.mean else pack.starts[:-1].long()
+        asked = states if first is None else states[first]
+        weight, bias = self.layers[-1].qkv
+        q = functional.linear(asked, weight[: self.dim], bias[: self.dim]).unflatten(-1, (self.heads, -1))
+        k, v = (
+            functional.linear(states, weight[self.dim :], bias[self.dim :])
+            .unflatten(-1, (2, self.heads, -1))
+            .unbind(-3)
+        )
+        states = self._rest(self.layers[-1], asked, attend(q, k, v))
+        if self.mean:
+            states = torch.segment_reduce(states.float(), "mean", lengths=pack.lengths.long(), unsafe=True)
+        return functional.normalize(states.float(), dim=-1)
+
+    def _rest(self, layer: _Layer, states: Tensor, mixed: Tensor) -> Tensor:
+        """A layer behind its attention."""
+        states = self._add_norm(functional.linear(mixed.flatten(-2), *layer.out), states, layer.norm)
+        weight, bias = layer.up
+        if self.tanh:  # in the matrix product's own kernel
+            wide = torch._addmm_activation(bias, states, weight.t(), use_gelu=True)
+        else:
+            wide = functional.gelu(functional.linear(states, weight, bias))
+        return self._add_norm(functional.linear(wide, *layer.down), states, layer.norm_2)
+
+    def _add_norm(self, change: Tensor, states: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+        if self.kernels is not None:
+            return self.kernels.add_norm(change, states, *weights, self.eps)
+        return functional.layer_norm(change + states, (self.dim,), *weights, self.eps)
+
+    def _attend(self, pack: Pack) -> Any:
+        """Attention within each text: (q, k, v), each of shape (n, heads, width), to the mixed v of q's shape.
+
+        q holds every token, or the first one of each text.
+        """
+        if self.attention == "tiles":
+            return self.kernels.attention(pack)
+        if self.attention == "varlen":
+            return _varlen(pack)
+        return _padded(pack)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    qkv: tuple[Tensor, Tensor]  # weight and bias of the three products in one
+    out: tuple[Tensor, Tensor]
+    norm: tuple[Tensor, Tensor]
+    up: tuple[Tensor, Tensor]
+    down: tuple[Tensor, Tensor]
+    norm_2: tuple[Tensor, Tensor]
+
+    @staticmethod
+    def read(layer: Any) -> _Layer:
+        own, output = layer.attention.self, layer.attention.output
+        three = [_weights(linear) for linear in (own.query, own.key, own.value)]
+        weight, bias = (torch.cat(same) for same in zip(*three, strict=True))
+        return _Layer(
+            (weight, bias), _weights(output.dense), _weights(output.LayerNorm),
+            _weights(layer.intermediate.dense), _weights(layer.output.dense), _weights(layer.output.LayerNorm),
+        )  # fmt: skip
+
+
+def _weights(module: Any) -> tuple[Tensor, Tensor]:
+    return module.weight.detach(), module.bias.detach()
+
+
+def _kernels() -> Any:
+    """The module with this project's GPU kernels; None where Triton or its C compiler is missing."""
+    try:
+        from clustering.encoders import triton_kernels
+
+        triton_kernels.check()
+    except Exception as error:  # Triton raises what its compiler, the driver or the C compiler raised
+        log.warning(
+            "embed: own GPU kernels are left out (%s: %s); torch's own take longer", type(error).__name__, error
+        )
+        return None
+    return triton_kernels
+
+
+def token_ids(tokenizer: Any, texts: list[str]) -> tuple[IntArray, IntArray, int]:
+    """The texts' tokens end to end, their lengths, and how many texts were cut.
+
+    tokenizer : of the library tokenizers, without padding, told where to cut; it works on all cores and holds no lock
+    """
+    found = tokenizer.encode_batch_fast(texts)
+    each = [encoding.ids for encoding in found]
+    lengths = np.fromiter(map(len, each), np.int64, len(each))
+    ids = np.fromiter(chain.from_iterable(each), np.int64, int(lengths.sum()))
+    return ids, lengths, sum(bool(encoding.overflowing) for encoding in found)
+
+
+def _rearranged(ids: IntArray, lengths: IntArray, order: IntArray) -> IntArray:
+    """The tokens of the texts in another order of the texts."""
+    starts = np.cumsum(lengths) - lengths
+    taken = lengths[order]
+    moved: IntArray = ids[np.arange(len(ids)) + np.repeat(starts[order] - (np.cumsum(taken) - taken), taken)]
+    return moved
+
+
+def _varlen(pack: Pack) -> Any:
+    from torch.nn.attention.varlen import varlen_attn
+
+    singly = torch.arange(len(pack.starts), dtype=torch.int32, device=pack.starts.device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        asked, longest = (pack.starts, pack.longest) if len(q) == len(k) else (singly, 1)
+        out: Tensor = varlen_attn(q, k, v, asked, pack.starts, longest, pack.longest)
+        return out
+
+    return attend
+
+
+def _padded(pack: Pack) -> Any:
+    """Texts of like lengths side by side, as many as SIDE_BY_SIDE holds, filled up to the longest of them."""
+    starts = np.concatenate([[0], np.cumsum(pack.on_host)])
+    buckets = list(batch_ends(pack.on_host, SIDE_BY_SIDE, padded=True))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        for first, last in buckets:
+            held = slice(starts[first], starts[last])
+            asked = held if len(q) == len(k) else slice(first, last)
+            out[asked] = _bucket(q[asked], k[held], v[held], pack.lengths[first:last], int(pack.on_host[last - 1]))
+        return out
+
+    return attend
+
+
+def _bucket(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, longest: int) -> Tensor:
+    inside = torch.arange(longest, device=k.device) < lengths[:, None]
+    full = inside.numel() == len(k)
+
+    def side_by_side(packed: Tensor) -> Tensor:
+        if len(packed) < len(k):
+            return packed[:, :, None]
+        if full:
+            return packed.unflatten(0, inside.shape).transpose(1, 2)
+        laid = packed.new_zeros((*inside.shape, *packed.shape[1:]))
+        laid[inside] = packed
+        return laid.transpose(1, 2)
+
+    mask = None if full else inside[:, None, None]
+    mixed = functional.scaled_dot_product_attention(*map(side_by_side, (q, k, v)), attn_mask=mask).transpose(1, 2)
+    return mixed.flatten(0, 1) if full or len(q) < len(k) else mixed[inside]

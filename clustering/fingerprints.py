@@ -1,0 +1,79 @@
+"""Configuration and input in; for each stage a digest of all that its artefact depends on, out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from clustering.config.sections import RunConfig
+from clustering.encoders.weights import UNKNOWN, commit_of, hub_name, noted, state_of
+from clustering.runs.directory import RunDir
+from clustering.runs.storage import digest
+from clustering.sources.collection import Source
+from clustering.sources.files import InputFile
+
+
+def known_commit(config: RunConfig, run: RunDir) -> str | None:
+    """The commit of a model of the hub that the run embeds with, see ``commit_of``; None of other models."""
+    name = hub_name(config.embed)
+    if name is None:
+        return None
+    before = [held.get("versions") for held in (run.manifest, run.results)] if config.run.resume else []
+    return commit_of(name, noted(name, *before))
+
+
+def commits(config: RunConfig, commit: str | None) -> dict[str, str]:
+    """A model of the hub with its commit, as the manifest keeps it among the versions."""
+    name = hub_name(config.embed) if config.read.collection is None else None
+    return {name: commit or UNKNOWN} if name else {}
+
+
+def stage_fingerprints(
+    config: RunConfig, source: list[InputFile] | Source, commit: str | None = None
+) -> dict[str, str]:
+    """A digest for each stage of all that its artefact depends on; a changed one means that the stage is redone.
+
+    commit : of a model of the hub, see ``commit_of``
+    """
+    settings = config.as_dict()
+
+    def part(section: str, *keys: str) -> dict[str, Any]:
+        return {key: settings[section][key] for key in keys}
+
+    marks: dict[str, str] = {}
+    if isinstance(source, Source):  # its vectors are taken as they are
+        given = _without(settings["read"]["collection"], "token_env", "token_file", "ca_file", "server_name")
+        marks["read"] = marks["embed"] = digest({**settings["read"], "collection": given}, asdict(source))
+    else:
+        marks["read"] = digest(settings["read"], [(file.uri, file.size, file.changed) for file in source])
+        marks["embed"] = digest(marks["read"], state_of(config.embed, commit))
+    # A collection that is named by the run's directory keeps its name when the directory gets another.
+    marks["store"] = digest(marks["embed"], part("store", "uri", "db_name", "index", "params", "metric", "collection"))
+    marks["search"] = digest(
+        marks["store"], part("search", "k", "params", "target_recall", "recall_sample"), config.run.seed, "with cells"
+    )
+    return {**marks, **later_fingerprints(config, marks["search"])}
+
+
+def later_fingerprints(config: RunConfig, search: str) -> dict[str, str]:
+    """The digests of the stages after the search, from the search's."""
+    settings = config.as_dict()
+    marks: dict[str, str] = {}
+    marks["graph"] = digest(search, settings["graph"], "with radius")
+    diffused = config.cluster.weights == "diffused"
+    others = [config.run.seed] if diffused else [settings["cluster"]["budget"]]
+    if not diffused or config.cluster.core_rank > 1:
+        others.append(settings["cluster"]["copies"])
+    marks["forest"] = digest(marks["graph"], config.cluster.weights, config.cluster.core_rank, others)
+    marks["cluster"] = digest(marks["forest"], settings["cluster"])
+    titles = settings["describe"]["titles"] and _without(settings["describe"]["titles"], "key_env")
+    marks["describe"] = digest(marks["cluster"], {**settings["describe"], "titles": titles})
+    marks["project"] = digest(search, settings["project"], config.run.seed)
+    marks["plot"] = digest(marks["describe"], marks["project"], settings["plot"], config.name, config.run.seed)
+    marks["report"] = digest(marks["plot"], settings["run"]["prices"])
+    return marks
+
+
+def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Settings without those that say how something is reached, not what it is."""
+    return {key: value for key, value in settings.items() if key not in keys}

@@ -1,0 +1,1 @@
+"""What is done with a finished run: new texts assigned, results evaluated, clusters made anew."""

@@ -1,0 +1,249 @@
+"""A finished run and new texts in; the clusters they belong to out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from clustering import schema
+from clustering.config.sections import EmbedSection, RunConfig
+from clustering.encoders.base import Encoder
+from clustering.encoders.loading import load_encoder
+from clustering.encoders.weights import UNKNOWN, hub_name, noted, weights_of
+from clustering.errors import ConfigError, StageError
+from clustering.kernels.hierarchy.placement import Placed, Reach, vote
+from clustering.kernels.topk import FloatArray, IntArray, dot_distance
+from clustering.runs.artefacts import load_forest, load_group_sizes
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import load_assignment, parts, rows_without_vector, vectors_of
+from clustering.runs.storage import (
+    ANEW,
+    Location,
+    atomic_write,
+    check_writable,
+    load_array,
+    locate,
+    read_schema,
+    read_table,
+)
+from clustering.schema import Figures
+from clustering.sources.detection import find_files
+from clustering.sources.folding import TextCleaner
+from clustering.sources.formats.columns import as_type
+from clustering.sources.formats.tally import Tally
+from clustering.stages.read import read_columns_of
+from clustering.workers.exact_search import exact_neighbors, windowed
+from clustering.workers.tasks import unwrapped_errors
+
+SAME = 2e-6  # 1 - cosine of equal texts, by rounding
+ALIKE = 0.95  # cosine of a text's vector with the one that the run has of it; below, another model has made it
+SAMPLE = 16  # texts of the run that are compared so
+BATCH = 2000  # texts that are encoded and searched at once
+ASSIGNED = pa.schema(
+    [
+        ("text_id", pa.string()),  # in the type that the run's ids have
+        ("label", pa.int32()),
+        ("strength", pa.float32()),
+        ("home", pa.int32()),
+        ("home_strength", pa.float32()),
+        ("nearest_row", pa.int64()),
+        ("distance", pa.float32()),
+    ]
+)
+
+
+def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str | Location) -> Figures:
+    """Place new texts in the clusters of a finished run, by exact search over its vectors; the run is not changed.
+
+    With ``cluster.weights=diffused`` a text is placed by as many of its nearest as diffusion averages over, weighed by
+    a Gaussian of the distance: ``home`` is the home of most of them; ``label`` is the label (or noise) of most of those
+    in whose own lists the text would stand, -1 where there is none. With ``distance`` a new text meets the run's texts
+    at mutual reachability: ``home`` is the home of the text it meets first, ``label`` the same cluster when it meets it
+    no higher than the cluster's own members meet each other, else -1. A text that the run already has gets what it has
+    there; so does a new one whose vector equals that of a text.
+
+    config : the run's, whose encoder is loaded: see ``trust.with_encoder`` where others may have prepared the directory
+    paths : files with the run's text columns (and its id column); output : a Parquet file
+    Returns: records, empty (left out), assigned (label not -1).
+    Raises: ConfigError when the run is not finished or the files do not fit its configuration.
+    """
+    if not run.whole or not (run / "assignment.parquet").exists():
+        raise ConfigError([f"{run.path} holds no finished clusters; finish it with covey run first"])
+    read = config.read
+    if read.collection is not None:
+        raise ConfigError(
+            [
+                f"{run.path} clusters the vectors of a collection; their encoder is not known here, so new texts "
+                f"cannot be given vectors that fit"
+            ]
+        )
+    if not all(paths):
+        raise ConfigError(["--input is empty; name files"])
+    check_writable(locate(output), "--output")
+    read = replace(
+        read, paths=tuple(paths), limit=None, keep=(), time_column=None, source_column=None, link_column=None
+    )
+    files = find_files(read, patience_s=config.run.patience_s)
+    _refuse_overwriting(run, locate(output), [file.uri for file in files])
+    table = read_columns_of(files, read)
+    texts, _ = TextCleaner(read)(table, Tally())
+    ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.WHERE], table[schema.WHERE])
+    kept = [number for number, text in enumerate(texts) if text]
+    encoder: Any = ray.remote(_Encoder).options(num_gpus=config.embed.gpus_per_actor).remote(run, config.embed)
+    clusters = _Clusters(run, config)
+    known = known_texts(run, texts)
+    assigned = 0
+    layout = ASSIGNED.set(0, pa.field("text_id", ids.type))
+    with atomic_write(locate(output)) as temporary, pq.ParquetWriter(temporary, layout) as writer:
+        for start in range(0, len(kept), BATCH):
+            batch = kept[start : start + BATCH]
+            rows = np.array([known.get(texts[number], -1) for number in batch])
+            new = [texts[number] for number, row in zip(batch, rows, strict=True) if row < 0]
+            with unwrapped_errors():
+                vectors: Any = ray.get(encoder.encode.remote(new)) if new else None
+            placed = clusters.table(ids.take(pa.array(batch, pa.int64())), rows, vectors)
+            assigned += int((placed["label"].to_numpy() >= 0).sum())
+            writer.write_table(placed)
+    return {"records": len(texts), "empty": len(texts) - len(kept), "assigned": assigned}
+
+
+def _refuse_overwriting(run: RunDir, output: Location, inputs: list[str]) -> None:
+    """Raises: ConfigError when the output would take the place of an input, or of what the run has left."""
+    if run.wrote(str(output)):
+        raise ConfigError([f"--output {output} is an artefact of the run, which is not changed; name another file"])
+    for uri in inputs:
+        given = locate(uri)
+        same = given == output
+        if isinstance(given, Path) and isinstance(output, Path) and output.exists():
+            same = given.samefile(output)
+        if same:
+            raise ConfigError([f"--output {output} is a file of --input, whose place it would take; name another file"])
+
+
+def ids_like(run: RunDir, given: pa.ChunkedArray, places: pa.ChunkedArray) -> pa.Array:
+    """The ids of new records in the type that the run's have, where they fit; else as strings."""
+    members = parts(run / "members")
+    kind = read_schema(members[0]).field("text_id").type if members else pa.string()
+    ids = given.combine_chunks()
+    try:
+        ids = ids.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        ids = as_type(ids, pa.string())
+    return pc.coalesce(pc.if_else(pc.equal(ids, ""), None, ids), places) if pa.types.is_string(ids.type) else ids
+
+
+def known_texts(run: RunDir, texts: list[str]) -> dict[str, int]:
+    """The rows of those texts that the run already has."""
+    asked = ray.put(pa.array(set(texts), pa.string()))
+    found: dict[str, int] = {}
+    for some in windowed(_known_in, [(path, asked) for path in parts(run / "texts")]):
+        found.update(some)
+    return found
+
+
+def _known_in(path: Location, asked: pa.Array) -> dict[str, int]:
+    table = read_table(path, columns=["row", "text"])
+    held = table.filter(pc.is_in(table["text"], value_set=asked))
+    return dict(zip(held["text"].to_pylist(), held["row"].to_pylist(), strict=True))
+
+
+class _Encoder:
+    """The run's encoder on a worker, loaded with the first texts: Ray would wrap an error before them."""
+
+    def __init__(self, run: RunDir, cfg: EmbedSection) -> None:
+        self.run, self.cfg = run, cfg
+        self.encoder: Encoder | None = None
+
+    def encode(self, texts: list[str]) -> FloatArray:
+        """Raises: ConfigError when texts of the run get other vectors than the run has."""
+        if self.encoder is None:
+            name = hub_name(self.cfg)
+            commit = noted(name, self.run.results.get("versions")) if name else None
+            self.encoder = load_encoder(self.cfg, None if commit == UNKNOWN else commit)
+            self._compare(self.encoder)
+        return self.encoder.encode(texts).vectors
+
+    def _compare(self, encoder: Encoder) -> None:
+        texts, vectors = (read_table(parts(self.run / folder)[0]) for folder in ("texts", "vectors"))
+        held = vectors_of(vectors)
+        some = np.flatnonzero(held.any(axis=1))[:SAMPLE]
+        again = encoder.encode(texts["text"].take(pa.array(some)).to_pylist()).vectors
+        fits = held.shape[1] == again.shape[1]
+        alike = float(np.median((held[some] * again).sum(axis=1))) if fits and some.size else 1.0
+        if fits and alike >= ALIKE:
+            return
+        why = f"their cosine is {alike:.2f}" if fits else f"of {again.shape[1]} dimensions, not {held.shape[1]}"
+        raise ConfigError(
+            [
+                f"{weights_of(self.cfg)} gives the run's own texts other vectors than the run has ({why}), so new ones "
+                f"would get none that fit. Name the model that the run was made with: embed.encoder, embed.model, or "
+                f"--config"
+            ]
+        )
+
+
+class _Clusters:
+    """What placing a text needs of a run: an entry a text or a cluster, no vectors."""
+
+    def __init__(self, run: RunDir, config: RunConfig) -> None:
+        self.vectors = run / "vectors"
+        if not parts(self.vectors):
+            raise StageError(f"{self.vectors} is missing. {ANEW}")
+        self.metric, self.min_samples = config.store.metric, config.cluster.core_rank
+        self.core = load_array(run / "forest" / "core.npy")
+        self.without = rows_without_vector(self.vectors)
+        self.k = min(config.search.k, self.core.size - self.without.size)
+        assignment = load_assignment(run)
+        self.held = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
+        self.diffused = config.cluster.weights == "diffused"
+        if self.diffused:
+            self.radius = load_array(run / "graph" / "radius.npy")
+            self.longest, self.averaged = config.graph.max_distance, load_group_sizes(run).averaged
+            return
+        self.reach = Reach.of(load_forest(run), self.core, self.held["label"], self.held["home"], self.min_samples)
+
+    def table(self, ids: pa.Array, rows: IntArray, vectors: FloatArray | None) -> pa.Table:
+        """The table of assign_texts for some texts.
+
+        rows : of texts that the run already has, which are where the run has put them; -1 for new ones
+        vectors : of the new ones, in their order; None where there are none
+        """
+        columns = {name: held[rows] for name, held in self.held.items()}
+        columns |= {"nearest_row": rows.copy(), "distance": np.zeros(len(rows), np.float32)}
+        without = np.isin(rows, self.without)
+        new = rows < 0
+        if vectors is not None:
+            for name, column in self.place(vectors).items():
+                columns[name][new] = column
+            without[new] = ~vectors.any(axis=1)  # of these nothing is known: noise without a home
+            for name in ("label", "home", "strength", "home_strength"):
+                columns[name][new & without] = -1 if name in ("label", "home") else 0
+        typed = {
+            name: pa.array(
+                column.astype(ASSIGNED.field(name).type.to_pandas_dtype()),
+                mask=without if name in ("nearest_row", "distance") else None,
+            )
+            for name, column in columns.items()
+        }
+        return pa.table({"text_id": ids, **typed}, schema=ASSIGNED.set(0, pa.field("text_id", ids.type)))
+
+    def place(self, vectors: FloatArray) -> Placed:
+        """The columns of new texts, by their vectors."""
+        rows, dots = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
+        away = dot_distance(dots, self.metric)
+        found = self._by_neighbors(rows, away) if self.diffused else self.reach.meet(rows, away)
+        known = dots[:, 0] >= 1 - SAME  # the run has a text with an equal vector
+        placed = {name: np.where(known, self.held[name][rows[:, 0]], column) for name, column in found.items()}
+        return {**placed, "nearest_row": rows[:, 0], "distance": away[:, 0]}
+
+    def _by_neighbors(self, rows: IntArray, away: FloatArray) -> Placed:
+        radius = np.minimum(self.radius[rows], np.float32(np.inf if self.longest is None else self.longest))
+        length = away if self.metric == "L2" else np.sqrt(2 * away)
+        return vote(rows, length, away <= radius, self.averaged, self.held["label"], self.held["home"])

@@ -1,0 +1,294 @@
+"""A spanning forest and the number of copies of each text in; labels, strengths, homes and layers of the texts out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from clustering.kernels.graph.forest import FloatArray, Forest, IntArray
+from clustering.kernels.graph.group_sizes import FEWEST, MIN_CLUSTER_SIZE, GroupSizes
+from clustering.kernels.hierarchy import modularity_cut
+from clustering.kernels.hierarchy.condensed_tree import (
+    Clusters,
+    CondensedTree,
+    cluster_forest,
+    cluster_nodes,
+    condense,
+    finish_labels,
+    leaves_of,
+    renumber,
+)
+from clustering.kernels.hierarchy.homes import grow_homes, home_strength, median_height
+
+PRESETS = {"events": 7, "topics": 50}  # neighbors in the quality graph
+NEIGHBORS = 10  # without a preset
+APART = 2  # times as many clusters in the next finer layer, at least
+BROADER = 2  # layers above the chosen one at most
+DOUBLINGS = 16  # of the resolution, within which a layer is looked for
+LUMP = 0.25  # share of the texts in one cluster with which a layer says nothing
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How clusters are chosen from the tree; the names are those of the configuration's section ``cluster``."""
+
+    selection: str = "modularity"
+    preset: str | None = None
+    granularity: int | None = None
+    min_cluster_size: int | None = None
+    epsilon: float = 0.0
+    max_cluster_size: int = 0
+    allow_single_cluster: bool = False
+    copies: str = "fold"
+    layers: int = 6
+
+    @property
+    def neighbors(self) -> int:
+        """First neighbors of each text that the choice looks at."""
+        return 0 if self.selection != "modularity" else PRESETS.get(self.preset or "", NEIGHBORS)
+
+    def smallest(self, grain: GroupSizes) -> int:
+        """Texts that a cluster has at least."""
+        if self.min_cluster_size is not None:
+            return self.min_cluster_size
+        if self.selection != "modularity" or self.preset == "topics":
+            return MIN_CLUSTER_SIZE
+        return FEWEST if self.preset == "events" else grain.min_cluster_size
+
+    def gamma(self, grain: GroupSizes, n_nodes: int) -> float:
+        """The resolution of modularity. Subjects are broad, however small the groups that lie within them."""
+        return (GroupSizes() if self.preset == "topics" else grain).gamma(n_nodes, self.granularity)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What clustering says of every distinct text.
+
+    label : int64, -1 is noise; clusters are numbered by records, then by smallest row
+    strength, outlier_score : float64, 0 to 1
+    home : int64, the cluster that a noise text meets first; home_strength : float32, 1 for members
+    layers : int64, shape (n_texts, n_layers), the cluster in each layer, broadest first, one of them ``label``; a
+        cluster that stands in several layers has one number; clusters of other layers follow those of ``label``
+    parent : int64, a value for each cluster of any layer, the one around it in a broader layer, -1 for none
+    persistence : float64, a value for each cluster of any layer, 0 to 1
+    count : clusters in ``label``; chosen : which layer that is; alone : clusters that are the copies of one text
+    gammas : the resolution of each layer; modularity : of ``home`` (None where none was measured)
+    tree : over the nodes of the forest
+    """
+
+    label: IntArray
+    strength: NDArray[np.float64]
+    outlier_score: NDArray[np.float64]
+    home: IntArray
+    home_strength: FloatArray
+    layers: IntArray
+    parent: IntArray
+    persistence: NDArray[np.float64]
+    count: int
+    chosen: int
+    alone: int
+    gammas: list[float]
+    modularity: float | None
+    tree: CondensedTree
+
+
+def label_texts(
+    forest: Forest,
+    copies: NDArray[np.int32],
+    core: FloatArray,
+    choice: Choice,
+    *,
+    floor: float,
+    nearest: NDArray[Any] | None = None,
+    piece: IntArray | None = None,
+    grain: GroupSizes = GroupSizes(),  # noqa: B008 (frozen)
+) -> Labels:
+    """Cluster the texts of a forest.
+
+    copies : int32, shape (n_texts,), records a text; core : float32, shape (n_texts,), core distances
+    floor : the shortest distance; nearest : shape (n_texts, choice.neighbors), -1 where a list is shorter
+    piece : the smallest row of the texts with an equal vector; none: all differ
+    """
+    n_texts = copies.size
+    weigh = choice.copies == "weigh"
+    nodes = unfold_copies(forest, copies, core, floor) if weigh else forest
+    n_nodes = int(copies.sum()) if weigh else n_texts
+    smallest = choice.smallest(grain)
+    layers: _Layers | None = None
+    if choice.selection == "modularity":
+        tree = condense(nodes, n_nodes, smallest)
+        gamma = choice.gamma(grain, n_nodes)
+        layers = _Layers(nodes, tree, choice, nearest, copies if weigh else None, gamma)
+        found = layers.clusters(layers.maps[layers.chosen])
+    else:
+        found = cluster_forest(
+            nodes, n_nodes, min_cluster_size=smallest, selection=choice.selection, epsilon=choice.epsilon,
+            max_cluster_size=choice.max_cluster_size, allow_single_cluster=choice.allow_single_cluster,
+        )  # fmt: skip
+    label, strength, persistence = finish_labels(found, copies, smallest, piece)
+    home, height = grow_homes(forest.left, forest.right, forest.distance, label)
+    count = len(persistence)
+    table, parent = label[:, None], np.full(count, -1, np.int64)
+    if layers is not None:
+        table, parent, persistence = layers.numbered(found, label, persistence, copies)
+    return Labels(
+        label=label,
+        strength=strength,
+        outlier_score=found.outlier_score[:n_texts],
+        home=home,
+        home_strength=home_strength(height, median_height(forest.distance)),
+        layers=table,
+        parent=parent,
+        persistence=persistence,
+        count=count,
+        chosen=layers.chosen if layers else 0,
+        alone=count - len(found.persistence),
+        gammas=layers.gammas if layers else [],
+        modularity=layers.modularity if layers else None,
+        tree=found.tree,
+    )
+
+
+class _Layers:
+    """Nested ways to share out the leaves of a tree: broad themes, the chosen clusters, and what lies within them."""
+
+    def __init__(
+        self,
+        forest: Forest,
+        tree: CondensedTree,
+        choice: Choice,
+        nearest: NDArray[Any] | None,
+        copies: NDArray[np.int32] | None,
+        gamma: float,
+    ) -> None:
+        if nearest is None:
+            raise ValueError("selection='modularity' needs the first neighbors of each row")
+        self.tree = tree
+        alone = choice.allow_single_cluster and tree.pieces == 1 and tree.cluster.size > 1
+        self.leaves = leaves_of(tree, alone and tree.parent.size == 1)
+        topics = choice.preset == "topics"
+        quality = modularity_cut.measure_tree(forest, tree, self.leaves, nearest, shared=not topics, copies=copies)
+        if topics:
+            leaf_number = np.cumsum(self.leaves) - 1
+            graph = modularity_cut.unit_graph(quality, np.where(quality.leaf >= 0, leaf_number[quality.leaf], -1))
+            group = modularity_cut.merge_units(graph, gamma)
+            chosen = np.where(self.leaves, group[leaf_number] if group.size else -1, -1)
+            graph = modularity_cut.contract(graph, group)
+        else:
+            chosen = modularity_cut.cut_tree(tree, quality, gamma, alone)
+            graph = modularity_cut.unit_graph(quality, np.where(quality.leaf >= 0, chosen[quality.leaf], -1))
+        self.modularity = modularity_cut.modularity(graph, gamma)
+        self.maps, self.gammas = [chosen], [gamma]
+        texts = np.bincount(quality.leaf[quality.leaf >= 0], minlength=tree.parent.size)
+        self._add_broader(graph, gamma, texts, min(BROADER + 1, choice.layers))
+        self.chosen = len(self.maps) - 1
+        self._add_finer(quality, gamma, choice.layers)
+
+    def _add_broader(self, graph: csr_array, gamma: float, texts: IntArray, most: int) -> None:
+        """Merge the clusters of the layer before, at ever lower resolution, until half of them are left."""
+        for doubling in range(1, DOUBLINGS):
+            if len(self.maps) >= most or graph.shape[0] < 2 * APART:
+                break
+            group = modularity_cut.merge_units(graph, gamma / 2**doubling)
+            count = int(group.max()) + 1
+            if count * APART > graph.shape[0]:
+                continue
+            last = self.maps[0]
+            broader = np.where(last >= 0, group[last], -1)
+            held = np.bincount(broader[self.leaves], weights=texts[self.leaves], minlength=count)
+            if count < 2 or held.max() > LUMP * texts.sum():
+                break
+            self.maps.insert(0, broader)
+            self.gammas.insert(0, gamma / 2**doubling)
+            graph = modularity_cut.contract(graph, group)
+
+    def _add_finer(self, quality: modularity_cut.Quality, gamma: float, most: int) -> None:
+        """Cut the tree at ever higher resolution, within the layer before, until there are twice as many clusters."""
+        for doubling in range(1, DOUBLINGS):
+            if len(self.maps) >= most:
+                break
+            last, finer = self.maps[-1], modularity_cut.cut_tree(self.tree, quality, gamma * 2**doubling)
+            pairs = last[self.leaves] * (int(finer.max(initial=-1)) + 1) + finer[self.leaves]
+            within = np.full(last.size, -1, np.int64)
+            _, within[self.leaves] = np.unique(pairs, return_inverse=True)
+            if within.max(initial=-1) + 1 >= max(APART * (last.max(initial=-1) + 1), APART):
+                self.maps.append(within)
+                self.gammas.append(gamma * 2**doubling)
+
+    def clusters(self, leaf_label: IntArray) -> Clusters:
+        return cluster_nodes(self.tree, modularity_cut.common_labels(self.tree, self.leaves, leaf_label))
+
+    def numbered(
+        self, found: Clusters, label: IntArray, persistence: NDArray[np.float64], copies: NDArray[np.int32]
+    ) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
+        """Number the clusters of all layers: those of ``label`` as they are, the others after them, layer by layer.
+
+        found : the chosen layer's clusters; label, persistence : the same in their lasting order
+        Returns: layers, parent and persistence as in ``Labels``.
+        """
+        numbers, columns = {self.chosen: _renamed(found.label, label)}, {self.chosen: label}
+        alone = (found.label[: label.size] < 0) & (label >= 0)
+        persistences, total = [persistence], len(persistence)
+        below = [(layer, layer - 1) for layer in range(self.chosen + 1, len(self.maps))]
+        above = [(layer, layer + 1) for layer in range(self.chosen - 1, -1, -1)]
+        for layer, beside in below + above:
+            mine, theirs = self._pairs(layer, beside)
+            broad = theirs if layer > beside else mine
+            same = np.bincount(broad)[broad] == 1  # a cluster of the broader layer that is one of the finer, too
+            found = self.clusters(self.maps[layer])
+            number = np.full(found.persistence.size, -1, np.int64)
+            number[mine[same]] = numbers[beside][theirs[same]]
+            new = np.flatnonzero(number < 0)
+            ordered, _ = renumber(found.label[: label.size], copies, found.persistence)
+            rank = _renamed(found.label, ordered, found.persistence.size)
+            new = new[np.argsort(rank[new], kind="stable")]
+            number[new] = total + np.arange(new.size)
+            persistences.append(found.persistence[new])
+            total += new.size
+            column = np.append(number, -1)[found.label[: label.size]]
+            columns[layer] = np.where(alone & (column < 0), label, column)
+            numbers[layer] = number
+        parent = np.full(total, -1, np.int64)
+        for layer in range(1, len(self.maps)):
+            mine, theirs = self._pairs(layer, layer - 1)
+            inner, around = numbers[layer][mine], numbers[layer - 1][theirs]
+            parent[inner[inner != around]] = around[inner != around]
+            rows = alone & (columns[layer] == label) & (columns[layer - 1] != label)  # copies that lie in a broader one
+            parent[label[rows]] = columns[layer - 1][rows]
+        table = np.stack([columns[layer] for layer in range(len(self.maps))], axis=1)
+        return table, parent, np.concatenate(persistences)
+
+    def _pairs(self, layer: int, beside: int) -> NDArray[Any]:
+        """The clusters of two layers that share leaves, each pair once."""
+        return np.unique(np.stack([self.maps[layer][self.leaves], self.maps[beside][self.leaves]]), axis=1)
+
+
+def _renamed(old: IntArray, new: IntArray, n_old: int | None = None) -> IntArray:
+    """The new number of each old label, from rows that have both; the number of rows where none has."""
+    name = np.full(int(old.max(initial=-1)) + 1 if n_old is None else n_old, new.size, np.int64)
+    inside = old[: new.size] >= 0
+    name[old[: new.size][inside]] = new[inside]
+    return name
+
+
+def unfold_copies(forest: Forest, copies: NDArray[np.int32], core: FloatArray, floor: float) -> Forest:
+    """Give every further copy of a text a node of its own, tied to the text at the text's core distance.
+
+    copies : int32, shape (n_texts,), nodes a text; core : float32, shape (n_texts,); floor : the shortest distance
+    Returns: a forest over sum(copies) nodes whose first n_texts are the texts; the same forest when all are 1.
+    """
+    extra = copies.astype(np.int64) - 1
+    if not extra.any():
+        return forest
+    owner = np.repeat(np.arange(copies.size, dtype=np.int64), extra)
+    copy = copies.size + np.arange(owner.size, dtype=np.int64)
+    left, right = np.concatenate([forest.left, owner]), np.concatenate([forest.right, copy])
+    # A text without any edge has no core distance, yet its copies belong together: far out, but not at infinity.
+    reach = np.minimum(np.maximum(core[owner], np.float32(floor)), np.float32(1e6))
+    distance = np.concatenate([forest.distance, reach])
+    order = np.lexsort((right, left, distance))
+    return Forest(left[order], right[order], distance[order])

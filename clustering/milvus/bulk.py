@@ -1,0 +1,300 @@
+"""vectors/ in, entities in a collection out, through Parquet files that the server imports itself."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pymilvus import MilvusException
+from pymilvus.grpc_gen import common_pb2, milvus_pb2
+
+from clustering.config.sections import StoreSection
+from clustering.errors import ConfigError, StoreError
+from clustering.milvus.channel import Channel, connected, server_version
+from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.protocol import ROW, VECTOR
+from clustering.milvus.retry import RefusedError, reason_of, retry
+from clustering.monitoring import progress
+from clustering.runs.directory import RunDir
+from clustering.runs.object_store import filesystem_of, is_local
+from clustering.runs.parts import parts, stored_vectors
+from clustering.runs.storage import read_metadata, read_schema, read_table, write_json
+from clustering.schema import Figures
+from clustering.workers.nodes import node_cpus
+from clustering.workers.pool import Item, map_parts
+
+FILE_BYTES = 512 << 20  # of vectors in a file: a server's segment; each file is a job, and jobs wait for each other
+OLDEST = (2, 3, 0)  # the first server that reads Parquet
+REST = (2, 4, 0)  # the first whose import jobs are a REST service
+POLL_S = 0.5
+ASKED, DONE = "asked", "done"
+# What servers of 2.5, of 2.3 and older ones say of a job that ended more than three hours ago.
+FORGOTTEN = ("job does not exist", "key not found", "task id doesn't exist")
+FAILED = {common_pb2.ImportFailed, common_pb2.ImportFailedAndCleaned}
+
+
+def check_bulk(address: Endpoint, store: StoreSection, version: tuple[int, ...]) -> None:
+    """Before any work: the server imports Parquet, and the place for the files can be written.
+
+    Raises: ConfigError that says what the server cannot do, or what is wrong with store.bulk_path.
+    """
+    shown = ".".join(map(str, version))
+    if version < OLDEST:
+        raise ConfigError([f"store.load=bulk: the server at {address.uri} is {shown}; Parquet imports begin with 2.3"])
+    if version >= REST:
+        _post(address, "list", {"collectionName": address.collection}, absent_is_fine=True)
+    filesystem, folder = files_of(store)
+    try:
+        filesystem.create_dir(folder, recursive=True)
+        with filesystem.open_output_stream(f"{folder}/.covey-probe") as probe:
+            probe.write(b"covey")
+        filesystem.delete_file(f"{folder}/.covey-probe")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigError([f"store.bulk_path: {store.bulk_path} cannot be written: {error}"]) from None
+
+
+def files_of(store: StoreSection) -> tuple[pa.fs.FileSystem, str]:
+    """The file system of store.bulk_path, and the path within it.
+
+    Raises: ConfigError for a URI that names no file system.
+    """
+    path = str(store.bulk_path)
+    try:
+        return filesystem_of(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"store.bulk_path: {path} is no folder or URI: {error}"]) from None
+
+
+class Exporter:
+    """Write some parts of vectors/ as one file in the layout that Milvus imports."""
+
+    def __init__(self, run: RunDir, store: StoreSection, folder: str) -> None:
+        self.run, self.folder = run, folder
+        self.filesystem, _ = files_of(store)
+
+    def __call__(self, item: Item) -> Item:
+        rows = 0
+        writer: Any = None
+        with self.filesystem.open_output_stream(f"{self.folder}/{item['file']}") as stream:
+            for name in item["names"]:
+                table = read_table(self.run / "vectors" / name)
+                keys, vectors = stored_vectors(table)
+                # Older servers know lists, not lists of fixed size.
+                offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32))
+                column = pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))
+                layout = pa.table({ROW: keys, VECTOR: column})
+                if writer is None:  # vectors do not compress, nor do they repeat
+                    writer = pq.ParquetWriter(stream, layout.schema, compression="none", use_dictionary=False)
+                writer.write_table(layout)
+                rows += len(keys)
+            writer.close()
+        return {"rows": rows}
+
+
+def load_bulk(run: RunDir, address: Endpoint, store: StoreSection) -> Figures:
+    """Write files where the server reads them, let it import them, and wait until it has.
+
+    What is asked for is noted beside the run first; after a crash the server's own list of jobs says what came of it.
+    The audit that follows finds what is missing or doubled all the same.
+    Returns: rows_per_second, retries.
+    Raises: StoreError with the server's reason when an import fails.
+    """
+    started = time.perf_counter()
+    jobs = _Jobs(run, address)
+    filesystem, root = files_of(store)
+    folder = f"{root}/{address.collection}-{run.id}"
+    filesystem.create_dir(folder, recursive=True)
+    paths = parts(run / "vectors")
+    dim = int(read_schema(paths[0]).field("vector").type.list_size)
+    rows = sum(read_metadata(path).num_rows for path in paths)
+    files = max(1, round(rows * dim * 4 / FILE_BYTES))
+    shares = [list(share) for share in np.array_split([path.name for path in paths], min(files, len(paths)))]
+    items: list[Item] = [
+        {"file": f"part-{at:06d}.parquet", "names": list(map(str, share))} for at, share in enumerate(shares)
+    ]
+    todo = [item for item in items if item["file"] not in jobs.noted]
+    map_parts(Exporter, todo, actors=node_cpus(), run=run, store=store, folder=folder)
+    retries = sum(jobs.start(item["file"], _as_server_sees(store, folder, item["file"])) for item in todo)
+    jobs.wait(store)
+    _remove_files(filesystem, folder, [item["file"] for item in items])
+    seconds = time.perf_counter() - started
+    return {"rows_per_second": round(rows / seconds, 1), "retries": retries}
+
+
+def _remove_files(filesystem: pa.fs.FileSystem, folder: str, names: list[str]) -> None:
+    """Remove the files that were exported, and the folder unless others' files lie in it."""
+    selector = pa.fs.FileSelector(folder, recursive=True, allow_not_found=True)
+    for info in filesystem.get_file_info(selector):
+        if info.base_name in names and info.path == f"{folder}/{info.base_name}":
+            filesystem.delete_file(info.path)
+    if not filesystem.get_file_info(selector):
+        filesystem.delete_dir(folder)
+
+
+def _as_server_sees(store: StoreSection, folder: str, file: str) -> str:
+    """A folder is shared under its own path; in an object store, paths begin after the server's bucket."""
+    return f"{folder}/{file}" if is_local(str(store.bulk_path)) else f"{folder.partition('/')[2]}/{file}"
+
+
+class _Jobs:
+    """The import jobs of a run, noted in loaded/bulk.json: file -> job, or ASKED (no answer yet), or DONE."""
+
+    def __init__(self, run: RunDir, address: Endpoint) -> None:
+        self.path = run / "loaded" / "bulk.json"
+        self.address, self.link = address, Channel(address)
+        with connected(address) as client:
+            self.rest = server_version(client) >= REST
+        self.seen: dict[str, str] = {}  # how far each job was when it was last looked at, in the server's words
+        self.noted: dict[str, str] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        unknown = [file for file, job in self.noted.items() if job == ASKED]  # a start before died over the answer
+        known = retry(address, lambda _: self.known())[0] if unknown else {}
+        for file in unknown:
+            job = _holding(known, file)
+            if job is None:
+                del self.noted[file]
+            else:
+                self._note(file, job)
+
+    def known(self) -> dict[str, str]:
+        """The server's import jobs for the collection that have not failed, each with the names of its files."""
+        name, db_name = self.address.collection, self.address.db_name or ""
+        if self.rest:
+            listed = _post(self.address, "list", {"collectionName": name, "dbName": db_name}).get("records") or []
+            jobs = [str(record["jobId"]) for record in listed if record.get("state") != "Failed"]
+            return {job: str(_post(self.address, "describe", {"jobId": job, "dbName": db_name})) for job in jobs}
+        reply = self.link.call("ListImportTasks", milvus_pb2.ListImportTasksRequest(collection_name=name, limit=1000))
+        return {
+            str(task.id): " ".join(pair.value for pair in task.infos if pair.key == "files")
+            for task in reply.tasks
+            if task.state not in FAILED
+        }
+
+    def start(self, file: str, seen: str) -> int:
+        """Ask the server to import a file; return how often the request was repeated."""
+        self._note(file, ASKED)
+        name, db_name = self.address.collection, self.address.db_name or ""
+
+        def attempt(failures: int) -> str:
+            begun = _holding(self.known(), file) if failures else None  # where only the answer was lost
+            if begun:
+                return begun
+            if self.rest:
+                answer = _post(self.address, "create", {"collectionName": name, "dbName": db_name, "files": [[seen]]})
+                return str(answer["jobId"])
+            request = milvus_pb2.ImportRequest(collection_name=name, db_name=db_name, files=[seen])
+            return str(self.link.call("Import", request).tasks[0])
+
+        job, retries = retry(self.address, attempt)
+        self._note(file, job)
+        return retries
+
+    def wait(self, store: StoreSection) -> None:
+        """Wait for every job; who watches is told how far they are.
+
+        Raises: StoreError when one fails, or when none moves for ``store.stall_s``.
+        """
+        seen, moved = progress.current_stage(), time.monotonic()
+        before: dict[str, str] = {}
+        waiting = {job: file for file, job in self.noted.items() if job != DONE}
+        while waiting:
+            for job, file in list(waiting.items()):
+                finished, reason = self.state(job)
+                if reason:
+                    self.noted.pop(file)  # the next start asks again
+                    write_json(self.path, self.noted)
+                    raise StoreError(
+                        f"collection {self.address.collection} at {self.address.uri}: the import of {file} failed: "
+                        f"{self.address.hidden(reason)}. The server must see store.bulk_path={store.bulk_path}. When "
+                        f"that is mended, the same command goes on"
+                    )
+                if finished:
+                    del waiting[job]
+                    self._note(file, DONE)
+            if self.seen != before:
+                before, moved = dict(self.seen), time.monotonic()
+            if waiting and time.monotonic() - moved >= self.address.stall_s:
+                job, file = next(iter(waiting.items()))
+                raise StoreError(
+                    f"collection {self.address.collection} at {self.address.uri}: {len(waiting)} of {len(self.noted)} "
+                    f"imports stand still for {self.address.stall_s:g} s (store.stall_s); that of {file} (job {job}) "
+                    f"at {self.seen.get(job)}. Look at the server's own log; when it goes on, the same command does too"
+                )
+            if seen:
+                seen.step("files imported", len(self.noted) - len(waiting), len(self.noted))
+            time.sleep(POLL_S if waiting else 0)
+
+    def state(self, job: str) -> tuple[bool, str]:
+        """Whether the job is done, and why it failed ("" when it did not).
+
+        One that the server has forgotten is done: what its file did not bring, the audit finds.
+        """
+
+        def attempt(_: int) -> tuple[bool, str]:
+            try:
+                return self._look(job)
+            except (MilvusException, RefusedError) as error:
+                if any(words in reason_of(error) for words in FORGOTTEN):
+                    return True, ""
+                raise
+
+        return retry(self.address, attempt)[0]
+
+    def _look(self, job: str) -> tuple[bool, str]:
+        if self.rest:
+            answer = _post(self.address, "describe", {"jobId": job, "dbName": self.address.db_name or ""})
+            self.seen[job] = f"{answer['state']}, {answer.get('progress', 0)} %"
+            failed = answer.get("reason") or "no reason given" if answer["state"] == "Failed" else ""
+            return answer["state"] == "Completed", failed
+        reply = self.link.call("GetImportState", milvus_pb2.GetImportStateRequest(task=int(job)))
+        told = {pair.key: pair.value for pair in reply.infos}
+        self.seen[job] = f"{common_pb2.ImportState.Name(reply.state)}, {told.get('progress_percent', 0)} %"
+        reasons = [pair.value for pair in reply.infos if pair.key == "failed_reason"]
+        failed = (reasons or ["no reason given"])[0] if reply.state in FAILED else ""
+        return reply.state == common_pb2.ImportCompleted, failed
+
+    def _note(self, file: str, job: str) -> None:
+        self.noted[file] = job
+        write_json(self.path, self.noted)
+
+
+def _holding(jobs: dict[str, str], file: str) -> str | None:
+    return next((job for job, files in jobs.items() if file in files), None)
+
+
+def _post(address: Endpoint, verb: str, body: dict[str, Any], absent_is_fine: bool = False) -> dict[str, Any]:
+    """The server's answer to a request about import jobs, over its REST service.
+
+    Raises: MilvusException with the server's code; 2 where nothing answers, 1401 where the token is refused.
+    """
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {address.token}"}
+    if address.db_name:
+        headers["DB-Name"] = address.db_name
+    place = urlsplit(address.uri)
+    host, port = str(place.hostname), place.port or (443 if address.secure else 19530)
+    path = f"/v2/vectordb/jobs/import/{verb}"
+    connection = http.client.HTTPConnection(host, port, timeout=address.timeout_s)
+    try:
+        if address.secure:  # the certificate's name may be another than the address's
+            connection.connect()
+            context = ssl.create_default_context(cafile=address.ca_file)
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=address.server_name or host)
+        connection.request("POST", path, json.dumps(body), headers)
+        reply = connection.getresponse()
+        if reply.status != 200:
+            refused = reply.status in (401, 403)
+            raise MilvusException(1401 if refused else 2, f"{path} answered {reply.status} {reply.reason}")
+        answer = json.load(reply)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise MilvusException(2, f"{path} does not answer: {error}") from None
+    finally:
+        connection.close()
+    if answer.get("code") not in (0, 200) and not absent_is_fine:
+        raise MilvusException(int(answer.get("code") or 2), str(answer.get("message")))
+    return dict(answer.get("data") or {})

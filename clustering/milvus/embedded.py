@@ -1,0 +1,172 @@
+"""The embedded Milvus: Milvus Lite in a process of its own on a loopback port, kept alive for the length of a block."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clustering.errors import ConfigError, StoreError
+
+log = logging.getLogger("covey")
+UP_S = 30  # until a server that was started answers
+SOON_S = 6  # a server that ends earlier after its start ends soon
+SOON_ENDS = 6  # in a row, after which it is not started again
+GIVEN_UP = "given-up"  # in the store's folder: why the server is not started again, for workers that wait for it
+
+
+@contextmanager
+def embedded_server(folder: Path) -> Iterator[str]:
+    """Run Milvus Lite on a free loopback port, with its data in ``folder``; yield its address.
+
+    A server that dies is started again at the same address; what it had answered is on the disk. A watcher ends it when
+    this process is gone, even when it was killed, and it dies with its watcher.
+    Raises: StoreError when it does not come up.
+    """
+    spec = importlib.util.find_spec("milvus_lite")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(["store.uri=embedded needs Milvus Lite, which has no wheel for this platform; name a server"])
+    binary = Path(spec.submodule_search_locations[0]) / "lib" / "milvus"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _reserved_port() as port:
+        server = _Server(binary, folder, port)
+        try:
+            server.start()
+            keeper = threading.Thread(target=server.keep, name="covey-embedded-milvus", daemon=True)
+            keeper.start()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.stop()
+
+
+def reason_given_up(home: str | None) -> str:
+    """Why the embedded server of a folder is not started again; "" while it is, and for no folder."""
+    try:
+        return (Path(home) / GIVEN_UP).read_text(encoding="utf-8") if home else ""
+    except OSError:
+        return ""
+
+
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """A free port that nobody else is given meanwhile; the server shares it, as gRPC's servers do."""
+    with socket.socket() as held:  # bound, but it does not listen, so no connection comes here
+        if hasattr(socket, "SO_REUSEPORT"):
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+class _Server:
+    """The watcher's process with the server below it, in a process group of their own."""
+
+    def __init__(self, binary: Path, folder: Path, port: int) -> None:
+        self.folder, self.port = folder, port
+        self.command = [
+            sys.executable, "-I", "-S", "-c", _WATCHER, str(binary), str(folder / "milvus.db"), f"127.0.0.1:{port}",
+            "ERROR",
+        ]  # fmt: skip
+        self.log = folder / "server.log"
+        self.ending = threading.Event()
+        self.starting = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Raises: StoreError when the server ends at once, or does not answer within UP_S."""
+        with contextlib.suppress(OSError):
+            (self.folder / GIVEN_UP).unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.folder, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + UP_S
+        while not self.ending.is_set():
+            if self.process.poll() is not None:
+                raise StoreError(
+                    f"the embedded Milvus ended at once (status {self.process.returncode}); see {self.log}"
+                )
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            if time.monotonic() > deadline:
+                self._kill()
+                raise StoreError(f"the embedded Milvus did not come up within {UP_S} s; see {self.log}")
+            time.sleep(0.05)
+
+    def keep(self) -> None:
+        """Start the server again whenever it ends, until it ends soon after its start several times in a row."""
+        soon = 0
+        while self.process is not None:
+            since = time.monotonic()
+            status = self.process.wait()
+            with self.starting:
+                if self.ending.is_set():
+                    return
+                self._kill()  # what a killed watcher may have left
+                soon = soon + 1 if time.monotonic() - since < SOON_S else 1
+                words = f"the embedded Milvus ended (status {status}); see {self.log}"
+                if soon >= SOON_ENDS:
+                    self._give_up(f"{words}. It did so {soon} times, each within {SOON_S} s of its start")
+                    return
+                log.warning("store: %s. It is started again", words)
+                with contextlib.suppress(StoreError, OSError):  # then it has ended again
+                    self.start()
+            self.ending.wait(0.1 * soon)
+
+    def _give_up(self, why: str) -> None:
+        log.warning("store: %s; it is not started again", why)
+        with contextlib.suppress(OSError):
+            (self.folder / GIVEN_UP).write_text(why, encoding="utf-8")
+
+    def stop(self) -> None:
+        self.ending.set()
+        with self.starting:
+            if self.process is None:
+                return
+            assert self.process.stdin is not None
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=10)
+            self._kill()
+            self.process.wait()
+
+    def _kill(self) -> None:
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+# The watcher ends the server when its standard input closes, which the kernel does when the job's process is gone. It
+# ends with the server, which tells the job's process. The server dies with its watcher: on Linux by the kernel's signal
+# for a parent's death, elsewhere the job's process kills what is left of the group.
+_WATCHER = """
+import ctypes, os, signal, subprocess, sys, threading
+libraries = os.path.dirname(sys.argv[1])
+# The server aborts without a HOME, as services and containers may have none.
+environment = {"HOME": os.getcwd(), **os.environ, "LD_LIBRARY_PATH": libraries, "DYLD_LIBRARY_PATH": libraries}
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+die_with_me = (lambda: prctl(1, signal.SIGKILL)) if prctl else None
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, env=environment, preexec_fn=die_with_me)
+def end():
+    while sys.stdin.buffer.read(1):
+        pass
+    server.terminate()
+    try:
+        server.wait(5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+threading.Thread(target=end, daemon=True).start()
+status = server.wait()
+os._exit(status if status >= 0 else 128 - status)
+"""

@@ -1,0 +1,270 @@
+"""A Milvus server's address, token and limits in; a client of this process's own out."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import inspect
+import ipaddress
+import logging
+import os
+import platform
+import socket
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pymilvus import MilvusClient, MilvusException
+
+from clustering.config.sections import RunConfig
+from clustering.errors import ConfigError, StoreError
+from clustering.kernels.printable import without_user
+from clustering.milvus.retry import reason_of
+
+log = logging.getLogger("covey")
+
+REQUEST_TIMEOUT_S = 120  # a request to a server that takes longer is sent again, at the third time in halves
+TRIES = 3  # at least, of a request that gets no answer, within the patience
+NEVER_MS = (1 << 31) - 1  # gRPC's word for no keepalive
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the vectors lie; holds the name of the token's variable or file, never the token."""
+
+    uri: str
+    collection: str
+    token_env: str | None = None
+    token_file: str | None = None
+    db_name: str | None = None
+    ca_file: str | None = None
+    server_name: str | None = None
+    timeout_s: float = 20
+    patience_s: float = 300
+    section: str = "store"  # of the configuration, for what is said about its keys
+    home: str | None = None  # the folder of the embedded server, which is no other's and on this machine
+    stall_s: float = 3600
+
+    @property
+    def embedded(self) -> bool:
+        return self.home is not None
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.uri).hostname or ""
+
+    @property
+    def place(self) -> str:
+        """Host and port, as gRPC takes them."""
+        place = self.uri.split("://", 1)[1].split("/")[0]
+        if urlsplit(self.uri).port is None:
+            place += ":443" if self.secure else ":19530"
+        return place
+
+    @property
+    def on_this_machine(self) -> bool:
+        return is_loopback(self.host)
+
+    @property
+    def request_s(self) -> float:
+        """Seconds after which a request is taken for lost.
+
+        The embedded server works on one request at a time, so that a second copy would only wait behind the first: it
+        gets the whole patience. What a server does not answer is asked three times within it.
+        """
+        return self.patience_s if self.embedded else min(REQUEST_TIMEOUT_S, self.patience_s / TRIES)
+
+    @property
+    def grpc_options(self) -> dict[str, Any]:
+        """For a server of this machine, no proxy, and no pings: one that is busy takes them for an attack."""
+        soon = {"grpc.initial_reconnect_backoff_ms": 200, "grpc.max_reconnect_backoff_ms": 5000}  # else 120 s
+        if self.on_this_machine:
+            return {**soon, "grpc.enable_http_proxy": 0, "grpc.keepalive_time_ms": NEVER_MS}
+        return {**soon, "grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 10_000}
+
+    @property
+    def proxy(self) -> str:
+        """The proxy that gRPC asks for this address, as the environment names it; "" where there is none."""
+        if self.on_this_machine or _bypasses_proxy(self.host):
+            return ""
+        found = next((os.environ[name] for name in PROXIES if os.environ.get(name)), "")
+        return without_user(found)
+
+    @property
+    def token(self) -> str:
+        """The token, or user:password, as this process finds it; "" where none is configured.
+
+        Raises: ConfigError when the variable or file holds none.
+        """
+        if self.token_env:
+            token = os.environ.get(self.token_env, "").strip()
+            if not token:
+                name, node = self.token_env, platform.node()
+                raise ConfigError([f"{self.section}.token_env: the environment variable {name} is not set on {node}"])
+            return token
+        if self.token_file:
+            try:
+                token = Path(self.token_file).read_text(encoding="utf-8-sig").strip()
+            except (OSError, ValueError) as error:  # of which the text of the second would hold what was read
+                place = f"{self.token_file} cannot be read on {platform.node()}"
+                why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+                raise ConfigError([f"{self.section}.token_file: {place}: {why}"]) from None
+            if not token:
+                raise ConfigError([f"{self.section}.token_file: {self.token_file} is empty"])
+            return token
+        return ""
+
+    @property
+    def secure(self) -> bool:
+        return self.uri.startswith("https://")
+
+    def connect(self) -> MilvusClient:
+        """A client of this process's own.
+
+        Raises: ConfigError when the server does not answer within ``timeout_s`` or refuses the token.
+        """
+        token = self.token
+        if self.ca_file and not Path(self.ca_file).is_file():
+            raise ConfigError([f"{self.section}.ca_file: there is no file {self.ca_file} on {platform.node()}"])
+        if not self.proxy:
+            _refuse_unreachable(self)
+        warn_of_open_token(self, token)
+        tls = {"secure": True, "server_pem_path": self.ca_file or "", "server_name": self.server_name or ""}
+        try:
+            client = _TimelyClient(
+                self.request_s, uri=self.uri, token=token, db_name=self.db_name or "", timeout=self.timeout_s,
+                dedicated=True,  # a shared one has proven the server's name to whoever came first, not to us
+                grpc_options=self.grpc_options,
+                **(tls if self.secure else {}),
+            )  # fmt: skip
+            client.list_collections(timeout=self.timeout_s)
+        except MilvusException as error:
+            cause = str(getattr(error.__cause__, "details", lambda: "")() or "")  # the server's own words
+            reason = self.hidden(" ".join(f"{error.message or error} {cause}".split()))
+            if "verif" in reason.lower():
+                raise ConfigError(
+                    [
+                        f"{self.section}.uri: the certificate of {self.uri} is not accepted: {reason}. Set "
+                        f"{self.section}.ca_file to the certificate of its authority, and {self.section}.server_name "
+                        f"to the name in the certificate if that is not the address"
+                    ]
+                ) from None
+            if any(word in reason.lower() for word in ("auth", "permission", "credential")):
+                given = f"the token in {self.token_env or self.token_file}" if token else "the request without a token"
+                raise ConfigError(
+                    [
+                        f"{self.section}.uri: {self.uri} refused {given}: {reason}. Set {self.section}.token_env to "
+                        f"the name of a variable that holds a valid token or user:password, or "
+                        f"{self.section}.token_file to a file with it"
+                    ]
+                ) from None
+            raise ConfigError(
+                [f"{self.section}.uri: {self.uri} does not work as a Milvus server: {reason}{self.proxy_words}"]
+            ) from None
+        return client
+
+    @property
+    def proxy_words(self) -> str:
+        if not self.proxy:
+            return ""
+        return (
+            f". It is asked through the proxy {self.proxy}, which the environment names ({', '.join(PROXIES)}); "
+            f"where it is reached without one, set no_proxy={self.host}"
+        )
+
+    def hidden(self, text: str) -> str:
+        """The text without the token, its password, or their encoding in the request's header."""
+        try:
+            token = self.token
+        except ConfigError:
+            return text
+        for secret in (token, base64.b64encode(token.encode()).decode(), token.partition(":")[2]):
+            text = text.replace(secret, "***") if secret else text
+        return text
+
+    def failed(self, error: Exception) -> StoreError:
+        """What a client or channel raised, as an error that says where, what, and how to go on."""
+        words = self.hidden(reason_of(error)) + self.proxy_words
+        if self.home:
+            words += f" (the embedded server's log is {self.home}/server.log)"
+        return StoreError(
+            f"collection {self.collection} at {self.uri}: {words}. When that is mended, the same command goes on from "
+            f"the last finished part"
+        )
+
+
+class _TimelyClient(MilvusClient):  # type: ignore[misc]
+    """pymilvus's client with a limit for each call: by itself it waits for ever where a server is silent."""
+
+    def __init__(self, limit_s: float, **options: Any) -> None:
+        super().__init__(**options)
+        for name, method in inspect.getmembers(MilvusClient, inspect.isfunction):
+            if not name.startswith("_") and "timeout" in inspect.signature(method).parameters:
+                setattr(self, name, functools.partial(getattr(self, name), timeout=limit_s))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own, which no other machine can be reached by."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _bypasses_proxy(host: str) -> bool:
+    """Whether the environment's list of exceptions names a host; gRPC's own list comes first."""
+    names = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""  # noqa: SIM112
+    return bool(urllib.request.proxy_bypass_environment(host, {"no": names}))  # type: ignore[attr-defined]
+
+
+_warned: set[str] = set()  # addresses
+
+
+def warn_of_open_token(address: Endpoint, token: str) -> None:
+    """Say once that a token travels unencrypted to another machine, where anyone on the way can read it."""
+    if token and not address.secure and not address.on_this_machine and address.uri not in _warned:
+        _warned.add(address.uri)
+        log.warning(
+            "%s.uri=%s is plain http: the token is sent without encryption to another machine. Use https://, and "
+            "%s.ca_file for an authority of your own", address.section, address.uri, address.section,
+        )  # fmt: skip
+
+
+def _refuse_unreachable(address: Endpoint) -> None:
+    """Say early, and within a stated time, that nobody listens; a client would try far longer."""
+    host, _, port = address.place.rpartition(":")
+    section, deadline = address.section, time.monotonic() + address.timeout_s
+    while True:
+        try:
+            left = max(0.1, deadline - time.monotonic())
+            socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
+            return
+        except OSError as error:
+            if time.monotonic() + 0.5 >= deadline:
+                raise ConfigError(
+                    [
+                        f"{section}.uri: nothing answers at {address.uri} ({error}); tried for {address.timeout_s:g} "
+                        f"s. Start Milvus there, or correct {section}.uri"
+                        f"{', or set it to embedded' if section == 'store' else ''}"
+                    ]
+                ) from None
+            time.sleep(0.5)
+
+
+def endpoint_of(config: RunConfig, uri: str, home: str | None = None) -> Endpoint:
+    """home : folder of the embedded server"""
+    store = config.store
+    waits = Endpoint(
+        uri, config.collection, timeout_s=store.timeout_s, patience_s=store.patience_s, stall_s=store.stall_s, home=home
+    )
+    if store.embedded:  # Milvus Lite knows neither tokens nor databases
+        return waits
+    return dataclasses.replace(
+        waits, token_env=store.token_env, token_file=store.token_file, db_name=store.db_name, ca_file=store.ca_file,
+        server_name=store.server_name,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What a run tells: what it uses, how far it is, what it will need."""

@@ -1,0 +1,250 @@
+"""What a stage does while it works: progress, speed, memory and cost, for people, Prometheus and ``covey status``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from clustering.errors import StageError
+from clustering.monitoring.metrics import cluster_resources, gauge, warn_once
+from clustering.monitoring.usage import Usage, counting_usage, peak_bytes
+from clustering.runs.directory import RunDir
+from clustering.runs.inventory import PROGRESS
+from clustering.runs.object_store import RemotePath
+from clustering.runs.storage import write_json
+from clustering.schema import Figures
+
+T = TypeVar("T")
+log = logging.getLogger("covey")
+WRITE_EVERY_S = 2  # progress.json and metrics
+LOG_EVERY_S = 30  # a line for people
+
+
+class StageProgress:
+    """One stage at work, as its driver sees it."""
+
+    def __init__(self, run: RunDir, name: str, stage: str, expected: dict[str, float] | None = None) -> None:
+        """expected : seconds of this stage and those to come, in their order, where finished runs tell them"""
+        self.run, self.name, self.stage = run, name, stage
+        expected = expected or {}
+        self.expected = expected.get(stage)
+        order = list(expected)
+        self.later = sum(expected[name] for name in order[order.index(stage) + 1 :]) if stage in expected else 0.0
+        self.usage = Usage()
+        self.started = self.since = self.told = time.time()
+        self.written = 0.0
+        self.done = self.total = self.rows = self.retries = 0
+        self.what = ""  # of a stage's own steps, such as its index
+        self.waits = ""  # in words, while its task has no place on the cluster
+        self.gpus = 0.0  # held at the moment
+
+    def expect(self, total: int, gpus: float = 0) -> None:
+        """From now on so many parts are worked on, while so many GPUs are held."""
+        self.done, self.total, self.rows, self.gpus, self.what = 0, total, 0, gpus, ""
+        self.since = time.time()
+        self.tell()
+
+    def advance(self, result: Figures) -> None:
+        """A part is done; ``result`` may count its rows and retries."""
+        self.done += 1
+        self.rows += int(result.get("rows", 0))
+        self.retries += int(result.get("retries", 0))
+        self.tell()
+
+    def step(self, what: str, done: int, goal: int) -> None:
+        """A step that somebody else does, such as the server its index, has come so far."""
+        if what != self.what:
+            self.what, self.since = what, time.time()
+        self.done, self.total, self.rows = done, goal, 0
+        self.tell()
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the parts at hand are done, at the speed so far; before the first, as finished runs tell."""
+        now = time.time()
+        if self.done and now - self.since > 1:
+            return (now - self.since) * (self.total - self.done) / self.done
+        left = (self.expected or 0) - (now - self.started)
+        return left if left > 0 else None
+
+    @property
+    def run_left_s(self) -> float | None:
+        """Seconds until the run is done, where finished runs tell them."""
+        return None if self.expected is None or self.left_s is None else self.left_s + self.later
+
+    @property
+    def rows_per_second(self) -> float | None:
+        spent = time.time() - self.since
+        return self.rows / spent if self.rows and spent > 0 else None
+
+    @property
+    def gpu_idle(self) -> float | None:
+        held = self.usage.gpu_seconds + self.gpus * (time.time() - self.since)
+        return max(0.0, 1 - self.usage.gpu_busy_seconds / held) if held else None
+
+    def figures(self) -> Figures:
+        """What progress.json holds."""
+        return {
+            "stage": self.stage,
+            "started": round(self.started, 3),
+            "updated": round(time.time(), 3),
+            "what": self.what,
+            "waits": self.waits,
+            "done": self.done,
+            "total": self.total,
+            "rows_per_second": self.rows_per_second and round(self.rows_per_second, 1),
+            "left_s": None if self.left_s is None else round(self.left_s, 1),
+            "run_left_s": None if self.run_left_s is None else round(self.run_left_s, 1),
+            "host": platform.node(),
+            "pid": os.getpid(),
+        }
+
+    def tell(self) -> None:
+        """Say how far it is, as often as who listens wants to hear it; what hinders this is no trouble of the run."""
+        if not _telling.acquire(blocking=False):  # another thread does
+            return
+        try:
+            now = time.time()
+            if now - self.written >= WRITE_EVERY_S:
+                self.written = now
+                self.write()
+                self.export()
+            if now - self.told >= LOG_EVERY_S:
+                self.told = now
+                log.info("%s", progress_line(self.figures()), extra={"fields": {"event": "progress", **self.figures()}})
+        finally:
+            _telling.release()
+
+    def write(self) -> None:
+        """Leave progress.json: the first of the stages at work, and those beside it."""
+        first, *beside = [watch.figures() for watch in _at_work if watch.run == self.run] or [self.figures()]
+        progress, place = {**first, "beside": beside}, self.run / PROGRESS
+        try:
+            if isinstance(place, RemotePath):
+                place.upload(json.dumps(progress).encode(), tries=1)  # the next one comes soon
+            else:
+                write_json(place, progress)
+        except Exception as error:  # of a disk, an object store, or a client of one
+            warn_once(f"{PROGRESS} cannot be written, so `covey status` tells less; the run goes on", error)
+
+    @contextmanager
+    def telling_on(self) -> Iterator[None]:
+        """Tell within the block also while no part is done for long, or the stage has none."""
+        ended = threading.Event()
+
+        def tell_on() -> None:
+            while not ended.wait(WRITE_EVERY_S):
+                self.tell()
+
+        thread = threading.Thread(target=tell_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def export(self, **more: Any) -> None:
+        """Set the metrics that Ray hands to Prometheus."""
+        values = {
+            "covey_stage_running": 1,
+            "covey_stage_seconds": time.time() - self.started,
+            "covey_seconds_left": self.left_s,
+            "covey_parts_done": self.done,
+            "covey_parts_total": self.total,
+            "covey_rows_per_second": self.rows_per_second,
+            "covey_retries": self.retries,
+            "covey_gpu_idle_ratio": self.gpu_idle,
+            **more,
+        }
+        try:
+            for name, value in values.items():
+                if value is not None:
+                    gauge(name).set(float(value), {"run": self.name, "stage": self.stage})
+        except Exception as error:
+            warn_once("metrics for Prometheus cannot be set; the run goes on", error)
+
+
+_telling = threading.Lock()
+_at_work: list[StageProgress] = []  # of this driver: stages may work beside each other, each in a thread
+_current: ContextVar[StageProgress | None] = ContextVar("current", default=None)
+
+
+def current_stage() -> StageProgress | None:
+    """The stage at work in this thread; None in a worker, and where a stage is called on its own."""
+    return _current.get()
+
+
+def track_stage(
+    run: RunDir, name: str, stage: str, work: Callable[[], Figures], expected: dict[str, float] | None = None
+) -> Figures:
+    """Do a stage's work under watch; return its figures, and what it used.
+
+    name : of the run, for metrics; expected : seconds of stages, where finished runs tell them
+    Raises: StageError when the run directory's disk is full, or it has vanished.
+    """
+    watch = StageProgress(run, name, stage, expected)
+    _at_work.append(watch)
+    token = _current.set(watch)
+    log.debug("%s begins", stage, extra={"fields": {"event": "stage_started", "stage": stage}})
+    try:
+        with counting_usage() as watch.usage:
+            watch.tell()
+            with watch.telling_on():
+                figures = work()
+    except OSError as error:
+        raise StageError(
+            f"{stage}: {error} (run.dir {run.path}). When that is mended, the same command goes on from the last "
+            f"finished part"
+        ) from error
+    finally:
+        _current.reset(token)
+        _at_work.remove(watch)
+    usage, driver_bytes = watch.usage, peak_bytes()
+    cluster = cluster_resources()
+    watch.export(
+        covey_stage_running=0, covey_seconds_left=0, covey_recall=figures.get("recall"),
+        covey_retries=figures.get("retries"), covey_peak_bytes=usage.peak_bytes, covey_driver_bytes=driver_bytes,
+    )  # fmt: skip
+    used = {
+        "cpu_seconds": round(usage.cpu_seconds, 2),
+        "gpu_seconds": round(usage.gpu_seconds, 2),
+        "gpu_idle": watch.gpu_idle and round(watch.gpu_idle, 3),
+        "driver_bytes": driver_bytes,
+        "cpus": cluster.get("CPU", 0),  # of the cluster, which is paid for meanwhile
+        "gpus": cluster.get("GPU", 0),
+    }
+    return {**figures, "peak_bytes": usage.peak_bytes, "used": used}
+
+
+def progress_line(progress: Figures) -> str:
+    """A line for people: how far a stage is, how fast, and what is left."""
+    if progress.get("waits"):
+        line = f"{progress['stage']}: {progress['waits']}"
+    elif progress["total"]:
+        what = f"{progress['total']:,} {progress['what'] or 'parts'} ({progress['done'] / progress['total']:.0%})"
+        line = f"{progress['stage']}: {progress['done']:,} of {what}"
+    else:
+        line = f"{progress['stage']}: at work for {format_duration(progress['updated'] - progress['started'])}"
+    if progress["rows_per_second"]:
+        line += f", {progress['rows_per_second']:,.0f} rows a second"
+    if progress["left_s"] is not None:
+        line += f", {format_duration(progress['left_s'])} left"
+    if progress.get("run_left_s") is not None:
+        line += f", of the run about {format_duration(progress['run_left_s'])}"
+    return line
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as people say them: 12 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

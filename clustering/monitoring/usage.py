@@ -1,0 +1,101 @@
+"""Work in; the memory, processor and GPU time that it has used out, charged to who asked for it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+T = TypeVar("T")
+
+
+@dataclass
+class Usage:
+    """What work has used."""
+
+    peak_bytes: int = 0  # of the largest process
+    cpu_seconds: float = 0.0  # of all processes
+    gpu_seconds: float = 0.0  # GPUs times the seconds for which they were held
+    gpu_busy_seconds: float = 0.0  # of these, while the model was at work
+
+    def add(self, other: Usage) -> None:
+        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
+        self.cpu_seconds += other.cpu_seconds
+        self.gpu_seconds += other.gpu_seconds
+        self.gpu_busy_seconds += other.gpu_busy_seconds
+
+
+_account: ContextVar[Usage | None] = ContextVar("account", default=None)  # of the work at hand in this thread
+
+
+def charge(usage: Usage) -> None:
+    """Add what others have used to the account of the work at hand in this thread, if there is any."""
+    if (held := _account.get()) is not None:
+        held.add(usage)
+
+
+@contextmanager
+def counting_usage() -> Iterator[Usage]:
+    """Count what this thread is charged within the block."""
+    usage = Usage()
+    token = _account.set(usage)
+    try:
+        yield usage
+    finally:
+        _account.reset(token)
+
+
+def measure(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
+    """Do the work; return its result, and what this process and those it called have used for it."""
+    with counting_usage() as usage, measured_peak() as peak:
+        before = time.process_time()
+        result = work(*args)
+    usage.add(Usage(peak.bytes, time.process_time() - before))
+    return result, usage
+
+
+@dataclass
+class Peak:
+    """Peak resident memory of this process since the last reset."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def measured_peak() -> Iterator[Peak]:
+    """Measure the highest resident memory of this process inside the block (Linux; elsewhere since its start)."""
+    peak = Peak()
+    _release()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
+    try:
+        yield peak
+    finally:
+        peak.bytes = peak_bytes()
+
+
+def _release() -> None:
+    """Give back what this process has freed: a worker goes on to other stages, whose memory it is not."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's own
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def peak_bytes() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,187 @@
+"""Configuration in; what can be known to be wrong before any work, and what the run will need, out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import re
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import ray
+
+from clustering.config.sections import RunConfig
+from clustering.encoders.loading import check_encoder
+from clustering.errors import ConfigError
+from clustering.monitoring.estimates import estimate_times
+from clustering.monitoring.plan import (
+    Machine,
+    check_fits,
+    counts_of,
+    group_machines,
+    log_plan,
+    plan_by_machine,
+    plan_entries,
+)
+from clustering.runs.directory import RunDir
+from clustering.runs.object_store import is_local
+from clustering.schema import Figures
+from clustering.sources.collection import Source, find_collection
+from clustering.sources.detection import find_files
+from clustering.sources.files import InputFile
+from clustering.text.titles import check_titles
+from clustering.workers.nodes import cluster_gpus, live_nodes, node_cpus, on_node
+from clustering.workers.tasks import unwrapped_errors
+
+log = logging.getLogger("covey")
+
+PACKAGES = (
+    "ray",
+    "pymilvus",
+    "milvus-lite",
+    "hdbscan",
+    "scipy",
+    "scikit-learn",
+    "umap-learn",
+    "numpy",
+    "pyarrow",
+    "plotly",
+)
+
+
+def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int | None]:
+    """What can be known to be wrong before any work, said at once: the input and the encoder.
+
+    Returns: the input files or the collection, and the vectors' dimension where it is known beforehand.
+    Raises: ConfigError with every problem.
+    """
+    problems: list[str] = []
+    source: list[InputFile] | Source = []
+    dim = None
+    given = config.read.collection
+    run = RunDir(config.run.dir, patience_s=config.run.patience_s)
+    try:
+        run.refuse_foreign()
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        source = find_files(config.read, run.wrote, config.run.patience_s) if given is None else find_collection(given)
+    except ConfigError as error:
+        problems += error.problems
+    problems += _inputs_within(run, config.read.paths, source)
+    try:
+        check_titles(config.describe.titles)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        dim = source.dim if isinstance(source, Source) else check_encoder(config.embed)
+    except ConfigError as error:
+        problems += error.problems
+    if "/_ray_pkg_" in str(run.path):  # where Ray unpacks --working-dir, on each node anew
+        problems.append(
+            f"run.dir={config.run.dir} would lie in the job's copy of --working-dir, which Ray deletes; give a path "
+            f"that begins with /, or a bucket (s3://, gs://)"
+        )
+    if problems:
+        raise ConfigError(problems)
+    return source, dim
+
+
+def _inputs_within(run: RunDir, paths: tuple[str, ...], source: list[InputFile] | Source) -> list[str]:
+    """The problem of paths that name, or lead to, something in the run directory, where a run removes what it replaces.
+
+    What Covey itself has written there is no input of a path from farther up.
+    """
+    found = [path for path in paths if run.holds(_before_the_glob(path))]
+    if isinstance(source, list):
+        found += [file.uri for file in source if file.uri not in found and run.holds(file.uri)]
+    shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    return [f"read.paths: {shown} in run.dir={run.path}, which holds artefacts; take another run.dir"] if found else []
+
+
+def _before_the_glob(path: str) -> str:
+    """The folder in which a glob begins; a path without one as it is."""
+    fixed, *magic = re.split(r"[*?[]", path, maxsplit=1)
+    return fixed.rpartition("/")[0] if magic and is_local(path) else fixed
+
+
+def make_plan(config: RunConfig, run: RunDir, read: Figures, dim: int, stages: list[str]) -> None:
+    """Log what each stage still to do will need before it starts, keep it in the manifest, and refuse what cannot fit.
+
+    Raises: ConfigError with what is needed and what is there, unless run.check=false.
+    """
+    if not stages:
+        return
+    counts = counts_of(read, dim)
+    machines = group_machines((node.cpus, node.gpus, node.memory_bytes) for node in live_nodes())
+    placed = plan_by_machine(config, counts, machines or [Machine(node_cpus())])
+    entries = plan_entries(config, counts, placed)
+    placed = [(kind, need) for kind, need in placed if need.stage in stages]
+    log_plan(config, counts, placed)
+    expected = estimate_times(run, config, counts, stages)
+    run.update_manifest(plan=entries, nodes=[asdict(kind) for kind in machines], expected=expected)
+    if config.run.check and not machines:
+        log.warning("plan: no node that takes work is up yet, so nothing says whether the run will fit")
+    elif config.run.check:
+        check_fits(placed)
+
+
+def check_nodes(config: RunConfig, run: RunDir) -> None:
+    """Whether every node that takes work sees the run directory and the store.
+
+    Raises: ConfigError with the addresses of those that do not.
+    """
+    nodes = live_nodes()
+    addresses = sorted({node.address for node in nodes})
+    problems = []
+    if config.store.embedded and len(addresses) > 1:
+        problems.append(
+            f"store.uri=embedded serves one machine, and this cluster works on {len(addresses)} "
+            f"({', '.join(addresses[:3])} ...); give the address of a Milvus server in store.uri"
+        )
+    if len(nodes) > 1:
+        seeing: Any = ray.remote(num_cpus=0)(_sees)
+        asked = [seeing.options(scheduling_strategy=on_node(node)).remote(run, run.id) for node in nodes]
+        with unwrapped_errors():
+            seen = ray.get(asked)
+        blind = sorted({node.address for node, sees in zip(nodes, seen, strict=True) if not sees})
+        if blind:
+            shown = ", ".join(blind[:3]) + (" ..." if len(blind) > 3 else "")
+            problems.append(
+                f"run.dir={run.path} is not the same place on {shown}; take a folder that all nodes share, or a bucket "
+                f"(s3://, gs://)"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _sees(run: RunDir, run_id: str) -> bool:
+    return (run / "manifest.json").exists() and run.id == run_id
+
+
+def require_gpus(config: RunConfig) -> None:
+    """Say so when no GPU is there for the encoder; a cluster may still bring one up, a single node will not.
+
+    Raises: ConfigError on a single node without the GPUs of one actor.
+    """
+    wanted, there = config.embed.gpus_per_actor, cluster_gpus()
+    if wanted <= there:
+        return
+    problem = f"embed.gpus_per_actor={wanted:g}, but Ray has {there:g} GPUs"
+    if "RAY_ADDRESS" in os.environ:
+        log.warning("%s now; the run waits for them", problem)
+    else:
+        raise ConfigError([f"{problem} on this machine; set it to 0, or submit the job to a cluster with GPUs"])
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that make the result."""
+    present: dict[str, str] = {"python": sys.version.split()[0]}
+    for name in ("covey", *PACKAGES):
+        try:
+            present[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            present[name] = "not installed"
+    return present

@@ -1,0 +1,71 @@
+"""Artefacts in, what kernels work on out."""
+
+from __future__ import annotations
+
+import json
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clustering.config.sections import GraphSection
+from clustering.kernels.graph.csr import MIN_DISTANCE
+from clustering.kernels.graph.diffusion import Lists
+from clustering.kernels.graph.forest import Forest, row_dtype
+from clustering.kernels.graph.group_sizes import GroupSizes
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import flat_neighbors, read_columns
+from clustering.runs.storage import read_table
+
+
+def read_lists(run: RunDir, names: list[str], k: int, section: GraphSection, metric: str, n_texts: int) -> Lists:
+    """The neighbor lists in some parts of neighbors/, as far as their entries become edges of the graph.
+
+    names : consecutive parts of texts/, whose lists are empty where neighbors/ has none (a single text); k : nearest
+        neighbors of each text that count; n_texts : of the whole run
+    Returns: Euclidean distances whatever the metric: of unit vectors, the root of twice a cosine distance.
+    """
+    counts, others, distances = [np.zeros(1, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+    first = 0
+    for number, name in enumerate(names):
+        held = read_table(run / "texts" / name, columns=["row"])["row"].to_numpy()
+        path = run / "neighbors" / name
+        first = held[0] if number == 0 else first
+        if not path.exists():
+            counts.append(np.zeros(held.size, np.int64))
+            continue
+        row, _, other, distance = flat_neighbors(path, k)
+        if section.max_distance is not None:
+            near = distance <= section.max_distance
+            row, other, distance = row[near], other[near], distance[near]
+        counts.append(np.bincount(row - held[0], minlength=held.size))
+        others.append(other.astype(row_dtype(n_texts), copy=False))
+        length = distance if metric == "L2" else np.sqrt(2 * distance)
+        distances.append(np.maximum(length, np.float32(MIN_DISTANCE)))
+    return Lists(int(first), np.cumsum(np.concatenate(counts)), np.concatenate(others), np.concatenate(distances))
+
+
+def text_keys(run: RunDir, names: list[str]) -> NDArray[np.uint64]:
+    """uint64, shape (n_texts,): a digest of each text in some parts of texts/."""
+    keys = [np.empty(0, np.uint64)]
+    for name in names:
+        texts = read_table(run / "texts" / name, columns=["text"])["text"].to_pylist()
+        digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in texts)
+        keys.append(np.frombuffer(digests, "<u8").astype(np.uint64))
+    return np.concatenate(keys)
+
+
+def copies_of(run: RunDir) -> NDArray[np.int32]:
+    """int32, shape (n_texts,): records of each distinct text."""
+    return read_columns(run / "texts", ["copies"])["copies"].to_numpy()  # type: ignore[no-any-return]
+
+
+def load_forest(run: RunDir) -> Forest:
+    """The run's forest, ascending."""
+    table = read_columns(run / "forest", ["left", "right", "distance"])
+    return Forest(*(table[name].to_numpy() for name in ("left", "right", "distance")))
+
+
+def load_group_sizes(run: RunDir) -> GroupSizes:
+    """What the forest stage saw of the run's small groups."""
+    return GroupSizes(**json.loads((run / "forest" / "grain.json").read_text(encoding="utf-8")))

@@ -1,0 +1,548 @@
+"""The run directory: where artefacts lie, and which stages are finished; this makes a run restartable."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clustering.errors import ConfigError, StageError
+from clustering.kernels.cache import made_private
+from clustering.runs.inventory import (
+    ARTEFACTS,
+    FILES,
+    LOCK,
+    MANIFEST,
+    PENDING,
+    PROGRESS,
+    STAGE_ARTEFACTS,
+    STAGE_OF,
+    TEMPORARY,
+    is_half_written,
+    is_written_by_covey,
+    names_in,
+    path_in,
+    remove_half_written,
+    remove_others,
+    remove_written,
+    visible_names,
+)
+from clustering.runs.locks import (
+    LEASE_S,
+    ChangedError,
+    FencedObject,
+    Lease,
+    LocalLock,
+    UnsupportedError,
+    hold_local,
+    local_in_use,
+    remote_in_use,
+)
+from clustering.runs.manifest import KEYS, parse_manifest
+from clustering.runs.object_store import RemotePath
+from clustering.runs.storage import ANEW, Location, json_bytes, locate, move, write_json
+from clustering.schema import Figures
+
+log = logging.getLogger("covey")
+
+
+class RunDir:
+    """One run's directory, a local path or an s3:// or gs:// URI.
+
+    ``run / name`` is where an artefact lies. Those that are folders lie under their stage's fingerprint, so that a
+    worker of an earlier start that writes late writes beside those of a later one; the files that users open come to
+    the top when the whole run is done. A stage is finished when the manifest says so, and the manifest is replaced in
+    one step after the stage's artefact is complete. Parts appear under their final name only when they are whole.
+    """
+
+    def __init__(
+        self, path: str | Location, places: dict[str, str] | None = None, patience_s: float | None = None
+    ) -> None:
+        """places : where artefacts lie, as the driver knew it when it gave the directory to a worker; patience_s : how
+        long an object store that fails is waited for."""
+        self.path = locate(path)
+        if patience_s is not None and isinstance(self.path, RemotePath):
+            self.path = replace(self.path, patience_s=patience_s)
+        self.held: Figures | None = None  # the manifest, while this process holds the directory and nobody else writes
+        self.lock: Lease | None = None  # that this process holds in an object store
+        self.local_lock: LocalLock | None = None  # that this process holds on a file system
+        self.fence: FencedObject | None = None  # the manifest there, which only who wrote it last can replace
+        self.changing = threading.RLock()  # stages may run on threads of one driver
+        self.marks: dict[str, str] = {}  # the fingerprints of this process's own start
+        self._given = places
+        self._placed: dict[str, str] | None = None  # while nobody else writes, until the manifest changes
+
+    def __reduce__(self) -> tuple[type, tuple[Location, dict[str, str]]]:
+        return type(self), (self.path, self.places)  # only this process holds the directory
+
+    def __truediv__(self, name: str) -> Location:
+        return self.path / self.places.get(name, name) if name in STAGE_OF else self.path / name
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The place of each artefact below the directory."""
+        if self._given is not None:
+            return self._given
+        placed = self._placed
+        if placed is None:
+            placed = self._where(self.manifest)
+            self._placed = placed if self.held is not None else None
+        return placed
+
+    def _where(self, manifest: Figures) -> dict[str, str]:
+        """Of this process's start; of what is finished where it has none; else of what was begun."""
+        stages = manifest["stages"] if self.marks else _results(manifest)["stages"]
+        begun = {} if "previous" in manifest else manifest.get("begun", {})
+        swapped, swapping = manifest.get("swapped", {}), manifest.get("swapping", {})
+        found = {}
+        for artefact, stage in STAGE_OF.items():
+            mark = self.marks.get(stage)
+            entry = stages.get(stage)
+            if entry and mark in (None, entry["fingerprint"]):
+                mark = entry.get("folder", "")
+            elif mark is None:
+                mark = begun.get(stage, "")
+            found[artefact] = path_in(artefact, mark, swapped.get(stage) == mark)
+            waiting = path_in(artefact, swapping.get(artefact, ""), False)
+            if artefact in swapping and (self.path / waiting).exists():  # its process ended in the midst
+                found[artefact] = waiting
+        return found
+
+    @property
+    def whole(self) -> bool:
+        """Whether there are results of a whole run; another start may be at work, or have ended before its end."""
+        return _is_whole(self.results)
+
+    @property
+    def results(self) -> Figures:
+        """The manifest's entries on what users see: of the last whole run, else of the one at work."""
+        return _results(self.manifest)
+
+    def local(self, name: str) -> Path:
+        """A folder of this machine for what cannot lie in an object store; there it is lost with the machine.
+
+        Raises: ConfigError when the folder that is ours in the temporary directory is somebody else's: it would read
+            the texts' vectors, or lead what is written elsewhere.
+        """
+        if isinstance(self.path, Path):
+            return self.path / name
+        ours = Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
+        if not made_private(ours):
+            found = ours.lstat()
+            raise ConfigError(
+                [
+                    f"{ours} is not a folder that only this user can enter (owner {found.st_uid}, mode "
+                    f"{found.st_mode & 0o7777:o}), and the embedded store of {self.path} is to lie there. Remove it, "
+                    f"or set TMPDIR to a folder of your own"
+                ]
+            )
+        return ours / self.id / name
+
+    @property
+    def manifest(self) -> Figures:
+        return self._read_manifest() if self.held is None else copy.deepcopy(self.held)
+
+    def _read_manifest(self) -> Figures:
+        try:
+            return parse_manifest((self / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {"id": uuid.uuid4().hex[:12], "stages": {}}
+        except (ValueError, RecursionError) as error:
+            raise ConfigError([f"{self / MANIFEST} is damaged ({error}); start anew with run.resume=false"]) from None
+        except OSError as error:
+            raise ConfigError([f"{str(self.path)[:200]} is no run directory: {error.strerror or error}"]) from None
+
+    @property
+    def report(self) -> Figures:
+        """Raises: StageError where report.json is missing or damaged."""
+        try:
+            found = json.loads((self / "report.json").read_text(encoding="utf-8"))
+            if not isinstance(found, dict) or "counts" not in found:
+                raise ValueError("it holds no report")
+        except (OSError, ValueError, RecursionError) as error:
+            what = getattr(error, "strerror", None) or str(error)[:200]
+            raise StageError(f"{self / 'report.json'} is missing or damaged: {what}. {ANEW}") from None
+        return found
+
+    @contextmanager
+    def needed(self) -> Iterator[None]:
+        """Raises: StageError that names the artefact when one is missing that the block reads."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StageError(f"{self.path} is not whole: {error.filename or error} is missing. {ANEW}") from None
+
+    @property
+    def id(self) -> str:
+        """Tells this run's collection from those of others; kept for the life of the directory."""
+        if not (self / MANIFEST).exists():
+            self.update_manifest()
+        return str(self.manifest["id"])
+
+    @property
+    def begun(self) -> dict[str, str]:
+        """The fingerprints of stages that are not finished, of which parts may lie there."""
+        return self.manifest.get("begun") or {}
+
+    def update_manifest(self, **entries: Any) -> None:
+        """Raises: StageError when the directory that this process holds has vanished, or is held by another now."""
+        with self._changed() as manifest:
+            manifest.update(entries)
+
+    @contextmanager
+    def _changed(self) -> Iterator[Figures]:
+        """The manifest, to be changed in the block and written at its end; threads wait for each other."""
+        with self.changing:
+            manifest = self.manifest
+            yield manifest
+            assert manifest.keys() <= KEYS, (
+                manifest.keys() - KEYS
+            )  # what manifest.py does not know, no start would read
+            if self.held is not None and self.fence is None:
+                self._refuse_another(manifest)
+            if self._taken_over():
+                raise self._taken()
+            self._write(manifest)
+            self.held = manifest if self.held is not None else None
+            self._placed = None
+
+    def _write(self, manifest: Figures) -> None:
+        if self.fence is None:
+            with self._told():
+                write_json(self / MANIFEST, manifest)
+            return
+        try:
+            self.fence.write(json_bytes(manifest))
+        except ChangedError:
+            self._refuse_another(manifest)
+            raise self._taken() from None
+        except UnsupportedError as error:
+            raise StageError(f"{self / MANIFEST}: {error}. When that is mended, the same command goes on") from None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raises: StageError when the directory's disk is full, or takes no writes any more."""
+        try:
+            yield
+        except OSError as error:
+            raise StageError(f"run.dir {self.path}: {error}. When that is mended, the same command goes on") from error
+
+    def _refuse_another(self, manifest: Figures) -> None:
+        """Raises: StageError when what lies there is not what this process has last written."""
+        if not (self / MANIFEST).exists() or (found := self._read_manifest())["id"] != manifest["id"]:
+            raise StageError(
+                f"{self.path} has vanished while the run was at work, or another run has taken its place. What it held "
+                f"is lost; start again with a run.dir that stays"
+            )
+        if self.held is not None and found.get("owner") != self.held.get("owner"):
+            raise self._taken()
+
+    def _taken(self) -> StageError:
+        why = f"this process gave no sign of life for {LEASE_S} s"
+        if self.local_lock is not None:
+            why = f"its file {LOCK} was removed while this process held it"
+        return StageError(f"{self.path} was taken over by another run, as {why}. That one goes on")
+
+    def remove(self, name: str) -> None:
+        """Remove an artefact, as far as Covey has written it."""
+        remove_written(self.path, self.places.get(name, name))
+
+    def refuse_foreign(self) -> None:
+        """Raises: ConfigError when the directory holds something and no run of Covey's."""
+        names = self._contents()
+        if not names or self._holds_run(names):
+            return
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise ConfigError(
+            [
+                f"run.dir {self.path} is not empty and holds no run of Covey, but {shown}; nothing there was touched. "
+                f"Take a directory that is empty or not there yet"
+            ]
+        )
+
+    def _contents(self) -> list[str]:
+        try:
+            return visible_names(names_in(self.path))
+        except OSError:  # the lock will say what is wrong
+            return []
+
+    def _holds_run(self, names: list[str]) -> bool:
+        begun = [name for name in names if name != LOCK and not is_half_written(name)]
+        if MANIFEST not in begun:
+            return not begun  # a start that ended before its first entry
+        try:
+            self._read_manifest()
+        except ConfigError:  # damaged, or somebody else's
+            return LOCK in names or all(is_written_by_covey(name) or name in ARTEFACTS for name in begun)
+        return True
+
+    def holds(self, uri: str) -> bool:
+        """Whether a path or URI is the directory or lies below it, links followed."""
+        try:
+            other = locate(uri)
+        except ConfigError:  # it is neither
+            return False
+        if isinstance(self.path, RemotePath):
+            return isinstance(other, RemotePath) and f"{other.inner}/".startswith(f"{self.path.inner}/")
+        if isinstance(other, RemotePath):
+            return False
+        if not self.path.exists():
+            return other.is_relative_to(self.path)
+        real = Path(os.path.realpath(other))
+        return any(above.exists() and above.samefile(self.path) for above in (real, *real.parents))
+
+    def wrote(self, uri: str) -> bool:
+        """Whether a path or URI is a file of the directory that Covey has written."""
+        if not self.holds(uri):
+            return False
+        if isinstance(self.path, RemotePath):
+            return is_written_by_covey(RemotePath.of(uri).inner[len(self.path.inner) + 1 :])
+        return is_written_by_covey(os.path.relpath(os.path.realpath(str(locate(uri))), os.path.realpath(self.path)))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for this process.
+
+        The kernel frees a local lock with the process, however it ends; in an object store the holder gives signs of
+        life, and is taken for dead without them.
+        Raises: ConfigError when another process holds it, it cannot be written, or holds what Covey did not write.
+        """
+        self.refuse_foreign()
+        with self._local_lock() if isinstance(self.path, Path) else self._remote_lock():
+            with contextlib.suppress(ConfigError):  # a damaged manifest is told later
+                self.held = {**self._read_manifest(), "id": self.id}
+                if self.lock is not None:
+                    self.update_manifest(owner=self.lock.owner)
+            if isinstance(self.path, Path):
+                remove_half_written(self.path)
+            if self.held is not None:
+                self._finish()
+            try:
+                yield
+            finally:
+                self.held = self._placed = None
+
+    @contextmanager
+    def _local_lock(self) -> Iterator[None]:
+        assert isinstance(self.path, Path)
+        with hold_local(self.path) as self.local_lock:
+            try:
+                yield
+            finally:
+                self.local_lock = None
+
+    @contextmanager
+    def _remote_lock(self) -> Iterator[None]:
+        assert isinstance(self.path, RemotePath)
+        with Lease(self.path).held() as self.lock:
+            if self.lock.versioned is not None:
+                self.fence = FencedObject(self.path / MANIFEST)
+                self.fence.look()
+            try:
+                yield
+            finally:
+                self.lock = self.fence = None
+
+    def _taken_over(self) -> bool:
+        """Whether another process holds what this one held: it gave no sign of life for too long, or its lock's file
+        was removed."""
+        if self.local_lock is not None:
+            return not self.local_lock.still_holds()
+        return self.lock is not None and self.lock.owner_now() not in (self.lock.owner, None)
+
+    def in_use(self) -> bool:
+        """Whether a process that lives holds the directory."""
+        return local_in_use(self.path) if isinstance(self.path, Path) else remote_in_use(self.path / LOCK)
+
+    def mend(self) -> None:
+        """Begin a manifest in place of one that is damaged."""
+        try:
+            self._read_manifest()
+        except ConfigError:
+            fresh = {"id": uuid.uuid4().hex[:12], "stages": {}}
+            self._write(fresh if self.lock is None else {**fresh, "owner": self.lock.owner})
+            self.held, self._placed = self._read_manifest(), None
+
+    def clear(self) -> None:
+        """Give up all that earlier starts have left, but for the files that users open: they stay until new ones are
+        whole. The manifest goes first: half of an artefact must not pass for a finished one."""
+        with self._changed() as manifest:
+            for key in manifest.keys() - {"id", "owner"}:
+                del manifest[key]
+            manifest["stages"] = {}
+        self.marks = {}
+        remove_others(self.path, set())
+        remove_written(self.path, PROGRESS)
+        remove_written(self.local("store").parent, "store")
+
+    def begin(self, marks: dict[str, str], **entries: Any) -> None:
+        """Begin a start, or go on: what earlier ones have left under these fingerprints is kept.
+
+        The results of the last whole run stay as they are until ``publish``; other starts' artefacts are removed.
+        marks : the fingerprint of each stage; entries : of the manifest, such as the configuration
+        """
+        with self._changed() as manifest:
+            results = _results(manifest)
+            whole = {key: results[key] for key in _RESULTS if key in results} if _is_whole(results) else None
+            known = [manifest["stages"], *([whole["stages"]] if whole else [])]
+            stages = {name: entry for name in marks for entry in [_entry(known, name, marks[name])] if entry}
+            stale = [name for name in manifest["stages"] if name not in stages]
+            begun = {name: mark for name, mark in manifest.get("begun", {}).items() if mark == marks.get(name)}
+            lost = sorted(manifest.get("begun", {}).keys() - begun.keys())
+            manifest.pop("previous", None)
+            if whole and whole["stages"] == stages:
+                manifest.update(whole)
+            elif whole:
+                manifest["previous"] = whole
+            manifest.update(entries, stages=stages, begun=begun)
+        if stale:
+            log.info("changed configuration or input: %s will be done again", ", ".join(stale))
+        if lost:
+            log.info("changed configuration or input: what was begun of %s is given up", ", ".join(lost))
+        self.marks, self._placed = dict(marks), None
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what belongs neither to this start nor to the results that users see."""
+        manifest = self.manifest
+        kept = set()
+        for stages in (manifest["stages"], manifest.get("previous", {}).get("stages", {})):
+            for name, entry in stages.items():
+                lasting = [artefact for artefact in STAGE_ARTEFACTS[name] if artefact not in TEMPORARY]
+                kept |= {path_in(artefact, entry.get("folder", ""), False) for artefact in lasting}
+        for name, mark in manifest.get("begun", {}).items():
+            kept |= {path_in(artefact, mark, False) for artefact in STAGE_ARTEFACTS[name]}
+        remove_others(self.path, kept)
+
+    def publish(self) -> None:
+        """Put the files that users open in the place of those of the run before, now that all stages are done.
+
+        The manifest says which are being swapped, so that the next start finishes what was interrupted.
+        """
+        with self._changed() as manifest:
+            marks, swapped = self._file_marks(manifest), manifest.get("swapped", {})
+            moved = [name for name in FILES if marks.get(STAGE_OF[name], "") != swapped.get(STAGE_OF[name], "")]
+            waiting = {name: path_in(name, marks.get(STAGE_OF[name], ""), False) for name in moved}
+            made = {name: (self.path / waiting[name]).exists() for name in moved}
+            # "": the run before has left one that this one has not
+            manifest["swapping"] = {name: marks[STAGE_OF[name]] if made[name] else "" for name in moved}
+            manifest["swapped"] = marks
+            manifest.pop("previous", None)
+        self._settle()
+
+    def _file_marks(self, manifest: Figures) -> dict[str, str]:
+        """The stages that leave files for users, each with the fingerprint under which it does."""
+        found = {stage: manifest.get("swapped", {}).get(stage, "") for stage in map(STAGE_OF.__getitem__, FILES)}
+        found |= {stage: mark for stage, mark in self.marks.items() if stage in found}
+        return found | {name: entry.get("folder", "") for name, entry in manifest["stages"].items() if name in found}
+
+    def _settle(self) -> None:
+        """Finish a swap that is at hand."""
+        swapping = self.manifest.get("swapping")
+        if not swapping:
+            return
+        for artefact, mark in swapping.items():
+            waiting = self.path / path_in(artefact, mark, False)
+            with self._told():
+                if not mark:
+                    remove_written(self.path, artefact)
+                elif waiting.exists():
+                    move(waiting, self.path / artefact)
+        self.update_manifest(swapping={})
+        remove_written(self.path, PENDING)
+        self._sweep()
+
+    def _finish(self) -> None:
+        """Do what a run that ended between its last stage and the end of the swap has left to do."""
+        self._settle()
+        manifest = self.manifest
+        swapped = manifest.get("swapped", {})
+        marks = self._file_marks(manifest)
+        if "report" in manifest["stages"] and any(swapped.get(name, "") != mark for name, mark in marks.items()):
+            self.publish()
+
+    def forget(self, name: str) -> None:
+        """Let a stage be done again, its parts kept."""
+        with self._changed() as manifest:
+            mark = manifest["stages"].pop(name)["fingerprint"]
+            manifest["begun"] = {**manifest.get("begun", {}), name: mark}
+
+    def stage(self, name: str, fingerprint: str, work: Callable[[], Figures]) -> Figures:
+        """Run a stage unless it is finished with this fingerprint; return its figures either way.
+
+        work : does the stage's work and returns its figures (counts, ``peak_bytes``; ``warnings``: sentences that the
+            log says and the report repeats)
+        """
+        self.marks[name], self._placed = fingerprint, None
+        done = self.manifest["stages"].get(name)
+        if done is not None and done["fingerprint"] == fingerprint:
+            return dict(done["figures"])
+        if self.begun.get(name) != fingerprint:  # else parts that lie there were made by this very stage, and are kept
+            self._discard(name)
+        with self._changed() as manifest:
+            manifest["begun"] = {**manifest.get("begun", {}), name: fingerprint}
+        started = time.perf_counter()
+        figures = work()
+        seconds = time.perf_counter() - started
+        with self._changed() as manifest:
+            del manifest["begun"][name]
+            manifest["stages"][name] = {
+                "fingerprint": fingerprint,
+                "folder": fingerprint,
+                "started": round(time.time() - seconds, 3),
+                "finished": round(time.time(), 3),
+                "seconds": round(seconds, 3),
+                "figures": figures,
+            }
+        shown = " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
+        fields = {"event": "stage_finished", "stage": name, "seconds": round(seconds, 3), **figures}
+        log.info("%s: %s seconds=%.1f", name, shown, seconds, extra={"fields": fields})
+        for line in figures.get("warnings", []):
+            log.warning("%s: %s", name, line)
+        return figures
+
+    def _discard(self, name: str) -> None:
+        for artefact in STAGE_ARTEFACTS[name]:
+            self.remove(artefact)
+
+    def finished(self, name: str, fingerprint: str) -> bool:
+        manifest = self.manifest
+        return _entry([manifest["stages"], _results(manifest)["stages"]], name, fingerprint) is not None
+
+
+# What the manifest keeps of the last whole run while another start is at work.
+_RESULTS = ("stages", "config", "versions", "seed", "machine", "plan", "nodes", "expected")
+
+
+def _results(manifest: Figures) -> Figures:
+    return manifest.get("previous") or manifest
+
+
+def _is_whole(results: Figures) -> bool:
+    return "report" in results["stages"]
+
+
+def _entry(known: list[Figures], name: str, mark: str) -> Figures | None:
+    """A stage that was finished with a fingerprint."""
+    return next((stages[name] for stages in known if name in stages and stages[name]["fingerprint"] == mark), None)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
+
+
+def _short(key: str, value: Any) -> str:
+    if key.endswith("_bytes"):
+        return f"{value / 2**20:.0f}MiB"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

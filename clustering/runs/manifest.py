@@ -1,0 +1,76 @@
+"""What manifest.json may hold; it is checked as input is, for a run directory may come from anybody."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import field, fields
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from clustering.runs.inventory import FILES, STAGE_ARTEFACTS
+
+Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]  # a stage's fingerprint
+Folder = Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]  # where its artefacts lie; "": at the top
+StageName = Annotated[str, Field(pattern=rf"^({'|'.join(STAGE_ARTEFACTS)})$")]
+FileName = Annotated[str, Field(pattern=rf"^({'|'.join(map(re.escape, FILES))})$")]
+_checked = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(config=_checked, kw_only=True)
+class StageEntry:
+    """A finished stage."""
+
+    fingerprint: Fingerprint
+    folder: Folder = ""
+    started: float
+    finished: float
+    seconds: float
+    figures: dict[str, Any]
+
+
+@dataclass(config=_checked, kw_only=True)
+class Results:
+    """What users see of a run, beside its artefacts."""
+
+    stages: dict[StageName, StageEntry]
+    config: dict[str, Any] | None = None  # checked by ``config.build_config``
+    versions: dict[str, str] | None = None
+    seed: int | None = None
+    machine: str | None = None
+    plan: dict[StageName, dict[str, Any]] | None = None
+    nodes: list[dict[str, float]] | None = None
+    expected: dict[StageName, float] | None = None
+
+
+@dataclass(config=_checked, kw_only=True)
+class Manifest(Results):
+    """The run that is at work, or has ended."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]  # is part of a collection's description and a folder's name
+    begun: dict[StageName, Fingerprint] = field(default_factory=dict)
+    dropped: Fingerprint | None = None  # the store whose collection was dropped after the search
+    loaded: Fingerprint | None = None  # the store whose collection this run has loaded, and releases
+    collection: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] | None = None
+    swapped: dict[StageName, Folder] = field(default_factory=dict)  # whose files for users have come to the top
+    swapping: dict[FileName, Folder] = field(default_factory=dict)  # files that are on their way there; "": to go
+    previous: Results | None = None  # the last whole run, while another start is at work
+    owner: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None  # who holds a directory in an object store
+
+
+KEYS = frozenset(key.name for key in fields(Manifest))
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def parse_manifest(text: str) -> dict[str, Any]:
+    """The manifest as plain JSON. Raises: ValueError that names the first wrong entry."""
+    try:
+        _MANIFEST.validate_json(text)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = ".".join(str(part) for part in detail["loc"] if "[" not in str(part))
+        shown = repr(detail["input"])[:60]
+        raise ValueError(f"{place or 'it'}: {detail['msg'][0].lower()}{detail['msg'][1:]}, got {shown}") from None
+    return dict(json.loads(text))

@@ -1,0 +1,273 @@
+"""Where artefacts lie: a local path or an object store; files are written whole or not at all, and read back."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import tempfile
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clustering.errors import ConfigError, StageError
+from clustering.kernels.printable import CREDENTIALS
+from clustering.runs.object_store import COPIED_BYTES, LOCAL, RemotePath, is_local, local_path
+
+T = TypeVar("T")
+ANEW = "covey run with run.resume=false makes it anew"
+SECRET_SHOWN = "a URI holds a user or password; object stores take credentials from the environment"
+
+
+class SteadyFile(io.RawIOBase):
+    """The content of an object, read at any place; a read that fails is tried again from where it was.
+
+    Raises: StageError as ``RemotePath.again`` does.
+    """
+
+    def __init__(self, path: RemotePath) -> None:
+        self.path, self.at, self.source = path, 0, None
+        self.size = int(path._info().size or 0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self.size - self.at))
+        found = self.path.again(lambda fs: self._read(fs, wanted)) if wanted else b""
+        buffer[: len(found)] = found
+        self.at += len(found)
+        return len(found)
+
+    def _read(self, fs: pa.fs.FileSystem, wanted: int) -> bytes:
+        source, self.source = self.source or fs.open_input_file(self.path.inner), None
+        found: bytes = source.read_at(wanted, self.at)
+        self.source = source  # one that has failed is opened anew
+        return found
+
+
+Location = Path | RemotePath
+
+
+def locate(given: str | Location) -> Location:
+    """A path of this machine, absolute, or a place in an object store for a URI.
+
+    Raises: ConfigError for what is neither.
+    """
+    if isinstance(given, RemotePath):
+        return given
+    if not str(given) or "\0" in str(given):
+        raise ConfigError([f"{str(given)!r} is no path"])
+    if CREDENTIALS.search(str(given)):
+        raise ConfigError([SECRET_SHOWN])
+    try:
+        return Path(local_path(str(given))).absolute() if is_local(str(given)) else RemotePath.of(str(given))
+    except ValueError as error:
+        raise ConfigError([f"{str(given)[:200]!r} is no URI: {error}"]) from None
+
+
+def check_writable(path: Location, option: str) -> None:
+    """Raises: ConfigError when a file cannot be written there; ``option`` names what was given on the command line."""
+    if isinstance(path, RemotePath):
+        return
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a directory; name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise ConfigError([f"{option} {str(path)[:200]} cannot be written: {error.strerror}"]) from None
+
+
+@contextmanager
+def atomic_write(path: Location, lasting: bool = True) -> Iterator[Path]:
+    """A temporary local path whose content stands at ``path`` when the block ends without an error.
+
+    lasting : also after a crash of the machine; what no other start reads need not wait for the disk
+    """
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="covey-") as folder:
+            yield Path(folder) / path.name
+            path.upload(Path(folder) / path.name)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # processes of containers share numbers
+    try:
+        yield temporary
+        if lasting:  # a name that survives a crash without its content would pass for a whole part
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def move(path: Location, to: Location) -> None:
+    """Put a file in the place of another, in one step for who reads it; in an object store, it is copied there."""
+    if isinstance(path, RemotePath) and isinstance(to, RemotePath):
+        size = path._info().size or 0
+
+        def copy(fs: pa.fs.FileSystem) -> None:
+            if size <= COPIED_BYTES:
+                fs.copy_file(path.inner, to.inner)
+            else:
+                pa.fs.copy_files(path.inner, to.inner, fs, fs)
+
+        path.again(copy)
+        path.remove()
+    else:
+        os.replace(str(path), str(to))
+
+
+def touch(path: Location) -> None:
+    """An empty file as a mark."""
+    with atomic_write(path) as temporary:
+        temporary.touch()
+
+
+# How the footer of an Arrow file says that a column has an extension type, and, in base64, at each place of three, that
+# of a Parquet file.
+_EXTENSION = (
+    b"ARROW:extension:name", b"QVJST1c6ZXh0ZW5zaW9uOm5hbW", b"FSUk9XOmV4dGVuc2lvbjpuYW1l", b"BUlJPVzpleHRlbnNpb246bmFtZ"
+)  # fmt: skip
+_MAGIC = (b"ARROW1", b"PAR1")  # with which a file ends, behind its footer and the footer's length
+
+
+def has_extension_types(file: Any) -> bool:
+    """Whether a Parquet or Arrow file, opened and seekable, says that columns hold Arrow extension types.
+
+    pyarrow makes them when the file is opened, by code that Ray and others have registered; some of it runs pickle. So
+    this looks at the footer's bytes, before anything is read. The file's place is at its beginning afterwards.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 10))
+    tail = file.read(10)
+    end = 4 + len(_MAGIC[0] if tail.endswith(_MAGIC[0]) else _MAGIC[1])
+    footer_bytes = int.from_bytes(tail[-end:][:4], "little")
+    file.seek(max(0, size - end - footer_bytes))
+    footer = file.read(footer_bytes)
+    file.seek(0)
+    return any(name in footer for name in _EXTENSION)
+
+
+def _read(path: Location, work: Callable[[pa.NativeFile], T], at_once: bool = False) -> T:
+    """What ``work`` takes from a Parquet or Arrow file; at_once : in one request
+
+    Raises: StageError when it is damaged, or holds extension types, which no artefact of Covey's does.
+    """
+
+    def read(fs: pa.fs.FileSystem) -> T:
+        with fs.open_input_file(path.inner if isinstance(path, RemotePath) else str(path)) as opened:
+            file = pa.BufferReader(opened.read_buffer()) if at_once else opened
+            if has_extension_types(file):
+                raise StageError(
+                    f"{path} holds columns of an Arrow extension type, which may run code when they are read; Covey "
+                    f"writes none. Use only run directories whose origin you know"
+                )
+            return work(file)
+
+    if isinstance(path, RemotePath):
+        return path.again(read)
+    try:
+        return read(LOCAL)
+    except pa.ArrowInvalid as error:
+        raise StageError(f"{path} is damaged: {str(error)[:200]}. {ANEW}") from None
+
+
+def _read_parquet(path: Location, work: Callable[[pq.ParquetFile], T]) -> T:
+    return _read(path, lambda file: work(pq.ParquetFile(file, pre_buffer=True)))
+
+
+def read_table(path: Location, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file, or some of its columns. Raises: StageError when it holds extension types."""
+    return _read_parquet(path, lambda file: file.read(columns=columns))
+
+
+def read_metadata(path: Location) -> pq.FileMetaData:
+    """What a Parquet file says of itself, without its rows. Raises: StageError when it holds extension types."""
+    return _read_parquet(path, lambda file: file.metadata)
+
+
+def read_schema(path: Location) -> pa.Schema:
+    return read_metadata(path).schema.to_arrow_schema()
+
+
+def write_temporary(path: Location, table: pa.Table) -> None:
+    """Write an Arrow file for this start alone: uncompressed, which takes a tenth of the time that Parquet takes."""
+    with atomic_write(path, lasting=False) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        writer.write_table(table.combine_chunks())  # a file has one dictionary for each column
+
+
+def read_temporary(path: Location, wanted: Callable[[str], bool]) -> pa.Table:
+    """The wanted columns of an Arrow file. Raises: StageError when it holds extension types."""
+
+    def read(file: pa.NativeFile) -> pa.Table:
+        at = [at for at, name in enumerate(pa.ipc.open_file(file).schema.names) if wanted(name)]
+        return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=at)).read_all()
+
+    return _read(path, read, at_once=isinstance(path, RemotePath))  # small, and Arrow files are read in many steps
+
+
+def load_array(path: Location, mapped: bool = False) -> Any:
+    """A .npy file, memory-mapped where asked, or a .npz file; nothing in it is executed.
+
+    A mapped one from an object store is first copied to this node, into a file that ends with its last use.
+    """
+    if isinstance(path, Path):
+        try:
+            return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        except (ValueError, EOFError, zipfile.BadZipFile):  # of pickles, too, which stay unread
+            raise StageError(f"{path} is damaged: it holds no array. {ANEW}") from None
+    if not mapped:
+        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    with tempfile.NamedTemporaryFile(prefix="covey-") as copy:
+        source = path.inner
+        path.again(lambda fs: pa.fs.copy_files(source, copy.name, fs, pa.fs.LocalFileSystem()))
+        return np.load(copy.name, mmap_mode="r", allow_pickle=False)
+
+
+def digest(*parts: Any) -> str:
+    """Digest of what a stage depends on: its configuration, its input, the stages before it."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def json_bytes(content: Any) -> bytes:
+    return f"{json.dumps(content, indent=1, ensure_ascii=False)}\n".encode()
+
+
+def write_json(path: Location, content: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(json_bytes(content))
+
+
+def write_table(path: Location, table: pa.Table) -> None:
+    """Write one Parquet file that is either whole or absent."""
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def save_array(path: Location, array: np.ndarray[Any, Any]) -> None:
+    """Write one .npy file that is either whole or absent."""
+    with atomic_write(path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, array)

@@ -1,0 +1,1 @@
+"""Where texts come from: files of many formats, or a collection; distinct texts and records out."""

@@ -1,0 +1,339 @@
+"""read.paths in; the files of the input out, each with how it is written and where its wanted columns stand."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+
+from clustering.config.sections import ReadSection
+from clustering.kernels.printable import CREDENTIALS
+from clustering.runs.object_store import RemotePath, filesystem_of, is_local
+from clustering.runs.storage import SECRET_SHOWN
+
+FORMATS = {
+    "csv": "csv",
+    "tsv": "tsv",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "json": "jsonl",
+    "parquet": "parquet",
+    "pq": "parquet",
+}
+PACKINGS = {
+    "gz": "gzip",
+    "gzip": "gzip",
+    "bz2": "bz2",
+    "zst": "zstd",
+    "zstd": "zstd",
+    "lz4": "lz4",
+    "xz": "xz",
+    "zip": "zip",
+}
+MAGIC = {
+    b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4",
+    b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip",
+}  # fmt: skip
+NO_PARTITION = ("__HIVE_DEFAULT_PARTITION__",)
+NAMED = 5  # files that a message names before it counts the others
+LOOKERS = 8  # threads that look into files, which on an object store is mostly waiting
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file of the input, as found before any work."""
+
+    path: str  # as the filesystem names it
+    uri: str  # as a user would write it, with the options of the store it lies in
+    name: str  # short, for ids: the path below the folder that all files share
+    format: str  # csv, tsv, jsonl or parquet; '' where only the content can tell
+    packing: str | None  # gzip, bz2, zstd, lz4, xz, zip
+    size: int  # bytes
+    changed: str  # time of the last change, for the run's fingerprint
+    given: str  # the item of ``paths`` that found it, which names its filesystem
+    layout: dict[str, Any] = field(default_factory=dict)  # how it is written, and where its columns stand
+    patience_s: float = 0  # how long a bucket that fails is waited for while it is read
+
+    @property
+    def steady(self) -> RemotePath | None:
+        """Where an object lies that is waited for; none for a file, and before any work."""
+        if not self.patience_s or not self.given.startswith(("s3://", "gs://")):
+            return None
+        return replace(RemotePath.of(self.uri), inner=self.path, patience_s=self.patience_s)
+
+
+class Inputs(list[InputFile]):
+    """The files of an input, and what is to be said of it."""
+
+    def __init__(self, files: list[InputFile], keep: tuple[str, ...] = (), warnings: list[str] | None = None) -> None:
+        super().__init__(files)
+        self.keep, self.warnings = keep, list(warnings or [])
+
+
+def filesystem(path: str) -> tuple[pa.fs.FileSystem, str]:
+    store, inner = filesystem_of(path)
+    return store, posixpath.abspath(inner) if is_local(path) else inner
+
+
+def _uri(path: str, given: str) -> str:
+    """How a user would write a path of the filesystem that ``given`` names; a local one without file://."""
+    if is_local(given):
+        return path
+    scheme, authority, _, query, _ = urlsplit(given, allow_fragments=False)
+    return f"{scheme}://{authority if path.startswith('/') else ''}{path}{'?' + query if query else ''}"
+
+
+def resolve_paths(
+    cfg: ReadSection, left_out: Callable[[str], bool], problems: list[str]
+) -> tuple[list[InputFile], list[str]]:
+    """Files that paths, globs, directories and URIs find, in their order, each path's by name; one named twice once.
+
+    left_out : says of a file's URI whether it is no input; problems : takes a line for every path that finds nothing
+    Returns: the files, and the names of those whose format is not known even by their content's first bytes.
+    """
+    found: dict[str, InputFile] = {}
+    unread: dict[str, None] = {}
+    if not cfg.paths:
+        problems.append("read.paths is empty; name files, globs, directories or URIs, or give a read.collection")
+    for path in cfg.paths:
+        if CREDENTIALS.search(path):
+            problems.append(f"read.paths: {SECRET_SHOWN}")
+            continue
+        files, others = _resolve(path, cfg.format, problems)
+        inputs = [file for file in files if not left_out(file.uri)]
+        if files and not inputs:
+            problems.append(f"read.paths: {path} finds nothing but artefacts of the run itself")
+        for file in inputs:
+            found.setdefault(file.uri, file)
+        unread.update(dict.fromkeys(name for name in others if not left_out(name)))
+    files = list(found.values())
+    if not files:
+        return [], list(unread)
+    rooted = ["/" + file.path.lstrip("/") for file in files]
+    shared = posixpath.commonpath([posixpath.dirname(path) for path in rooted])
+    files = [replace(file, name=posixpath.relpath(path, shared)) for path, file in zip(rooted, files, strict=True)]
+    return files, [name for name in unread if name not in found]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file as its filesystem lists it."""
+
+    path: str
+    size: int
+    changed: str
+
+    @property
+    def base(self) -> str:
+        return self.path.rsplit("/", 1)[-1]
+
+
+def _resolve(given: str, kind: str | None, problems: list[str]) -> tuple[list[InputFile], list[str]]:
+    try:
+        store, path = filesystem(given)
+        entries, named, magic = _entries(store, path, problems)
+    except (OSError, ValueError) as error:
+        problems.append(f"read.paths: cannot look for {given}: {error}")
+        return [], []
+    if entries is None:
+        problems.append(f"read.paths: no such file: {given}")
+        return [], []
+    files, unread = [], []
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        if entry.base.startswith(".") and not named:
+            continue
+        file = _file_of(entry, given, kind, named)
+        if file is not None and _readable_name(entry.path):
+            files.append(file)
+        elif not named and not entry.base.startswith("_"):  # _SUCCESS and its like say something of the others
+            unread.append(_uri(entry.path, given))
+    files, others = _by_content(files, kind, named, problems, given)
+    unread += others
+    if not files and not named:
+        what = "the glob matches no" if magic else "the directory holds no"
+        shown = f"; it finds {', '.join(map(repr, unread[:NAMED]))} (read.format names their format)" if unread else ""
+        problems.append(f"read.paths: {what} csv, tsv, jsonl, json or parquet file: {given}{shown}")
+    return files, [name.encode("utf-8", "replace").decode() for name in unread]
+
+
+def _readable_name(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # a name of the system that is not UTF-8
+        return False
+    return True
+
+
+def _file_of(entry: _Entry, given: str, kind: str | None, named: bool) -> InputFile | None:
+    """The file with what its name says; None for a suffix that says that it is something else."""
+    words = entry.base.lower().split(".")
+    packing = PACKINGS.get(words[-1]) if len(words) > 1 else None
+    suffix = words[-2 if packing else -1] if len(words) > (2 if packing else 1) else ""
+    form = {"json": "jsonl"}.get(kind or "", kind or "") or FORMATS.get(suffix, "")
+    if not (form or named) and ((suffix and not _may_be_a_part(suffix)) or entry.base.startswith("_")):
+        return None
+    return InputFile(entry.path, _uri(entry.path, given), entry.path, form, packing, entry.size, entry.changed, given)
+
+
+def _may_be_a_part(suffix: str) -> bool:
+    """What stands behind a dot of no known suffix: of part-00000-c000.snappy, say."""
+    return suffix in ("snappy", "part") or suffix.isdigit()
+
+
+def _by_content(
+    files: list[InputFile], kind: str | None, named: bool, problems: list[str], given: str
+) -> tuple[list[InputFile], list[str]]:
+    """The files with what their first bytes say: how they are packed, and whether they are Parquet."""
+    found, unread = [], []
+    with ThreadPoolExecutor(LOOKERS) as pool:
+        for file, head in zip(files, pool.map(_first_bytes, files), strict=True):
+            if isinstance(head, OSError):
+                reason = head.strerror or " ".join(str(head).split())
+                problems.append(f"read.paths: {file.uri} cannot be read: {reason}")
+                continue
+            told = next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
+            if told or not file.packing:
+                file = replace(file, packing=told)
+            if head.startswith(b"PAR1") and kind is None:
+                file = replace(file, format="parquet")
+            if not file.format and named and file.packing != "zip":
+                problems.append(
+                    f"read.paths: {given} is none of {', '.join(FORMATS)} (each also packed: {', '.join(PACKINGS)}); "
+                    f"read.format names its format"
+                )
+                continue
+            if file.format or file.packing == "zip":
+                found.append(file)
+            else:
+                unread.append(file.uri)
+    return found, unread
+
+
+def _first_bytes(file: InputFile) -> bytes | OSError:
+    if file.size == 0:
+        return b""
+    try:
+        if is_local(file.given):
+            with open(file.path, "rb") as local:
+                return local.read(8)
+        with filesystem(file.given)[0].open_input_stream(file.path, compression=None) as stream:
+            return bytes(stream.read(8))
+    except OSError as error:
+        return error
+
+
+def _entries(store: pa.fs.FileSystem, path: str, problems: list[str]) -> tuple[list[_Entry] | None, bool, bool]:
+    """The files that a path finds, whether it names one itself, and whether it is a glob; None where nothing is."""
+    local = isinstance(store, pa.fs.LocalFileSystem)
+    parts = path.split("/")
+    magic = [at for at, part in enumerate(parts) if any(c in part for c in "*?[")]
+    if magic and (os.path.lexists(path) if local else store.get_file_info(path).type == pa.fs.FileType.File):
+        magic = []
+    if magic:
+        base = "/".join(parts[: magic[0]]) or "/"
+        depth = None if "**" in parts else len(parts) - magic[0]
+        listed = _walk(base, depth, problems) if local else _list(store, base)
+        return [one for one in listed if _matches(one.path, path) and not _hidden(one.path, base)], False, True
+    if local:
+        try:
+            info = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None, False, False
+        if stat.S_ISDIR(info.st_mode):
+            return [one for one in _walk(path, None, problems) if not _hidden(one.path, path)], False, False
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError("it is no regular file; write what comes out of it to one")
+        return [_Entry(path, info.st_size, str(info.st_mtime_ns))], True, False
+    found = store.get_file_info(path)
+    if found.type == pa.fs.FileType.NotFound:
+        return None, False, False
+    if found.type == pa.fs.FileType.Directory:
+        return [one for one in _list(store, path) if not _hidden(one.path, path)], False, False
+    return [_Entry(path, found.size or 0, str(found.mtime_ns))], True, False
+
+
+def _list(store: pa.fs.FileSystem, base: str) -> list[_Entry]:
+    found = store.get_file_info(pa.fs.FileSelector(base, recursive=True, allow_not_found=True))
+    return [_Entry(info.path, info.size or 0, str(info.mtime_ns)) for info in found if info.type == pa.fs.FileType.File]
+
+
+def _walk(base: str, depth: int | None, problems: list[str]) -> list[_Entry]:
+    """The regular files below a folder, through links; a folder, and a file that links lead to, once."""
+    folders_seen: set[tuple[int, int]] = set()
+    found: dict[bool, list[tuple[tuple[int, int], _Entry]]] = {False: [], True: []}
+
+    def failed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            problems.append(f"read.paths: cannot look into {error.filename}: {error.strerror}")
+
+    for folder, folders, names in os.walk(base, followlinks=True, onerror=failed):
+        here = os.stat(folder)
+        level = folder[len(base) :].count("/") + 1
+        if (here.st_dev, here.st_ino) in folders_seen or (depth is not None and level > depth):
+            folders.clear()
+            continue
+        folders_seen.add((here.st_dev, here.st_ino))
+        folders.sort()
+        for name in names:
+            path = posixpath.join(folder, name)
+            try:
+                info = os.stat(path)
+            except OSError:  # a link to nothing
+                continue
+            if stat.S_ISREG(info.st_mode):
+                entry = _Entry(path, info.st_size, str(info.st_mtime_ns))
+                found[os.path.islink(path)].append(((info.st_dev, info.st_ino), entry))
+    seen = {key for key, _ in found[False]}
+    linked = {key: entry for key, entry in reversed(found[True]) if key not in seen}
+    return [*(entry for _, entry in found[False]), *linked.values()]
+
+
+def _hidden(path: str, base: str) -> bool:
+    """Whether a file lies in a folder that is hidden, or that a program keeps beside its own files (_delta_log)."""
+    *folders, name = path[len(base) :].split("/")
+    return name.startswith(".") or any(part.startswith((".", "_")) for part in folders)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """A glob where * stays within a folder and ** crosses folders."""
+    return _match_parts(path.split("/"), pattern.split("/"))
+
+
+def _match_parts(path: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_match_parts(path[skip:], pattern[1:]) for skip in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _match_parts(path[1:], pattern[1:])
+
+
+def partitions_of(name: str) -> dict[str, str]:
+    """What a file's folders say of its records, as Hive writes it: date=2024-05-01, with %2F for what no name may hold.
+
+    A value that Hive writes for none is empty.
+    """
+    found = (re.fullmatch(r"([^=]+)=(.*)", part) for part in name.split("/")[:-1])
+    values = {unquote(match[1]): unquote(match[2]) for match in found if match}
+    return {key: "" if value in NO_PARTITION else value for key, value in values.items()}
+
+
+def unread_words(unread: list[str]) -> list[str]:
+    """The warning that names files which are not read."""
+    if not unread:
+        return []
+    more = f" and {len(unread) - NAMED:,} more" if len(unread) > NAMED else ""
+    count = f"{len(unread):,} files are" if len(unread) > 1 else "1 file is"
+    return [
+        f"{count} not read, for neither name nor content says csv, tsv, jsonl, json or parquet: "
+        f"{', '.join(unread[:NAMED])}{more}. read.format names a format for all files; a narrower read.paths leaves "
+        f"such files out."
+    ]

@@ -1,0 +1,326 @@
+"""Records of any source in; texts/ (one row for each distinct text) and members/ (one line a record) out."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clustering import schema
+from clustering.config.sections import CleanSection, ReadSection
+from clustering.kernels.copies import fold_copies
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import part_name
+from clustering.runs.storage import atomic_write, load_array, read_temporary, write_table, write_temporary
+from clustering.schema import Figures
+from clustering.sources.formats.columns import as_type, common_type, is_large, is_numeric, times_of
+from clustering.sources.formats.tally import Tally
+from clustering.text.cleaning import Cleaning, folded
+from clustering.workers.pool import Item, map_parts
+from clustering.workers.tasks import run_on_one_node
+
+RECORDS_PER_PART = 8192
+MARKUP_SHARE = 0.05  # of the records: with so much markup a reader of the report should know of it
+# A text without a match stays as it is: printable ASCII, single spaces, no markup.
+ODD = r"[^ -~]|^ | $|  |[<&]"
+
+
+def cleaning_of(cfg: CleanSection) -> Cleaning:
+    return Cleaning(cfg.markup, cfg.urls, cfg.hashtags, cfg.case)
+
+
+class TextCleaner:
+    """Join the text columns of records, cleaned: what is compared and embedded, and what is shown where it differs."""
+
+    def __init__(self, cfg: ReadSection) -> None:
+        self.columns, self.separator, self.clean = cfg.text_columns, cfg.separator, cleaning_of(cfg.clean)
+
+    def __call__(self, table: pa.Table, tally: Tally) -> tuple[list[str], list[str | None]]:
+        """Returns: for each record its text, '' without one, and the original where it is another."""
+        pairs = [self._column(table[name]) for name in self.columns]
+        if len(pairs) == 1:
+            texts, originals = pairs[0]
+        else:
+            texts = self._joined([texts for texts, _ in pairs])
+            originals = {}
+            for at in {at for _, found in pairs for at in found}:
+                originals[at] = self.separator.join(filter(None, (found.get(at, own[at]) for own, found in pairs)))
+        tally.note("markup", sum(map(self._marked, originals.values())))
+        shown: list[str | None] = [None] * len(texts)
+        for at, original in originals.items():
+            if texts[at]:
+                shown[at] = original
+        return texts, shown
+
+    def _column(self, column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
+        """The cleaned values of a column, and by their places the originals that differ from them."""
+        texts: list[Any] = (pc.fill_null(column, "") if column.null_count else column).to_pylist()
+        if self.clean.light:
+            odd = pc.fill_null(pc.match_substring_regex(column, ODD), False)
+            places = np.flatnonzero(odd.to_numpy()).tolist()
+        else:
+            places = list(range(len(texts)))
+        originals = {}
+        for at in places:
+            original = folded(texts[at])
+            texts[at] = self.clean(original)
+            if texts[at] != original:
+                originals[at] = original
+        return texts, originals
+
+    def _joined(self, columns: list[list[str]]) -> list[str]:
+        return [self.separator.join(filter(None, values)) for values in zip(*columns, strict=True)]
+
+    def _marked(self, original: str) -> bool:
+        return self.clean.markup and ("<" in original or "&" in original)
+
+
+def carried_columns(
+    table: pa.Table, cfg: ReadSection, keep: tuple[str, ...], tally: Tally
+) -> tuple[dict[str, pa.Array], dict[str, list[str]]]:
+    """The columns of members/ besides row, in the order of the schema: text_id, time, source, link, those of read.keep.
+
+    Returns: the columns; and of those of read.keep, numeric: strings that are all numbers, large: whole numbers that a
+        float does not hold.
+    """
+    columns: dict[str, pa.Array] = {}
+    if cfg.id_column:
+        ids = table[cfg.id_column].combine_chunks()
+        columns["text_id"] = pc.if_else(pc.equal(ids, ""), None, ids) if pa.types.is_string(ids.type) else ids
+    if cfg.time_column:
+        columns["time"], lost, example = times_of(table[cfg.time_column].combine_chunks())
+        tally.note("times", lost, f"a record's {example}")
+    for name, column in (("source", cfg.source_column), ("link", cfg.link_column)):
+        if column:
+            columns[name] = as_type(table[column].combine_chunks(), pa.string())
+    for column in keep:
+        columns[kept_name(column)] = table[column].combine_chunks()
+    kept = {name: columns[name] for name in map(kept_name, keep)}
+    told = {
+        "numeric": [name for name, held in kept.items() if pa.types.is_string(held.type) and is_numeric(held)],
+        "large": [name for name, held in kept.items() if is_large(held)],
+    }
+    return columns, told
+
+
+def kept_name(column: str) -> str:
+    """A carried column's name in members/ and labels.parquet; those that have one meaning there are set apart.
+
+    An input's own input_label becomes input_input_label, so that no two columns meet in one name.
+    """
+    bare = column
+    while bare.startswith("input_"):
+        bare = bare[len("input_") :]
+    return f"input_{column}" if bare in schema.RESERVED else column
+
+
+def other_than_string(kind: pa.DataType) -> bool:
+    return not (pa.types.is_string(kind) or pa.types.is_null(kind))
+
+
+def spool_records(
+    texts: list[str], shown: list[str | None], where: list[str], columns: dict[str, pa.Array]
+) -> pa.Table:
+    """A part of records/: the records whose clean text is not empty, with their places within the part, empty ones
+    counted, and digests.
+
+    where : the ids that records have without one of their own; columns : what members/ carries, text_id among them
+    """
+    kept = [at for at, text in enumerate(texts) if text]
+    whole_part = len(kept) == len(texts)
+    digests = [blake2b(texts[at].encode(), digest_size=16).digest() for at in kept]
+    ids = columns.get("text_id")
+    found: dict[str, Any] = {
+        "text": pa.array([texts[at] for at in kept], pa.string()),
+        schema.ORIGINAL: pa.array([shown[at] for at in kept], pa.string()),
+        schema.PLACE: pa.array(kept, pa.int32()),
+        schema.DIGEST: pa.array(digests, pa.binary(16)),
+    }
+    if ids is None:
+        found[schema.WHERE] = pa.array([where[at] for at in kept], pa.string())
+    else:
+        taken = ids if whole_part else ids.take(pa.array(kept, pa.int64()))
+        if taken.null_count:
+            found[schema.WHERE] = pa.array([where[at] for at in kept], pa.string())
+        words = pc.fill_null(as_type(taken, pa.string()), "").to_pylist()
+        found[schema.ID_DIGEST] = pa.array(
+            [blake2b(word.encode(), digest_size=16).digest() if word else None for word in words], pa.binary(16)
+        )
+    for name, column in columns.items():
+        found[name] = column if whole_part else column.take(pa.array(kept, pa.int64()))
+    return pa.table(found)
+
+
+def write_records(run: RunDir, name: str, records: int, spool: pa.Table) -> dict[str, Any]:
+    """Write a part of records/. Returns: what ``fold_records`` must know of it; records : with the empty ones"""
+    write_temporary(run / "records" / f"{name}.arrow", spool)
+    layout = spool.schema.remove_metadata().serialize().to_pybytes().hex()  # travels as JSON
+    return {"name": name, "records": records, "schema": layout}
+
+
+def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    joined = b"".join(
+        chunk.buffers()[1].to_pybytes()[16 * chunk.offset : 16 * (chunk.offset + len(chunk))]
+        for chunk in column.drop_null().chunks
+    )
+    return np.frombuffer(joined, np.uint64).reshape(-1, 2)
+
+
+def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -> Figures:
+    """Give every record its row: rows count distinct texts by first appearance, whatever read them."""
+    with_ids = False
+    digests, id_digests, kept_of = [], [], []
+    before = 0
+    for count in counts:
+        table = read_temporary(run / "records" / f"{count['name']}.arrow", lambda name: name in schema.NUMBERING)
+        with_ids = schema.ID_DIGEST in table.schema.names
+        places = table[schema.PLACE].to_numpy()
+        keep = int(np.searchsorted(places, limit - before)) if limit is not None else len(table)
+        digests.append(_digests(table[schema.DIGEST].slice(0, keep)))
+        if with_ids:
+            id_digests.append(_digests(table[schema.ID_DIGEST].slice(0, keep)))
+        kept_of.append(len(digests[-1]))
+        before += count["records"]
+    records = before if limit is None else min(before, limit)
+    row, first, copies = fold_copies(np.concatenate([np.empty((0, 2), np.uint64), *digests]))
+    ids, _, _ = fold_copies(np.concatenate([np.empty((0, 2), np.uint64), *id_digests]))
+    start = 0
+    for count, kept in zip(counts, kept_of, strict=True):
+        end = start + kept
+        mine = first[start:end]
+        path = run / "records" / f"{count['name']}.npz"
+        with atomic_write(path, lasting=False) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, row=row[start:end], first=mine, copies=copies[row[start:end][mine]])
+        start = end
+    return {
+        "records": records,
+        "texts": len(copies),
+        "empty": records - len(row),
+        "repeated_ids": len(ids) - (int(ids.max()) + 1 if len(ids) else 0),
+        "missing_ids": len(row) - len(ids) if with_ids else 0,
+        "largest_copies": int(copies.max(initial=0)),
+    }
+
+
+class RowWriter:
+    """Turn one part of records/ into its part of texts/ and members/, and of given/ where it came with vectors."""
+
+    def __init__(self, run: RunDir, members: pa.Schema) -> None:
+        self.run, self.members = run, members
+
+    def __call__(self, item: Item) -> Item:
+        records = self.run / "records"
+        numbers = load_array(records / f"{item['name']}.npz")
+        table = read_temporary(records / f"{item['name']}.arrow", lambda name: name not in schema.NUMBERING)
+        table = table.slice(0, len(numbers["row"]))
+        name = part_name(item["item"])
+        if len(table):
+            members = self._members(table, numbers["row"])
+            with atomic_write(
+                self.run / "members" / name
+            ) as temporary:  # ids ascend or differ: dictionaries would only cost
+                pq.write_table(members, temporary, compression="zstd", use_dictionary=False)
+        first = numbers["first"]
+        text_bytes = 0
+        if first.any():
+            texts = {"row": numbers["row"][first], "text": table["text"].filter(first), "copies": numbers["copies"]}
+            held_texts = pa.table(texts, schema=schema.TEXTS)
+            shown = table[schema.ORIGINAL].filter(first)
+            if shown.null_count < len(shown):
+                held_texts = held_texts.append_column(schema.SHOWN, shown)
+            write_table(self.run / "texts" / name, held_texts)
+            text_bytes = int(pc.sum(pc.binary_length(texts["text"])).as_py())
+            if schema.VECTOR in table.schema.names:
+                vectors = table[schema.VECTOR].filter(first)
+                layout = schema.vectors_schema(vectors.type.list_size)
+                write_table(self.run / "given" / name, pa.table({"row": texts["row"], "vector": vectors}, layout))
+        return {"text_bytes": text_bytes, "rows": len(table)}
+
+    def _members(self, table: pa.Table, row: np.ndarray[Any, Any]) -> pa.Table:
+        columns: dict[str, Any] = {"row": row}
+        for field in self.members:
+            if field.name != "row":
+                there = field.name in table.schema.names
+                columns[field.name] = (
+                    as_type(table[field.name], field.type) if there else pa.nulls(len(table), field.type)
+                )
+        if schema.WHERE in table.schema.names and pa.types.is_string(self.members.field("text_id").type):
+            columns["text_id"] = pc.coalesce(columns["text_id"], table[schema.WHERE])
+        return pa.table({name: columns[name] for name in self.members.names}, schema=self.members)
+
+
+def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[pa.Schema, list[str]]:
+    """The schema of members/ that holds what all parts of records/ hold.
+
+    kinds : the schemas of parts, each with the names of its strings that are all numbers, and of its whole numbers
+        that a float does not hold
+    Returns: the schema, and the names of columns that are strings only because types differ.
+    """
+    names = dict.fromkeys(name for held, _, _ in kinds for name in held.names)
+    carried = [name for name in names if name not in (*schema.WORKING, "text", "text_id")]
+    fields, mixed = [], []
+    for name in ("text_id", *carried):
+        types = [
+            pa.float64() if name in numeric else held.field(name).type
+            for held, numeric, _ in kinds
+            if name in held.names
+        ]
+        kind = common_type(types, ids=name == "text_id" or any(name in large for _, _, large in kinds))
+        if pa.types.is_string(kind) and any(map(other_than_string, types)):
+            mixed.append(name)
+        fields.append(pa.field(name, kind))
+    return pa.schema([fields[0], ("row", pa.int64()), *fields[1:]]), mixed
+
+
+def warnings_of(tally: Tally, figures: Figures) -> list[str]:
+    """What a reader must know of the input: what was lost, mended or guessed, with the first example."""
+    counts, first = tally.counts, tally.example
+    said = {
+        "malformed": "{n} malformed records were dropped while reading; the first: {first}.",
+        "keyless": "{n} records have no column of read.text_columns and count as empty; the first: {first}.",
+        "strays": "{n} quotes open a field that they do not close, and were read as characters; the first: {first}.",
+        "long": "{n} fields have 50 lines and more, as one does whose quote was opened by mistake; the first: {first}.",
+        "headers": "{n} lines repeat the header of their file and were left out; the first: {first}.",
+        "nulls": "{n} unquoted cells mean that there is no text (read.csv.nulls sets which); the first: {first}.",
+        "replaced": "{n} bytes or characters are not of the encoding and were replaced by U+FFFD; the first: {first}.",
+        "guessed": "{n} files are not UTF-8, so that their encoding was guessed (read.csv.encoding sets it): {all}.",
+        "times": "{n} values of read.time_column are no time and are empty in column time; the first: {first}.",
+    }
+    found = [
+        words.format(n=f"{counts[kind]:,}", first=first(kind), all="; ".join(tally.examples.get(kind, [])))
+        for kind, words in said.items()
+        if counts[kind]
+    ]
+    records = max(figures["records"], 1)
+    if counts["markup"] >= MARKUP_SHARE * records:
+        found.append(f"{counts['markup'] / records:.0%} of the texts carry markup (tags or entities of HTML), which "
+                     f"was taken out before they were compared and embedded (read.clean.markup).")  # fmt: skip
+    if figures.get("missing_ids"):
+        found.append(f"{figures['missing_ids']:,} records have no id in read.id_column.")
+    return found
+
+
+def fold_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int) -> Figures:
+    """Turn records/ into texts/ and members/, and into given/ where it holds vectors; records/ goes.
+
+    counts : of each part what ``write_records`` tells, and numeric and large as ``carried_columns`` tells them
+    limit : only the first records
+    Returns: records, texts, empty, repeated_ids, missing_ids, largest_copies, text_bytes; mixed: names of columns that
+        are strings because their types differ.
+    """
+    numbered = run_on_one_node(_number_rows, run, counts, limit)
+    kinds = {(one["schema"], tuple(one.get("numeric", ())), tuple(one.get("large", ()))): None for one in counts}
+    members, mixed = members_schema([(schema_of(text), set(numeric), set(large)) for text, numeric, large in kinds])
+    names = [{"name": one["name"]} for one in counts]
+    written = map_parts(RowWriter, names, actors=actors, run=run, members=members)
+    run.remove("records")
+    text_bytes = sum(result["text_bytes"] for result in written)
+    return {**numbered, "text_bytes": text_bytes, "mixed": mixed}
+
+
+def schema_of(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text)))

@@ -1,0 +1,187 @@
+"""Bytes of a text file in, UTF-8 out; the encoding is told by the first bytes, by the configuration, or guessed."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import Any
+
+from clustering.errors import InputError
+from clustering.sources.formats.tally import Tally
+
+BOMS = (
+    (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
+)  # fmt: skip
+GUESS_BYTES = 1 << 16  # of lines with bytes beyond ASCII, from which an encoding is guessed
+FEW = 12  # as many such bytes tell nothing; they are taken for those of Western Europe, the most common by far
+# What files are written in; others, as those of old Macs and of DOS, look like these and are hardly met.
+KNOWN = (
+    *(f"cp125{number}" for number in range(7)), "cp1258", "cp874", "latin_1", "iso8859_2", "iso8859_15", "koi8_r",
+    "koi8_u", "cp932", "shift_jis", "euc_jp", "iso2022_jp", "gb18030", "big5", "big5hkscs", "cp949", "euc_kr",
+)  # fmt: skip
+LATIN = ("latin_1", "iso8859_15")  # guessed for what is cp1252
+_MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
+
+
+def declared_encoding(head: bytes) -> tuple[str | None, int]:
+    """The encoding that a file's first bytes tell, and the length of its mark; None where they tell nothing."""
+    for mark, name in BOMS:
+        if head.startswith(mark):
+            return name, len(mark)
+    some = head[:4096]
+    if some.count(0) * 4 > len(some) and len(some) >= 4:  # ASCII in two or four bytes each
+        even, odd = some[::2].count(0), some[1::2].count(0)
+        wide = "32" if some.count(0) * 2 > len(some) * 1.2 else "16"
+        return f"utf-{wide}-{'be' if (some[0] == 0 if wide == '32' else even > odd) else 'le'}", 0
+    return None, 0
+
+
+def guess_encoding(content: bytes) -> str:
+    """The likely encoding of bytes that are not UTF-8."""
+    from charset_normalizer import from_bytes
+
+    lines = _odd_lines(content)
+    high = sum(byte > 127 for byte in lines)
+    if high <= FEW or high < 0.02 * len(lines):
+        return _western(lines)
+    best = from_bytes(lines, cp_isolation=list(KNOWN)).best()
+    name = best.encoding if best is not None else ""
+    if not name or name in ("ascii", "utf_8"):
+        return _western(lines)
+    return "cp1252" if (name in LATIN and _fits(lines, "cp1252")) or _reads_as(lines, name, "cp1252") else name
+
+
+def _odd_lines(content: bytes) -> bytes:
+    """Whole lines that are not ASCII: half a character at the end would rule out what the bytes are."""
+    lines = content.splitlines(keepends=True)
+    if len(lines) > 1 and not lines[-1].endswith((b"\n", b"\r")):
+        lines.pop()
+    lines = [line for line in lines if not line.isascii()]
+    found: list[bytes] = []
+    size = 0
+    for line in lines:
+        if found and size + len(line) > GUESS_BYTES:
+            break
+        found.append(line)
+        size += len(line)
+    return b"".join(found)
+
+
+def _western(lines: bytes) -> str:
+    return "cp1252" if _fits(lines, "cp1252") else "latin-1"
+
+
+def _reads_as(content: bytes, one: str, other: str) -> bool:
+    """Whether bytes say the same in two encodings, so that what follows them is rather in the more common one."""
+    return _fits(content, other) and content.decode(one, "replace") == content.decode(other)
+
+
+def _fits(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class Decoder:
+    """Blocks of a file as UTF-8, whatever they were; whole characters only.
+
+    Without a given encoding a file is UTF-8 unless its first bytes tell otherwise. The first byte that is not, with
+    nothing but ASCII before, shows an older encoding, which is guessed and told; among UTF-8 it is an error.
+    """
+
+    def __init__(self, given: str | None, errors: str, tally: Tally) -> None:
+        self.given, self.errors, self.tally = given, errors, tally
+        self.other: Any = None  # decoder of an encoding that is not UTF-8
+        self.guessed = ""
+        self.rest = b""
+        self.offset = self.lines = 0
+        self.begun = self.multibyte = False
+
+    def __call__(self, block: bytes, final: bool = False) -> bytes:
+        """Raises: InputError that names the line and the byte."""
+        data = self.rest + block
+        if not self.begun and (len(data) >= 4096 or final or not block):
+            self.begun = True
+            told, mark = declared_encoding(data)
+            name = self.given or told or "utf-8"
+            if codecs.lookup(name).name != "utf-8":
+                # The mark belongs to the encoding that it tells; a given one such as utf-16 reads it itself.
+                self.other = codecs.getincrementaldecoder(name)(self.errors)
+            if told and (not self.given or codecs.lookup(self.given).name == codecs.lookup(told).name):
+                data = data[mark:]
+        elif not self.begun:
+            self.rest = data
+            return b""
+        if self.other is not None:
+            self.rest = b""
+            return self._transcode(data, final)
+        return self._utf8(data, final)
+
+    def _utf8(self, data: bytes, final: bool) -> bytes:
+        if data.isascii():
+            self.rest = b""
+            return self._done(data)
+        try:
+            _, used = codecs.utf_8_decode(data, "strict", final)
+        except UnicodeDecodeError as error:
+            return self._not_utf8(data, error, final)
+        self.multibyte = self.multibyte or not data[:used].isascii()
+        self.rest = data[used:]
+        return self._done(data[:used])
+
+    def _not_utf8(self, data: bytes, error: UnicodeDecodeError, final: bool) -> bytes:
+        replaced = data.decode("utf-8", "replace")
+        broken = replaced.count("\ufffd")
+        mixed = self.multibyte or sum(not one.isascii() for one in replaced) >= 2 * broken
+        if self.errors == "replace" and (mixed or self.given):
+            text, used = codecs.utf_8_decode(data, "replace", final)
+            self.rest = data[used:]
+            self.tally.note("replaced", text.count("\ufffd"), self._where(data, error))
+            return self._done(text.encode())
+        if mixed or self.given:
+            raise InputError([self._where(data, error) + "; read.csv.encoding names another encoding (cp1252, for one),"
+                              " and read.errors=replace puts U+FFFD in the place of such bytes"])  # fmt: skip
+        self.guessed = guess_encoding(data)
+        self.tally.note("guessed", 1, f"{self._where(data, error)}; taken for {self.guessed}")
+        self.rest = b""
+        self.other = codecs.getincrementaldecoder(self.guessed)(self.errors)
+        return self._transcode(data, final)
+
+    def _transcode(self, data: bytes, final: bool) -> bytes:
+        if self.guessed and len(_MULTIBYTE.findall(data)) >= FEW and self._whole_utf8(data):
+            raise InputError([f"it is UTF-8 from line {self.lines + 1} on, and {self.guessed} before; write it in one "
+                              f"encoding, or set read.csv.encoding and read.errors=replace"])  # fmt: skip
+        try:
+            text = self.other.decode(data, final)
+        except UnicodeDecodeError as error:
+            name = self.guessed or self.given or error.encoding
+            raise InputError([f"{self._where(data, error, name)}; set read.csv.encoding, or read.errors=replace"]
+                             ) from None  # fmt: skip
+        if self.errors == "replace" and "\ufffd" in text:
+            self.tally.note(
+                "replaced",
+                text.count("\ufffd"),
+                f"line {self.lines + 1 + text[: text.index(chr(0xFFFD))].count(chr(10))}",
+            )
+        return self._done(text.encode("utf-8", "replace"), len(data))
+
+    @staticmethod
+    def _whole_utf8(data: bytes) -> bool:
+        try:
+            codecs.utf_8_decode(data, "strict", False)
+        except UnicodeDecodeError:
+            return False
+        return True
+
+    def _where(self, data: bytes, error: UnicodeDecodeError, name: str = "UTF-8") -> str:
+        line = self.lines + 1 + data[: error.start].count(b"\n")
+        byte = error.object[error.start]
+        return f"line {line:,}, byte {self.offset + error.start:,}: can't decode byte 0x{byte:02x} as {name}"
+
+    def _done(self, text: bytes, used: int | None = None) -> bytes:
+        self.offset += len(text) if used is None else used
+        self.lines += text.count(b"\n")
+        return text

@@ -1,0 +1,97 @@
+"""forest/ and neighbors/ in; the condensed tree, and label, strength, home and layers of every distinct text out."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clustering import schema
+from clustering.config.sections import ClusterSection, GraphSection
+from clustering.kernels.graph.csr import min_distance
+from clustering.kernels.graph.diffusion import MIN_LENGTH
+from clustering.kernels.graph.equal_vectors import tied
+from clustering.kernels.graph.forest import row_dtype
+from clustering.kernels.hierarchy.labels import Choice, label_texts
+from clustering.runs.artefacts import copies_of, load_forest, load_group_sizes, read_lists
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import parts
+from clustering.runs.storage import load_array, write_json, write_table
+from clustering.schema import Figures
+from clustering.workers.tasks import run_on_one_node
+
+
+def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
+    """Leave assignment.parquet (a line for each distinct text), tree.parquet, and layers.json: parent and persistence
+    of each cluster of any layer.
+
+    k : neighbors of each text that are edges
+    Returns: count, noise_share, home_share, largest_share, layers' noise (shares of records), copies_clusters,
+        modularity, layers (clusters, resolution and noise share of each, broadest first), layer (which of them the
+        labels are).
+    """
+    return run_on_one_node(_cluster, run, cfg, graph, k, metric)
+
+
+def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
+    forest, copies = load_forest(run), copies_of(run)
+    choice = Choice(**{key.name: getattr(cfg, key.name) for key in fields(Choice)})
+    core = load_array(run / "forest" / "core.npy")
+    floor = float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric)
+    found = label_texts(
+        forest, copies, core, choice, floor=floor, piece=tied(forest, core, floor),
+        nearest=_first_neighbors(run, min(choice.neighbors, k), graph, metric, copies.size), grain=load_group_sizes(run),
+    )  # fmt: skip
+    label, home, layers = found.label, found.home, found.layers
+    ends = np.arange(0, layers.size + 1, layers.shape[1], dtype=np.int32)
+    columns = {
+        "row": np.arange(copies.size),
+        "label": label.astype(np.int32),
+        "strength": found.strength.astype(np.float32),
+        "layers": pa.ListArray.from_arrays(ends, layers.astype(np.int32).ravel()),
+        "outlier_score": found.outlier_score.astype(np.float32),
+        "home": home.astype(np.int32),
+        "home_strength": found.home_strength,
+    }
+    write_table(run / "assignment.parquet", pa.table(columns, schema=schema.ASSIGNMENT))
+    records = found.tree.as_records()
+    tree = [pa.array(records[name]) for name in ("parent", "child", "lambda_val", "child_size")]
+    write_table(run / "tree.parquet", pa.table(tree, schema=schema.TREE))
+    kept = {"chosen": found.chosen, "parent": found.parent.tolist(), "persistence": found.persistence.tolist()}
+    write_json(run / "layers.json", kept)
+    n_records = int(copies.sum())
+
+    def share(rows: NDArray[np.bool_]) -> float:
+        return round(float(copies[rows].sum()) / n_records, 5)
+
+    sizes = np.bincount(label[label >= 0], weights=copies[label >= 0], minlength=1)
+    gammas: list[float | None] = [*found.gammas] or [None] * layers.shape[1]
+    return {
+        "count": found.count,
+        "noise_share": share(label < 0),
+        "home_share": share(home >= 0),
+        "largest_share": round(float(sizes.max()) / n_records, 5),
+        "copies_clusters": found.alone,
+        "modularity": None if found.modularity is None else round(found.modularity, 5),
+        "layer": found.chosen,
+        "layers": [
+            {
+                "clusters": int(np.unique(column[column >= 0]).size),
+                "resolution": gamma,
+                "noise_share": share(column < 0),
+            }
+            for column, gamma in zip(layers.T, gammas, strict=True)
+        ],
+    }
+
+
+def _first_neighbors(run: RunDir, count: int, graph: GraphSection, metric: str, n_texts: int) -> NDArray[Any]:
+    """int32 or int64, shape (n_texts, count): the nearest neighbors of each text, -1 where its list is shorter."""
+    found = np.full((n_texts, count), -1, row_dtype(n_texts))
+    for path in parts(run / "neighbors") if count else []:
+        lists = read_lists(run, [path.name], count, graph, metric, n_texts)
+        found[lists.first : lists.first + len(lists)] = lists.nearest(count)
+    return found

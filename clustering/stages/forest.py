@@ -1,0 +1,132 @@
+"""graph/ or neighbors/ in; forest/ out: the minimum spanning forest, and how much of it is proven."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from clustering.config.sections import ClusterSection, GraphSection
+from clustering.kernels.graph import diffusion
+from clustering.kernels.graph.csr import MIN_DISTANCE, min_distance
+from clustering.kernels.graph.equal_vectors import EqualEdges, equal_edges, equal_pairs, joined, tie
+from clustering.kernels.graph.forest import IntArray, core_distances, grow_pieces, merge_forests
+from clustering.kernels.graph.group_sizes import count_breaks, measure_group_sizes
+from clustering.kernels.graph.repair import prove_forest, repair_forest
+from clustering.runs.artefacts import copies_of, read_lists
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import gather, load_graph, parts, rows_without_vector, vectors_of
+from clustering.runs.storage import load_array
+from clustering.schema import Figures
+from clustering.workers.exact_search import search_outside
+from clustering.workers.nodes import live_nodes
+from clustering.workers.shards import Shard, diffuse_shards, reduce_forest, shard_nodes, write_forest
+from clustering.workers.tasks import run_on_one_node
+
+SHARD_EDGES = 1 << 27  # stored edges; a larger graph is shared out
+
+
+def build_forest(
+    run: RunDir,
+    cfg: ClusterSection,
+    graph: GraphSection,
+    k: int,
+    metric: str,
+    seed: int,
+    shards: int | None = None,
+) -> Figures:
+    """Leave forest/: the edges, ascending, core.npy, and grain.json.
+
+    With ``cluster.weights=diffused`` the edges are those of the neighbor lists with diffused lengths. With ``distance``
+    the graph's own forest comes first; with ``graph.bridge=nearest`` what the lists leave open, and what joins their
+    pieces, is then settled by exact search over vectors/. Large graphs are worked on by one task a shard.
+
+    k : neighbors of each text that are edges
+    shards : none: as many as SHARD_EDGES asks for, when diffused no more than there are nodes
+    Returns: edges; with ``distance`` certified, repaired and open (merges proven by the lists, settled by search, and
+        left) and queries (rows searched); pieces (of the lists' graph), bridges, pieces_left; isolated (texts without
+        any edge); shards and merged_edges (those that the last merge of their forests reads); small_groups (share of
+        texts whose list breaks off, as those in small groups do) and group_size.
+    """
+    work = _diffused_forest if cfg.weights == "diffused" else _forest
+    return run_on_one_node(work, run, cfg, graph, k, metric, seed, shards)
+
+
+def _forest(
+    run: RunDir, cfg: ClusterSection, section: GraphSection, k: int, metric: str, seed: int, shards: int | None
+) -> Figures:
+    graph = load_graph(run)
+    n_texts = graph.shape[0]
+    core = core_distances(graph, cfg.core_rank, copies_of(run) if cfg.copies == "weigh" else None)
+    listed, figures = reduce_forest(run, graph, core, shards or -(-graph.nnz // SHARD_EDGES))
+    radius = load_array(run / "graph" / "radius.npy")
+    if section.bridge == "nearest":
+        ask = search_outside(run / "vectors", core, metric, min_distance(metric), section.max_distance)
+        forest, proof = repair_forest(listed, radius, ask, cfg.budget)
+    else:
+        forest, proof = listed, prove_forest(listed, radius)
+    without = rows_without_vector(run / "vectors").size  # texts that are in no piece
+    breaks, equal = [], []
+    for path in parts(run / "texts"):
+        lists = read_lists(run, [path.name], k, section, metric, n_texts)
+        breaks.append(count_breaks(lists))
+        equal.append(equal_edges(lists, MIN_DISTANCE))
+    forest = tie(forest, _equal_texts(run, equal, n_texts), core, min_distance(metric))
+    return {
+        **write_forest(run, forest, core, measure_group_sizes(np.sum(breaks, axis=0), n_texts), without),
+        "certified": proof.certified,
+        "repaired": proof.repaired,
+        "open": proof.open,
+        "queries": proof.queries,
+        "pieces": n_texts - without - len(listed),
+        "bridges": proof.bridges,
+        "isolated": int(np.isinf(core).sum()) - without if n_texts > 1 else 0,
+        **figures,
+    }
+
+
+def _equal_texts(run: RunDir, edges: list[EqualEdges], n_texts: int) -> IntArray:
+    """The smallest row with a vector that equals each row's; vectors are compared only where lists are full of such."""
+    piece, open_rows = joined(edges, n_texts)
+    if open_rows.size > 1:
+        left, right = equal_pairs(vectors_of(gather(run / "vectors", open_rows, ["vector"])))
+        grow_pieces(open_rows[left], open_rows[right], piece)
+    return piece
+
+
+def _diffused_forest(
+    run: RunDir, cfg: ClusterSection, section: GraphSection, k: int, metric: str, seed: int, shards: int | None
+) -> Figures:
+    names = [path.name for path in parts(run / "texts")]
+    copies = copies_of(run)
+    n_texts = copies.size
+    wanted = max(1, -(-n_texts * k // SHARD_EDGES))
+    nodes = shard_nodes(n_texts, k, min(len(names), wanted)) if wanted > 1 else []
+    n_shards = shards or max(1, len(nodes))
+    rank = cfg.core_rank if cfg.core_rank > 1 else 0
+    weigh = copies if cfg.copies == "weigh" else None
+    cuts = np.linspace(0, len(names), n_shards + 1).astype(int)
+    given = [(run, names[a:b], weigh, k, section, metric, n_texts) for a, b in itertools.pairwise(cuts)]
+    if n_shards == 1:
+        shard = Shard(*given[0])
+        grain = measure_group_sizes(shard.breaks(), n_texts)
+        length = diffusion.diffuse(shard.lists, seed, grain.averaged, shard.keys())
+        core = shard.cores(length, rank)
+        forests, equal = [shard.forest(length, core)], [shard.equal()]
+        forest = forests[0]
+    else:
+        forests, core, grain, equal = diffuse_shards(given, n_texts, rank, seed, nodes or live_nodes())
+        forest = merge_forests(forests, n_texts)
+    forest = tie(forest, _equal_texts(run, equal, n_texts), core, float(diffusion.MIN_LENGTH))
+    without = rows_without_vector(run / "vectors").size
+    figures = write_forest(run, forest, core, grain, without)
+    joined = np.unique(np.concatenate([forest.left, forest.right])).size
+    isolated = n_texts - without - joined if n_texts > 1 else 0
+    return {
+        **figures,
+        "pieces": figures["pieces_left"],
+        "bridges": 0,
+        "isolated": isolated,
+        "shards": n_shards,
+        "merged_edges": sum(map(len, forests)),
+    }

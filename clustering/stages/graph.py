@@ -1,0 +1,80 @@
+"""neighbors/ in, graph/ out: the symmetric CSR distance graph, and what is known of the edges that it lacks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clustering.config.sections import GraphSection
+from clustering.errors import StageError
+from clustering.kernels.graph.csr import min_distance, undirected_graph
+from clustering.kernels.topk import FloatArray, IntArray
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import flat_neighbors, parts, rows_without_vector, save_graph
+from clustering.runs.storage import read_metadata, save_array
+from clustering.schema import Figures
+from clustering.workers.tasks import run_on_one_node
+
+
+def build_graph(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) -> Figures:
+    """Build the graph from the k nearest neighbors of every text and write it memory-mappable.
+
+    radius.npy beside it holds, float32 for every text, how long an edge that it does not list must be.
+    Returns: edges (undirected), too_long (edges dropped by max_distance).
+    """
+    return run_on_one_node(_build, run, cfg, k, n_texts, metric)
+
+
+def _build(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) -> Figures:
+    rows, cols, distances = _edges(run, k)
+    listed = sum(read_metadata(path).num_rows for path in parts(run / "neighbors"))
+    if listed != n_texts and n_texts > 1:
+        raise StageError(f"{run / 'neighbors'} lists {listed} of {n_texts} texts; start again with run.resume=false")
+    without = rows_without_vector(run / "vectors")
+    radius = list_radius(rows, distances, n_texts, min_distance(metric), cfg.max_distance, without)
+    too_long = 0
+    if cfg.max_distance is not None:
+        keep = distances <= cfg.max_distance
+        too_long = int(keep.size - keep.sum())
+        rows, cols, distances = rows[keep], cols[keep], distances[keep]
+    graph = undirected_graph(rows, cols, distances, n_texts, min_distance(metric))
+    del rows, cols, distances
+    save_graph(run / "graph", graph)
+    save_array(run / "graph" / "radius.npy", radius)
+    return {"edges": graph.nnz // 2, "too_long": too_long}
+
+
+def _edges(run: RunDir, k: int) -> tuple[IntArray, IntArray, FloatArray]:
+    rows, cols = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    distances = [np.empty(0, np.float32)]
+    for path in parts(run / "neighbors"):
+        row, _, neighbor, distance = flat_neighbors(path, k)
+        rows.append(row)
+        cols.append(neighbor)
+        distances.append(distance)
+    return np.concatenate(rows), np.concatenate(cols), np.concatenate(distances)
+
+
+def list_radius(
+    rows: IntArray,
+    distances: FloatArray,
+    n_texts: int,
+    floor: float,
+    longest: float | None = None,
+    without: IntArray | None = None,
+) -> FloatArray:
+    """For every text, the length that an edge has at least which its list of nearest neighbors does not hold.
+
+    rows : int64, shape (n_entries,), whose list an entry is of; distances : float32, of the same shape
+    floor, longest : no edge of the graph is shorter, and none longer
+    without : rows that have no vector, so no edge
+    Returns: float32, shape (n_texts,): the distance of the last entry; infinite where the list holds all other texts,
+        or reaches beyond ``longest``, and where the text has no vector; the floor for another empty list.
+    """
+    radius = np.full(n_texts, floor, np.float32)
+    np.maximum.at(radius, rows, distances)
+    without = np.empty(0, np.int64) if without is None else without
+    radius[np.bincount(rows, minlength=n_texts) >= n_texts - 1 - without.size] = np.inf
+    radius[without] = np.inf
+    if longest is not None:
+        radius[radius > np.float32(longest)] = np.inf
+    return radius

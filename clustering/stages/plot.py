@@ -1,0 +1,267 @@
+"""coords/ and the assignment in, map.html (interactive) and map.png out."""
+
+from __future__ import annotations
+
+import colorsys
+import html
+import textwrap
+import unicodedata
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clustering import schema
+from clustering.config.sections import PlotSection
+from clustering.kernels.memory import PICTURE_POINTS
+from clustering.kernels.printable import one_line, printable
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import gather_texts, read_columns
+from clustering.runs.storage import atomic_write, read_table
+from clustering.schema import Figures
+from clustering.text.fonts import fonts_for
+from clustering.workers.tasks import run_on_one_node
+
+NOISE = "#c4c8cf"
+NAMED = 40  # clusters whose titles are written into the picture, where there is room
+HOVER_CHARACTERS = 300
+TITLE_CHARACTERS = 60  # of the run's name: a longer one leaves no room for the picture
+NAME_CHARACTERS = 66  # of a title in the picture, in three lines
+WIDE = ("W", "F")  # of characters that take two columns
+NO_GLYPH = "□"  # stands in the picture for characters that no font of this machine has
+# The page loads nothing and sends nothing, whatever a text in it says; WebGL needs scripts from strings.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "base-uri 'none'; form-action 'none'"
+)
+CONFIG = {
+    "scrollZoom": True,
+    "displaylogo": False,
+    "responsive": True,
+    "typesetMath": False,
+    "showSendToCloud": False,  # the button "Share chart..." would send the texts to plotly's server
+    "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud"],
+}
+
+
+def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
+    """Leave map.html and map.png.
+
+    Returns: drawn (texts in the interactive map), without_font (names in the picture that no font here can draw).
+    """
+    return run_on_one_node(_plot, run, cfg, name, seed)
+
+
+def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
+    asked = [name for name in schema.ASSIGNMENT.names if name in ("label", *cfg.hover)]
+    assignment = read_table(run / "assignment.parquet", columns=asked)
+    label = assignment["label"].to_numpy()
+    coords = read_columns(run / "coords", ["x", "y"])
+    xy = np.column_stack([coords["x"].to_numpy(), coords["y"].to_numpy()])
+    clusters = read_table(run / "clusters.parquet")
+    shown = np.arange(label.size) if cfg.noise == "shown" else np.flatnonzero(label >= 0)
+    title = f"{one_line(name, TITLE_CHARACTERS)}: {_headline(label)}"  # of all, also where noise is hidden
+    undrawn = _draw_png(run, xy[shown], label[shown], clusters, title, seed)
+    shown = _some(shown, cfg.points, seed)
+    titles = clusters["title"].to_pylist()
+    facts: dict[str, Any] = {
+        "copies": read_columns(run / "texts", ["copies"])["copies"].to_numpy()[shown],
+        "title": ["noise" if number < 0 else titles[number] for number in label[shown]],
+        **{key: assignment[key].to_numpy()[shown] for key in cfg.hover if key in assignment.column_names},
+    }
+    hover = {str(key): facts[key] for key in cfg.hover}
+    drawn = _draw_html(run, xy, label, shown, clusters, title, hover)
+    told = (
+        f"{undrawn} of the names in map.png hold signs for which this machine has no font: {NO_GLYPH} stands for them, "
+        f"or the cluster's number. map.html and this report show them. A font that has them, such as that of the "
+        f"package fonts-noto-cjk, must be there before the run."
+    )
+    return {"drawn": drawn, "without_font": undrawn, "warnings": [told] if undrawn else []}
+
+
+def _some(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """The rows, or so many of them as may be drawn, sampled evenly."""
+    return rows if rows.size <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
+def label_colors(label: NDArray[np.int32]) -> NDArray[np.str_]:
+    """A color for each label: noise grey, and hues a golden angle apart, so that neighbors in number differ."""
+    palette = []
+    for number in range(int(label.max(initial=-1)) + 1):
+        light, saturation = (0.42, 0.56, 0.34)[number % 3], (0.72, 0.6, 0.5)[number // 3 % 3]
+        red, green, blue = colorsys.hls_to_rgb(number * 0.61803398875 % 1, light, saturation)
+        palette.append(f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}")
+    return np.array([*palette, NOISE])[label]  # -1 is the last one
+
+
+def view_limits(values: NDArray[np.float32]) -> tuple[float, float]:
+    """The range that holds nearly all points; a few far outliers would shrink the map to a dot."""
+    if not values.size:
+        return -1.0, 1.0
+    low, high = np.percentile(values, [0.05, 99.95])
+    margin = 0.05 * float(high - low) or 1.0
+    return float(low) - margin, float(high) + margin
+
+
+def _middles(xy: NDArray[np.float32], label: NDArray[np.int32], n_named: int) -> list[tuple[int, float, float]]:
+    found = []
+    for number in range(min(n_named, int(label.max(initial=-1)) + 1)):
+        own = xy[label == number]
+        if len(own):
+            x, y = np.median(own, axis=0)
+            found.append((number, float(x), float(y)))
+    return found
+
+
+def _headline(label: NDArray[np.int32]) -> str:
+    noise = float((label < 0).mean()) if label.size else 0.0
+    return f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"
+
+
+def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, title: str, seed: int) -> int:
+    """Leave map.png; return the number of names that no font could draw in full."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+
+    figure = Figure(figsize=(14, 10), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    size = float(np.clip(1e5 / max(label.size, 1), 0.5, 24))
+    drawn = _some(np.arange(label.size), PICTURE_POINTS, seed)
+    order = drawn[np.argsort(label[drawn] >= 0, kind="stable")]  # noise first, so that clusters lie on top
+    axes.scatter(xy[order, 0], xy[order, 1], c=label_colors(label[order]), s=size, linewidths=0, rasterized=True)
+    middles = _middles(xy, label, NAMED)
+    titles = clusters["title"].to_pylist()
+    families, missing = fonts_for("".join(titles[number] for number, _, _ in middles))
+    shown = {number: picture_name(titles[number], number, missing) for number, _, _ in middles}
+    names = [
+        axes.annotate(
+            shown[number],
+            (x, y),
+            xytext=(0, -9),  # below the cluster, so that its points stay visible
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=7,
+            fontfamily=families,
+            parse_math=False,  # a price is no formula
+            color="#1f2430",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            in_layout=False,
+        )
+        for number, x, y in middles
+    ]
+    axes.set_xlim(view_limits(xy[:, 0]))
+    axes.set_ylim(view_limits(xy[:, 1]))
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", fontsize=12, parse_math=False)
+    hide_overlapping(figure, names)
+    with atomic_write(run / "map.png") as temporary:
+        figure.savefig(temporary, format="png")
+    return sum(bool(missing & set(titles[number])) for number in shown)
+
+
+def hide_overlapping(figure: Any, names: list[Any]) -> None:
+    """Of matplotlib texts that lie on one another, leave the first: clusters come largest first."""
+    figure.draw_without_rendering()  # gives each its place
+    kept: list[Any] = []
+    for name in names:
+        box = name.get_window_extent()
+        if box.count_overlaps(kept):
+            name.set_visible(False)
+        else:
+            kept.append(box)
+
+
+def picture_name(title: str, number: int, missing: frozenset[str]) -> str:
+    """A title as the picture shows it: cut, in short lines, its number where most of it cannot be drawn.
+
+    missing : characters that no font has
+    """
+    whole_title = one_line(title)
+    drawn = "".join(NO_GLYPH if sign in missing else sign for sign in whole_title)
+    while NO_GLYPH * 2 in drawn:
+        drawn = drawn.replace(NO_GLYPH * 2, NO_GLYPH)
+    signs = [sign for sign in whole_title if not sign.isspace()]
+    if 2 * sum(sign in missing for sign in signs) > len(signs):
+        return f"cluster {number}"
+    wide = any(unicodedata.east_asian_width(sign) in WIDE for sign in drawn)
+    columns = 12 if wide else 22
+    return textwrap.fill(drawn[:NAME_CHARACTERS], columns, max_lines=3, placeholder="…")
+
+
+def _draw_html(
+    run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table, title: str, facts: dict[str, Any]
+) -> int:
+    import plotly.graph_objects as go
+
+    texts = gather_texts(run, shown)
+    titles = clusters["title"].to_pylist()
+    figure = go.Figure()
+    for noise in (True, False):
+        places = np.flatnonzero((label[shown] < 0) == noise)
+        if not places.size:
+            continue
+        rows = shown[places]
+        hover = [f"{_wrapped(texts[shown[at]])}<br><i>{_facts(facts, at)}</i>" for at in places.tolist()]
+        figure.add_trace(
+            go.Scattergl(
+                x=xy[rows, 0], y=xy[rows, 1], mode="markers", name="noise" if noise else "clusters", text=hover,
+                hovertemplate="%{text}<extra></extra>",
+                marker={"color": label_colors(label[rows]), "size": 4 if shown.size > 5000 else 6,
+                        "opacity": 0.45 if noise else 0.85, "line": {"width": 0}},
+            )
+        )  # fmt: skip
+    for number, x, y in _middles(xy, label, NAMED // 2):
+        figure.add_annotation(
+            x=x,
+            y=y,
+            yshift=-14,
+            text="<br>".join(_escaped(line) for line in textwrap.wrap(one_line(titles[number], NAME_CHARACTERS), 30)),
+            showarrow=False,
+            font={"size": 10, "color": "#1f2430"},
+        )
+    sampled = "" if shown.size == label.size else f" ({shown.size:,} drawn)"
+    axis = {"visible": False}
+    figure.update_layout(
+        title={"text": f"{_escaped(title)}{sampled}"},
+        template="plotly_white", hovermode="closest", dragmode="pan",
+        xaxis={**axis, "range": view_limits(xy[:, 0])}, yaxis={**axis, "range": view_limits(xy[:, 1])},
+        legend={"orientation": "h", "y": 0}, margin={"l": 10, "r": 10, "t": 50, "b": 10},
+        hoverlabel={"align": "left", "bgcolor": "white"},
+    )  # fmt: skip
+    drawing = figure.to_html(include_plotlyjs=True, default_height="96vh", config=dict(CONFIG), full_html=False)
+    with atomic_write(run / "map.html") as temporary:
+        temporary.write_text(_page(f"Map of {title}", drawing), encoding="utf-8")
+    return int(shown.size)
+
+
+def _page(title: str, body: str) -> str:
+    """A page that the browser lets load and send nothing."""
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{html.escape(title)}</title>
+<body style="margin: 0">{body}</body></html>
+"""
+
+
+def _facts(facts: dict[str, Any], at: int) -> str:
+    values = {key: column[at] for key, column in facts.items()}
+    return ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, (float, np.floating)) else f"{key} {_escaped(str(value), 120)}"
+        for key, value in values.items()
+    )
+
+
+def _wrapped(text: str) -> str:
+    """A text for the hover box: escaped, cut, and broken into lines."""
+    cut = text if len(text) <= HOVER_CHARACTERS else text[: HOVER_CHARACTERS - 1] + "…"
+    return "<br>".join(_escaped(line) for part in printable(cut).split("\n") for line in textwrap.wrap(part, 70))
+
+
+def _escaped(text: str, most: int | None = None) -> str:
+    """One line for plotly, which knows a few tags and entities, but not those of quotes."""
+    return html.escape(one_line(text, most), quote=False)

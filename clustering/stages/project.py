@@ -1,0 +1,228 @@
+"""neighbors/ in, coords/ out: a map from the searched neighbors, without a second search."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numba
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clustering import schema
+from clustering.config.sections import ProjectSection
+from clustering.errors import StageError
+from clustering.kernels.graph.layout import fuzzy_graph, lay_out
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import flat_neighbors, part_name, parts, vectors_of
+from clustering.runs.storage import read_table, write_table
+from clustering.schema import Figures
+from clustering.workers.tasks import run_on_one_node
+
+FloatArray = NDArray[np.float32]
+AMID = 3  # placed neighbors that a text outside the sample lies amid
+BLOCK_ROWS = 8192  # texts placed amid others at a time
+SMALLEST_MAP = 5  # fewer texts are drawn where their first two principal components put them
+
+
+def project_texts(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figures:
+    """Leave coords/. Returns: method, n_neighbors (as used), laid_out (texts that the method itself placed).
+
+    Raises: StageError when umap-learn would search again instead of using the stored neighbors, or is not installed.
+    """
+    return run_on_one_node(_project, run, cfg, n_texts, seed)
+
+
+def _project(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figures:
+    start = _principal_components(run, n_texts)
+    n_neighbors = max(min(cfg.n_neighbors, n_texts - 1), 1)
+    xy, laid_out = start, n_texts
+    if n_texts >= SMALLEST_MAP:
+        indices, distances = _neighbor_columns(run, n_texts, None if cfg.sample else n_neighbors)
+        if cfg.sample is not None and cfg.sample < n_texts:
+            chosen = np.sort(np.random.default_rng(seed).choice(n_texts, cfg.sample, replace=False))
+            laid_out = cfg.sample
+            inner = sample_neighbors(indices, distances, chosen, n_neighbors)
+            xy = place_amid(indices, distances, chosen, draw_map(*inner, start[chosen], cfg, seed))
+        else:
+            xy = draw_map(indices[:, :n_neighbors], distances[:, :n_neighbors], start, cfg, seed)
+    columns = {"row": np.arange(n_texts), "x": xy[:, 0], "y": xy[:, 1]}
+    write_table(run / "coords" / part_name(0), pa.table(columns, schema=schema.COORDS))
+    return {"method": cfg.method, "n_neighbors": n_neighbors, "laid_out": laid_out}
+
+
+def draw_map(
+    indices: NDArray[np.int64], distances: FloatArray, start: FloatArray, cfg: ProjectSection, seed: int
+) -> FloatArray:
+    """The map of a neighbor table by the configured method.
+
+    indices, distances : shape (n_texts, n_neighbors), column 0 the text itself at distance 0
+    start : float32, shape (n_texts, 2), where it begins; seed : of the run, used where cfg has none
+    Returns: float32, shape (n_texts, 2)
+    """
+    if cfg.method == "umap":
+        return umap_layout(indices, distances, start, cfg)
+    graph = fuzzy_graph(indices, distances)
+    return lay_out(graph, start, min_dist=cfg.min_dist, seed=seed if cfg.seed is None else cfg.seed)
+
+
+def umap_layout(
+    indices: NDArray[np.int64], distances: FloatArray, start: FloatArray, cfg: ProjectSection
+) -> FloatArray:
+    """umap-learn's map of a neighbor table; shapes as in ``draw_map``.
+
+    Its own spectral start takes minutes at 100,000 texts and longer on a graph in pieces.
+    """
+    try:
+        from umap import UMAP  # compiles in each process anew
+    except ImportError as error:
+        raise StageError(
+            f"project.method=umap needs umap-learn ({error}); pip install umap-learn, or method=layout"
+        ) from None
+
+    model = UMAP(
+        n_neighbors=indices.shape[1],
+        min_dist=cfg.min_dist,
+        init=start,
+        precomputed_knn=(indices.copy(), distances.copy()),  # umap-learn writes into them
+        random_state=cfg.seed,
+    )
+    with warnings.catch_warnings():
+        # A warning means that it would search again, in vectors that it does not have.
+        warnings.filterwarnings("error", message=".*precomputed_knn.*")
+        warnings.filterwarnings("error", message=".*k-nn.*", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*transforming new data.*")
+        warnings.filterwarnings("ignore", message="n_jobs value")
+        warnings.filterwarnings("ignore", message="A .* of your vertices were disconnected")  # those without a vector
+        try:
+            layout: FloatArray = model.fit_transform(np.zeros((len(indices), 1), np.float32))
+        except UserWarning as warning:
+            raise StageError(f"umap-learn does not use the stored neighbors: {warning}") from None
+    return np.nan_to_num(layout).astype(np.float32, copy=False)
+
+
+def sample_neighbors(
+    indices: NDArray[np.int64], distances: FloatArray, chosen: NDArray[np.int64], n_neighbors: int
+) -> tuple[NDArray[np.int64], FloatArray]:
+    """UMAP's table of a sample: its nearest sampled texts within two steps on the neighbor lists.
+
+    indices, distances : shape (n_texts, k + 1), column 0 the text itself; chosen : ascending rows of the sample
+    Returns: places in ``chosen`` and lengths of the shorter way, shape (n_chosen, n_neighbors), self first
+    """
+    place = np.full(len(indices), -1, np.int64)
+    place[chosen] = np.arange(chosen.size)
+    found, away = _two_steps(indices, distances, chosen, place, n_neighbors)
+    return found, away
+
+
+@numba.njit(cache=True, nogil=True)
+def _two_steps(indices: Any, distances: Any, chosen: Any, place: Any, n_neighbors: int) -> Any:
+    found = np.empty((chosen.size, n_neighbors), np.int64)
+    away = np.zeros((chosen.size, n_neighbors), np.float32)
+    best = np.full(chosen.size, np.inf, np.float32)
+    touched = np.empty(indices.shape[1] * indices.shape[1], np.int64)
+    for own in range(chosen.size):
+        found[own, :] = own
+        n_touched = 0
+        row = chosen[own]
+        for first in range(indices.shape[1]):
+            middle = indices[row, first]
+            for second in range(indices.shape[1]):
+                other = place[indices[middle, second]]
+                if other < 0 or other == own:
+                    continue
+                length = distances[row, first] + distances[middle, second]
+                if best[other] == np.inf:
+                    touched[n_touched] = other
+                    n_touched += 1
+                best[other] = min(best[other], length)
+        held = 1
+        for other in touched[:n_touched]:  # the nearest so far stand in order; of equal ones the first that came
+            if held < n_neighbors or best[other] < away[own, held - 1]:
+                column = min(held, n_neighbors - 1)
+                while column > 1 and away[own, column - 1] > best[other]:
+                    found[own, column], away[own, column] = found[own, column - 1], away[own, column - 1]
+                    column -= 1
+                found[own, column], away[own, column] = other, best[other]
+                held = min(held + 1, n_neighbors)
+            best[other] = np.inf
+    return found, away
+
+
+def place_amid(
+    indices: NDArray[np.int64], distances: FloatArray, chosen: NDArray[np.int64], layout: FloatArray
+) -> FloatArray:
+    """Coordinates of all texts: the sample's own, the others at the mean of their nearest placed ones.
+
+    Texts without a placed neighbor wait for a later round; what no round reaches lies at the middle of the map.
+    Returns: float32, shape (n_texts, 2)
+    """
+    xy = np.tile(np.median(layout, axis=0), (len(indices), 1)).astype(np.float32)
+    xy[chosen] = layout
+    placed = np.zeros(len(indices), np.bool_)
+    placed[chosen] = True
+    while not placed.all():
+        waiting = np.flatnonzero(~placed)
+        blocks = np.array_split(waiting, -(-waiting.size // BLOCK_ROWS))
+        found = [_amid(indices, distances, placed, xy, rows) for rows in blocks]
+        rows, middles = (np.concatenate(pieces) for pieces in zip(*found, strict=True))
+        if not rows.size:
+            break
+        xy[rows] = middles
+        placed[rows] = True
+    return xy
+
+
+def _amid(
+    indices: NDArray[np.int64],
+    distances: FloatArray,
+    placed: NDArray[np.bool_],
+    xy: FloatArray,
+    waiting: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], FloatArray]:
+    """Those of the waiting rows that have a placed neighbor, and the mean of their nearest placed ones.
+
+    Returns: int64, shape (n_reached,); float32, shape (n_reached, 2)
+    """
+    near = placed[indices[waiting]]
+    near &= near.cumsum(axis=1) <= AMID  # the mean of many neighbors lies between the clusters, in none of them
+    weight = np.where(near, 1 / np.maximum(distances[waiting], 1e-3) ** 2, 0)
+    total = weight.sum(axis=1)
+    reached = total > 0
+    rows = waiting[reached]
+    return rows, np.einsum("rk,rkd->rd", weight[reached] / total[reached, None], xy[indices[rows]])
+
+
+def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tuple[NDArray[np.int64], FloatArray]:
+    """UMAP's table: self first, all stored neighbors when n_neighbors is None.
+
+    A text with fewer neighbors repeats itself at distance 0, which adds no edge.
+    """
+    if n_neighbors is None:
+        lengths = [pa.compute.list_value_length(read_table(path)["neighbors"]) for path in parts(run / "neighbors")]
+        n_neighbors = 1 + max(int(pa.compute.max(counted).as_py()) for counted in lengths)
+    indices = np.repeat(np.arange(n_texts)[:, None], n_neighbors, axis=1)
+    distances = np.zeros((n_texts, n_neighbors), np.float32)
+    for path in parts(run / "neighbors"):
+        row, place, neighbor, distance = flat_neighbors(path, n_neighbors - 1)
+        indices[row, place + 1], distances[row, place + 1] = neighbor, distance
+    return indices, distances
+
+
+def _principal_components(run: RunDir, n_texts: int) -> FloatArray:
+    """First two principal components of all vectors, from the exact covariance, one part in memory at a time."""
+    total: Any = 0.0
+    product: Any = 0.0
+    for path in parts(run / "vectors"):
+        vectors = vectors_of(read_table(path, columns=["vector"]))
+        total = total + vectors.sum(axis=0, dtype=np.float64)
+        product = product + (vectors.T @ vectors).astype(np.float64)
+    mean = total / n_texts
+    _, axes = np.linalg.eigh(product / n_texts - np.outer(mean, mean))
+    axes = axes[:, :-3:-1]
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an eigenvector's sign is arbitrary
+    found = [
+        vectors_of(read_table(path, columns=["vector"])) @ axes.astype(np.float32) for path in parts(run / "vectors")
+    ]
+    return np.ascontiguousarray(np.concatenate(found) - (mean @ axes).astype(np.float32), np.float32)

@@ -1,0 +1,350 @@
+"""Every artefact in; labels.parquet, report.json and report.html out."""
+
+from __future__ import annotations
+
+import base64
+import html
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clustering import schema
+from clustering.config.sections import RunConfig
+from clustering.kernels.printable import one_line
+from clustering.monitoring.estimates import cost_of
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import load_assignment, parts, read_columns
+from clustering.runs.storage import atomic_write, read_schema, read_table, write_json, write_table
+from clustering.schema import Figures
+from clustering.text.languages import language_names
+from clustering.workers.tasks import run_on_one_node
+
+SHOWN_CLUSTERS = 50
+COLLAPSED = 0.3  # a cluster with a larger share of the records deserves a warning
+NOISY = 0.5
+# The page loads nothing and runs nothing, whatever a text in it says.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+TEXT_CHARACTERS = 160
+TERM_CHARACTERS = 60
+GOOD_RECALL = 0.95
+
+
+def write_report(run: RunDir, config: RunConfig) -> Figures:
+    """Leave labels.parquet (a line for each record), report.json and report.html. Returns: records."""
+    records = run_on_one_node(_write_labels, run)
+    figures = collect_figures(run, config)
+    write_json(run / "report.json", figures)
+    with atomic_write(run / "report.html") as temporary:
+        temporary.write_text(render_html(run, config, figures), encoding="utf-8")
+    return {"records": records}
+
+
+def _write_labels(run: RunDir) -> int:
+    members = parts(run / "members")
+    layout = schema.labels_schema(read_schema(members[0]) if members else schema.MEMBERS)
+    with atomic_write(run / "labels.parquet") as temporary, pq.ParquetWriter(temporary, layout) as writer:
+        if not (run / "assignment.parquet").exists():
+            if not (run / "clusters.parquet").exists():
+                write_table(run / "clusters.parquet", schema.CLUSTERS.empty_table())
+            return 0
+        by_row = load_assignment(run)
+        coords = read_columns(run / "coords", ["x", "y"])
+        for name in ("x", "y"):
+            by_row = by_row.append_column(name, coords[name])
+        by_row = _in_one_chunk(by_row)
+        records = 0
+        for path in members:
+            held = read_table(path)
+            table = by_row.take(held["row"])
+            for name in held.schema.names:
+                table = table if name == "row" else table.append_column(name, held[name])
+            writer.write_table(table.select(layout.names).cast(layout))
+            records += len(table)
+        return records
+
+
+def _in_one_chunk(by_row: pa.Table) -> pa.Table:
+    """The table for many takes: each would copy all chunks of a column of lists into one, which is once enough."""
+    wide = by_row["layers"].cast(pa.large_list(pa.int32()))  # one chunk of usual lists ends at 2^31 entries
+    return by_row.set_column(by_row.schema.get_field_index("layers"), "layers", wide).combine_chunks()
+
+
+def collect_figures(run: RunDir, config: RunConfig) -> Figures:
+    """report.json: what the stages measured, under the names that others read."""
+    manifest = run.manifest
+    done = {name: stage["figures"] for name, stage in manifest["stages"].items()}
+    read, search, graph = done["read"], done.get("search", {}), done.get("graph", {})
+    forest, clusters = done.get("forest", {}), done.get("cluster", {})
+    encoder = config.embed.encoder if config.read.collection is None else None  # the vectors were there before
+    figures: Figures = {
+        "counts": {name: read[name] for name in ("records", "texts", "empty", "dropped", "repeated_ids")},
+        "stages": {
+            name: stage_figures(stage, manifest.get("plan", {}).get(name, {}), config)
+            for name, stage in manifest["stages"].items()
+        },
+        "driver_bytes": max((figures.get("used", {}).get("driver_bytes", 0) for figures in done.values()), default=0),
+        "embed": {
+            "encoder": encoder,
+            **_some(done.get("embed", {}), "dim", "tokens", "cut", "unread", "unusable", "languages", "unknown_share"),
+        },
+        "store": _some(done.get("store", {}), "collection", "index", "metric", "rows", "rows_per_second", "segments",
+                       "retries", "repaired_rows"),
+        "search": _some(search, "k", "index", "recall", "recall_low", "recall_high", "recall_sample",
+                        "queries_per_second", "short_rows", "retries", "params", "target_recall", "target_reached",
+                        "target_steps"),
+        "graph": {**_some(graph, "edges", "too_long"), **_some(forest, "pieces", "bridges", "pieces_left")},
+        # certified, repaired, open: of the merges of a tree on the stored distances; none with diffused ones
+        "forest": _some(forest, "edges", "certified", "repaired", "open", "queries", "isolated", "small_groups",
+                        "group_size"),
+        "clusters": {
+            "count": clusters.get("count", 0),
+            "noise_share": clusters.get("noise_share", 0.0),
+            "largest_share": clusters.get("largest_share", 0.0),
+            "home_share": clusters.get("home_share", 0.0),
+            **_some(clusters, "modularity", "layer", "layers"),
+        },
+        "describe": _some(done.get("describe", {}), "vocabulary", "titles_failed"),
+        "versions": manifest["versions"],
+        "seed": manifest["seed"],
+    }  # fmt: skip
+    told = [line for stage in done.values() for line in stage.get("warnings", [])]
+    figures["warnings"] = [*told, *warnings_of(figures, config)]
+    return figures
+
+
+def stage_figures(stage: Figures, planned: Figures, config: RunConfig) -> Figures:
+    """What a stage took, beside what it was planned to take: seconds of the start that finished it, memory of its
+    largest process, seconds of cores used and of GPUs held, and with run.prices what the machines cost meanwhile."""
+    figures = stage["figures"]
+    used = figures.get("used", {})
+    found: Figures = {"seconds": stage["seconds"], "peak_bytes": figures.get("peak_bytes"),
+                      "planned_bytes": planned.get("memory"), "cpu_seconds": used.get("cpu_seconds", 0),
+                      "gpu_seconds": used.get("gpu_seconds", 0)}  # fmt: skip
+    if config.run.prices and used:
+        found["cost"] = round(cost_of(stage["seconds"], used, config) or 0, 4)
+    return found
+
+
+def _some(figures: Figures, *names: str) -> Figures:
+    return {name: figures.get(name) for name in names}
+
+
+def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
+    """What a reader must know before trusting the clusters, with the remedy."""
+    counts, clusters, search = (figures[name] for name in ("counts", "clusters", "search"))
+    graph, forest = figures["graph"], figures["forest"]
+    by_links = config.cluster.selection == "modularity"
+    found: list[str] = []
+    if counts["texts"] == 0:
+        return [f"There was nothing to cluster: none of the {counts['records']} records has a text."]
+    if counts["repeated_ids"]:
+        found.append(f"{counts['repeated_ids']} records repeat an id; labels.parquet has a line for each of them.")
+    if clusters["count"] == 0:
+        also = " or cluster.min_samples" if config.cluster.core_rank > 1 else ""
+        found.append(f"No cluster was found. Lower cluster.min_cluster_size{also}.")
+    elif clusters["largest_share"] > COLLAPSED:
+        remedy = "a smaller cluster.granularity" if by_links else "cluster.selection=modularity"
+        found.append(
+            f"One cluster holds {clusters['largest_share']:.0%} of the records: the selection has collapsed or the "
+            f"texts have one subject. Try {remedy}."
+        )
+    if clusters["count"] and clusters["noise_share"] > NOISY:
+        remedy = _against_noise(clusters, config)
+        use = f"{remedy}, or use" if remedy else "Use"
+        found.append(
+            f"{clusters['noise_share']:.0%} of the records are noise. {use} the column home, which places noise, too."
+        )
+    if search["target_reached"] is False:
+        found.append(
+            f"search.target_recall={search['target_recall']} was not reached: the best step had a recall of "
+            f"{search['target_steps'][-1]['recall']:.3f}. Take store.index=FLAT, or a finer index (store.params)."
+        )
+    if search["recall"] is not None and search["recall"] < GOOD_RECALL:
+        found.append(
+            f"The search found {search['recall']:.1%} of the true neighbors. Raise search.params (ef or nprobe), or "
+            f"take store.index=FLAT."
+        )
+    if search["short_rows"]:
+        found.append(f"{search['short_rows']} texts got fewer than k={search['k']} neighbors from the index.")
+    if (graph["pieces_left"] or 1) > 1 and config.cluster.weights == "diffused":
+        found.append(
+            f"The graph is in {graph['pieces_left']} pieces, which stay apart; texts of a piece that is too small for "
+            f"a cluster have no home. A larger search.k leaves fewer pieces."
+        )
+    elif (graph["pieces_left"] or 1) > 1:
+        found.append(
+            f"The graph is in {graph['pieces_left']} pieces, which stay apart: graph.bridge={config.graph.bridge}, "
+            f"graph.max_distance={config.graph.max_distance}, and at most cluster.budget={config.cluster.budget:,} "
+            f"texts are compared with all others. A larger search.k leaves fewer pieces."
+        )
+    if forest["open"]:
+        found.append(
+            f"{forest['open']:,} of the tree's {forest['edges']:,} merges are not proven to be those of exact HDBSCAN: "
+            f"graph.bridge={config.graph.bridge}, cluster.budget={config.cluster.budget:,} "
+            f"({forest['queries']:,} used). A larger budget or a larger search.k leaves fewer."
+        )
+    return found
+
+
+def _against_noise(clusters: Figures, config: RunConfig) -> str:
+    """What gives less noise than this run has; "" where nothing is known to."""
+    if config.cluster.weights == "distance":
+        return "Take cluster.weights=diffused"
+    if config.cluster.core_rank > 1:
+        return "Lower cluster.min_samples"
+    layers, chosen = clusters["layers"] or [], clusters["layer"] or 0
+    return "Take a broader layer" if any(layer["noise_share"] < NOISY for layer in layers[:chosen]) else ""
+
+
+def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
+    """The report as one self-contained page."""
+    counts, clusters, search, graph = (figures[name] for name in ("counts", "clusters", "search", "graph"))
+    folded = counts["records"] - counts["empty"] - counts["texts"]
+    facts = [
+        ("records", f"{counts['records']:,}"),
+        ("distinct texts", f"{counts['texts']:,} ({folded:,} copies folded, {counts['empty']:,} empty)"),
+        ("clusters", f"{clusters['count']:,}"),
+        ("noise", f"{clusters['noise_share']:.1%} of the records (with a home: {clusters['home_share']:.1%})"),
+        ("largest cluster", f"{clusters['largest_share']:.1%} of the records"),
+        (
+            "vectors",
+            f"{figures['embed']['encoder'] or 'those of the collection'}, {figures['embed']['dim']} dimensions",
+        ),
+        ("languages", _languages(figures["embed"])),
+        ("neighbors", f"{search['k']} of each text from {_index(search)}; {_recall(search)}"),
+        ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
+        ("tree", _proven(figures["forest"], search)),
+        ("layers", _layered(clusters)),
+    ]
+    warnings = "".join(f"<p class=warning>{_shown(line)}</p>" for line in figures["warnings"])
+    picture = ""
+    if (run / "map.png").exists():
+        encoded = base64.b64encode((run / "map.png").read_bytes()).decode()
+        picture = f'<a href="map.html"><img alt="map of the texts" src="data:image/png;base64,{encoded}"></a>'
+    columns, rows = stage_table(figures, config)
+    stages = "".join(f"<th class=n>{column}" if at else f"<th>{column}" for at, column in enumerate(columns))
+    for row in rows:
+        stages += "<tr>" + "".join(f"<td class=n>{cell}" if at else f"<td>{cell}" for at, cell in enumerate(row))
+    versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
+    title = _shown(f"Clusters of {config.name}")
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2430; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse; width: 100% }} th, td {{ text-align: left; vertical-align: top;
+padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e3e6eb }} .n {{ text-align: right }} img {{ max-width: 100% }}
+td, .warning {{ overflow-wrap: anywhere }}
+.warning {{ background: #fff4d6; border-left: 4px solid #d99a00; padding: .5rem .8rem }} .quiet {{ color: #6b7280 }}
+li {{ margin: 0 }} ul {{ margin: 0; padding-left: 1rem }}
+</style>
+<h1>{title}</h1>
+{warnings}
+<table>{"".join(f"<tr><th>{name}<td>{_shown(value)}</tr>" for name, value in facts)}</table>
+<h2>Map</h2>
+{picture or "<p class=quiet>No map was drawn.</p>"}
+<h2>Largest clusters</h2>
+{_cluster_table(run, clusters)}
+<h2>Stages</h2>
+<table><tr>{stages}</table>
+<p class=quiet>{_shown(versions)}; seed {figures["seed"]}.
+All figures: report.json, configuration: manifest.json.</p>
+</html>
+"""
+
+
+def _pieces(graph: Figures) -> str:
+    if (graph["pieces"] or 1) == 1:
+        return "in one piece"
+    return f"in {graph['pieces']:,} pieces, {graph['bridges']:,} bridges between them"
+
+
+def _proven(forest: Figures, search: Figures) -> str:
+    if not forest["edges"]:
+        return "no merges"
+    if forest["certified"] is None:
+        return (
+            f"{forest['edges']:,} merges of diffused distances; {forest['small_groups']:.0%} of the neighbor lists "
+            f"break off as in small groups"
+        )
+    shares = (forest[name] / forest["edges"] for name in ("certified", "repaired", "open"))
+    proven, repaired, left = (f"{share:.2%}" for share in shares)
+    return (
+        f"{forest['edges']:,} merges: {proven} proven by the neighbor lists, {repaired} settled by comparing "
+        f"{forest['queries']:,} texts with all others, {left} open; as exact as the {search['index']} index's lists are"
+    )
+
+
+def _layered(clusters: Figures) -> str:
+    counts = [f"{layer['clusters']:,}" for layer in clusters["layers"] or []]
+    if len(counts) < 2:
+        return "one"
+    counts[clusters["layer"]] += " (the labels)"
+    return f"{', '.join(counts)} clusters, from broad to fine"
+
+
+def _languages(embed: Figures) -> str:
+    if embed["languages"] is None:
+        return "not looked at"
+    told = language_names(embed["languages"]) or "none that is told for sure"
+    return f"{told}, by a sample; {embed['unknown_share']:.1%} of the pieces of words are unknown to the encoder"
+
+
+def _index(search: Figures) -> str:
+    words = ", ".join(f"{name}={value}" for name, value in (search["params"] or {}).items())
+    return f"{search['index']} ({words})" if words else str(search["index"])
+
+
+def _recall(search: Figures) -> str:
+    if search["recall"] is None:
+        return "recall not measured"
+    low, high = search["recall_low"], search["recall_high"]
+    return (
+        f"recall {search['recall']:.3f} ({low:.3f} to {high:.3f}, {search['recall_sample']} texts against exact search)"
+    )
+
+
+def stage_table(figures: Figures, config: RunConfig) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the table of stages; the report's own stage is not over when it is written."""
+    columns = ["stage", "seconds", "CPU seconds", "peak memory of a process, MiB", "planned, MiB"]
+    gpus = any(stage["gpu_seconds"] for stage in figures["stages"].values())
+    columns += ["GPU seconds"] if gpus else []
+    prices = config.run.prices
+    columns += [f"cost, {html.escape(prices.currency)}"] if prices else []
+    rows = []
+    for name, stage in figures["stages"].items():
+        row = [name, f"{stage['seconds']:.1f}", f"{stage['cpu_seconds'] or 0:.1f}", _mebibytes(stage["peak_bytes"]),
+               _mebibytes(stage["planned_bytes"])]  # fmt: skip
+        row += [f"{stage['gpu_seconds']:.1f}"] if gpus else []
+        row += [f"{stage.get('cost', 0):.4f}"] if prices else []
+        rows.append(row)
+    return columns, rows
+
+
+def _mebibytes(count: Any) -> str:
+    return f"{count / 2**20:.0f}" if count else ""
+
+
+def _cluster_table(run: RunDir, figures: Figures) -> str:
+    clusters = read_table(run / "clusters.parquet")
+    chosen = figures["count"]  # clusters of other layers follow those of the labels
+    shown = clusters.slice(0, min(chosen, SHOWN_CLUSTERS)).to_pylist()
+    rows = "".join(
+        f"<tr><td class=n>{row['label']}<td><b><bdi>{_shown(row['title'], TEXT_CHARACTERS)}</bdi></b><br>"
+        f"<span class=quiet>{', '.join(f'<bdi>{_shown(term, TERM_CHARACTERS)}</bdi>' for term in row['terms'])}</span>"
+        f"<td class=n>{row['size']:,}<td><ul>{_list_items(row['exemplars'][:3])}</ul></tr>"
+        for row in shown
+    )
+    more = chosen - len(shown)
+    rest = f"<p class=quiet>{more:,} more in clusters.parquet.</p>" if more > 0 else ""
+    return f"<table><tr><th class=n>label<th>title and terms<th class=n>records<th>exemplars</tr>{rows}</table>{rest}"
+
+
+def _list_items(texts: list[str]) -> str:
+    return "".join(f"<li><bdi>{_shown(text, TEXT_CHARACTERS)}</bdi>" for text in texts)
+
+
+def _shown(text: str, most: int | None = None) -> str:
+    return html.escape(one_line(text, most))

@@ -1,0 +1,117 @@
+"""A collection and vectors/ in, neighbors/ out: the k nearest other texts of every row."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from clustering import schema
+from clustering.config.sections import SearchSection, StoreSection
+from clustering.kernels.partitions import assign_partitions, partition_centers
+from clustering.kernels.topk import FloatArray
+from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.query import EMBEDDED_IN_FLIGHT, IN_FLIGHT, NeighborQuery, search_params, tune_params
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import names_of, parts, rows_without_vector, stored_vectors
+from clustering.runs.storage import read_schema, read_table, write_table
+from clustering.schema import Figures
+from clustering.workers.pool import Item, map_parts
+from clustering.workers.recall import measure_recall
+from clustering.workers.tasks import run_on_one_node
+
+NOTHING = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # found for no row
+
+
+class Searcher:
+    """Find the neighbors of parts of vectors/, several requests at a time."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        address: Endpoint,
+        metric: str,
+        params: dict[str, Any],
+        k: int,
+        queries: int,
+        centers: FloatArray,
+        n_texts: int = 0,
+    ) -> None:
+        self.run, self.centers = run, centers
+        self.asker = NeighborQuery(address, metric, params, k, queries, n_texts)
+        self.in_flight = EMBEDDED_IN_FLIGHT if address.embedded else IN_FLIGHT
+
+    def __call__(self, item: Item) -> Item:
+        before = self.asker.retries
+        rows = 0
+        with ThreadPoolExecutor(self.in_flight) as pool:
+            for name in item["names"]:
+                if not (self.run / "neighbors" / name).exists():
+                    rows += self.search(name, pool)
+        return {"rows": rows, "retries": self.asker.retries - before}
+
+    def search(self, name: str, pool: ThreadPoolExecutor) -> int:
+        table = read_table(self.run / "vectors" / name)
+        rows, vectors = stored_vectors(table)
+        place = rows - table["row"][0].as_py()  # those without a vector have an empty list, and no cell
+        lengths, cells = np.zeros(len(table), np.int64), np.full(len(table), -1)
+        step = self.asker.batch(vectors.shape[1])
+        ranges = [slice(at, at + step) for at in range(0, len(rows), step)]
+        found = list(pool.map(lambda some: self.asker.nearest(rows[some], vectors[some]), ranges)) or [NOTHING]
+        neighbors, distances, counts = (np.concatenate(part) for part in zip(*found, strict=True))
+        lengths[place], cells[place] = counts, assign_partitions(vectors, self.centers)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        columns = [
+            table["row"],
+            pa.ListArray.from_arrays(offsets, pa.array(neighbors)),
+            pa.ListArray.from_arrays(offsets, pa.array(distances)),
+            pa.array(cells, pa.int32()),
+        ]
+        # The count lies beside the part, so that a run in several starts still reports all of them.
+        short = {"short": str(int((counts < self.asker.k).sum()))}
+        write_table(self.run / "neighbors" / name, pa.table(columns, schema=schema.NEIGHBORS.with_metadata(short)))
+        return len(rows)
+
+
+def search_neighbors(
+    run: RunDir, address: Endpoint, store: StoreSection, cfg: SearchSection, n_texts: int, seed: int
+) -> Figures:
+    """Leave neighbors/ with the k nearest other texts of every row, ascending, and measure the recall.
+
+    A text without a vector has an empty list, and stands in none.
+    Returns: k, index, params, queries_per_second, short_rows (fewer than k neighbors), retries, recall with its 95 %
+        interval on recall_sample rows, with search.target_recall what was tried for it.
+    """
+    n_vectors = n_texts - rows_without_vector(run / "vectors").size
+    k = min(cfg.k, n_vectors - 1)
+    params = search_params(cfg, store, n_vectors)
+    tuned: Figures = {}
+    if cfg.target_recall is not None:
+        params, tuned = tune_params(run, address, store, cfg, n_texts, seed, NeighborQuery)
+    started = time.perf_counter()
+    found = set(names_of(run / "neighbors"))
+    todo = [name for name in names_of(run / "vectors") if name not in found]
+    centers = run_on_one_node(partition_centers, run, n_texts, seed) if todo else None
+    size = min(4, -(-len(todo) // (4 * cfg.actors)))  # parts a call
+    results = map_parts(
+        Searcher, [{"names": todo[at : at + size]} for at in range(0, len(todo), max(size, 1))],
+        actors=cfg.actors, run=run, address=address, metric=store.metric, params=params, k=k,
+        queries=cfg.queries_per_request, centers=centers, n_texts=n_vectors,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    short = sum(int(read_schema(path).metadata[b"short"]) for path in parts(run / "neighbors"))
+    queries = sum(result["rows"] for result in results)
+    figures = {
+        "k": k,
+        "index": store.index_type,
+        "params": params,
+        "queries_per_second": round(queries / seconds, 1),
+        "short_rows": short,
+        "retries": sum(result["retries"] for result in results),
+        **tuned,
+    }
+    recall = measure_recall(run, store.metric, k, cfg.recall_sample, n_texts, seed)
+    return {**figures, **recall}

@@ -1,0 +1,59 @@
+"""vectors/ in, a Milvus collection with one entity for each row out, audited before it is searched."""
+
+from __future__ import annotations
+
+import logging
+
+from clustering.config.sections import StoreSection
+from clustering.errors import StoreError
+from clustering.milvus.audit import AUDIT_ROUNDS, audit_collection, pieces_in_words
+from clustering.milvus.bulk import load_bulk
+from clustering.milvus.channel import Channel, connected
+from clustering.milvus.collection import LOAD_STATE, prepare_collection
+from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.index import make_searchable
+from clustering.milvus.loader import Loader, load_stream
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import rows_without_vector
+from clustering.schema import Figures
+from clustering.workers.pool import map_parts
+
+log = logging.getLogger("covey")
+
+
+def store_vectors(
+    run: RunDir, address: Endpoint, store: StoreSection, n_texts: int, dim: int, run_id: str, mark: str
+) -> Figures:
+    """Load every vector that is there under its row as key, build the index, and audit what the collection holds.
+
+    mark : fingerprint of vectors and index; this run's collection with another mark is made anew
+    Returns: collection, index, metric, rows, rows_per_second, segments, retries, repaired_rows.
+    Raises: ConfigError when the collection is somebody else's; StoreError when it cannot be made whole.
+    """
+    n_vectors = n_texts - rows_without_vector(run / "vectors").size
+    with connected(address) as client, Channel(address) as link:
+        prepare_collection(run, client, address.collection, store.metric, dim, run_id, mark)
+        figures: Figures = {"rows_per_second": None, "retries": 0}
+        if (run / LOAD_STATE).exists():  # else a collection that was whole once: the audit says what it lacks
+            load = load_bulk if store.load == "bulk" else load_stream
+            figures = load(run, address, store)
+        figures["segments"] = make_searchable(client, link, store, n_vectors)
+        repaired = 0
+        for attempt in range(AUDIT_ROUNDS + 1):
+            wrong = audit_collection(run, link, n_texts, attempt)
+            if not wrong:
+                break
+            if attempt == AUDIT_ROUNDS:
+                raise StoreError(
+                    f"collection {address.collection} at {address.uri} still lacks or doubles rows after {attempt} "
+                    f"repairs: {pieces_in_words(wrong)}; drop it and start again with run.resume=false"
+                )
+            log.warning(
+                "store: the collection lacks or doubles %s; loading exactly those again", pieces_in_words(wrong)
+            )
+            repaired += sum(piece["stop"] - piece["first"] for piece in wrong)
+            map_parts(Loader, [{"pieces": wrong}], actors=1, run=run, address=address)
+            figures["segments"] = make_searchable(client, link, store, n_vectors)
+    run.remove(LOAD_STATE)
+    shape = {"index": store.index_type, "metric": store.metric}
+    return {"collection": address.collection, **shape, "rows": n_vectors, "repaired_rows": repaired, **figures}

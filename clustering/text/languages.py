@@ -1,0 +1,91 @@
+"""Texts in; the languages that they are in out, and words that say nothing in a language."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+ENOUGH_TEXTS = 50  # fewer tell nothing of a collection
+SPOKEN = 0.05  # share of the texts that makes a language one of the collection's; below lie names and slips
+SAMPLE = 500  # texts of a part that are looked at; 20,000 take a second
+ENGLISH = frozenset({"en", "pcm"})  # Nigerian Pidgin has English words
+SAME = {"wuu": "zh", "yue": "zh", "nn": "no", "arz": "ar", "ary": "ar", "lb": "de"}  # not told apart in a headline
+NONE = ("zxx", "la")  # no language; and what words without an ending of their own look like
+NAMES = {
+    "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan",
+    "cs": "Czech", "cy": "Welsh", "da": "Danish", "de": "German", "el": "Greek", "en": "English", "eo": "Esperanto",
+    "es": "Spanish", "et": "Estonian", "eu": "Basque", "fa": "Persian", "fi": "Finnish", "fr": "French",
+    "ga": "Irish", "gl": "Galician", "gu": "Gujarati", "ha": "Hausa", "he": "Hebrew", "hi": "Hindi",
+    "hr": "Croatian", "hu": "Hungarian", "hy": "Armenian", "id": "Indonesian", "ig": "Igbo", "it": "Italian",
+    "ja": "Japanese", "ka": "Georgian", "kk": "Kazakh", "ko": "Korean", "ku": "Kurdish", "lg": "Luganda",
+    "ln": "Lingala", "lt": "Lithuanian", "lv": "Latvian", "mr": "Marathi", "ms": "Malay", "my": "Burmese",
+    "nl": "Dutch", "no": "Norwegian", "om": "Oromo", "pa": "Punjabi", "pcm": "Nigerian Pidgin", "pl": "Polish",
+    "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "rw": "Kinyarwanda", "sk": "Slovak", "sl": "Slovenian",
+    "sn": "Shona", "so": "Somali", "sq": "Albanian", "sr": "Serbian", "st": "Sotho", "sv": "Swedish",
+    "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "th": "Thai", "tl": "Tagalog", "tr": "Turkish",
+    "uk": "Ukrainian", "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese", "xh": "Xhosa", "yo": "Yoruba",
+    "zh": "Chinese", "zu": "Zulu",
+}  # fmt: skip
+# Gaps of the English list: contractions, and words of a headline's frame.
+MORE_ENGLISH = "said says say new don't doesn't didn't isn't aren't wasn't won't can't it's i'm i've he's she's that's "
+MORE_ENGLISH += "what's there's you're they're we're let's"
+
+
+def language_of(text: str) -> str | None:
+    """The ISO code of the language that a text is most probably in; None where nothing tells.
+
+    A single headline is often mistaken, a thousand of one language are not: on those of 27 languages 72 to 100 % are
+    found right. Source: Lui and Baldwin (2012), langid.py; py3langid 0.4.
+    """
+    code, score = _identifier().classify(text)
+    if score < -1e30:  # no letters that it knows
+        return None
+    code = SAME.get(str(code), str(code))
+    return None if code in NONE else code
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE)
+
+
+def count_languages(texts: Sequence[str], most: int = SAMPLE) -> Counter[str]:
+    """How many of some texts are in each language, on an even sample; "" is none that is known."""
+    step = max(1, -(-len(texts) // most))
+    return Counter(language_of(text) or "" for text in texts[::step])
+
+
+def dominant_languages(counts: Counter[str]) -> dict[str, float]:
+    """The share of the texts in each language that enough of them are in, largest first; {} of too few texts."""
+    total = sum(counts.values())
+    if total < ENOUGH_TEXTS:
+        return {}
+    return {code: count / total for code, count in counts.most_common() if code and count >= SPOKEN * total}
+
+
+def language_names(languages: dict[str, float]) -> str:
+    """For instance ``German 71 %, English 28 %``."""
+    return ", ".join(f"{NAMES.get(code, code)} {share:.0%}".replace("%", " %") for code, share in languages.items())
+
+
+@cache
+def stop_words(code: str) -> frozenset[str]:
+    """Words that say nothing of a subject in a language; none of one that no list is known for.
+
+    Source: scikit-learn's list for English, github.com/stopwords-iso (MIT) for the others.
+    """
+    if code in ENGLISH:
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+        return frozenset(ENGLISH_STOP_WORDS) | frozenset(MORE_ENGLISH.split())
+    import stopwordsiso
+
+    return frozenset(stopwordsiso.stopwords(code)) if stopwordsiso.has_lang(code) else frozenset()
+
+
+def all_stop_words(codes: Iterable[str]) -> frozenset[str]:
+    return frozenset().union(*map(stop_words, codes))

@@ -1,0 +1,106 @@
+"""Queries and vectors/ in, their true nearest neighbors out, by blocked matrix products on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import ray
+
+from clustering.kernels.graph.repair import Ask, nearest_outside
+from clustering.kernels.topk import FloatArray, IntArray, block_top_k, dot_distance, merge_top_k
+from clustering.runs.parts import gather, parts, stored_vectors, vectors_of
+from clustering.runs.storage import Location, read_table
+from clustering.workers.nodes import node_cpus
+from clustering.workers.tasks import collect, submit
+
+QUERIES = 16384  # whose vectors are shared with the tasks at a time
+BLOCK_BYTES = 64 << 20  # of distances at a time
+
+
+def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray, k: int) -> tuple[IntArray, FloatArray]:
+    """The k nearest rows of each query by blocked matrix products over all vectors; texts without one are not there.
+
+    queries : float32, shape (n_queries, dim), unit length
+    query_rows : int64, shape (n_queries,); a query's own row is left out; -1 for a text that is not stored
+    Returns: rows and inner products, shape (n_queries, at most k), nearest first.
+    """
+    shared = ray.put((queries, query_rows))
+    best: tuple[IntArray, FloatArray] | None = None
+    for rows, dots in windowed(_block_neighbors, [(path, shared, k) for path in parts(folder)]):
+        held = ([rows], [dots]) if best is None else ([best[0], rows], [best[1], dots])
+        best = merge_top_k(*held, k)
+    if best is None:
+        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+    return best
+
+
+def windowed(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
+    """Results as they come, with at most a few tasks a core in flight, so that the driver never holds many."""
+    calls = list(reversed(calls))
+    waiting: list[Any] = []
+    while calls or waiting:
+        while calls and len(waiting) < 2 * node_cpus():
+            waiting.append(submit(work, *calls.pop()))
+        (done,), waiting = ray.wait(waiting, num_returns=1)
+        yield collect(ray.get(done))
+
+
+def search_outside(folder: Location, core: FloatArray, metric: str, floor: float, longest: float | None = None) -> Ask:
+    """An exact search for the nearest text of another piece by mutual reachability, by blocked matrix products.
+
+    folder : vectors/; core : float32, shape (n_texts,), core distances; floor : shorter distances count as this;
+        longest : farther texts are no neighbors
+    """
+    cores = ray.put(core)
+
+    def ask(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
+        other, reach = np.full(rows.size, -1, np.int64), np.full(rows.size, np.inf, np.float32)
+        pieces = ray.put(piece)
+        for at in range(0, rows.size, QUERIES):
+            some = slice(at, at + QUERIES)
+            shared = ray.put((vectors_of(gather(folder, rows[some], ["vector"])), rows[some]))
+            calls = [(path, shared, cores, pieces, metric, floor, longest) for path in parts(folder)]
+            for found, away in windowed(_block_outside, calls):
+                nearer = (away < reach[some]) | ((away == reach[some]) & (found < other[some]))
+                other[some][nearer], reach[some][nearer] = found[nearer], away[nearer]
+        other[np.isinf(reach)] = -1
+        return other, reach
+
+    return ask
+
+
+def _block_outside(
+    path: Location,
+    shared: tuple[FloatArray, IntArray],
+    core: FloatArray,
+    piece: IntArray,
+    metric: str,
+    floor: float,
+    longest: float | None,
+) -> tuple[IntArray, FloatArray]:
+    held, block = stored_vectors(read_table(path))
+    queries, rows = shared
+    if not held.size:
+        return np.full(rows.size, -1), np.full(rows.size, np.inf, np.float32)
+    step = max(1, BLOCK_BYTES // (4 * len(held)))
+    found = []
+    for at in range(0, len(rows), step):
+        some = rows[at : at + step]
+        away = np.maximum(dot_distance(queries[at : at + step] @ block.T, metric), np.float32(floor))
+        if longest is not None:
+            away[away > np.float32(longest)] = np.inf
+        found.append(nearest_outside(away, core[some], core[held], piece[some], piece[held]))
+    place, reach = (np.concatenate(part) for part in zip(*found, strict=True))
+    return held[place], reach
+
+
+def _block_neighbors(path: Location, shared: tuple[FloatArray, IntArray], k: int) -> tuple[IntArray, FloatArray]:
+    held, block = stored_vectors(read_table(path))
+    queries, query_rows = shared
+    if not held.size:
+        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+    place = np.searchsorted(held[:-1], query_rows)
+    found, dots = block_top_k(queries, block, np.where(held[place] == query_rows, place, -1), 0, k)
+    return held[found], dots

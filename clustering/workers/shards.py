@@ -1,0 +1,172 @@
+"""Parts of neighbor lists in; one spanning forest out, made by shards that exchange sketches through Ray."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from clustering import schema
+from clustering.kernels.graph import diffusion
+from clustering.kernels.graph.csr import MIN_DISTANCE
+from clustering.kernels.graph.equal_vectors import EqualEdges, equal_edges
+from clustering.kernels.graph.forest import FloatArray, Forest, IntArray, merge_forests, spanning_forest
+from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
+from clustering.kernels.memory import forest_bytes
+from clustering.monitoring.usage import Usage, peak_bytes
+from clustering.runs.artefacts import read_lists, text_keys
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import load_graph, part_name, read_columns
+from clustering.runs.storage import save_array, write_json, write_table
+from clustering.schema import Figures
+from clustering.workers.nodes import Node, live_nodes, on_node
+from clustering.workers.tasks import collect, submit
+
+
+def write_forest(run: RunDir, forest: Forest, core: FloatArray, grain: GroupSizes, without: int) -> Figures:
+    columns = {"left": forest.left, "right": forest.right, "distance": forest.distance}
+    write_table(run / "forest" / part_name(0), pa.table(columns, schema=schema.FOREST))
+    save_array(run / "forest" / "core.npy", core)
+    write_json(run / "forest" / "grain.json", asdict(grain))
+    return {
+        "edges": len(forest),
+        "pieces_left": core.size - without - len(forest),
+        "small_groups": round(grain.share, 4),
+        "group_size": grain.size,
+    }
+
+
+def shard_nodes(n_texts: int, k: int, most: int) -> list[Node]:
+    """As many nodes as have the memory for a shard each, those with most of it first."""
+    nodes = sorted(live_nodes(), key=lambda node: node.memory_bytes, reverse=True)[:most]
+    while len(nodes) > 1 and nodes[-1].memory_bytes < forest_bytes(n_texts, n_texts * k // len(nodes)):
+        nodes.pop()
+    return nodes
+
+
+class Shard:
+    """The neighbor lists of some rows, and what diffusion makes of them; can be begun anew at any point."""
+
+    def __init__(self, run: RunDir, names: list[str], copies: NDArray[np.int32] | None, *given: Any) -> None:
+        self.run, self.names, self.copies = run, names, copies
+        self.lists = read_lists(run, names, *given)
+        self.pull: FloatArray | None = None
+
+    def breaks(self) -> IntArray:
+        return count_breaks(self.lists)
+
+    def equal(self) -> EqualEdges:
+        return equal_edges(self.lists, MIN_DISTANCE)
+
+    def scales(self, rank: int) -> FloatArray:
+        return diffusion.local_scales(self.lists, rank)
+
+    def sketch(self, seed: int) -> diffusion.Sketch:
+        return diffusion.draw_sketch(self.keys(), seed)
+
+    def keys(self) -> diffusion.Keys:
+        """A digest of each text, so that the order in which texts come changes nothing."""
+        return text_keys(self.run, self.names)
+
+    def average(self, averaged: int, scales: list[Any], sketches: list[Any]) -> diffusion.Sketch:
+        if self.pull is None:
+            self.pull = diffusion.affinities(self.lists, np.concatenate(ray.get(scales)), averaged)
+        return diffusion.average(self.lists, self.pull, np.concatenate(ray.get(sketches)))
+
+    def lengths(self, sketches: list[Any]) -> FloatArray:
+        self.pull = None
+        return diffusion.edge_lengths(self.lists, np.concatenate(ray.get(sketches)))
+
+    def cores(self, length: FloatArray, rank: int) -> FloatArray:
+        """Core distances by the rows' own lists; 0 without min_samples."""
+        if rank == 0:
+            return np.zeros(len(self.lists), np.float32)
+        own = slice(self.lists.first, self.lists.first + len(self.lists))
+        rows = own.stop if self.copies is None else self.copies.size
+        graph = self.lists.graph(length, max(rows, int(self.lists.indices.max(initial=0)) + 1))
+        return diffusion.listed_cores(graph, rank, self.copies)[own]
+
+    def forest(self, length: FloatArray, core: FloatArray) -> Forest:
+        return spanning_forest(self.lists.graph(length, core.size), core, symmetric=False)
+
+    def measured_forest(self, length: FloatArray, core: FloatArray) -> tuple[Forest, Usage]:
+        """The forest, and what this actor has used for it and all before."""
+        forest = self.forest(length, core)
+        return forest, Usage(peak_bytes(), time.process_time())
+
+
+def diffuse_shards(
+    shards: list[tuple[Any, ...]], n_texts: int, rank: int, seed: int, nodes: list[Node]
+) -> tuple[list[Forest], FloatArray, GroupSizes, list[EqualEdges]]:
+    """Diffusion and forests by one actor a shard; a round's sketches are objects that all actors read in the next.
+
+    shards : arguments of ``_Shard`` for each, rows ascending; rank : min_samples, 0 for none
+    nodes : where the actors are, in turn
+    Returns: two forests, whose merge is the whole's; core distances; the grain; entries between equal vectors. All the
+        same for any shards.
+    """
+    on_each = -(-len(shards) // len(nodes))
+    kind: Any = ray.remote(max_restarts=3, max_task_retries=3)(Shard)
+    actors: list[Any] = []
+    for shard, node in zip(shards, itertools.cycle(nodes), strict=False):
+        threads = {"env_vars": {"OMP_NUM_THREADS": str(max(1, node.cpus // on_each))}}
+        actors.append(kind.options(scheduling_strategy=on_node(node), runtime_env=threads).remote(*shard))
+    grain = measure_group_sizes(np.sum(ray.get([one.breaks.remote() for one in actors]), axis=0), n_texts)
+    scales = [one.scales.remote(grain.averaged // 2) for one in actors]
+    sketches = [one.sketch.remote(seed) for one in actors]
+    for _ in range(diffusion.ROUNDS):
+        sketches = [one.average.remote(grain.averaged, scales, sketches) for one in actors]
+    lengths = [one.lengths.remote(sketches) for one in actors]
+    core = np.concatenate(ray.get([one.cores.remote(own, rank) for one, own in zip(actors, lengths, strict=True)]))
+    shared = ray.put(core)
+    waiting = [one.measured_forest.remote(own, shared) for one, own in zip(actors, lengths, strict=True)]
+    return _merged_pairs(waiting, n_texts), core, grain, ray.get([one.equal.remote() for one in actors])
+
+
+def _merged_pairs(waiting: list[Any], n_texts: int) -> list[Forest]:
+    """Merge the forests of tasks two by two on workers until two are left."""
+    while len(waiting) > 2:
+        last = waiting[len(waiting) // 2 * 2 :]
+        waiting = [submit(_merge_two, n_texts, *two) for two in zip(waiting[::2], waiting[1::2], strict=False)] + last
+    return [collect(found) for found in ray.get(waiting)]
+
+
+def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, n_shards: int) -> tuple[Forest, Figures]:
+    """The forest of the graph, by tasks for shards of near rows where there are to be several.
+
+    Each task keeps the forest of its rows' edges, and pairs of forests are merged until one is left. An edge that a
+    task drops is the heaviest of a cycle, so the result is the same for any number of shards, bit for bit.
+    Returns: the forest; shards and merged_edges.
+    """
+    n_texts = graph.shape[0]
+    if n_shards < 2:
+        forest = spanning_forest(graph, core)
+        return forest, {"shards": 1, "merged_edges": len(forest)}
+    shared = ray.put(core)
+    tasks = [submit(_shard_forest, run, shared, rows) for rows in near_rows(run, graph, n_shards)]
+    halves = _merged_pairs(tasks, n_texts)
+    return merge_forests(halves, n_texts), {"shards": n_shards, "merged_edges": sum(map(len, halves))}
+
+
+def near_rows(run: RunDir, graph: csr_array, n_shards: int) -> list[IntArray]:
+    """All rows, in shards of about as many stored edges each; rows of a cell, and near cells, stay together."""
+    cell = read_columns(run / "neighbors", ["cell"])["cell"].to_numpy()
+    order = np.argsort(cell, kind="stable")
+    stored = np.cumsum(np.diff(graph.indptr)[order])
+    cuts = np.searchsorted(stored, graph.nnz * np.arange(1, n_shards) / n_shards)
+    return [np.sort(rows) for rows in np.split(order, cuts)]
+
+
+def _shard_forest(run: RunDir, core: FloatArray, rows: IntArray) -> Forest:
+    return spanning_forest(load_graph(run), core, rows=rows)
+
+
+def _merge_two(n_texts: int, one: tuple[Forest, Usage], other: tuple[Forest, Usage]) -> Forest:
+    return merge_forests([collect(one), collect(other)], n_texts)
