@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 
 # Loaded on first use, so that a kernel or the configuration can be imported without Ray and Milvus.
 _HOMES = {
-    "assign": ["assign_texts"],
-    "config": ["RunConfig", "build_config", "load_config"],
+    "config.loading": ["build_config", "load_config"],
+    "config.sections": ["RunConfig"],
     "errors": ["ConfigError", "CoveyError", "InputError", "StageError", "StoreError"],
     "estimator": ["GraphHDBSCAN"],
-    "evaluate": ["evaluate_run"],
-    "pipeline": ["load_run_config", "recluster_run", "run_pipeline"],
-    "rundir": ["RunDir", "load_graph"],
+    "finished.assign": ["assign_texts"],
+    "finished.evaluate": ["evaluate_run"],
+    "finished.recluster": ["recluster_run"],
+    "pipeline": ["run_pipeline"],
+    "runs.directory": ["RunDir"],
+    "runs.parts": ["load_graph"],
+    "runs.saved_config": ["load_run_config"],
     "sample": ["write_sample"],
 }
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from clustering import schema
+from clustering import kernels, schema
 from clustering.config.loading import build_config
 from clustering.config.sections import RunConfig
 from clustering.kernels.cache import cache_folder
@@ -73,7 +73,7 @@ def are_kernels_compiled(config: RunConfig) -> bool:
 
 def _note(config: RunConfig) -> Path:
     """The empty file that says so."""
-    sources = sorted((source.name, source.stat().st_mtime_ns) for source in Path(kernels.__file__).parent.glob("*.py"))
+    sources = sorted((source.name, source.stat().st_mtime_ns) for source in Path(kernels.__file__).parent.rglob("*.py"))
     parts = (sources, sys.version, platform.machine(), version("numba"), config.cluster.weights, config.project.method)
     return cache_folder() / f"covey-{digest(parts)}.warm"
 

@@ -51,7 +51,7 @@ def run_pipeline(config: RunConfig) -> RunDir:
     source, dim = check_everything(config)
     with run.locked():
         if not config.run.resume:
-            run.mend()
+            run.replace_damaged_manifest()
         commit = known_commit(config, run) if isinstance(source, list) else None
         marks = stage_fingerprints(config, source, commit)
         if config.run.resume and run.finished("report", marks["report"]):

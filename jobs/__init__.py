@@ -1,1 +1,1 @@
-"""The commands: each module is one, and ``covey`` holds them all."""
+"""The commands as scripts of a checkout; what is installed is ``covey`` (clustering/cli)."""

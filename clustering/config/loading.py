@@ -120,8 +120,8 @@ def _keep_known(raw: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
             for key in keys:
                 if key not in allowed:
                     elsewhere = f"; '{everywhere[key]}.{key}' exists" if key in everywhere else ""
-                    shown = values.shown_key(key)
-                    problems.append(f"unknown key '{name}.{shown}'{elsewhere or _nearest(key, allowed, name + '.')}")
+                    named = values.shown_key(key)
+                    problems.append(f"unknown key '{name}.{named}'{elsewhere or _nearest(key, allowed, name + '.')}")
             known[name] = {key: _tuples(value) for key, value in keys.items() if key in allowed}
     if isinstance(known.get("read"), dict) and known["read"].get("collection") is not None:
         known["read"]["collection"] = _known_collection(known["read"]["collection"], problems)

@@ -305,7 +305,7 @@ def _kernels() -> Any:
     try:
         from clustering.encoders import triton_kernels
 
-        triton_kernels.check()
+        triton_kernels.check(Pack)
     except Exception as error:  # Triton raises what its compiler, the driver or the C compiler raised
         log.warning(
             "embed: own GPU kernels are left out (%s: %s); torch's own take longer", type(error).__name__, error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -100,15 +101,13 @@ def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
     return out
 
 
-def check() -> None:
+def check(pack: Callable[..., Any]) -> None:
     """Run both kernels once on a little; raises what Triton raises where it cannot compile them."""
-    from clustering.encoders.packed import Pack
-
     device = torch.device("cuda")
     starts = torch.tensor([0, 2, 5], dtype=torch.int32, device=device)
     some = torch.ones((5, 1, 16), dtype=torch.float16, device=device)
     ids = torch.zeros(5, dtype=torch.int64, device=device)
-    attention(Pack(ids, ids, starts, np.array([2, 3])))(some, some, some)
+    attention(pack(ids, ids, starts, np.array([2, 3])))(some, some, some)
     flat = some.flatten(1)
     add_norm(flat, flat, flat[0], flat[0], 1e-5)
     torch.cuda.synchronize()

@@ -23,7 +23,9 @@ def ensure_cache() -> None:
     home = os.path.expanduser("~")
     caches = _user_cache(home)
     numba = importlib.util.find_spec("numba")
-    packages = [Path(__file__).parent, *([Path(numba.origin).parent] if numba and numba.origin else [])]
+    here = Path(__file__).parent
+    packages = [here, here / "graph", here / "hierarchy"]
+    packages += [Path(numba.origin).parent] if numba and numba.origin else []
     places = [all(_can_hold(package / "__pycache__") for package in packages), _can_hold(caches / "numba")]
     given = os.environ.get(VARIABLE)
     if not (given and _can_hold(Path(given).absolute())) and not any(places):

@@ -1,40 +1,42 @@
-"""A sample of vectors/ in; centers of coarse cells out, so that work on near texts can be shared out together."""
+"""A sample of vectors in; centers of coarse partitions out, so that work on near texts can be shared out together."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from clustering.kernels.topk import FloatArray, IntArray
-from clustering.runs.directory import RunDir
-from clustering.runs.parts import gather, vectors_of
 
-PARTITION_TEXTS = 4096  # texts of a cell, on average
+PARTITION_TEXTS = 4096  # texts of a partition, on average
 MAX_PARTITIONS = 256
-SAMPLE_TEXTS = 40  # texts a cell, by which the centers are found
+SAMPLE_TEXTS = 40  # texts a partition, by which the centers are found
 
 
-def partition_centers(run: RunDir, n_texts: int, seed: int, cell_texts: int = PARTITION_TEXTS) -> FloatArray:
-    """Centers of cells by k-means on a sample, in such an order that near cells follow each other.
+def count_partitions(n_texts: int, partition_texts: int = PARTITION_TEXTS) -> int:
+    """How many partitions so many texts are cut into; below 2 they stay together."""
+    return min(MAX_PARTITIONS, n_texts // partition_texts)
 
-    Returns: float32, shape (n_cells, dim); of a single cell, which needs no place, shape (1, 0).
+
+def centers_of(sample: FloatArray, n_partitions: int, seed: int) -> FloatArray:
+    """Centers of partitions by k-means, in such an order that near partitions follow each other.
+
+    sample : float32, shape (n_rows, dim), n_rows at least n_partitions
+    Returns: float32, shape (n_partitions, dim).
     Source: Bar-Joseph, Gifford and Jaakkola (2001) for the order, that of an average-linkage tree.
     """
-    n_cells = min(MAX_PARTITIONS, n_texts // cell_texts)
-    if n_cells < 2:
-        return np.empty((1, 0), np.float32)
     from scipy.cluster.hierarchy import leaves_list, linkage
     from sklearn.cluster import KMeans
 
-    rows = np.sort(np.random.default_rng(seed).choice(n_texts, min(n_texts, SAMPLE_TEXTS * n_cells), replace=False))
-    sample = vectors_of(gather(run / "vectors", rows, ["vector"]))
-    sample = sample[sample.any(axis=1)]
-    centers = KMeans(n_cells, n_init=1, max_iter=20, random_state=seed).fit(sample).cluster_centers_
+    centers = KMeans(n_partitions, n_init=1, max_iter=20, random_state=seed).fit(sample).cluster_centers_
     order = leaves_list(linkage(centers, "average", optimal_ordering=True))
     return np.ascontiguousarray(centers[order], np.float32)
 
 
 def assign_partitions(vectors: FloatArray, centers: FloatArray) -> IntArray:
-    """The cell with the nearest center. vectors : float32, shape (n_texts, dim)"""
+    """The partition with the nearest center.
+
+    vectors : float32, shape (n_texts, dim); centers : float32, shape (n_partitions, dim), or (1, 0) of a single one
+    Returns: int64, shape (n_texts,).
+    """
     if not centers.shape[1]:
         return np.zeros(len(vectors), np.int64)
     squares = np.einsum("ij,ij->i", centers, centers)

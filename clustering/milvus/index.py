@@ -17,6 +17,7 @@ from clustering.milvus.channel import Channel, default_nlist, server_version
 from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.protocol import VECTOR
 from clustering.milvus.retry import retry
+from clustering.monitoring.progress import current_stage
 
 log = logging.getLogger("covey")
 POLL_S = 0.3
@@ -175,7 +176,7 @@ def wait_until(address: Endpoint, what: str, progress: Callable[[], int], goal: 
 
     Raises: StalledError when it stands still for ``address.stall_s``.
     """
-    seen, best, moved = progress.current_stage(), -1, time.monotonic()
+    seen, best, moved = current_stage(), -1, time.monotonic()
     while True:
         done, _ = retry(address, lambda _: progress())
         if done >= goal:

@@ -130,7 +130,8 @@ def plan_lines(config: RunConfig, n_texts: int, runs: list[str] | None = None) -
     for row in told["stages"]:
         took = "?" if row["seconds"] is None else format_duration(row["seconds"])
         lines.append(
-            f"{row['stage']:<9} {format_bytes(row['memory_bytes']):>20} {format_bytes(row['disk_bytes']):>9} {took:>8}  "
+            f"{row['stage']:<9} {format_bytes(row['memory_bytes']):>20} {format_bytes(row['disk_bytes']):>9} "
+            f"{took:>8}  "
             f"{row['from'] or 'no finished run tells'}"
         )
     total = told["total"]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import json
 import logging
 import os
 import tempfile
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,20 +34,9 @@ from clustering.runs.inventory import (
     remove_written,
     visible_names,
 )
-from clustering.runs.locks import (
-    LEASE_S,
-    ChangedError,
-    FencedObject,
-    Lease,
-    LocalLock,
-    UnsupportedError,
-    hold_local,
-    local_in_use,
-    remote_in_use,
-)
-from clustering.runs.manifest import KEYS, parse_manifest
+from clustering.runs.manifest_file import ManifestFile
 from clustering.runs.object_store import RemotePath
-from clustering.runs.storage import ANEW, Location, json_bytes, locate, move, write_json
+from clustering.runs.storage import ANEW, Location, locate, move
 from clustering.schema import Figures
 
 log = logging.getLogger("covey")
@@ -74,14 +59,10 @@ class RunDir:
         self.path = locate(path)
         if patience_s is not None and isinstance(self.path, RemotePath):
             self.path = replace(self.path, patience_s=patience_s)
-        self.held: Figures | None = None  # the manifest, while this process holds the directory and nobody else writes
-        self.lock: Lease | None = None  # that this process holds in an object store
-        self.local_lock: LocalLock | None = None  # that this process holds on a file system
-        self.fence: FencedObject | None = None  # the manifest there, which only who wrote it last can replace
-        self.changing = threading.RLock()  # stages may run on threads of one driver
+        self.file = ManifestFile(self.path)
         self.marks: dict[str, str] = {}  # the fingerprints of this process's own start
         self._given = places
-        self._placed: dict[str, str] | None = None  # while nobody else writes, until the manifest changes
+        self._placed: tuple[int, dict[str, str]] | None = None  # after so many changes of the manifest
 
     def __reduce__(self) -> tuple[type, tuple[Location, dict[str, str]]]:
         return type(self), (self.path, self.places)  # only this process holds the directory
@@ -94,11 +75,9 @@ class RunDir:
         """The place of each artefact below the directory."""
         if self._given is not None:
             return self._given
-        placed = self._placed
-        if placed is None:
-            placed = self._where(self.manifest)
-            self._placed = placed if self.held is not None else None
-        return placed
+        if self._placed is None or self._placed[0] != self.file.changes or self.file.held is None:
+            self._placed = self.file.changes, self._where(self.manifest)
+        return self._placed[1]
 
     def _where(self, manifest: Figures) -> dict[str, str]:
         """Of this process's start; of what is finished where it has none; else of what was begun."""
@@ -151,17 +130,7 @@ class RunDir:
 
     @property
     def manifest(self) -> Figures:
-        return self._read_manifest() if self.held is None else copy.deepcopy(self.held)
-
-    def _read_manifest(self) -> Figures:
-        try:
-            return parse_manifest((self / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {"id": uuid.uuid4().hex[:12], "stages": {}}
-        except (ValueError, RecursionError) as error:
-            raise ConfigError([f"{self / MANIFEST} is damaged ({error}); start anew with run.resume=false"]) from None
-        except OSError as error:
-            raise ConfigError([f"{str(self.path)[:200]} is no run directory: {error.strerror or error}"]) from None
+        return self.file.content
 
     @property
     def report(self) -> Figures:
@@ -186,9 +155,7 @@ class RunDir:
     @property
     def id(self) -> str:
         """Tells this run's collection from those of others; kept for the life of the directory."""
-        if not (self / MANIFEST).exists():
-            self.update_manifest()
-        return str(self.manifest["id"])
+        return self.file.id
 
     @property
     def begun(self) -> dict[str, str]:
@@ -197,62 +164,7 @@ class RunDir:
 
     def update_manifest(self, **entries: Any) -> None:
         """Raises: StageError when the directory that this process holds has vanished, or is held by another now."""
-        with self._changed() as manifest:
-            manifest.update(entries)
-
-    @contextmanager
-    def _changed(self) -> Iterator[Figures]:
-        """The manifest, to be changed in the block and written at its end; threads wait for each other."""
-        with self.changing:
-            manifest = self.manifest
-            yield manifest
-            assert manifest.keys() <= KEYS, (
-                manifest.keys() - KEYS
-            )  # what manifest.py does not know, no start would read
-            if self.held is not None and self.fence is None:
-                self._refuse_another(manifest)
-            if self._taken_over():
-                raise self._taken()
-            self._write(manifest)
-            self.held = manifest if self.held is not None else None
-            self._placed = None
-
-    def _write(self, manifest: Figures) -> None:
-        if self.fence is None:
-            with self._told():
-                write_json(self / MANIFEST, manifest)
-            return
-        try:
-            self.fence.write(json_bytes(manifest))
-        except ChangedError:
-            self._refuse_another(manifest)
-            raise self._taken() from None
-        except UnsupportedError as error:
-            raise StageError(f"{self / MANIFEST}: {error}. When that is mended, the same command goes on") from None
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Raises: StageError when the directory's disk is full, or takes no writes any more."""
-        try:
-            yield
-        except OSError as error:
-            raise StageError(f"run.dir {self.path}: {error}. When that is mended, the same command goes on") from error
-
-    def _refuse_another(self, manifest: Figures) -> None:
-        """Raises: StageError when what lies there is not what this process has last written."""
-        if not (self / MANIFEST).exists() or (found := self._read_manifest())["id"] != manifest["id"]:
-            raise StageError(
-                f"{self.path} has vanished while the run was at work, or another run has taken its place. What it held "
-                f"is lost; start again with a run.dir that stays"
-            )
-        if self.held is not None and found.get("owner") != self.held.get("owner"):
-            raise self._taken()
-
-    def _taken(self) -> StageError:
-        why = f"this process gave no sign of life for {LEASE_S} s"
-        if self.local_lock is not None:
-            why = f"its file {LOCK} was removed while this process held it"
-        return StageError(f"{self.path} was taken over by another run, as {why}. That one goes on")
+        self.file.update(**entries)
 
     def remove(self, name: str) -> None:
         """Remove an artefact, as far as Covey has written it."""
@@ -282,7 +194,7 @@ class RunDir:
         if MANIFEST not in begun:
             return not begun  # a start that ended before its first entry
         try:
-            self._read_manifest()
+            self.file.read()
         except ConfigError:  # damaged, or somebody else's
             return LOCK in names or all(is_written_by_covey(name) or name in ARTEFACTS for name in begun)
         return True
@@ -319,65 +231,25 @@ class RunDir:
         Raises: ConfigError when another process holds it, it cannot be written, or holds what Covey did not write.
         """
         self.refuse_foreign()
-        with self._local_lock() if isinstance(self.path, Path) else self._remote_lock():
-            with contextlib.suppress(ConfigError):  # a damaged manifest is told later
-                self.held = {**self._read_manifest(), "id": self.id}
-                if self.lock is not None:
-                    self.update_manifest(owner=self.lock.owner)
+        with self.file.locked():
             if isinstance(self.path, Path):
                 remove_half_written(self.path)
-            if self.held is not None:
+            if self.file.held is not None:
                 self._finish()
-            try:
-                yield
-            finally:
-                self.held = self._placed = None
-
-    @contextmanager
-    def _local_lock(self) -> Iterator[None]:
-        assert isinstance(self.path, Path)
-        with hold_local(self.path) as self.local_lock:
-            try:
-                yield
-            finally:
-                self.local_lock = None
-
-    @contextmanager
-    def _remote_lock(self) -> Iterator[None]:
-        assert isinstance(self.path, RemotePath)
-        with Lease(self.path).held() as self.lock:
-            if self.lock.versioned is not None:
-                self.fence = FencedObject(self.path / MANIFEST)
-                self.fence.look()
-            try:
-                yield
-            finally:
-                self.lock = self.fence = None
-
-    def _taken_over(self) -> bool:
-        """Whether another process holds what this one held: it gave no sign of life for too long, or its lock's file
-        was removed."""
-        if self.local_lock is not None:
-            return not self.local_lock.still_holds()
-        return self.lock is not None and self.lock.owner_now() not in (self.lock.owner, None)
+            yield
 
     def in_use(self) -> bool:
         """Whether a process that lives holds the directory."""
-        return local_in_use(self.path) if isinstance(self.path, Path) else remote_in_use(self.path / LOCK)
+        return self.file.in_use()
 
-    def mend(self) -> None:
+    def replace_damaged_manifest(self) -> None:
         """Begin a manifest in place of one that is damaged."""
-        try:
-            self._read_manifest()
-        except ConfigError:
-            fresh = {"id": uuid.uuid4().hex[:12], "stages": {}}
-            self._write(fresh if self.lock is None else {**fresh, "owner": self.lock.owner})
-            self.held, self._placed = self._read_manifest(), None
+        self.file.replace_damaged()
 
     def clear(self) -> None:
         """Give up all that earlier starts have left, but for the files that users open: they stay until new ones are
         whole. The manifest goes first: half of an artefact must not pass for a finished one."""
-        with self._changed() as manifest:
+        with self.file.changed() as manifest:
             for key in manifest.keys() - {"id", "owner"}:
                 del manifest[key]
             manifest["stages"] = {}
@@ -392,7 +264,7 @@ class RunDir:
         The results of the last whole run stay as they are until ``publish``; other starts' artefacts are removed.
         marks : the fingerprint of each stage; entries : of the manifest, such as the configuration
         """
-        with self._changed() as manifest:
+        with self.file.changed() as manifest:
             results = _results(manifest)
             whole = {key: results[key] for key in _RESULTS if key in results} if _is_whole(results) else None
             known = [manifest["stages"], *([whole["stages"]] if whole else [])]
@@ -430,7 +302,7 @@ class RunDir:
 
         The manifest says which are being swapped, so that the next start finishes what was interrupted.
         """
-        with self._changed() as manifest:
+        with self.file.changed() as manifest:
             marks, swapped = self._file_marks(manifest), manifest.get("swapped", {})
             moved = [name for name in FILES if marks.get(STAGE_OF[name], "") != swapped.get(STAGE_OF[name], "")]
             waiting = {name: path_in(name, marks.get(STAGE_OF[name], ""), False) for name in moved}
@@ -454,7 +326,7 @@ class RunDir:
             return
         for artefact, mark in swapping.items():
             waiting = self.path / path_in(artefact, mark, False)
-            with self._told():
+            with self.file.disk_errors_told():
                 if not mark:
                     remove_written(self.path, artefact)
                 elif waiting.exists():
@@ -474,7 +346,7 @@ class RunDir:
 
     def forget(self, name: str) -> None:
         """Let a stage be done again, its parts kept."""
-        with self._changed() as manifest:
+        with self.file.changed() as manifest:
             mark = manifest["stages"].pop(name)["fingerprint"]
             manifest["begun"] = {**manifest.get("begun", {}), name: mark}
 
@@ -490,12 +362,12 @@ class RunDir:
             return dict(done["figures"])
         if self.begun.get(name) != fingerprint:  # else parts that lie there were made by this very stage, and are kept
             self._discard(name)
-        with self._changed() as manifest:
+        with self.file.changed() as manifest:
             manifest["begun"] = {**manifest.get("begun", {}), name: fingerprint}
         started = time.perf_counter()
         figures = work()
         seconds = time.perf_counter() - started
-        with self._changed() as manifest:
+        with self.file.changed() as manifest:
             del manifest["begun"][name]
             manifest["stages"][name] = {
                 "fingerprint": fingerprint,

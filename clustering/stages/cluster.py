@@ -43,7 +43,8 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     floor = float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric)
     found = label_texts(
         forest, copies, core, choice, floor=floor, piece=tied(forest, core, floor),
-        nearest=_first_neighbors(run, min(choice.neighbors, k), graph, metric, copies.size), grain=load_group_sizes(run),
+        nearest=_first_neighbors(run, min(choice.neighbors, k), graph, metric, copies.size),
+        grain=load_group_sizes(run),
     )  # fmt: skip
     label, home, layers = found.label, found.home, found.layers
     ends = np.arange(0, layers.size + 1, layers.shape[1], dtype=np.int32)

@@ -32,7 +32,6 @@ from clustering.sources.formats.tally import Tally
 from clustering.sources.records import UNREADABLE, Piece, lines_problem, parquet_source, read_batches, short_reason
 from clustering.workers.pool import Item, map_parts
 
-__all__ = ["InputFile", "Inputs", "Piece", "find_files", "read_columns_of", "read_texts"]
 PIECE_BYTES = 32 << 20  # files are read in pieces of about this size: small files together, Parquet by row groups
 PIECE_FILES = 500  # to open one takes longer than to read what little it may hold
 

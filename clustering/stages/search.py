@@ -11,12 +11,18 @@ import pyarrow as pa
 
 from clustering import schema
 from clustering.config.sections import SearchSection, StoreSection
-from clustering.kernels.partitions import assign_partitions, partition_centers
+from clustering.kernels.partitions import (
+    PARTITION_TEXTS,
+    SAMPLE_TEXTS,
+    assign_partitions,
+    centers_of,
+    count_partitions,
+)
 from clustering.kernels.topk import FloatArray
 from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.query import EMBEDDED_IN_FLIGHT, IN_FLIGHT, NeighborQuery, search_params, tune_params
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import names_of, parts, rows_without_vector, stored_vectors
+from clustering.runs.parts import gather, names_of, parts, rows_without_vector, stored_vectors, vectors_of
 from clustering.runs.storage import read_schema, read_table, write_table
 from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
@@ -115,3 +121,16 @@ def search_neighbors(
     }
     recall = measure_recall(run, store.metric, k, cfg.recall_sample, n_texts, seed)
     return {**figures, **recall}
+
+
+def partition_centers(run: RunDir, n_texts: int, seed: int, partition_texts: int = PARTITION_TEXTS) -> FloatArray:
+    """Centers of coarse partitions of vectors/, found on a sample.
+
+    Returns: float32, shape (n_partitions, dim); of a single partition, which needs no place, shape (1, 0).
+    """
+    n_partitions = count_partitions(n_texts, partition_texts)
+    if n_partitions < 2:
+        return np.empty((1, 0), np.float32)
+    drawn = np.random.default_rng(seed).choice(n_texts, min(n_texts, SAMPLE_TEXTS * n_partitions), replace=False)
+    sample = vectors_of(gather(run / "vectors", np.sort(drawn), ["vector"]))
+    return centers_of(sample[sample.any(axis=1)], n_partitions, seed)

@@ -13,7 +13,8 @@ import ray
 
 from clustering import errors
 from clustering.errors import ConfigError, CoveyError
-from clustering.monitoring import progress, usage
+from clustering.monitoring import progress
+from clustering.monitoring.usage import Usage, charge, measure
 from clustering.runs.part_words import describe_item
 from clustering.workers.deaths import Attempts, WorkerPlace, is_lost
 from clustering.workers.tasks import (
@@ -65,14 +66,14 @@ def map_parts(
         for result in results:
             found.append(result)
             if "error" not in result:
-                used = usage.Usage(**result.pop("usage"))
+                used = Usage(**result.pop("usage"))
                 used.gpu_busy_seconds = gpus * result.get("model_seconds", 0)
-                usage.charge(used)
+                charge(used)
                 if seen:
                     seen.advance(result)
             elif not issubclass(getattr(errors, result["error"]), ConfigError):
                 break
-    usage.charge(usage.Usage(gpu_seconds=actors * gpus * (time.perf_counter() - started)))
+    charge(Usage(gpu_seconds=actors * gpus * (time.perf_counter() - started)))
     if seen:
         seen.gpus = 0
     _raise_failures(found)
@@ -109,7 +110,7 @@ class _PartActor:
     def one(self, item: Item) -> Item:
         assert self.worker is not None
         try:
-            result, usage = usage.measure(self.worker, item)
+            result, usage = measure(self.worker, item)
         except CoveyError as error:
             return _error_item(error)
         return {**result, "item": item["item"], "usage": asdict(usage)}

@@ -17,7 +17,8 @@ import ray
 from threadpoolctl import threadpool_limits
 
 from clustering.errors import StageError
-from clustering.monitoring import progress, usage
+from clustering.monitoring import progress
+from clustering.monitoring.usage import Usage, charge, measure
 from clustering.workers.deaths import MAX_ATTEMPTS, Attempts, WorkerPlace, is_lost
 from clustering.workers.nodes import Free, Node, free_now, live_nodes, on_node
 
@@ -67,14 +68,14 @@ def submit(work: Callable[..., T], *args: Any, **options: Any) -> Any:
 
 
 @ray.remote
-def _measured(work: Callable[..., T], *args: Any) -> tuple[T, usage.Usage]:
-    return usage.measure(work, *args)
+def _measured(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
+    return measure(work, *args)
 
 
-def collect(found: tuple[T, usage.Usage]) -> T:
+def collect(found: tuple[T, Usage]) -> T:
     """The result of a task, whose use is charged to the work at hand."""
     result, usage = found
-    usage.charge(usage)
+    charge(usage)
     return result
 
 
@@ -98,7 +99,7 @@ def run_on_one_node(work: Callable[..., T], *args: Any) -> T:
     starts.
     """
     with unwrapped_errors():
-        found: tuple[T, usage.Usage] = run_with_retries(_request(_name(work)), f"{_name(work)} (one task)", work, *args)
+        found: tuple[T, Usage] = run_with_retries(_request(_name(work)), f"{_name(work)} (one task)", work, *args)
     return collect(found)
 
 
@@ -108,7 +109,7 @@ def _name(work: Callable[..., Any]) -> str:
     return seen.stage if seen else work.__name__.strip("_")
 
 
-def run_with_retries(request: Request, what: str, work: Callable[..., T], *args: Any) -> tuple[T, usage.Usage]:
+def run_with_retries(request: Request, what: str, work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
     """What comes of one task, and what it used; it is begun again when its worker ends, three times in all.
 
     what : names the work in messages
@@ -120,7 +121,7 @@ def run_with_retries(request: Request, what: str, work: Callable[..., T], *args:
         try:
             stream, where = _started(request, work, *args)
             with releasing_cores(request.cpus), _holding(where.node, request.memory_bytes):
-                found: tuple[T, usage.Usage] = ray.get(next(stream))
+                found: tuple[T, Usage] = ray.get(next(stream))
                 return found
         except ray.exceptions.RayError as error:
             side = _side.get()
@@ -174,7 +175,7 @@ def run_beside(work: Callable[[], object]) -> Iterator[None]:
 @ray.remote
 def _run_task(
     seen: dict[str, int], asked: float, work: Callable[..., T], *args: Any
-) -> Iterator[WorkerPlace | tuple[T, usage.Usage]]:
+) -> Iterator[WorkerPlace | tuple[T, Usage]]:
     """Where the work runs, as soon as it does; then what comes of it, and what it used.
 
     seen : cores that each node had free when the task was asked for; asked : when that was
@@ -183,7 +184,7 @@ def _run_task(
     yield here
     fresh = here.node in seen and time.time() - asked < FRESH_S
     with limited_threads(seen[here.node] if fresh else _free_cores(here.node)):
-        yield usage.measure(work, *args)
+        yield measure(work, *args)
 
 
 @contextmanager

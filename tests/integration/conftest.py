@@ -22,10 +22,10 @@ import pytest
 import ray
 from pymilvus import MilvusClient
 
+from clustering.cli.main import main
 from clustering.runs.directory import RunDir
 from clustering.runs.storage import read_table
 from clustering.sample import write_sample
-from jobs.cli import main
 
 ROOT = Path(__file__).parents[2]
 MILVUS = {"DATACOORD_COMPACTION_CHECK_INTERVAL": "1"}  # seconds until a merge is seen to be done; its default is 10

@@ -94,7 +94,7 @@ def main() -> None:
     """``covey`` with the words given, on the Ray of RAY_ADDRESS, whose workers are slow."""
     import ray
 
-    from jobs.cli import main
+    from clustering.cli.main import main
 
     _when_loaded("pipeline", _keep_the_head_busy_while_loading)
     ray.init(

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from clustering import schema
 from clustering.config.sections import ClusterSection, GraphSection
-from clustering.kernels.partitions import assign_partitions, partition_centers
+from clustering.kernels.partitions import assign_partitions
 from clustering.runs.artefacts import load_forest, load_group_sizes
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import load_assignment, part_name
@@ -20,6 +20,7 @@ from clustering.runs.storage import write_table
 from clustering.stages.cluster import cluster_graph
 from clustering.stages.forest import build_forest
 from clustering.stages.graph import build_graph
+from clustering.stages.search import partition_centers
 from tests.planted import blobs, pair_distances, write_vectors
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]

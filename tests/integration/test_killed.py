@@ -180,7 +180,7 @@ def processes_of(session: int) -> list[str]:
 
 def test_sigterm_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(undisturbed, tmp_path):
     run = RunDir(tmp_path / "run")
-    words = [sys.executable, "-m", "jobs.cli", *undisturbed.words, f"run.dir={run.path}"]
+    words = [sys.executable, "-m", "clustering.cli.main", *undisturbed.words, f"run.dir={run.path}"]
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until(lambda: finished("search")(run), process)
     status = main_of(["status", "--run", str(run.path)])
@@ -206,7 +206,7 @@ WAITS = """
 import sys, time
 import ray
 from clustering.workers.session import ray_session
-from jobs.cli import run_command
+from clustering.cli.main import run_command
 
 @ray.remote
 def waits():
@@ -254,5 +254,5 @@ def listed_processes() -> str:
 def main_of(words: list[str]) -> str:
     """What a command of another shell prints."""
     return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *words], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "clustering.cli.main", *words], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -21,7 +21,7 @@ from clustering import preflight
 from clustering.config.loading import build_config
 from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.threads import own_threads
-from clustering.monitoring import usage
+from clustering.monitoring.usage import counting_usage
 from clustering.runs.directory import RunDir
 from clustering.workers import deaths, pool, tasks
 from clustering.workers.deaths import Attempts
@@ -107,7 +107,7 @@ def test_two_stages_in_two_threads_work_side_by_side_each_with_its_own_account(l
     one, other = tmp_path / "one", tmp_path / "other"
 
     def stage(mine: Path, theirs: Path) -> tuple[bool, float, int]:
-        with requiring_memory(1 << 20), usage.counting_usage() as usage:
+        with requiring_memory(1 << 20), counting_usage() as usage:
             return run_on_one_node(_meets, mine, theirs), usage.cpu_seconds, usage.peak_bytes
 
     with ThreadPoolExecutor(2) as pool:

@@ -45,7 +45,7 @@ class Killed:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *self.words],
+            [sys.executable, "-m", "clustering.cli.main", *self.words],
             cwd=ROOT, env={**os.environ, "TMPDIR": str(self.folder)}, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import adjusted_rand_score
 
 from clustering import load_graph, schema
+from clustering.cli.main import main
 from clustering.config.loading import override_config
 from clustering.pipeline import keep_collection
 from clustering.runs.artefacts import load_forest
@@ -28,7 +29,6 @@ from clustering.runs.parts import read_columns, vectors_of
 from clustering.runs.saved_config import load_run_config
 from clustering.sample import write_sample
 from clustering.workers.nodes import live_nodes
-from jobs.cli import main
 
 pytestmark = pytest.mark.ray
 LAPTOP = Path(__file__).parents[2] / "cluster_configs" / "laptop.yaml"

@@ -12,12 +12,12 @@ import pytest
 from pymilvus import DataType, MilvusClient
 from sklearn.metrics import adjusted_rand_score
 
+from clustering.cli.main import main
 from clustering.milvus.bulk import _Jobs
 from clustering.milvus.endpoint import Endpoint
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import read_columns, vectors_of
 from clustering.sample import write_sample
-from jobs.cli import main
 from tests.integration.conftest import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.full]
 
 WAITS = """
 import signal, sys, time
-from jobs.cli import run_command
+from clustering.cli.main import run_command
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 
 def waits():
@@ -159,7 +159,7 @@ def test_a_part_of_ray_that_is_killed_ends_the_run_with_words(name: str, short: 
 
 
 def test_an_error_within_a_ray_of_its_own_is_told_as_it_is() -> None:
-    lines = ["from jobs.cli import run_command", "from clustering.errors import ConfigError", "import sys",
+    lines = ["from clustering.cli.main import run_command", "from clustering.errors import ConfigError", "import sys",
              "def work():", "    from clustering.workers.session import ray_session", "    with ray_session():",
              "        raise ConfigError(['read.limit is wrong'])", "sys.exit(run_command(work))"]  # fmt: skip
     done = subprocess.run(

@@ -41,8 +41,9 @@ def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         numbered = [json.loads(json.dumps({**item, "item": number})) for number, item in enumerate(items)]
         return [{**worker(item), "item": item["item"]} for item in numbered]
 
-    monkeypatch.setattr(read, "map_parts", map_parts)
-    monkeypatch.setattr(read, "on_worker", lambda work, *given: work(*given))
+    for module in (read, folding):
+        monkeypatch.setattr(module, "map_parts", map_parts)
+    monkeypatch.setattr(folding, "run_on_one_node", lambda work, *given: work(*given))
     made: list[RunDir] = []
 
     def run(cfg: ReadSection, part_rows: int = 8192) -> tuple[RunDir, dict[str, Any]]:

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from clustering.cli.main import COMMANDS, main, run_command, say
 from clustering.errors import ConfigError, StoreError
-from jobs.cli import COMMANDS, main, run_command, say
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_texts_of_others_cannot_command_the_terminal(capsys):
 
 
 def test_a_locale_without_a_character_ends_no_command():
-    code = "from jobs.cli import run_command, say; run_command(lambda: say('京 ü', 'text'))"
+    code = "from clustering.cli.main import run_command, say; run_command(lambda: say('京 ü', 'text'))"
     found = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
     )

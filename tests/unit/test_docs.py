@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from clustering.cli.main import COMMANDS
 from clustering.config.loading import load_config
-from jobs.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clustering.cli.main import main
 from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import (
@@ -18,7 +19,6 @@ from clustering.runs.inventory import (
     remove_written,
 )
 from clustering.runs.storage import write_json
-from jobs.cli import main
 
 ROOT = Path(__file__).parents[2]
 LAPTOP = str(ROOT / "cluster_configs/laptop.yaml")

@@ -574,9 +574,9 @@ def test_gzip_out_of_which_far_more_comes_than_went_in_is_refused(
     cfg, size = section(path), Path(path).stat().st_size
     assert read_here(cfg)[1]["records"] == 60_000  # for all is well below a gigabyte
     bound("PACKED_BYTES", 1 << 20)
-    for read in (read_here, lambda cfg: read_columns_of(find_files(cfg), cfg)):
+    for reads in (read_here, lambda cfg: read_columns_of(find_files(cfg), cfg)):
         with pytest.raises(InputError) as caught:
-            read(cfg)
+            reads(cfg)
         (problem,) = caught.value.problems
         assert problem.startswith(f"{path}: ")
         assert f"have come out of its {size:,} bytes of gzip, more than 200 times as much" in problem

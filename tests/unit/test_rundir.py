@@ -461,7 +461,7 @@ def test_starting_anew_is_a_remedy_for_a_damaged_manifest(run: RunDir, work: Wor
     run.stage("read", MARK, work)
     (run / "manifest.json").write_text("{", encoding="utf-8")
     with run.locked():
-        run.mend()
+        run.replace_damaged_manifest()
         run.clear()
     assert run.manifest["stages"] == {}
     assert not (run / "texts").exists()

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from clustering import pipeline, preflight
+from clustering.cli.main import main
 from clustering.config.loading import build_config
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
@@ -19,7 +20,6 @@ from clustering.runs.directory import RunDir
 from clustering.runs.inventory import STAGE_ARTEFACTS
 from clustering.runs.saved_config import apply_overrides, refuse_untrusted, with_encoder
 from clustering.runs.storage import write_json, write_table
-from jobs.cli import main
 
 TITLES = {"url": "https://titles.example/v1", "model": "small", "key_env": "TITLES_KEY"}
 URL, KEY = "describe.titles.url=https://titles.example/v1", "describe.titles.key_env=TITLES_KEY"

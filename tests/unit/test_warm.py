@@ -63,5 +63,5 @@ def test_the_note_lies_where_numba_keeps_what_it_compiles(
     if xdg:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr(cache, "_can_hold", lambda folder: folder.name != "__pycache__")  # packages that are read-only
-    locator = UserWideCacheLocator(_move, warm.__file__)
+    locator = UserWideCacheLocator(_move, compile_ahead.__file__)
     assert Path(locator.get_cache_path()).parent == cache.cache_folder()

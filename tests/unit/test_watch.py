@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from clustering.cli.main import JsonLines, main
+from clustering.cli.status import show_status
 from clustering.config.loading import build_config
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StageError
@@ -36,8 +38,6 @@ from clustering.monitoring.usage import Usage, measure
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import PROGRESS, STAGE_ARTEFACTS
 from clustering.runs.storage import write_json
-from jobs.cli import JsonLines, main
-from jobs.show_status import show_status
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = Machine(cpus=4, gpus=2, memory_bytes=8 << 30)
@@ -117,9 +117,9 @@ def test_a_stage_without_parts_tells_that_it_is_at_work(
     progress.track_stage(run, "news", "graph", lambda: time.sleep(0.5) or {}, expected)
     assert len(told) > 2
     assert set(told) <= {f"graph: at work for {n} s, 10 min left, of the run about 1.8 h" for n in (0, 1)}
-    progress = json.loads((run / PROGRESS).read_text())
-    assert progress["left_s"] == pytest.approx(600, abs=2)
-    assert progress["run_left_s"] == pytest.approx(6600, abs=2)
+    written = json.loads((run / PROGRESS).read_text())
+    assert written["left_s"] == pytest.approx(600, abs=2)
+    assert written["run_left_s"] == pytest.approx(6600, abs=2)
 
 
 def test_progress_is_written_seldom_and_told_more_seldom(run: RunDir, quiet: dict[str, float], caplog: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from clustering.cli.main import main
 from clustering.config.sections import RunConfig
-from jobs.cli import main
 
 CONFIG = str(Path(__file__).parents[2] / "cluster_configs/laptop.yaml")
 ID = "0123456789ab"

@@ -1,4 +1,4 @@
-"""``covey``: the jobs as subcommands; also what the jobs share."""
+"""``covey`` and its commands; also what the commands share."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import Any
 from clustering.kernels.printable import printable
 
 COMMANDS = {
-    "run": "jobs.cluster_texts",
-    "recluster": "jobs.recluster",
-    "assign": "jobs.assign_texts",
-    "evaluate": "jobs.evaluate",
-    "sample": "jobs.make_sample",
-    "plan": "jobs.plan_run",
-    "status": "jobs.show_status",
+    "run": "clustering.cli.run",
+    "recluster": "clustering.cli.recluster",
+    "assign": "clustering.cli.assign",
+    "evaluate": "clustering.cli.evaluate",
+    "sample": "clustering.cli.sample",
+    "plan": "clustering.cli.plan",
+    "status": "clustering.cli.status",
 }
 
 
