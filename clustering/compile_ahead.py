@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from clustering import kernels, schema
 from clustering.config.loading import build_config
@@ -31,6 +30,7 @@ from clustering.stages.forest import _diffused_forest, _forest
 from clustering.stages.graph import _build
 from clustering.stages.project import _project
 from clustering.workers.nodes import live_nodes
+from clustering.workers.remote import start_in_background
 
 
 def start_compiling(config: RunConfig) -> Any:
@@ -40,8 +40,7 @@ def start_compiling(config: RunConfig) -> Any:
     """
     if len(live_nodes()) != 1 or are_kernels_compiled(config):
         return None
-    task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(compile_beside_run)  # its process ends with it
-    return task.remote(config)
+    return start_in_background(compile_beside_run, config)
 
 
 log = logging.getLogger("covey")

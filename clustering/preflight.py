@@ -8,9 +8,6 @@ import os
 import re
 import sys
 from dataclasses import asdict
-from typing import Any
-
-import ray
 
 from clustering.config.sections import RunConfig
 from clustering.encoders.loading import check_encoder
@@ -32,8 +29,8 @@ from clustering.sources.collection import Source, find_collection
 from clustering.sources.detection import find_files
 from clustering.sources.files import InputFile
 from clustering.text.titles import check_titles
-from clustering.workers.nodes import cluster_gpus, live_nodes, node_cpus, on_node
-from clustering.workers.tasks import unwrapped_errors
+from clustering.workers.nodes import cluster_gpus, live_nodes, node_cpus
+from clustering.workers.remote import ask_each_node
 
 log = logging.getLogger("covey")
 
@@ -142,10 +139,7 @@ def check_nodes(config: RunConfig, run: RunDir) -> None:
             f"({', '.join(addresses[:3])} ...); give the address of a Milvus server in store.uri"
         )
     if len(nodes) > 1:
-        seeing: Any = ray.remote(num_cpus=0)(_sees)
-        asked = [seeing.options(scheduling_strategy=on_node(node)).remote(run, run.id) for node in nodes]
-        with unwrapped_errors():
-            seen = ray.get(asked)
+        seen = ask_each_node(nodes, _sees, run, run.id)
         blind = sorted({node.address for node, sees in zip(nodes, seen, strict=True) if not sees})
         if blind:
             shown = ", ".join(blind[:3]) + (" ..." if len(blind) > 3 else "")

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from clustering import schema
 from clustering.config.sections import EmbedSection, RunConfig
@@ -40,7 +39,7 @@ from clustering.sources.formats.columns import as_type
 from clustering.sources.formats.tally import Tally
 from clustering.stages.read import read_columns_of
 from clustering.workers.exact_search import exact_neighbors, windowed
-from clustering.workers.tasks import unwrapped_errors
+from clustering.workers.remote import fetch, share, start_actor
 
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
 ALIKE = 0.95  # cosine of a text's vector with the one that the run has of it; below, another model has made it
@@ -96,7 +95,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     texts, _ = TextCleaner(read)(table, Tally())
     ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.WHERE], table[schema.WHERE])
     kept = [number for number, text in enumerate(texts) if text]
-    encoder: Any = ray.remote(_Encoder).options(num_gpus=config.embed.gpus_per_actor).remote(run, config.embed)
+    encoder: Any = start_actor(_Encoder, run, config.embed, gpus=config.embed.gpus_per_actor)
     clusters = _Clusters(run, config)
     known = known_texts(run, texts)
     assigned = 0
@@ -106,8 +105,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
             batch = kept[start : start + BATCH]
             rows = np.array([known.get(texts[number], -1) for number in batch])
             new = [texts[number] for number, row in zip(batch, rows, strict=True) if row < 0]
-            with unwrapped_errors():
-                vectors: Any = ray.get(encoder.encode.remote(new)) if new else None
+            vectors: Any = fetch(encoder.encode.remote(new)) if new else None
             placed = clusters.table(ids.take(pa.array(batch, pa.int64())), rows, vectors)
             assigned += int((placed["label"].to_numpy() >= 0).sum())
             writer.write_table(placed)
@@ -141,7 +139,7 @@ def ids_like(run: RunDir, given: pa.ChunkedArray, places: pa.ChunkedArray) -> pa
 
 def known_texts(run: RunDir, texts: list[str]) -> dict[str, int]:
     """The rows of those texts that the run already has."""
-    asked = ray.put(pa.array(set(texts), pa.string()))
+    asked = share(pa.array(set(texts), pa.string()))
     found: dict[str, int] = {}
     for some in windowed(_known_in, [(path, asked) for path in parts(run / "texts")]):
         found.update(some)

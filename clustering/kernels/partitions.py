@@ -1,4 +1,4 @@
-"""A sample of vectors in; centers of coarse partitions out, so that work on near texts can be shared out together."""
+"""Coarse partitions of the vectors, numbered so that near texts can be worked on together."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ def count_partitions(n_texts: int, partition_texts: int = PARTITION_TEXTS) -> in
     return min(MAX_PARTITIONS, n_texts // partition_texts)
 
 
-def centers_of(sample: FloatArray, n_partitions: int, seed: int) -> FloatArray:
-    """Centers of partitions by k-means, in such an order that near partitions follow each other.
+def ordered(centers: FloatArray) -> FloatArray:
+    """Centers in such an order that near ones follow each other.
 
-    sample : float32, shape (n_rows, dim), n_rows at least n_partitions
-    Returns: float32, shape (n_partitions, dim).
-    Source: Bar-Joseph, Gifford and Jaakkola (2001) for the order, that of an average-linkage tree.
+    centers : float32, shape (n_partitions, dim)
+    Source: Bar-Joseph, Gifford and Jaakkola (2001): the leaves of an average-linkage tree, in their optimal order.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
-    from sklearn.cluster import KMeans
 
-    centers = KMeans(n_partitions, n_init=1, max_iter=20, random_state=seed).fit(sample).cluster_centers_
     order = leaves_list(linkage(centers, "average", optimal_ordering=True))
     return np.ascontiguousarray(centers[order], np.float32)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pymilvus import DataType as DataType  # who reads columns asks for it here
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
 from clustering.kernels.topk import FloatArray, IntArray

@@ -5,16 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from pymilvus import MilvusException
 
 from clustering.errors import StoreError
 from clustering.milvus.embedded import reason_given_up
-
-if TYPE_CHECKING:
-    from clustering.milvus.endpoint import Endpoint
 
 T = TypeVar("T")
 FEW_TRIES = 3  # for a refusal that is neither known to pass nor known to stay
@@ -37,6 +34,18 @@ PERMANENT_WORDS = (
 TRANSIENT_STATUS = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "INTERNAL", "UNKNOWN"}
 TRANSIENT_CODES = {1, 2, 3, 5, 8, 9, 101, 103, 106, 400, 401, 500, 502, 503, 600, 601, 602, 700, 901, 902, 903, 904}
 TRANSIENT_WORDS = ("node not found", "session not found", "node not match")
+
+
+class Server(Protocol):
+    """Who is asked, as far as waiting for it is concerned; an Endpoint is one."""
+
+    @property
+    def patience_s(self) -> float: ...
+
+    @property
+    def home(self) -> str | None: ...
+
+    def failed(self, error: Exception) -> StoreError: ...
 
 
 class RefusedError(Exception):
@@ -69,7 +78,7 @@ def is_transient(error: Exception) -> bool | None:
     return None
 
 
-def retry(address: Endpoint, attempt: Callable[[int], T], since: float | None = None) -> tuple[T, int]:
+def retry(address: Server, attempt: Callable[[int], T], since: float | None = None) -> tuple[T, int]:
     """Call until it works; return its result, and how often it failed before.
 
     attempt : called with the number of failures so far; a write can so be made safe to repeat
@@ -120,7 +129,7 @@ class RequestSize:
 
 
 def retry_in_halves(
-    address: Endpoint, pace: RequestSize, n_rows: int, ask: Callable[[slice, bool], T]
+    address: Server, pace: RequestSize, n_rows: int, ask: Callable[[slice, bool], T]
 ) -> tuple[list[T], int]:
     """Ask for some rows in one request; in halves, when it was too slow or too large twice at the same size.
 

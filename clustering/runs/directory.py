@@ -34,9 +34,10 @@ from clustering.runs.inventory import (
     remove_written,
     visible_names,
 )
+from clustering.runs.manifest import in_words
 from clustering.runs.manifest_file import ManifestFile
 from clustering.runs.object_store import RemotePath
-from clustering.runs.storage import ANEW, Location, locate, move
+from clustering.runs.storage import ANEW, Location, is_within, locate, move
 from clustering.schema import Figures
 
 log = logging.getLogger("covey")
@@ -101,7 +102,7 @@ class RunDir:
     @property
     def whole(self) -> bool:
         """Whether there are results of a whole run; another start may be at work, or have ended before its end."""
-        return _is_whole(self.results)
+        return "report" in self.results["stages"]
 
     @property
     def results(self) -> Figures:
@@ -205,14 +206,7 @@ class RunDir:
             other = locate(uri)
         except ConfigError:  # it is neither
             return False
-        if isinstance(self.path, RemotePath):
-            return isinstance(other, RemotePath) and f"{other.inner}/".startswith(f"{self.path.inner}/")
-        if isinstance(other, RemotePath):
-            return False
-        if not self.path.exists():
-            return other.is_relative_to(self.path)
-        real = Path(os.path.realpath(other))
-        return any(above.exists() and above.samefile(self.path) for above in (real, *real.parents))
+        return is_within(other, self.path)
 
     def wrote(self, uri: str) -> bool:
         """Whether a path or URI is a file of the directory that Covey has written."""
@@ -266,7 +260,7 @@ class RunDir:
         """
         with self.file.changed() as manifest:
             results = _results(manifest)
-            whole = {key: results[key] for key in _RESULTS if key in results} if _is_whole(results) else None
+            whole = {key: results[key] for key in _RESULTS if key in results} if "report" in results["stages"] else None
             known = [manifest["stages"], *([whole["stages"]] if whole else [])]
             stages = {name: entry for name in marks for entry in [_entry(known, name, marks[name])] if entry}
             stale = [name for name in manifest["stages"] if name not in stages]
@@ -377,9 +371,8 @@ class RunDir:
                 "seconds": round(seconds, 3),
                 "figures": figures,
             }
-        shown = " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
         fields = {"event": "stage_finished", "stage": name, "seconds": round(seconds, 3), **figures}
-        log.info("%s: %s seconds=%.1f", name, shown, seconds, extra={"fields": fields})
+        log.info("%s: %s seconds=%.1f", name, in_words(figures), seconds, extra={"fields": fields})
         for line in figures.get("warnings", []):
             log.warning("%s: %s", name, line)
         return figures
@@ -401,20 +394,6 @@ def _results(manifest: Figures) -> Figures:
     return manifest.get("previous") or manifest
 
 
-def _is_whole(results: Figures) -> bool:
-    return "report" in results["stages"]
-
-
 def _entry(known: list[Figures], name: str, mark: str) -> Figures | None:
     """A stage that was finished with a fingerprint."""
     return next((stages[name] for stages in known if name in stages and stages[name]["fingerprint"] == mark), None)
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
-
-
-def _short(key: str, value: Any) -> str:
-    if key.endswith("_bytes"):
-        return f"{value / 2**20:.0f}MiB"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

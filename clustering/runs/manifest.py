@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from clustering.runs.inventory import FILES, STAGE_ARTEFACTS
+from clustering.schema import Figures
 
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]  # a stage's fingerprint
 Folder = Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]  # where its artefacts lie; "": at the top
@@ -74,3 +75,18 @@ def parse_manifest(text: str) -> dict[str, Any]:
         shown = repr(detail["input"])[:60]
         raise ValueError(f"{place or 'it'}: {detail['msg'][0].lower()}{detail['msg'][1:]}, got {shown}") from None
     return dict(json.loads(text))
+
+
+def in_words(figures: Figures) -> str:
+    """What the log says of a stage's figures: single numbers and words, bytes in MiB."""
+    return " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
+
+
+def _short(key: str, value: Any) -> str:
+    if key.endswith("_bytes"):
+        return f"{value / 2**20:.0f}MiB"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

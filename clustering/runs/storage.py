@@ -85,6 +85,18 @@ def locate(given: str | Location) -> Location:
         raise ConfigError([f"{str(given)[:200]!r} is no URI: {error}"]) from None
 
 
+def is_within(path: Location, folder: Location) -> bool:
+    """Whether a path is a folder or lies below it, links followed."""
+    if isinstance(folder, RemotePath):
+        return isinstance(path, RemotePath) and f"{path.inner}/".startswith(f"{folder.inner}/")
+    if isinstance(path, RemotePath):
+        return False
+    if not folder.exists():
+        return path.is_relative_to(folder)
+    real = Path(os.path.realpath(path))
+    return any(above.exists() and above.samefile(folder) for above in (real, *real.parents))
+
+
 def check_writable(path: Location, option: str) -> None:
     """Raises: ConfigError when a file cannot be written there; ``option`` names what was given on the command line."""
     if isinstance(path, RemotePath):

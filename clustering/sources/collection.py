@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pymilvus import DataType
 
 from clustering import schema
 from clustering.config.sections import CollectionInput, ReadSection
@@ -18,7 +17,7 @@ from clustering.errors import ConfigError, StoreError
 from clustering.kernels.printable import one_line
 from clustering.milvus.channel import Channel, connected
 from clustering.milvus.endpoint import Endpoint
-from clustering.milvus.protocol import column_of, documents_of
+from clustering.milvus.protocol import DataType, column_of, documents_of
 from clustering.milvus.retry import retry
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures

@@ -15,8 +15,8 @@ from clustering.kernels.partitions import (
     PARTITION_TEXTS,
     SAMPLE_TEXTS,
     assign_partitions,
-    centers_of,
     count_partitions,
+    ordered,
 )
 from clustering.kernels.topk import FloatArray
 from clustering.milvus.endpoint import Endpoint
@@ -128,9 +128,12 @@ def partition_centers(run: RunDir, n_texts: int, seed: int, partition_texts: int
 
     Returns: float32, shape (n_partitions, dim); of a single partition, which needs no place, shape (1, 0).
     """
+    from sklearn.cluster import KMeans
+
     n_partitions = count_partitions(n_texts, partition_texts)
     if n_partitions < 2:
         return np.empty((1, 0), np.float32)
     drawn = np.random.default_rng(seed).choice(n_texts, min(n_texts, SAMPLE_TEXTS * n_partitions), replace=False)
     sample = vectors_of(gather(run / "vectors", np.sort(drawn), ["vector"]))
-    return centers_of(sample[sample.any(axis=1)], n_partitions, seed)
+    found = KMeans(n_partitions, n_init=1, max_iter=20, random_state=seed).fit(sample[sample.any(axis=1)])
+    return ordered(found.cluster_centers_)

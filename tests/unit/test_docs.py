@@ -29,6 +29,11 @@ RUN_AS = {
     "export RAY_AUTH_MODE=token": ["RAY_AUTH_MODE", "token"],
 }
 
+SCRIPTS = {
+    f"jobs.{path.stem}": re.findall(r"``covey (\w+)``", path.read_text(encoding="utf-8"))[0]
+    for path in (ROOT / "jobs").glob("[a-z]*.py")
+}
+
 
 def commands(text: str) -> Iterator[str]:
     """The commands in blocks of code and between backticks."""
@@ -60,8 +65,7 @@ def test_a_command_of_ours_is_understood(page: str, command: str, monkeypatch: p
     """By the command's own parser, and its words by the configuration."""
     command = re.sub(r" \[.*\]$|=?\.\.\.", "", command) if " [" in command or "..." in command else command
     words = ["9" if word == "N" else word for word in shlex.split(command)]
-    modules = {module: name for name, module in COMMANDS.items()}
-    name, rest = (modules[words[2]], words[3:]) if words[0] == "python" else (words[1], words[2:])
+    name, rest = (SCRIPTS[words[2]], words[3:]) if words[0] == "python" else (words[1], words[2:])
     seen: list[argparse.Namespace] = []
 
     def parse(self: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
@@ -107,7 +111,8 @@ def is_run(command: str, run: list[list[object]], run_by_ci: list[str]) -> bool:
     if first in (["covey"], ["covey", "COMMAND"], ["covey", "--help"]):
         return True
     if first[0] == "covey":
-        forms = [["covey", first[1]], ["main", first[1]], ["main_of", first[1]], ["-m", COMMANDS.get(first[1], "")]]
+        scripts = [["-m", script] for script, name in SCRIPTS.items() if name == first[1]]
+        forms = [["covey", first[1]], ["main", first[1]], ["main_of", first[1]], *scripts]
     else:
         forms = [words for head, words in RUN_AS.items() if command.startswith(head)]
     held = any(words[at : at + len(form)] == form for form in forms for words in run for at in range(len(words)))

@@ -1,94 +1,143 @@
-"""Imports go down only: jobs, pipeline, stages, kernels; heavy packages stay in the modules that need them."""
+"""The rooms of the library: each has one role, imports go down only, heavy packages stay with their owners."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 LIBRARY = Path(__file__).resolve().parents[2] / "clustering"
-KERNELS = sorted((LIBRARY / "kernels").glob("*.py"))
 MODULES = sorted(LIBRARY.rglob("*.py"))
-STAGES = ["read", "embed", "store", "search", "graph", "forest", "cluster", "describe", "project", "plot", "report"]
-SHARED = ["config", "typed", "schema", "errors", "storage", "inventory", "locks", "manifest", "rundir"]
+FOLDERS = sorted({path.parent for path in MODULES})
+# From the ground up: a module imports its own room and those on lower floors.
+FLOORS = [
+    {"errors", "schema"},
+    {"kernels"},
+    {"config", "estimator_input"},
+    {"text", "encoders", "estimator"},
+    {"runs"},
+    {"sample", "monitoring"},
+    {"workers"},
+    {"milvus"},
+    {"sources"},
+    {"stages"},
+    {"fingerprints", "preflight", "compile_ahead"},
+    {"pipeline"},
+    {"finished"},
+    {"cli"},
+    {"__init__"},
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+MOST_MODULES, MOST_LINES = 12, 400
 OWNERS = {
-    "pymilvus": {"milvus", "patience", "wire", "store", "index", "bulk", "collection"},
-    "grpc": {"milvus", "patience"},
-    "torch": {"encoders", "packed", "packed_triton"},
-    "triton": {"packed_triton"},
-    "sentence_transformers": {"encoders"},
-    "onnxruntime": {"encoders"},
-    "umap": {"project"},
-    "matplotlib": {"fonts", "plot"},
-    "plotly": {"plot"},
+    "ray": {"workers", "monitoring.metrics"},
+    "pymilvus": {"milvus"},
+    "grpc": {"milvus"},
+    "torch": {"encoders.torch", "encoders.packed", "encoders.triton_kernels"},
+    "triton": {"encoders.triton_kernels"},
+    "sentence_transformers": {"encoders.torch"},
+    "onnxruntime": {"encoders.minilm"},
+    "umap": {"stages.project"},
+    "matplotlib": {"text.fonts", "stages.plot"},
+    "plotly": {"stages.plot"},
 }
 
 
-def imported(path: Path) -> set[str]:
-    """Every module that a file imports, anywhere in it."""
-    found: set[str] = set()
+def dotted(path: Path) -> str:
+    """A module's name below clustering; a package's is that of its folder."""
+    inner = path.relative_to(LIBRARY).with_suffix("").parts
+    return ".".join(inner[:-1] if inner[-1] == "__init__" and len(inner) > 1 else inner)
+
+
+NAMES = {dotted(path) for path in MODULES}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it; of the library's own, the module and not the name in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
-            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            assert node.level == 0, f"{path} imports relatively"
+            module = node.module or ""
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".removeprefix("clustering.")
+                yield f"clustering.{inner}" if inner in NAMES else module
 
 
 def of_the_library(path: Path) -> set[str]:
     """Modules of clustering that a file imports, without the prefix."""
-    parts = [name.split(".") for name in imported(path) if name.startswith("clustering.")]
-    return {part[1] for part in parts}
+    return {name.removeprefix("clustering.") for name in imported(path) if name.startswith("clustering.")}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0]
 
 
 def test_the_reader_of_imports_finds_them(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
-    path.write_text("import ray.data\ndef f():\n    from clustering import graph, read as r\n", encoding="utf-8")
-    assert imported(path) == {"ray.data", "clustering", "clustering.stages.graph", "clustering.stages.read"}
-    assert of_the_library(path) == {"graph", "read"}
+    lines = ["import ray.data", "def f():", "    from clustering.kernels import topk, graph", "    import os"]
+    path.write_text("\n".join([*lines, "    from clustering.stages.read import read_texts as r"]), encoding="utf-8")
+    assert next(imported(path)) == "ray.data"
+    assert of_the_library(path) == {"kernels.topk", "kernels.graph", "stages.read"}
 
 
-def test_there_are_modules_to_check() -> None:
-    assert {path.stem for path in MODULES} >= {*STAGES, *SHARED, "topk", "forest"}
+def test_every_module_has_a_floor() -> None:
+    assert {room_of(name) for name in NAMES} == set(FLOOR)
 
 
-@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
-def test_a_kernel_knows_only_numpy_scipy_and_numba(path: Path) -> None:
-    outside = {
-        name for name in imported(path)
-        if name.split(".")[0] not in {"numpy", "scipy", "numba", *sys.stdlib_module_names}
-        and not name.startswith("clustering.kernels")
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_imports_go_down_only(path: Path) -> None:
+    here = room_of(dotted(path))
+    wrong = {
+        name for name in of_the_library(path)
+        if room_of(name) != here and (FLOOR[room_of(name)] >= FLOOR[here] and here != "__init__")
     }  # fmt: skip
-    assert outside == set()
+    assert wrong == set()
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_stage_imports_another(stage: str) -> None:
-    assert of_the_library(LIBRARY / f"{stage}.py") & set(STAGES) == set()
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    needs = {dotted(path): of_the_library(path) - {dotted(path)} for path in MODULES if dotted(path) != "__init__"}
+    while free := {name for name, others in needs.items() if not others & needs.keys()}:
+        needs = {name: others for name, others in needs.items() if name not in free}
+    assert needs == {}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_stage_imports_the_pipeline_or_a_job(stage: str) -> None:
-    path = LIBRARY / f"{stage}.py"
-    assert "pipeline" not in of_the_library(path)
-    assert not {name for name in imported(path) if name.split(".")[0] == "jobs"}
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_a_folder_has_a_dozen_modules_at_most(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= MOST_MODULES
 
 
-@pytest.mark.parametrize("name", SHARED)
-def test_what_all_share_knows_no_stage_and_no_ray(name: str) -> None:
-    path = LIBRARY / f"{name}.py"
-    assert of_the_library(path) <= {*SHARED, "kernels"}
-    assert not {one for one in imported(path) if one.split(".")[0] in ("ray", "pymilvus")}
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_a_module_is_short_and_opens_with_what_it_is(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
+    assert ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room_of(dotted(path)) == "kernels"], ids=dotted)
+def test_a_kernel_knows_only_numpy_scipy_and_numba(path: Path) -> None:
+    known = {"numpy", "scipy", "numba", *sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in imported(path) if not name.startswith("clustering.kernels")} <= known
+
+
+@pytest.mark.parametrize("path", sorted((LIBRARY / "stages").glob("*.py")), ids=dotted)
+def test_no_stage_imports_another(path: Path) -> None:
+    assert {name for name in of_the_library(path) if name.startswith("stages.")} == set()
 
 
 @pytest.mark.parametrize("package", OWNERS)
 def test_a_heavy_package_stays_with_its_owners(package: str) -> None:
-    users = {path.stem for path in MODULES if any(name.split(".")[0] == package for name in imported(path))}
-    assert users <= OWNERS[package]
+    users = {dotted(path) for path in MODULES if package in {name.split(".")[0] for name in imported(path)}}
+    assert {name for name in users if not {name, room_of(name)} & OWNERS[package]} == set()
+
+
+def test_nothing_imports_the_jobs() -> None:
+    assert {dotted(path) for path in MODULES if "jobs" in {name.split(".")[0] for name in imported(path)}} == set()
 
 
 def loaded_by(code: str) -> set[str]:
@@ -103,8 +152,8 @@ def test_importing_the_library_loads_neither_ray_nor_milvus() -> None:
 
 
 def test_kernels_and_configuration_need_neither_ray_nor_milvus() -> None:
-    names = [f"clustering.kernels.{path.stem}" for path in KERNELS if path.stem != "__init__"]
-    code = f"import {', '.join(names)}\nfrom clustering import RunConfig, RunDir, load_config, load_graph"
+    names = [f"clustering.{name}" for name in NAMES if room_of(name) == "kernels"]
+    code = f"import {', '.join(sorted(names))}\nfrom clustering import RunConfig, RunDir, load_config, load_graph"
     assert loaded_by(code) == set()
 
 

@@ -411,7 +411,8 @@ def test_a_large_array_is_read_a_block_at_a_time(
 ) -> None:
     from clustering.sources import detection, records
 
-    monkeypatch.setattr(records, "BLOCK_BYTES", block)
+    for module in (detection, records):
+        monkeypatch.setattr(module, "BLOCK_BYTES", block)
     monkeypatch.setattr(detection, "HEAD_BYTES", 500)
     objects: list[Any] = [{"title": f"{title} – 北京", "more": ["x"] * 20} for title in HEADLINES]
     content = json.dumps(objects, ensure_ascii=False, indent=2)
@@ -438,10 +439,12 @@ def test_a_key_that_no_record_has_is_refused(write: Write) -> None:
 def test_a_key_is_sought_in_so_many_bytes_and_no_more(
     layout: str, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clustering.sources import detection
+    from clustering.sources import detection, records
 
     for name, value in {"SCAN_BYTES": 60_000, "SCAN_LEAST": 1, "BLOCK_BYTES": 10_000, "HEAD_BYTES": 1000}.items():
-        monkeypatch.setattr(detection, name, value)
+        for module in (detection, records):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
     objects = [{"delete": {"id": n}} for n in range(9000)] + [{"title": h} for h in HEADLINES]
     content = layout.join(map(json.dumps, objects))
     content = f"[{content}]" if "," in layout else content

@@ -25,7 +25,7 @@ from clustering import schema
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, InputError
 from clustering.runs.parts import read_columns
-from clustering.sources import detection, files
+from clustering.sources import detection, files, folding, records
 from clustering.sources.detection import find_files
 from clustering.sources.files import InputFile
 from clustering.sources.folding import TextCleaner
@@ -40,12 +40,6 @@ from tests.strategies import odd_texts
 from tests.unit.conftest import Write
 
 Bound = Callable[[str, int], None]
-OWNERS = {
-    "PIECE_BYTES": read,
-    "RECORDS_PER_PART": read,
-    "DENSE_BYTES": columnar,
-    "UNPACKED_BYTES": columnar,
-}
 
 
 def section(*paths: str | Path, columns: tuple[str, ...] = ("title",), **keys: Any) -> ReadSection:
@@ -60,7 +54,13 @@ def columns_of(*paths: str | Path, columns: tuple[str, ...] = ("title",), **keys
 @pytest.fixture
 def bound(monkeypatch: pytest.MonkeyPatch) -> Bound:
     """``bound(name, value)`` sets a bound where it stands."""
-    return lambda name, value: monkeypatch.setattr(OWNERS.get(name, detection), name, value)
+
+    def set_it(name: str, value: int) -> None:
+        for module in (files, detection, records, folding, read, columnar):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
+
+    return set_it
 
 
 def names(*paths: str | Path) -> list[str]:
@@ -136,8 +136,9 @@ def test_a_bucket_and_a_local_folder_are_read_in_one_run(
     def found_by(path: str) -> tuple[pa.fs.FileSystem, str]:
         return (bucket, path[5:]) if path.startswith("s3://") else plain(path)
 
-    for module in (files, detection):
-        monkeypatch.setattr(module, "filesystem", found_by)
+    for module in (files, detection, records):
+        if hasattr(module, "filesystem"):
+            monkeypatch.setattr(module, "filesystem", found_by)
     found = find_files(section(local, "s3://bucket/b.csv"))
     assert [file.uri for file in found] == [local, "s3://bucket/b.csv"]
     assert len({file.name for file in found}) == 2
@@ -656,8 +657,8 @@ def test_a_limit_takes_the_first_records_and_no_more(
     limit: int, part_rows: int, read_here: Any, write: Write, bound: Bound
 ) -> None:
     bound("PIECE_BYTES", 1)  # every file a piece
-    for name, records in (("in/a.jsonl", RECORDS[:6]), ("in/b.jsonl", RECORDS[6:])):
-        folder = Path(write(name, "".join(json.dumps({"title": text}) + "\n" for text in records))).parent
+    for name, titles in (("in/a.jsonl", RECORDS[:6]), ("in/b.jsonl", RECORDS[6:])):
+        folder = Path(write(name, "".join(json.dumps({"title": text}) + "\n" for text in titles))).parent
     run, figures = read_here(section(folder, limit=limit), part_rows)
     taken = [text for text in (" ".join(text.split()) for text in RECORDS[:limit]) if text]
     assert figures["records"] == min(limit, len(RECORDS))

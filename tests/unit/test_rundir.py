@@ -160,7 +160,7 @@ def test_artefacts_that_are_half_removed_are_not_taken_for_finished(
     def killed(root: Path, kept: set[str]) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr("clustering.runs.directory.sweep", killed)
+    monkeypatch.setattr("clustering.runs.directory.remove_others", killed)
     with pytest.raises(InterruptedError):
         run.clear()
     assert (run.path / "texts" / MARK).exists()
@@ -527,7 +527,7 @@ def test_a_full_disk_is_told_also_where_the_manifest_meets_it(run: RunDir, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with run.locked():
-        monkeypatch.setattr("clustering.runs.storage.write_json", full)
+        monkeypatch.setattr("clustering.runs.manifest_file.write_json", full)
         with pytest.raises(StageError, match=r"run\.dir .*No space left on device\. When that is mended, the same"):
             run.update_manifest(seed=1)
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 
 from clustering import schema
-from clustering.milvus import query
 from clustering.milvus.endpoint import Endpoint
 from clustering.runs.directory import RunDir
 from clustering.runs.storage import read_schema, write_table
@@ -32,7 +31,7 @@ class Asker:
 
 
 def test_a_part_says_how_many_of_its_lists_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query, "NeighborQuery", Asker)
+    monkeypatch.setattr(search, "NeighborQuery", Asker)
     run = RunDir(tmp_path)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(7 * 4, np.float32)), 4)
     write_table(run / "vectors" / "part-000000.parquet", pa.table([range(7), vectors], schema=schema.vectors_schema(4)))

@@ -197,8 +197,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("clustering.runs.storage.time.sleep", clock.sleep)
-    monkeypatch.setattr("clustering.runs.storage.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("clustering.runs.object_store.time.sleep", clock.sleep)
+    monkeypatch.setattr("clustering.runs.object_store.time.monotonic", lambda: clock.now)
     monkeypatch.setattr(RemotePath, "filesystem", None)
     return clock
 

@@ -118,7 +118,7 @@ def test_recluster_does_not_release_a_collection_that_a_prepared_directory_says_
     opened: list[Any] = []
     monkeypatch.setattr(pipeline, "open_store", lambda *given: opened.append(given) or nullcontext())
     monkeypatch.setattr(recluster, "ray_session", nullcontext)
-    monkeypatch.setattr(preflight, "make_plan", lambda *_: None)
+    monkeypatch.setattr(recluster, "make_plan", lambda *_: None)
     done: list[str] = []
     monkeypatch.setattr(pipeline, "do_stage", lambda *given: done.append(given[3]) or {"texts": 9, "dim": 2})
     recluster.recluster_run(RunDir(tmp_path), ["cluster.min_cluster_size=9"])
@@ -186,7 +186,7 @@ def test_commands_look_at_no_model_that_the_directory_names(
     monkeypatch.setattr("clustering.monitoring.plan.check_encoder", lambda cfg: looked.append(cfg.model))
     monkeypatch.setattr(recluster, "ray_session", nullcontext)
     monkeypatch.setattr(preflight, "live_nodes", list)
-    monkeypatch.setattr(pipeline, "node_cpus", lambda: 2)
+    monkeypatch.setattr(preflight, "node_cpus", lambda: 2)
     monkeypatch.setattr(pipeline, "do_stage", lambda *given: {"texts": 9})
     monkeypatch.setattr(RunDir, "report", {"clusters": {"count": 0, "noise_share": 0.0, "largest_share": 0.0}})
     assert main([command, "--run", str(tmp_path / "run")]) == 0

@@ -19,7 +19,7 @@ from clustering.cli.status import show_status
 from clustering.config.loading import build_config
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StageError
-from clustering.monitoring import metrics, progress, usage
+from clustering.monitoring import metrics, progress
 from clustering.monitoring.estimates import calibration_of, calibrations_beside, cost_of, estimate_seconds
 from clustering.monitoring.metrics import METRICS
 from clustering.monitoring.plan import (
@@ -34,7 +34,7 @@ from clustering.monitoring.plan import (
 )
 from clustering.monitoring.progress import StageProgress, format_duration, progress_line
 from clustering.monitoring.status import plan_lines, status_lines
-from clustering.monitoring.usage import Usage, measure
+from clustering.monitoring.usage import Usage, charge, measure
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import PROGRESS, STAGE_ARTEFACTS
 from clustering.runs.storage import write_json
@@ -62,7 +62,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
             assert set(tags) == {"run", "stage"}
             seen[self.name] = value
 
-    monkeypatch.setattr(metrics, "gauge", Gauge)
+    monkeypatch.setattr(progress, "gauge", Gauge)
     return seen
 
 
@@ -74,7 +74,7 @@ def test_what_a_task_uses_is_charged_to_who_asked_for_it() -> None:
         return sum(range(2_000_000))
 
     def parent() -> int:
-        usage.charge(Usage(peak_bytes=1 << 50, cpu_seconds=100, gpu_seconds=3))
+        charge(Usage(peak_bytes=1 << 50, cpu_seconds=100, gpu_seconds=3))
         return child()
 
     result, usage = measure(parent)
@@ -82,7 +82,7 @@ def test_what_a_task_uses_is_charged_to_who_asked_for_it() -> None:
     assert usage.peak_bytes == 1 << 50
     assert 100 < usage.cpu_seconds < 110
     assert usage.gpu_seconds == 3
-    usage.charge(usage)  # nobody asked: lost, and no error
+    charge(usage)  # nobody asked: lost, and no error
 
 
 # --- a stage at work ---
@@ -112,7 +112,7 @@ def test_a_stage_without_parts_tells_that_it_is_at_work(
     monkeypatch.setattr(progress.log, "info", lambda line, *words, **_: told.append(line % words))
     monkeypatch.setattr(progress, "WRITE_EVERY_S", 0.01)
     monkeypatch.setattr(progress, "LOG_EVERY_S", 0.05)
-    monkeypatch.setattr(progress.ray, "cluster_resources", dict)
+    monkeypatch.setattr(metrics.ray, "cluster_resources", dict)
     expected = {"embed": 7.0, "graph": 600.0, "forest": 6000.0}
     progress.track_stage(run, "news", "graph", lambda: time.sleep(0.5) or {}, expected)
     assert len(told) > 2
@@ -134,7 +134,7 @@ def test_progress_is_written_seldom_and_told_more_seldom(run: RunDir, quiet: dic
 def test_stages_in_two_threads_each_tell_their_own_and_progress_holds_both(
     run: RunDir, quiet: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress.ray, "cluster_resources", dict)
+    monkeypatch.setattr(metrics.ray, "cluster_resources", dict)
     both = threading.Barrier(2)
 
     def work(stage: str) -> Any:
@@ -143,7 +143,7 @@ def test_stages_in_two_threads_each_tell_their_own_and_progress_holds_both(
         assert seen is not None
         seen.expect(7 if stage == "graph" else 9)
         seen.advance({"rows": 1})
-        usage.charge(Usage(gpu_seconds=7 if stage == "graph" else 9))
+        charge(Usage(gpu_seconds=7 if stage == "graph" else 9))
         seen.written = 0
         both.wait(10)
         seen.tell()
@@ -170,11 +170,11 @@ def test_progress_that_cannot_be_written_is_told_once_and_ends_no_run(
         raise error
 
     told: list[str] = []
-    monkeypatch.setattr(progress.log, "warning", lambda line, *words: told.append(line % words))
+    monkeypatch.setattr(metrics.log, "warning", lambda line, *words: told.append(line % words))
     monkeypatch.setattr(metrics, "_hindered", set())
     monkeypatch.setattr(progress, "write_json", fails)
-    monkeypatch.setattr(progress.ray, "cluster_resources", fails)
-    monkeypatch.setattr(metrics, "gauge", fails)
+    monkeypatch.setattr(metrics.ray, "cluster_resources", fails)
+    monkeypatch.setattr(progress, "gauge", fails)
     monkeypatch.setattr(progress, "WRITE_EVERY_S", 0)
 
     def work() -> Any:
