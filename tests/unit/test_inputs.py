@@ -411,8 +411,7 @@ def test_a_large_array_is_read_a_block_at_a_time(
 ) -> None:
     from clustering.sources import detection, records
 
-    for module in (detection, records):
-        monkeypatch.setattr(module, "BLOCK_BYTES", block)
+    monkeypatch.setattr(records, "BLOCK_BYTES", block)
     monkeypatch.setattr(detection, "HEAD_BYTES", 500)
     objects: list[Any] = [{"title": f"{title} – 北京", "more": ["x"] * 20} for title in HEADLINES]
     content = json.dumps(objects, ensure_ascii=False, indent=2)
