@@ -300,7 +300,7 @@ def test_a_workers_own_traceback_stays_with_its_error(local_ray: None) -> None:
 
 
 def test_what_a_pool_waits_for_is_told(local_ray: None, told: list[str], tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(pool, "TELL_AFTER_S", 0.5)
+    monkeypatch.setattr(pool, "REPORT_WAIT_AFTER_S", 0.5)
     with ThreadPoolExecutor(1) as thread:
         with held(num_cpus=2):
             waiting = thread.submit(map_parts, Marks, [{}] * 2, actors=2, cpus=2, folder=tmp_path, error=None)

@@ -314,7 +314,7 @@ def test_a_driver_that_was_taken_over_writes_no_entry_though_its_lock_is_there_a
 def test_a_process_that_was_taken_for_dead_writes_no_more_and_leaves_the_lock_of_the_next(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clustering.runs.locks.BEAT_S", 0.05)
+    monkeypatch.setattr("clustering.runs.locks.HEARTBEAT_S", 0.05)
     run = RunDir(store.uri("stalled"))
     others = {"owner": "other", "host": "elsewhere", "pid": 1}
     with run.locked():

@@ -433,7 +433,7 @@ def test_a_run_that_cannot_fit_is_refused_before_its_work(covey, undisturbed, tm
     run = RunDir(tmp_path / "run")
     words = [*undisturbed.words, f"run.dir={run.path}"]
     nodes = [replace(node, memory_bytes=100 << 20) for node in live_nodes()]
-    monkeypatch.setattr("clustering.pipeline.live_nodes", lambda: nodes)
+    monkeypatch.setattr("clustering.preflight.live_nodes", lambda: nodes)
     result = covey(*words)
     assert result.status == 2
     assert re.search(
