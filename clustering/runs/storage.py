@@ -112,6 +112,18 @@ def check_writable(path: Location, option: str) -> None:
         raise ConfigError([f"{option} {str(path)[:200]} cannot be written: {error.strerror}"]) from None
 
 
+def _make_empty(path: Path) -> None:
+    """Make an empty file and its folder, which another thread removes when it finds it empty in between."""
+    for again in range(EMPTIED, -1, -1):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.touch()
+            return
+        except FileNotFoundError:
+            if not again:
+                raise
+
+
 @contextmanager
 def atomic_write(path: Location, lasting: bool = True) -> Iterator[Path]:
     """A temporary local path whose content stands at ``path`` when the block ends without an error.
@@ -123,9 +135,9 @@ def atomic_write(path: Location, lasting: bool = True) -> Iterator[Path]:
             yield Path(folder) / path.name
             path.upload(Path(folder) / path.name)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # processes of containers share numbers
     try:
+        _make_empty(temporary)
         yield temporary
         if lasting:  # a name that survives a crash without its content would pass for a whole part
             with temporary.open("rb") as written:
@@ -160,6 +172,7 @@ def touch(path: Location) -> None:
 
 # How the footer of an Arrow file says that a column has an extension type, and, in base64, at each place of three, that
 # of a Parquet file.
+EMPTIED = 100  # times that a folder may vanish before a file is in it
 _EXTENSION = (
     b"ARROW:extension:name", b"QVJST1c6ZXh0ZW5zaW9uOm5hbW", b"FSUk9XOmV4dGVuc2lvbjpuYW1l", b"BUlJPVzpleHRlbnNpb246bmFtZ"
 )  # fmt: skip

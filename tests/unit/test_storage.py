@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from clustering.runs.directory import RunDir
 from clustering.runs.object_store import RemotePath, filesystem_of
 from clustering.runs.parts import gather, load_assignment, read_columns
 from clustering.runs.storage import (
+    atomic_write,
     has_extension_types,
     load_array,
     locate,
@@ -339,3 +343,23 @@ def test_files_are_found_by_a_uri_as_by_their_path(tmp_path: Path) -> None:
 def test_a_key_of_a_bucket_keeps_its_percent_signs() -> None:
     uri = "s3://bucket/place=S%C3%A3o?region=eu-west-1"
     assert filesystem_of(uri)[1] == RemotePath.of(uri).inner == "bucket/place=S%C3%A3o"
+
+
+def test_a_folder_that_others_remove_while_it_is_empty_is_no_trouble(tmp_path: Path) -> None:
+    folder, ended = tmp_path / "pending" / "0123456789abcdef", threading.Event()
+
+    def remove() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    with ThreadPoolExecutor(1) as pool:
+        removing = pool.submit(remove)
+        try:
+            for number in range(50):
+                with atomic_write(folder / "layers.json", lasting=False) as temporary:
+                    temporary.write_text(str(number), encoding="utf-8")
+                (folder / "layers.json").unlink()
+        finally:
+            ended.set()
+        removing.result()
