@@ -86,15 +86,15 @@ def sizes(request_bytes: int, in_flight: int, products: int) -> Iterator[None]:
         query.EMBEDDED_PRODUCTS, query.EMBEDDED_IN_FLIGHT = kept[2:]
 
 
-def rows_per_second(run: RunDir, address: Endpoint, n_texts: int, limit_s: float) -> tuple[float, bool]:
+def rows_per_second(run: RunDir, endpoint: Endpoint, n_texts: int, limit_s: float) -> tuple[float, bool]:
     """Rows a second through the loader, and whether all of them came within the limit."""
-    address = dataclasses.replace(address, patience_s=limit_s)
+    endpoint = dataclasses.replace(endpoint, patience_s=limit_s)
     items = {"pieces": [{"name": name} for name in names_of(run / "vectors")]}
     failed: list[BaseException] = []
 
     def load() -> None:
         try:
-            Loader(run, address)(items)
+            Loader(run, endpoint)(items)
         except StoreError as error:
             failed.append(error)
 
@@ -105,14 +105,14 @@ def rows_per_second(run: RunDir, address: Endpoint, n_texts: int, limit_s: float
     seconds, whole = time.perf_counter() - started, not thread.is_alive() and not failed
     if whole:
         return n_texts / seconds, True
-    with contextlib.suppress(Exception), Channel(dataclasses.replace(address, patience_s=120)) as link:
-        return link.count() / (time.perf_counter() - started), False
+    with contextlib.suppress(Exception), Channel(dataclasses.replace(endpoint, patience_s=120)) as channel:
+        return channel.count() / (time.perf_counter() - started), False
     return 0.0, False
 
 
-def queries_per_second(run: RunDir, address: Endpoint, n_texts: int, dim: int) -> float:
+def queries_per_second(run: RunDir, endpoint: Endpoint, n_texts: int, dim: int) -> float:
     """Queries a second through the searcher, on the first QUERIES rows, by one actor of two that the product has."""
-    searcher = Searcher(run, address, "L2", {}, K, 1000, np.eye(1, dim, dtype=np.float32), n_texts)
+    searcher = Searcher(run, endpoint, "L2", {}, K, 1000, np.eye(1, dim, dtype=np.float32), n_texts)
     table = store.read_table(run / "vectors" / part_name(0)).slice(0, min(QUERIES, n_texts))
     asked = RunDir(Path(str(run.path) + "-asked"))
     write_table(asked / "vectors" / part_name(0), table)
@@ -126,17 +126,17 @@ def measure(run: RunDir, n_texts: int, dim: int, limit_s: float) -> str:
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
         home = Path(folder) / "store"
         with embedded_server(home) as uri:
-            address = Endpoint(uri, "texts", home=str(home))
-            with connected(address) as client, Channel(address) as link:
-                prepare_collection(run, client, "texts", "L2", dim, run.id, "mark")
-                rows, whole = rows_per_second(run, address, n_texts, limit_s)
+            endpoint = Endpoint(uri, "texts", home=str(home))
+            with connected(endpoint) as client, Channel(endpoint) as channel:
+                prepare_collection(run, client, "texts", "L2", dim, "mark")
+                rows, whole = rows_per_second(run, endpoint, n_texts, limit_s)
                 if not whole:
                     return f"{rows:,.0f} (stopped after {limit_s:g} s) | |"
                 started = time.perf_counter()
-                make_searchable(client, link, StoreSection(), n_texts)
-                assert audit_collection(run, link, n_texts) == []
+                make_searchable(client, channel, StoreSection(), n_texts)
+                assert audit_collection(run, channel, n_texts) == []
                 audit = time.perf_counter() - started
-            queries = queries_per_second(run, address, n_texts, dim)
+            queries = queries_per_second(run, endpoint, n_texts, dim)
     return f"{rows:,.0f} | {audit:.1f} | {queries:,.0f}"
 
 

@@ -126,13 +126,13 @@ def stage_load(run: RunDir, uri: str, n_texts: int, load: str) -> Figures:
     name = f"covey_{load}"
     shared = run / "shared"
     store = StoreSection(uri=uri, load=load, bulk_path=str(shared) if load == "bulk" else None)
-    address = Endpoint(uri, name)
+    endpoint = Endpoint(uri, name)
     client = MilvusClient(uri=uri)
     if client.has_collection(name):
         client.drop_collection(name)
-    prepare_collection(run, client, name, "L2", DIM, run.id, "mark")
+    prepare_collection(run, client, name, "L2", DIM, "mark")
     with timed() as loaded, counting_usage() as used:
-        (load_bulk if load == "bulk" else load_stream)(run, address, store)
+        (load_bulk if load == "bulk" else load_stream)(run, endpoint, store)
     begun = [path.stat().st_mtime for path in (run / "loaded").glob("*.begun")]
     done = [path.stat().st_mtime for path in (run / "loaded").glob("*.done")]
     with timed() as flushed:
@@ -174,9 +174,9 @@ def bare_search(uri: str, name: str, vectors: np.ndarray, nq: int, threads: int)
 
 def stage_search(run: RunDir, uri: str, n_texts: int, cfg: SearchSection) -> Figures:
     run.remove("neighbors")
-    address, store = Endpoint(uri, "covey_bench"), StoreSection(uri=uri, params=INDEX)
+    endpoint, store = Endpoint(uri, "covey_bench"), StoreSection(uri=uri, params=INDEX)
     with timed() as clock:
-        figures = search_neighbors(run, address, store, cfg, n_texts, 0)
+        figures = search_neighbors(run, endpoint, store, cfg, n_texts, 0)
     done = sorted(path.stat().st_mtime for path in parts(run / "neighbors"))
     print(f"stage search: {figures['params']}, {figures['queries_per_second']:,.0f} queries/s", flush=True)
     return {**figures, "seconds": clock.seconds, "part_seconds": done[-1] - done[0], "parts": len(done)}
@@ -237,7 +237,7 @@ def measure_searching(run: RunDir, uri: str, vectors: np.ndarray, rivals: bool) 
     found: Figures = {}
     store = StoreSection(uri=uri, params=INDEX)
     with timed() as clock:
-        found["store"] = store_vectors(run, Endpoint(uri, "covey_bench"), store, n_texts, DIM, run.id, "mark")
+        found["store"] = store_vectors(run, Endpoint(uri, "covey_bench"), store, n_texts, DIM, "mark")
     found["store_seconds"] = clock.seconds
     target = SearchSection(k=K, target_recall=0.98, recall_sample=1000)
     found["target"] = stage_search(run, uri, n_texts, target)

@@ -99,9 +99,8 @@ def without_ray() -> Any:
 def bare_stages(words: list[str], run: RunDir) -> dict[str, float]:
     """Seconds of each stage's function on a directory of its own."""
     config = load_config("cluster_configs/laptop.yaml", [*words, f"run.dir={run.path}", "store.collection=bare"])
-    address, seconds = endpoint_of(config, config.store.uri), {}
+    endpoint, seconds = endpoint_of(config, config.store.uri), {}
     metric, k, seed = config.store.metric, config.graph_k, config.run.seed
-    run_id = run.id
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         started = time.perf_counter()
@@ -112,8 +111,8 @@ def bare_stages(words: list[str], run: RunDir) -> dict[str, float]:
     files = read.find_files(config.read)
     n_texts = timed("read", lambda: read.read_texts(files, config.read, run, 2))["texts"]
     dim = timed("embed", lambda: embed.embed_texts(run, config.embed))["dim"]
-    timed("store", lambda: store.store_vectors(run, address, config.store, n_texts, dim, run_id, "bare"))
-    timed("search", lambda: search.search_neighbors(run, address, config.store, config.search, n_texts, seed))
+    timed("store", lambda: store.store_vectors(run, endpoint, config.store, n_texts, dim, "bare"))
+    timed("search", lambda: search.search_neighbors(run, endpoint, config.store, config.search, n_texts, seed))
     timed("graph", lambda: graph.build_graph(run, config.graph, k, n_texts, metric))
     timed("forest", lambda: forest.build_forest(run, config.cluster, config.graph, k, metric, seed, shards=1))
     timed("cluster", lambda: cluster.cluster_graph(run, config.cluster, config.graph, k, metric))

@@ -163,40 +163,40 @@ def search_collection(config: RunConfig, run: RunDir, marks: dict[str, str], n_t
     searched = run.finished("search", marks["search"])
     if searched and (manifest.get("loaded") != mark if config.store.keep else manifest.get("dropped") == mark):
         return
-    with open_store(config, run) as address:
+    with open_store(config, run) as endpoint:
         if not searched:
-            ours = manifest.get("loaded") == mark or not run.finished("store", mark) or not is_in_use(address)
+            ours = manifest.get("loaded") == mark or not run.finished("store", mark) or not is_in_use(endpoint)
             run.update_manifest(dropped=None, loaded=mark if ours and not config.store.embedded else None)
-            load_and_search(config, run, address, marks, n_texts, embedded)
+            load_and_search(config, run, endpoint, marks, n_texts, embedded)
         if not config.store.keep:
-            drop_collection(address, run.id)
+            drop_collection(endpoint, run.id)
             run.update_manifest(dropped=mark)
         elif run.manifest.get("loaded"):
             try:
-                release_store(address, run.id)
+                release_store(endpoint, run.id)
             except (ConfigError, StoreError) as error:
-                log.warning("store: collection %s stays loaded: %s", address.collection, error)
+                log.warning("store: collection %s stays loaded: %s", endpoint.collection, error)
         run.update_manifest(loaded=None)
 
 
 def load_and_search(
-    config: RunConfig, run: RunDir, address: Endpoint, marks: dict[str, str], n_texts: int, embedded: Figures
+    config: RunConfig, run: RunDir, endpoint: Endpoint, marks: dict[str, str], n_texts: int, embedded: Figures
 ) -> None:
     store, search = config.store, config.search
     n_vectors = embedded.get("vectors", n_texts)
     if run.finished("store", marks["store"]):
         try:
-            confirm_store(address, n_vectors, run.id, marks["store"])
+            confirm_store(endpoint, n_vectors, run.id, marks["store"])
         except StoreError as error:
             log.warning("store: %s; loading again", error)
             _forget_store(run, error)
 
     def load() -> Figures:
-        return store_vectors(run, address, store, n_texts, embedded["dim"], run.id, marks["store"])
+        return store_vectors(run, endpoint, store, n_texts, embedded["dim"], marks["store"])
 
     def ask() -> Figures:
-        figures = search_neighbors(run, address, store, search, n_texts, config.run.seed)
-        confirm_unchanged(run, address, n_vectors)
+        figures = search_neighbors(run, endpoint, store, search, n_texts, config.run.seed)
+        confirm_unchanged(run, endpoint, n_vectors)
         return figures
 
     do_stage(config, run, marks, "store", load)

@@ -40,17 +40,17 @@ FORGOTTEN = ("job does not exist", "key not found", "task id doesn't exist")
 FAILED = {common_pb2.ImportFailed, common_pb2.ImportFailedAndCleaned}
 
 
-def check_bulk(address: Endpoint, store: StoreSection, version: tuple[int, ...]) -> None:
+def check_bulk(endpoint: Endpoint, store: StoreSection, version: tuple[int, ...]) -> None:
     """Before any work: the server imports Parquet, and the place for the files can be written.
 
     Raises: ConfigError that says what the server cannot do, or what is wrong with store.bulk_path.
     """
     shown = ".".join(map(str, version))
     if version < OLDEST:
-        raise ConfigError([f"store.load=bulk: the server at {address.uri} is {shown}; Parquet imports begin with 2.3"])
+        raise ConfigError([f"store.load=bulk: the server at {endpoint.uri} is {shown}; Parquet imports begin with 2.3"])
     if version >= REST:
-        _post(address, "list", {"collectionName": address.collection}, absent_is_fine=True)
-    filesystem, folder = files_of(store)
+        _post(endpoint, "list", {"collectionName": endpoint.collection}, absent_is_fine=True)
+    filesystem, folder = bulk_folder(store)
     try:
         filesystem.create_dir(folder, recursive=True)
         with filesystem.open_output_stream(f"{folder}/.covey-probe") as probe:
@@ -60,7 +60,7 @@ def check_bulk(address: Endpoint, store: StoreSection, version: tuple[int, ...])
         raise ConfigError([f"store.bulk_path: {store.bulk_path} cannot be written: {error}"]) from None
 
 
-def files_of(store: StoreSection) -> tuple[pa.fs.FileSystem, str]:
+def bulk_folder(store: StoreSection) -> tuple[pa.fs.FileSystem, str]:
     """The file system of store.bulk_path, and the path within it.
 
     Raises: ConfigError for a URI that names no file system.
@@ -77,7 +77,7 @@ class Exporter:
 
     def __init__(self, run: RunDir, store: StoreSection, folder: str) -> None:
         self.run, self.folder = run, folder
-        self.filesystem, _ = files_of(store)
+        self.filesystem, _ = bulk_folder(store)
 
     def __call__(self, item: Item) -> Item:
         rows = 0
@@ -98,7 +98,7 @@ class Exporter:
         return {"rows": rows}
 
 
-def load_bulk(run: RunDir, address: Endpoint, store: StoreSection) -> Figures:
+def load_bulk(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
     """Write files where the server reads them, let it import them, and wait until it has.
 
     What is asked for is noted beside the run first; after a crash the server's own list of jobs says what came of it.
@@ -107,9 +107,9 @@ def load_bulk(run: RunDir, address: Endpoint, store: StoreSection) -> Figures:
     Raises: StoreError with the server's reason when an import fails.
     """
     started = time.perf_counter()
-    jobs = _Jobs(run, address)
-    filesystem, root = files_of(store)
-    folder = f"{root}/{address.collection}-{run.id}"
+    jobs = ImportJobs(run, endpoint)
+    filesystem, root = bulk_folder(store)
+    folder = f"{root}/{endpoint.collection}-{run.id}"
     filesystem.create_dir(folder, recursive=True)
     paths = parts(run / "vectors")
     dim = int(read_schema(paths[0]).field("vector").type.list_size)
@@ -119,7 +119,7 @@ def load_bulk(run: RunDir, address: Endpoint, store: StoreSection) -> Figures:
     items: list[Item] = [
         {"file": f"part-{at:06d}.parquet", "names": list(map(str, share))} for at, share in enumerate(shares)
     ]
-    todo = [item for item in items if item["file"] not in jobs.noted]
+    todo = [item for item in items if item["file"] not in jobs.states]
     map_parts(Exporter, todo, actors=node_cpus(), run=run, store=store, folder=folder)
     retries = sum(jobs.start(item["file"], _as_server_sees(store, folder, item["file"])) for item in todo)
     jobs.wait(store)
@@ -143,33 +143,34 @@ def _as_server_sees(store: StoreSection, folder: str, file: str) -> str:
     return f"{folder}/{file}" if is_local(str(store.bulk_path)) else f"{folder.partition('/')[2]}/{file}"
 
 
-class _Jobs:
+class ImportJobs:
     """The import jobs of a run, noted in loaded/bulk.json: file -> job, or ASKED (no answer yet), or DONE."""
 
-    def __init__(self, run: RunDir, address: Endpoint) -> None:
+    def __init__(self, run: RunDir, endpoint: Endpoint) -> None:
         self.path = run / "loaded" / "bulk.json"
-        self.address, self.link = address, Channel(address)
-        with connected(address) as client:
+        self.endpoint, self.channel = endpoint, Channel(endpoint)
+        with connected(endpoint) as client:
             self.rest = server_version(client) >= REST
         self.seen: dict[str, str] = {}  # how far each job was when it was last looked at, in the server's words
-        self.noted: dict[str, str] = json.loads(self.path.read_text()) if self.path.exists() else {}
-        unknown = [file for file, job in self.noted.items() if job == ASKED]  # a start before died over the answer
-        known = retry(address, lambda _: self.known())[0] if unknown else {}
+        self.states: dict[str, str] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        unknown = [file for file, job in self.states.items() if job == ASKED]  # a start before died over the answer
+        known = retry(endpoint, lambda _: self.known())[0] if unknown else {}
         for file in unknown:
-            job = _holding(known, file)
+            job = _job_of(known, file)
             if job is None:
-                del self.noted[file]
+                del self.states[file]
             else:
                 self._note(file, job)
 
     def known(self) -> dict[str, str]:
         """The server's import jobs for the collection that have not failed, each with the names of its files."""
-        name, db_name = self.address.collection, self.address.db_name or ""
+        name, db_name = self.endpoint.collection, self.endpoint.db_name or ""
         if self.rest:
-            listed = _post(self.address, "list", {"collectionName": name, "dbName": db_name}).get("records") or []
+            listed = _post(self.endpoint, "list", {"collectionName": name, "dbName": db_name}).get("records") or []
             jobs = [str(record["jobId"]) for record in listed if record.get("state") != "Failed"]
-            return {job: str(_post(self.address, "describe", {"jobId": job, "dbName": db_name})) for job in jobs}
-        reply = self.link.call("ListImportTasks", milvus_pb2.ListImportTasksRequest(collection_name=name, limit=1000))
+            return {job: str(_post(self.endpoint, "describe", {"jobId": job, "dbName": db_name})) for job in jobs}
+        request = milvus_pb2.ListImportTasksRequest(collection_name=name, limit=1000)
+        reply = self.channel.call("ListImportTasks", request)
         return {
             str(task.id): " ".join(pair.value for pair in task.infos if pair.key == "files")
             for task in reply.tasks
@@ -179,19 +180,19 @@ class _Jobs:
     def start(self, file: str, seen: str) -> int:
         """Ask the server to import a file; return how often the request was repeated."""
         self._note(file, ASKED)
-        name, db_name = self.address.collection, self.address.db_name or ""
+        name, db_name = self.endpoint.collection, self.endpoint.db_name or ""
 
         def attempt(failures: int) -> str:
-            begun = _holding(self.known(), file) if failures else None  # where only the answer was lost
+            begun = _job_of(self.known(), file) if failures else None  # where only the answer was lost
             if begun:
                 return begun
             if self.rest:
-                answer = _post(self.address, "create", {"collectionName": name, "dbName": db_name, "files": [[seen]]})
+                answer = _post(self.endpoint, "create", {"collectionName": name, "dbName": db_name, "files": [[seen]]})
                 return str(answer["jobId"])
             request = milvus_pb2.ImportRequest(collection_name=name, db_name=db_name, files=[seen])
-            return str(self.link.call("Import", request).tasks[0])
+            return str(self.channel.call("Import", request).tasks[0])
 
-        job, retries = retry(self.address, attempt)
+        job, retries = retry(self.endpoint, attempt)
         self._note(file, job)
         return retries
 
@@ -202,16 +203,16 @@ class _Jobs:
         """
         seen, moved = progress.current_stage(), time.monotonic()
         before: dict[str, str] = {}
-        waiting = {job: file for file, job in self.noted.items() if job != DONE}
+        waiting = {job: file for file, job in self.states.items() if job != DONE}
         while waiting:
             for job, file in list(waiting.items()):
                 finished, reason = self.state(job)
                 if reason:
-                    self.noted.pop(file)  # the next start asks again
-                    write_json(self.path, self.noted)
+                    self.states.pop(file)  # the next start asks again
+                    write_json(self.path, self.states)
                     raise StoreError(
-                        f"collection {self.address.collection} at {self.address.uri}: the import of {file} failed: "
-                        f"{self.address.hidden(reason)}. The server must see store.bulk_path={store.bulk_path}. When "
+                        f"{self.endpoint}: the import of {file} failed: "
+                        f"{self.endpoint.redact(reason)}. The server must see store.bulk_path={store.bulk_path}. When "
                         f"that is mended, the same command goes on"
                     )
                 if finished:
@@ -219,15 +220,15 @@ class _Jobs:
                     self._note(file, DONE)
             if self.seen != before:
                 before, moved = dict(self.seen), time.monotonic()
-            if waiting and time.monotonic() - moved >= self.address.stall_s:
+            if waiting and time.monotonic() - moved >= self.endpoint.stall_s:
                 job, file = next(iter(waiting.items()))
                 raise StoreError(
-                    f"collection {self.address.collection} at {self.address.uri}: {len(waiting)} of {len(self.noted)} "
-                    f"imports stand still for {self.address.stall_s:g} s (store.stall_s); that of {file} (job {job}) "
+                    f"{self.endpoint}: {len(waiting)} of {len(self.states)} "
+                    f"imports stand still for {self.endpoint.stall_s:g} s (store.stall_s); that of {file} (job {job}) "
                     f"at {self.seen.get(job)}. Look at the server's own log; when it goes on, the same command does too"
                 )
             if seen:
-                seen.step("files imported", len(self.noted) - len(waiting), len(self.noted))
+                seen.step("files imported", len(self.states) - len(waiting), len(self.states))
             time.sleep(POLL_S if waiting else 0)
 
     def state(self, job: str) -> tuple[bool, str]:
@@ -244,15 +245,15 @@ class _Jobs:
                     return True, ""
                 raise
 
-        return retry(self.address, attempt)[0]
+        return retry(self.endpoint, attempt)[0]
 
     def _look(self, job: str) -> tuple[bool, str]:
         if self.rest:
-            answer = _post(self.address, "describe", {"jobId": job, "dbName": self.address.db_name or ""})
+            answer = _post(self.endpoint, "describe", {"jobId": job, "dbName": self.endpoint.db_name or ""})
             self.seen[job] = f"{answer['state']}, {answer.get('progress', 0)} %"
             failed = answer.get("reason") or "no reason given" if answer["state"] == "Failed" else ""
             return answer["state"] == "Completed", failed
-        reply = self.link.call("GetImportState", milvus_pb2.GetImportStateRequest(task=int(job)))
+        reply = self.channel.call("GetImportState", milvus_pb2.GetImportStateRequest(task=int(job)))
         told = {pair.key: pair.value for pair in reply.infos}
         self.seen[job] = f"{common_pb2.ImportState.Name(reply.state)}, {told.get('progress_percent', 0)} %"
         reasons = [pair.value for pair in reply.infos if pair.key == "failed_reason"]
@@ -260,31 +261,31 @@ class _Jobs:
         return reply.state == common_pb2.ImportCompleted, failed
 
     def _note(self, file: str, job: str) -> None:
-        self.noted[file] = job
-        write_json(self.path, self.noted)
+        self.states[file] = job
+        write_json(self.path, self.states)
 
 
-def _holding(jobs: dict[str, str], file: str) -> str | None:
+def _job_of(jobs: dict[str, str], file: str) -> str | None:
     return next((job for job, files in jobs.items() if file in files), None)
 
 
-def _post(address: Endpoint, verb: str, body: dict[str, Any], absent_is_fine: bool = False) -> dict[str, Any]:
+def _post(endpoint: Endpoint, verb: str, body: dict[str, Any], absent_is_fine: bool = False) -> dict[str, Any]:
     """The server's answer to a request about import jobs, over its REST service.
 
     Raises: MilvusException with the server's code; 2 where nothing answers, 1401 where the token is refused.
     """
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {address.token}"}
-    if address.db_name:
-        headers["DB-Name"] = address.db_name
-    place = urlsplit(address.uri)
-    host, port = str(place.hostname), place.port or (443 if address.secure else 19530)
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.token}"}
+    if endpoint.db_name:
+        headers["DB-Name"] = endpoint.db_name
+    place = urlsplit(endpoint.uri)
+    host, port = str(place.hostname), place.port or (443 if endpoint.secure else 19530)
     path = f"/v2/vectordb/jobs/import/{verb}"
-    connection = http.client.HTTPConnection(host, port, timeout=address.timeout_s)
+    connection = http.client.HTTPConnection(host, port, timeout=endpoint.timeout_s)
     try:
-        if address.secure:  # the certificate's name may be another than the address's
+        if endpoint.secure:  # the certificate's name may be another than the address's
             connection.connect()
-            context = ssl.create_default_context(cafile=address.ca_file)
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=address.server_name or host)
+            context = ssl.create_default_context(cafile=endpoint.ca_file)
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=endpoint.server_name or host)
         connection.request("POST", path, json.dumps(body), headers)
         reply = connection.getresponse()
         if reply.status != 200:

@@ -28,27 +28,26 @@ SERVICE = "/milvus.proto.milvus.MilvusService/"
 class Channel:
     """A channel of this process's own to the server, for columns instead of rows; threads may share it."""
 
-    def __init__(self, address: Endpoint) -> None:
-        self.address = address
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
         options: list[tuple[str, Any]] = [
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
-            *address.grpc_options.items(),
+            *endpoint.grpc_options.items(),
         ]
-        place = address.place
-        if address.secure:
-            if address.server_name:
-                options.append(("grpc.ssl_target_name_override", address.server_name))
-            root = Path(address.ca_file).read_bytes() if address.ca_file else None
-            self.channel = grpc.secure_channel(place, grpc.ssl_channel_credentials(root), options)
+        if endpoint.secure:
+            if endpoint.server_name:
+                options.append(("grpc.ssl_target_name_override", endpoint.server_name))
+            root = Path(endpoint.ca_file).read_bytes() if endpoint.ca_file else None
+            self._grpc = grpc.secure_channel(endpoint.host_port, grpc.ssl_channel_credentials(root), options)
         else:
-            self.channel = grpc.insecure_channel(place, options)
-        token = address.token
-        self.metadata = [("dbname", address.db_name or "")]
+            self._grpc = grpc.insecure_channel(endpoint.host_port, options)
+        token = endpoint.token
+        self.metadata = [("dbname", endpoint.db_name or "")]
         if token:
             self.metadata.append(("authorization", base64.b64encode(token.encode()).decode()))
-        self.stub = milvus_pb2_grpc.MilvusServiceStub(self.channel)
-        self._search = self.channel.unary_unary(
+        self.stub = milvus_pb2_grpc.MilvusServiceStub(self._grpc)
+        self._search = self._grpc.unary_unary(
             SERVICE + "Search", request_serializer=lambda request: request.SerializeToString()
         )
 
@@ -57,14 +56,14 @@ class Channel:
 
         Raises: RefusedError, grpc.RpcError.
         """
-        timeout_s = timeout_s or self.address.request_s
+        timeout_s = timeout_s or self.endpoint.request_s
         reply = getattr(self.stub, method)(request, timeout=timeout_s, metadata=self.metadata)
         _check(reply.status if hasattr(reply, "status") else reply)
         return reply
 
     def search(self, request: Any) -> tuple[Hits, int]:
         """The hits of a search request, and the bytes of the reply. Raises: RefusedError, grpc.RpcError."""
-        reply = self._search(request, timeout=self.address.request_s, metadata=self.metadata)
+        reply = self._search(request, timeout=self.endpoint.request_s, metadata=self.metadata)
         status, hits = read_hits(reply)
         _check(status)
         return hits, len(reply)
@@ -85,8 +84,8 @@ class Channel:
         return self.call(
             "Query",
             milvus_pb2.QueryRequest(
-                collection_name=collection or self.address.collection,
-                db_name=self.address.db_name or "",
+                collection_name=collection or self.endpoint.collection,
+                db_name=self.endpoint.db_name or "",
                 expr=expression,
                 output_fields=fields,
                 query_params=[common_pb2.KeyValuePair(key=key, value=value) for key, value in words.items()],
@@ -103,7 +102,7 @@ class Channel:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.channel.close()
+        self._grpc.close()
 
 
 def _check(status: Any) -> None:
@@ -118,16 +117,16 @@ def server_version(client: MilvusClient) -> tuple[int, ...]:
 
 
 @contextmanager
-def connected(address: Endpoint) -> Iterator[MilvusClient]:
+def connected(endpoint: Endpoint) -> Iterator[MilvusClient]:
     """A client for the time of the block; what it raises becomes a StoreError: where, what, and how to go on.
 
     Raises: ConfigError when there is no connection, see Address.connect.
     """
-    client = address.connect()
+    client = endpoint.connect()
     try:
         yield client
     except (grpc.RpcError, MilvusException, RefusedError) as error:
-        raise address.failed(error) from None
+        raise endpoint.store_error(error) from None
     finally:
         client.close()
 

@@ -34,11 +34,11 @@ def check_store(config: RunConfig, dim: int | None, run_id: str) -> None:
     """
     if config.store.embedded:
         return
-    address = endpoint_of(config, config.store.uri)
-    with connected(address) as client:
-        refuse_foreign(client, address.collection, config.store.metric, dim, run_id)
+    endpoint = endpoint_of(config, config.store.uri)
+    with connected(endpoint) as client:
+        refuse_foreign(client, endpoint.collection, config.store.metric, dim, run_id)
         if config.store.load == "bulk":
-            check_bulk(address, config.store, server_version(client))
+            check_bulk(endpoint, config.store, server_version(client))
 
 
 def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None, run_id: str) -> str | None:
@@ -70,12 +70,10 @@ def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None
     )
 
 
-def prepare_collection(
-    run: RunDir, client: MilvusClient, name: str, metric: str, dim: int, run_id: str, mark: str
-) -> None:
+def prepare_collection(run: RunDir, client: MilvusClient, name: str, metric: str, dim: int, fingerprint: str) -> None:
     """Make the collection unless this run's lies there already; of a new one, nothing is marked as loaded."""
-    description = f"{DESCRIPTION_PREFIX} {run_id} {mark}"
-    found = refuse_foreign(client, name, metric, dim, run_id)
+    description = f"{DESCRIPTION_PREFIX} {run.id} {fingerprint}"
+    found = refuse_foreign(client, name, metric, dim, run.id)
     if found == description:
         return
     run.remove(LOAD_STATE)
@@ -88,32 +86,32 @@ def prepare_collection(
     client.create_collection(name, schema=fields, consistency_level="Strong")
 
 
-def is_in_use(address: Endpoint) -> bool:
+def is_in_use(endpoint: Endpoint) -> bool:
     """Whether the collection is there and loaded."""
-    with connected(address) as client, Channel(address) as link:
-        return client.has_collection(address.collection) and retry(address, lambda _: is_loaded(link))[0]
+    with connected(endpoint) as client, Channel(endpoint) as channel:
+        return client.has_collection(endpoint.collection) and retry(endpoint, lambda _: is_loaded(channel))[0]
 
 
-def release_store(address: Endpoint, run_id: str) -> None:
+def release_store(endpoint: Endpoint, run_id: str) -> None:
     """Give back the memory of this run's collection; one that is not there, or not this run's, is left as it is.
 
     Raises: StoreError, ConfigError when the server does not do it.
     """
-    with connected(address) as client, Channel(address) as link:
-        found = client.has_collection(address.collection) and client.describe_collection(address.collection)
+    with connected(endpoint) as client, Channel(endpoint) as channel:
+        found = client.has_collection(endpoint.collection) and client.describe_collection(endpoint.collection)
         if found and str(found.get("description", "")).startswith(f"{DESCRIPTION_PREFIX} {run_id} "):
-            release_collection(link)
-            log.info("store: released collection %s from the server's memory; it stays stored", address.collection)
+            release_collection(channel)
+            log.info("store: released collection %s from the server's memory; it stays stored", endpoint.collection)
 
 
-def drop_collection(address: Endpoint, run_id: str) -> None:
+def drop_collection(endpoint: Endpoint, run_id: str) -> None:
     """Drop this run's collection if it is there; nobody else's."""
 
     def drop(_: int) -> None:
-        found = client.has_collection(address.collection) and client.describe_collection(address.collection)
+        found = client.has_collection(endpoint.collection) and client.describe_collection(endpoint.collection)
         if found and str(found.get("description", "")).startswith(f"{DESCRIPTION_PREFIX} {run_id} "):
-            client.drop_collection(address.collection)
-            log.info("store: dropped collection %s", address.collection)
+            client.drop_collection(endpoint.collection)
+            log.info("store: dropped collection %s", endpoint.collection)
 
-    with connected(address) as client:
-        retry(address, drop)
+    with connected(endpoint) as client:
+        retry(endpoint, drop)

@@ -19,9 +19,9 @@ from pathlib import Path
 from clustering.errors import ConfigError, StoreError
 
 log = logging.getLogger("covey")
-UP_S = 30  # until a server that was started answers
-SOON_S = 6  # a server that ends earlier after its start ends soon
-SOON_ENDS = 6  # in a row, after which it is not started again
+START_TIMEOUT_S = 30  # until a server that was started answers
+QUICK_EXIT_S = 6  # a server that ends earlier after its start ends soon
+MAX_QUICK_EXITS = 6  # in a row, after which it is not started again
 GIVEN_UP = "given-up"  # in the store's folder: why the server is not started again, for workers that wait for it
 
 
@@ -89,7 +89,7 @@ class _Server:
             self.process = subprocess.Popen(
                 self.command, cwd=self.folder, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + UP_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not self.ending.is_set():
             if self.process.poll() is not None:
                 raise StoreError(
@@ -100,7 +100,7 @@ class _Server:
                 return
             if time.monotonic() > deadline:
                 self._kill()
-                raise StoreError(f"the embedded Milvus did not come up within {UP_S} s; see {self.log}")
+                raise StoreError(f"the embedded Milvus did not come up within {START_TIMEOUT_S} s; see {self.log}")
             time.sleep(0.05)
 
     def keep(self) -> None:
@@ -113,10 +113,10 @@ class _Server:
                 if self.ending.is_set():
                     return
                 self._kill()  # what a killed watcher may have left
-                soon = soon + 1 if time.monotonic() - since < SOON_S else 1
+                soon = soon + 1 if time.monotonic() - since < QUICK_EXIT_S else 1
                 words = f"the embedded Milvus ended (status {status}); see {self.log}"
-                if soon >= SOON_ENDS:
-                    self._give_up(f"{words}. It did so {soon} times, each within {SOON_S} s of its start")
+                if soon >= MAX_QUICK_EXITS:
+                    self._give_up(f"{words}. It did so {soon} times, each within {QUICK_EXIT_S} s of its start")
                     return
                 log.warning("store: %s. It is started again", words)
                 with contextlib.suppress(StoreError, OSError):  # then it has ended again

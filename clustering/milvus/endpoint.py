@@ -50,6 +50,9 @@ class Endpoint:
     home: str | None = None  # the folder of the embedded server, which is no other's and on this machine
     stall_s: float = 3600
 
+    def __str__(self) -> str:
+        return f"collection {self.collection} at {self.uri}"
+
     @property
     def embedded(self) -> bool:
         return self.home is not None
@@ -59,12 +62,12 @@ class Endpoint:
         return urlsplit(self.uri).hostname or ""
 
     @property
-    def place(self) -> str:
+    def host_port(self) -> str:
         """Host and port, as gRPC takes them."""
-        place = self.uri.split("://", 1)[1].split("/")[0]
+        host_port = self.uri.split("://", 1)[1].split("/")[0]
         if urlsplit(self.uri).port is None:
-            place += ":443" if self.secure else ":19530"
-        return place
+            host_port += ":443" if self.secure else ":19530"
+        return host_port
 
     @property
     def on_this_machine(self) -> bool:
@@ -145,7 +148,7 @@ class Endpoint:
             client.list_collections(timeout=self.timeout_s)
         except MilvusException as error:
             cause = str(getattr(error.__cause__, "details", lambda: "")() or "")  # the server's own words
-            reason = self.hidden(" ".join(f"{error.message or error} {cause}".split()))
+            reason = self.redact(" ".join(f"{error.message or error} {cause}".split()))
             if "verif" in reason.lower():
                 raise ConfigError(
                     [
@@ -177,7 +180,7 @@ class Endpoint:
             f"where it is reached without one, set no_proxy={self.host}"
         )
 
-    def hidden(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """The text without the token, its password, or their encoding in the request's header."""
         try:
             token = self.token
@@ -187,15 +190,12 @@ class Endpoint:
             text = text.replace(secret, "***") if secret else text
         return text
 
-    def failed(self, error: Exception) -> StoreError:
+    def store_error(self, error: Exception) -> StoreError:
         """What a client or channel raised, as an error that says where, what, and how to go on."""
-        words = self.hidden(reason_of(error)) + self.proxy_words
+        words = self.redact(reason_of(error)) + self.proxy_words
         if self.home:
             words += f" (the embedded server's log is {self.home}/server.log)"
-        return StoreError(
-            f"collection {self.collection} at {self.uri}: {words}. When that is mended, the same command goes on from "
-            f"the last finished part"
-        )
+        return StoreError(f"{self}: {words}. When that is mended, the same command goes on from the last finished part")
 
 
 class _TimelyClient(MilvusClient):  # type: ignore[misc]
@@ -225,20 +225,20 @@ def _bypasses_proxy(host: str) -> bool:
 _warned: set[str] = set()  # addresses
 
 
-def warn_of_open_token(address: Endpoint, token: str) -> None:
+def warn_of_open_token(endpoint: Endpoint, token: str) -> None:
     """Say once that a token travels unencrypted to another machine, where anyone on the way can read it."""
-    if token and not address.secure and not address.on_this_machine and address.uri not in _warned:
-        _warned.add(address.uri)
+    if token and not endpoint.secure and not endpoint.on_this_machine and endpoint.uri not in _warned:
+        _warned.add(endpoint.uri)
         log.warning(
             "%s.uri=%s is plain http: the token is sent without encryption to another machine. Use https://, and "
-            "%s.ca_file for an authority of your own", address.section, address.uri, address.section,
+            "%s.ca_file for an authority of your own", endpoint.section, endpoint.uri, endpoint.section,
         )  # fmt: skip
 
 
-def _refuse_unreachable(address: Endpoint) -> None:
+def _refuse_unreachable(endpoint: Endpoint) -> None:
     """Say early, and within a stated time, that nobody listens; a client would try far longer."""
-    host, _, port = address.place.rpartition(":")
-    section, deadline = address.section, time.monotonic() + address.timeout_s
+    host, _, port = endpoint.host_port.rpartition(":")
+    section, deadline = endpoint.section, time.monotonic() + endpoint.timeout_s
     while True:
         try:
             left = max(0.1, deadline - time.monotonic())
@@ -248,7 +248,7 @@ def _refuse_unreachable(address: Endpoint) -> None:
             if time.monotonic() + 0.5 >= deadline:
                 raise ConfigError(
                     [
-                        f"{section}.uri: nothing answers at {address.uri} ({error}); tried for {address.timeout_s:g} "
+                        f"{section}.uri: nothing answers at {endpoint.uri} ({error}); tried for {endpoint.timeout_s:g} "
                         f"s. Start Milvus there, or correct {section}.uri"
                         f"{', or set it to embedded' if section == 'store' else ''}"
                     ]

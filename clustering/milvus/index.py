@@ -29,50 +29,50 @@ class StalledError(StoreError):
     """What a server works on does not move."""
 
 
-def make_searchable(client: MilvusClient, link: Channel, store: StoreSection, n_vectors: int) -> int | None:
+def make_searchable(client: MilvusClient, channel: Channel, store: StoreSection, n_vectors: int) -> int | None:
     """Flush once, build the index, merge small segments, load; return the number of segments where it is known.
 
     Raises: StoreError, also where one of them does not move for ``store.stall_s``.
     """
-    flush(link)
-    retry(link.address, lambda _: _build_index(client, link, store, n_vectors))
-    wait_until(link.address, "rows indexed", lambda: _index_progress(link), n_vectors)
+    flush(channel)
+    retry(channel.endpoint, lambda _: _build_index(client, channel, store, n_vectors))
+    wait_until(channel.endpoint, "rows indexed", lambda: _index_progress(channel), n_vectors)
     if not store.embedded:
-        merge_segments(client, link)
-        wait_until(link.address, "rows indexed", lambda: _index_progress(link), n_vectors)
-    load_collection(link)
-    return None if store.embedded else len(segments_of(link))
+        merge_segments(client, channel)
+        wait_until(channel.endpoint, "rows indexed", lambda: _index_progress(channel), n_vectors)
+    load_collection(channel)
+    return None if store.embedded else len(list_segments(channel))
 
 
-def flush(link: Channel) -> None:
+def flush(channel: Channel) -> None:
     """Have all that was written put into segments."""
-    place = {"db_name": link.address.db_name or ""}
-    name = link.address.collection
+    place = {"db_name": channel.endpoint.db_name or ""}
+    name = channel.endpoint.collection
     request = milvus_pb2.FlushRequest(collection_names=[name], **place)
-    reply, _ = retry(link.address, lambda _: link.call("Flush", request, _long(link.address)))
+    reply, _ = retry(channel.endpoint, lambda _: channel.call("Flush", request, _long(channel.endpoint)))
     segments, at = reply.coll_segIDs[name].data, reply.coll_flush_ts[name]
     if not segments and not at:  # the embedded one has nothing to wait for
         return
     asked = milvus_pb2.GetFlushStateRequest(segmentIDs=segments, flush_ts=at, collection_name=name, **place)
-    wait_until(link.address, "writes flushed", lambda: int(link.call("GetFlushState", asked).flushed), 1)
+    wait_until(channel.endpoint, "writes flushed", lambda: int(channel.call("GetFlushState", asked).flushed), 1)
 
 
-def _build_index(client: MilvusClient, link: Channel, store: StoreSection, n_vectors: int) -> None:
-    name, address = link.address.collection, link.address
+def _build_index(client: MilvusClient, channel: Channel, store: StoreSection, n_vectors: int) -> None:
+    name, endpoint = channel.endpoint.collection, channel.endpoint
     if client.list_indexes(name):
         return
     params = json.dumps(index_params(store, n_vectors))
     words = {"index_type": store.index_type, "metric_type": store.metric, "params": params}
     request = milvus_pb2.CreateIndexRequest(
-        collection_name=name, db_name=address.db_name or "", field_name=VECTOR,
+        collection_name=name, db_name=endpoint.db_name or "", field_name=VECTOR,
         extra_params=[common_pb2.KeyValuePair(key=key, value=value) for key, value in words.items()],
     )  # fmt: skip
-    link.call("CreateIndex", request, _long(address))
+    channel.call("CreateIndex", request, _long(endpoint))
 
 
-def _long(address: Endpoint) -> float:
+def _long(endpoint: Endpoint) -> float:
     """How long to wait for what a server only takes note of, and the embedded one does before it answers."""
-    return max(address.request_s, address.stall_s) if address.embedded else address.request_s
+    return max(endpoint.request_s, endpoint.stall_s) if endpoint.embedded else endpoint.request_s
 
 
 def index_params(store: StoreSection, n_vectors: int) -> dict[str, Any]:
@@ -86,13 +86,13 @@ def index_params(store: StoreSection, n_vectors: int) -> dict[str, Any]:
     return {**usual.get(store.index_type, {}), **store.params}
 
 
-def _index_progress(link: Channel) -> int:
+def _index_progress(channel: Channel) -> int:
     """Rows with an index; DONE when all have one."""
-    name = link.address.collection
+    name = channel.endpoint.collection
     request = milvus_pb2.DescribeIndexRequest(
-        collection_name=name, field_name=VECTOR, db_name=link.address.db_name or ""
+        collection_name=name, field_name=VECTOR, db_name=channel.endpoint.db_name or ""
     )
-    (index,) = link.call("DescribeIndex", request).index_descriptions
+    (index,) = channel.call("DescribeIndex", request).index_descriptions
     if index.state == common_pb2.Failed:
         raise StoreError(f"the index of {name} failed: {index.index_state_fail_reason or 'no reason given'}")
     if index.state == common_pb2.Finished and index.pending_index_rows <= 0:
@@ -100,94 +100,96 @@ def _index_progress(link: Channel) -> int:
     return int(index.indexed_rows)
 
 
-def segments_of(link: Channel) -> list[tuple[int, int]]:
+def list_segments(channel: Channel) -> list[tuple[int, int]]:
     """Id and rows of the collection's flushed segments."""
     request = milvus_pb2.GetPersistentSegmentInfoRequest(
-        collectionName=link.address.collection, dbName=link.address.db_name or ""
+        collectionName=channel.endpoint.collection, dbName=channel.endpoint.db_name or ""
     )
-    reply, _ = retry(link.address, lambda _: link.call("GetPersistentSegmentInfo", request))
+    reply, _ = retry(channel.endpoint, lambda _: channel.call("GetPersistentSegmentInfo", request))
     return [(info.segmentID, info.num_rows) for info in reply.infos]
 
 
-def merge_segments(client: MilvusClient, link: Channel) -> bool:
+def merge_segments(client: MilvusClient, channel: Channel) -> bool:
     """Merge segments, because each is searched on its own; to the largest size where the server takes one.
 
     Servers merge only what has an index, so this comes after it. A merge that does not move is left to the server, with
     a warning: a search of many segments is slower, but not wrong. Returns whether anything was merged.
     """
-    name, address = link.address.collection, link.address
-    before = {segment for segment, _ in segments_of(link)}
+    name, endpoint = channel.endpoint.collection, channel.endpoint
+    before = {segment for segment, _ in list_segments(channel)}
     if len(before) < 2:
         return False
     size = {"target_size": (1 << 63) - 1} if server_version(client) >= FORCE_MERGE else {}
-    job, _ = retry(address, lambda _: client.compact(name, **size))
+    job, _ = retry(endpoint, lambda _: client.compact(name, **size))
     asked = milvus_pb2.GetCompactionStateRequest(compactionID=job)
     merged = 0
 
     def merges() -> int:
         nonlocal merged
-        reply = link.call("GetCompactionState", asked)
+        reply = channel.call("GetCompactionState", asked)
         merged = reply.completedPlanNo
         return DONE if reply.state == common_pb2.Completed else merged
 
     try:
-        wait_until(address, "merges", merges, len(before))
+        wait_until(endpoint, "merges", merges, len(before))
         if merged:  # counted once the merged segment has taken the place of those that it was made of
-            wait_until(address, "merged segments", lambda: int({one for one, _ in segments_of(link)} != before), 1)
+            wait_until(
+                endpoint, "merged segments", lambda: int({one for one, _ in list_segments(channel)} != before), 1
+            )
     except StalledError as error:
         log.warning("%s. The search goes on with the segments as they are", error)
     return merged > 0
 
 
-def load_collection(link: Channel) -> None:
+def load_collection(channel: Channel) -> None:
     """Have the collection held in the memory of the nodes that search; that it is there already does no harm."""
-    place = {"collection_name": link.address.collection, "db_name": link.address.db_name or ""}
+    place = {"collection_name": channel.endpoint.collection, "db_name": channel.endpoint.db_name or ""}
     request = milvus_pb2.LoadCollectionRequest(replica_number=1, **place)
-    retry(link.address, lambda _: link.call("LoadCollection", request, _long(link.address)))
-    wait_until(link.address, "percent loaded", lambda: _load_progress(link), 100)
+    retry(channel.endpoint, lambda _: channel.call("LoadCollection", request, _long(channel.endpoint)))
+    wait_until(channel.endpoint, "percent loaded", lambda: _load_progress(channel), 100)
 
 
-def is_loaded(link: Channel) -> bool:
+def is_loaded(channel: Channel) -> bool:
     """Whether the collection is held in memory, or about to be."""
-    return _load_state(link) in (common_pb2.LoadStateLoaded, common_pb2.LoadStateLoading)
+    return _load_state(channel) in (common_pb2.LoadStateLoaded, common_pb2.LoadStateLoading)
 
 
-def _load_state(link: Channel) -> int:
-    place = {"collection_name": link.address.collection, "db_name": link.address.db_name or ""}
-    return int(link.call("GetLoadState", milvus_pb2.GetLoadStateRequest(**place)).state)
+def _load_state(channel: Channel) -> int:
+    place = {"collection_name": channel.endpoint.collection, "db_name": channel.endpoint.db_name or ""}
+    return int(channel.call("GetLoadState", milvus_pb2.GetLoadStateRequest(**place)).state)
 
 
-def _load_progress(link: Channel) -> int:
-    if _load_state(link) == common_pb2.LoadStateLoaded:
+def _load_progress(channel: Channel) -> int:
+    if _load_state(channel) == common_pb2.LoadStateLoaded:
         return DONE
-    place = {"collection_name": link.address.collection, "db_name": link.address.db_name or ""}
-    return int(link.call("GetLoadingProgress", milvus_pb2.GetLoadingProgressRequest(**place)).progress)
+    place = {"collection_name": channel.endpoint.collection, "db_name": channel.endpoint.db_name or ""}
+    return int(channel.call("GetLoadingProgress", milvus_pb2.GetLoadingProgressRequest(**place)).progress)
 
 
-def release_collection(link: Channel) -> None:
+def release_collection(channel: Channel) -> None:
     """Give back the memory that a loaded collection takes; its data and its index stay."""
-    place = {"collection_name": link.address.collection, "db_name": link.address.db_name or ""}
+    place = {"collection_name": channel.endpoint.collection, "db_name": channel.endpoint.db_name or ""}
     request = milvus_pb2.ReleaseCollectionRequest(**place)
-    retry(link.address, lambda _: link.call("ReleaseCollection", request))
+    retry(channel.endpoint, lambda _: channel.call("ReleaseCollection", request))
 
 
-def wait_until(address: Endpoint, what: str, progress: Callable[[], int], goal: int) -> None:
+def wait_until(endpoint: Endpoint, what: str, progress: Callable[[], int], goal: int) -> None:
     """Wait until progress reaches the goal; who watches is told how far it is.
 
     Raises: StalledError when it stands still for ``address.stall_s``.
     """
     seen, best, moved = current_stage(), -1, time.monotonic()
     while True:
-        done, _ = retry(address, lambda _: progress())
+        done, _ = retry(endpoint, lambda _: progress())
         if done >= goal:
             return
         now = time.monotonic()
         if done != best:  # less than before counts, too: the server has begun anew
             best, moved = done, now
-        if now - moved >= address.stall_s:
+        if now - moved >= endpoint.stall_s:
             raise StalledError(
-                f"collection {address.collection} at {address.uri}: {what} stand at {done:,} of {goal:,} for "
-                f"{address.stall_s:g} s (store.stall_s). Look at the server's own log; when it goes on, the same "
+                f"{endpoint}: {what} stand at {done:,} of {goal:,} for "
+                f"{endpoint.stall_s:g} s (store.stall_s). Look at the server's own log; when it goes on, the same "
                 f"command does, too"
             )
         if seen:

@@ -32,13 +32,13 @@ class Loader:
     was lost), it is upserted, which leaves one entity of each key however often it is repeated.
     """
 
-    def __init__(self, run: RunDir, address: Endpoint) -> None:
+    def __init__(self, run: RunDir, endpoint: Endpoint) -> None:
         self.run = run
-        self.address = address
-        self.link = Channel(address)
-        self.request_bytes = EMBEDDED_REQUEST_BYTES if address.embedded else REQUEST_BYTES
-        self.in_flight = EMBEDDED_IN_FLIGHT if address.embedded else IN_FLIGHT
-        self.pace: RequestSize | None = None
+        self.endpoint = endpoint
+        self.channel = Channel(endpoint)
+        self.request_bytes = EMBEDDED_REQUEST_BYTES if endpoint.embedded else REQUEST_BYTES
+        self.in_flight = EMBEDDED_IN_FLIGHT if endpoint.embedded else IN_FLIGHT
+        self.request_size: RequestSize | None = None
 
     def __call__(self, item: Item) -> Item:
         with ThreadPoolExecutor(self.in_flight) as pool:
@@ -67,25 +67,25 @@ class Loader:
     def send(self, rows: IntArray, vectors: FloatArray, again: bool) -> int:
         """Write some rows, in requests of about the same size; return how often requests were repeated."""
         most = max(1, self.request_bytes // (4 * vectors.shape[1]))
-        pace = self.pace = self.pace or RequestSize(most)
+        request_size = self.request_size = self.request_size or RequestSize(most)
         retries = at = 0
         while at < len(rows):
-            requests = -(-(len(rows) - at) // pace.rows)
+            requests = -(-(len(rows) - at) // request_size.rows)
             some = slice(at, at + -(-(len(rows) - at) // requests))
-            retries += self._write(rows[some], vectors[some], again, pace)
+            retries += self._write(rows[some], vectors[some], again, request_size)
             at = some.stop
         return retries
 
-    def _write(self, rows: IntArray, vectors: FloatArray, again: bool, pace: RequestSize) -> int:
+    def _write(self, rows: IntArray, vectors: FloatArray, again: bool, request_size: RequestSize) -> int:
         def ask(some: slice, seen: bool) -> None:
             kind = "upsert" if again or seen else "insert"
-            place = self.address.collection, self.address.db_name or ""
-            self.link.call(kind.capitalize(), write_request(kind, *place, rows[some], vectors[some]))
+            place = self.endpoint.collection, self.endpoint.db_name or ""
+            self.channel.call(kind.capitalize(), write_request(kind, *place, rows[some], vectors[some]))
 
-        return retry_in_halves(self.address, pace, len(rows), ask)[1]
+        return retry_in_halves(self.endpoint, request_size, len(rows), ask)[1]
 
 
-def load_stream(run: RunDir, address: Endpoint, store: StoreSection) -> Figures:
+def load_stream(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
     """Send all parts through write actors. Returns: rows_per_second, retries."""
     started = time.perf_counter()
     actors = 1 if store.embedded else 2  # Milvus Lite takes one writer a collection
@@ -93,7 +93,7 @@ def load_stream(run: RunDir, address: Endpoint, store: StoreSection) -> Figures:
     in_flight = EMBEDDED_IN_FLIGHT if store.embedded else IN_FLIGHT
     size = min(8, max(in_flight, -(-len(names) // (4 * actors))))  # parts a call: to fill the line, and to share out
     items = [{"pieces": [{"name": name} for name in names[at : at + size]]} for at in range(0, len(names), size)]
-    results = map_parts(Loader, items, actors=actors, run=run, address=address)
+    results = map_parts(Loader, items, actors=actors, run=run, endpoint=endpoint)
     rows = sum(result["rows"] for result in results)
     return {
         "rows_per_second": round(rows / (time.perf_counter() - started), 1),

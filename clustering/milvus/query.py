@@ -34,18 +34,18 @@ class NeighborQuery:
     """
 
     def __init__(
-        self, address: Endpoint, metric: str, params: dict[str, Any], k: int, queries: int, n_texts: int = 0
+        self, endpoint: Endpoint, metric: str, params: dict[str, Any], k: int, queries: int, n_texts: int = 0
     ) -> None:
-        self.address, self.metric, self.params, self.k, self.n_texts = address, metric, params, k, n_texts
-        self.pace = RequestSize(queries)
-        self.link = Channel(address)
+        self.endpoint, self.metric, self.params, self.k, self.n_texts = endpoint, metric, params, k, n_texts
+        self.request_size = RequestSize(queries)
+        self.channel = Channel(endpoint)
         self.seen = False  # whether a request has waited for all that was written; nothing is written any more
         self.retries = 0
 
     def batch(self, dim: int) -> int:
         """Queries a request: neither it nor its reply comes near a server's limits, nor keeps the embedded one long."""
-        most = min(self.pace.rows, MESSAGE_BYTES // ((self.k + 1) * HIT_BYTES), MESSAGE_BYTES // (4 * dim))
-        if self.address.embedded and self.n_texts:
+        most = min(self.request_size.rows, MESSAGE_BYTES // ((self.k + 1) * HIT_BYTES), MESSAGE_BYTES // (4 * dim))
+        if self.endpoint.embedded and self.n_texts:
             most = min(most, max(EMBEDDED_QUERIES, EMBEDDED_PRODUCTS // (self.n_texts * dim)))
         return max(1, most)
 
@@ -60,12 +60,12 @@ class NeighborQuery:
         def ask(some: slice, again: bool) -> Hits:
             # A server that has been away may have loaded the collection anew.
             request = search_request(
-                self.address.collection, self.address.db_name or "", vectors[some], self.k + 1, self.metric,
+                self.endpoint.collection, self.endpoint.db_name or "", vectors[some], self.k + 1, self.metric,
                 self.params, strong=not self.seen or again,
             )  # fmt: skip
-            return self.link.search(request)[0]
+            return self.channel.search(request)[0]
 
-        replies, retries = retry_in_halves(self.address, self.pace, len(rows), ask)
+        replies, retries = retry_in_halves(self.endpoint, self.request_size, len(rows), ask)
         self.retries += retries
         self.seen = True
         ids, scores, counts = (
@@ -100,7 +100,7 @@ def nlist_of(store: StoreSection, n_texts: int) -> int:
 
 def tune_params(
     run: RunDir,
-    address: Endpoint,
+    endpoint: Endpoint,
     store: StoreSection,
     cfg: SearchSection,
     n_texts: int,
@@ -124,9 +124,9 @@ def tune_params(
     target = float(cfg.target_recall or 0)
     while True:
         params = {**cfg.params, key: value}
-        asker = make(address, store.metric, params, k, cfg.queries_per_request, n_texts)
+        asker = make(endpoint, store.metric, params, k, cfg.queries_per_request, n_texts)
         step = asker.batch(sample.vectors.shape[1])
-        with asker.link:
+        with asker.channel:
             found = [
                 asker.nearest(sample.rows[at : at + step], sample.vectors[at : at + step])
                 for at in range(0, len(sample.rows), step)

@@ -15,7 +15,7 @@ from clustering.milvus.embedded import reason_given_up
 
 T = TypeVar("T")
 FEW_TRIES = 3  # for a refusal that is neither known to pass nor known to stay
-SPLIT = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)  # too slow, or too large
+SPLIT_STATUS = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)  # too slow, or too large
 GROW_AFTER = 8  # requests in a row that work, until they hold twice as much again
 # What waiting cannot mend, by gRPC status and by the server's own codes: a wrong parameter, rights that are missing, a
 # collection that is gone, a disk that is full.
@@ -45,7 +45,7 @@ class Server(Protocol):
     @property
     def home(self) -> str | None: ...
 
-    def failed(self, error: Exception) -> StoreError: ...
+    def store_error(self, error: Exception) -> StoreError: ...
 
 
 class RefusedError(Exception):
@@ -54,7 +54,7 @@ class RefusedError(Exception):
     def __init__(self, status: Any) -> None:
         super().__init__(str(status.reason))
         self.code = int(status.code or status.error_code)
-        self.passing = bool(status.retriable)
+        self.retriable = bool(status.retriable)
 
 
 def reason_of(error: Exception) -> str:
@@ -73,12 +73,12 @@ def is_transient(error: Exception) -> bool | None:
         return False
     if status in TRANSIENT_STATUS or code in TRANSIENT_CODES or any(word in reason for word in TRANSIENT_WORDS):
         return True
-    if isinstance(error, RefusedError) and error.passing:
+    if isinstance(error, RefusedError) and error.retriable:
         return True
     return None
 
 
-def retry(address: Server, attempt: Callable[[int], T], since: float | None = None) -> tuple[T, int]:
+def retry(endpoint: Server, attempt: Callable[[int], T], since: float | None = None) -> tuple[T, int]:
     """Call until it works; return its result, and how often it failed before.
 
     attempt : called with the number of failures so far; a write can so be made safe to repeat
@@ -87,7 +87,7 @@ def retry(address: Server, attempt: Callable[[int], T], since: float | None = No
         ``patience_s`` for a server that stays away or silent.
     """
     failures = 0
-    deadline = (time.monotonic() if since is None else since) + address.patience_s
+    deadline = (time.monotonic() if since is None else since) + endpoint.patience_s
     while True:
         try:
             return attempt(failures), failures
@@ -95,13 +95,13 @@ def retry(address: Server, attempt: Callable[[int], T], since: float | None = No
             failures += 1
             hope = is_transient(error)
             if hope is False or (hope is None and failures >= FEW_TRIES):
-                raise address.failed(error) from None
-            if why := reason_given_up(address.home):
+                raise endpoint.store_error(error) from None
+            if why := reason_given_up(endpoint.home):
                 raise StoreError(f"{why}. When that is mended, the same command goes on") from None
             if time.monotonic() >= deadline:
                 raise StoreError(
-                    f"{address.failed(error)} (it was tried {failures} times in {address.patience_s:g} s, which is "
-                    f"store.patience_s)"
+                    f"{endpoint.store_error(error)} (it was tried {failures} times in {endpoint.patience_s:g} s, "
+                    f"which is store.patience_s)"
                 ) from None
             time.sleep(min(0.2 * 2**failures, 5))
 
@@ -129,7 +129,7 @@ class RequestSize:
 
 
 def retry_in_halves(
-    address: Server, pace: RequestSize, n_rows: int, ask: Callable[[slice, bool], T]
+    endpoint: Server, request_size: RequestSize, n_rows: int, ask: Callable[[slice, bool], T]
 ) -> tuple[list[T], int]:
     """Ask for some rows in one request; in halves, when it was too slow or too large twice at the same size.
 
@@ -142,18 +142,18 @@ def retry_in_halves(
     while todo:
         some = todo.pop()
         size = some.stop - some.start
-        if pace.rows < size < n_rows:  # its other half has shown that it is too much
+        if request_size.rows < size < n_rows:  # its other half has shown that it is too much
             todo += _halves(some)
             continue
-        found, failed = retry(address, _attempt(ask, some, size < n_rows), since)
+        found, failed = retry(endpoint, _attempt(ask, some, size < n_rows), since)
         retries += failed
         if found:
-            pace.worked()
+            request_size.worked()
             replies += found
             since = time.monotonic()
         else:
             retries += 1
-            pace.failed(size)
+            request_size.failed(size)
             todo += _halves(some)
     return replies, retries
 
@@ -171,7 +171,7 @@ def _attempt(ask: Callable[[slice, bool], T], some: slice, again: bool) -> Calla
         try:
             return [ask(some, again or failures > 0)]
         except grpc.RpcError as error:
-            if failures and error.code() in SPLIT and some.stop - some.start > 1:
+            if failures and error.code() in SPLIT_STATUS and some.stop - some.start > 1:
                 return []
             raise
 

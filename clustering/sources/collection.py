@@ -53,7 +53,7 @@ class Source:
     asked: tuple[str, ...] = ()  # the fields to ask for, in which these lie
 
 
-def address_of_input(cfg: CollectionInput) -> Endpoint:
+def input_endpoint(cfg: CollectionInput) -> Endpoint:
     return Endpoint(
         cfg.uri, cfg.name, cfg.token_env, cfg.token_file, cfg.db_name, cfg.ca_file, cfg.server_name,
         section="read.collection",
@@ -65,8 +65,8 @@ def find_collection(cfg: CollectionInput) -> Source:
 
     Raises: ConfigError with every problem: no such collection or field, a type that does not fit, not loaded.
     """
-    address = address_of_input(cfg)
-    with connected(address) as client:
+    endpoint = input_endpoint(cfg)
+    with connected(endpoint) as client:
         if not client.has_collection(cfg.name):
             there = ", ".join(sorted(client.list_collections())) or "none"
             raise ConfigError([f"read.collection.name: {cfg.uri} has no collection {cfg.name}; it has {there}"])
@@ -103,11 +103,11 @@ def find_collection(cfg: CollectionInput) -> Source:
         if problems:
             raise ConfigError(problems)
     asked = {name: _field_of(name, fields, dynamic) for name in (key, cfg.id_field or key, cfg.text_field)}
-    with Channel(address) as link:
-        rows, _ = retry(address, lambda _: link.count())
+    with Channel(endpoint) as channel:
+        rows, _ = retry(endpoint, lambda _: channel.count())
         for name, field in asked.items():
             if rows and field != name:
-                _look_for(link, name, field, "text_field" if name == cfg.text_field else "id_field")
+                _look_for(channel, name, field, "text_field" if name == cfg.text_field else "id_field")
     identity = json.dumps([found.get("collection_id"), found.get("created_timestamp")])
     dim = int(fields[vector]["params"]["dim"])
     fields_asked = tuple(dict.fromkeys([*asked.values(), vector]))
@@ -124,16 +124,16 @@ def _field_of(name: str, fields: dict[str, Any], dynamic: bool) -> str:
     return DYNAMIC if dynamic else ""
 
 
-def _look_for(link: Channel, name: str, field: str, option: str) -> None:
+def _look_for(channel: Channel, name: str, field: str, option: str) -> None:
     """Raises: ConfigError when none of the first entities has the name within a JSON field."""
-    fields, _ = retry(link.address, lambda _: link.query("", [field], LOOKED_AT))
+    fields, _ = retry(channel.endpoint, lambda _: channel.query("", [field], LOOKED_AT))
     held = [document for each in fields if _name_of(each) == field for document in documents_of(each)]
     if held and not any(_within(document, name, field) is not None for document in held):
         there = ", ".join(sorted({key for document in held for key in document})[:20]) or "nothing"
         raise ConfigError(
             [
-                f"read.collection.{option}: none of the first {len(held)} entities of {link.address.collection} has "
-                f"'{name}' in its field {field}; there are {there}"
+                f"read.collection.{option}: none of the first {len(held)} entities of {channel.endpoint.collection} "
+                f"has '{name}' in its field {field}; there are {there}"
             ]
         )
 
@@ -171,7 +171,7 @@ def _ids(columns: dict[str, Any], documents: dict[str, list[dict[str, Any]]], so
     return pa.array([key if value is None else value for key, value in pairs], pa.string())
 
 
-def written_key(key: int | str) -> str:
+def key_literal(key: int | str) -> str:
     """A key as it stands in an expression."""
     if isinstance(key, str):
         return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -191,15 +191,15 @@ def cut_ranges(keys: list[Any], size: int) -> list[dict[str, Any]]:
     ]
 
 
-def _walk_keys(address: Endpoint, source: Source, limit: int | None) -> list[dict[str, Any]]:
+def _walk_keys(endpoint: Endpoint, source: Source, limit: int | None) -> list[dict[str, Any]]:
     """The ranges of the collection's keys, in the order of keys; only the keys are read."""
     keys: list[Any] = []
-    with Channel(address) as link:
+    with Channel(endpoint) as channel:
         while limit is None or len(keys) <= limit:
-            after = f"{source.key} > {written_key(keys[-1])}" if keys else ""
-            batch, _ = retry(address, partial(_smallest_keys, link, after, source.key))
+            after = f"{source.key} > {key_literal(keys[-1])}" if keys else ""
+            batch, _ = retry(endpoint, partial(_smallest_keys, channel, after, source.key))
             if keys and batch and batch[0] <= keys[-1]:
-                raise StoreError(f"{address.uri} does not list the keys of {address.collection} in their order")
+                raise StoreError(f"{endpoint.uri} does not list the keys of {endpoint.collection} in their order")
             keys += batch
             if len(batch) < KEYS_PER_QUERY:
                 break
@@ -211,33 +211,33 @@ def _walk_keys(address: Endpoint, source: Source, limit: int | None) -> list[dic
     return ranges
 
 
-def _smallest_keys(link: Channel, after: str, key: str, _: int) -> list[Any]:
-    fields = link.query(after, [key], KEYS_PER_QUERY, smallest=True)
+def _smallest_keys(channel: Channel, after: str, key: str, _: int) -> list[Any]:
+    fields = channel.query(after, [key], KEYS_PER_QUERY, smallest=True)
     return sorted(value for field in fields if field.field_name == key for value in column_of(field).to_pylist())
 
 
 class RangeReader:
     """Read ranges of keys with texts and vectors, and leave them as parts of records/."""
 
-    def __init__(self, run: RunDir, address: Endpoint, source: dict[str, Any], cfg: ReadSection) -> None:
-        self.run, self.address = run, address
+    def __init__(self, run: RunDir, endpoint: Endpoint, source: dict[str, Any], cfg: ReadSection) -> None:
+        self.run, self.endpoint = run, endpoint
         self.clean = TextCleaner(replace(cfg, text_columns=(source["text"],)))
         self.source = Source(**source)
-        self.link = Channel(address)
+        self.channel = Channel(endpoint)
 
     def __call__(self, item: Item) -> Item:
         source, span = self.source, item["range"]
-        bounds = [f"{source.key} >= {written_key(span['low'])}"]
+        bounds = [f"{source.key} >= {key_literal(span['low'])}"]
         if span["high"] is not None:
-            bounds.append(f"{source.key} < {written_key(span['high'])}")
+            bounds.append(f"{source.key} < {key_literal(span['high'])}")
         wanted, words = list(source.asked), " and ".join(bounds)
-        fields, _ = retry(self.address, lambda _: self.link.query(words, wanted, KEYS_PER_QUERY))
+        fields, _ = retry(self.endpoint, lambda _: self.channel.query(words, wanted, KEYS_PER_QUERY))
         columns = {field.field_name: column_of(field) for field in fields if field.type != DataType.JSON}
         documents = {_name_of(field): documents_of(field) for field in fields if field.type == DataType.JSON}
         found = len(columns[source.key]) if source.key in columns else 0
         if found != span["rows"]:
             raise StoreError(
-                f"collection {self.address.collection} at {self.address.uri} changed while it was read: keys from "
+                f"{self.endpoint} changed while it was read: keys from "
                 f"{span['low']!r} were {span['rows']}, and are {found} now. Start again when nobody "
                 f"writes to it"
             )
@@ -271,11 +271,11 @@ def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) 
     Raises: StoreError when the collection changes while it is read.
     """
     assert cfg.collection is not None
-    address = address_of_input(cfg.collection)
-    ranges = run_on_one_node(_walk_keys, address, source, cfg.limit)
+    endpoint = input_endpoint(cfg.collection)
+    ranges = run_on_one_node(_walk_keys, endpoint, source, cfg.limit)
     results = map_parts(
         RangeReader, [{"range": span} for span in ranges], actors=actors,
-        run=run, address=address, source=asdict(source), cfg=cfg,
+        run=run, endpoint=endpoint, source=asdict(source), cfg=cfg,
     )  # fmt: skip
     figures = fold_records(run, results, cfg.limit, actors)
     del figures["mixed"]  # a field of a collection has one type

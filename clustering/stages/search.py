@@ -38,7 +38,7 @@ class Searcher:
     def __init__(
         self,
         run: RunDir,
-        address: Endpoint,
+        endpoint: Endpoint,
         metric: str,
         params: dict[str, Any],
         k: int,
@@ -47,26 +47,26 @@ class Searcher:
         n_texts: int = 0,
     ) -> None:
         self.run, self.centers = run, centers
-        self.asker = NeighborQuery(address, metric, params, k, queries, n_texts)
-        self.in_flight = EMBEDDED_IN_FLIGHT if address.embedded else IN_FLIGHT
+        self.query = NeighborQuery(endpoint, metric, params, k, queries, n_texts)
+        self.in_flight = EMBEDDED_IN_FLIGHT if endpoint.embedded else IN_FLIGHT
 
     def __call__(self, item: Item) -> Item:
-        before = self.asker.retries
+        before = self.query.retries
         rows = 0
         with ThreadPoolExecutor(self.in_flight) as pool:
             for name in item["names"]:
                 if not (self.run / "neighbors" / name).exists():
                     rows += self.search(name, pool)
-        return {"rows": rows, "retries": self.asker.retries - before}
+        return {"rows": rows, "retries": self.query.retries - before}
 
     def search(self, name: str, pool: ThreadPoolExecutor) -> int:
         table = read_table(self.run / "vectors" / name)
         rows, vectors = stored_vectors(table)
         place = rows - table["row"][0].as_py()  # those without a vector have an empty list, and no cell
         lengths, cells = np.zeros(len(table), np.int64), np.full(len(table), -1)
-        step = self.asker.batch(vectors.shape[1])
+        step = self.query.batch(vectors.shape[1])
         ranges = [slice(at, at + step) for at in range(0, len(rows), step)]
-        found = list(pool.map(lambda some: self.asker.nearest(rows[some], vectors[some]), ranges)) or [NOTHING]
+        found = list(pool.map(lambda some: self.query.nearest(rows[some], vectors[some]), ranges)) or [NOTHING]
         neighbors, distances, counts = (np.concatenate(part) for part in zip(*found, strict=True))
         lengths[place], cells[place] = counts, assign_partitions(vectors, self.centers)
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
@@ -77,13 +77,13 @@ class Searcher:
             pa.array(cells, pa.int32()),
         ]
         # The count lies beside the part, so that a run in several starts still reports all of them.
-        short = {"short": str(int((counts < self.asker.k).sum()))}
+        short = {"short": str(int((counts < self.query.k).sum()))}
         write_table(self.run / "neighbors" / name, pa.table(columns, schema=schema.NEIGHBORS.with_metadata(short)))
         return len(rows)
 
 
 def search_neighbors(
-    run: RunDir, address: Endpoint, store: StoreSection, cfg: SearchSection, n_texts: int, seed: int
+    run: RunDir, endpoint: Endpoint, store: StoreSection, cfg: SearchSection, n_texts: int, seed: int
 ) -> Figures:
     """Leave neighbors/ with the k nearest other texts of every row, ascending, and measure the recall.
 
@@ -96,7 +96,7 @@ def search_neighbors(
     params = search_params(cfg, store, n_vectors)
     tuned: Figures = {}
     if cfg.target_recall is not None:
-        params, tuned = tune_params(run, address, store, cfg, n_texts, seed, NeighborQuery)
+        params, tuned = tune_params(run, endpoint, store, cfg, n_texts, seed, NeighborQuery)
     started = time.perf_counter()
     found = set(names_of(run / "neighbors"))
     todo = [name for name in names_of(run / "vectors") if name not in found]
@@ -104,7 +104,7 @@ def search_neighbors(
     size = min(4, -(-len(todo) // (4 * cfg.actors)))  # parts a call
     results = map_parts(
         Searcher, [{"names": todo[at : at + size]} for at in range(0, len(todo), max(size, 1))],
-        actors=cfg.actors, run=run, address=address, metric=store.metric, params=params, k=k,
+        actors=cfg.actors, run=run, endpoint=endpoint, metric=store.metric, params=params, k=k,
         queries=cfg.queries_per_request, centers=centers, n_texts=n_vectors,
     )  # fmt: skip
     seconds = time.perf_counter() - started

@@ -49,13 +49,13 @@ def test_rows_that_are_deleted_during_the_search_end_the_run(covey, undisturbed,
     words = [*undisturbed.words, f"run.dir={run.path}"]
     search: Callable[..., Any] = pipeline.search_neighbors
 
-    def disturbed(run: RunDir, address: Endpoint, *rest: Any) -> Any:
-        found = search(run, address, *rest) if change == "after" else None
-        delete(address.uri, address.collection, "row < 100")
+    def disturbed(run: RunDir, endpoint: Endpoint, *rest: Any) -> Any:
+        found = search(run, endpoint, *rest) if change == "after" else None
+        delete(endpoint.uri, endpoint.collection, "row < 100")
         if change == "replace":  # the count is right
-            client = MilvusClient(uri=address.uri)
-            client.insert(address.collection, [{"row": row, "vector": [1.0] * 256} for row in range(100)])
-        return found or search(run, address, *rest)
+            client = MilvusClient(uri=endpoint.uri)
+            client.insert(endpoint.collection, [{"row": row, "vector": [1.0] * 256} for row in range(100)])
+        return found or search(run, endpoint, *rest)
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "search_neighbors", disturbed)
@@ -79,9 +79,9 @@ def test_neighbors_found_in_half_a_collection_by_a_start_that_was_killed_are_giv
     words = [*undisturbed.words, f"run.dir={run.path}"]
     search: Callable[..., Any] = pipeline.search_neighbors
 
-    def killed(run: RunDir, address: Endpoint, *rest: Any) -> Any:
-        delete(address.uri, address.collection, "row >= 100")
-        search(run, address, *rest)
+    def killed(run: RunDir, endpoint: Endpoint, *rest: Any) -> Any:
+        delete(endpoint.uri, endpoint.collection, "row >= 100")
+        search(run, endpoint, *rest)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -24,7 +24,7 @@ from clustering.milvus import loader
 from clustering.milvus.audit import audit_collection
 from clustering.milvus.channel import Channel, connected
 from clustering.milvus.collection import prepare_collection
-from clustering.milvus.embedded import SOON_ENDS, embedded_server, reason_given_up
+from clustering.milvus.embedded import MAX_QUICK_EXITS, embedded_server, reason_given_up
 from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.index import make_searchable
 from clustering.milvus.loader import Loader
@@ -52,23 +52,23 @@ def vectors_in(path: Path, n_texts: int, dim: int = DIM) -> RunDir:
     return run
 
 
-def prepared(run: RunDir, address: Endpoint, dim: int = DIM) -> None:
-    with connected(address) as client:
-        prepare_collection(run, client, address.collection, "L2", dim, run.id, "mark")
+def prepared(run: RunDir, endpoint: Endpoint, dim: int = DIM) -> None:
+    with connected(endpoint) as client:
+        prepare_collection(run, client, endpoint.collection, "L2", dim, "mark")
 
 
-def load(run: RunDir, address: Endpoint) -> dict[str, Any]:
-    return Loader(run, address)({"pieces": [{"name": name} for name in names_of(run / "vectors")]})
+def load(run: RunDir, endpoint: Endpoint) -> dict[str, Any]:
+    return Loader(run, endpoint)({"pieces": [{"name": name} for name in names_of(run / "vectors")]})
 
 
-def finish(address: Endpoint, n_texts: int) -> None:
-    with connected(address) as client, Channel(address) as link:
-        make_searchable(client, link, StoreSection(), n_texts)
+def finish(endpoint: Endpoint, n_texts: int) -> None:
+    with connected(endpoint) as client, Channel(endpoint) as channel:
+        make_searchable(client, channel, StoreSection(), n_texts)
 
 
-def find(run: RunDir, address: Endpoint, n_texts: int, k: int = 10) -> np.ndarray:
+def find(run: RunDir, endpoint: Endpoint, n_texts: int, k: int = 10) -> np.ndarray:
     """The neighbors as the product's own searcher leaves them, shape (n_texts, k)."""
-    searcher = Searcher(run, address, "L2", {}, k, 1000, np.eye(1, DIM, dtype=np.float32), n_texts)
+    searcher = Searcher(run, endpoint, "L2", {}, k, 1000, np.eye(1, DIM, dtype=np.float32), n_texts)
     searcher({"names": names_of(run / "vectors")})
     return np.array(read_columns(run / "neighbors", ["neighbors"])["neighbors"].to_pylist())
 
@@ -82,14 +82,16 @@ def exact(run: RunDir, rows: slice, k: int = 10) -> np.ndarray:
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[Endpoint]:
+def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
     home = tmp_path / "store"
     with embedded_server(home) as uri:
         yield Endpoint(uri, "texts", patience_s=60, home=str(home))
 
 
 @pytest.mark.full
-def test_a_part_of_the_products_size_loads_in_requests_that_the_embedded_store_can_take(address, tmp_path, monkeypatch):
+def test_a_part_of_the_products_size_loads_in_requests_that_the_embedded_store_can_take(
+    endpoint, tmp_path, monkeypatch
+):
     """Requests of 12 MiB, as a server gets them, are quadratic work for it: 37 rows a second of 1024 numbers."""
     sizes: list[int] = []
     waiting: list[int] = []
@@ -109,14 +111,14 @@ def test_a_part_of_the_products_size_loads_in_requests_that_the_embedded_store_c
     monkeypatch.setattr(Channel, "call", watched)
     n_texts = PART_ROWS + 500
     run = vectors_in(tmp_path / "run", n_texts)
-    prepared(run, address)
-    assert load(run, address) == {"rows": n_texts, "retries": 0}
+    prepared(run, endpoint)
+    assert load(run, endpoint) == {"rows": n_texts, "retries": 0}
     assert max(sizes) <= loader.EMBEDDED_REQUEST_BYTES * 1.1
     assert len(sizes) == n_texts * DIM * 4 // loader.EMBEDDED_REQUEST_BYTES + 1
-    finish(address, n_texts)
-    with Channel(address) as link:
-        assert audit_collection(run, link, n_texts) == []
-    found = find(run, address, n_texts)
+    finish(endpoint, n_texts)
+    with Channel(endpoint) as channel:
+        assert audit_collection(run, channel, n_texts) == []
+    found = find(run, endpoint, n_texts)
     some = slice(8000, 8400)  # across the parts' border
     assert (np.sort(found[some], axis=1) == exact(run, some)).mean() > 0.999
 
@@ -163,10 +165,10 @@ def gone(process: int) -> bool:
 
 
 @pytest.mark.full
-def test_a_server_that_dies_while_it_is_loaded_and_searched_is_started_again(address, tmp_path):
+def test_a_server_that_dies_while_it_is_loaded_and_searched_is_started_again(endpoint, tmp_path):
     n_texts = PART_ROWS + 500
     run, home = vectors_in(tmp_path / "run", n_texts), tmp_path / "store"
-    prepared(run, address)
+    prepared(run, endpoint)
     killed = []
 
     def kill_now_and_then() -> None:
@@ -183,16 +185,16 @@ def test_a_server_that_dies_while_it_is_loaded_and_searched_is_started_again(add
         while not killing.done():
             for mark in (run / "loaded").glob("*.done"):
                 mark.unlink()
-            retries += load(run, address)["retries"]
+            retries += load(run, endpoint)["retries"]
         killing.result()
-        finish(address, n_texts)
+        finish(endpoint, n_texts)
         assert killed == [1, 0, 1]
         assert retries > 0
-        with Channel(address) as link:
-            assert link.count() == n_texts
-            assert audit_collection(run, link, n_texts) == []
+        with Channel(endpoint) as channel:
+            assert channel.count() == n_texts
+            assert audit_collection(run, channel, n_texts) == []
         os.kill(watcher_and_server(home)[1], signal.SIGKILL)
-        found = find(run, address, n_texts)
+        found = find(run, endpoint, n_texts)
     some = slice(8000, 8400)
     assert (np.sort(found[some], axis=1) == exact(run, some)).mean() > 0.999
 
@@ -201,14 +203,14 @@ def test_a_server_that_dies_while_it_is_loaded_and_searched_is_started_again(add
 def test_a_server_that_cannot_live_is_given_up_and_told(tmp_path):
     home = tmp_path / "store"
     with embedded_server(home) as uri:
-        address = Endpoint(uri, "texts", patience_s=60, home=str(home))
-        for _ in range(SOON_ENDS):
+        endpoint = Endpoint(uri, "texts", patience_s=60, home=str(home))
+        for _ in range(MAX_QUICK_EXITS):
             server = watcher_and_server(home)[1]
             os.kill(server, signal.SIGKILL)
             assert gone(server)
         run, started = RunDir(tmp_path / "run"), time.monotonic()
         with pytest.raises(StoreError, match=r"Milvus ended \(status 137\); see .*server.log. It did so 6 times"):
-            Loader(run, address).send(np.arange(3), np.ones((3, 4), np.float32), False)
+            Loader(run, endpoint).send(np.arange(3), np.ones((3, 4), np.float32), False)
         assert time.monotonic() - started < 30  # and not the whole patience
     with embedded_server(home) as uri, connected(Endpoint(uri, "texts", home=str(home))) as client:
         assert not reason_given_up(str(home))
@@ -219,19 +221,19 @@ def test_a_server_that_cannot_live_is_given_up_and_told(tmp_path):
 def test_a_server_that_is_silent_is_told_after_the_patience(tmp_path):
     home = tmp_path / "store"
     with embedded_server(home) as uri:
-        address = Endpoint(uri, "texts", patience_s=1.5, home=str(home))
+        endpoint = Endpoint(uri, "texts", patience_s=1.5, home=str(home))
         run = vectors_in(tmp_path / "run", 300)
-        prepared(run, address)
+        prepared(run, endpoint)
         server = watcher_and_server(home)[1]
         os.kill(server, signal.SIGSTOP)
         started = time.monotonic()
         with pytest.raises(StoreError, match=r"DEADLINE_EXCEEDED.*server\.log.*tried 1 times in 1.5 s"):
-            load(run, address)
+            load(run, endpoint)
         assert time.monotonic() - started < 15
         os.kill(server, signal.SIGCONT)
-        assert load(run, address)["rows"] == 300  # the part was begun, so it is upserted
-        with Channel(address) as link:
-            assert link.count() == 300
+        assert load(run, endpoint)["rows"] == 300  # the part was begun, so it is upserted
+        with Channel(endpoint) as channel:
+            assert channel.count() == 300
 
 
 def test_nothing_is_left_when_the_job_is_killed(tmp_path):

@@ -81,7 +81,7 @@ def embedded_run(path: Path) -> RunDir:
 
 def load(run: RunDir, uri: str) -> dict:
     store = StoreSection(uri=uri, index="FLAT")
-    return store_vectors(run, Endpoint(uri, run.path.name), store, N_TEXTS, DIM, run.id, "mark")
+    return store_vectors(run, Endpoint(uri, run.path.name), store, N_TEXTS, DIM, "mark")
 
 
 def search(run: RunDir, uri: str) -> dict:

@@ -42,7 +42,7 @@ class Guarded:
         """What a run is told about the server, besides who comes."""
         return [f"store.uri={self.uri}", f"store.ca_file={self.ca}", f"store.server_name={NAME}", "store.timeout_s=5"]
 
-    def address(self, name: str, **who: Any) -> Endpoint:
+    def endpoint(self, name: str, **who: Any) -> Endpoint:
         return Endpoint(self.uri, name, ca_file=str(self.ca), server_name=NAME, timeout_s=5, **who)
 
     def client(self, token: str = ROOT_TOKEN) -> MilvusClient:
@@ -180,11 +180,11 @@ def test_a_token_that_expires_half_way_ends_the_load_and_the_next_one_goes_on(lo
     root.grant_role("guest", "admin")
     token = tmp_path / "token"
     token.write_text("guest:first-word")
-    address = guarded.address("expiring", token_file=str(token))
+    endpoint = guarded.endpoint("expiring", token_file=str(token))
     store = StoreSection(uri=guarded.uri, index="FLAT")
 
     def load() -> dict[str, Any]:
-        return store_vectors(run, address, store, N_TEXTS, DIM, run.id, "mark")
+        return store_vectors(run, endpoint, store, N_TEXTS, DIM, "mark")
 
     def expire() -> None:
         root.update_password("guest", "first-word", "second-word")
@@ -199,16 +199,16 @@ def test_a_token_that_expires_half_way_ends_the_load_and_the_next_one_goes_on(lo
     assert 0 < done < len(list((run / "vectors").iterdir()))
     token.write_text("guest:second-word")
     load()
-    with Channel(address) as link:
-        assert link.count() == N_TEXTS
-        assert audit_collection(run, link, N_TEXTS) == []
+    with Channel(endpoint) as channel:
+        assert channel.count() == N_TEXTS
+        assert audit_collection(run, channel, N_TEXTS) == []
 
 
 def test_a_server_out_of_disk_ends_the_load_and_the_next_one_goes_on(local_ray, guarded, tmp_path):
     run = embedded_run(tmp_path / "full")
     token = tmp_path / "token"
     token.write_text(ROOT_TOKEN)
-    address = guarded.address("full", token_file=str(token))
+    endpoint = guarded.endpoint("full", token_file=str(token))
     store = StoreSection(uri=guarded.uri, index="FLAT")
     root = guarded.client()
     fields = root.create_schema(auto_id=True)
@@ -218,16 +218,16 @@ def test_a_server_out_of_disk_ends_the_load_and_the_next_one_goes_on(local_ray, 
     vectors = np.random.default_rng(1).normal(size=(3000, 512)).astype(np.float32)
     root.insert("hog", [{"vector": vector} for vector in vectors])
     root.flush("hog")
-    prepare_collection(run, root, address.collection, store.metric, DIM, run.id, "mark")  # where another start died
+    prepare_collection(run, root, endpoint.collection, store.metric, DIM, "mark")  # where another start died
     guarded.limit_disk(4)
     assert "disk quota" in wait_for(lambda: refusal(root, "hog"))
     started = time.monotonic()
     with pytest.raises(StoreError, match=r"disk quota.* the same command goes on"):
-        store_vectors(run, address, store, N_TEXTS, DIM, run.id, "mark")
+        store_vectors(run, endpoint, store, N_TEXTS, DIM, "mark")
     assert time.monotonic() - started < 60  # waiting would not mend it
     guarded.limit_disk(-1)
     wait_for(lambda: refusal(root, "hog") == "")
-    store_vectors(run, address, store, N_TEXTS, DIM, run.id, "mark")
-    with Channel(address) as link:
-        assert link.count() == N_TEXTS
-        assert audit_collection(run, link, N_TEXTS) == []
+    store_vectors(run, endpoint, store, N_TEXTS, DIM, "mark")
+    with Channel(endpoint) as channel:
+        assert channel.count() == N_TEXTS
+        assert audit_collection(run, channel, N_TEXTS) == []

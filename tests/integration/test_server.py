@@ -13,7 +13,7 @@ from pymilvus import DataType, MilvusClient
 from sklearn.metrics import adjusted_rand_score
 
 from clustering.cli.main import main
-from clustering.milvus.bulk import _Jobs
+from clustering.milvus.bulk import ImportJobs
 from clustering.milvus.endpoint import Endpoint
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import read_columns, vectors_of
@@ -132,7 +132,7 @@ def test_a_bulk_load_leaves_the_same_collection_and_no_file(covey, sample, milvu
 
 
 def test_an_import_job_that_the_server_does_not_know_counts_as_done(milvus_server, tmp_path):
-    assert _Jobs(RunDir(tmp_path), Endpoint(milvus_server, "covey_none")).state("1") == (True, "")
+    assert ImportJobs(RunDir(tmp_path), Endpoint(milvus_server, "covey_none")).state("1") == (True, "")
 
 
 def test_a_file_that_the_server_cannot_see_is_told(covey, sample, milvus_server, tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_a_collection_that_shall_not_stay_is_dropped_by_the_next_start(
         raise KeyboardInterrupt
 
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
-             f"run.dir={tmp_path / 'passing'}", "store.keep=false"]  # fmt: skip
+             f"run.dir={tmp_path / 'retriable'}", "store.keep=false"]  # fmt: skip
     with monkeypatch.context() as patched:
         patched.setattr("clustering.pipeline.drop_collection", interrupt)
         assert covey(*words).status == 130

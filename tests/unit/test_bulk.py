@@ -16,7 +16,7 @@ import pytest
 from clustering.config.sections import StoreSection
 from clustering.errors import ConfigError, StoreError
 from clustering.milvus import bulk
-from clustering.milvus.bulk import _Jobs, check_bulk, files_of
+from clustering.milvus.bulk import ImportJobs, bulk_folder, check_bulk
 from clustering.milvus.endpoint import Endpoint
 from clustering.runs.directory import RunDir
 
@@ -92,13 +92,13 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "POLL_S", 0)
 
 
-def address(uri: str) -> Endpoint:
+def endpoint(uri: str) -> Endpoint:
     return Endpoint(uri, "texts", token_env="COVEY_TEST_TOKEN", db_name="news", patience_s=1)
 
 
 def test_a_file_is_asked_for_once_and_waited_for(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
-    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
     assert jobs.start("part-0.parquet", "prefix/part-0.parquet") == 0
     jobs.wait(StoreSection(uri=uri, bulk_path="s3://bucket/prefix"))
     (asked,) = state.jobs.values()
@@ -111,59 +111,61 @@ def test_after_a_crash_the_servers_list_says_which_files_it_was_asked_for(
     service: Any, newer: None, tmp_path: Path
 ) -> None:
     state, uri = service
-    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
     jobs.start("part-0.parquet", "prefix/part-0.parquet")
     jobs._note("part-0.parquet", "asked")  # the answer was lost
     jobs._note("part-1.parquet", "asked")  # the question was lost
-    again = _Jobs(RunDir(tmp_path), address(uri))
-    assert again.noted == {"part-0.parquet": next(iter(state.jobs))}
+    again = ImportJobs(RunDir(tmp_path), endpoint(uri))
+    assert again.states == {"part-0.parquet": next(iter(state.jobs))}
 
 
 def test_a_job_whose_answer_was_lost_is_not_begun_twice(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
-    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
     jobs.start("part-0.parquet", "prefix/part-0.parquet")
     state.mute = True
     assert jobs.start("part-1.parquet", "prefix/part-1.parquet") == 1
-    assert list(state.jobs) == list(jobs.noted.values())
+    assert list(state.jobs) == list(jobs.states.values())
 
 
 def test_a_failed_job_is_not_taken_for_one_whose_answer_was_lost(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
-    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
     jobs.start("part-0.parquet", "prefix/part-0.parquet")
     jobs._note("part-0.parquet", "asked")
     state.broken = "file not found"
-    assert _Jobs(RunDir(tmp_path), address(uri)).noted == {}
+    assert ImportJobs(RunDir(tmp_path), endpoint(uri)).states == {}
 
 
 def test_jobs_that_are_done_or_forgotten_are_not_waited_for(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
     store = StoreSection(uri=uri, bulk_path="s3://bucket/prefix")
-    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
     jobs.start("part-0.parquet", "prefix/part-0.parquet")
     jobs.wait(store)
     jobs.start("part-1.parquet", "prefix/part-1.parquet")
     state.jobs.clear()  # three hours later
-    again = _Jobs(RunDir(tmp_path), address(uri))
+    again = ImportJobs(RunDir(tmp_path), endpoint(uri))
     again.wait(store)
-    assert _Jobs(RunDir(tmp_path), address(uri)).noted == dict.fromkeys(["part-0.parquet", "part-1.parquet"], "done")
+    assert ImportJobs(RunDir(tmp_path), endpoint(uri)).states == dict.fromkeys(
+        ["part-0.parquet", "part-1.parquet"], "done"
+    )
     assert sum(state.looks.values()) == 3
 
 
 def test_a_failed_import_is_told_and_asked_for_again_next_time(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
     state.broken = "file not found"
-    jobs = _Jobs(RunDir(tmp_path), address(uri))
+    jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
     jobs.start("part-0.parquet", "prefix/part-0.parquet")
     with pytest.raises(StoreError, match=r"import of part-0.parquet failed: file not found.*store.bulk_path"):
         jobs.wait(StoreSection(uri=uri, bulk_path="s3://bucket/prefix"))
-    assert _Jobs(RunDir(tmp_path), address(uri)).noted == {}
+    assert ImportJobs(RunDir(tmp_path), endpoint(uri)).states == {}
 
 
 def test_an_import_that_stands_still_is_named(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
-    jobs = _Jobs(RunDir(tmp_path), dataclasses.replace(address(uri), stall_s=0.2))
+    jobs = ImportJobs(RunDir(tmp_path), dataclasses.replace(endpoint(uri), stall_s=0.2))
     jobs.start("part-0.parquet", "prefix/part-0.parquet")
     state.stuck = True
     wanted = (
@@ -179,9 +181,9 @@ def test_a_refused_token_and_a_silent_service_are_told(
     _, uri = service
     monkeypatch.setenv("COVEY_TEST_TOKEN", "root:wrong")
     with pytest.raises(StoreError, match=r"answered 401.*the same command goes on"):
-        _Jobs(RunDir(tmp_path), address(uri)).start("part-0.parquet", "seen")
+        ImportJobs(RunDir(tmp_path), endpoint(uri)).start("part-0.parquet", "seen")
     with pytest.raises(StoreError, match=r"does not answer.*tried \d+ times in 1 s"):
-        _Jobs(RunDir(tmp_path), address("http://127.0.0.1:9")).start("part-0.parquet", "seen")
+        ImportJobs(RunDir(tmp_path), endpoint("http://127.0.0.1:9")).start("part-0.parquet", "seen")
 
 
 def test_what_a_server_or_a_folder_cannot_do_is_said_before_work(tmp_path: Path) -> None:
@@ -193,4 +195,4 @@ def test_what_a_server_or_a_folder_cannot_do_is_said_before_work(tmp_path: Path)
             Endpoint("http://m:1", "texts"), StoreSection(bulk_path=str(tmp_path / "file" / "folder")), (2, 3, 5)
         )
     with pytest.raises(ConfigError, match=r"store.bulk_path: ftp://somewhere is no folder or URI"):
-        files_of(StoreSection(bulk_path="ftp://somewhere"))
+        bulk_folder(StoreSection(bulk_path="ftp://somewhere"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustering.sources.collection import cut_ranges, written_key
+from clustering.sources.collection import cut_ranges, key_literal
 
 
 def test_a_key_is_written_so_that_quotes_and_backslashes_survive() -> None:
-    assert written_key(-17) == "-17"
-    assert written_key("plain") == '"plain"'
-    assert written_key('a"b\\') == '"a\\"b\\\\"'
+    assert key_literal(-17) == "-17"
+    assert key_literal("plain") == '"plain"'
+    assert key_literal('a"b\\') == '"a\\"b\\\\"'
 
 
 @given(st.sets(st.integers(), max_size=40), st.integers(1, 9))

@@ -16,11 +16,11 @@ from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.index import flush, load_collection, merge_segments, release_collection
 
 
-class Link:
+class FakeChannel:
     """A server whose replies come one after the other, the last one again and again; what it was asked."""
 
     def __init__(self, **replies: list[Any]) -> None:
-        self.address = Endpoint("http://m:1", "texts", stall_s=30, db_name="news")
+        self.endpoint = Endpoint("http://m:1", "texts", stall_s=30, db_name="news")
         self.replies, self.asked = replies, []
 
     def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
@@ -66,25 +66,25 @@ def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_merge_is_done_when_the_merged_segment_is_counted() -> None:
-    link = Link(
+    channel = FakeChannel(
         GetPersistentSegmentInfo=[segments(1, 2, 3, 4), segments(1, 2, 3, 4), segments(1, 2, 3, 4), segments(5, 6)],
         GetCompactionState=[merging(0, 2), merging(1, 1), merging(2)],
     )
-    assert merge_segments(Client(), link) is True
-    assert link.methods() == ["GetPersistentSegmentInfo", *3 * ["GetCompactionState"],
+    assert merge_segments(Client(), channel) is True
+    assert channel.methods() == ["GetPersistentSegmentInfo", *3 * ["GetCompactionState"],
                               *3 * ["GetPersistentSegmentInfo"]]  # fmt: skip
 
 
 def test_what_there_is_nothing_to_merge_of_is_not_waited_for() -> None:
-    assert merge_segments(Client(), Link(GetPersistentSegmentInfo=[segments(1)])) is False
-    link = Link(GetPersistentSegmentInfo=[segments(1, 2)], GetCompactionState=[merging(0)])
-    assert merge_segments(Client(), link) is False
-    assert link.methods() == ["GetPersistentSegmentInfo", "GetCompactionState"]
+    assert merge_segments(Client(), FakeChannel(GetPersistentSegmentInfo=[segments(1)])) is False
+    channel = FakeChannel(GetPersistentSegmentInfo=[segments(1, 2)], GetCompactionState=[merging(0)])
+    assert merge_segments(Client(), channel) is False
+    assert channel.methods() == ["GetPersistentSegmentInfo", "GetCompactionState"]
 
 
 def test_a_merge_that_stands_still_is_left_with_a_warning(clock: list[float], warned: list[str]) -> None:
-    link = Link(GetPersistentSegmentInfo=[segments(1, 2)], GetCompactionState=[merging(0, 1)])
-    assert merge_segments(Client(), link) is False
+    channel = FakeChannel(GetPersistentSegmentInfo=[segments(1, 2)], GetCompactionState=[merging(0, 1)])
+    assert merge_segments(Client(), channel) is False
     (said,) = warned
     assert "merges stand at 0 of 2 for 30 s (store.stall_s)" in said
     assert said.endswith("The search goes on with the segments as they are")
@@ -95,11 +95,11 @@ def test_a_flush_is_waited_for_by_the_servers_own_word() -> None:
     reply = milvus_pb2.FlushResponse(coll_flush_ts={"texts": 99})
     reply.coll_segIDs["texts"].data.extend([3, 4])
     states = [milvus_pb2.GetFlushStateResponse(flushed=done) for done in (False, False, True)]
-    link = Link(Flush=[reply], GetFlushState=states)
-    flush(link)
-    asked = link.asked[-1][1]
+    channel = FakeChannel(Flush=[reply], GetFlushState=states)
+    flush(channel)
+    asked = channel.asked[-1][1]
     assert (list(asked.segmentIDs), asked.flush_ts, asked.db_name) == ([3, 4], 99, "news")
-    assert link.methods() == ["Flush", *3 * ["GetFlushState"]]
+    assert channel.methods() == ["Flush", *3 * ["GetFlushState"]]
 
 
 @pytest.mark.parametrize(
@@ -118,20 +118,20 @@ def test_what_stands_still_ends_the_stage(
     replies: dict[str, list[Any]], wait: Callable[[Any], None], named: str
 ) -> None:
     with pytest.raises(StoreError, match=rf"collection texts at http://m:1: {named} for 30 s \(store.stall_s\)"):
-        wait(Link(**replies))
+        wait(FakeChannel(**replies))
 
 
 def test_an_index_that_failed_is_told_with_the_servers_reason() -> None:
     failed = milvus_pb2.IndexDescription(
         field_name="vector", state=common_pb2.Failed, index_state_fail_reason="no space left"
     )
-    link = Link(DescribeIndex=[milvus_pb2.DescribeIndexResponse(index_descriptions=[failed])])
+    channel = FakeChannel(DescribeIndex=[milvus_pb2.DescribeIndexResponse(index_descriptions=[failed])])
     with pytest.raises(StoreError, match="the index of texts failed: no space left"):
-        index._index_progress(link)
+        index._index_progress(channel)
 
 
 def test_a_collection_is_released_by_its_name_and_database() -> None:
-    link = Link(ReleaseCollection=[common_pb2.Status()])
-    release_collection(link)
-    ((_, request),) = link.asked
+    channel = FakeChannel(ReleaseCollection=[common_pb2.Status()])
+    release_collection(channel)
+    ((_, request),) = channel.asked
     assert (request.collection_name, request.db_name) == ("texts", "news")

@@ -107,13 +107,13 @@ def test_a_server_that_stays_away_is_given_up_after_the_patience() -> None:
 
 def test_no_message_holds_the_token_its_password_or_its_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COVEY_TEST_TOKEN", "root:sesame")
-    address = Endpoint("http://m:1", "texts", token_env="COVEY_TEST_TOKEN")
+    endpoint = Endpoint("http://m:1", "texts", token_env="COVEY_TEST_TOKEN")
     encoded = base64.b64encode(b"root:sesame").decode()
-    said = str(address.failed(CallError("INTERNAL", f"header {encoded} of root:sesame with sesame")))
+    said = str(endpoint.store_error(CallError("INTERNAL", f"header {encoded} of root:sesame with sesame")))
     assert "sesame" not in said
     assert encoded not in said
     assert "header *** of *** with ***" in said
-    assert "sesame" not in repr(address)
+    assert "sesame" not in repr(endpoint)
 
 
 def test_a_token_comes_from_a_variable_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,14 +30,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def server(clock: list[float], address: Endpoint, slow: Callable[[int, int], bool]) -> tuple[list, Callable]:
+def server(clock: list[float], endpoint: Endpoint, slow: Callable[[int, int], bool]) -> tuple[list, Callable]:
     """What asks a server that leaves a request unanswered when ``slow(rows, how many requests before)``."""
     asked: list[tuple[int, int, bool]] = []
 
     def ask(some: slice, again: bool) -> list[int]:
         asked.append((some.start, some.stop, again))
         if slow(some.stop - some.start, len(asked) - 1):
-            clock[0] += address.request_s
+            clock[0] += endpoint.request_s
             raise CallError("DEADLINE_EXCEEDED")
         clock[0] += 1
         return list(range(some.start, some.stop))
@@ -46,60 +46,60 @@ def server(clock: list[float], address: Endpoint, slow: Callable[[int, int], boo
 
 
 def test_a_request_is_first_sent_again_at_the_same_size(clock):
-    address, pace = Endpoint("http://m:1", "texts"), RequestSize(1000)
-    asked, ask = server(clock, address, lambda rows, before: before == 0)
-    replies, retries = retry_in_halves(address, pace, 1000, ask)
+    endpoint, request_size = Endpoint("http://m:1", "texts"), RequestSize(1000)
+    asked, ask = server(clock, endpoint, lambda rows, before: before == 0)
+    replies, retries = retry_in_halves(endpoint, request_size, 1000, ask)
     assert asked == [(0, 1000, False), (0, 1000, True)]
-    assert (list(chain(*replies)), retries, pace.rows) == (list(range(1000)), 1, 1000)
+    assert (list(chain(*replies)), retries, request_size.rows) == (list(range(1000)), 1, 1000)
 
 
 def test_what_is_too_slow_twice_goes_on_in_halves_in_order(clock):
-    address, pace = Endpoint("http://m:1", "texts"), RequestSize(1000)
-    asked, ask = server(clock, address, lambda rows, before: rows > 300)
-    address = Endpoint("http://m:1", "texts", patience_s=3000)
-    replies, retries = retry_in_halves(address, pace, 1000, ask)
+    endpoint, request_size = Endpoint("http://m:1", "texts"), RequestSize(1000)
+    asked, ask = server(clock, endpoint, lambda rows, before: rows > 300)
+    endpoint = Endpoint("http://m:1", "texts", patience_s=3000)
+    replies, retries = retry_in_halves(endpoint, request_size, 1000, ask)
     assert list(chain(*replies)) == list(range(1000))
     assert asked[:3] == [(0, 1000, False), (0, 1000, True), (0, 500, True)]
     assert len(replies) == 4
-    assert pace.rows == 250
+    assert request_size.rows == 250
     assert retries == 2 + 2
 
 
 def test_a_request_grows_back_after_some_that_work():
-    pace = RequestSize(1000)
-    pace.failed(1000)
-    pace.failed(1000)  # the other thread's, sent at the same time
-    assert pace.rows == 500
+    request_size = RequestSize(1000)
+    request_size.failed(1000)
+    request_size.failed(1000)  # the other thread's, sent at the same time
+    assert request_size.rows == 500
     for _ in range(2 * GROW_AFTER):
-        assert pace.rows == 500
-        pace.worked()
-    assert pace.rows == 1000
+        assert request_size.rows == 500
+        request_size.worked()
+    assert request_size.rows == 1000
     for _ in range(100):
-        pace.worked()
-    assert pace.rows == 1000
+        request_size.worked()
+    assert request_size.rows == 1000
 
 
 def test_a_server_that_answers_nothing_is_told_after_the_patience(clock):
     """It was 26 minutes: each half had a patience of its own."""
-    address, pace = Endpoint("http://m:1", "texts", patience_s=300), RequestSize(1000)
-    _, ask = server(clock, address, lambda rows, before: True)
+    endpoint, request_size = Endpoint("http://m:1", "texts", patience_s=300), RequestSize(1000)
+    _, ask = server(clock, endpoint, lambda rows, before: True)
     with pytest.raises(StoreError, match=r"DEADLINE_EXCEEDED.*tried \d times in 300 s, which is store.patience_s"):
-        retry_in_halves(address, pace, 1000, ask)
-    assert 300 <= clock[0] - 1000 <= 300 + address.request_s + 5
+        retry_in_halves(endpoint, request_size, 1000, ask)
+    assert 300 <= clock[0] - 1000 <= 300 + endpoint.request_s + 5
 
 
 @pytest.mark.parametrize("patience_s", [0.5, 30, 300, 5000])
 def test_a_server_is_asked_three_times_within_the_patience_and_the_embedded_one_once(patience_s):
-    address = Endpoint("http://m:1", "texts", patience_s=patience_s)
-    assert address.request_s == min(120, patience_s / 3)
+    endpoint = Endpoint("http://m:1", "texts", patience_s=patience_s)
+    assert endpoint.request_s == min(120, patience_s / 3)
     assert Endpoint("http://127.0.0.1:1", "texts", patience_s=patience_s, home="/x").request_s == patience_s
 
 
 def test_the_embedded_server_is_never_sent_what_it_still_works_on(clock):
-    address, pace = Endpoint("http://127.0.0.1:1", "texts", patience_s=300, home="/x"), RequestSize(1000)
-    asked, ask = server(clock, address, lambda rows, before: True)
+    endpoint, request_size = Endpoint("http://127.0.0.1:1", "texts", patience_s=300, home="/x"), RequestSize(1000)
+    asked, ask = server(clock, endpoint, lambda rows, before: True)
     with pytest.raises(StoreError, match=r"tried 1 times in 300 s.*|server.log"):
-        retry_in_halves(address, pace, 1000, ask)
+        retry_in_halves(endpoint, request_size, 1000, ask)
     assert len(asked) == 1
 
 
@@ -122,8 +122,8 @@ def test_a_write_that_is_too_large_for_a_server_goes_in_halves(monkeypatch, tmp_
 
 def test_searches_of_the_embedded_store_are_kept_to_about_a_second():
     def queries(n_texts: int, dim: int, home: str | None = "/x", most: int = 1000) -> int:
-        address = Endpoint("http://127.0.0.1:1", "texts", home=home)
-        return NeighborQuery(address, "L2", {}, 50, most, n_texts).batch(dim)
+        endpoint = Endpoint("http://127.0.0.1:1", "texts", home=home)
+        return NeighborQuery(endpoint, "L2", {}, 50, most, n_texts).batch(dim)
 
     assert queries(3000, 256) == 1000
     assert queries(50_000, 256) == 167
@@ -134,22 +134,22 @@ def test_searches_of_the_embedded_store_are_kept_to_about_a_second():
 
 
 def test_what_stands_still_is_named(clock):
-    address = Endpoint("http://m:1", "texts", stall_s=60)
+    endpoint = Endpoint("http://m:1", "texts", stall_s=60)
     with pytest.raises(StalledError, match=r"texts at http://m:1: rows indexed stand at 120,000 of 1,000,000 for 60 s"):
-        wait_until(address, "rows indexed", lambda: 120_000, 1_000_000)
+        wait_until(endpoint, "rows indexed", lambda: 120_000, 1_000_000)
     assert 60 <= clock[0] - 1000 < 62
 
 
 def test_what_moves_is_waited_for(clock):
-    address, steps = Endpoint("http://m:1", "texts", stall_s=60), iter(range(100))
+    endpoint, steps = Endpoint("http://m:1", "texts", stall_s=60), iter(range(100))
 
     def progress() -> int:
         clock[0] += 50
         return next(steps)
 
-    wait_until(address, "rows indexed", progress, 99)
+    wait_until(endpoint, "rows indexed", progress, 99)
     assert clock[0] - 1000 >= 5000
 
 
 def test_what_is_too_large_is_known():
-    assert grpc.StatusCode.RESOURCE_EXHAUSTED in retry.SPLIT
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED in retry.SPLIT_STATUS

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus import endpoint
+from clustering.milvus import endpoint as endpoint_module
 from clustering.milvus.channel import Channel, connected
 from clustering.milvus.embedded import embedded_server
 from clustering.milvus.endpoint import Endpoint, is_loopback
@@ -64,21 +64,21 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 def test_the_embedded_server_is_never_asked_through_a_proxy(proxy: list[bytes], tmp_path: Path) -> None:
     """It took 59 s, and store.uri was blamed."""
     with embedded_server(tmp_path) as uri:
-        address = Endpoint(uri, "texts", patience_s=10, home=str(tmp_path))
-        assert address.proxy == ""
-        with connected(address) as client, Channel(address) as link:
+        endpoint = Endpoint(uri, "texts", patience_s=10, home=str(tmp_path))
+        assert endpoint.proxy == ""
+        with connected(endpoint) as client, Channel(endpoint) as channel:
             client.create_collection("texts", dimension=4, primary_field_name="row")
-            link.call("Insert", write_request("insert", "texts", "", np.arange(3), np.ones((3, 4), np.float32)))
-            assert retry(address, lambda _: link.count())[0] == 3
+            channel.call("Insert", write_request("insert", "texts", "", np.arange(3), np.ones((3, 4), np.float32)))
+            assert retry(endpoint, lambda _: channel.count())[0] == 3
     assert proxy == []
 
 
 def test_a_proxy_before_a_server_is_named_and_its_password_is_not(proxy: list[bytes]) -> None:
-    address = Endpoint("http://milvus.invalid:19530", "texts", timeout_s=2, patience_s=2)
+    endpoint = Endpoint("http://milvus.invalid:19530", "texts", timeout_s=2, patience_s=2)
     with pytest.raises(ConfigError) as refused:
-        address.connect()
-    with pytest.raises(StoreError) as failed, Channel(address) as link:
-        retry(address, lambda _: link.count())
+        endpoint.connect()
+    with pytest.raises(StoreError) as failed, Channel(endpoint) as channel:
+        retry(endpoint, lambda _: channel.count())
     for error in (refused.value, failed.value):
         assert "through the proxy http://***@127.0.0.1:" in str(error)
         assert "set no_proxy=milvus.invalid" in str(error)
@@ -94,10 +94,10 @@ def test_of_a_proxy_only_the_host_is_said(proxy: str, monkeypatch: pytest.Monkey
 
 def test_what_no_proxy_names_is_asked_directly(proxy: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "other.example,.invalid")
-    address = Endpoint("http://milvus.invalid:19530", "texts", timeout_s=0.5)
-    assert address.proxy == ""
+    endpoint = Endpoint("http://milvus.invalid:19530", "texts", timeout_s=0.5)
+    assert endpoint.proxy == ""
     with pytest.raises(ConfigError, match=r"nothing answers at http://milvus\.invalid:19530"):
-        address.connect()
+        endpoint.connect()
     assert proxy == []
 
 
@@ -110,11 +110,19 @@ def test_which_host_is_this_machine(host: str, here: bool) -> None:
     assert is_loopback(host) is here
 
 
-@pytest.mark.parametrize(("uri", "place"), [("http://milvus:1", "milvus:1"), ("http://milvus", "milvus:19530"),
-                                            ("https://milvus", "milvus:443"), ("http://[::1]:7", "[::1]:7"),
-                                            ("http://[::1]", "[::1]:19530"), ("http://m:1/path", "m:1")])  # fmt: skip
-def test_host_and_port_of_an_address(uri: str, place: str) -> None:
-    assert Endpoint(uri, "texts").place == place
+@pytest.mark.parametrize(
+    ("uri", "host_port"),
+    [
+        ("http://milvus:1", "milvus:1"),
+        ("http://milvus", "milvus:19530"),
+        ("https://milvus", "milvus:443"),
+        ("http://[::1]:7", "[::1]:7"),
+        ("http://[::1]", "[::1]:19530"),
+        ("http://m:1/path", "m:1"),
+    ],
+)
+def test_host_and_port_of_an_address(uri: str, host_port: str) -> None:
+    assert Endpoint(uri, "texts").host_port == host_port
 
 
 @pytest.mark.parametrize(("uri", "token", "warned"), [("http://milvus.example:19530", "t", True),
@@ -125,10 +133,10 @@ def test_a_token_on_an_open_line_to_another_machine_is_warned_of_once(
     uri: str, token: str, warned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(endpoint, "_warned", set())
+    monkeypatch.setattr(endpoint_module, "_warned", set())
     monkeypatch.setattr(logging.getLogger("covey"), "warning", lambda text, *rest: said.append(text % rest))
     for _ in range(2):
-        endpoint.warn_of_open_token(Endpoint(uri, "texts"), token)
+        endpoint_module.warn_of_open_token(Endpoint(uri, "texts"), token)
     expected = [f"store.uri={uri} is plain http: the token is sent without encryption to another machine. Use "
                 "https://, and store.ca_file for an authority of your own"]  # fmt: skip
     assert said == (expected if warned else [])
