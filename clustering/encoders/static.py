@@ -9,16 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from clustering.config.sections import EmbedSection
-from clustering.encoders.base import (
-    Encoded,
-    FloatArray,
-    encoded,
-    package_folder,
-    token_batches,
-    token_kinds,
-    vocabulary_of,
-)
-from clustering.encoders.weights import weights_of
+from clustering.encoders.base import Encoded, FloatArray, package_folder, read_vocabulary, token_batches, token_kinds
+from clustering.encoders.weights import model_location
 from clustering.errors import ConfigError
 
 
@@ -32,7 +24,7 @@ class StaticEncoder:
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
 
-        root = Path(weights_of(cfg)) if cfg.model else package_folder("wordllama", "")
+        root = Path(model_location(cfg)) if cfg.model else package_folder("wordllama", "")
         found = [min(root.glob(f"**/{name}"), default=None) for name in ("*_256.safetensors", "*tokenizer*.json")]
         if found[0] is None or found[1] is None:
             raise ConfigError([f"embed.model: {root} holds no *_256.safetensors and *tokenizer*.json"])
@@ -41,7 +33,7 @@ class StaticEncoder:
         if weights.ndim != 2 or len(weights) < self.tokenizer.get_vocab_size():
             raise ValueError(f"weights of shape {weights.shape} for {self.tokenizer.get_vocab_size()} tokens")
         self.vectors: FloatArray = weights.astype(np.float32)
-        self.kinds = token_kinds(*vocabulary_of(self.tokenizer))
+        self.kinds = token_kinds(*read_vocabulary(self.tokenizer))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(cfg.max_tokens)
         self.dim = self.vectors.shape[1]
@@ -60,4 +52,4 @@ class StaticEncoder:
                 rows = self.vectors[np.concatenate([ids[row] for row in filled])]
                 sums[filled] = np.add.reduceat(rows, starts, axis=0)
         cut = sum(bool(encoding.overflowing) for encoding in found)
-        return encoded(sums, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)
+        return Encoded.of_tokens(sums, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from clustering.config.sections import EmbedSection
-from clustering.encoders.base import Encoded, FloatArray, encoded, package_folder, token_batches, token_kinds
-from clustering.encoders.weights import weights_of
+from clustering.encoders.base import Encoded, FloatArray, package_folder, token_batches, token_kinds
+from clustering.encoders.weights import model_location
 from clustering.errors import ConfigError
 
 
@@ -45,9 +45,9 @@ class TorchEncoder:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        from clustering.encoders.packed import PackedEncoder, unpackable
+        from clustering.encoders.packed import PackedEncoder, unsupported_reason
 
-        name = weights_of(cfg)
+        name = model_location(cfg)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.model: Any = SentenceTransformer(
@@ -69,7 +69,7 @@ class TorchEncoder:
         self.tokens_per_batch = cfg.tokens_per_batch
         self.forwards = _Forwards(self.model[0], torch.cuda.synchronize if device == "cuda" else None)
         self.packed: Any = None
-        if unpackable(self.model) is None and (device == "cpu" or cfg.dtype != "float32"):
+        if unsupported_reason(self.model) is None and (device == "cpu" or cfg.dtype != "float32"):
             self.packed = PackedEncoder(self.model)
 
     def _require_cls_pooling(self, model: str) -> None:
@@ -94,7 +94,7 @@ class TorchEncoder:
         ids = [self._cut(own) for own in full]
         cut = sum(len(own) > self.max_tokens for own in full)
         vectors, seconds = self._packed(ids) if self.packed else self._padded(texts, ids)
-        return encoded(vectors, ids, self.kinds, cut=cut, model_seconds=seconds)
+        return Encoded.of_tokens(vectors, ids, self.kinds, cut=cut, model_seconds=seconds)
 
     def _cut(self, own: list[int]) -> list[int]:
         """The head of a text that is longer than max_tokens, closed as the tokenizer closed the text."""

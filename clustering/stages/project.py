@@ -21,7 +21,7 @@ from clustering.schema import Figures
 from clustering.workers.tasks import run_on_one_node
 
 FloatArray = NDArray[np.float32]
-AMID = 3  # placed neighbors that a text outside the sample lies amid
+PLACED_NEIGHBORS = 3  # placed neighbors that a text outside the sample lies amid
 BLOCK_ROWS = 8192  # texts placed amid others at a time
 SMALLEST_MAP = 5  # fewer texts are drawn where their first two principal components put them
 
@@ -44,7 +44,7 @@ def _project(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figur
             chosen = np.sort(np.random.default_rng(seed).choice(n_texts, cfg.sample, replace=False))
             laid_out = cfg.sample
             inner = sample_neighbors(indices, distances, chosen, n_neighbors)
-            xy = place_amid(indices, distances, chosen, draw_map(*inner, start[chosen], cfg, seed))
+            xy = place_between(indices, distances, chosen, draw_map(*inner, start[chosen], cfg, seed))
         else:
             xy = draw_map(indices[:, :n_neighbors], distances[:, :n_neighbors], start, cfg, seed)
     columns = {"row": np.arange(n_texts), "x": xy[:, 0], "y": xy[:, 1]}
@@ -150,7 +150,7 @@ def _two_steps(indices: Any, distances: Any, chosen: Any, place: Any, n_neighbor
     return found, away
 
 
-def place_amid(
+def place_between(
     indices: NDArray[np.int64], distances: FloatArray, chosen: NDArray[np.int64], layout: FloatArray
 ) -> FloatArray:
     """Coordinates of all texts: the sample's own, the others at the mean of their nearest placed ones.
@@ -186,7 +186,9 @@ def _amid(
     Returns: int64, shape (n_reached,); float32, shape (n_reached, 2)
     """
     near = placed[indices[waiting]]
-    near &= near.cumsum(axis=1) <= AMID  # the mean of many neighbors lies between the clusters, in none of them
+    near &= (
+        near.cumsum(axis=1) <= PLACED_NEIGHBORS
+    )  # the mean of many neighbors lies between the clusters, in none of them
     weight = np.where(near, 1 / np.maximum(distances[waiting], 1e-3) ** 2, 0)
     total = weight.sum(axis=1)
     reached = total > 0

@@ -109,7 +109,7 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
         "seed": manifest["seed"],
     }  # fmt: skip
     told = [line for stage in done.values() for line in stage.get("warnings", [])]
-    figures["warnings"] = [*told, *warnings_of(figures, config)]
+    figures["warnings"] = [*told, *collect_warnings(figures, config)]
     return figures
 
 
@@ -130,7 +130,7 @@ def _some(figures: Figures, *names: str) -> Figures:
     return {name: figures.get(name) for name in names}
 
 
-def warnings_of(figures: Figures, config: RunConfig) -> list[str]:
+def collect_warnings(figures: Figures, config: RunConfig) -> list[str]:
     """What a reader must know before trusting the clusters, with the remedy."""
     counts, clusters, search = (figures[name] for name in ("counts", "clusters", "search"))
     graph, forest = figures["graph"], figures["forest"]

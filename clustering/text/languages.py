@@ -8,11 +8,18 @@ from functools import cache
 from typing import Any
 
 ENOUGH_TEXTS = 50  # fewer tell nothing of a collection
-SPOKEN = 0.05  # share of the texts that makes a language one of the collection's; below lie names and slips
+MIN_SHARE = 0.05  # share of the texts that makes a language one of the collection's; below lie names and slips
 SAMPLE = 500  # texts of a part that are looked at; 20,000 take a second
 ENGLISH = frozenset({"en", "pcm"})  # Nigerian Pidgin has English words
-SAME = {"wuu": "zh", "yue": "zh", "nn": "no", "arz": "ar", "ary": "ar", "lb": "de"}  # not told apart in a headline
-NONE = ("zxx", "la")  # no language; and what words without an ending of their own look like
+MERGED_CODES = {
+    "wuu": "zh",
+    "yue": "zh",
+    "nn": "no",
+    "arz": "ar",
+    "ary": "ar",
+    "lb": "de",
+}  # not told apart in a headline
+IGNORED_CODES = ("zxx", "la")  # no language; and what words without an ending of their own look like
 NAMES = {
     "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan",
     "cs": "Czech", "cy": "Welsh", "da": "Danish", "de": "German", "el": "Greek", "en": "English", "eo": "Esperanto",
@@ -42,8 +49,8 @@ def language_of(text: str) -> str | None:
     code, score = _identifier().classify(text)
     if score < -1e30:  # no letters that it knows
         return None
-    code = SAME.get(str(code), str(code))
-    return None if code in NONE else code
+    code = MERGED_CODES.get(str(code), str(code))
+    return None if code in IGNORED_CODES else code
 
 
 @cache
@@ -64,7 +71,7 @@ def dominant_languages(counts: Counter[str]) -> dict[str, float]:
     total = sum(counts.values())
     if total < ENOUGH_TEXTS:
         return {}
-    return {code: count / total for code, count in counts.most_common() if code and count >= SPOKEN * total}
+    return {code: count / total for code, count in counts.most_common() if code and count >= MIN_SHARE * total}
 
 
 def language_names(languages: dict[str, float]) -> str:

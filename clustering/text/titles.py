@@ -29,13 +29,13 @@ TIMEOUT_S = 60.0  # for a whole request: connecting, all headers, all of the bod
 TRIES = 3
 PAUSE_S = 1.0  # before a request is made again; twice as long the next time
 CONCURRENCY = 8
-GIVE_UP = 24  # requests that fail one after the other, after which the endpoint is asked no more
-HERE = ("localhost", "127.0.0.1", "::1")
+MAX_FAILED_IN_A_ROW = 24  # requests that fail one after the other, after which the endpoint is asked no more
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 TRANSIENT_STATUS = (408, 409, 425, 429)  # of the refusals, those that a later try may not meet
 FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, LookupError, TypeError, RecursionError)
 
 
-class RefusedError(ValueError):
+class PermanentError(ValueError):
     """A reply that would be the same another time."""
 
 
@@ -46,7 +46,12 @@ def check_titles(cfg: Titles | None) -> None:
     """
     if cfg is not None and cfg.key_env and not _key(cfg.key_env):
         raise ConfigError([f"describe.titles.key_env: the environment variable {cfg.key_env} is not set"])
-    if cfg is not None and cfg.key_env and cfg.url.startswith("http:") and urlsplit(cfg.url).hostname not in HERE:
+    if (
+        cfg is not None
+        and cfg.key_env
+        and cfg.url.startswith("http:")
+        and urlsplit(cfg.url).hostname not in LOCAL_HOSTS
+    ):
         log.warning(
             "describe.titles.url=%s is plain http: the key is sent without encryption to another machine. Use https://",
             cfg.url,
@@ -74,7 +79,7 @@ class _Endpoint:
 
     def __init__(self, cfg: Titles) -> None:
         self.cfg, self.url = cfg, f"{cfg.url.rstrip('/')}/chat/completions"
-        self.proxy, password = proxy_of(self.url)
+        self.proxy, password = proxy_for(self.url)
         # Of a tunnel, the proxy alone is told the password; else the request is the proxy's own.
         self.told: Any = {"proxy_headers" if self.url.startswith("https:") else "headers": password}
         self.failed, self.reason = 0, ""
@@ -94,14 +99,14 @@ class _Endpoint:
     async def title(self, session: aiohttp.ClientSession, terms: list[str], exemplars: list[str]) -> str | None:
         async with self.places:
             for tried in range(TRIES):
-                if self.failed >= GIVE_UP:
+                if self.failed >= MAX_FAILED_IN_A_ROW:
                     break
                 try:
-                    found = title_of(await self.complete(session, terms, exemplars))
+                    found = parse_title(await self.complete(session, terms, exemplars))
                 except FAILURES as error:
                     self.failed += 1
                     self.reason = self.reason or one_line(f"{error}" or type(error).__name__, 200)
-                    if isinstance(error, RefusedError) or tried == TRIES - 1:
+                    if isinstance(error, PermanentError) or tried == TRIES - 1:
                         break
                     await asyncio.sleep(PAUSE_S * 2**tried)
                 else:
@@ -120,24 +125,24 @@ class _Endpoint:
             if 300 <= reply.status < 400:
                 to = urlsplit(reply.headers.get("Location", ""))
                 where = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else to.path
-                raise RefusedError(f"it redirects to {where}; set describe.titles.url to the address that answers")
+                raise PermanentError(f"it redirects to {where}; set describe.titles.url to the address that answers")
             if reply.status != 200:
-                kind = RefusedError if reply.status < 500 and reply.status not in TRANSIENT_STATUS else ValueError
+                kind = PermanentError if reply.status < 500 and reply.status not in TRANSIENT_STATUS else ValueError
                 raise kind(f"it answered {reply.status} {reply.reason}")
             found = b""
             async for chunk in reply.content.iter_any():
                 found += chunk
                 if len(found) > REPLY_BYTES:
-                    raise RefusedError(f"its reply is longer than {REPLY_BYTES:,} bytes")
+                    raise PermanentError(f"its reply is longer than {REPLY_BYTES:,} bytes")
             return found
 
 
-def proxy_of(url: str) -> tuple[str | None, dict[str, str]]:
+def proxy_for(url: str) -> tuple[str | None, dict[str, str]]:
     """The proxy that the environment names for a URL, and the header with its user and password, which stand in no
     address that an error would show; none for this machine itself."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if host in HERE or urllib.request.proxy_bypass(host):
+    if host in LOCAL_HOSTS or urllib.request.proxy_bypass(host):
         return None, {}
     given = urllib.request.getproxies().get(parts.scheme)
     if not given:
@@ -148,7 +153,7 @@ def proxy_of(url: str) -> tuple[str | None, dict[str, str]]:
     return f"{scheme or 'http'}://{place}", password
 
 
-def title_of(reply: bytes) -> str:
+def parse_title(reply: bytes) -> str:
     """The title in a reply. Raises: what a malformed reply makes of it, one of FAILURES."""
     found: Any = json.loads(reply)
     content = found["choices"][0]["message"]["content"]

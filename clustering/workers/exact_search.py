@@ -28,7 +28,7 @@ def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray,
     """
     shared = ray.put((queries, query_rows))
     best: tuple[IntArray, FloatArray] | None = None
-    for rows, dots in windowed(_block_neighbors, [(path, shared, k) for path in parts(folder)]):
+    for rows, dots in map_unordered(_block_neighbors, [(path, shared, k) for path in parts(folder)]):
         held = ([rows], [dots]) if best is None else ([best[0], rows], [best[1], dots])
         best = merge_top_k(*held, k)
     if best is None:
@@ -36,7 +36,7 @@ def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray,
     return best
 
 
-def windowed(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
+def map_unordered(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
     """Results as they come, with at most a few tasks a core in flight, so that the driver never holds many."""
     calls = list(reversed(calls))
     waiting: list[Any] = []
@@ -47,7 +47,7 @@ def windowed(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator
         yield collect(ray.get(done))
 
 
-def search_outside(folder: Location, core: FloatArray, metric: str, floor: float, longest: float | None = None) -> Ask:
+def outside_search(folder: Location, core: FloatArray, metric: str, floor: float, longest: float | None = None) -> Ask:
     """An exact search for the nearest text of another piece by mutual reachability, by blocked matrix products.
 
     folder : vectors/; core : float32, shape (n_texts,), core distances; floor : shorter distances count as this;
@@ -62,7 +62,7 @@ def search_outside(folder: Location, core: FloatArray, metric: str, floor: float
             some = slice(at, at + QUERIES)
             shared = ray.put((vectors_of(gather(folder, rows[some], ["vector"])), rows[some]))
             calls = [(path, shared, cores, pieces, metric, floor, longest) for path in parts(folder)]
-            for found, away in windowed(_block_outside, calls):
+            for found, away in map_unordered(_block_outside, calls):
                 nearer = (away < reach[some]) | ((away == reach[some]) & (found < other[some]))
                 other[some][nearer], reach[some][nearer] = found[nearer], away[nearer]
         other[np.isinf(reach)] = -1

@@ -30,16 +30,16 @@ from clustering.workers.nodes import Node, live_nodes, on_node
 from clustering.workers.tasks import collect, submit
 
 
-def write_forest(run: RunDir, forest: Forest, core: FloatArray, grain: GroupSizes, without: int) -> Figures:
+def write_forest(run: RunDir, forest: Forest, core: FloatArray, group_sizes: GroupSizes, without: int) -> Figures:
     columns = {"left": forest.left, "right": forest.right, "distance": forest.distance}
     write_table(run / "forest" / part_name(0), pa.table(columns, schema=schema.FOREST))
     save_array(run / "forest" / "core.npy", core)
-    write_json(run / "forest" / "grain.json", asdict(grain))
+    write_json(run / "forest" / "grain.json", asdict(group_sizes))
     return {
         "edges": len(forest),
         "pieces_left": core.size - without - len(forest),
-        "small_groups": round(grain.share, 4),
-        "group_size": grain.size,
+        "small_groups": round(group_sizes.share, 4),
+        "group_size": group_sizes.size,
     }
 
 
@@ -59,19 +59,19 @@ class Shard:
         self.lists = read_lists(run, names, *given)
         self.pull: FloatArray | None = None
 
-    def breaks(self) -> IntArray:
+    def count_breaks(self) -> IntArray:
         return count_breaks(self.lists)
 
-    def equal(self) -> EqualEdges:
+    def equal_edges(self) -> EqualEdges:
         return equal_edges(self.lists, MIN_DISTANCE)
 
-    def scales(self, rank: int) -> FloatArray:
+    def local_scales(self, rank: int) -> FloatArray:
         return diffusion.local_scales(self.lists, rank)
 
-    def sketch(self, seed: int) -> diffusion.Sketch:
-        return diffusion.draw_sketch(self.keys(), seed)
+    def draw_sketch(self, seed: int) -> diffusion.Sketch:
+        return diffusion.draw_sketch(self.text_keys(), seed)
 
-    def keys(self) -> diffusion.Keys:
+    def text_keys(self) -> diffusion.Keys:
         """A digest of each text, so that the order in which texts come changes nothing."""
         return text_keys(self.run, self.names)
 
@@ -80,11 +80,11 @@ class Shard:
             self.pull = diffusion.affinities(self.lists, np.concatenate(ray.get(scales)), averaged)
         return diffusion.average(self.lists, self.pull, np.concatenate(ray.get(sketches)))
 
-    def lengths(self, sketches: list[Any]) -> FloatArray:
+    def edge_lengths(self, sketches: list[Any]) -> FloatArray:
         self.pull = None
         return diffusion.edge_lengths(self.lists, np.concatenate(ray.get(sketches)))
 
-    def cores(self, length: FloatArray, rank: int) -> FloatArray:
+    def core_distances(self, length: FloatArray, rank: int) -> FloatArray:
         """Core distances by the rows' own lists; 0 without min_samples."""
         if rank == 0:
             return np.zeros(len(self.lists), np.float32)
@@ -107,10 +107,10 @@ def diffuse_shards(
 ) -> tuple[list[Forest], FloatArray, GroupSizes, list[EqualEdges]]:
     """Diffusion and forests by one actor a shard; a round's sketches are objects that all actors read in the next.
 
-    shards : arguments of ``_Shard`` for each, rows ascending; rank : min_samples, 0 for none
+    shards : arguments of ``Shard`` for each, rows ascending; rank : min_samples, 0 for none
     nodes : where the actors are, in turn
-    Returns: two forests, whose merge is the whole's; core distances; the grain; entries between equal vectors. All the
-        same for any shards.
+    Returns: two forests, whose merge is the whole's; core distances; the group sizes; entries between equal vectors.
+        All are the same for any shards.
     """
     on_each = -(-len(shards) // len(nodes))
     kind: Any = ray.remote(max_restarts=3, max_task_retries=3)(Shard)
@@ -118,16 +118,20 @@ def diffuse_shards(
     for shard, node in zip(shards, itertools.cycle(nodes), strict=False):
         threads = {"env_vars": {"OMP_NUM_THREADS": str(max(1, node.cpus // on_each))}}
         actors.append(kind.options(scheduling_strategy=on_node(node), runtime_env=threads).remote(*shard))
-    grain = measure_group_sizes(np.sum(ray.get([one.breaks.remote() for one in actors]), axis=0), n_texts)
-    scales = [one.scales.remote(grain.averaged // 2) for one in actors]
-    sketches = [one.sketch.remote(seed) for one in actors]
+    group_sizes = measure_group_sizes(
+        np.sum(ray.get([actor.count_breaks.remote() for actor in actors]), axis=0), n_texts
+    )
+    scales = [actor.local_scales.remote(group_sizes.averaged // 2) for actor in actors]
+    sketches = [actor.draw_sketch.remote(seed) for actor in actors]
     for _ in range(diffusion.ROUNDS):
-        sketches = [one.average.remote(grain.averaged, scales, sketches) for one in actors]
-    lengths = [one.lengths.remote(sketches) for one in actors]
-    core = np.concatenate(ray.get([one.cores.remote(own, rank) for one, own in zip(actors, lengths, strict=True)]))
+        sketches = [actor.average.remote(group_sizes.averaged, scales, sketches) for actor in actors]
+    lengths = [actor.edge_lengths.remote(sketches) for actor in actors]
+    core = np.concatenate(
+        ray.get([actor.core_distances.remote(own, rank) for actor, own in zip(actors, lengths, strict=True)])
+    )
     shared = ray.put(core)
-    waiting = [one.measured_forest.remote(own, shared) for one, own in zip(actors, lengths, strict=True)]
-    return _merged_pairs(waiting, n_texts), core, grain, ray.get([one.equal.remote() for one in actors])
+    waiting = [actor.measured_forest.remote(own, shared) for actor, own in zip(actors, lengths, strict=True)]
+    return _merged_pairs(waiting, n_texts), core, group_sizes, ray.get([actor.equal_edges.remote() for actor in actors])
 
 
 def _merged_pairs(waiting: list[Any], n_texts: int) -> list[Forest]:
@@ -150,12 +154,12 @@ def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, n_shards: int
         forest = spanning_forest(graph, core)
         return forest, {"shards": 1, "merged_edges": len(forest)}
     shared = ray.put(core)
-    tasks = [submit(_shard_forest, run, shared, rows) for rows in near_rows(run, graph, n_shards)]
+    tasks = [submit(_shard_forest, run, shared, rows) for rows in shard_rows(run, graph, n_shards)]
     halves = _merged_pairs(tasks, n_texts)
     return merge_forests(halves, n_texts), {"shards": n_shards, "merged_edges": sum(map(len, halves))}
 
 
-def near_rows(run: RunDir, graph: csr_array, n_shards: int) -> list[IntArray]:
+def shard_rows(run: RunDir, graph: csr_array, n_shards: int) -> list[IntArray]:
     """All rows, in shards of about as many stored edges each; rows of a cell, and near cells, stay together."""
     cell = read_columns(run / "neighbors", ["cell"])["cell"].to_numpy()
     order = np.argsort(cell, kind="stable")

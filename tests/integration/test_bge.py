@@ -158,7 +158,7 @@ def count_batches(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     inner = encoder.packed.forward
 
     def forward(pack: Any) -> Any:
-        sizes.append(len(pack.on_host))
+        sizes.append(len(pack.host_lengths))
         return inner(pack)
 
     monkeypatch.setattr(encoder.packed, "forward", forward)

@@ -135,22 +135,22 @@ def test_a_text_that_the_model_cannot_take_is_refused(bert, length):
 
 
 def test_other_models_are_refused_with_the_reason(bge, tmp_path):
-    from clustering.encoders.packed import PackedEncoder, unpackable
+    from clustering.encoders.packed import PackedEncoder, unsupported_reason
 
-    assert unpackable(load(bge)) is None
+    assert unsupported_reason(load(bge)) is None
     folder = copied(bge, tmp_path)
     changed(folder / "config.json", hidden_act="relu")
     with pytest.raises(ValueError, match="its activation is relu"):
         PackedEncoder(load(folder))
     changed(folder / "config.json", hidden_act="gelu")
     changed(folder / "1_Pooling" / "config.json", pooling_mode_cls_token=False, pooling_mode_max_tokens=True)
-    assert unpackable(load(folder)) == "it pools by max; read are cls and mean"
+    assert unsupported_reason(load(folder)) == "it pools by max; read are cls and mean"
     other = SimpleNamespace(auto_model=SimpleNamespace(config=SimpleNamespace(model_type="mpnet")))
     kinds = [type(name, (SimpleNamespace,), {}) for name in ("Transformer", "Pooling", "Dense")]
-    assert unpackable([kinds[0](**vars(other)), kinds[1](), kinds[2]()]) == (
+    assert unsupported_reason([kinds[0](**vars(other)), kinds[1](), kinds[2]()]) == (
         "its modules are Transformer, Pooling, Dense; read are Transformer, Pooling and Normalize"
     )
-    assert "its architecture is mpnet" in str(unpackable([kinds[0](**vars(other)), kinds[1]()]))
+    assert "its architecture is mpnet" in str(unsupported_reason([kinds[0](**vars(other)), kinds[1]()]))
 
 
 def test_attention_by_own_kernels_needs_a_gpu(bge):

@@ -15,7 +15,7 @@ import pytest
 
 from clustering.config.sections import Titles
 from clustering.text import titles
-from clustering.text.titles import title_of, write_titles
+from clustering.text.titles import parse_title, write_titles
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -186,7 +186,7 @@ def test_an_endpoint_that_never_answers_well_is_given_up(raw):
     cfg, asked = raw(lambda: [BROKEN["not JSON"]])
     found, _ = write_titles(cfg, [["flood"]] * 500, [[]] * 500)
     assert found == [None] * 500
-    assert titles.GIVE_UP <= len(asked) < titles.GIVE_UP + titles.CONCURRENCY
+    assert titles.MAX_FAILED_IN_A_ROW <= len(asked) < titles.MAX_FAILED_IN_A_ROW + titles.CONCURRENCY
 
 
 def test_a_proxy_is_not_asked_for_this_machine(endpoint, monkeypatch):
@@ -196,7 +196,7 @@ def test_a_proxy_is_not_asked_for_this_machine(endpoint, monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     assert write_titles(cfg, [["flood"]], [[]]) == (["About flood"], "")
-    assert titles.proxy_of("http://titles.example.org/v1") == ("http://127.0.0.1:9", {})
+    assert titles.proxy_for("http://titles.example.org/v1") == ("http://127.0.0.1:9", {})
 
 
 GIVEN = REPLY + json.dumps({"choices": [{"message": {"content": "Flood"}}]}).encode()
@@ -246,7 +246,7 @@ def test_where_a_redirect_leads_is_told_without_a_password(raw, to):
     ],
 )
 def test_of_an_answer_the_first_line_is_the_title(content, title):
-    assert title_of(json.dumps({"choices": [{"message": {"content": content}}]}).encode()) == title
+    assert parse_title(json.dumps({"choices": [{"message": {"content": content}}]}).encode()) == title
 
 
 @pytest.mark.ray

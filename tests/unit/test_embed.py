@@ -15,7 +15,7 @@ from clustering.errors import StageError
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_name, parts, rows_without_vector
 from clustering.runs.storage import write_table
-from clustering.stages.embed import Embedder, adopt_vectors, embedded_figures, warn_of_languages
+from clustering.stages.embed import Embedder, adopt_vectors, embedding_figures, language_warnings
 from tests.planted import headlines_in
 
 NAMES = ["part-000000.parquet", "part-000001.parquet"]
@@ -75,7 +75,7 @@ def embedded(folder: Path, *texts_of_parts: list[str]) -> RunDir:
 
 def test_texts_without_a_known_token_are_counted_over_all_parts(tmp_path: Path) -> None:
     run = embedded(tmp_path, ["Flood in Garford", "😀"], ["Vote\x1b[31m", "👍👍", "ማስታወቂያ"])
-    found = embedded_figures(run, STATIC)
+    found = embedding_figures(run, STATIC)
     assert (found["unread"], found["unusable"], found["vectors"]) == (3, 0, 2)
     assert found["warnings"][-1] == (
         "No word or sign that the encoder static knows stands in 3 of 5 texts, for instance id 1, id 3, id 4. Such "
@@ -89,7 +89,7 @@ def test_texts_of_which_none_can_be_compared_end_the_stage(tmp_path: Path) -> No
     with pytest.raises(
         StageError, match=r"knows stands in 2 of 3 texts, for instance id 1, id 2\. Nothing is left to compare"
     ):
-        embedded_figures(run, STATIC)
+        embedding_figures(run, STATIC)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_texts_of_which_none_can_be_compared_end_the_stage(tmp_path: Path) -> No
     ],
 )
 def test_texts_for_which_the_encoder_was_not_made_are_told(code: str, told: str | None, tmp_path: Path) -> None:
-    found = embedded_figures(embedded(tmp_path, headlines_in(code)), STATIC)
+    found = embedding_figures(embedded(tmp_path, headlines_in(code)), STATIC)
     warnings = " ".join(found["warnings"])
     if told is None:
         assert warnings == ""
@@ -133,4 +133,4 @@ def test_texts_for_which_the_encoder_was_not_made_are_told(code: str, told: str 
 def test_only_an_encoder_that_does_not_fit_is_told(
     encoder: str, model: str | None, languages: dict[str, float], unknown: float, told: bool
 ) -> None:
-    assert bool(warn_of_languages(EmbedSection(encoder=encoder, model=model), languages, unknown)) == told
+    assert bool(language_warnings(EmbedSection(encoder=encoder, model=model), languages, unknown)) == told

@@ -23,7 +23,7 @@ from clustering.stages.project import (
     _neighbor_columns,
     _principal_components,
     draw_map,
-    place_amid,
+    place_between,
     sample_neighbors,
     umap_layout,
 )
@@ -167,7 +167,7 @@ def test_texts_outside_the_sample_lie_amid_their_neighbors():
     indices, distances = chain(41, 2)
     chosen = np.arange(0, 41, 4)
     layout = np.column_stack([chosen, np.zeros(chosen.size)]).astype(np.float32)
-    xy = place_amid(indices, distances, chosen, layout)
+    xy = place_between(indices, distances, chosen, layout)
     np.testing.assert_array_equal(xy[chosen], layout)
     assert np.isfinite(xy).all()
     assert np.abs(xy[:, 0] - np.arange(41)).max() <= 2.5
@@ -176,7 +176,7 @@ def test_texts_outside_the_sample_lie_amid_their_neighbors():
 def test_a_text_that_no_placed_neighbor_reaches_lies_at_the_middle():
     indices = np.array([[0, 1], [1, 0], [2, 2]])
     distances = np.array([[0, 1], [1, 0], [0, 0]], np.float32)
-    xy = place_amid(indices, distances, np.array([0]), np.array([[3.0, 4.0]], np.float32))
+    xy = place_between(indices, distances, np.array([0]), np.array([[3.0, 4.0]], np.float32))
     np.testing.assert_array_equal(xy, [[3, 4], [3, 4], [3, 4]])
 
 
@@ -188,9 +188,9 @@ def test_blocks_place_texts_where_one_block_does_and_need_little_beside_the_tabl
     chosen = np.arange(0, n_texts, 900)  # the others are reached in several rounds
     layout = rng.normal(size=(chosen.size, 2)).astype(np.float32)
     tracemalloc.start()
-    xy = place_amid(indices, distances, chosen, layout)
+    xy = place_between(indices, distances, chosen, layout)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < indices.nbytes + distances.nbytes
     monkeypatch.setattr(project, "BLOCK_ROWS", n_texts)
-    assert_array_equal(place_amid(indices, distances, chosen, layout), xy)
+    assert_array_equal(place_between(indices, distances, chosen, layout), xy)

@@ -84,7 +84,7 @@ def test_much_noise_is_told_with_what_helps(
     figures = report.collect_figures(finished_run(tmp_path), config)
     found = {"count": 3, "noise_share": 0.7, "layer": chosen, "layers": [{"noise_share": share} for share in layers]}
     figures["clusters"] |= found
-    assert report.warnings_of(figures, config) == [f"70% of the records are noise. {advice}"]
+    assert report.collect_warnings(figures, config) == [f"70% of the records are noise. {advice}"]
 
 
 def test_without_a_cluster_only_keys_that_help_are_named(tmp_path: Path) -> None:
@@ -92,4 +92,4 @@ def test_without_a_cluster_only_keys_that_help_are_named(tmp_path: Path) -> None
         config = build_config({"cluster": words})
         figures = report.collect_figures(finished_run(tmp_path), config)
         figures["clusters"]["count"] = 0
-        assert report.warnings_of(figures, config)[0].endswith(said)
+        assert report.collect_warnings(figures, config)[0].endswith(said)

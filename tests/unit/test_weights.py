@@ -13,7 +13,7 @@ import pytest
 from clustering.config.loading import build_config, override_config
 from clustering.config.sections import EmbedSection
 from clustering.encoders.loading import check_encoder
-from clustering.encoders.weights import UNKNOWN, commit_of, hub_name, noted, state_of
+from clustering.encoders.weights import UNKNOWN, encoder_fingerprint, hub_name, recorded_commit, resolve_commit
 from clustering.errors import ConfigError
 from clustering.fingerprints import commits, known_commit, stage_fingerprints
 from clustering.runs.directory import RunDir
@@ -60,9 +60,9 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_versions_count_where_they_change_vectors(
     encoder: str, package: str, version: str, changes: bool, versions: dict[str, str]
 ) -> None:
-    before = state_of(EmbedSection(encoder=encoder))
+    before = encoder_fingerprint(EmbedSection(encoder=encoder))
     versions[package] = version
-    assert (state_of(EmbedSection(encoder=encoder)) != before) == changes
+    assert (encoder_fingerprint(EmbedSection(encoder=encoder)) != before) == changes
 
 
 @pytest.mark.parametrize("key", ["encoder", "model"])
@@ -74,20 +74,20 @@ def test_other_weights_in_a_folder_are_noticed_however_it_is_named(
     for name in ("config.json", "model.safetensors", "1_Pooling/config.json"):
         (folder / name).write_bytes(b"{}")
     cfg = EmbedSection(**{"encoder": "bge-m3", key: str(folder)})
-    before = state_of(cfg)
-    assert state_of(cfg) == before
+    before = encoder_fingerprint(cfg)
+    assert encoder_fingerprint(cfg) == before
     os.utime(folder / "model.safetensors", ns=(1, 1))
-    changed = state_of(cfg)
+    changed = encoder_fingerprint(cfg)
     assert changed != before
     (folder / ".cache").mkdir()  # what downloads leave, and what is written about a model, changes no vector
     for name in (".cache/model.metadata", ".gitattributes", "README.md"):
         (folder / name).write_text("x")
-    assert state_of(cfg) == changed
+    assert encoder_fingerprint(cfg) == changed
     moved = folder.rename(tmp_path / "elsewhere")
-    assert state_of(EmbedSection(**{"encoder": "bge-m3", key: str(moved)})) == changed
+    assert encoder_fingerprint(EmbedSection(**{"encoder": "bge-m3", key: str(moved)})) == changed
     folder = moved.rename(folder)
     (folder / "1_Pooling/config.json").rename(folder / "1_Pooling/other.json")
-    assert state_of(cfg) not in (before, changed)
+    assert encoder_fingerprint(cfg) not in (before, changed)
 
 
 def test_a_model_of_the_hub_is_known_by_its_cached_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -97,14 +97,14 @@ def test_a_model_of_the_hub_is_known_by_its_cached_commit(monkeypatch: pytest.Mo
     seen = []
     for commit in ("5617a9f6", "babcf60c"):
         reference.write_text(commit)
-        assert commit_of("BAAI/bge-m3") == commit
-        assert commit_of("BAAI/bge-m3", known="0" * 40) == commit
-        seen.append(state_of(EmbedSection(encoder="bge-m3"), commit))
+        assert resolve_commit("BAAI/bge-m3") == commit
+        assert resolve_commit("BAAI/bge-m3", known="0" * 40) == commit
+        seen.append(encoder_fingerprint(EmbedSection(encoder="bge-m3"), commit))
     assert seen[0] != seen[1]
     named = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2/refs/main"
     named.parent.mkdir(parents=True)
     named.write_text("c9745ed1\n")
-    assert commit_of("all-MiniLM-L6-v2") == "c9745ed1"
+    assert resolve_commit("all-MiniLM-L6-v2") == "c9745ed1"
 
 
 def test_a_model_that_nobody_knows_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_a_model_that_nobody_knows_is_no_error(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", away)
-    assert commit_of("somebody/model") is None
-    assert commit_of("somebody/model", known=COMMIT) == COMMIT
+    assert resolve_commit("somebody/model") is None
+    assert resolve_commit("somebody/model", known=COMMIT) == COMMIT
 
 
 def test_a_commit_that_a_start_has_found_is_that_of_the_next(
@@ -143,9 +143,9 @@ def test_a_commit_that_a_start_has_found_is_that_of_the_next(
 
 
 def test_only_a_commit_is_taken_from_a_directory() -> None:
-    assert noted("one", None, {}, {"one": COMMIT}) == COMMIT
-    assert noted("one", {"one": UNKNOWN}, {"one": COMMIT}) == UNKNOWN
-    assert noted("one", {"one": "refs/pr/7"}, {"one": "../" + COMMIT}) is None
+    assert recorded_commit("one", None, {}, {"one": COMMIT}) == COMMIT
+    assert recorded_commit("one", {"one": UNKNOWN}, {"one": COMMIT}) == UNKNOWN
+    assert recorded_commit("one", {"one": "refs/pr/7"}, {"one": "../" + COMMIT}) is None
 
 
 def test_the_name_of_the_directory_is_part_of_no_vector(tmp_path: Path) -> None:
@@ -198,6 +198,8 @@ def test_home_stands_for_itself_in_a_model_as_in_a_directory(tmp_path: Path, mon
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text('{"hidden_size": 7}')
     assert hub_name(EmbedSection(encoder="~/model")) is None
-    assert state_of(EmbedSection(encoder="~/model")) == state_of(EmbedSection(encoder=str(tmp_path / "model")))
+    assert encoder_fingerprint(EmbedSection(encoder="~/model")) == encoder_fingerprint(
+        EmbedSection(encoder=str(tmp_path / "model"))
+    )
     with pytest.raises(ConfigError, match=f"embed.model: {tmp_path}/model holds no"):
         check_encoder(EmbedSection(encoder="static", model="~/model"))
