@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 from pymilvus import MilvusException
 from pymilvus.grpc_gen import common_pb2, milvus_pb2

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import obstore
 import pyarrow as pa
+import pyarrow.fs
 from obstore.exceptions import BaseError
 from obstore.store import GCSStore, S3Store
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.fs
 
 from clustering.config.sections import ReadSection
 from clustering.kernels.printable import CREDENTIALS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -134,6 +135,13 @@ def test_no_stage_imports_another(path: Path) -> None:
 def test_a_heavy_package_stays_with_its_owners(package: str) -> None:
     users = {dotted(path) for path in MODULES if package in {name.split(".")[0] for name in imported(path)}}
     assert {name for name in users if not {name, room_of(name)} & OWNERS[package]} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_parts_of_pyarrow_are_imported_where_they_are_used(path: Path) -> None:
+    """``import pyarrow`` alone brings neither; that another module has imported them is luck."""
+    used = set(re.findall(r"\bpa\.(csv|fs)\.", path.read_text(encoding="utf-8")))
+    assert {f"pyarrow.{name}" for name in used} <= set(imported(path))
 
 
 def test_nothing_imports_the_jobs() -> None:

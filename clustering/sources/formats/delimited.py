@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 
 from clustering.errors import InputError
 from clustering.sources.formats.dialects import SWALLOWED_LINES, Dialect
