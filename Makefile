@@ -1,10 +1,15 @@
-.PHONY: check fix demo quick lock audit
+.PHONY: setup quick check fix demo bench lock audit
 
-check:  ## what CI runs
-	.ci/run
+setup:  ## an environment in .venv with all that tests and checks need, and the commit hooks
+	python3 -m venv .venv
+	.venv/bin/pip install -e '.[dev]'
+	.venv/bin/pre-commit install
 
 quick:  ## the tests of some minutes; `make check` runs all of them
 	pytest
+
+check:  ## what CI runs
+	.ci/run
 
 fix:  ## tidy the code
 	ruff check --fix .
@@ -13,6 +18,9 @@ fix:  ## tidy the code
 demo:  ## cluster a generated sample on this machine
 	covey sample --texts 3000 --output runs/sample.csv
 	covey run --config cluster_configs/laptop.yaml
+
+bench:  ## a table of a run's stages and of the clusterer, in about a minute
+	python -m benchmarks.quick
 
 LOCK = echo 'setuptools>=77' | uv pip compile pyproject.toml - --universal --generate-hashes --upgrade \
 	--python-version 3.11 --no-emit-index-url --quiet
