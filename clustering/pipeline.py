@@ -35,7 +35,7 @@ from clustering.stages.search import search_neighbors
 from clustering.stages.store import store_vectors
 from clustering.workers.nodes import node_cpus
 from clustering.workers.session import ray_session
-from clustering.workers.tasks import requiring_memory, run_beside
+from clustering.workers.tasks import requiring_memory, run_concurrently
 
 log = logging.getLogger("covey")
 
@@ -136,7 +136,7 @@ def cluster_stages(config: RunConfig, run: RunDir, marks: dict[str, str], n_text
         return do_stage(config, run, marks, name, work)
 
     seed, metric = config.run.seed, config.store.metric
-    with run_beside(lambda: stage("project", lambda: project_texts(run, config.project, n_texts, seed))):
+    with run_concurrently(lambda: stage("project", lambda: project_texts(run, config.project, n_texts, seed))):
         stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
         stage("forest", lambda: build_forest(run, config.cluster, config.graph, config.graph_k, metric, seed))
         stage("cluster", lambda: cluster_graph(run, config.cluster, config.graph, config.graph_k, metric))

@@ -12,16 +12,16 @@ from dataclasses import asdict
 from clustering.config.sections import RunConfig
 from clustering.encoders.loading import check_encoder
 from clustering.errors import ConfigError
-from clustering.monitoring.estimates import estimate_times
 from clustering.monitoring.plan import (
-    Machine,
+    NodeType,
     check_fits,
     counts_of,
-    group_machines,
+    estimates_by_node_type,
+    group_node_types,
     log_plan,
-    plan_by_machine,
     plan_entries,
 )
+from clustering.monitoring.times import estimate_times
 from clustering.runs.directory import RunDir
 from clustering.runs.object_store import is_local
 from clustering.schema import Figures
@@ -30,7 +30,7 @@ from clustering.sources.detection import find_files
 from clustering.sources.files import InputFile
 from clustering.text.titles import check_titles
 from clustering.workers.nodes import cluster_gpus, live_nodes, node_cpus
-from clustering.workers.remote import ask_each_node
+from clustering.workers.remote import run_on_each_node
 
 log = logging.getLogger("covey")
 
@@ -112,8 +112,8 @@ def make_plan(config: RunConfig, run: RunDir, read: Figures, dim: int, stages: l
     if not stages:
         return
     counts = counts_of(read, dim)
-    machines = group_machines((node.cpus, node.gpus, node.memory_bytes) for node in live_nodes())
-    placed = plan_by_machine(config, counts, machines or [Machine(node_cpus())])
+    machines = group_node_types((node.cpus, node.gpus, node.memory_bytes) for node in live_nodes())
+    placed = estimates_by_node_type(config, counts, machines or [NodeType(node_cpus())])
     entries = plan_entries(config, counts, placed)
     placed = [(kind, need) for kind, need in placed if need.stage in stages]
     log_plan(config, counts, placed)
@@ -139,7 +139,7 @@ def check_nodes(config: RunConfig, run: RunDir) -> None:
             f"({', '.join(addresses[:3])} ...); give the address of a Milvus server in store.uri"
         )
     if len(nodes) > 1:
-        seen = ask_each_node(nodes, _sees, run, run.id)
+        seen = run_on_each_node(nodes, _sees, run, run.id)
         blind = sorted({node.address for node, sees in zip(nodes, seen, strict=True) if not sees})
         if blind:
             shown = ", ".join(blind[:3]) + (" ..." if len(blind) > 3 else "")

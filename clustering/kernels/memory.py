@@ -9,7 +9,7 @@ PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StageBytes:
     """What a stage holds in its largest process, and what it leaves on disk, in bytes."""
 
     stage: str
@@ -17,7 +17,7 @@ class StagePlan:
     disk_bytes: int
 
 
-def plan_stages(
+def stage_bytes(
     n_texts: int,
     n_records: int,
     dim: int,
@@ -30,7 +30,7 @@ def plan_stages(
     map_texts: int | None = None,
     map_method: str = "layout",
     drawn: int = 50_000,
-) -> list[StagePlan]:
+) -> list[StageBytes]:
     """The bytes of every stage from the run's counts, fitted to runs of 2,291 to 859,941 texts (docs/operations.md).
 
     n_texts, n_records : distinct texts, and records; dim : of a vector; k : neighbors of a text
@@ -62,7 +62,7 @@ def plan_stages(
         ("plot", 640, n_texts * (62 + 410) + pictured * 190 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
         ("report", 600, n_texts * 600, n_records * 60),
     ]
-    return [StagePlan(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]
+    return [StageBytes(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]
 
 
 def forest_bytes(n_texts: int, edges: int) -> int:

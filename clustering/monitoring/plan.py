@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from clustering.config.sections import RunConfig
 from clustering.encoders.loading import check_encoder
 from clustering.errors import ConfigError
-from clustering.kernels.memory import StagePlan, plan_stages, server_bytes
+from clustering.kernels.memory import StageBytes, server_bytes, stage_bytes
 from clustering.schema import Figures
 
 log = logging.getLogger("covey")
@@ -28,7 +28,7 @@ READER_BYTES = 300 << 20  # of a process that reads a piece of the input
 
 
 @dataclass(frozen=True)
-class Machine:
+class NodeType:
     """A kind of node, and how many of it there are; memory 0 where it is not known."""
 
     cpus: int
@@ -41,7 +41,7 @@ class Machine:
         return f"{self.cpus} cores{gpus}"
 
 
-def group_machines(nodes: Iterable[tuple[int, float, int]]) -> list[Machine]:
+def group_node_types(nodes: Iterable[tuple[int, float, int]]) -> list[NodeType]:
     """The kinds among nodes, given by their cores, GPUs and bytes of memory; the one with most memory first.
 
     Nodes of a kind differ by megabytes; the kind has what the smallest of them has.
@@ -49,7 +49,7 @@ def group_machines(nodes: Iterable[tuple[int, float, int]]) -> list[Machine]:
     kinds: dict[tuple[int, float, int], list[int]] = {}
     for cpus, gpus, memory in nodes:
         kinds.setdefault((cpus, gpus, round(memory / 2**30)), []).append(memory)
-    found = [Machine(cpus, gpus, min(sizes), len(sizes)) for (cpus, gpus, _), sizes in kinds.items()]
+    found = [NodeType(cpus, gpus, min(sizes), len(sizes)) for (cpus, gpus, _), sizes in kinds.items()]
     return sorted(found, key=lambda kind: kind.memory_bytes, reverse=True)
 
 
@@ -98,13 +98,13 @@ class StageEstimate:
         return f"{self.processes} x {format_bytes(self.node_bytes / self.processes)} = {format_bytes(self.node_bytes)}"
 
 
-def plan_run(config: RunConfig, counts: Counts, machine: Machine) -> list[StageEstimate]:
+def estimate_stages(config: RunConfig, counts: Counts, machine: NodeType) -> list[StageEstimate]:
     """The need of every stage on a kind of node, from counts alone."""
     ours = config.read.collection is None
     encoder = ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"]) if ours else 0
 
-    def lines(k: int) -> list[StagePlan]:
-        return plan_stages(
+    def lines(k: int) -> list[StageBytes]:
+        return stage_bytes(
             counts.texts, counts.records, counts.dim, min(k, max(counts.texts - 1, 0)), counts.text_bytes, encoder,
             recall_sample=min(config.search.recall_sample, counts.texts), map_neighbors=config.project.n_neighbors,
             map_texts=config.project.sample, map_method=config.project.method, drawn=config.plot.points,
@@ -118,7 +118,7 @@ def plan_run(config: RunConfig, counts: Counts, machine: Machine) -> list[StageE
     ]
 
 
-def _processes(stage: str, config: RunConfig, machine: Machine) -> int:
+def _processes(stage: str, config: RunConfig, machine: NodeType) -> int:
     """Processes of a stage that one node may run at the same time."""
     embed = config.embed
     if stage == "embed" and embed.gpus_per_actor:
@@ -133,16 +133,18 @@ def _processes(stage: str, config: RunConfig, machine: Machine) -> int:
     return machine.cpus if stage == "read" else 1
 
 
-def machines_for(stage: str, config: RunConfig, machines: list[Machine]) -> list[Machine]:
+def machines_for(stage: str, config: RunConfig, machines: list[NodeType]) -> list[NodeType]:
     """The kinds of node that work of a stage may land on. A single task goes where most memory is."""
     if stage == "embed" and config.embed.gpus_per_actor:
         return [kind for kind in machines if kind.gpus >= config.embed.gpus_per_actor]
     return machines if stage in PARALLEL_STAGES else machines[:1]
 
 
-def plan_by_machine(config: RunConfig, counts: Counts, machines: list[Machine]) -> list[tuple[Machine, StageEstimate]]:
+def estimates_by_node_type(
+    config: RunConfig, counts: Counts, machines: list[NodeType]
+) -> list[tuple[NodeType, StageEstimate]]:
     """The need of every stage on each kind of node that it may land on."""
-    by_stage = zip(*(plan_run(config, counts, kind) for kind in machines), strict=True)
+    by_stage = zip(*(estimate_stages(config, counts, kind) for kind in machines), strict=True)
     return [
         (kind, need)
         for needs in by_stage
@@ -151,18 +153,18 @@ def plan_by_machine(config: RunConfig, counts: Counts, machines: list[Machine]) 
     ]
 
 
-def plan_entries(config: RunConfig, counts: Counts, placed: list[tuple[Machine, StageEstimate]]) -> dict[str, Figures]:
+def plan_entries(config: RunConfig, counts: Counts, placed: list[tuple[NodeType, StageEstimate]]) -> dict[str, Figures]:
     """For the manifest: bytes of memory of a stage's process and on disk, and processes on a node of each kind."""
     entries: dict[str, Figures] = {
         need.stage: {"memory": need.memory_bytes, "disk": need.disk_bytes, "processes": {}}
-        for need in plan_run(config, counts, Machine(1))
+        for need in estimate_stages(config, counts, NodeType(1))
     }
     for kind, need in placed:
         entries[need.stage]["processes"][str(kind)] = need.processes
     return entries
 
 
-def check_fits(placed: Iterable[tuple[Machine, StageEstimate]]) -> None:
+def check_fits(placed: Iterable[tuple[NodeType, StageEstimate]]) -> None:
     """Raises: ConfigError with what a stage needs on a kind of node, what such a node has, and what to change."""
     problems = [
         f"{need.stage} needs {need} of memory on a node, and one of {kind} has {format_bytes(kind.memory_bytes)} for "
@@ -175,7 +177,7 @@ def check_fits(placed: Iterable[tuple[Machine, StageEstimate]]) -> None:
         raise ConfigError(problems)
 
 
-def log_plan(config: RunConfig, counts: Counts, placed: list[tuple[Machine, StageEstimate]]) -> None:
+def log_plan(config: RunConfig, counts: Counts, placed: list[tuple[NodeType, StageEstimate]]) -> None:
     """Log a line for each stage and kind of node."""
     log.info("plan: texts=%d records=%d dim=%d k=%d", counts.texts, counts.records, counts.dim, config.search.k)
     several = len({kind for kind, _ in placed}) > 1

@@ -39,7 +39,7 @@ class StageProgress:
         order = list(expected)
         self.later = sum(expected[name] for name in order[order.index(stage) + 1 :]) if stage in expected else 0.0
         self.usage = Usage()
-        self.started = self.since = self.told = time.time()
+        self.started = self.since = self.logged = time.time()
         self.written = 0.0
         self.done = self.total = self.rows = self.retries = 0
         self.what = ""  # of a stage's own steps, such as its index
@@ -50,21 +50,21 @@ class StageProgress:
         """From now on so many parts are worked on, while so many GPUs are held."""
         self.done, self.total, self.rows, self.gpus, self.what = 0, total, 0, gpus, ""
         self.since = time.time()
-        self.tell()
+        self.report()
 
     def advance(self, result: Figures) -> None:
         """A part is done; ``result`` may count its rows and retries."""
         self.done += 1
         self.rows += int(result.get("rows", 0))
         self.retries += int(result.get("retries", 0))
-        self.tell()
+        self.report()
 
     def step(self, what: str, done: int, goal: int) -> None:
         """A step that somebody else does, such as the server its index, has come so far."""
         if what != self.what:
             self.what, self.since = what, time.time()
         self.done, self.total, self.rows = done, goal, 0
-        self.tell()
+        self.report()
 
     @property
     def left_s(self) -> float | None:
@@ -107,7 +107,7 @@ class StageProgress:
             "pid": os.getpid(),
         }
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Say how far it is, as often as who listens wants to hear it; what hinders this is no trouble of the run."""
         if not _telling.acquire(blocking=False):  # another thread does
             return
@@ -117,8 +117,8 @@ class StageProgress:
                 self.written = now
                 self.write()
                 self.export()
-            if now - self.told >= LOG_EVERY_S:
-                self.told = now
+            if now - self.logged >= LOG_EVERY_S:
+                self.logged = now
                 log.info("%s", progress_line(self.figures()), extra={"fields": {"event": "progress", **self.figures()}})
         finally:
             _telling.release()
@@ -136,13 +136,13 @@ class StageProgress:
             warn_once(f"{PROGRESS} cannot be written, so `covey status` tells less; the run goes on", error)
 
     @contextmanager
-    def telling_on(self) -> Iterator[None]:
+    def reporting_regularly(self) -> Iterator[None]:
         """Tell within the block also while no part is done for long, or the stage has none."""
         ended = threading.Event()
 
         def tell_on() -> None:
             while not ended.wait(WRITE_EVERY_S):
-                self.tell()
+                self.report()
 
         thread = threading.Thread(target=tell_on, daemon=True)
         thread.start()
@@ -197,8 +197,8 @@ def track_stage(
     log.debug("%s begins", stage, extra={"fields": {"event": "stage_started", "stage": stage}})
     try:
         with counting_usage() as watch.usage:
-            watch.tell()
-            with watch.telling_on():
+            watch.report()
+            with watch.reporting_regularly():
                 figures = work()
     except OSError as error:
         raise StageError(

@@ -15,9 +15,17 @@ from clustering.config.loading import build_config
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
 from clustering.kernels.printable import one_line
-from clustering.monitoring.estimates import EXTRAPOLATED, calibrations_beside, forecast
-from clustering.monitoring.plan import GUESSED_DIM, GUESSED_TEXT_BYTES, Counts, Machine, counts_of, dim_of, format_bytes
+from clustering.monitoring.plan import (
+    GUESSED_DIM,
+    GUESSED_TEXT_BYTES,
+    Counts,
+    NodeType,
+    counts_of,
+    dim_of,
+    format_bytes,
+)
 from clustering.monitoring.progress import format_duration, progress_line
+from clustering.monitoring.times import EXTRAPOLATED, calibrations_beside, forecast
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import PROGRESS, STAGE_ARTEFACTS
 from clustering.runs.saved_config import own_encoder
@@ -108,7 +116,7 @@ def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:
         counts = counts_of(done["read"], dim if isinstance(dim, int) else guessed)
     except (ConfigError, KeyError, TypeError):  # of another version, or made by anybody
         return {}
-    told = forecast(config, counts, Machine(os.cpu_count() or 1), calibrations_beside(run))
+    told = forecast(config, counts, NodeType(os.cpu_count() or 1), calibrations_beside(run))
     return {row["stage"]: row["seconds"] for row in told["stages"] if row["seconds"] is not None}
 
 
@@ -122,7 +130,7 @@ def plan_lines(config: RunConfig, n_texts: int, runs: list[str] | None = None) -
     known = calibrations_beside(RunDir(config.run.dir), runs)
     text_bytes = max(known, key=lambda one: one.counts.texts).counts.text_bytes if known else GUESSED_TEXT_BYTES
     counts = Counts(n_texts, n_texts, dim_of(config), text_bytes)
-    told = forecast(config, counts, Machine(os.cpu_count() or 1, config.embed.gpus_per_actor), known)
+    told = forecast(config, counts, NodeType(os.cpu_count() or 1, config.embed.gpus_per_actor), known)
     lines = [
         f"{n_texts:,} texts of {text_bytes:.0f} bytes, {counts.dim} dimensions, k={config.search.k}",
         f"{'stage':<9} {'memory of a process':>20} {'disk':>9} {'time':>8}  as in",

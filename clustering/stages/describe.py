@@ -22,7 +22,7 @@ from clustering.runs.storage import read_table, write_table
 from clustering.schema import Figures
 from clustering.text.languages import all_stop_words, count_languages, dominant_languages, language_of, stop_words
 from clustering.text.titles import write_titles
-from clustering.workers.remote import compute_there
+from clustering.workers.remote import compute_remotely
 from clustering.workers.tasks import collect, run_on_one_node, submit
 
 SAMPLED_PARTS = 20  # of texts/, by which the languages are told
@@ -33,7 +33,7 @@ TITLE_CHARACTERS = 80
 def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
     """Leave clusters.parquet. Returns: clusters, vocabulary (distinct terms counted), titles_failed (clusters that
     the endpoint gave no title; their terms stand in)."""
-    layers, languages = compute_there(_layers, run), compute_there(_languages, run, cfg)
+    layers, languages = compute_remotely(_layers, run), compute_remotely(_languages, run, cfg)
     counted = [submit(_count_terms, run, name, layers, languages) for name in names_of(run / "texts")]
     return run_on_one_node(_describe, run, cfg, layers, *counted)
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from clustering import schema
 from clustering.config.sections import RunConfig
 from clustering.kernels.printable import one_line
-from clustering.monitoring.estimates import cost_of
+from clustering.monitoring.times import cost_of
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import load_assignment, parts, read_columns
 from clustering.runs.storage import atomic_write, read_schema, read_table, write_json, write_table

@@ -24,7 +24,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Free:
+class FreeResources:
     """What nobody holds of a node."""
 
     cpus: float
@@ -44,12 +44,12 @@ def live_nodes() -> list[Node]:
     ]  # fmt: skip
 
 
-def free_now(nodes: list[Node]) -> dict[str, Free]:
+def free_resources(nodes: list[Node]) -> dict[str, FreeResources]:
     """What each node has free, by id; as Ray's head knows it, which hears of changes a moment later.
 
     A node of which nothing is known counts as free.
     """
-    free = {node.id: Free(node.cpus, node.memory_bytes, node.gpus) for node in nodes}
+    free = {node.id: FreeResources(node.cpus, node.memory_bytes, node.gpus) for node in nodes}
     try:
         from ray.autoscaler.v2.sdk import get_cluster_status
 
@@ -57,13 +57,13 @@ def free_now(nodes: list[Node]) -> dict[str, Free]:
         for node in status.active_nodes + status.idle_nodes:
             if node.node_id in free and node.resource_usage:
                 left = {one.resource_name: one.total - one.used for one in node.resource_usage.usage}
-                free[node.node_id] = Free(left.get("CPU", 0), int(left.get("memory", 0)), left.get("GPU", 0))
+                free[node.node_id] = FreeResources(left.get("CPU", 0), int(left.get("memory", 0)), left.get("GPU", 0))
     except Exception as error:  # whatever another release of Ray makes of it: a run needs no more than the sizes
         log.debug("what the nodes have free is not known: %s", error)
     return free
 
 
-def on_node(node: Node) -> NodeAffinitySchedulingStrategy:
+def node_affinity(node: Node) -> NodeAffinitySchedulingStrategy:
     """Where a task runs that shall run on a node, as long as it lives."""
     return NodeAffinitySchedulingStrategy(node.id, soft=True)
 

@@ -16,7 +16,7 @@ from clustering.errors import ConfigError, CoveyError
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, measure
 from clustering.runs.part_words import describe_item
-from clustering.workers.deaths import Attempts, WorkerPlace, is_lost
+from clustering.workers.failures import Attempts, WorkerProcess, is_retryable
 from clustering.workers.tasks import (
     REPORT_WAIT_AFTER_S,
     Request,
@@ -96,8 +96,8 @@ class _PartActor:
         self.make, self.kwargs = make, kwargs
         self.worker: Worker | None = None
 
-    def where(self) -> WorkerPlace:
-        return WorkerPlace.here()
+    def where(self) -> WorkerProcess:
+        return WorkerProcess.here()
 
     def begin(self) -> Item:
         """Make the worker; empty, or an error of ours."""
@@ -203,12 +203,12 @@ class _Pool:
             result: Item = ray.get(call)
         except ray.exceptions.RayError as error:
             ray.kill(hand.actor)
-            if not is_lost(error):
+            if not is_retryable(error):
                 raise
             self._begin_again(hand, error)
             return
         if hand.item is None:
-            self.starts.deaths.clear()
+            self.starts.failures.clear()
         if result:
             yield result
         if self.todo and not (hand.item is None and result):  # one that could not begin does nothing
@@ -220,21 +220,21 @@ class _Pool:
     def _begin_again(self, hand: _PoolActor, error: ray.exceptions.RayError) -> None:
         where = _place(hand)
         if hand.item is None:
-            self.starts.died(error, where)
+            self.starts.record(error, where)
         else:
             number = int(hand.item["item"])
             if number not in self.tries:
                 self.tries[number] = Attempts(_describe_item(self.request, hand.item, self.kwargs))
-            self.tries[number].died(error, where)
+            self.tries[number].record(error, where)
             self.todo.appendleft(hand.item)
         if self.todo:
             self._hire()
 
 
-def _place(hand: _PoolActor) -> WorkerPlace | None:
+def _place(hand: _PoolActor) -> WorkerProcess | None:
     """Where an actor was, as far as it could tell."""
     try:
-        found: WorkerPlace = ray.get(hand.where, timeout=1)
+        found: WorkerProcess = ray.get(hand.where, timeout=1)
     except ray.exceptions.RayError:
         return None
     return found

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from clustering.workers.nodes import Node, on_node
+from clustering.workers.nodes import Node, node_affinity
 from clustering.workers.tasks import unwrapped_errors
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ def fetch(reference: Any) -> Any:
         return ray.get(reference)
 
 
-def compute_there(work: Callable[..., Any], *args: Any) -> Any:
+def compute_remotely(work: Callable[..., Any], *args: Any) -> Any:
     """A reference to the result of ``work(*args)``, which goes to other workers and never to the driver."""
     return ray.remote(work).remote(*args)
 
@@ -40,9 +40,9 @@ def start_in_background(work: Callable[..., object], *args: Any) -> Any:
     return task.remote(*args)
 
 
-def ask_each_node(nodes: list[Node], work: Callable[..., T], *args: Any) -> list[T]:
+def run_on_each_node(nodes: list[Node], work: Callable[..., T], *args: Any) -> list[T]:
     """The results of ``work(*args)`` on each of some nodes, in their order."""
     task: Any = ray.remote(num_cpus=0)(work)
-    asked = [task.options(scheduling_strategy=on_node(node)).remote(*args) for node in nodes]
+    asked = [task.options(scheduling_strategy=node_affinity(node)).remote(*args) for node in nodes]
     found: list[T] = fetch(asked)
     return found

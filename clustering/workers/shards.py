@@ -26,7 +26,7 @@ from clustering.runs.directory import RunDir
 from clustering.runs.parts import load_graph, part_name, read_columns
 from clustering.runs.storage import save_array, write_json, write_table
 from clustering.schema import Figures
-from clustering.workers.nodes import Node, live_nodes, on_node
+from clustering.workers.nodes import Node, live_nodes, node_affinity
 from clustering.workers.tasks import collect, submit
 
 
@@ -117,7 +117,7 @@ def diffuse_shards(
     actors: list[Any] = []
     for shard, node in zip(shards, itertools.cycle(nodes), strict=False):
         threads = {"env_vars": {"OMP_NUM_THREADS": str(max(1, node.cpus // on_each))}}
-        actors.append(kind.options(scheduling_strategy=on_node(node), runtime_env=threads).remote(*shard))
+        actors.append(kind.options(scheduling_strategy=node_affinity(node), runtime_env=threads).remote(*shard))
     group_sizes = measure_group_sizes(
         np.sum(ray.get([actor.count_breaks.remote() for actor in actors]), axis=0), n_texts
     )

@@ -19,8 +19,8 @@ from threadpoolctl import threadpool_limits
 from clustering.errors import StageError
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, measure
-from clustering.workers.deaths import MAX_ATTEMPTS, Attempts, WorkerPlace, is_lost
-from clustering.workers.nodes import Free, Node, free_now, live_nodes, on_node
+from clustering.workers.failures import MAX_ATTEMPTS, Attempts, WorkerProcess, is_retryable
+from clustering.workers.nodes import FreeResources, Node, free_resources, live_nodes, node_affinity
 
 log = logging.getLogger("covey")
 T = TypeVar("T")
@@ -117,7 +117,7 @@ def run_with_retries(request: Request, what: str, work: Callable[..., T], *args:
     """
     tries = Attempts(what)
     while True:
-        where: WorkerPlace | None = None
+        where: WorkerProcess | None = None
         try:
             stream, where = _started(request, work, *args)
             with releasing_cores(request.cpus), _holding(where.node, request.memory_bytes):
@@ -125,9 +125,9 @@ def run_with_retries(request: Request, what: str, work: Callable[..., T], *args:
                 return found
         except ray.exceptions.RayError as error:
             side = _side.get()
-            if not is_lost(error) or (side and side.ended):
+            if not is_retryable(error) or (side and side.ended):
                 raise
-            tries.died(error, where)
+            tries.record(error, where)
 
 
 class _SideTask:
@@ -148,7 +148,7 @@ _side: ContextVar[_SideTask | None] = ContextVar("side", default=None)  # of a t
 
 
 @contextmanager
-def run_beside(work: Callable[[], object]) -> Iterator[None]:
+def run_concurrently(work: Callable[[], object]) -> Iterator[None]:
     """Let ``work``, of single tasks, run on a thread of its own beside the block, at whose end it is waited for.
 
     Raises: what the block or ``work`` raises; it ends the other's task.
@@ -175,12 +175,12 @@ def run_beside(work: Callable[[], object]) -> Iterator[None]:
 @ray.remote
 def _run_task(
     seen: dict[str, int], asked: float, work: Callable[..., T], *args: Any
-) -> Iterator[WorkerPlace | tuple[T, Usage]]:
+) -> Iterator[WorkerProcess | tuple[T, Usage]]:
     """Where the work runs, as soon as it does; then what comes of it, and what it used.
 
     seen : cores that each node had free when the task was asked for; asked : when that was
     """
-    here = WorkerPlace.here()
+    here = WorkerProcess.here()
     yield here
     fresh = here.node in seen and time.time() - asked < FRESH_S
     with limited_threads(seen[here.node] if fresh else _free_cores(here.node)):
@@ -208,7 +208,7 @@ def _free_cores(here: str) -> int:
     if not nodes:
         return 1
     time.sleep(SETTLE_S)  # until the task's own core is counted as held, and what others gave back is not
-    return min(nodes[0].cpus, int(free_now(nodes)[here].cpus) + 1)
+    return min(nodes[0].cpus, int(free_resources(nodes)[here].cpus) + 1)
 
 
 _given_back: list[tuple[float, float]] = []  # when, and how many cores
@@ -223,7 +223,7 @@ def releasing_cores(cores: float) -> Iterator[None]:
         _given_back.append((time.monotonic(), cores))
 
 
-def _cores_seen(nodes: list[Node], free: dict[str, Free]) -> dict[str, int]:
+def _cores_seen(nodes: list[Node], free: dict[str, FreeResources]) -> dict[str, int]:
     """Cores that each node has free, or has in a moment."""
     since = time.monotonic() - SETTLE_S
     _given_back[:] = [(when, cores) for when, cores in _given_back if when > since]
@@ -259,7 +259,7 @@ def _request(name: str) -> Request:
         return Request(name, needed)
     deadline = time.monotonic() + SETTLE_S
     while True:
-        free = free_now(nodes)
+        free = free_resources(nodes)
         there = max(free[node.id].memory_bytes + _held_on(node.id) for node in nodes)
         if there >= needed or time.monotonic() > deadline:
             break
@@ -294,7 +294,7 @@ def _held_on(node: str) -> int:
     return sum(memory_bytes for where, memory_bytes in list(_holds) if where == node)
 
 
-def _started(request: Request, work: Callable[..., Any], *args: Any) -> tuple[Any, WorkerPlace]:
+def _started(request: Request, work: Callable[..., Any], *args: Any) -> tuple[Any, WorkerProcess]:
     """A task that has started, as what it yields, and where it runs; what it waits for is told again and again."""
     since = time.monotonic()
     stream = _submit(request, work, *args)
@@ -314,12 +314,12 @@ def _submit(request: Request, work: Callable[..., Any], *args: Any) -> Any:
         "num_cpus": request.cpus,
         "num_gpus": request.gpus,
         "memory": request.memory_bytes,
-        "scheduling_strategy": on_node(request.node) if request.node else "DEFAULT",
+        "scheduling_strategy": node_affinity(request.node) if request.node else "DEFAULT",
         "num_returns": "streaming",
         "max_retries": 0,  # its tries are counted here, where it is known what ended the worker
     }
     nodes, side = live_nodes(), _side.get()
-    stream = _run_task.options(**options).remote(_cores_seen(nodes, free_now(nodes)), time.time(), work, *args)
+    stream = _run_task.options(**options).remote(_cores_seen(nodes, free_resources(nodes)), time.time(), work, *args)
     if side:
         side.stream = stream
         if side.ended:  # in this very moment
@@ -330,7 +330,7 @@ def _submit(request: Request, work: Callable[..., Any], *args: Any) -> Any:
 def cores_to_request(cpus: float) -> float:
     """So many cores, or fewer where no node has them: Ray waits for ever for what another job does not give back."""
     nodes = live_nodes()
-    return min(cpus, max(_cores_seen(nodes, free_now(nodes)).values(), default=cpus))
+    return min(cpus, max(_cores_seen(nodes, free_resources(nodes)).values(), default=cpus))
 
 
 @contextmanager
@@ -353,7 +353,7 @@ def reporting_waits() -> Iterator[Callable[[Request, float], None]]:
 
 def _waits_for(request: Request, since: float) -> str:
     nodes = live_nodes()
-    free = free_now(nodes)
+    free = free_resources(nodes)
     nodes.sort(key=lambda node: (free[node.id].gpus, free[node.id].cpus, free[node.id].memory_bytes), reverse=True)
     shown = []
     for node in nodes[:3]:

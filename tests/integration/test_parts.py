@@ -23,11 +23,11 @@ from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.threads import own_threads
 from clustering.monitoring.usage import counting_usage
 from clustering.runs.directory import RunDir
-from clustering.workers import deaths, pool, tasks
-from clustering.workers.deaths import Attempts
-from clustering.workers.nodes import Free, free_now, live_nodes
+from clustering.workers import failures, pool, tasks
+from clustering.workers.failures import Attempts
+from clustering.workers.nodes import FreeResources, free_resources, live_nodes
 from clustering.workers.pool import map_parts
-from clustering.workers.tasks import requiring_memory, run_beside, run_on_one_node
+from clustering.workers.tasks import requiring_memory, run_concurrently, run_on_one_node
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 
@@ -61,9 +61,9 @@ def held(**resources: Any) -> Iterator[None]:
     holder: Any = ray.remote(Holder).options(**{"num_cpus": 0, **resources}).remote()
     assert ray.get(holder.held.remote())
     (node,) = live_nodes()
-    left = Free(node.cpus - resources.get("num_cpus", 0), node.memory_bytes - resources.get("memory", 0))
+    left = FreeResources(node.cpus - resources.get("num_cpus", 0), node.memory_bytes - resources.get("memory", 0))
     deadline = time.monotonic() + 20
-    while free_now([node])[node.id] != left:  # Ray's head hears of it later
+    while free_resources([node])[node.id] != left:  # Ray's head hears of it later
         assert time.monotonic() < deadline
         time.sleep(0.02)
     try:
@@ -76,7 +76,7 @@ def held(**resources: Any) -> Iterator[None]:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Warnings of tasks."""
     lines: list[str] = []
-    for module in (tasks, deaths):
+    for module in (tasks, failures):
         monkeypatch.setattr(module.log, "warning", lambda line, *words, **_: lines.append(line % words))
     return lines
 
@@ -155,9 +155,13 @@ def test_a_task_goes_to_the_largest_node_that_is_free_where_they_differ(
 ) -> None:
     (small,) = live_nodes()
     large, larger = replace(small, id="large", cpus=32), replace(small, id="larger", cpus=64)
-    free = {"large": Free(20, 1 << 30), "larger": Free(0, 1 << 30), small.id: Free(2, 1 << 30)}
+    free = {
+        "large": FreeResources(20, 1 << 30),
+        "larger": FreeResources(0, 1 << 30),
+        small.id: FreeResources(2, 1 << 30),
+    }
     monkeypatch.setattr(tasks, "live_nodes", lambda: [small, large, larger])
-    monkeypatch.setattr(tasks, "free_now", lambda nodes: free)
+    monkeypatch.setattr(tasks, "free_resources", lambda nodes: free)
     assert tasks._request("graph") == tasks.Request("graph", 0, large)
     with requiring_memory(2 << 30):
         assert tasks._request("graph") == tasks.Request("graph", 1 << 30, large)
@@ -255,16 +259,16 @@ def test_actors_that_are_killed_now_and_then_end_no_run(local_ray: None, tmp_pat
     ],
 )
 def test_what_ray_says_of_an_end_is_told_in_words(said: str, words: str) -> None:
-    where = deaths.WorkerPlace("ab", "10.0.0.9", 12, "", 0)
-    assert re.search(words, deaths.cause_of_end(ray.exceptions.RayActorError("00", error_msg=said), where))
+    where = failures.WorkerProcess("ab", "10.0.0.9", 12, "", 0)
+    assert re.search(words, failures.failure_cause(ray.exceptions.RayActorError("00", error_msg=said), where))
 
 
 def test_the_kernels_kills_are_seen_by_its_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = deaths.WorkerPlace("ab", "10.0.0.9", 12, str(tmp_path / "none.err"), 3)
-    monkeypatch.setattr(deaths, "_oom_kills", lambda: 3)
-    assert deaths._last_words(where) == "signal SIGKILL, or an exit without a word"
-    monkeypatch.setattr(deaths, "_oom_kills", lambda: 4)
-    assert deaths._last_words(where) == "out of memory: the kernel killed it (SIGKILL)"
+    where = failures.WorkerProcess("ab", "10.0.0.9", 12, str(tmp_path / "none.err"), 3)
+    monkeypatch.setattr(failures, "_oom_kills", lambda: 3)
+    assert failures._last_words(where) == "signal SIGKILL, or an exit without a word"
+    monkeypatch.setattr(failures, "_oom_kills", lambda: 4)
+    assert failures._last_words(where) == "out of memory: the kernel killed it (SIGKILL)"
 
 
 class Unbegun:
@@ -284,9 +288,9 @@ def test_workers_that_end_while_they_begin_are_tried_three_times(local_ray: None
 def test_a_lost_node_is_not_counted_against_a_part() -> None:
     tries = Attempts("embed: part-0")
     for _ in range(9):
-        tries.died(ray.exceptions.NodeDiedError("its raylet is gone"), None)
+        tries.record(ray.exceptions.NodeDiedError("its raylet is gone"), None)
     with pytest.raises(StageError, match=r"^embed: part-0 ended its worker 10 times: its node was lost\. "):
-        tries.died(ray.exceptions.NodeDiedError("its raylet is gone"), None)
+        tries.record(ray.exceptions.NodeDiedError("its raylet is gone"), None)
 
 
 def _fails() -> None:
@@ -323,7 +327,7 @@ def _until(mine: Path, theirs: Path) -> bool:
 def test_two_tasks_work_side_by_side(local_ray: None, tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     found: list[bool] = []
-    with run_beside(lambda: found.append(run_on_one_node(_until, one, other))):
+    with run_concurrently(lambda: found.append(run_on_one_node(_until, one, other))):
         found.append(run_on_one_node(_until, other, one))
     assert found == [True, True]
 
@@ -337,7 +341,10 @@ def test_a_block_that_fails_ends_what_works_beside_it(local_ray: None, tmp_path:
         raise StoreError("no answer")
 
     begun = time.monotonic()
-    with pytest.raises(StoreError, match="no answer"), run_beside(lambda: run_on_one_node(_until, started, never)):
+    with (
+        pytest.raises(StoreError, match="no answer"),
+        run_concurrently(lambda: run_on_one_node(_until, started, never)),
+    ):
         block()
     assert time.monotonic() - begun < 50  # it would have waited for 60 s
 
@@ -348,7 +355,7 @@ def test_what_fails_beside_a_block_is_told_when_the_block_is_done(local_ray: Non
     def fails() -> None:
         raise StageError("no map")
 
-    with pytest.raises(StageError, match="no map"), run_beside(fails):
+    with pytest.raises(StageError, match="no map"), run_concurrently(fails):
         done.append(True)
     assert done
 
@@ -362,6 +369,6 @@ def test_what_fails_beside_a_block_ends_its_task(local_ray: None, tmp_path: Path
         raise StageError("no map")
 
     begun = time.monotonic()
-    with pytest.raises(StageError, match="no map"), run_beside(fails):
+    with pytest.raises(StageError, match="no map"), run_concurrently(fails):
         run_on_one_node(_until, started, never)
     assert time.monotonic() - begun < 50  # it would have waited for 60 s

@@ -29,7 +29,7 @@ from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 from ray.scripts.scripts import cli as ray_cli
 
 from clustering.config.loading import load_config
-from clustering.kernels.memory import plan_stages
+from clustering.kernels.memory import stage_bytes
 from clustering.text.fonts import LIKELY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -806,7 +806,7 @@ AS_WRITTEN = 1  # the column that the files themselves follow
 def test_sizes_hold_what_the_stages_plan(name: str, column: int) -> None:
     size, n = {row: cells[column] for row, cells in SIZES[name].items()}, COUNTS[column]
     assert int(size["texts"].replace(",", "")) == n
-    plan = {line.stage: line for line in plan_stages(n, n, dim=1024, k=50, text_bytes=100, encoder_bytes=2600 << 20)}
+    plan = {line.stage: line for line in stage_bytes(n, n, dim=1024, k=50, text_bytes=100, encoder_bytes=2600 << 20)}
     largest = max(plan.values(), key=lambda line: line.memory_bytes)
     needs = largest.memory_bytes * 1.5 / 2**30
     assert gib(size["cpu, a node"]) >= needs, f"{largest.stage} of {n} texts needs a node of {needs:.0f}Gi: {name}"

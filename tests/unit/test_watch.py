@@ -20,27 +20,27 @@ from clustering.config.loading import build_config
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StageError
 from clustering.monitoring import metrics, progress
-from clustering.monitoring.estimates import calibration_of, calibrations_beside, cost_of, estimate_seconds
 from clustering.monitoring.metrics import METRICS
 from clustering.monitoring.plan import (
     Counts,
-    Machine,
+    NodeType,
     StageEstimate,
     check_fits,
-    group_machines,
-    plan_by_machine,
+    estimate_stages,
+    estimates_by_node_type,
+    group_node_types,
     plan_entries,
-    plan_run,
 )
 from clustering.monitoring.progress import StageProgress, format_duration, progress_line
 from clustering.monitoring.status import plan_lines, status_lines
+from clustering.monitoring.times import calibration_of, calibrations_beside, cost_of, estimate_seconds
 from clustering.monitoring.usage import Usage, charge, measure
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import PROGRESS, STAGE_ARTEFACTS
 from clustering.runs.storage import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-MACHINE = Machine(cpus=4, gpus=2, memory_bytes=8 << 30)
+MACHINE = NodeType(cpus=4, gpus=2, memory_bytes=8 << 30)
 COUNTS = Counts(texts=1_000_000, records=1_200_000, dim=256, text_bytes=60.0)
 
 
@@ -146,7 +146,7 @@ def test_stages_in_two_threads_each_tell_their_own_and_progress_holds_both(
         charge(Usage(gpu_seconds=7 if stage == "graph" else 9))
         seen.written = 0
         both.wait(10)
-        seen.tell()
+        seen.report()
         both.wait(10)
         return {"told": json.loads((run / PROGRESS).read_text())}
 
@@ -243,19 +243,19 @@ def test_a_run_that_cannot_fit_is_refused_with_two_numbers_and_what_to_change() 
         "graph needs 9.0 GiB of memory on a node, and one of 4 cores and 2 GPU has 8.0 GiB for work: take a larger "
         "one, or lower search.k or graph.k (run.check=false tries it all the same)",
     ]
-    check_fits([(Machine(4, memory_bytes=12 << 30), embed)])
-    check_fits([(Machine(4), graph)])  # nothing is known of the nodes
+    check_fits([(NodeType(4, memory_bytes=12 << 30), embed)])
+    check_fits([(NodeType(4), graph)])  # nothing is known of the nodes
 
 
 def test_each_kind_of_node_is_planned_for() -> None:
     """Two large nodes for work, four small ones with a GPU: who embeds is compared with the small ones."""
     large, small = (16, 0.0, 96 << 30), (4, 1.0, 11 << 30)
-    machines = group_machines([small, large, (4, 1.0, (11 << 30) + 5000), small, small, (16, 0.0, (96 << 30) - 7000)])
-    assert machines == [Machine(16, 0, (96 << 30) - 7000, 2), Machine(4, 1, 11 << 30, 4)]
+    machines = group_node_types([small, large, (4, 1.0, (11 << 30) + 5000), small, small, (16, 0.0, (96 << 30) - 7000)])
+    assert machines == [NodeType(16, 0, (96 << 30) - 7000, 2), NodeType(4, 1, 11 << 30, 4)]
     assert [str(kind) for kind in machines] == ["16 cores", "4 cores and 1 GPU"]
     config = build_config({"embed": {"encoder": "bge-m3", "gpus_per_actor": 1},
                            "store": {"uri": "http://m:19530"}, "search": {"actors": 8}})  # fmt: skip
-    placed = plan_by_machine(config, COUNTS, machines)
+    placed = estimates_by_node_type(config, COUNTS, machines)
     on = {stage: [str(kind) for kind, need in placed if need.stage == stage] for stage in STAGE_ARTEFACTS}
     both = [str(kind) for kind in machines]
     assert on == dict.fromkeys(STAGE_ARTEFACTS, both[:1]) | dict.fromkeys(("read", "store", "search"), both) | {
@@ -265,21 +265,23 @@ def test_each_kind_of_node_is_planned_for() -> None:
     assert processes == {"16 cores": 8, "4 cores and 1 GPU": 4}
     check_fits(placed)
     with pytest.raises(ConfigError, match=r"embed needs .* and one of 4 cores and 1 GPU has 2\.0 GiB for work"):
-        check_fits(plan_by_machine(config, COUNTS, group_machines([large, (4, 1.0, 2 << 30)])))
+        check_fits(estimates_by_node_type(config, COUNTS, group_node_types([large, (4, 1.0, 2 << 30)])))
 
 
 def test_one_process_numbers_what_many_have_read() -> None:
     counts = Counts(texts=100_000_000, records=100_000_000, dim=256, text_bytes=60.0)
-    read = plan_run(build_config({}), counts, Machine(64))[0]
+    read = estimate_stages(build_config({}), counts, NodeType(64))[0]
     assert read.node_bytes == max(read.memory_bytes, 64 * 300 << 20)
-    small = plan_run(build_config({}), COUNTS, Machine(64))[0]
+    small = estimate_stages(build_config({}), COUNTS, NodeType(64))[0]
     assert str(small) == "64 x 300 MiB = 18.8 GiB"
 
 
 def test_the_graphs_own_k_is_planned_with() -> None:
     wide = build_config({"search": {"k": 50}})
     narrow = build_config({"search": {"k": 50}, "graph": {"k": 10}})
-    needs = [{need.stage: need.memory_bytes for need in plan_run(one, COUNTS, MACHINE)} for one in (wide, narrow)]
+    needs = [
+        {need.stage: need.memory_bytes for need in estimate_stages(one, COUNTS, MACHINE)} for one in (wide, narrow)
+    ]
     assert needs[1]["graph"] < needs[0]["graph"] / 3
     assert needs[1]["search"] == needs[0]["search"]
 
@@ -287,7 +289,7 @@ def test_the_graphs_own_k_is_planned_with() -> None:
 def test_actors_on_one_node_are_counted() -> None:
     config = build_config({"embed": {"encoder": "static", "actors": 8, "gpus_per_actor": 0.5},
                            "store": {"uri": "http://server:19530"}, "search": {"actors": 3}})  # fmt: skip
-    processes = {need.stage: need.processes for need in plan_run(config, COUNTS, MACHINE)}
+    processes = {need.stage: need.processes for need in estimate_stages(config, COUNTS, MACHINE)}
     assert processes == {"read": 4, "embed": 4, "store": 2, "search": 3} | dict.fromkeys(
         ("graph", "forest", "cluster", "describe", "project", "plot", "report"), 1
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from clustering.kernels.memory import StagePlan, plan_stages
+from clustering.kernels.memory import StageBytes, stage_bytes
 
 
-def plan(n_texts: int) -> dict[str, StagePlan]:
-    return {line.stage: line for line in plan_stages(n_texts, 2 * n_texts, 256, 50, 60.0, 1 << 20)}
+def plan(n_texts: int) -> dict[str, StageBytes]:
+    return {line.stage: line for line in stage_bytes(n_texts, 2 * n_texts, 256, 50, 60.0, 1 << 20)}
 
 
 def test_every_stage_has_its_line_in_order() -> None:
@@ -32,7 +32,7 @@ def test_the_picture_takes_no_more_for_texts_beyond_those_it_draws() -> None:
 
 def test_the_vectors_are_never_in_one_process() -> None:
     vectors = 10_000_000 * 1024 * 4
-    lines = plan_stages(10_000_000, 10_000_000, 1024, 15, 60.0, 1 << 30)
+    lines = stage_bytes(10_000_000, 10_000_000, 1024, 15, 60.0, 1 << 30)
     by_name = {line.stage: line for line in lines}
     for stage in ("embed", "store", "search"):
         assert by_name[stage].memory_bytes < vectors / 10

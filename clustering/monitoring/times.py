@@ -10,7 +10,7 @@ from typing import Any
 
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
-from clustering.monitoring.plan import Counts, Machine, counts_of, milvus_bytes, plan_run
+from clustering.monitoring.plan import Counts, NodeType, counts_of, estimate_stages, milvus_bytes
 from clustering.monitoring.progress import format_duration
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures
@@ -104,7 +104,7 @@ def estimate_times(run: RunDir, config: RunConfig, counts: Counts, stages: list[
 
     Empty where any of them cannot be told.
     """
-    told = forecast(config, counts, Machine(1), calibrations_beside(run))["stages"]
+    told = forecast(config, counts, NodeType(1), calibrations_beside(run))["stages"]
     rows = [row for row in told if row["stage"] in stages]
     if any(row["seconds"] is None for row in rows):
         return {}
@@ -115,10 +115,10 @@ def estimate_times(run: RunDir, config: RunConfig, counts: Counts, stages: list[
     return {row["stage"]: row["seconds"] for row in rows}
 
 
-def forecast(config: RunConfig, counts: Counts, machine: Machine, known: list[Calibration]) -> Figures:
+def forecast(config: RunConfig, counts: Counts, machine: NodeType, known: list[Calibration]) -> Figures:
     """Needs of every stage and in all, with the seconds that the largest fitting finished run tells."""
     rows: list[Figures] = []
-    for need in plan_run(config, counts, machine):
+    for need in estimate_stages(config, counts, machine):
         guesses = [
             (run.counts.texts, seconds, run)
             for run in known

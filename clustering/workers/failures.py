@@ -33,7 +33,7 @@ LOST = (
 
 
 @dataclass(frozen=True)
-class WorkerPlace:
+class WorkerProcess:
     """A worker process: its node, and what tells afterwards how it ended."""
 
     node: str
@@ -43,7 +43,7 @@ class WorkerPlace:
     oom_kills: int  # processes that the node's kernel had killed before for want of memory
 
     @classmethod
-    def here(cls) -> WorkerPlace:
+    def here(cls) -> WorkerProcess:
         try:
             log = os.readlink("/proc/self/fd/2")
         except OSError:
@@ -61,7 +61,7 @@ def _oom_kills() -> int:
     return max(counts)
 
 
-def is_lost(error: ray.exceptions.RayError) -> bool:
+def is_retryable(error: ray.exceptions.RayError) -> bool:
     """Whether the worker, or what it needed, is gone, so that the work may succeed elsewhere."""
     if isinstance(error, ray.exceptions.RayTaskError):  # raised by the work: what it waited for is gone
         return isinstance(error.cause, (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError))
@@ -74,30 +74,31 @@ class Attempts:
     def __init__(self, what: str) -> None:
         """what : names the work in messages, such as a part with its first ids"""
         self.what = what
-        self.deaths: list[tuple[ray.exceptions.RayError, WorkerPlace | None]] = []
+        self.failures: list[tuple[ray.exceptions.RayError, WorkerProcess | None]] = []
 
-    def died(self, error: ray.exceptions.RayError, where: WorkerPlace | None) -> None:
+    def record(self, error: ray.exceptions.RayError, where: WorkerProcess | None) -> None:
         """Count a death.
 
         Raises: StageError with what ended the worker, after three that were not the loss of a node.
         """
-        self.deaths.append((error, where))
-        if len(self.deaths) < MAX_ATTEMPTS:
+        self.failures.append((error, where))
+        if len(self.failures) < MAX_ATTEMPTS:
             process = f"process {where.pid} on {where.address}" if where else "the worker"
             log.warning("%s: %s ended in the midst of it; it is tried again", self.what, process)
             return
-        endings = [cause_of_end(*death) for death in self.deaths]
+        endings = [failure_cause(*death) for death in self.failures]
         own = [words for words in endings if words != LOST_NODE]
-        if len(own) < MAX_ATTEMPTS and len(self.deaths) < MOST_LOST:
+        if len(own) < MAX_ATTEMPTS and len(self.failures) < MOST_LOST:
             log.warning("%s: %s; it is tried again", self.what, endings[-1])
             return
+        causes = "; ".join(dict.fromkeys(own or endings))
         raise StageError(
-            f"{self.what} ended its worker {len(self.deaths)} times: {'; '.join(dict.fromkeys(own or endings))}. Give "
-            f"it more memory, or take out what is wrong in it; the same command goes on from the last finished part"
+            f"{self.what} ended its worker {len(self.failures)} times: {causes}. Give it more memory, or take out what "
+            f"is wrong in it; the same command goes on from the last finished part"
         )
 
 
-def cause_of_end(error: ray.exceptions.RayError, where: WorkerPlace | None) -> str:
+def failure_cause(error: ray.exceptions.RayError, where: WorkerProcess | None) -> str:
     """What ended a worker, in words; LOST_NODE when its node went with it."""
     said, process = str(error), f" (process {where.pid} on {where.address})" if where else ""
     if isinstance(error, ray.exceptions.NodeDiedError) or "node has died" in said or "node was terminated" in said:
@@ -115,7 +116,7 @@ def cause_of_end(error: ray.exceptions.RayError, where: WorkerPlace | None) -> s
     return words if words == LOST_NODE else words + process
 
 
-def _last_words_on_its_node(where: WorkerPlace) -> str:
+def _last_words_on_its_node(where: WorkerProcess) -> str:
     if where.node not in {node.id for node in live_nodes()}:
         return LOST_NODE
     there = NodeAffinitySchedulingStrategy(where.node, soft=False)
@@ -126,7 +127,7 @@ def _last_words_on_its_node(where: WorkerPlace) -> str:
         return LOST_NODE
 
 
-def _last_words(where: WorkerPlace) -> str:
+def _last_words(where: WorkerProcess) -> str:
     """What the worker's log and the kernel's counts say, read on its node."""
     try:
         with open(where.log, "rb") as handle:
