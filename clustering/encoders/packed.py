@@ -1,8 +1,8 @@
-"""Token ids in, unit vectors out: the forward pass of BERT's and XLM-R's encoders over texts that lie end to end.
+"""Token ids in, unit vectors out: the forward pass of BERT and XLM-R over texts that lie end to end.
 
-No token is padding: the matrix products run over all tokens of a batch at once, and attention is told where each text
-begins and ends. On a GPU in half precision that is a kernel of this project (Triton) or torch's own attention for
-variable lengths; elsewhere the texts of a batch are laid side by side for attention alone.
+No token is padding. The matrix products run over all tokens of a batch at once, and attention knows where each text
+begins and ends. On a GPU in half precision, attention is a kernel of this project (Triton) or torch's own for variable
+lengths. Elsewhere, the texts of a batch lie side by side for attention alone.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.nn import functional
 log = logging.getLogger("covey")
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
-ROBERTA = ("xlm-roberta", "roberta", "camembert")  # their positions count from the padding token's id on
+ROBERTA = ("xlm-roberta", "roberta", "camembert")  # they count positions from the padding token's id on
 ARCHITECTURES = ("bert", *ROBERTA)
-SIDE_BY_SIDE = 8192  # tokens, padding among them, that attention takes at a time where it must pad
+SIDE_BY_SIDE = 8192  # tokens with their padding that attention takes at a time where it must pad
 
 
 def unsupported_reason(model: Any) -> str | None:
-    """Why a SentenceTransformer cannot be read as a packed encoder; None where it can."""
+    """Why a SentenceTransformer cannot run as a packed encoder; None where it can."""
     kinds = [type(module).__name__ for module in model]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         return f"its modules are {', '.join(kinds)}; read are Transformer, Pooling and Normalize"
@@ -51,8 +51,8 @@ class Pack:
 
     ids: Tensor  # (n_tokens,)
     positions: Tensor  # (n_tokens,), as the model counts them
-    starts: Tensor  # int32 (n_texts + 1,), where each text begins; the last is n_tokens
-    host_lengths: IntArray  # (n_texts,), tokens of each text, ascending
+    starts: Tensor  # int32 (n_texts + 1,), the first token of each text; the last entry is n_tokens
+    host_lengths: IntArray  # (n_texts,), tokens of each text, ascending, on the host
 
     @property
     def lengths(self) -> Tensor:
@@ -63,14 +63,15 @@ class Pack:
         return int(self.host_lengths[-1])
 
     def text_of_token(self) -> Tensor:
-        """(n_tokens,): the number of the text that each token belongs to."""
+        """int64, shape (n_tokens,): the text that each token belongs to."""
         numbers = torch.arange(len(self.starts) - 1, device=self.ids.device)
         return numbers.repeat_interleave(self.lengths, output_size=len(self.ids))
 
 
 def batch_ends(lengths: IntArray, n_tokens: int, *, padded: bool = False) -> Iterator[tuple[int, int]]:
-    """Ranges of texts, ascending by length, that hold at most ``n_tokens`` tokens; one text at least.
+    """Ranges of texts that hold at most ``n_tokens`` tokens; a range has one text at least.
 
+    lengths : int64, shape (n_texts,), tokens of each text, ascending
     padded : count each text as long as the longest of its range
     """
     until = np.cumsum(lengths)
@@ -89,37 +90,37 @@ def batch_ends(lengths: IntArray, n_tokens: int, *, padded: bool = False) -> Ite
 
 @dataclass(frozen=True)
 class PreparedTexts:
-    """Texts ascending by length, on the host, in memory that a GPU can copy from by itself."""
+    """Texts ascending by length, in memory of the host that a GPU can copy from directly."""
 
     ids: Tensor  # (n_tokens,)
     positions: Tensor  # (n_tokens,), as the model counts them
-    begins: Tensor  # int32 (n_texts + 1,)
-    order: Tensor  # (n_texts,), the places that the texts had
+    begins: Tensor  # int32 (n_texts + 1,), the first token of each text
+    order: Tensor  # (n_texts,), the positions that the texts had before
     lengths: IntArray
-    starts: IntArray  # as ``begins``
-    batches: list[tuple[int, int]]
+    starts: IntArray  # equal to ``begins``
+    batches: list[tuple[int, int]]  # ranges of texts
 
 
 @dataclass(frozen=True)
 class PendingVectors:
-    """Work that the device has been given."""
+    """Vectors that the device still works on."""
 
-    found: Tensor  # float32 (n_texts, dim) on the host
-    done: Any  # the CUDA event behind the last copy; None on a CPU, where the work is done
+    output: Tensor  # float32 (n_texts, dim) on the host
+    done: Any  # the CUDA event behind the last copy; None on a CPU, where the vectors are ready
 
     def vectors(self) -> FloatArray:
-        """Wait for this work, not for what the device was given later."""
+        """Wait for this work, and not for later work of the device. Returns: float32, shape (n_texts, dim)."""
         if self.done is not None:
             self.done.synchronize()
-        vectors: FloatArray = self.found.numpy()
+        vectors: FloatArray = self.output.numpy()
         return vectors
 
 
 class PackedEncoder:
     """The weights of a SentenceTransformer, and a forward pass over them without padding.
 
-    attention : tiles (Triton), varlen (torch's own, flash attention), padded; None takes the first that works
-    exact_gelu : False lets the GPU compute GELU by tanh, within the matrix product before it; the difference (5e-4 at
+    attention : tiles (Triton), varlen (torch's own, flash attention) or padded; None takes the first that works
+    exact_gelu : False lets the GPU compute GELU by tanh, within the matrix product before it. The difference (5e-4 at
         most) lies below the rounding of half precision. Float32 is always exact.
     Source: Devlin et al. (2019), arXiv:1810.04805; Conneau et al. (2020), arXiv:1911.02116.
     """
@@ -148,8 +149,9 @@ class PackedEncoder:
     def _read(self, inner: Any) -> None:
         embeddings = inner.embeddings
         self.words = embeddings.word_embeddings.weight.detach()
-        # A text is one segment, so the segment's vector can be part of the position's.
-        self.places = embeddings.position_embeddings.weight.detach() + embeddings.token_type_embeddings.weight[0]
+        # A text is one segment, so the segment's vector is added to each position's.
+        positions, segments = embeddings.position_embeddings.weight, embeddings.token_type_embeddings.weight
+        self.position_vectors = positions.detach() + segments[0]
         self.norm = _weights(embeddings.LayerNorm)
         self.layers = [_Layer.read(layer) for layer in inner.encoder.layer]
 
@@ -162,22 +164,22 @@ class PackedEncoder:
         return "varlen" if importlib.util.find_spec("torch.nn.attention.varlen") else "padded"
 
     def encode(self, ids: IntArray, lengths: IntArray, tokens_per_batch: int) -> FloatArray:
-        """Vectors of unit length, in the texts' order.
+        """Vectors of unit length, in the order of the texts.
 
-        ids : integers, shape (lengths.sum(),), the texts' tokens end to end, special ones among them
-        lengths : integers, shape (n_texts,), 1 to the model's positions
-        tokens_per_batch : tokens that one forward pass takes; a longer text has a pass of its own
+        ids : int64, shape (lengths.sum(),), the tokens of the texts end to end, with the special ones
+        lengths : int64, shape (n_texts,), tokens of each text, at most as many as the model has positions
+        tokens_per_batch : tokens of one forward pass; a longer text has a pass of its own
         Returns: float32, shape (n_texts, dim)
-        Raises: ValueError for a text without a token or with more than the model has positions.
+        Raises: ValueError for a text without a token, or with more tokens than the model has positions.
         """
         return self.start(self.prepare(ids, lengths, tokens_per_batch)).vectors()
 
     def prepare(self, ids: IntArray, lengths: IntArray, tokens_per_batch: int) -> PreparedTexts:
-        """The CPU's share of ``encode``: texts sorted by length, cut into batches of about one size."""
-        n_places = len(self.places) - (0 if self.pad is None else self.pad + 1)
-        if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= n_places:
+        """The CPU's share of ``encode``: sort the texts by length, and cut them into batches of about one size."""
+        n_positions = len(self.position_vectors) - (0 if self.pad is None else self.pad + 1)
+        if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= n_positions:
             raise ValueError(
-                f"the texts have {lengths.min()} to {lengths.max()} tokens, the model takes 1 to {n_places}; "
+                f"the texts have {lengths.min()} to {lengths.max()} tokens, the model takes 1 to {n_positions}; "
                 f"cut them where they are tokenised"
             )
         order = np.argsort(lengths, kind="stable")
@@ -193,16 +195,16 @@ class PackedEncoder:
         )  # fmt: skip
 
     def start(self, prepared: PreparedTexts) -> PendingVectors:
-        """Give the device all its work; on a GPU nothing here waits for it. Threads take turns at this."""
-        given = (prepared.ids, prepared.positions, prepared.begins, prepared.order)
-        ids, positions, begins, order = (tensor.to(self.device, non_blocking=True) for tensor in given)
+        """Queue all the work on the device. On a GPU, this does not wait for it. One thread may call it at a time."""
+        inputs = (prepared.ids, prepared.positions, prepared.begins, prepared.order)
+        ids, positions, begins, order = (tensor.to(self.device, non_blocking=True) for tensor in inputs)
         starts = prepared.starts
         vectors = torch.empty((len(order), self.dim), dtype=torch.float32, device=self.device)
         with torch.inference_mode():
             for first, last in prepared.batches:
-                held = slice(starts[first], starts[last])
+                tokens = slice(starts[first], starts[last])
                 own = begins[first : last + 1] - begins[first]
-                pack = Pack(ids[held], positions[held], own, prepared.lengths[first:last])
+                pack = Pack(ids[tokens], positions[tokens], own, prepared.lengths[first:last])
                 vectors.index_copy_(0, order[first:last], self.forward(pack))
         if self.device.type != "cuda":
             return PendingVectors(vectors, None)
@@ -220,7 +222,7 @@ class PackedEncoder:
         starts = np.cumsum(lengths) - lengths
         if self.pad is None:
             return np.arange(len(ids), dtype=np.int64) - np.repeat(starts, lengths)
-        # A padding token that a text itself spells out counts for nothing, as in transformers.
+        # A padding token that is part of a text has no position of its own, as in transformers.
         counted = ids != self.pad
         before = np.concatenate([[0], np.cumsum(counted)])
         positions: IntArray = (before[1:] - np.repeat(before[starts], lengths)) * counted + self.pad
@@ -228,32 +230,33 @@ class PackedEncoder:
 
     def forward(self, pack: Pack) -> Tensor:
         """Unit vectors of one batch: float32, shape (n_texts, dim), on the device."""
-        states = functional.embedding(pack.ids, self.words) + functional.embedding(pack.positions, self.places)
+        words = functional.embedding(pack.ids, self.words)
+        states = words + functional.embedding(pack.positions, self.position_vectors)
         states = functional.layer_norm(states, (self.dim,), *self.norm, self.eps)
         attend = self._attend(pack)
         for layer in self.layers[:-1]:
             q, k, v = functional.linear(states, *layer.qkv).unflatten(-1, (3, self.heads, -1)).unbind(-3)
             states = self._rest(layer, states, attend(q, k, v))
-        # Of the last layer, CLS pooling reads only the first token of each text.
+        # CLS pooling reads only the first token of each text from the last layer.
         first = None if self.mean else pack.starts[:-1].long()
-        asked = states if first is None else states[first]
+        pooled = states if first is None else states[first]
         weight, bias = self.layers[-1].qkv
-        q = functional.linear(asked, weight[: self.dim], bias[: self.dim]).unflatten(-1, (self.heads, -1))
+        q = functional.linear(pooled, weight[: self.dim], bias[: self.dim]).unflatten(-1, (self.heads, -1))
         k, v = (
             functional.linear(states, weight[self.dim :], bias[self.dim :])
             .unflatten(-1, (2, self.heads, -1))
             .unbind(-3)
         )
-        states = self._rest(self.layers[-1], asked, attend(q, k, v))
+        states = self._rest(self.layers[-1], pooled, attend(q, k, v))
         if self.mean:
             states = torch.segment_reduce(states.float(), "mean", lengths=pack.lengths.long(), unsafe=True)
         return functional.normalize(states.float(), dim=-1)
 
     def _rest(self, layer: _Layer, states: Tensor, mixed: Tensor) -> Tensor:
-        """A layer behind its attention."""
+        """The part of a layer that follows its attention."""
         states = self._add_norm(functional.linear(mixed.flatten(-2), *layer.out), states, layer.norm)
         weight, bias = layer.up
-        if self.tanh:  # in the matrix product's own kernel
+        if self.tanh:  # within the kernel of the matrix product
             wide = torch._addmm_activation(bias, states, weight.t(), use_gelu=True)
         else:
             wide = functional.gelu(functional.linear(states, weight, bias))
@@ -265,9 +268,9 @@ class PackedEncoder:
         return functional.layer_norm(change + states, (self.dim,), *weights, self.eps)
 
     def _attend(self, pack: Pack) -> Any:
-        """Attention within each text: (q, k, v), each of shape (n, heads, width), to the mixed v of q's shape.
+        """Attention within each text: a function of q, k and v, each of shape (n, heads, width), to an array like q.
 
-        q holds every token, or the first one of each text.
+        q holds every token, or the first token of each text.
         """
         if self.attention == "tiles":
             return self.kernels.attention(pack)
@@ -301,29 +304,31 @@ def _weights(module: Any) -> tuple[Tensor, Tensor]:
 
 
 def _kernels() -> Any:
-    """The module with this project's GPU kernels; None where Triton or its C compiler is missing."""
+    """The module of this project's GPU kernels; None where Triton or its C compiler is missing."""
     try:
         from clustering.encoders import triton_kernels
 
         triton_kernels.self_test(Pack)
-    except Exception as error:  # Triton raises what its compiler, the driver or the C compiler raised
+    except Exception as error:  # Triton passes on any error of its compiler, the driver or the C compiler
         log.warning(
-            "embed: own GPU kernels are left out (%s: %s); torch's own take longer", type(error).__name__, error
-        )
+            "embed: this project's GPU kernels do not work here (%s: %s); torch's own take longer",
+            type(error).__name__, error,
+        )  # fmt: skip
         return None
     return triton_kernels
 
 
 def token_ids(tokenizer: Any, texts: list[str]) -> tuple[IntArray, IntArray, int]:
-    """The texts' tokens end to end, their lengths, and how many texts were cut.
+    """The tokens of the texts end to end, the tokens of each text, and how many texts were cut.
 
-    tokenizer : of the library tokenizers, without padding, told where to cut; it works on all cores and holds no lock
+    tokenizer : of the library tokenizers, without padding and with its truncation set; it works on all cores
+    Returns: int64, shape (lengths.sum(),); int64, shape (n_texts,); a count
     """
-    found = tokenizer.encode_batch_fast(texts)
-    each = [encoding.ids for encoding in found]
+    encodings = tokenizer.encode_batch_fast(texts)
+    each = [encoding.ids for encoding in encodings]
     lengths = np.fromiter(map(len, each), np.int64, len(each))
     ids = np.fromiter(chain.from_iterable(each), np.int64, int(lengths.sum()))
-    return ids, lengths, sum(bool(encoding.overflowing) for encoding in found)
+    return ids, lengths, sum(bool(encoding.overflowing) for encoding in encodings)
 
 
 def _rearranged(ids: IntArray, lengths: IntArray, order: IntArray) -> IntArray:
@@ -337,27 +342,28 @@ def _rearranged(ids: IntArray, lengths: IntArray, order: IntArray) -> IntArray:
 def _varlen(pack: Pack) -> Any:
     from torch.nn.attention.varlen import varlen_attn
 
-    singly = torch.arange(len(pack.starts), dtype=torch.int32, device=pack.starts.device)
+    single = torch.arange(len(pack.starts), dtype=torch.int32, device=pack.starts.device)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        asked, longest = (pack.starts, pack.longest) if len(q) == len(k) else (singly, 1)
-        out: Tensor = varlen_attn(q, k, v, asked, pack.starts, longest, pack.longest)
+        starts, longest = (pack.starts, pack.longest) if len(q) == len(k) else (single, 1)
+        out: Tensor = varlen_attn(q, k, v, starts, pack.starts, longest, pack.longest)
         return out
 
     return attend
 
 
 def _padded(pack: Pack) -> Any:
-    """Texts of like lengths side by side, as many as SIDE_BY_SIDE holds, filled up to the longest of them."""
+    """Attention over texts of similar lengths side by side, padded to the longest of them."""
     starts = np.concatenate([[0], np.cumsum(pack.host_lengths)])
     buckets = list(batch_ends(pack.host_lengths, SIDE_BY_SIDE, padded=True))
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for first, last in buckets:
-            held = slice(starts[first], starts[last])
-            asked = held if len(q) == len(k) else slice(first, last)
-            out[asked] = _bucket(q[asked], k[held], v[held], pack.lengths[first:last], int(pack.host_lengths[last - 1]))
+            tokens = slice(starts[first], starts[last])
+            rows = tokens if len(q) == len(k) else slice(first, last)
+            longest = int(pack.host_lengths[last - 1])
+            out[rows] = _bucket(q[rows], k[tokens], v[tokens], pack.lengths[first:last], longest)
         return out
 
     return attend
@@ -372,9 +378,9 @@ def _bucket(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, longest: int) -> T
             return packed[:, :, None]
         if full:
             return packed.unflatten(0, inside.shape).transpose(1, 2)
-        laid = packed.new_zeros((*inside.shape, *packed.shape[1:]))
-        laid[inside] = packed
-        return laid.transpose(1, 2)
+        padded = packed.new_zeros((*inside.shape, *packed.shape[1:]))
+        padded[inside] = packed
+        return padded.transpose(1, 2)
 
     mask = None if full else inside[:, None, None]
     mixed = functional.scaled_dot_product_attention(*map(side_by_side, (q, k, v)), attn_mask=mask).transpose(1, 2)

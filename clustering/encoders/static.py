@@ -1,4 +1,4 @@
-"""Texts in, vectors out: the mean of static token vectors, which the package wordllama carries; English."""
+"""English texts in, vectors out: the mean of static token vectors, which lie in the package wordllama."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from clustering.errors import ConfigError
 
 
 class StaticEncoder:
-    """The mean of static token vectors (WordLlama, 256-d, MIT), read from the package's files without importing it.
+    """The mean of static token vectors (WordLlama, 256-d). The package's files are read without importing it.
 
-    Source: github.com/dleemiller/WordLlama; token vectors distilled from language models' input embeddings.
+    Source: github.com/dleemiller/WordLlama (MIT); its token vectors are distilled from the input embeddings of language
+        models.
     """
 
     def __init__(self, cfg: EmbedSection) -> None:
@@ -25,11 +26,12 @@ class StaticEncoder:
         from tokenizers import Tokenizer
 
         root = Path(model_location(cfg)) if cfg.model else package_folder("wordllama", "")
-        found = [min(root.glob(f"**/{name}"), default=None) for name in ("*_256.safetensors", "*tokenizer*.json")]
-        if found[0] is None or found[1] is None:
+        names = ("*_256.safetensors", "*tokenizer*.json")
+        path, vocabulary = (min(root.glob(f"**/{name}"), default=None) for name in names)
+        if path is None or vocabulary is None:
             raise ConfigError([f"embed.model: {root} holds no *_256.safetensors and *tokenizer*.json"])
-        (weights,) = load_file(found[0]).values()
-        self.tokenizer = Tokenizer.from_file(str(found[1]))
+        (weights,) = load_file(path).values()
+        self.tokenizer = Tokenizer.from_file(str(vocabulary))
         if weights.ndim != 2 or len(weights) < self.tokenizer.get_vocab_size():
             raise ValueError(f"weights of shape {weights.shape} for {self.tokenizer.get_vocab_size()} tokens")
         self.vectors: FloatArray = weights.astype(np.float32)
@@ -40,8 +42,8 @@ class StaticEncoder:
         self.tokens_per_batch = cfg.tokens_per_batch
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        ids = [encoding.ids for encoding in found]
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = [encoding.ids for encoding in encodings]
         lengths = np.array([len(tokens) for tokens in ids], np.int64)
         started = time.perf_counter()
         sums = np.zeros((len(ids), self.dim), np.float32)
@@ -51,5 +53,5 @@ class StaticEncoder:
                 starts = np.cumsum(lengths[filled]) - lengths[filled]
                 rows = self.vectors[np.concatenate([ids[row] for row in filled])]
                 sums[filled] = np.add.reduceat(rows, starts, axis=0)
-        cut = sum(bool(encoding.overflowing) for encoding in found)
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
         return Encoded.of_tokens(sums, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Texts in, vectors out: BGE-M3 and any sentence-transformers model, by torch."""
+"""Texts in, vectors out: BGE-M3, or any sentence-transformers model, by torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clustering.errors import ConfigError
 
 
 class _Forwards:
-    """The seconds that a torch module spends in forward passes; ``wait`` waits for what the device has been given."""
+    """The seconds that a torch module spends in forward passes; ``wait`` waits until the device is idle."""
 
     def __init__(self, module: Any, wait: Callable[[], None] | None) -> None:
         self.seconds, self.started, self.wait = 0.0, 0.0, wait
@@ -35,8 +35,9 @@ class _Forwards:
 class TorchEncoder:
     """BGE-M3's dense vectors, or any other sentence-transformers model, from the hub or a local folder.
 
-    BGE-M3 has XLM-R's architecture; its dense vector is the last state of the first token, at unit length.
-    Remote code is never run. Source: Chen et al. (2024), arXiv:2402.03216.
+    BGE-M3 has XLM-R's architecture. Its dense vector is the last state of the first token, at unit length.
+    Code that comes with a model is never run.
+    Source: Chen et al. (2024), arXiv:2402.03216.
     """
 
     def __init__(self, cfg: EmbedSection, commit: str | None = None) -> None:
@@ -54,7 +55,7 @@ class TorchEncoder:
                 name, device=device, trust_remote_code=False, revision=commit,
                 model_kwargs={"dtype": getattr(torch, cfg.dtype)},
             )  # fmt: skip
-        except (OSError, ValueError) as error:  # a file is missing, the hub is out of reach, or own code is refused
+        except (OSError, ValueError) as error:  # a missing file, an unreachable hub, or a model with code of its own
             raise ConfigError([f"embed.model: {name} cannot be loaded: {error}"]) from error
         if cfg.encoder == "bge-m3":
             self._require_cls_pooling(name)
@@ -73,18 +74,17 @@ class TorchEncoder:
             self.packed = PackedEncoder(self.model)
 
     def _require_cls_pooling(self, model: str) -> None:
-        """A folder without modules.json would be given mean pooling, which BGE-M3 was not trained for."""
+        """Refuse another pooling than BGE-M3's. A folder without modules.json would get mean pooling."""
         pooling = next((module for module in self.model if type(module).__name__ == "Pooling"), None)
         if pooling is None or pooling.pooling_mode not in ("cls", ("cls",), ["cls"]):
-            raise ConfigError(
-                [
-                    f"embed.model: {model} pools by {getattr(pooling, 'pooling_mode', 'nothing')}, BGE-M3 by its first "
-                    f"token (cls); its folder needs modules.json and 1_Pooling/config.json, as the hub has them"
-                ]
-            )
+            mode = getattr(pooling, "pooling_mode", "nothing")
+            raise ConfigError([
+                f"embed.model: {model} pools by {mode}, BGE-M3 by its first token (cls); its folder needs modules.json "
+                f"and 1_Pooling/config.json, as the hub has them"
+            ])  # fmt: skip
 
     def _require_vocabulary(self, model: str) -> None:
-        """Where its files are missing, transformers makes a tokenizer that reads every word as unknown."""
+        """Refuse a folder without a vocabulary, for which transformers makes a tokenizer that knows no word."""
         if len(self.model.tokenizer) <= len(self.model.tokenizer.all_special_ids):
             raise ConfigError([f"embed.model: {model} holds no vocabulary; its folder needs tokenizer.json"])
 
@@ -97,7 +97,7 @@ class TorchEncoder:
         return Encoded.of_tokens(vectors, ids, self.kinds, cut=cut, model_seconds=seconds)
 
     def _cut(self, own: list[int]) -> list[int]:
-        """The head of a text that is longer than max_tokens, closed as the tokenizer closed the text."""
+        """The head of a text that is longer than max_tokens, with the closing token of the whole text."""
         if len(own) <= self.max_tokens:
             return own
         closing = own[-1:] if own[-1] in self.special else []
@@ -113,7 +113,7 @@ class TorchEncoder:
         return vectors, time.perf_counter() - started if ids else 0.0
 
     def _padded(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> tuple[FloatArray, float]:
-        """The same by the library, which tokenises again and pads, for architectures that `packed` does not know."""
+        """The same by sentence-transformers, which tokenises again and pads: for models that ``packed`` cannot read."""
         vectors = np.empty((len(ids), self.dim), np.float32)
         self.forwards.seconds = 0.0
         for batch in token_batches([len(own) for own in ids], self.tokens_per_batch):

@@ -1,4 +1,4 @@
-"""GPU kernels of the packed forward pass, in Triton: attention within texts that lie end to end, and add with norm."""
+"""Tensors of texts that lie end to end in, attention within each text or LayerNorm out: GPU kernels in Triton."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-QUERIES, KEYS, WARPS = 64, 64, 4  # queries a program, keys it reads at a time, warps it has
+QUERIES, KEYS, WARPS = 64, 64, 4  # queries of a program, keys that it reads at a time, its warps
 
 
 @triton.jit
@@ -19,8 +19,8 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     q, k, v, out, begins, ends, n_queries, q_row, kv_row, scale,
     width: tl.constexpr, tile: tl.constexpr, step: tl.constexpr,
 ):  # fmt: skip
-    # One program: a tile of queries, whichever texts they belong to, and one head. Short texts share a tile, where
-    # a kernel that gives each text tiles of its own would leave most of them empty.
+    # A program takes one head and a tile of queries of any texts. Short texts share a tile: tiles of their own would be
+    # nearly empty.
     head = tl.program_id(0)
     rows = tl.program_id(1) * tile + tl.arange(0, tile)
     inside = rows < n_queries
@@ -28,7 +28,7 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     begin = tl.load(begins + rows, mask=inside, other=0)
     end = tl.load(ends + rows, mask=inside, other=0)
     at = head * width + wide[None, :]
-    asked = tl.load(q + rows[:, None].to(tl.int64) * q_row + at, mask=inside[:, None], other=0.0)
+    query = tl.load(q + rows[:, None].to(tl.int64) * q_row + at, mask=inside[:, None], other=0.0)
     low = tl.load(begins + tl.program_id(1) * tile)
     high = tl.max(end)
     best = tl.full((tile,), -1e30, tl.float32)
@@ -36,16 +36,16 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     mixed = tl.zeros((tile, width), tl.float32)
     for start in range(low, high, step):
         keys = start + tl.arange(0, step)
-        held = keys < high
-        there = keys[:, None].to(tl.int64) * kv_row + at
-        key = tl.load(k + there, mask=held[:, None], other=0.0)
-        score = tl.dot(asked, tl.trans(key)) * scale
+        exists = keys < high
+        address = keys[:, None].to(tl.int64) * kv_row + at
+        key = tl.load(k + address, mask=exists[:, None], other=0.0)
+        score = tl.dot(query, tl.trans(key)) * scale
         own = (keys[None, :] >= begin[:, None]) & (keys[None, :] < end[:, None])
         score = tl.where(own, score, -float("inf"))
         better = tl.maximum(best, tl.max(score, 1))
         shrink = tl.exp2(best - better)
         share = tl.exp2(score - better[:, None])
-        value = tl.load(v + there, mask=held[:, None], other=0.0)
+        value = tl.load(v + address, mask=exists[:, None], other=0.0)
         mixed = mixed * shrink[:, None] + tl.dot(share.to(value.dtype), value)
         total = total * shrink + tl.sum(share, 1)
         best = better
@@ -69,9 +69,10 @@ def _add_norm_kernel(x, y, weight, bias, out, width, eps, block: tl.constexpr): 
 
 
 def attention(pack: Any, tile: int = QUERIES, keys: int = KEYS, warps: int = WARPS) -> Any:
-    """Attention within each text of a Pack: (q, k, v), each of shape (n, heads, width), to the mixed v of q's shape.
+    """Attention within each text of a Pack: a function of q, k and v, each of shape (n, heads, width).
 
-    q holds every token, or the first one of each text; the width of a head is a power of two, 16 or more.
+    The function takes every token as q, or the first token of each text, and returns q's shape and dtype. The width of
+    a head is a power of two, 16 or more.
     """
     starts = pack.starts
     texts = pack.text_of_token()
@@ -91,7 +92,7 @@ def attention(pack: Any, tile: int = QUERIES, keys: int = KEYS, warps: int = WAR
 
 
 def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """LayerNorm of x + y, both of shape (n, width) and contiguous; sums are taken in float32."""
+    """LayerNorm of x + y, both contiguous and of shape (n, width); sums are in float32."""
     out = torch.empty_like(x)
     n_rows, width = x.shape
     block = triton.next_power_of_2(width)
@@ -102,7 +103,7 @@ def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
 
 
 def self_test(pack: Callable[..., Any]) -> None:
-    """Run both kernels once on a little; raises what Triton raises where it cannot compile them."""
+    """Run both kernels once on a few tokens. Raises: whatever Triton raises where it cannot compile them."""
     device = torch.device("cuda")
     starts = torch.tensor([0, 2, 5], dtype=torch.int32, device=device)
     some = torch.ones((5, 1, 16), dtype=torch.float16, device=device)

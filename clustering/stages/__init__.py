@@ -1,1 +1,1 @@
-"""The stages of a run, one verb a module: an artefact of the run directory in, the next one out."""
+"""An artefact of the run directory in, the next one out: the stages of a run, one verb a module."""

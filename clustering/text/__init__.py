@@ -1,1 +1,1 @@
-"""What is known of a text by itself: its cleaned form, its language, a title, the fonts that draw it."""
+"""Texts in; their cleaned form, their languages, titles for them, and the fonts that draw them out."""

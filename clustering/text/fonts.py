@@ -1,4 +1,4 @@
-"""Characters in; the fonts of this machine that draw them out."""
+"""Characters in; the fonts of this machine that have them out."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ LIKELY = ("cjk", "noto sans", "notosans", "wqy", "wenquanyi", "droid", "pingfang
 def fonts_for(text: str) -> tuple[list[str], frozenset[str]]:
     """Families that draw a text, as matplotlib takes them, and the characters that none of them has.
 
-    Fonts are opened only for what the usual one lacks, those first whose file's name says that they know many scripts.
+    Other fonts are opened only for characters that the usual one lacks, likely ones first by the name of their file.
     """
     from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager
 
     families = [USUAL]
     missing = {sign for sign in text if not sign.isspace() and unicodedata.category(sign) not in ("Cc", "Cf")}
-    missing -= _has(findfont(FontProperties(family=USUAL)), missing)
+    missing -= _glyphs(findfont(FontProperties(family=USUAL)), missing)
     for path in sorted(findSystemFonts(), key=_rank) if missing else []:
-        found = _has(path, missing)
+        found = _glyphs(path, missing)
         if found:
             fontManager.addfont(path)
             families.append(fontManager.ttflist[-1].name)
@@ -36,14 +36,14 @@ def _rank(path: str) -> tuple[bool, bool, str]:
     return not any(word in name for word in LIKELY), "regular" not in name, name
 
 
-def _has(path: str, wanted: set[str]) -> set[str]:
-    """Those of the characters that a font file has glyphs for; none of a font that matplotlib cannot draw with."""
+def _glyphs(path: str, characters: set[str]) -> set[str]:
+    """The characters that a font file has glyphs for; none where matplotlib cannot draw with the font."""
     from matplotlib.ft2font import FT2Font
 
-    if "color" in Path(path).name.lower():  # pictures of one size, which are not drawn
+    if "color" in Path(path).name.lower():  # matplotlib does not draw the bitmaps of color fonts
         return set()
     try:
         font: Any = FT2Font(path)
-        return {sign for sign in wanted if font.get_char_index(ord(sign))}
+        return {sign for sign in characters if font.get_char_index(ord(sign))}
     except (OSError, RuntimeError, ValueError):
         return set()

@@ -1,4 +1,4 @@
-"""Texts in; the languages that they are in out, and words that say nothing in a language."""
+"""Texts in, their languages out; a language in, its stop words out."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-ENOUGH_TEXTS = 50  # fewer tell nothing of a collection
-MIN_SHARE = 0.05  # share of the texts that makes a language one of the collection's; below lie names and slips
-SAMPLE = 500  # texts of a part that are looked at; 20,000 take a second
-ENGLISH = frozenset({"en", "pcm"})  # Nigerian Pidgin has English words
-MERGED_CODES = {
-    "wuu": "zh",
-    "yue": "zh",
-    "nn": "no",
-    "arz": "ar",
-    "ary": "ar",
-    "lb": "de",
-}  # not told apart in a headline
-IGNORED_CODES = ("zxx", "la")  # no language; and what words without an ending of their own look like
+ENOUGH_TEXTS = 50  # fewer texts do not show the languages of a collection
+MIN_SHARE = 0.05  # share of the texts from which on a language counts; smaller shares are names and mistakes
+SAMPLE = 500  # texts of a part whose language is found; 20,000 take a second
+ENGLISH = frozenset({"en", "pcm"})  # the words of Nigerian Pidgin are English
+# Headlines do not tell these languages apart.
+MERGED_CODES = {"wuu": "zh", "yue": "zh", "nn": "no", "arz": "ar", "ary": "ar", "lb": "de"}
+IGNORED_CODES = ("zxx", "la")  # no language; Latin, for which single words are often mistaken
 NAMES = {
     "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan",
     "cs": "Czech", "cy": "Welsh", "da": "Danish", "de": "German", "el": "Greek", "en": "English", "eo": "Esperanto",
@@ -35,19 +29,20 @@ NAMES = {
     "uk": "Ukrainian", "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese", "xh": "Xhosa", "yo": "Yoruba",
     "zh": "Chinese", "zu": "Zulu",
 }  # fmt: skip
-# Gaps of the English list: contractions, and words of a headline's frame.
+# Words that the English list lacks: contractions, and usual words of headlines.
 MORE_ENGLISH = "said says say new don't doesn't didn't isn't aren't wasn't won't can't it's i'm i've he's she's that's "
 MORE_ENGLISH += "what's there's you're they're we're let's"
 
 
 def language_of(text: str) -> str | None:
-    """The ISO code of the language that a text is most probably in; None where nothing tells.
+    """The ISO code of the most probable language of a text; None for a text without known letters.
 
-    A single headline is often mistaken, a thousand of one language are not: on those of 27 languages 72 to 100 % are
-    found right. Source: Lui and Baldwin (2012), langid.py; py3langid 0.4.
+    The language of a single headline is often wrong, that of a collection is not: of the headlines in each of 27
+    languages, 72 to 100 % are right.
+    Source: Lui and Baldwin (2012), langid.py; py3langid 0.4.
     """
     code, score = _identifier().classify(text)
-    if score < -1e30:  # no letters that it knows
+    if score < -1e30:  # it knows none of the letters
         return None
     code = MERGED_CODES.get(str(code), str(code))
     return None if code in IGNORED_CODES else code
@@ -61,13 +56,13 @@ def _identifier() -> Any:
 
 
 def count_languages(texts: Sequence[str], most: int = SAMPLE) -> Counter[str]:
-    """How many of some texts are in each language, on an even sample; "" is none that is known."""
+    """Count the texts in each language, on an even sample; "" counts texts without a known language."""
     step = max(1, -(-len(texts) // most))
     return Counter(language_of(text) or "" for text in texts[::step])
 
 
 def dominant_languages(counts: Counter[str]) -> dict[str, float]:
-    """The share of the texts in each language that enough of them are in, largest first; {} of too few texts."""
+    """The share of the texts in each language of at least MIN_SHARE, largest first; {} for too few texts."""
     total = sum(counts.values())
     if total < ENOUGH_TEXTS:
         return {}
@@ -75,13 +70,13 @@ def dominant_languages(counts: Counter[str]) -> dict[str, float]:
 
 
 def language_names(languages: dict[str, float]) -> str:
-    """For instance ``German 71 %, English 28 %``."""
+    """Languages and shares in words, for example ``German 71 %, English 28 %``."""
     return ", ".join(f"{NAMES.get(code, code)} {share:.0%}".replace("%", " %") for code, share in languages.items())
 
 
 @cache
 def stop_words(code: str) -> frozenset[str]:
-    """Words that say nothing of a subject in a language; none of one that no list is known for.
+    """The words of a language that say nothing of a subject; none where no list of them is known.
 
     Source: scikit-learn's list for English, github.com/stopwords-iso (MIT) for the others.
     """

@@ -1,4 +1,4 @@
-"""Queries and vectors/ in, their true nearest neighbors out, by blocked matrix products on Ray."""
+"""Queries and vectors/ in, their true nearest neighbors out, by matrix products over blocks on Ray."""
 
 from __future__ import annotations
 
@@ -15,47 +15,54 @@ from clustering.runs.storage import Location, read_table
 from clustering.workers.nodes import node_cpus
 from clustering.workers.tasks import collect, submit
 
-QUERIES = 16384  # whose vectors are shared with the tasks at a time
-BLOCK_BYTES = 64 << 20  # of distances at a time
+QUERIES = 16384  # whose vectors go to the tasks at a time
+BLOCK_BYTES = 64 << 20  # of distances that a task computes at a time
 
 
 def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray, k: int) -> tuple[IntArray, FloatArray]:
-    """The k nearest rows of each query by blocked matrix products over all vectors; texts without one are not there.
+    """The k nearest rows of each query among all texts that have a vector.
 
+    folder : vectors/
     queries : float32, shape (n_queries, dim), unit length
-    query_rows : int64, shape (n_queries,); a query's own row is left out; -1 for a text that is not stored
-    Returns: rows and inner products, shape (n_queries, at most k), nearest first.
+    query_rows : int64, shape (n_queries,); a query's own row is no neighbor of it; -1 for a text that is not stored
+    Returns: rows (int64) and inner products (float32), shape (n_queries, at most k), nearest first
     """
     shared = ray.put((queries, query_rows))
     best: tuple[IntArray, FloatArray] | None = None
     for rows, dots in map_unordered(_block_neighbors, [(path, shared, k) for path in parts(folder)]):
-        held = ([rows], [dots]) if best is None else ([best[0], rows], [best[1], dots])
-        best = merge_top_k(*held, k)
+        lists = ([rows], [dots]) if best is None else ([best[0], rows], [best[1], dots])
+        best = merge_top_k(*lists, k)
     if best is None:
         return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
     return best
 
 
 def map_unordered(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
-    """Results as they come, with at most a few tasks a core in flight, so that the driver never holds many."""
+    """Call ``work`` with each tuple of arguments in Ray tasks, and yield the results as they come.
+
+    Two tasks a core run or wait at a time, so that the driver holds few results.
+    """
     calls = list(reversed(calls))
-    waiting: list[Any] = []
-    while calls or waiting:
-        while calls and len(waiting) < 2 * node_cpus():
-            waiting.append(submit(work, *calls.pop()))
-        (done,), waiting = ray.wait(waiting, num_returns=1)
+    pending: list[Any] = []
+    while calls or pending:
+        while calls and len(pending) < 2 * node_cpus():
+            pending.append(submit(work, *calls.pop()))
+        (done,), pending = ray.wait(pending, num_returns=1)
         yield collect(ray.get(done))
 
 
 def outside_search(folder: Location, core: FloatArray, metric: str, floor: float, longest: float | None = None) -> Ask:
-    """An exact search for the nearest text of another piece by mutual reachability, by blocked matrix products.
+    """A function that finds the nearest text of another piece by mutual reachability, exactly.
 
-    folder : vectors/; core : float32, shape (n_texts,), core distances; floor : shorter distances count as this;
-        longest : farther texts are no neighbors
+    folder : vectors/
+    core : float32, shape (n_texts,), core distances
+    floor : shorter distances count as this
+    longest : farther texts are no neighbors
+    Returns: a function of rows and the piece of every text, see ``Ask``
     """
     cores = ray.put(core)
 
-    def ask(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
+    def nearest(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
         other, reach = np.full(rows.size, -1, np.int64), np.full(rows.size, np.inf, np.float32)
         pieces = ray.put(piece)
         for at in range(0, rows.size, QUERIES):
@@ -68,7 +75,7 @@ def outside_search(folder: Location, core: FloatArray, metric: str, floor: float
         other[np.isinf(reach)] = -1
         return other, reach
 
-    return ask
+    return nearest
 
 
 def _block_outside(
@@ -80,27 +87,27 @@ def _block_outside(
     floor: float,
     longest: float | None,
 ) -> tuple[IntArray, FloatArray]:
-    held, block = stored_vectors(read_table(path))
+    stored, block = stored_vectors(read_table(path))
     queries, rows = shared
-    if not held.size:
+    if not stored.size:
         return np.full(rows.size, -1), np.full(rows.size, np.inf, np.float32)
-    step = max(1, BLOCK_BYTES // (4 * len(held)))
+    step = max(1, BLOCK_BYTES // (4 * len(stored)))
     found = []
     for at in range(0, len(rows), step):
         some = rows[at : at + step]
         away = np.maximum(dot_distance(queries[at : at + step] @ block.T, metric), np.float32(floor))
         if longest is not None:
             away[away > np.float32(longest)] = np.inf
-        found.append(nearest_outside(away, core[some], core[held], piece[some], piece[held]))
-    place, reach = (np.concatenate(part) for part in zip(*found, strict=True))
-    return held[place], reach
+        found.append(nearest_outside(away, core[some], core[stored], piece[some], piece[stored]))
+    position, reach = (np.concatenate(part) for part in zip(*found, strict=True))
+    return stored[position], reach
 
 
 def _block_neighbors(path: Location, shared: tuple[FloatArray, IntArray], k: int) -> tuple[IntArray, FloatArray]:
-    held, block = stored_vectors(read_table(path))
+    stored, block = stored_vectors(read_table(path))
     queries, query_rows = shared
-    if not held.size:
+    if not stored.size:
         return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    place = np.searchsorted(held[:-1], query_rows)
-    found, dots = block_top_k(queries, block, np.where(held[place] == query_rows, place, -1), 0, k)
-    return held[found], dots
+    own = np.searchsorted(stored[:-1], query_rows)
+    position, dots = block_top_k(queries, block, np.where(stored[own] == query_rows, own, -1), 0, k)
+    return stored[position], dots

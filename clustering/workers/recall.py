@@ -1,4 +1,4 @@
-"""A sample of rows in; the share of their true nearest neighbors that a search has found, out."""
+"""A sample of rows and their neighbors in; the share of the true nearest neighbors that a search found out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from clustering.schema import Figures
 from clustering.workers.exact_search import exact_neighbors
 from clustering.workers.tasks import run_on_one_node
 
-TIE = 2e-6  # squared distance below which two texts count as equally near
+TIE = 2e-6  # of squared distances: two texts whose distances differ by less are equally near
 
 
 class RecallSample:
-    """Some rows with their vectors and the distance of their true k-th neighbor."""
+    """A random sample of rows, with their vectors and the distance of their true k-th neighbor."""
 
     def __init__(self, run: RunDir, metric: str, k: int, size: int, n_texts: int, seed: Any) -> None:
         self.metric, self.k = metric, k
@@ -29,13 +29,15 @@ class RecallSample:
         self.edge = _squared(dot_distance(dots[:, -1], metric), metric) + TIE
 
     def shares(self, distances: FloatArray, counts: IntArray) -> FloatArray:
-        """For each row, the share of its k that are as near as the true k-th, so that ties do not count as misses.
+        """For each row, the share of its k neighbors that are as near as the true k-th; a tie is no miss.
 
-        distances : float32, one entry a neighbor found; counts : their number for each row
+        distances : float32, shape (n_neighbors,), of the neighbors that the search found, row by row
+        counts : int64, shape (n_rows,), neighbors of each row
+        Returns: float32, shape (n_rows,), 0 to 1
         """
         row = np.repeat(np.arange(len(counts)), counts)
-        found = _squared(distances, self.metric) <= self.edge[row]
-        return (np.bincount(row[found], minlength=len(counts)) / self.k).astype(np.float32)
+        near = _squared(distances, self.metric) <= self.edge[row]
+        return (np.bincount(row[near], minlength=len(counts)) / self.k).astype(np.float32)
 
 
 def _squared(distances: FloatArray, metric: str) -> FloatArray:
@@ -43,9 +45,9 @@ def _squared(distances: FloatArray, metric: str) -> FloatArray:
 
 
 def measure_recall(run: RunDir, metric: str, k: int, sample: int, n_texts: int, seed: int) -> Figures:
-    """Share of the true k nearest that the search found, on a random sample of rows.
+    """The share of the true k nearest neighbors that the search found, on a random sample of rows.
 
-    Returns: recall, recall_low, recall_high (95 %), recall_sample.
+    Returns: recall, recall_low and recall_high (its 95 % interval), recall_sample (rows).
     """
     if sample == 0 or k == 0:
         return {"recall": None, "recall_low": None, "recall_high": None, "recall_sample": 0}

@@ -1,4 +1,4 @@
-"""Parts of neighbor lists in; one spanning forest out, made by shards that exchange sketches through Ray."""
+"""Neighbor lists or a graph in shards in; one spanning forest out. Shards exchange their sketches through Ray."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ from clustering.workers.nodes import Node, live_nodes, node_affinity
 from clustering.workers.tasks import collect, submit
 
 
-def write_forest(run: RunDir, forest: Forest, core: FloatArray, group_sizes: GroupSizes, without: int) -> Figures:
+def write_forest(run: RunDir, forest: Forest, core: FloatArray, group_sizes: GroupSizes, n_without: int) -> Figures:
+    """Leave forest/. n_without : texts that have no vector"""
     columns = {"left": forest.left, "right": forest.right, "distance": forest.distance}
     write_table(run / "forest" / part_name(0), pa.table(columns, schema=schema.FOREST))
     save_array(run / "forest" / "core.npy", core)
     write_json(run / "forest" / "grain.json", asdict(group_sizes))
     return {
         "edges": len(forest),
-        "pieces_left": core.size - without - len(forest),
+        "pieces_left": core.size - n_without - len(forest),
         "small_groups": round(group_sizes.share, 4),
         "group_size": group_sizes.size,
     }
 
 
 def shard_nodes(n_texts: int, k: int, most: int) -> list[Node]:
-    """As many nodes as have the memory for a shard each, those with most of it first."""
+    """At most ``most`` nodes, those with the most memory first, so that each has the memory for its shard."""
     nodes = sorted(live_nodes(), key=lambda node: node.memory_bytes, reverse=True)[:most]
     while len(nodes) > 1 and nodes[-1].memory_bytes < forest_bytes(n_texts, n_texts * k // len(nodes)):
         nodes.pop()
@@ -52,11 +53,16 @@ def shard_nodes(n_texts: int, k: int, most: int) -> list[Node]:
 
 
 class Shard:
-    """The neighbor lists of some rows, and what diffusion makes of them; can be begun anew at any point."""
+    """The neighbor lists of some rows, and what diffusion makes of them. It can be restarted at any point.
 
-    def __init__(self, run: RunDir, names: list[str], copies: NDArray[np.int32] | None, *given: Any) -> None:
+    names : consecutive parts of texts/
+    copies : int32, shape (n_texts,), records of each text; None where copies do not count
+    reading : the further arguments of ``read_lists``
+    """
+
+    def __init__(self, run: RunDir, names: list[str], copies: NDArray[np.int32] | None, *reading: Any) -> None:
         self.run, self.names, self.copies = run, names, copies
-        self.lists = read_lists(run, names, *given)
+        self.lists = read_lists(run, names, *reading)
         self.pull: FloatArray | None = None
 
     def count_breaks(self) -> IntArray:
@@ -72,7 +78,7 @@ class Shard:
         return diffusion.draw_sketch(self.text_keys(), seed)
 
     def text_keys(self) -> diffusion.Keys:
-        """A digest of each text, so that the order in which texts come changes nothing."""
+        """A digest of each text, so that the order of the texts changes nothing."""
         return text_keys(self.run, self.names)
 
     def average(self, averaged: int, scales: list[Any], sketches: list[Any]) -> diffusion.Sketch:
@@ -85,7 +91,7 @@ class Shard:
         return diffusion.edge_lengths(self.lists, np.concatenate(ray.get(sketches)))
 
     def core_distances(self, length: FloatArray, rank: int) -> FloatArray:
-        """Core distances by the rows' own lists; 0 without min_samples."""
+        """Core distances by the rows' own lists; 0 for rank 0."""
         if rank == 0:
             return np.zeros(len(self.lists), np.float32)
         own = slice(self.lists.first, self.lists.first + len(self.lists))
@@ -97,7 +103,7 @@ class Shard:
         return spanning_forest(self.lists.graph(length, core.size), core, symmetric=False)
 
     def measured_forest(self, length: FloatArray, core: FloatArray) -> tuple[Forest, Usage]:
-        """The forest, and what this actor has used for it and all before."""
+        """The forest, and what this actor has used since it started."""
         forest = self.forest(length, core)
         return forest, Usage(peak_bytes(), time.process_time())
 
@@ -105,10 +111,11 @@ class Shard:
 def diffuse_shards(
     shards: list[tuple[Any, ...]], n_texts: int, rank: int, seed: int, nodes: list[Node]
 ) -> tuple[list[Forest], FloatArray, GroupSizes, list[EqualEdges]]:
-    """Diffusion and forests by one actor a shard; a round's sketches are objects that all actors read in the next.
+    """Diffuse, and make the forests, with an actor for each shard. Each round's sketches are shared through Ray.
 
-    shards : arguments of ``Shard`` for each, rows ascending; rank : min_samples, 0 for none
-    nodes : where the actors are, in turn
+    shards : the arguments of ``Shard`` for each, rows ascending
+    rank : min_samples, 0 for none
+    nodes : where the actors run, in turn
     Returns: two forests, whose merge is the whole's; core distances; the group sizes; entries between equal vectors.
         All are the same for any shards.
     """
@@ -130,24 +137,26 @@ def diffuse_shards(
         ray.get([actor.core_distances.remote(own, rank) for actor, own in zip(actors, lengths, strict=True)])
     )
     shared = ray.put(core)
-    waiting = [actor.measured_forest.remote(own, shared) for actor, own in zip(actors, lengths, strict=True)]
-    return _merged_pairs(waiting, n_texts), core, group_sizes, ray.get([actor.equal_edges.remote() for actor in actors])
+    pending = [actor.measured_forest.remote(own, shared) for actor, own in zip(actors, lengths, strict=True)]
+    return _merge_pairs(pending, n_texts), core, group_sizes, ray.get([actor.equal_edges.remote() for actor in actors])
 
 
-def _merged_pairs(waiting: list[Any], n_texts: int) -> list[Forest]:
-    """Merge the forests of tasks two by two on workers until two are left."""
-    while len(waiting) > 2:
-        last = waiting[len(waiting) // 2 * 2 :]
-        waiting = [submit(_merge_two, n_texts, *two) for two in zip(waiting[::2], waiting[1::2], strict=False)] + last
-    return [collect(found) for found in ray.get(waiting)]
+def _merge_pairs(pending: list[Any], n_texts: int) -> list[Forest]:
+    """Merge the forests of pending tasks two by two on workers until two are left."""
+    while len(pending) > 2:
+        last = pending[len(pending) // 2 * 2 :]
+        pending = [submit(_merge_two, n_texts, *two) for two in zip(pending[::2], pending[1::2], strict=False)] + last
+    return [collect(forest) for forest in ray.get(pending)]
 
 
 def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, n_shards: int) -> tuple[Forest, Figures]:
-    """The forest of the graph, by tasks for shards of near rows where there are to be several.
+    """The forest of the graph, by a task for each shard of near rows where there are several shards.
 
     Each task keeps the forest of its rows' edges, and pairs of forests are merged until one is left. An edge that a
-    task drops is the heaviest of a cycle, so the result is the same for any number of shards, bit for bit.
-    Returns: the forest; shards and merged_edges.
+    task drops is the longest of a cycle, so the result is the same for any number of shards, bit for bit.
+    graph : float32, shape (n_texts, n_texts), symmetric
+    core : float32, shape (n_texts,), core distances
+    Returns: the forest; the figures shards and merged_edges
     """
     n_texts = graph.shape[0]
     if n_shards < 2:
@@ -155,12 +164,15 @@ def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, n_shards: int
         return forest, {"shards": 1, "merged_edges": len(forest)}
     shared = ray.put(core)
     tasks = [submit(_shard_forest, run, shared, rows) for rows in shard_rows(run, graph, n_shards)]
-    halves = _merged_pairs(tasks, n_texts)
+    halves = _merge_pairs(tasks, n_texts)
     return merge_forests(halves, n_texts), {"shards": n_shards, "merged_edges": sum(map(len, halves))}
 
 
 def shard_rows(run: RunDir, graph: csr_array, n_shards: int) -> list[IntArray]:
-    """All rows, in shards of about as many stored edges each; rows of a cell, and near cells, stay together."""
+    """All rows in shards of about as many edges each. Rows of a partition, and near partitions, stay together.
+
+    Returns: int64, ascending, for each shard
+    """
     cell = read_columns(run / "neighbors", ["cell"])["cell"].to_numpy()
     order = np.argsort(cell, kind="stable")
     stored = np.cumsum(np.diff(graph.indptr)[order])

@@ -66,10 +66,10 @@ def test_texts_without_a_vector_are_told_and_stay_alone(run_files, covey, encode
     report = json.loads((run / "report.json").read_text())
     warnings = " ".join(report["warnings"])
     unread, unusable = ([f"t{n}" for n, text in enumerate(texts) if text in kind] for kind in (UNREAD, UNUSABLE))
-    assert f"No word or sign that the encoder static knows stands in 7 of {len(texts)} texts" in warnings
+    assert f"The encoder static knows no word or sign of 7 of {len(texts)} texts" in warnings
     assert f"not a number came from the encoder static for 8 of {len(texts)} texts" in warnings
     for ids in (unread, unusable):
-        assert f"for instance {', '.join(ids[:5])}. Such texts stay without neighbors:" in warnings
+        assert f"for instance {', '.join(ids[:5])}. These texts have no neighbors:" in warnings
         assert ", ".join(ids[:5]) in result.err
     assert report["embed"]["unread"] == 7
     assert report["embed"]["unusable"] == 8

@@ -78,8 +78,8 @@ def test_texts_without_a_known_token_are_counted_over_all_parts(tmp_path: Path) 
     found = embedding_figures(run, STATIC)
     assert (found["unread"], found["unusable"], found["vectors"]) == (3, 0, 2)
     assert found["warnings"][-1] == (
-        "No word or sign that the encoder static knows stands in 3 of 5 texts, for instance id 1, id 3, id 4. Such "
-        "texts stay without neighbors: they are noise, unless the copies of one alone make a cluster."
+        "The encoder static knows no word or sign of 3 of 5 texts, for instance id 1, id 3, id 4. These texts have no "
+        "neighbors: they are noise, unless the copies of one alone make a cluster."
     )
     assert rows_without_vector(run / "vectors").tolist() == [1, 3, 4]
 
@@ -87,7 +87,7 @@ def test_texts_without_a_known_token_are_counted_over_all_parts(tmp_path: Path) 
 def test_texts_of_which_none_can_be_compared_end_the_stage(tmp_path: Path) -> None:
     run = embedded(tmp_path, ["Flood in Garford", "😀", "👍"])
     with pytest.raises(
-        StageError, match=r"knows stands in 2 of 3 texts, for instance id 1, id 2\. Nothing is left to compare"
+        StageError, match=r"knows no word or sign of 2 of 3 texts, for instance id 1, id 2\. Nothing is left to compare"
     ):
         embedding_figures(run, STATIC)
 
@@ -110,7 +110,7 @@ def test_texts_for_which_the_encoder_was_not_made_are_told(code: str, told: str 
     assert told in warnings
     assert "Take embed.encoder=bge-m3 (pip install 'covey[bge]'), or another multilingual" in warnings
     assert found["languages"][code] > 0.8
-    assert ("pieces into which it cuts them are unknown words or single bytes to it" in warnings) == (code == "zh")
+    assert ("of its tokens are unknown words or single bytes" in warnings) == (code == "zh")
 
 
 @pytest.mark.parametrize(
