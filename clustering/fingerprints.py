@@ -42,13 +42,15 @@ def stage_fingerprints(
 
     marks: dict[str, str] = {}
     if isinstance(source, Source):  # its vectors are taken as they are
-        given = _without(settings["read"]["collection"], "token_env", "token_file", "ca_file", "server_name")
+        given = settings["read"]["collection"]
+        given = {**_without(given, "server"), "db_name": given["server"]["db_name"]}
         marks["read"] = marks["embed"] = digest({**settings["read"], "collection": given}, asdict(source))
     else:
         marks["read"] = digest(settings["read"], [(file.uri, file.size, file.changed) for file in source])
         marks["embed"] = digest(marks["read"], encoder_fingerprint(config.embed, commit))
     # A collection that is named by the run's directory keeps its name when the directory gets another.
-    marks["store"] = digest(marks["embed"], part("store", "uri", "db_name", "index", "params", "metric", "collection"))
+    store = {**part("store", "uri", "index", "params", "metric", "collection"), "db_name": config.store.server.db_name}
+    marks["store"] = digest(marks["embed"], store)
     marks["search"] = digest(
         marks["store"], part("search", "k", "params", "target_recall", "recall_sample"), config.run.seed, "with cells"
     )

@@ -27,8 +27,8 @@ from clustering.kernels.printable import CREDENTIALS
 
 LEAST_SHARE = 0.01  # of a GPU, for one actor
 SECRET_ENV = {  # addresses of servers, and the key that names the variable with their secret
-    "store.uri": "store.token_env",
-    "read.collection.uri": "read.collection.token_env",
+    "store.uri": "store.server.token_env",
+    "read.collection.uri": "read.collection.server.token_env",
     "describe.titles.url": "describe.titles.key_env",
 }
 
@@ -167,10 +167,13 @@ def _wrong_reading(read: ReadSection) -> list[str]:
 def _wrong_address(place: str, given: StoreSection | CollectionInput) -> list[str]:
     """What is wrong with the address of a server, or contradicts it; ``place`` is where it stands."""
     found = []
-    if given.token_env and given.token_file:
-        found.append(f"{place}.token_env and {place}.token_file are both given; keep one")
-    if (given.ca_file or given.server_name) and not given.uri.startswith("https://"):
-        found.append(f"{place}.ca_file and {place}.server_name belong to a {place}.uri that begins with https://")
+    server = given.server
+    if server.token_env and server.token_file:
+        found.append(f"{place}.server.token_env and {place}.server.token_file are both given; keep one")
+    if (server.ca_file or server.server_name) and not given.uri.startswith("https://"):
+        found.append(
+            f"{place}.server.ca_file and {place}.server.server_name belong to a {place}.uri that begins with https://"
+        )
     takes = f"neither '{EMBEDDED}' nor an" if isinstance(given, StoreSection) else "no"
     embedded = isinstance(given, StoreSection) and given.embedded
     uri = re.split("[?#]", given.uri)[0]
@@ -179,7 +182,9 @@ def _wrong_address(place: str, given: StoreSection | CollectionInput) -> list[st
         found.append(f"{place}.uri={shown(uri)} is {takes} address such as http://host:19530")
     database = rest.partition("/")[2].strip("/")
     if database and "@" not in database:  # pymilvus's client takes it for a database, and nothing else does
-        found.append(f"{place}.uri names more than host and port: /{database[:80]}; set {place}.db_name to a database")
+        found.append(
+            f"{place}.uri names more than host and port: /{database[:80]}; set {place}.server.db_name to a database"
+        )
     return found
 
 

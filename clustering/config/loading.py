@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -13,9 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from clustering.config import values
 from clustering.config.checks import broken_addresses, contradictions, credentials, shown
-from clustering.config.sections import SECTIONS, CollectionInput, RunConfig
+from clustering.config.sections import SECTIONS, RunConfig
 from clustering.errors import ConfigError
 from clustering.kernels.printable import CREDENTIALS
+
+SERVER_KEYS = ("token_env", "token_file", "ca_file", "server_name", "db_name")
+# Names that keys had before -> the present ones.
+RENAMED = {f"{place}.{key}": f"{place}.server.{key}" for place in ("store", "read.collection") for key in SERVER_KEYS}
 
 
 def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -28,41 +33,49 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunCo
     if CREDENTIALS.search(str(path)):
         raise ConfigError(["the configuration is a URI with a user or password; name a file of this machine"])
     problems: list[str] = []
-    raw = _read_yaml(Path(path), problems) if path is not None else {}
-    for word in overrides:
-        _override(raw, word, problems)
-    return build_config(raw, problems)
+    return _build_overridden(_read_yaml(Path(path), problems) if path is not None else {}, overrides, problems)
 
 
 def override_config(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
     """The configuration with ``section.key=value`` words laid over it, checked again as a whole."""
-    problems: list[str] = []
-    raw = config.as_dict()
-    for word in overrides:
-        _override(raw, word, problems)
-    return build_config(raw, problems)
+    return _build_overridden(config.as_dict(), overrides, [])
 
 
-def build_config(raw: Mapping[str, Any], problems: list[str] | None = None) -> RunConfig:
+def build_saved_config(raw: Any) -> RunConfig:
+    """Build the configuration that a run has saved; its keys may have the names of an earlier version.
+
+    Raises: ConfigError as ``build_config`` does.
+    """
+    raw = copy.deepcopy(raw)
+    for old, new in RENAMED.items():
+        *parents, last = old.split(".")
+        section = raw
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict) and last in section:
+            _set(raw, new.split("."), section.pop(last))
+    return build_config(raw)
+
+
+def build_config(raw: Mapping[str, Any], problems: Iterable[str] = ()) -> RunConfig:
     """Check a nested mapping of sections and build the frozen configuration.
 
     Raises: ConfigError with ``problems`` and whatever else is wrong in ``raw``.
     """
-    problems = list(problems or [])
+    problems = list(problems)
     if not isinstance(raw, Mapping):
         raise ConfigError([*problems, f"the configuration is a {type(raw).__name__}; expected a mapping of sections"])
     odd = list(values.odd_values(raw, RunConfig))
-    known = _keep_known(raw, problems)
+    known = _known_sections(raw, problems)
     if odd:
         raise ConfigError(problems + odd)
     problems += credentials(known) + broken_addresses(known)
-    config: RunConfig | None = None
     try:
         config = TypeAdapter(RunConfig).validate_python(known)
     except ValidationError as error:
-        problems += [_in_words(detail) for detail in error.errors()]
-    problems += contradictions(config) if config is not None else []
-    if problems or config is None:
+        raise ConfigError(problems + [_in_words(detail) for detail in error.errors()]) from None
+    problems += contradictions(config)
+    if problems:
         raise ConfigError(problems)
     return config
 
@@ -77,90 +90,107 @@ def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
     return {str(section): keys for section, keys in raw.items()}
 
 
+def _build_overridden(raw: dict[str, Any], overrides: Iterable[str], problems: list[str]) -> RunConfig:
+    for word in overrides:
+        _override(raw, word, problems)
+    return build_config(raw, problems)
+
+
 def _override(raw: dict[str, Any], word: str, problems: list[str]) -> None:
-    name, equals, text = word.partition("=")
-    section, *parents, last = name.split(".") if "." in name else ("", "")
-    if not (equals and section and last and all(parents)):
+    key, equals, text = word.partition("=")
+    names = key.split(".")
+    if not (equals and len(names) > 1 and all(names)):
         problems.append(
             f"{shown(word)} is not an override; write section.key=value, for instance cluster.min_samples=3"
         )
         return
     try:
-        value = values.word_value(text, values.hint_at(RunConfig, name.split(".")))
+        value = values.word_value(text, values.hint_at(RunConfig, names))
     except yaml.YAMLError:
         problems.append(f"{shown(word)} is no list; put items that hold a comma, a colon or a # in quotes")
         return
-    place: Any = raw
-    for parent in (section, *parents):  # store.params.nlist=64 reaches into a mapping
-        if not isinstance(place, dict):
-            break
-        if place.get(parent) is None:
-            place[parent] = {}
-        place = place[parent]
-    if isinstance(place, dict):
-        place[last] = value
-    else:
-        problems.append(f"{shown(word)} reaches into '{section}', which is not a mapping")
+    if not _set(raw, names, value):
+        problems.append(f"{shown(word)} reaches into '{names[0]}', which is not a mapping")
 
 
-def _keep_known(raw: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+def _set(raw: dict[str, Any], names: list[str], value: Any) -> bool:
+    """Set a key within nested mappings, which are made where there are none; False where something else is."""
+    *parents, last = names
+    section: Any = raw
+    for parent in parents:
+        if not isinstance(section, dict):
+            return False
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+    if isinstance(section, dict):
+        section[last] = value
+    return isinstance(section, dict)
+
+
+def _known_sections(raw: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     known: dict[str, Any] = {}
-    everywhere = {key: name for name, section in SECTIONS.items() for key in _keys(section)}
     for name, keys in raw.items():
         if name not in SECTIONS:
             problems.append(f"unknown section '{values.shown_key(name)}'{_nearest(name, SECTIONS)}")
         elif keys is None:
             known[name] = {}
         elif not isinstance(keys, dict):
-            problems.append(
-                f"section '{name}' holds {shown(keys)}; expected keys such as '{_keys(SECTIONS[name])[0]}:'"
-            )
+            first = next(iter(values.hints_of(SECTIONS[name])))
+            problems.append(f"section '{name}' holds {shown(keys)}; expected keys such as '{first}:'")
         else:
-            allowed = _keys(SECTIONS[name])
-            for key in keys:
-                if key not in allowed:
-                    elsewhere = f"; '{everywhere[key]}.{key}' exists" if key in everywhere else ""
-                    named = values.shown_key(key)
-                    problems.append(f"unknown key '{name}.{named}'{elsewhere or _nearest(key, allowed, name + '.')}")
-            known[name] = {key: _tuples(value) for key, value in keys.items() if key in allowed}
-    if isinstance(known.get("read"), dict) and known["read"].get("collection") is not None:
-        known["read"]["collection"] = _known_collection(known["read"]["collection"], problems)
-    if isinstance(known.get("read"), dict):
-        for key in ("paths", "text_columns", "keep"):  # one word stands for a list of one
-            if isinstance(known["read"].get(key), str):
-                known["read"][key] = (known["read"][key],)
+            known[name] = _known_keys(keys, SECTIONS[name], name, problems)
+    for key in ("paths", "text_columns", "keep"):  # one word stands for a list of one
+        if isinstance(known.get("read", {}).get(key), str):
+            known["read"][key] = (known["read"][key],)
     return known
 
 
-def _known_collection(given: Any, problems: list[str]) -> dict[str, Any] | None:
-    """The known keys of read.collection; values that stand in a wrong place may be secrets, so none is shown."""
-    allowed = _keys(CollectionInput)
-    needed = [key.name for key in fields(CollectionInput) if key.default is MISSING]
-    if not isinstance(given, dict):
-        problems.append(f"read.collection holds a {type(given).__name__}; expected the keys {', '.join(needed)}")
+def _known_keys(keys: dict[Any, Any], section: type, place: str, problems: list[str]) -> dict[str, Any]:
+    """The keys that a section has, and those of the sections within it; each other key becomes a problem.
+
+    place : where the section stands. What stands in a wrong place may be a secret, so that no value is shown.
+    """
+    hints, known = values.hints_of(section), {}
+    for key, value in keys.items():
+        name = f"{place}.{values.shown_key(key)}"
+        if key not in hints:
+            problems.append(_unknown(key, name, place, hints))
+            continue
+        inner = values.section_of(hints[key])
+        if inner is None:
+            known[key] = tuple(value) if isinstance(value, list) else value
+        elif value is not None:
+            held = _known_inner(value, inner, name, problems)
+            known |= {} if held is None else {key: held}
+    return known
+
+
+def _known_inner(value: Any, section: type, place: str, problems: list[str]) -> dict[str, Any] | None:
+    """The known keys of a section within another; None where it is none, or lacks a key that it needs."""
+    needed = [key.name for key in fields(section) if key.default is MISSING and key.default_factory is MISSING]
+    if not isinstance(value, dict):
+        expected = f"the keys {', '.join(needed)}" if needed else f"keys such as '{fields(section)[0].name}:'"
+        problems.append(f"{place} holds a {type(value).__name__}; expected {expected}")
         return None
-    problems += [
-        f"unknown key 'read.collection.{values.shown_key(key)}'{_nearest(key, allowed, 'read.collection.')}"
-        for key in given
-        if key not in allowed
-    ]
-    missing = [key for key in needed if given.get(key) is None]
+    known = _known_keys(value, section, place, problems)
+    missing = [key for key in needed if value.get(key) is None]
     if missing:
-        problems.append(f"read.collection lacks {', '.join(missing)}; it needs {', '.join(needed)}")
+        problems.append(f"{place} lacks {', '.join(missing)}; it needs {', '.join(needed)}")
         return None
-    return {key: value for key, value in given.items() if key in allowed}
+    return known
 
 
-def _keys(section: type) -> list[str]:
-    return [field.name for field in fields(section)]
+def _unknown(key: Any, name: str, place: str, known: Iterable[str]) -> str:
+    if name in RENAMED:
+        return f"'{name}' has a new name: '{RENAMED[name]}'"
+    elsewhere = {key: section for section, shape in SECTIONS.items() for key in values.hints_of(shape)}
+    if "." not in place and key in elsewhere:
+        return f"unknown key '{name}'; '{elsewhere[key]}.{key}' exists"
+    return f"unknown key '{name}'{_nearest(key, known, f'{place}.')}"
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    known = list(known)
+def _nearest(word: Any, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(values.shown_key(word), known, n=1, cutoff=0.0)
     return f"; the nearest known one is '{prefix}{close[0]}'" if close else ""
 

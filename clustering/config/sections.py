@@ -62,6 +62,17 @@ class RunSection:
 
 
 @dataclass(frozen=True, config=_strict)
+class ServerSection:
+    """How a Milvus server is reached, beside its address."""
+
+    token_env: str | None = None  # name of the environment variable that holds the token (or user:password)
+    token_file: str | None = None  # or a file that holds it, on every node
+    ca_file: str | None = None  # certificate of the authority of an https:// server; none: the system's authorities
+    server_name: str | None = None  # name in the server's certificate, where it is not the host's
+    db_name: str | None = None
+
+
+@dataclass(frozen=True, config=_strict)
 class CollectionInput:
     """Somebody's Milvus collection whose vectors are clustered; nothing in it is changed."""
 
@@ -70,11 +81,7 @@ class CollectionInput:
     text_field: str  # also a name in a dynamic field, or a path in a JSON one (info.title)
     vector_field: str | None = None  # none: the only field of float vectors
     id_field: str | None = None  # becomes text_id; none: the primary key
-    token_env: str | None = None  # this and the rest as in section store
-    token_file: str | None = None
-    ca_file: str | None = None
-    server_name: str | None = None
-    db_name: str | None = None
+    server: ServerSection = field(default_factory=ServerSection)
 
 
 # What is none in an unquoted cell of csv: what both pandas and pyarrow take for it, and what MySQL, Hive and Postgres
@@ -149,11 +156,7 @@ class StoreSection:
     """The Milvus that keeps the vectors."""
 
     uri: str = EMBEDDED  # embedded (Milvus Lite in the run directory), or the address of a server
-    token_env: str | None = None  # name of the environment variable that holds the token (or user:password)
-    token_file: str | None = None  # or a file that holds it, on every node
-    ca_file: str | None = None  # certificate of the authority of an https:// server; none: the system's authorities
-    server_name: str | None = None  # name in the server's certificate, where it is not the address's
-    db_name: str | None = None
+    server: ServerSection = field(default_factory=ServerSection)
     collection: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] | None = None  # none: covey_<run name>
     index: Literal["HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA"] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)  # of the index: M, efConstruction, nlist

@@ -268,10 +268,20 @@ def _item(members: Sequence[Any]) -> Any:
 
 def _keys(members: Sequence[Any]) -> dict[Any, Any]:
     """The types of the keys that a map has there; none where any are taken."""
-    return {key: hint for member in members if isinstance(member, type) and is_dataclass(member)
-            for key, hint in _hints(member).items()}  # fmt: skip
+    section = next(filter(_is_section, members), None)
+    return {} if section is None else hints_of(section)
+
+
+def section_of(hint: Any) -> type | None:
+    """The dataclass that a key takes; None for a key with a value of its own."""
+    return next(filter(_is_section, _members(hint)), None)
+
+
+def _is_section(member: Any) -> bool:
+    return isinstance(member, type) and is_dataclass(member)
 
 
 @lru_cache
-def _hints(shape: type) -> dict[str, Any]:
-    return get_type_hints(shape, include_extras=True)
+def hints_of(section: type) -> dict[str, Any]:
+    """The types of a dataclass's keys, in their order."""
+    return get_type_hints(section, include_extras=True)

@@ -108,7 +108,9 @@ class Endpoint:
             token = os.environ.get(self.token_env, "").strip()
             if not token:
                 name, node = self.token_env, platform.node()
-                raise ConfigError([f"{self.section}.token_env: the environment variable {name} is not set on {node}"])
+                raise ConfigError(
+                    [f"{self.section}.server.token_env: the environment variable {name} is not set on {node}"]
+                )
             return token
         if self.token_file:
             try:
@@ -116,9 +118,9 @@ class Endpoint:
             except (OSError, ValueError) as error:  # of which the text of the second would hold what was read
                 place = f"{self.token_file} cannot be read on {platform.node()}"
                 why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-                raise ConfigError([f"{self.section}.token_file: {place}: {why}"]) from None
+                raise ConfigError([f"{self.section}.server.token_file: {place}: {why}"]) from None
             if not token:
-                raise ConfigError([f"{self.section}.token_file: {self.token_file} is empty"])
+                raise ConfigError([f"{self.section}.server.token_file: {self.token_file} is empty"])
             return token
         return ""
 
@@ -133,7 +135,7 @@ class Endpoint:
         """
         token = self.token
         if self.ca_file and not Path(self.ca_file).is_file():
-            raise ConfigError([f"{self.section}.ca_file: there is no file {self.ca_file} on {platform.node()}"])
+            raise ConfigError([f"{self.section}.server.ca_file: there is no file {self.ca_file} on {platform.node()}"])
         if not self.proxy:
             _refuse_unreachable(self)
         warn_of_open_token(self, token)
@@ -153,17 +155,18 @@ class Endpoint:
                 raise ConfigError(
                     [
                         f"{self.section}.uri: the certificate of {self.uri} is not accepted: {reason}. Set "
-                        f"{self.section}.ca_file to the certificate of its authority, and {self.section}.server_name "
-                        f"to the name in the certificate if that is not the address"
+                        f"{self.section}.server.ca_file to the certificate of its authority, and "
+                        f"{self.section}.server.server_name to the name in the certificate if that is not the address"
                     ]
                 ) from None
             if any(word in reason.lower() for word in ("auth", "permission", "credential")):
                 given = f"the token in {self.token_env or self.token_file}" if token else "the request without a token"
                 raise ConfigError(
                     [
-                        f"{self.section}.uri: {self.uri} refused {given}: {reason}. Set {self.section}.token_env to "
-                        f"the name of a variable that holds a valid token or user:password, or "
-                        f"{self.section}.token_file to a file with it"
+                        f"{self.section}.uri: {self.uri} refused {given}: {reason}. Set "
+                        f"{self.section}.server.token_env to the name of a variable that holds a valid token or "
+                        f"user:password, or "
+                        f"{self.section}.server.token_file to a file with it"
                     ]
                 ) from None
             raise ConfigError(
@@ -231,7 +234,7 @@ def warn_of_open_token(endpoint: Endpoint, token: str) -> None:
         _warned.add(endpoint.uri)
         log.warning(
             "%s.uri=%s is plain http: the token is sent without encryption to another machine. Use https://, and "
-            "%s.ca_file for an authority of your own", endpoint.section, endpoint.uri, endpoint.section,
+            "%s.server.ca_file for an authority of your own", endpoint.section, endpoint.uri, endpoint.section,
         )  # fmt: skip
 
 
@@ -264,7 +267,4 @@ def endpoint_of(config: RunConfig, uri: str, home: str | None = None) -> Endpoin
     )
     if store.embedded:  # Milvus Lite knows neither tokens nor databases
         return waits
-    return dataclasses.replace(
-        waits, token_env=store.token_env, token_file=store.token_file, db_name=store.db_name, ca_file=store.ca_file,
-        server_name=store.server_name,
-    )  # fmt: skip
+    return dataclasses.replace(waits, **dataclasses.asdict(store.server))

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from clustering.config.loading import build_config
+from clustering.config.loading import build_saved_config
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
 from clustering.kernels.printable import one_line
@@ -110,7 +110,7 @@ def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:
     if "config" not in manifest or not done.get("read", {}).get("texts"):
         return {}
     try:
-        config = build_config(manifest["config"])
+        config = build_saved_config(manifest["config"])
         dim = done.get("embed", {}).get("dim")  # no model is looked at that only the directory names
         guessed = dim_of(config) if own_encoder(config.embed) else GUESSED_DIM
         counts = counts_of(done["read"], dim if isinstance(dim, int) else guessed)

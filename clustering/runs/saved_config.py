@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from clustering.config.loading import build_config, load_config, override_config
+from clustering.config.loading import build_saved_config, load_config, override_config
 from clustering.config.sections import ENCODERS, EmbedSection, RunConfig, Titles
 from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
@@ -19,7 +19,7 @@ def load_run_config(run: RunDir) -> RunConfig:
     saved = run.results.get("config")
     if saved is None:
         raise ConfigError([f"{run.path} holds no run (no manifest.json with a configuration)"])
-    return build_config(saved)
+    return build_saved_config(saved)
 
 
 ABSENT = Titles(url="https://not.given.invalid", model="-", key_env="NOT_GIVEN")  # in place of what nobody has said

@@ -54,10 +54,7 @@ class Source:
 
 
 def input_endpoint(cfg: CollectionInput) -> Endpoint:
-    return Endpoint(
-        cfg.uri, cfg.name, cfg.token_env, cfg.token_file, cfg.db_name, cfg.ca_file, cfg.server_name,
-        section="read.collection",
-    )  # fmt: skip
+    return Endpoint(cfg.uri, cfg.name, **asdict(cfg.server), section="read.collection")
 
 
 def find_collection(cfg: CollectionInput) -> Source:

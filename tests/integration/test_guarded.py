@@ -40,7 +40,12 @@ class Guarded:
     @property
     def words(self) -> list[str]:
         """What a run is told about the server, besides who comes."""
-        return [f"store.uri={self.uri}", f"store.ca_file={self.ca}", f"store.server_name={NAME}", "store.timeout_s=5"]
+        return [
+            f"store.uri={self.uri}",
+            f"store.server.ca_file={self.ca}",
+            f"store.server.server_name={NAME}",
+            "store.timeout_s=5",
+        ]
 
     def endpoint(self, name: str, **who: Any) -> Endpoint:
         return Endpoint(self.uri, name, ca_file=str(self.ca), server_name=NAME, timeout_s=5, **who)
@@ -117,11 +122,11 @@ def test_a_wrong_token_is_refused_and_a_right_one_never_printed(covey, guarded, 
     result = covey(*words)
     assert result.status == 2
     assert "refused the request without a token" in result.err
-    result = covey(*words, "store.token_env=COVEY_TEST_TOKEN")
+    result = covey(*words, "store.server.token_env=COVEY_TEST_TOKEN")
     assert result.status == 2
     assert "COVEY_TEST_TOKEN is not set" in result.err
     monkeypatch.setenv("COVEY_TEST_TOKEN", "root:not-the-password")
-    result = covey(*words, "store.token_env=COVEY_TEST_TOKEN")
+    result = covey(*words, "store.server.token_env=COVEY_TEST_TOKEN")
     assert result.status == 2
     assert "refused the token in COVEY_TEST_TOKEN" in result.err
     assert "not-the-password" not in result.err + result.out
@@ -130,7 +135,7 @@ def test_a_wrong_token_is_refused_and_a_right_one_never_printed(covey, guarded, 
     guarded.client().create_user("opener", secret)
     guarded.client().grant_role("opener", "admin")
     (tmp_path / "token").write_text(f"opener:{secret}\n")
-    result = covey(*words, f"store.token_file={tmp_path / 'token'}")
+    result = covey(*words, f"store.server.token_file={tmp_path / 'token'}")
     assert result.status == 0, result.err
     assert secret not in result.err + result.out
     assert holds(run.path, secret, f"opener:{secret}") == []
@@ -139,14 +144,14 @@ def test_a_wrong_token_is_refused_and_a_right_one_never_printed(covey, guarded, 
 
 def test_a_server_that_cannot_prove_its_name_is_refused(covey, guarded, words, tmp_path, monkeypatch):
     monkeypatch.setenv("COVEY_TEST_TOKEN", ROOT_TOKEN)
-    words = [*words, "store.token_env=COVEY_TEST_TOKEN"]
-    for missing in ("store.ca_file=null", "store.server_name=null"):
+    words = [*words, "store.server.token_env=COVEY_TEST_TOKEN"]
+    for missing in ("store.server.ca_file=null", "store.server.server_name=null"):
         result = covey(*words, missing)
         assert result.status == 2
         assert f"the certificate of {guarded.uri} is not accepted" in result.err
-    result = covey(*words, f"store.ca_file={tmp_path / 'none.pem'}")
+    result = covey(*words, f"store.server.ca_file={tmp_path / 'none.pem'}")
     assert result.status == 2
-    assert "store.ca_file: there is no file" in result.err
+    assert "store.server.ca_file: there is no file" in result.err
 
 
 def test_a_user_who_may_only_read_is_told_and_the_run_goes_on_later(covey, guarded, words, tmp_path):
@@ -159,7 +164,7 @@ def test_a_user_who_may_only_read_is_told_and_the_run_goes_on_later(covey, guard
     root.grant_role("reader", "readers")
     token = tmp_path / "token"
     token.write_text("reader:only-reads")
-    words = [*words, f"store.token_file={token}"]
+    words = [*words, f"store.server.token_file={token}"]
     run = RunDir(tmp_path / "run")
     result = covey(*words)
     assert result.status == 1

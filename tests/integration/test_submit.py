@@ -118,7 +118,7 @@ def submitted(head: dict[str, str], milvus_server: str, tmp_path_factory: pytest
     run = RunDir(folder / "run")
     words = ["--config", "cluster_configs/laptop.yaml", "--log-format", "json", f"run.dir={run.path}", "search.k=20",
              f"read.paths={folder / 'sample.parquet'}", f"store.uri={milvus_server}", "store.index=HNSW",
-             "run.prices.cpu_hour=0.05", "project.sample=2000", "store.token_env=COVEY_TEST_SECRET"]  # fmt: skip
+             "run.prices.cpu_hour=0.05", "project.sample=2000", "store.server.token_env=COVEY_TEST_SECRET"]  # fmt: skip
     scraped: list[str] = []
     ended = threading.Event()
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from clustering.config.loading import build_config, load_config, override_config
+from clustering.config.loading import RENAMED, build_config, build_saved_config, load_config, override_config
 from clustering.config.sections import RunConfig
+from clustering.config.values import hint_at
 from clustering.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
@@ -385,12 +386,12 @@ THEIRS = {"uri": "http://milvus:19530", "name": "articles", "text_field": "title
         ({"store": {"load": "bulk"}}, "store.load=bulk needs a server"),
         ({"store": SERVER | {"load": "bulk"}}, "store.load=bulk needs store.bulk_path"),
         (
-            {"store": SERVER | {"token_env": "TOKEN", "token_file": "/run/token"}},
-            "store.token_env and store.token_file are both given; keep one",
+            {"store": SERVER | {"server": {"token_env": "TOKEN", "token_file": "/run/token"}}},
+            "store.server.token_env and store.server.token_file are both given; keep one",
         ),
         (
-            {"store": {"uri": "http://milvus:19530", "ca_file": "ca.pem"}},
-            "store.ca_file and store.server_name belong to a store.uri that begins with https://",
+            {"store": {"uri": "http://milvus:19530", "server": {"ca_file": "ca.pem"}}},
+            "store.server.ca_file and store.server.server_name belong to a store.uri that begins with https://",
         ),
         ({"read": {"paths": ["a.csv"], "collection": THEIRS}}, "read.paths and read.collection are both given"),
         (
@@ -404,6 +405,52 @@ THEIRS = {"uri": "http://milvus:19530", "name": "articles", "text_field": "title
 )
 def test_what_a_server_would_refuse_is_refused_before_any_work(raw: dict[str, Any], says: str) -> None:
     assert problem(raw).startswith(says)
+
+
+# --- names that keys had before ---
+
+
+def test_old_names_are_told_with_the_new_ones_all_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("store: {uri: 'https://milvus', token_env: TOKEN, db_name: news}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["store.ca_file=null", f"read.collection={json.dumps(THEIRS | {'server_name': 'hush'})}"])
+    assert sorted(caught.value.problems) == [
+        "'read.collection.server_name' has a new name: 'read.collection.server.server_name'",
+        "'store.ca_file' has a new name: 'store.server.ca_file'",
+        "'store.db_name' has a new name: 'store.server.db_name'",
+        "'store.token_env' has a new name: 'store.server.token_env'",
+    ]
+
+
+def test_every_new_name_is_a_key_and_no_old_one_is() -> None:
+    for old, new in RENAMED.items():
+        assert hint_at(RunConfig, old.split(".")) is Any
+        assert hint_at(RunConfig, new.split(".")) is not Any
+
+
+def test_a_saved_configuration_with_old_names_is_the_same_with_new_ones() -> None:
+    reached = {"token_file": "/run/token", "token_env": None, "ca_file": None, "server_name": None, "db_name": "news"}
+    old = {"store": SERVER | reached, "read": {"collection": THEIRS | reached}}
+    new = {"store": SERVER | {"server": reached}, "read": {"collection": THEIRS | {"server": reached}}}
+    assert build_saved_config(old) == build_saved_config(new) == build_config(new)
+    assert "token_file" in old["store"], "what was saved is left as it is"
+
+
+@pytest.mark.parametrize(
+    "raw", [[], {"store": 5}, {"read": {"collection": []}}, {"store": {"server": 5, "ca_file": "x"}}]
+)
+def test_a_saved_configuration_that_is_none_is_told(raw: Any) -> None:
+    with pytest.raises(ConfigError):
+        build_saved_config(raw)
+
+
+def test_a_key_within_a_section_within_another_names_the_nearest() -> None:
+    assert problem({"store": {"server": {"token": "hush"}}}) == (
+        "unknown key 'store.server.token'; the nearest known one is 'store.server.token_env'"
+    )
+    assert problem({"store": {"server": "hush"}}) == ("store.server holds a str; expected keys such as 'token_env:'")
+    assert build_config({"store": {"server": None}}) == RunConfig()
 
 
 # --- files that cannot be read ---
@@ -498,7 +545,7 @@ def test_a_mapping_that_holds_itself_is_told() -> None:
 
 
 STRINGS = [("run.dir", "environment"), ("store.bulk_path", "environment"), ("embed.model", "environment"),
-           ("store.uri", "store.token_env"), ("read.collection.uri", "read.collection.token_env"),
+           ("store.uri", "store.server.token_env"), ("read.collection.uri", "read.collection.server.token_env"),
            ("describe.titles.url", "describe.titles.key_env"), ("read.paths", "environment")]  # fmt: skip
 
 
@@ -567,7 +614,7 @@ def test_a_secret_behind_the_address_of_a_server_is_refused_without_printing_it(
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("http://milvus:19530/news", "store.uri names more than host and port: /news; set store.db_name"),
+        ("http://milvus:19530/news", "store.uri names more than host and port: /news; set store.server.db_name"),
         ("HTTPS://milvus:19530", "store.uri='HTTPS://milvus:19530' is neither 'embedded' nor an address such as"),
         ("s3://bucket", "store.uri='s3://bucket' is neither 'embedded' nor an address such as"),
     ],
@@ -575,7 +622,10 @@ def test_a_secret_behind_the_address_of_a_server_is_refused_without_printing_it(
 def test_an_address_that_client_and_channel_would_take_for_different_ones_is_refused(uri: str, words: str) -> None:
     """Of /news the client made a database, and the channel wrote into the default one; HTTPS was TLS for one only."""
     assert any(line.startswith(words) for line in problems({"store": {"uri": uri}}))
-    assert build_config({"store": {"uri": "https://milvus/", "db_name": "news"}}).store.db_name == "news"
+    assert (
+        build_config({"store": {"uri": "https://milvus/", "server": {"db_name": "news"}}}).store.server.db_name
+        == "news"
+    )
 
 
 def test_a_path_may_hold_an_at_sign() -> None:

@@ -328,7 +328,7 @@ def test_a_literal_secret_is_noticed(text: str) -> None:
     [
         "RAY_AUTH_TOKEN: ${RAY_AUTH_TOKEN:?set it}",
         "- name: MILVUS_TOKEN\n  valueFrom:\n    secretKeyRef: {name: covey-milvus, key: token}",
-        "store.token_env=MILVUS_TOKEN",
+        "store.server.token_env=MILVUS_TOKEN",
         """RAY_AUTH_TOKEN="$(kubectl get secret covey -o jsonpath='{.data.auth_token}' | base64 -d)\"""",
         "/home/ray/.ray/auth_token: ~/.ray/auth_token",
     ],
@@ -505,10 +505,10 @@ def test_runs_have_a_configuration_that_is_accepted(name: str, words: list[str])
     places = {config.run.dir, *config.read.paths}
     if name == LAUNCHER.name:  # a bucket is the same place for every node
         assert all(path.startswith("s3://") for path in places)
-        assert config.store.token_file in launcher["file_mounts"]
+        assert config.store.server.token_file in launcher["file_mounts"]
     elif name in MANIFESTS:
         for container in containers.values():
-            assert config.store.token_env in {variable["name"] for variable in container["env"]}
+            assert config.store.server.token_env in {variable["name"] for variable in container["env"]}
             assert all(under(path, [mount["mountPath"] for mount in container["volumeMounts"]]) for path in places)
     else:
         for service in ("ray-head", "ray-worker"):

@@ -125,13 +125,15 @@ def test_a_token_comes_from_a_variable_or_a_file(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("COVEY_TEST_TOKEN", "root:sesame\n")
     assert Endpoint("http://m:1", "texts", token_env="COVEY_TEST_TOKEN").token == "root:sesame"
     held.write_bytes(b"root:sesame\xff")
-    with pytest.raises(ConfigError, match=r"store.token_file: .* cannot be read on .*: it is no UTF-8 text") as caught:
+    with pytest.raises(
+        ConfigError, match=r"store.server.token_file: .* cannot be read on .*: it is no UTF-8 text"
+    ) as caught:
         _ = Endpoint("http://m:1", "texts", token_file=str(held)).token
     assert "sesame" not in str(caught.value)
     held.write_text("\n")
-    with pytest.raises(ConfigError, match=r"store.token_file: .* is empty"):
+    with pytest.raises(ConfigError, match=r"store.server.token_file: .* is empty"):
         _ = Endpoint("http://m:1", "texts", token_file=str(held)).token
-    with pytest.raises(ConfigError, match=r"read.collection.token_file: .* cannot be read"):
+    with pytest.raises(ConfigError, match=r"read.collection.server.token_file: .* cannot be read"):
         _ = Endpoint("http://m:1", "texts", token_file=str(tmp_path / "none"), section="read.collection").token
     monkeypatch.delenv("COVEY_TEST_TOKEN", raising=False)
     with pytest.raises(ConfigError, match="variable COVEY_TEST_TOKEN is not set"):

@@ -138,5 +138,5 @@ def test_a_token_on_an_open_line_to_another_machine_is_warned_of_once(
     for _ in range(2):
         endpoint_module.warn_of_open_token(Endpoint(uri, "texts"), token)
     expected = [f"store.uri={uri} is plain http: the token is sent without encryption to another machine. Use "
-                "https://, and store.ca_file for an authority of your own"]  # fmt: skip
+                "https://, and store.server.ca_file for an authority of your own"]  # fmt: skip
     assert said == (expected if warned else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +19,7 @@ from clustering.errors import ConfigError
 from clustering.finished import recluster
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import STAGE_ARTEFACTS
-from clustering.runs.saved_config import apply_overrides, refuse_untrusted, with_encoder
+from clustering.runs.saved_config import apply_overrides, load_run_config, refuse_untrusted, with_encoder
 from clustering.runs.storage import write_json, write_table
 
 TITLES = {"url": "https://titles.example/v1", "model": "small", "key_env": "TITLES_KEY"}
@@ -114,7 +115,7 @@ def test_recluster_does_not_release_a_collection_that_a_prepared_directory_says_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its address and the name of its token are those of whoever prepared it."""
-    prepared(tmp_path, {"store": {"uri": "http://own.example", "token_env": "TOKEN"}}, loaded="0" * 16)
+    prepared(tmp_path, {"store": {"uri": "http://own.example", "server": {"token_env": "TOKEN"}}}, loaded="0" * 16)
     opened: list[Any] = []
     monkeypatch.setattr(pipeline, "open_store", lambda *given: opened.append(given) or nullcontext())
     monkeypatch.setattr(recluster, "ray_session", nullcontext)
@@ -191,6 +192,24 @@ def test_commands_look_at_no_model_that_the_directory_names(
     monkeypatch.setattr(RunDir, "report", {"clusters": {"count": 0, "noise_share": 0.0, "largest_share": 0.0}})
     assert main([command, "--run", str(tmp_path / "run")]) == 0
     assert looked == []
+
+
+@pytest.mark.parametrize("command", ["status", "recluster"])
+def test_a_run_whose_configuration_has_old_names_is_read(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared(tmp_path, {"store": {"uri": "https://own.example", "server": {"token_env": "TOKEN"}}})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["config"]["store"] |= manifest["config"]["store"].pop("server")
+    write_json(tmp_path / "manifest.json", manifest)
+    config = load_run_config(RunDir(tmp_path))  # also what assign and evaluate begin with
+    assert (config.store.server.token_env, config.store.server.db_name) == ("TOKEN", None)
+    monkeypatch.setattr(recluster, "ray_session", nullcontext)
+    monkeypatch.setattr(recluster, "make_plan", lambda *_: None)
+    monkeypatch.setattr(pipeline, "do_stage", lambda *given: {"texts": 9})
+    monkeypatch.setattr(RunDir, "report", {"clusters": {"count": 0, "noise_share": 0.0, "largest_share": 0.0}})
+    assert main([command, "--run", str(tmp_path)]) == 0
+    assert "error" not in capsys.readouterr().err
 
 
 def test_no_endpoint_that_the_directory_names_as_its_place_before_is_asked(tmp_path: Path) -> None:

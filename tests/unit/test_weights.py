@@ -162,7 +162,7 @@ def test_how_something_is_reached_is_part_of_no_artefact(tmp_path: Path) -> None
 
     source = Source("id", "id", "title", "vector", 8, 9, "made")
     given = {"uri": "https://milvus.example", "name": "news", "text_field": "title"}
-    reached = {"token_file": "/run/token", "ca_file": "/own.pem", "server_name": "milvus"}
+    reached = {"server": {"token_file": "/run/token", "ca_file": "/own.pem", "server_name": "milvus"}}
     assert marks(source, read={"collection": given}) == marks(source, read={"collection": {**given, **reached}})
     assert marks(source, read={"collection": given}) != marks(source, read={"collection": {**given, "name": "old"}})
     titles = {"url": "https://titles.example", "model": "small"}
@@ -180,7 +180,7 @@ def test_how_something_is_reached_is_part_of_no_artefact(tmp_path: Path) -> None
         ("embed.actors", 3, []),
         ("embed.tokens_per_batch", 64, []),
         ("search.actors", 7, []),
-        ("store.token_env", "TOKEN", []),
+        ("store.server", {"token_env": "TOKEN"}, []),
         ("plot.points", 9, ["plot", "report"]),
     ],
 )
@@ -191,6 +191,15 @@ def test_a_stage_is_done_again_for_what_its_artefact_shows(key: str, value: Any,
     sections.setdefault(section, {})[name] = value
     other = stage_fingerprints(build_config(sections), [])
     assert [stage for stage in one if one[stage] != other[stage]] == changed
+
+
+def test_settings_keep_their_fingerprints_when_keys_are_renamed() -> None:
+    """Else every finished run would be done again by a new version."""
+    reached = {"token_file": "/run/token", "db_name": "news"}
+    theirs = {"uri": "https://milvus.example", "name": "news", "text_field": "title", "server": reached}
+    source = Source("id", "id", "title", "vector", 8, 9, "made")
+    config = build_config({"read": {"collection": theirs}, "store": {"uri": "https://own.example", "server": reached}})
+    assert stage_fingerprints(config, source)["report"] == "5a4d611c50c482d8"
 
 
 def test_home_stands_for_itself_in_a_model_as_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

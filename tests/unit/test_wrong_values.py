@@ -75,21 +75,28 @@ def cases(count: int) -> list[tuple[str, str, Any]]:
 
 
 def built(key: str, way: str, value: Any, folder: Path) -> RunConfig:
-    around, _, last = key.rpartition(".")
-    beside = {name: fine for name, fine in NEEDED.get(around, {}).items() if name != last}
+    *names, last = key.split(".")
+    beside = {
+        f"{place}.{name}": fine
+        for place, needed in NEEDED.items()
+        for name, fine in needed.items()
+        if key.startswith(f"{place}.") and key != f"{place}.{name}"
+    }
     if way == "word":
-        return load_config(None, [*(f"{around}.{name}={fine}" for name, fine in beside.items()), f"{key}={value}"])
-    names = around.split(".") if around else []
+        return load_config(None, [*(f"{name}={fine}" for name, fine in beside.items()), f"{key}={value}"])
     if way == "file":
-        depth = "  " * len(names)
-        lines = [f"{'  ' * level}{name}:" for level, name in enumerate(names)]
-        lines += [f"{depth}{name}: {fine}" for name, fine in beside.items()] + [f"{depth}{last}: {value}"]
+        lines = []
+        for level, name in enumerate(names):
+            depth, place = "  " * level, ".".join(names[: level + 1])
+            lines.append(f"{depth}{name}:")
+            lines += [f"{depth}  {one}: {fine}" for one, fine in NEEDED.get(place, {}).items() if one != last]
         path = folder / "run.yaml"
-        path.write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
+        path.write_text("\n".join([*lines, f"{'  ' * len(names)}{last}: {value}"]), "utf-8", "surrogateescape")
         return load_config(path)
-    value = {**beside, last: value}
-    for name in reversed(names):
-        value = {name: value}
+    value = {last: value}
+    while names:
+        value = {names[-1]: {**NEEDED.get(".".join(names), {}), **value}}
+        names.pop()
     return build_config(value)
 
 
