@@ -147,7 +147,7 @@ def after(words: list[str], flag: str) -> list[str]:
 
 
 def overrides(words: list[str]) -> dict[str, str]:
-    return dict(word.split("=", 1) for word in words if re.match(r"[a-z]+\.\w+=", word))
+    return dict(word.split("=", 1) for word in words if re.match(r"[a-z]+(\.\w+)+=", word))
 
 
 def under(path: str, mounts: list[str]) -> bool:
