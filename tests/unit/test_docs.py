@@ -1,18 +1,22 @@
-"""Every command in the README and in docs/ is one that a test runs, or is listed as not run; links lead somewhere."""
+"""Commands on the pages are run by a test or listed as not run; links lead somewhere; docs/api.md is true."""
 
 from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import importlib
+import inspect
 import re
 import shlex
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import clustering
 from clustering.cli.main import COMMANDS
 from clustering.config.loading import load_config
 
@@ -169,3 +173,55 @@ def test_files_that_are_named_exist(page: Path) -> None:
     folders = "cluster_configs|docker|tests|clustering|benchmarks|docs"
     named = re.findall(rf"`((?:{folders})/[\w./-]+\.\w+)`", page.read_text(encoding="utf-8"))
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def definitions() -> dict[str, ast.FunctionDef | ast.ClassDef]:
+    """What docs/api.md defines in its blocks of Python, by name."""
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    nodes = [node for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) for node in ast.parse(block).body]
+    return {node.name: node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+DEFINED = definitions()
+
+
+def same_form(function: Callable[..., Any]) -> str:
+    """The signature as ``ast`` writes it; annotations are those of the source, without quotes."""
+    signature = inspect.signature(function)
+    strings = [param.replace(annotation=inspect._empty) for param in signature.parameters.values()]
+    bare = str(inspect.Signature(strings))
+    node = ast.parse(f"def f{bare}: ...").body[0]
+    assert isinstance(node, ast.FunctionDef)
+    for arg in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
+        annotation = signature.parameters[arg.arg].annotation
+        if annotation is not inspect._empty:
+            arg.annotation = ast.parse(annotation, mode="eval").body
+    return f"({ast.unparse(node.args)}) -> {ast.unparse(ast.parse(signature.return_annotation, mode='eval'))}"
+
+
+def written_form(node: ast.FunctionDef) -> str:
+    assert node.returns is not None
+    return f"({ast.unparse(node.args)}) -> {ast.unparse(node.returns)}"
+
+
+def test_the_api_page_defines_what_the_library_promises() -> None:
+    assert set(DEFINED) == set(clustering.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(DEFINED))
+def test_the_api_page_has_the_real_signatures(name: str) -> None:
+    node, real = DEFINED[name], getattr(clustering, name)
+    if isinstance(node, ast.FunctionDef):
+        assert written_form(node) == same_form(real)
+        return
+    assert [base.__name__ for base in real.__bases__] == [ast.unparse(base) for base in node.bases] or not node.bases
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef):
+            found = inspect.getattr_static(real, part.name)
+            assert isinstance(found, property) == bool(part.decorator_list)
+            assert written_form(part) == same_form(found.fget if isinstance(found, property) else found)
+    fields = {
+        ast.unparse(part.target): ast.unparse(part.annotation) for part in node.body if isinstance(part, ast.AnnAssign)
+    }
+    if fields:
+        assert fields == {field.name: field.type for field in dataclasses.fields(real)}
