@@ -46,7 +46,7 @@ def stage_fingerprints(
         given = {**_without(given, "server"), "db_name": given["server"]["db_name"]}
         marks["read"] = marks["embed"] = digest({**settings["read"], "collection": given}, asdict(source))
     else:
-        marks["read"] = digest(settings["read"], [(file.uri, file.size, file.changed) for file in source])
+        marks["read"] = digest(settings["read"], [(file.uri, file.size, file.modified) for file in source])
         marks["embed"] = digest(marks["read"], encoder_fingerprint(config.embed, commit))
     # A collection that is named by the run's directory keeps its name when the directory gets another.
     store = {**part("store", "uri", "index", "params", "metric", "collection"), "db_name": config.store.server.db_name}

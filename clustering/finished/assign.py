@@ -33,10 +33,10 @@ from clustering.runs.storage import (
     read_table,
 )
 from clustering.schema import Figures
+from clustering.sources.deduplication import TextCleaner
 from clustering.sources.detection import find_files
-from clustering.sources.folding import TextCleaner
-from clustering.sources.formats.columns import as_type
-from clustering.sources.formats.tally import Tally
+from clustering.sources.formats.column_types import as_type
+from clustering.sources.formats.issues import Issues
 from clustering.stages.read import read_columns_of
 from clustering.workers.exact_search import exact_neighbors, map_unordered
 from clustering.workers.remote import fetch, share, start_actor
@@ -92,7 +92,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     files = find_files(read, patience_s=config.run.patience_s)
     _refuse_overwriting(run, locate(output), [file.uri for file in files])
     table = read_columns_of(files, read)
-    texts, _ = TextCleaner(read)(table, Tally())
+    texts, _ = TextCleaner(read)(table, Issues())
     ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.WHERE], table[schema.WHERE])
     kept = [number for number, text in enumerate(texts) if text]
     encoder: Any = start_actor(_Encoder, run, config.embed, gpus=config.embed.gpus_per_actor)

@@ -22,7 +22,7 @@ from clustering.runs.parts import load_assignment, parts, stored_vectors
 from clustering.runs.storage import read_table, write_json
 from clustering.schema import Figures
 from clustering.sources.detection import find_files
-from clustering.sources.formats.columns import as_type
+from clustering.sources.formats.column_types import as_type
 from clustering.stages.read import read_columns_of
 from clustering.workers.tasks import run_on_one_node
 

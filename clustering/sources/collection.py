@@ -21,8 +21,8 @@ from clustering.milvus.protocol import DataType, column_of, documents_of
 from clustering.milvus.retry import retry
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures
-from clustering.sources.folding import TextCleaner, fold_records, spool_records, warnings_of, write_records
-from clustering.sources.formats.tally import Tally
+from clustering.sources.deduplication import TextCleaner, deduplicate_records, records_table, warnings_of, write_records
+from clustering.sources.formats.issues import Issues
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.tasks import run_on_one_node
 
@@ -246,18 +246,18 @@ class RangeReader:
         sound = np.isfinite(lengths) & (lengths > 0)
         ids = _ids(columns, documents, source)
         words = pa.array(_values(columns, documents, source.text), pa.string())
-        tally = Tally()
-        texts, shown = self.clean(pa.table({source.text: words}), tally)
+        issues = Issues()
+        texts, shown = self.clean(pa.table({source.text: words}), issues)
         left_out = [at for at, (text, good) in enumerate(zip(texts, sound, strict=True)) if text and not good]
         lost = [str(ids[at].as_py()) for at in left_out[:SHOWN_IDS]]
         texts = [text if good else "" for text, good in zip(texts, sound, strict=True)]
-        spool = spool_records(texts, shown, [""] * len(texts), {"text_id": ids})
+        spool = records_table(texts, shown, [""] * len(texts), {"text_id": ids})
         kept = spool[schema.PLACE].to_numpy()
         unit = (vectors[kept] / lengths[kept, None]).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), source.dim)
         spool = spool.append_column(schema.VECTOR, column)
         part = write_records(self.run, f"part-{item['item']:06d}", len(texts), spool)
-        return {**part, "dropped": len(left_out), "lost": lost, "tally": tally.as_dict()}
+        return {**part, "dropped": len(left_out), "lost": lost, "issues": issues.as_dict()}
 
 
 def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) -> Figures:
@@ -274,18 +274,18 @@ def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) 
         RangeReader, [{"range": span} for span in ranges], actors=actors,
         run=run, endpoint=endpoint, source=asdict(source), cfg=cfg,
     )  # fmt: skip
-    figures = fold_records(run, results, cfg.limit, actors)
+    figures = deduplicate_records(run, results, cfg.limit, actors)
     del figures["mixed"]  # a field of a collection has one type
     dropped = sum(result["dropped"] for result in results)
     lost = [one_line(name, 80) for result in results for name in result["lost"]][:SHOWN_IDS]
-    tally = Tally()
+    issues = Issues()
     for result in results:
-        tally.add(result["tally"])
+        issues.merge(result["issues"])
     told = f"{dropped:,} entities were left out: their vector is zero, infinite or not a number, for instance of "
     return {
         **figures,
         "empty": figures["empty"] - dropped,
         "dropped": dropped,
-        "markup": tally.counts["markup"],
-        "warnings": [*([told + ", ".join(lost)] if dropped else []), *warnings_of(tally, figures)],
+        "markup": issues.counts["markup"],
+        "warnings": [*([told + ", ".join(lost)] if dropped else []), *warnings_of(issues, figures)],
     }

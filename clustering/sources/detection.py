@@ -13,19 +13,19 @@ from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, InputError
 from clustering.runs.object_store import PATIENCE_S, is_local
 from clustering.sources.files import (
+    DETECTION_THREADS,
     FORMATS,
-    LOOKERS,
-    NAMED,
+    SHOWN,
     InputFile,
     Inputs,
     filesystem,
-    partitions_of,
+    hive_partitions,
     resolve_paths,
-    unread_words,
+    unread_warning,
 )
-from clustering.sources.formats import columnar, dialects, jsonlines
+from clustering.sources.formats import dialects, jsonlines, parquet
 from clustering.sources.formats.encodings import Decoder
-from clustering.sources.formats.tally import Tally
+from clustering.sources.formats.issues import Issues
 from clustering.sources.records import (
     RECORD_BYTES,
     UNREADABLE,
@@ -58,19 +58,19 @@ class _FileLayout:
 
 
 def find_files(
-    cfg: ReadSection, left_out: Callable[[str], bool] = lambda _: False, patience_s: float = PATIENCE_S
+    cfg: ReadSection, exclude: Callable[[str], bool] = lambda _: False, patience_s: float = PATIENCE_S
 ) -> Inputs:
     """Resolve paths, globs, directories and URIs to files, and look into each for its layout and its wanted columns.
 
-    left_out : says of a file's URI whether it is no input, such as an artefact of the run itself
+    exclude : says of a file's URI whether it is no input, such as an artefact of the run itself
     patience_s : how long a bucket that fails is waited for when the files are read; here it is not
     Returns: the files in the order of ``paths``, each path's files by name; a file named twice is read once.
     Raises: ConfigError that lists every problem: nothing found, unknown format, not decodable, a column that no file
         has, a text column of a kind that is no text.
     """
     problems: list[str] = []
-    files, unread = resolve_paths(cfg, left_out, problems)
-    with ThreadPoolExecutor(1 if all(is_local(file.given) for file in files) else LOOKERS) as pool:
+    files, unread = resolve_paths(cfg, exclude, problems)
+    with ThreadPoolExecutor(1 if all(is_local(file.pattern) for file in files) else DETECTION_THREADS) as pool:
         most = max(SCAN_LEAST, SCAN_BYTES // max(len(files), 1))
         looks = list(pool.map(lambda file: _look_into(file, cfg, most), files))
     problems += [problem for look in looks for problem in look.problems]
@@ -85,7 +85,7 @@ def find_files(
         problems.append(
             f"read.keep means {len(keep):,} columns; at most {WIDEST:,} are carried. Name those that you need."
         )
-    warnings = unread_words(unread)
+    warnings = unread_warning(unread)
     if full:
         missing, told = _missing(full, cfg)
         problems += missing
@@ -101,9 +101,9 @@ def _missing(looks: list[_FileLayout], cfg: ReadSection) -> tuple[list[str], lis
     nowhere = [name for name in wanted if all(_lacking(look, name) for look in looks)]
     if cfg.bad_lines == "skip":
         nowhere = [name for name in nowhere if not any(name in look.unseen for look in looks)]
-    problems = [_lacks(look, nowhere) for look in looks[:NAMED] if nowhere]
-    if len(looks) > NAMED and nowhere:
-        problems.append(f"{len(looks) - NAMED:,} more files have no column {_listed(nowhere)} either")
+    problems = [_lacks(look, nowhere) for look in looks[:SHOWN] if nowhere]
+    if len(looks) > SHOWN and nowhere:
+        problems.append(f"{len(looks) - SHOWN:,} more files have no column {_listed(nowhere)} either")
     warnings = []
     if headed := [look for look in looks if look.header]:
         cells = ", ".join(repr(name[:30]) for name in headed[0].header[:6])
@@ -117,9 +117,9 @@ def _missing(looks: list[_FileLayout], cfg: ReadSection) -> tuple[list[str], lis
             if name not in nowhere and _lacking(look, name)
         ]
         if lacking:
-            more = f" and {len(lacking) - NAMED:,} more" if len(lacking) > NAMED else ""
+            more = f" and {len(lacking) - SHOWN:,} more" if len(lacking) > SHOWN else ""
             warnings.append(
-                f"{len(lacking):,} of {len(looks):,} files have no column '{name}': {', '.join(lacking[:NAMED])}{more}."
+                f"{len(lacking):,} of {len(looks):,} files have no column '{name}': {', '.join(lacking[:SHOWN])}{more}."
             )
     return problems, warnings
 
@@ -151,9 +151,9 @@ def _without_header(looks: list[_FileLayout], cfg: ReadSection) -> list[str]:
         f"{look.file.uri} has as many columns as {other.file.uri}, but no header with such names; its first line is "
         f"{', '.join(repr(name[:30]) for name in look.columns[:6])}. Join the files to one, or write the header into "
         f"each; read.bad_lines=skip leaves the records of such files out"
-        for look, other in lacking[:NAMED]
+        for look, other in lacking[:SHOWN]
     ]
-    more = [f"{len(lacking) - NAMED:,} more files have no such header either"] if len(lacking) > NAMED else []
+    more = [f"{len(lacking) - SHOWN:,} more files have no such header either"] if len(lacking) > SHOWN else []
     return found + more
 
 
@@ -205,13 +205,13 @@ def _look_into(file: InputFile, cfg: ReadSection, most: int) -> _FileLayout:
 
 
 def _kind(file: InputFile) -> str:
-    return f"{file.format}{f' ({file.packing})' if file.packing else ''}"
+    return f"{file.format}{f' ({file.compression})' if file.compression else ''}"
 
 
 def _member_format(file: InputFile) -> InputFile:
-    if file.packing != "zip":
+    if file.compression != "zip":
         return file
-    with filesystem(file.given)[0].open_input_file(file.path) as source, zipfile.ZipFile(source) as archive:
+    with filesystem(file.pattern)[0].open_input_file(file.path) as source, zipfile.ZipFile(source) as archive:
         name = archive_member(archive)
     suffix = name.rpartition(".")[2].lower()
     form = file.format or FORMATS.get(suffix, "")
@@ -225,7 +225,7 @@ def _member_format(file: InputFile) -> InputFile:
 def _look_csv(file: InputFile, cfg: ReadSection) -> _FileLayout:
     wanted = [*text_names(cfg), *other_names(cfg, cfg.keep)]
     text, whole = _head(file, cfg)
-    head = dialects.look_at_head(text, whole, file.format, cfg.csv, wanted)
+    head = dialects.detect_dialect(text, whole, file.format, cfg.csv, wanted)
     if head is None:
         return _FileLayout(replace(file, layout={"places": {}}), empty=True)
     names = [name or str(number) for number, name in enumerate(head.names, 1)]
@@ -233,7 +233,7 @@ def _look_csv(file: InputFile, cfg: ReadSection) -> _FileLayout:
         wanted = (
             [*dict.fromkeys([*text_names(cfg), *other_names(cfg), *names])] if len(names) <= WIDEST else names[:WIDEST]
         )
-    constants = partitions_of(file.name)
+    constants = hive_partitions(file.name)
     places: dict[str, Any] = {}
     for name in wanted:
         if name == "all" and cfg.keep == ("all",):
@@ -269,20 +269,20 @@ def _look_json(file: InputFile, cfg: ReadSection, most: int) -> _FileLayout:
     if not text.strip():
         return _FileLayout(replace(file, layout={"places": {}}), empty=True)
     layout = jsonlines.layout_of(text, whole)
-    tally = Tally()
+    issues = Issues()
     head = text if whole else text[: text.rfind("\n") + 1] or text
     blocks = [(head.encode("utf-8", "replace"), True)]
     records = list(
-        itertools.islice(jsonlines.records_of(iter(blocks), layout, RECORD_BYTES, tally), jsonlines.HEAD_LINES)
+        itertools.islice(jsonlines.records_of(iter(blocks), layout, RECORD_BYTES, issues), jsonlines.HEAD_LINES)
     )
     keys = jsonlines.keys_of(records)
     for name in [*text_names(cfg), *([cfg.id_column] if cfg.id_column else [])]:
         _check_plain(name, jsonlines.values_of(records, name))
-    if not keys and tally.counts["malformed"]:
+    if not keys and issues.counts["malformed"]:
         if whole or layout == "lines":
-            raise ValueError(f"no line holds a JSON object; {tally.example('malformed')}")
+            raise ValueError(f"no line holds a JSON object; {issues.example('malformed')}")
         keys = []
-    constants = partitions_of(file.name)
+    constants = hive_partitions(file.name)
     kept = () if cfg.keep == ("all",) else cfg.keep
     wanted = [*text_names(cfg), *other_names(cfg, kept)]
     if cfg.keep == ("all",):
@@ -335,14 +335,14 @@ def _search(file: InputFile, names: list[str], layout: str, most: int) -> tuple[
 
     def blocks() -> Iterator[tuple[bytes, bool]]:
         nonlocal looked, whole
-        for block, final in blocks_of(file, Decoder(None, "replace", Tally())):
+        for block, final in blocks_of(file, Decoder(None, "replace", Issues())):
             looked, whole = looked + len(block), final
             yield block, final
             if looked >= most:
                 break
 
     if layout == "stream":
-        records = jsonlines.records_of(blocks(), layout, RECORD_BYTES, Tally())
+        records = jsonlines.records_of(blocks(), layout, RECORD_BYTES, Issues())
     else:
         lines = jsonlines.lines_of(blocks(), RECORD_BYTES)
         records = (jsonlines.value_of(line) for line in lines if any(word in line for word in words.values()))
@@ -354,9 +354,9 @@ def _search(file: InputFile, names: list[str], layout: str, most: int) -> tuple[
 
 
 def _look_parquet(file: InputFile, cfg: ReadSection) -> _FileLayout:
-    table = columnar.open_table(parquet_source(file))
-    columns = columnar.Columns(table.schema_arrow)
-    constants = partitions_of(file.name)
+    table = parquet.open_table(parquet_source(file))
+    columns = parquet.Columns(table.schema_arrow)
+    constants = hive_partitions(file.name)
     kept = tuple(dict.fromkeys(columns.names)) if cfg.keep == ("all",) else cfg.keep
     if len(set(columns.names)) < len(columns.names) and cfg.keep == ("all",):
         doubled = next(name for name in columns.names if columns.names.count(name) > 1)
@@ -365,7 +365,7 @@ def _look_parquet(file: InputFile, cfg: ReadSection) -> _FileLayout:
     for name in [*text_names(cfg), *other_names(cfg, kept[:WIDEST])]:
         places[name] = columns.place(name)
     for name in [*text_names(cfg), *([cfg.id_column] if cfg.id_column else [])]:
-        if places[name] is not None and not columnar.is_text(kind := columns.type_of(places[name])):
+        if places[name] is not None and not parquet.is_text(kind := columns.type_of(places[name])):
             raise InputError([f"column '{name}' holds {kind}; a text or id column holds strings or numbers"])
     layout = {"places": _with_constants(places, constants), "constants": constants}
     names = columns.names if cfg.keep == ("all",) else columns.paths()
@@ -376,7 +376,7 @@ def _head(file: InputFile, cfg: ReadSection) -> tuple[str, bool]:
     """The first characters of a text file, up to the end of a line, and whether they are all."""
     held: list[bytes] = []
     size = 0
-    decoder = Decoder(cfg.csv.encoding if file.format != "jsonl" else None, "replace", Tally())
+    decoder = Decoder(cfg.csv.encoding if file.format != "jsonl" else None, "replace", Issues())
     whole = False
     with open_file(file) as stream:
         while not whole and (size < HEAD_BYTES or not any(b"\n" in one or b"\r" in one for one in held)):

@@ -30,7 +30,7 @@ FORMATS = {
     "parquet": "parquet",
     "pq": "parquet",
 }
-PACKINGS = {
+COMPRESSIONS = {
     "gz": "gzip",
     "gzip": "gzip",
     "bz2": "bz2",
@@ -45,8 +45,8 @@ MAGIC = {
     b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip",
 }  # fmt: skip
 NO_PARTITION = ("__HIVE_DEFAULT_PARTITION__",)
-NAMED = 5  # files that a message names before it counts the others
-LOOKERS = 8  # threads that look into files, which on an object store is mostly waiting
+SHOWN = 5  # files that a message names before it counts the others
+DETECTION_THREADS = 8  # threads that look into files, which on an object store is mostly waiting
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,17 @@ class InputFile:
     uri: str  # as a user would write it, with the options of the store it lies in
     name: str  # short, for ids: the path below the folder that all files share
     format: str  # csv, tsv, jsonl or parquet; '' where only the content can tell
-    packing: str | None  # gzip, bz2, zstd, lz4, xz, zip
+    compression: str | None  # gzip, bz2, zstd, lz4, xz, zip
     size: int  # bytes
-    changed: str  # time of the last change, for the run's fingerprint
-    given: str  # the item of ``paths`` that found it, which names its filesystem
+    modified: str  # time of the last change, for the run's fingerprint
+    pattern: str  # the item of ``paths`` that found it, which names its filesystem
     layout: dict[str, Any] = field(default_factory=dict)  # how it is written, and where its columns stand
     patience_s: float = 0  # how long a bucket that fails is waited for while it is read
 
     @property
-    def steady(self) -> RemotePath | None:
+    def remote(self) -> RemotePath | None:
         """Where an object lies that is waited for; none for a file, and before any work."""
-        if not self.patience_s or not self.given.startswith(("s3://", "gs://")):
+        if not self.patience_s or not self.pattern.startswith(("s3://", "gs://")):
             return None
         return replace(RemotePath.of(self.uri), inner=self.path, patience_s=self.patience_s)
 
@@ -85,20 +85,20 @@ def filesystem(path: str) -> tuple[pa.fs.FileSystem, str]:
     return store, posixpath.abspath(inner) if is_local(path) else inner
 
 
-def _uri(path: str, given: str) -> str:
-    """How a user would write a path of the filesystem that ``given`` names; a local one without file://."""
-    if is_local(given):
+def _uri(path: str, pattern: str) -> str:
+    """How a user would write a path of the filesystem that ``pattern`` names; a local one without file://."""
+    if is_local(pattern):
         return path
-    scheme, authority, _, query, _ = urlsplit(given, allow_fragments=False)
+    scheme, authority, _, query, _ = urlsplit(pattern, allow_fragments=False)
     return f"{scheme}://{authority if path.startswith('/') else ''}{path}{'?' + query if query else ''}"
 
 
 def resolve_paths(
-    cfg: ReadSection, left_out: Callable[[str], bool], problems: list[str]
+    cfg: ReadSection, exclude: Callable[[str], bool], problems: list[str]
 ) -> tuple[list[InputFile], list[str]]:
     """Files that paths, globs, directories and URIs find, in their order, each path's by name; one named twice once.
 
-    left_out : says of a file's URI whether it is no input; problems : takes a line for every path that finds nothing
+    exclude : says of a file's URI whether it is no input; problems : takes a line for every path that finds nothing
     Returns: the files, and the names of those whose format is not known even by their content's first bytes.
     """
     found: dict[str, InputFile] = {}
@@ -110,12 +110,12 @@ def resolve_paths(
             problems.append(f"read.paths: {SECRET_SHOWN}")
             continue
         files, others = _resolve(path, cfg.format, problems)
-        inputs = [file for file in files if not left_out(file.uri)]
+        inputs = [file for file in files if not exclude(file.uri)]
         if files and not inputs:
             problems.append(f"read.paths: {path} finds nothing but artefacts of the run itself")
         for file in inputs:
             found.setdefault(file.uri, file)
-        unread.update(dict.fromkeys(name for name in others if not left_out(name)))
+        unread.update(dict.fromkeys(name for name in others if not exclude(name)))
     files = list(found.values())
     if not files:
         return [], list(unread)
@@ -131,38 +131,38 @@ class _Entry:
 
     path: str
     size: int
-    changed: str
+    modified: str
 
     @property
     def base(self) -> str:
         return self.path.rsplit("/", 1)[-1]
 
 
-def _resolve(given: str, kind: str | None, problems: list[str]) -> tuple[list[InputFile], list[str]]:
+def _resolve(pattern: str, kind: str | None, problems: list[str]) -> tuple[list[InputFile], list[str]]:
     try:
-        store, path = filesystem(given)
+        store, path = filesystem(pattern)
         entries, named, magic = _entries(store, path, problems)
     except (OSError, ValueError) as error:
-        problems.append(f"read.paths: cannot look for {given}: {error}")
+        problems.append(f"read.paths: cannot look for {pattern}: {error}")
         return [], []
     if entries is None:
-        problems.append(f"read.paths: no such file: {given}")
+        problems.append(f"read.paths: no such file: {pattern}")
         return [], []
     files, unread = [], []
     for entry in sorted(entries, key=lambda entry: entry.path):
         if entry.base.startswith(".") and not named:
             continue
-        file = _file_of(entry, given, kind, named)
+        file = _file_of(entry, pattern, kind, named)
         if file is not None and _readable_name(entry.path):
             files.append(file)
         elif not named and not entry.base.startswith("_"):  # _SUCCESS and its like say something of the others
-            unread.append(_uri(entry.path, given))
-    files, others = _by_content(files, kind, named, problems, given)
+            unread.append(_uri(entry.path, pattern))
+    files, others = _by_content(files, kind, named, problems, pattern)
     unread += others
     if not files and not named:
         what = "the glob matches no" if magic else "the directory holds no"
-        shown = f"; it finds {', '.join(map(repr, unread[:NAMED]))} (read.format names their format)" if unread else ""
-        problems.append(f"read.paths: {what} csv, tsv, jsonl, json or parquet file: {given}{shown}")
+        shown = f"; it finds {', '.join(map(repr, unread[:SHOWN]))} (read.format names their format)" if unread else ""
+        problems.append(f"read.paths: {what} csv, tsv, jsonl, json or parquet file: {pattern}{shown}")
     return files, [name.encode("utf-8", "replace").decode() for name in unread]
 
 
@@ -174,15 +174,17 @@ def _readable_name(path: str) -> bool:
     return True
 
 
-def _file_of(entry: _Entry, given: str, kind: str | None, named: bool) -> InputFile | None:
+def _file_of(entry: _Entry, pattern: str, kind: str | None, named: bool) -> InputFile | None:
     """The file with what its name says; None for a suffix that says that it is something else."""
     words = entry.base.lower().split(".")
-    packing = PACKINGS.get(words[-1]) if len(words) > 1 else None
-    suffix = words[-2 if packing else -1] if len(words) > (2 if packing else 1) else ""
+    compression = COMPRESSIONS.get(words[-1]) if len(words) > 1 else None
+    suffix = words[-2 if compression else -1] if len(words) > (2 if compression else 1) else ""
     form = {"json": "jsonl"}.get(kind or "", kind or "") or FORMATS.get(suffix, "")
     if not (form or named) and ((suffix and not _may_be_a_part(suffix)) or entry.base.startswith("_")):
         return None
-    return InputFile(entry.path, _uri(entry.path, given), entry.path, form, packing, entry.size, entry.changed, given)
+    return InputFile(
+        entry.path, _uri(entry.path, pattern), entry.path, form, compression, entry.size, entry.modified, pattern
+    )
 
 
 def _may_be_a_part(suffix: str) -> bool:
@@ -191,28 +193,28 @@ def _may_be_a_part(suffix: str) -> bool:
 
 
 def _by_content(
-    files: list[InputFile], kind: str | None, named: bool, problems: list[str], given: str
+    files: list[InputFile], kind: str | None, named: bool, problems: list[str], pattern: str
 ) -> tuple[list[InputFile], list[str]]:
     """The files with what their first bytes say: how they are packed, and whether they are Parquet."""
     found, unread = [], []
-    with ThreadPoolExecutor(LOOKERS) as pool:
+    with ThreadPoolExecutor(DETECTION_THREADS) as pool:
         for file, head in zip(files, pool.map(_first_bytes, files), strict=True):
             if isinstance(head, OSError):
                 reason = head.strerror or " ".join(str(head).split())
                 problems.append(f"read.paths: {file.uri} cannot be read: {reason}")
                 continue
             told = next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
-            if told or not file.packing:
-                file = replace(file, packing=told)
+            if told or not file.compression:
+                file = replace(file, compression=told)
             if head.startswith(b"PAR1") and kind is None:
                 file = replace(file, format="parquet")
-            if not file.format and named and file.packing != "zip":
+            if not file.format and named and file.compression != "zip":
                 problems.append(
-                    f"read.paths: {given} is none of {', '.join(FORMATS)} (each also packed: {', '.join(PACKINGS)}); "
-                    f"read.format names its format"
+                    f"read.paths: {pattern} is none of {', '.join(FORMATS)} (each also packed: "
+                    f"{', '.join(COMPRESSIONS)}); read.format names its format"
                 )
                 continue
-            if file.format or file.packing == "zip":
+            if file.format or file.compression == "zip":
                 found.append(file)
             else:
                 unread.append(file.uri)
@@ -223,10 +225,10 @@ def _first_bytes(file: InputFile) -> bytes | OSError:
     if file.size == 0:
         return b""
     try:
-        if is_local(file.given):
+        if is_local(file.pattern):
             with open(file.path, "rb") as local:
                 return local.read(8)
-        with filesystem(file.given)[0].open_input_stream(file.path, compression=None) as stream:
+        with filesystem(file.pattern)[0].open_input_stream(file.path, compression=None) as stream:
             return bytes(stream.read(8))
     except OSError as error:
         return error
@@ -317,7 +319,7 @@ def _match_parts(path: list[str], pattern: list[str]) -> bool:
     return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _match_parts(path[1:], pattern[1:])
 
 
-def partitions_of(name: str) -> dict[str, str]:
+def hive_partitions(name: str) -> dict[str, str]:
     """What a file's folders say of its records, as Hive writes it: date=2024-05-01, with %2F for what no name may hold.
 
     A value that Hive writes for none is empty.
@@ -327,14 +329,14 @@ def partitions_of(name: str) -> dict[str, str]:
     return {key: "" if value in NO_PARTITION else value for key, value in values.items()}
 
 
-def unread_words(unread: list[str]) -> list[str]:
+def unread_warning(unread: list[str]) -> list[str]:
     """The warning that names files which are not read."""
     if not unread:
         return []
-    more = f" and {len(unread) - NAMED:,} more" if len(unread) > NAMED else ""
+    more = f" and {len(unread) - SHOWN:,} more" if len(unread) > SHOWN else ""
     count = f"{len(unread):,} files are" if len(unread) > 1 else "1 file is"
     return [
         f"{count} not read, for neither name nor content says csv, tsv, jsonl, json or parquet: "
-        f"{', '.join(unread[:NAMED])}{more}. read.format names a format for all files; a narrower read.paths leaves "
+        f"{', '.join(unread[:SHOWN])}{more}. read.format names a format for all files; a narrower read.paths leaves "
         f"such files out."
     ]

@@ -17,10 +17,10 @@ from clustering.config.sections import ReadSection
 from clustering.errors import InputError
 from clustering.runs.storage import SteadyFile
 from clustering.sources.files import InputFile, filesystem
-from clustering.sources.formats import columnar, delimited, dialects, jsonlines
-from clustering.sources.formats.columns import of_strings
+from clustering.sources.formats import delimited, dialects, jsonlines, parquet
+from clustering.sources.formats.column_types import infer_integers
 from clustering.sources.formats.encodings import Decoder
-from clustering.sources.formats.tally import Tally
+from clustering.sources.formats.issues import Issues
 
 BLOCK_BYTES = 4 << 20  # of a text file that are looked at in one go
 # What a file may make a worker hold.
@@ -28,8 +28,8 @@ RECORD_BYTES = 16 << 20  # the longest record of a csv file, line of a JSON Line
 BATCH_BYTES = 64 << 20  # of values held as Python strings
 # And on disk: records out of a packed file may pass one of these, not both. A million copies of one title are honest
 # and pack 1000 to 1, but headlines pack 2 to 10 times.
-PACKED_BYTES = 1 << 30
-PACKED_RATIO = 200  # of the records' bytes to the file's
+EXPANDED_BYTES = 1 << 30
+EXPANSION_RATIO = 200  # of the records' bytes to the file's
 RECORD_COST = 64  # bytes that a record takes in records/ besides its text: its id and digests
 UNREADABLE = (
     OSError, UnicodeError, pa.ArrowException, LookupError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
@@ -38,7 +38,7 @@ UNREADABLE = (
 
 
 @dataclass(frozen=True)
-class Piece:
+class ReadTask:
     """What one worker call reads: some files, or some row groups of one Parquet file."""
 
     files: list[dict[str, Any]] = field(default_factory=list)
@@ -74,20 +74,20 @@ def archive_member(archive: zipfile.ZipFile) -> str:
 
 def _source(file: InputFile) -> Any:
     """The bytes of a file as they lie there, at any place."""
-    return SteadyFile(file.steady) if file.steady else filesystem(file.given)[0].open_input_file(file.path)
+    return SteadyFile(file.remote) if file.remote else filesystem(file.pattern)[0].open_input_file(file.path)
 
 
 def open_file(file: InputFile) -> Any:
     """The unpacked bytes of a file, as a stream."""
-    if file.packing == "zip":
+    if file.compression == "zip":
         archive = zipfile.ZipFile(_source(file))
         return archive.open(archive_member(archive))
-    if file.packing == "xz":
+    if file.compression == "xz":
         return lzma.open(_source(file))
-    if file.steady:
-        stream = io.BufferedReader(SteadyFile(file.steady), BLOCK_BYTES)
-        return pa.CompressedInputStream(pa.PythonFile(stream, "r"), file.packing) if file.packing else stream
-    return filesystem(file.given)[0].open_input_stream(file.path, compression=file.packing)
+    if file.remote:
+        stream = io.BufferedReader(SteadyFile(file.remote), BLOCK_BYTES)
+        return pa.CompressedInputStream(pa.PythonFile(stream, "r"), file.compression) if file.compression else stream
+    return filesystem(file.pattern)[0].open_input_stream(file.path, compression=file.compression)
 
 
 def blocks_of(file: InputFile, decoder: Decoder) -> Iterator[tuple[bytes, bool]]:
@@ -100,14 +100,17 @@ def blocks_of(file: InputFile, decoder: Decoder) -> Iterator[tuple[bytes, bool]]
 
 def parquet_source(file: InputFile) -> Any:
     """A Parquet file that can be read anywhere; a packed one is unpacked to the disk, up to a bound."""
-    if not file.packing:
+    if not file.compression:
         return _source(file)
     source: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is there as long as somebody reads from it
     with open_file(file) as stream:
         while chunk := stream.read(1 << 20):
-            if source.tell() + len(chunk) > columnar.UNPACKED_BYTES:
+            if source.tell() + len(chunk) > parquet.UNPACKED_BYTES:
                 raise InputError(
-                    [f"it unpacks to more than {columnar.UNPACKED_BYTES:,} bytes. Take it out of its {file.packing}."]
+                    [
+                        f"it unpacks to more than {parquet.UNPACKED_BYTES:,} bytes. Take it out of its "
+                        f"{file.compression}."
+                    ]
                 )
             source.write(chunk)
     return source
@@ -115,19 +118,19 @@ def parquet_source(file: InputFile) -> Any:
 
 def short_reason(error: BaseException, file: InputFile | None = None) -> str:
     """An error of a library in words."""
-    packing = file.packing if file is not None else None
+    compression = file.compression if file is not None else None
     words = " ".join(str(error).split())[:300] or type(error).__name__
-    if packing and any(
+    if compression and any(
         hint in words for hint in ("incorrect header check", "Not a gzipped file", "Invalid data stream")
     ):
-        return f"it is not {packing}, or something else follows its {packing}"
+        return f"it is not {compression}, or something else follows its {compression}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return words
 
 
 def read_batches(
-    file: InputFile, piece: Piece, cfg: ReadSection, keep: tuple[str, ...], rows: int, tally: Tally
+    file: InputFile, task: ReadTask, cfg: ReadSection, keep: tuple[str, ...], rows: int, issues: Issues
 ) -> Iterator[pa.Table]:
     """The wanted columns of a file, some thousand records at a time: texts as strings, the others with their types.
 
@@ -137,21 +140,21 @@ def read_batches(
     places = file.layout["places"]
     without = file.format != "jsonl" and places and all(places.get(name) is None for name in texts)
     records = unpacked = 0
-    for table in _values(file, piece, cfg, texts, others, rows, tally):
+    for table in _values(file, task, cfg, texts, others, rows, issues):
         if without:  # of JSON, the records are counted one by one
-            tally.note("keyless", len(table), "the first record")
-        if file.packing:
+            issues.count("keyless", len(table), "the first record")
+        if file.compression:
             records += len(table)
             unpacked += table.nbytes + RECORD_COST * len(table)
-            if unpacked > max(PACKED_BYTES, PACKED_RATIO * file.size):
+            if unpacked > max(EXPANDED_BYTES, EXPANSION_RATIO * file.size):
                 raise InputError([f"{records:,} records of {unpacked:,} bytes have come out of its {file.size:,} bytes "
-                                  f"of {file.packing}, more than {PACKED_RATIO} times as much. If it is sound, unpack "
-                                  f"it and name the unpacked file."])  # fmt: skip
+                                  f"of {file.compression}, more than {EXPANSION_RATIO} times as much. If it is sound, "
+                                  f"unpack it and name the unpacked file."])  # fmt: skip
         yield _completed(table, texts, others, file.layout["constants"])
 
 
 def _values(
-    file: InputFile, piece: Piece, cfg: ReadSection, texts: list[str], others: list[str], rows: int, tally: Tally
+    file: InputFile, task: ReadTask, cfg: ReadSection, texts: list[str], others: list[str], rows: int, issues: Issues
 ) -> Iterator[pa.Table]:
     places = {name: place for name, place in file.layout["places"].items() if place not in (None, "constant")}
     own = {name: place for name, place in places.items() if name in texts or name in others}
@@ -161,28 +164,28 @@ def _values(
     if file.format == "parquet":
         source = parquet_source(file)
         if not own:
-            count = columnar.open_table(source).metadata
-            groups = range(count.num_row_groups) if piece.row_groups is None else piece.row_groups
+            count = parquet.open_table(source).metadata
+            groups = range(count.num_row_groups) if task.row_groups is None else task.row_groups
             for group in groups:
                 yield from _nothing(count.row_group(group).num_rows, rows)
             return
         bounds = {"rows": rows, "batch": BATCH_BYTES, "record": RECORD_BYTES}
         at = {name: (place[0], list(place[1])) for name, place in own.items()}
-        yield from columnar.read_groups(source, piece.row_groups, at, own_texts, bounds, cfg.errors, tally)
+        yield from parquet.read_row_groups(source, task.row_groups, at, own_texts, bounds, cfg.errors, issues)
         return
-    decoder = Decoder(cfg.csv.encoding if file.format != "jsonl" else None, cfg.errors, tally)
+    decoder = Decoder(cfg.csv.encoding if file.format != "jsonl" else None, cfg.errors, issues)
     blocks = blocks_of(file, decoder)
     if file.format == "jsonl":
-        found = jsonlines.records_of(blocks, file.layout["style"], RECORD_BYTES, tally)
-        yield from jsonlines.read_values(found, texts, own_others, rows, BATCH_BYTES, tally)
+        found = jsonlines.records_of(blocks, file.layout["style"], RECORD_BYTES, issues)
+        yield from jsonlines.read_values(found, texts, own_others, rows, BATCH_BYTES, issues)
         return
     dialect = dialects.Dialect(**file.layout["dialect"])
     counted = own or {"": 0}
-    for table in delimited.read_records(blocks, dialect, counted, own_texts, RECORD_BYTES, tally):
+    for table in delimited.read_records(blocks, dialect, counted, own_texts, RECORD_BYTES, issues):
         for start in range(0, len(table), rows):
             part = table.slice(start, rows)
             columns = {name: part[name] for name in own_texts} | {
-                name: of_strings(part[name].combine_chunks()) for name in own_others if name not in texts
+                name: infer_integers(part[name].combine_chunks()) for name in own_others if name not in texts
             }
             yield pa.table(columns) if columns else next(_nothing(len(part), rows))
 
@@ -201,18 +204,19 @@ def _completed(table: pa.Table, texts: list[str], others: list[str], constants: 
             columns[name] = table[name]
         elif name in constants:
             values = pa.array([constants[name]] * len(table), pa.string())
-            columns[name] = values if name in texts else of_strings(values)
+            columns[name] = values if name in texts else infer_integers(values)
         else:
             columns[name] = pa.nulls(len(table), pa.string() if name in texts else pa.null())
     return pa.table(columns)
 
 
-def lines_problem(records: int, tally: Tally, cfg: ReadSection) -> list[str]:
+def lines_problem(records: int, issues: Issues, cfg: ReadSection) -> list[str]:
     """Why an input of which too many lines are malformed is refused."""
-    bad = tally.counts["malformed"]
+    bad = issues.counts["malformed"]
     if cfg.bad_lines == "skip" or bad * 100 <= records + bad:
         return []
     return [
-        f"{bad:,} of {records + bad:,} records are malformed; the first: {tally.example('malformed')}. Mend the input, "
-        f"set read.csv (delimiter, quote, escape) or read.format, or leave such records out with read.bad_lines=skip"
+        f"{bad:,} of {records + bad:,} records are malformed; the first: {issues.example('malformed')}. Mend the "
+        f"input, set read.csv (delimiter, quote, escape) or read.format, or leave such records out with "
+        f"read.bad_lines=skip"
     ]

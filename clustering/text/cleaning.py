@@ -42,7 +42,7 @@ class Cleaning:
     case: str = "keep"  # keep, lower
 
     def __call__(self, text: str) -> str:
-        """The text with what ``folded`` does, and with what this asks for."""
+        """The text with what ``normalized`` does, and with what this asks for."""
         if self.markup and ("<" in text or "&" in text):
             text = without_markup(text)
         if self.urls == "drop":
@@ -51,15 +51,15 @@ class Cleaning:
             text = _HASHTAG.sub(r"\1" if self.hashtags == "words" else " ", text)
         if self.case == "lower":
             text = text.lower()
-        return folded(text)
+        return normalized(text)
 
     @property
-    def light(self) -> bool:
+    def keeps_plain_ascii(self) -> bool:
         """Whether a text of printable ASCII, without markup and with single spaces, stays as it is."""
         return (self.urls, self.hashtags, self.case) == ("keep", "keep", "keep")
 
 
-def folded(text: str) -> str:
+def normalized(text: str) -> str:
     """Unicode NFC, white space folded to single spaces, a lone surrogate (legal in JSON) replaced by ?."""
     text = " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -12,7 +12,7 @@ import pytest
 
 from clustering.config.sections import ReadSection
 from clustering.runs.directory import RunDir
-from clustering.sources import folding
+from clustering.sources import deduplication
 from clustering.sources.detection import find_files
 from clustering.stages import read
 from clustering.stages.read import read_texts
@@ -41,13 +41,13 @@ def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         numbered = [json.loads(json.dumps({**item, "item": number})) for number, item in enumerate(items)]
         return [{**worker(item), "item": item["item"]} for item in numbered]
 
-    for module in (read, folding):
+    for module in (read, deduplication):
         monkeypatch.setattr(module, "map_parts", map_parts)
-    monkeypatch.setattr(folding, "run_on_one_node", lambda work, *given: work(*given))
+    monkeypatch.setattr(deduplication, "run_on_one_node", lambda work, *given: work(*given))
     made: list[RunDir] = []
 
     def run(cfg: ReadSection, part_rows: int = 8192) -> tuple[RunDir, dict[str, Any]]:
-        monkeypatch.setattr(folding, "RECORDS_PER_PART", part_rows)
+        monkeypatch.setattr(deduplication, "RECORDS_PER_PART", part_rows)
         made.append(RunDir(tmp_path / f"run-{len(made)}"))
         return made[-1], read_texts(find_files(cfg), cfg, made[-1], 1)
 

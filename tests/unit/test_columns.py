@@ -19,9 +19,9 @@ from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import read_columns
 from clustering.runs.storage import read_schema, write_table
+from clustering.sources.deduplication import carried_name
 from clustering.sources.detection import find_files
-from clustering.sources.folding import kept_name
-from clustering.sources.formats.columns import TIME, as_type, common_type, is_large, times_of
+from clustering.sources.formats.column_types import TIME, as_type, common_type, has_large_integers, parse_times
 from tests.unit.conftest import Write
 
 Read = Callable[..., tuple[RunDir, dict[str, Any]]]
@@ -203,7 +203,7 @@ EXTREME = [
 @pytest.mark.parametrize("one", EXTREME, ids=lambda column: str(column.type))
 def test_any_two_types_meet_in_one_that_holds_the_largest_values_of_both(one: pa.Array) -> None:
     for other in EXTREME:
-        ids = is_large(one) or is_large(other)
+        ids = has_large_integers(one) or has_large_integers(other)
         kind = common_type([one.type, other.type], ids)
         for column in (one, other):
             there = as_type(column, kind)
@@ -262,7 +262,7 @@ def test_columns_named_as_those_that_number_the_records_are_carried_like_others(
     ],
 )  # fmt: skip
 def test_a_time_of_any_form_is_read(value: Any) -> None:
-    found, lost, _ = times_of(pa.array([value, None]))
+    found, lost, _ = parse_times(pa.array([value, None]))
     assert found.type == TIME
     assert found.to_pylist() == [NOON, None]
     assert lost == 0
@@ -271,14 +271,14 @@ def test_a_time_of_any_form_is_read(value: Any) -> None:
 def test_days_are_read_as_their_begin() -> None:
     begin = datetime(2024, 5, 1, tzinfo=timezone.utc)
     for value in (date(2024, 5, 1), "2024-05-01", "20240501", 20240501):
-        assert times_of(pa.array([value]))[0].to_pylist() == [begin]
+        assert parse_times(pa.array([value]))[0].to_pylist() == [begin]
 
 
 @pytest.mark.parametrize("as_string", [False, True])
 def test_years_months_and_days_are_no_seconds_of_the_epoch(as_string: bool) -> None:
     """A year that is a whole number was a time of 1 January 1970, and 30 February one of that August."""
     values = [2024, 202405, 20240501, 20240230, 20240230101010]
-    found, lost, _ = times_of(pa.array(list(map(str, values)) if as_string else values))
+    found, lost, _ = parse_times(pa.array(list(map(str, values)) if as_string else values))
     days = [datetime(2024, *day, tzinfo=timezone.utc) for day in ((1, 1), (5, 1), (5, 1))]
     assert (found.to_pylist(), lost) == ([*days, None, None], 2)
 
@@ -286,7 +286,7 @@ def test_years_months_and_days_are_no_seconds_of_the_epoch(as_string: bool) -> N
 @pytest.mark.parametrize("word", ["now", "today", "NOW", "Today"])
 def test_a_word_is_no_time(word: str) -> None:
     """It was the time at which the text was read."""
-    assert times_of(pa.array([word]))[1] == 1
+    assert parse_times(pa.array([word]))[1] == 1
 
 
 def test_what_is_no_time_is_nothing_and_counted(write: Write, read_here: Read) -> None:
@@ -300,11 +300,11 @@ def test_what_is_no_time_is_nothing_and_counted(write: Write, read_here: Read) -
         "nan",
         "Wed, 99 May 2024 12:00:00 GMT",
     ]
-    found, lost, example = times_of(pa.array(values))
+    found, lost, example = parse_times(pa.array(values))
     assert (found.null_count, lost, example) == (7, 6, "'yesterday'")
-    found, lost, _ = times_of(pa.array([float("nan"), float("inf"), 1e30]))
+    found, lost, _ = parse_times(pa.array([float("nan"), float("inf"), 1e30]))
     assert (found.null_count, lost) == (3, 3)
-    assert times_of(pa.array([True]))[1] == 1
+    assert parse_times(pa.array([True]))[1] == 1
     lines = [json.dumps({"title": f"Vote {n}", "at": value}) for n, value in enumerate(values)]
     run, figures = read_here(section(write("a.jsonl", "\n".join(lines)), time_column="at"))
     assert members_of(run, "time")["time"][0] == datetime(2024, 5, 1, tzinfo=timezone.utc)
@@ -321,7 +321,7 @@ def test_what_is_no_time_is_nothing_and_counted(write: Write, read_here: Read) -
     ],
 )  # fmt: skip
 def test_a_time_outside_of_the_years_1_to_9999_is_nothing_and_counted(column: pa.Array) -> None:
-    found, lost, _ = times_of(column)
+    found, lost, _ = parse_times(column)
     assert found.type == TIME
     assert (found.null_count, lost) == (len(column), len(column))
 
@@ -329,4 +329,4 @@ def test_a_time_outside_of_the_years_1_to_9999_is_nothing_and_counted(column: pa
 def test_no_two_columns_meet_in_one_name() -> None:
     columns = ["label", "input_label", "input_input_label", "score", "input_score"]
     kept = ["input_label", "input_input_label", "input_input_input_label", "score", "input_score"]
-    assert [kept_name(column) for column in columns] == kept
+    assert [carried_name(column) for column in columns] == kept

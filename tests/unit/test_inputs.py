@@ -26,7 +26,7 @@ from clustering.fingerprints import stage_fingerprints
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import gather_texts, read_columns
 from clustering.sources.detection import find_files
-from clustering.stages.read import _pieces
+from clustering.stages.read import _read_tasks
 from tests.unit.conftest import Write
 
 Read = Callable[..., tuple[RunDir, dict[str, Any]]]
@@ -674,7 +674,7 @@ def test_a_thousand_files_are_read_in_two_pieces(write: Write, tmp_path: Path, r
     for n in range(1000):
         (tmp_path / f"in/{n:05}.csv").write_text(f"title\nHeadline {n}\n")
     cfg = section(tmp_path / "in")
-    assert [len(piece.files) for piece in _pieces(find_files(cfg))] == [500, 500]
+    assert [len(task.files) for task in _read_tasks(find_files(cfg))] == [500, 500]
     assert read_here(cfg)[1]["texts"] == 1000
 
 

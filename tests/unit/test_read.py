@@ -25,14 +25,14 @@ from clustering import schema
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, InputError
 from clustering.runs.parts import read_columns
-from clustering.sources import detection, files, folding, records
+from clustering.sources import deduplication, detection, files, records
+from clustering.sources.deduplication import TextCleaner
 from clustering.sources.detection import find_files
 from clustering.sources.files import InputFile
-from clustering.sources.folding import TextCleaner
-from clustering.sources.formats import columnar
-from clustering.sources.formats.tally import Tally
+from clustering.sources.formats import parquet
+from clustering.sources.formats.issues import Issues
 from clustering.stages import read
-from clustering.stages.read import _pieces, read_columns_of
+from clustering.stages.read import _read_tasks, read_columns_of
 from clustering.text import cleaning
 from clustering.text.cleaning import Cleaning
 from tests import oracles
@@ -56,7 +56,7 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Bound:
     """``bound(name, value)`` sets a bound where it stands."""
 
     def set_it(name: str, value: int) -> None:
-        for module in (files, detection, records, folding, read, columnar):
+        for module in (files, detection, records, deduplication, read, parquet):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 
@@ -256,7 +256,7 @@ def test_a_text_is_cleaned(values: list[str | None], expected: str) -> None:
     cleaner = TextCleaner(section(columns=tuple("abc"[: len(values)]), separator="|"))
     typed = [value.encode("utf-8", "replace").decode() if value else value for value in values]
     table = pa.table({name: pa.array([value], pa.string()) for name, value in zip("abc", typed, strict=False)})
-    assert cleaner(table, Tally()) == ([expected], [None])
+    assert cleaner(table, Issues()) == ([expected], [None])
 
 
 @pytest.mark.parametrize("opened", ["<!--", "<script>", "<style a=b>"])
@@ -330,21 +330,24 @@ def test_pyarrow_holds_nothing_of_python_once_a_csv_file_is_left(
 
 READ_ALL = """
 import json, sys
+from dataclasses import asdict
 from pathlib import Path
-from clustering import columnar, formats, read
+from clustering.sources import detection, records
+from clustering.sources.formats import parquet
+from clustering.stages import read
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir; from clustering.monitoring.usage import measured_peak, peak_bytes
 path, into, bounds = sys.argv[1:]
 for name, value in json.loads(bounds).items():
-    setattr(next(module for module in (read, columnar, formats) if hasattr(module, name)), name, value)
+    setattr(next(module for module in (read, records, parquet) if hasattr(module, name)), name, value)
 cfg, found = ReadSection(paths=(path,), text_columns=("title",)), {"records": 0, "problems": []}
 before = peak_bytes()
 with measured_peak() as peak:
     try:
-        worker = read.PieceReader(RunDir(Path(into)), cfg)
-        for number, piece in enumerate(read._pieces(read.find_files(cfg))):
-            found["records"] += worker({"piece": read.asdict(piece), "item": number})["rows"]
+        worker = read.RecordReader(RunDir(Path(into)), cfg)
+        for number, task in enumerate(read._read_tasks(detection.find_files(cfg))):
+            found["records"] += worker({"task": asdict(task), "item": number})["rows"]
     except ConfigError as error:
         found["problems"] = error.problems
 print(json.dumps({**found, "grown_mib": (peak.bytes - before) / 2**20}))
@@ -391,7 +394,7 @@ def test_a_line_without_end_is_refused_before_it_is_held(write: Write, read_alon
 @pytest.mark.full
 def test_a_csv_record_without_end_is_refused_before_it_is_held(write: Write, read_alone: Any) -> None:
     path = write("a.csv.gz", packed('title\nVote\n"', b"x\n", 1024))
-    found = read_alone(path, PACKED_BYTES=64 * MIB)
+    found = read_alone(path, EXPANDED_BYTES=64 * MIB)
     (problem,) = found["problems"]  # the quote is read as a character, so the lines after it are records
     assert problem.startswith(f"{path}: ")
     assert "records of" in problem
@@ -574,7 +577,7 @@ def test_gzip_out_of_which_far_more_comes_than_went_in_is_refused(
     path = write(name, "title\n" * ("csv" in name) + f"{line}\n" * 60_000)
     cfg, size = section(path), Path(path).stat().st_size
     assert read_here(cfg)[1]["records"] == 60_000  # for all is well below a gigabyte
-    bound("PACKED_BYTES", 1 << 20)
+    bound("EXPANDED_BYTES", 1 << 20)
     for reads in (read_here, lambda cfg: read_columns_of(find_files(cfg), cfg)):
         with pytest.raises(InputError) as caught:
             reads(cfg)
@@ -582,20 +585,20 @@ def test_gzip_out_of_which_far_more_comes_than_went_in_is_refused(
         assert problem.startswith(f"{path}: ")
         assert f"have come out of its {size:,} bytes of gzip, more than 200 times as much" in problem
         assert problem.endswith("If it is sound, unpack it and name the unpacked file.")
-    bound("PACKED_RATIO", 100_000)
+    bound("EXPANSION_RATIO", 100_000)
     assert read_here(cfg)[1]["records"] == 60_000
 
 
 def test_headlines_in_gzip_are_far_from_what_is_refused(write: Write, bound: Bound) -> None:
-    bound("PACKED_BYTES", 0)
-    bound("PACKED_RATIO", 50)
+    bound("EXPANDED_BYTES", 0)
+    bound("EXPANSION_RATIO", 50)
     titles = [f"{place}: {event} on day {day}" for day in range(2000) for place in ("Garford", "Calford")
               for event in ("flood closes the harbour", "council bans scooters")]  # fmt: skip
     path = write("a.csv.gz", "title\n" + "\n".join(titles) + "\n")
     assert len(columns_of(path)) == len(titles)
 
 
-# --- pieces ---
+# --- tasks ---
 
 
 def file_of(name: str, size: int, kind: str = "csv", packing: str | None = None) -> InputFile:
@@ -603,25 +606,25 @@ def file_of(name: str, size: int, kind: str = "csv", packing: str | None = None)
 
 
 def test_small_files_are_read_together_and_large_ones_alone(bound: Bound) -> None:
-    bound("PIECE_BYTES", 100)
+    bound("READ_TASK_BYTES", 100)
     files = [file_of(f"{number}.csv", size) for number, size in enumerate([40, 60, 1, 500, 50, 50])]
     files.append(file_of("z.parquet", 300, "parquet", "gzip"))
-    pieces = [[file["name"] for file in piece.files] for piece in _pieces(files)]
-    assert pieces == [["0.csv", "1.csv"], ["2.csv"], ["3.csv"], ["4.csv", "5.csv"], ["z.parquet"]]
+    tasks = [[file["name"] for file in task.files] for task in _read_tasks(files)]
+    assert tasks == [["0.csv", "1.csv"], ["2.csv"], ["3.csv"], ["4.csv", "5.csv"], ["z.parquet"]]
 
 
 def test_no_files_are_no_pieces() -> None:
-    assert _pieces([]) == []
+    assert _read_tasks([]) == []
 
 
 def test_a_large_parquet_file_is_read_by_row_groups(tmp_path: Path, bound: Bound) -> None:
-    bound("PIECE_BYTES", 100)
+    bound("READ_TASK_BYTES", 100)
     titles = [f"Headline {number} of a day with much news" for number in range(50)]
     pq.write_table(pa.table({"title": titles}), tmp_path / "a.parquet", row_group_size=7)
-    pieces = _pieces(find_files(section(tmp_path / "a.parquet")))
-    assert [group for piece in pieces for group in piece.row_groups or []] == list(range(8))
-    assert [piece.first_record for piece in pieces] == [7 * (piece.row_groups or [0])[0] for piece in pieces]
-    assert len(pieces) > 1
+    tasks = _read_tasks(find_files(section(tmp_path / "a.parquet")))
+    assert [group for task in tasks for group in task.row_groups or []] == list(range(8))
+    assert [task.first_record for task in tasks] == [7 * (task.row_groups or [0])[0] for task in tasks]
+    assert len(tasks) > 1
 
 
 # --- all records, with this process in the place of Ray's workers ---
@@ -656,7 +659,7 @@ def test_copies_are_folded_whatever_the_parts(part_rows: int, read_here: Any, wr
 def test_a_limit_takes_the_first_records_and_no_more(
     limit: int, part_rows: int, read_here: Any, write: Write, bound: Bound
 ) -> None:
-    bound("PIECE_BYTES", 1)  # every file a piece
+    bound("READ_TASK_BYTES", 1)  # every file a task
     for name, titles in (("in/a.jsonl", RECORDS[:6]), ("in/b.jsonl", RECORDS[6:])):
         folder = Path(write(name, "".join(json.dumps({"title": text}) + "\n" for text in titles))).parent
     run, figures = read_here(section(folder, limit=limit), part_rows)

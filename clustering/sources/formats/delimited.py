@@ -15,7 +15,7 @@ import pyarrow.csv
 
 from clustering.errors import InputError
 from clustering.sources.formats.dialects import SWALLOWED_LINES, Dialect
-from clustering.sources.formats.tally import Tally, shown
+from clustering.sources.formats.issues import Issues, excerpt
 
 TAIL_BYTES = 4096  # behind a field, in which the record ends and the next begins
 MANY_LINES = 50  # of one field; a warning
@@ -30,8 +30,8 @@ class Splitter:
     not closed so, or closed after lines that look like records of their own, is a character like any other.
     """
 
-    def __init__(self, dialect: Dialect, longest: int, tally: Tally) -> None:
-        self.dialect, self.longest, self.tally = dialect, longest, tally
+    def __init__(self, dialect: Dialect, longest: int, issues: Issues) -> None:
+        self.dialect, self.longest, self.issues = dialect, longest, issues
         self.quote = (dialect.quote or "").encode()
         self.escape = (dialect.escape or "").encode()
         self.delimiter = dialect.delimiter.encode()
@@ -155,12 +155,18 @@ class Splitter:
         line = data[start : start + 200].split(b"\n")[0]
         if strays:
             where = (
-                f"line {self.line + data.count(10, 0, start):,}: {shown(line)}" if self.tally.first("strays") else ""
+                f"line {self.line + data.count(10, 0, start):,}: {excerpt(line)}"
+                if self.issues.is_first("strays")
+                else ""
             )
-            self.tally.note("strays", strays, where)
+            self.issues.count("strays", strays, where)
         if wide >= MANY_LINES:
-            where = f"line {self.line + data.count(10, 0, start):,}: {shown(line)}" if self.tally.first("long") else ""
-            self.tally.note("long", 1, where)
+            where = (
+                f"line {self.line + data.count(10, 0, start):,}: {excerpt(line)}"
+                if self.issues.is_first("long")
+                else ""
+            )
+            self.issues.count("long", 1, where)
         return at, self.delimiter.join(fields) + b"\n" if strays else None
 
     def _closing(self, data: bytes, at: int) -> int:
@@ -228,7 +234,7 @@ def read_records(
     columns: dict[str, int],
     texts: Collection[str],
     longest: int,
-    tally: Tally,
+    issues: Issues,
 ) -> Iterator[pa.Table]:
     """The wanted columns of a file as strings, some thousand records at a time.
 
@@ -236,7 +242,7 @@ def read_records(
         which the dialect's ``nulls`` are none; longest : bytes of a record
     Raises: InputError for a record that is too long.
     """
-    splitter = Splitter(dialect, longest, tally)
+    splitter = Splitter(dialect, longest, issues)
     header = b""
     skip, rest = dialect.skip, b""
     for block, final in _without_carriages(blocks) if dialect.carriage else blocks:
@@ -250,19 +256,19 @@ def read_records(
         chunks, rest = splitter.split(b"" if skip else data, final)
         for chunk in chunks:
             if header and header in chunk:
-                chunk = _without_headers(chunk, header, line, tally)
-            yield _parsed(chunk, dialect, columns, texts, line, tally)
+                chunk = _without_headers(chunk, header, line, issues)
+            yield _parsed(chunk, dialect, columns, texts, line, issues)
             line += chunk.count(b"\n")
 
 
-def _without_headers(data: bytes, header: bytes, line: int, tally: Tally) -> bytes:
+def _without_headers(data: bytes, header: bytes, line: int, issues: Issues) -> bytes:
     """Records without the lines that repeat the header, as where files were joined to one; they are counted."""
     again = re.compile(rb"^(?:\xef\xbb\xbf)?%b(?=\r?$)" % re.escape(header), re.M)
     first = again.search(data)
     if first is None:
         return data
     data, count = again.subn(b"", data)  # an empty line keeps the count
-    tally.note("headers", count, f"line {line + data.count(10, 0, first.start()):,}")
+    issues.count("headers", count, f"line {line + data.count(10, 0, first.start()):,}")
     return data
 
 
@@ -276,26 +282,26 @@ def _without_carriages(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[b
 
 
 def _parsed(
-    data: bytes, dialect: Dialect, columns: dict[str, int], texts: Collection[str], line: int, tally: Tally
+    data: bytes, dialect: Dialect, columns: dict[str, int], texts: Collection[str], line: int, issues: Issues
 ) -> pa.Table:
     kept = data
     if dialect.escape == "\\" and r"\N" in dialect.nulls and rb"\N" in data:  # else it is read as N
         kept = _cell(dialect, [r"\N"]).sub(rb"\\\\N", data)
-    table = _table(kept, dialect, columns, (), line, tally)
+    table = _table(kept, dialect, columns, (), line, issues)
     marked = [
         name for name in texts if pc.any(pc.is_in(table[name], pa.array(list(dialect.nulls), pa.string()))).as_py()
     ]
     if not marked:
         return table
     places = {name: columns[name] for name in marked}
-    found = _table(kept, dialect, places, dialect.nulls, line, Tally())  # it tells what is quoted
+    found = _table(kept, dialect, places, dialect.nulls, line, Issues())  # it tells what is quoted
     if count := sum(found[name].null_count for name in marked):
-        tally.note("nulls", count, _first_null(data, dialect, line) if tally.first("nulls") else "")
+        issues.count("nulls", count, _first_null(data, dialect, line) if issues.is_first("nulls") else "")
     return pa.table({name: found[name] if name in marked else table[name] for name in columns})
 
 
 def _table(
-    data: bytes, dialect: Dialect, columns: dict[str, int], nulls: Collection[str], line: int, tally: Tally
+    data: bytes, dialect: Dialect, columns: dict[str, int], nulls: Collection[str], line: int, issues: Issues
 ) -> pa.Table:
     """The columns as strings; nulls : unquoted cells that are none"""
     bad: list[Any] = []
@@ -319,7 +325,7 @@ def _table(
         ),
     )  # fmt: skip
     if bad:
-        table = _with_harmless(table, bad, data, dialect, names, nulls, line, tally)
+        table = _with_harmless(table, bad, data, dialect, names, nulls, line, issues)
     return pa.table({name: table[names[place]] for name, place in columns.items()})
 
 
@@ -337,7 +343,7 @@ def _first_null(data: bytes, dialect: Dialect, line: int) -> str:
 
 def _with_harmless(
     table: pa.Table, bad: list[Any], data: bytes, dialect: Dialect, names: list[str], nulls: Collection[str], line: int,
-    tally: Tally,
+    issues: Issues,
 ) -> pa.Table:  # fmt: skip
     """Put back the rows whose surplus fields are all empty; the others are counted, the first is quoted."""
     kept: list[list[str]] = []
@@ -352,11 +358,11 @@ def _with_harmless(
             places.append(row.number - 1)
         else:
             where = ""
-            if tally.first("malformed"):
+            if issues.is_first("malformed"):
                 at = max((b"\n" + data).find(f"\n{row.text}".encode()), 0)
                 where = (f"line {line + data.count(10, 0, at):,}: {row.actual_columns} fields where the header has "
-                         f"{row.expected_columns}: {shown(row.text)}")  # fmt: skip
-            tally.note("malformed", 1, where)
+                         f"{row.expected_columns}: {excerpt(row.text)}")  # fmt: skip
+            issues.count("malformed", 1, where)
     if not kept:
         return table
     gone = {row.number - 1 for row in bad} - set(places)

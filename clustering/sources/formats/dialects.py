@@ -61,7 +61,7 @@ class Head:
         return None
 
 
-def look_at_head(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: list[str]) -> Head | None:
+def detect_dialect(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: list[str]) -> Head | None:
     """Tell how a file is written from its first characters; None where there is not even a header.
 
     text : ends with a whole line, unless the file does not; whole : it is all of the file

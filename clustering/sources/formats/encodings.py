@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from clustering.errors import InputError
-from clustering.sources.formats.tally import Tally
+from clustering.sources.formats.issues import Issues
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -92,8 +92,8 @@ class Decoder:
     nothing but ASCII before, shows an older encoding, which is guessed and told; among UTF-8 it is an error.
     """
 
-    def __init__(self, given: str | None, errors: str, tally: Tally) -> None:
-        self.given, self.errors, self.tally = given, errors, tally
+    def __init__(self, given: str | None, errors: str, issues: Issues) -> None:
+        self.given, self.errors, self.issues = given, errors, issues
         self.other: Any = None  # decoder of an encoding that is not UTF-8
         self.guessed = ""
         self.rest = b""
@@ -139,13 +139,13 @@ class Decoder:
         if self.errors == "replace" and (mixed or self.given):
             text, used = codecs.utf_8_decode(data, "replace", final)
             self.rest = data[used:]
-            self.tally.note("replaced", text.count("\ufffd"), self._where(data, error))
+            self.issues.count("replaced", text.count("\ufffd"), self._where(data, error))
             return self._done(text.encode())
         if mixed or self.given:
             raise InputError([self._where(data, error) + "; read.csv.encoding names another encoding (cp1252, for one),"
                               " and read.errors=replace puts U+FFFD in the place of such bytes"])  # fmt: skip
         self.guessed = guess_encoding(data)
-        self.tally.note("guessed", 1, f"{self._where(data, error)}; taken for {self.guessed}")
+        self.issues.count("guessed", 1, f"{self._where(data, error)}; taken for {self.guessed}")
         self.rest = b""
         self.other = codecs.getincrementaldecoder(self.guessed)(self.errors)
         return self._transcode(data, final)
@@ -161,7 +161,7 @@ class Decoder:
             raise InputError([f"{self._where(data, error, name)}; set read.csv.encoding, or read.errors=replace"]
                              ) from None  # fmt: skip
         if self.errors == "replace" and "\ufffd" in text:
-            self.tally.note(
+            self.issues.count(
                 "replaced",
                 text.count("\ufffd"),
                 f"line {self.lines + 1 + text[: text.index(chr(0xFFFD))].count(chr(10))}",

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from clustering.errors import InputError
-from clustering.sources.formats.tally import Tally, shown
+from clustering.sources.formats.issues import Issues, excerpt
 
 HEAD_LINES = 1000  # whose keys are taken for those of the file
 TAIL = 16  # characters at the end of what is read, where an error may only mean that more follows
@@ -45,7 +45,7 @@ def layout_of(text: str, whole: bool) -> str:
         return "lines" if len(values) > 1 and isinstance(values[0], list) else "stream"
     if any(isinstance(value, dict) for value in values) or not start.startswith("{"):
         return "lines"
-    found = objects(iter([(text, whole)]), len(text), Tally())
+    found = objects(iter([(text, whole)]), len(text), Issues())
     return "stream" if next(found, None) is not None else "lines"
 
 
@@ -68,18 +68,18 @@ def _parsed(line: str) -> Any:
         return _lines.decode(bare)
 
 
-def records_of(blocks: Iterable[tuple[bytes, bool]], layout: str, longest: int, tally: Tally) -> Iterator[Any]:
+def records_of(blocks: Iterable[tuple[bytes, bool]], layout: str, longest: int, issues: Issues) -> Iterator[Any]:
     """The objects of a file; what is none is counted, the first with its line.
 
     blocks : UTF-8, and whether it is the last; longest : characters of a record
     Raises: InputError for a record that is too long.
     """
     if layout == "lines":
-        return _objects_of_lines(blocks, longest, tally)
-    return objects(((block.decode(), final) for block, final in blocks), longest, tally)
+        return _objects_of_lines(blocks, longest, issues)
+    return objects(((block.decode(), final) for block, final in blocks), longest, issues)
 
 
-def _objects_of_lines(blocks: Iterable[tuple[bytes, bool]], longest: int, tally: Tally) -> Iterator[Any]:
+def _objects_of_lines(blocks: Iterable[tuple[bytes, bool]], longest: int, issues: Issues) -> Iterator[Any]:
     number = 0
     for number, line in enumerate(lines_of(blocks, longest), 1):
         if not line.strip():
@@ -92,10 +92,10 @@ def _objects_of_lines(blocks: Iterable[tuple[bytes, bool]], longest: int, tally:
                 continue
         except BROKEN as error:
             why = f"{error} in "
-        tally.note(
+        issues.count(
             "malformed",
             1,
-            f"line {number:,} is no JSON object: {why}{shown(line[:200])}" if tally.first("malformed") else "",
+            f"line {number:,} is no JSON object: {why}{excerpt(line[:200])}" if issues.is_first("malformed") else "",
         )
 
 
@@ -116,7 +116,7 @@ def lines_of(blocks: Iterable[tuple[bytes, bool]], longest: int) -> Iterator[str
             yield rest.decode()
 
 
-def objects(blocks: Iterator[tuple[str, bool]], longest: int, tally: Tally) -> Iterator[Any]:
+def objects(blocks: Iterator[tuple[str, bool]], longest: int, issues: Issues) -> Iterator[Any]:
     """The objects of an array, or of values one after another, wherever lines end."""
     text, at, final, line = "", 0, False, 1
     asked = 0  # characters that must be there before another try
@@ -140,10 +140,9 @@ def objects(blocks: Iterator[tuple[str, bool]], longest: int, tally: Tally) -> I
                     raise InputError([f"a record is longer than {longest:,} characters. Write smaller ones."]) from None
                 asked = 2 * (len(text) - at)
                 continue
-            where = (
-                f"line {line + text.count(chr(10), 0, at):,} is no JSON object: {error} in {shown(text[at : at + 200])}"
-            )
-            tally.note("malformed", 1, where if tally.first("malformed") else "")
+            around = excerpt(text[at : at + 200])
+            where = f"line {line + text.count(chr(10), 0, at):,} is no JSON object: {error} in {around}"
+            issues.count("malformed", 1, where if issues.is_first("malformed") else "")
             further = _NEXT.search(text, at)
             while further is None and not final:
                 block, final = next(blocks, ("", True))
@@ -159,10 +158,10 @@ def objects(blocks: Iterator[tuple[str, bool]], longest: int, tally: Tally) -> I
         if isinstance(value, dict):
             yield value
         else:
-            tally.note(
+            issues.count(
                 "malformed",
                 1,
-                f"line {line + text.count(chr(10), 0, at):,} is no JSON object: {shown(str(value)[:200])}",
+                f"line {line + text.count(chr(10), 0, at):,} is no JSON object: {excerpt(str(value)[:200])}",
             )
         at = end
 
@@ -204,7 +203,7 @@ def keys_of(records: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def read_values(
-    records: Iterable[dict[str, Any]], texts: list[str], others: list[str], rows: int, most: int, tally: Tally
+    records: Iterable[dict[str, Any]], texts: list[str], others: list[str], rows: int, most: int, issues: Issues
 ) -> Iterator[pa.Table]:
     """The wanted values of records: of ``texts`` as strings, of ``others`` with their types.
 
@@ -218,10 +217,10 @@ def read_values(
     for record in records:
         values = [pick(record, name, path) for name, path in paths]
         if all(value is _MISSING for value in values[:n_texts]):
-            tally.note(
+            issues.count(
                 "keyless",
                 1,
-                f"record with the keys {', '.join(map(repr, list(record)[:5]))}" if tally.first("keyless") else "",
+                f"record with the keys {', '.join(map(repr, list(record)[:5]))}" if issues.is_first("keyless") else "",
             )
         values = [None if value is _MISSING else value for value in values]
         values[:n_texts] = [string_of(value) for value in values[:n_texts]]

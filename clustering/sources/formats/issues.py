@@ -8,7 +8,7 @@ from typing import Any
 EXAMPLES = 3  # files whose first example is kept, for each kind
 
 
-class Tally:
+class Issues:
     """Counts of what was dropped, mended or guessed while reading; travels as JSON."""
 
     def __init__(self, counts: dict[str, int] | None = None, examples: dict[str, list[str]] | None = None) -> None:
@@ -17,25 +17,25 @@ class Tally:
         self.of_file: Counter[str] = Counter()
         self.uri = ""
 
-    def begin(self, uri: str) -> None:
+    def start_file(self, uri: str) -> None:
         """The file that is read from now on."""
         self.uri, self.of_file = uri, Counter()
 
-    def first(self, kind: str) -> bool:
+    def is_first(self, kind: str) -> bool:
         """Whether the file at hand has no example of a kind yet."""
         return not self.of_file[kind]
 
-    def note(self, kind: str, count: int, words: str = "") -> None:
+    def count(self, kind: str, count: int, words: str = "") -> None:
         """Count something; ``words`` say where and what, and are kept for the first of a file."""
         if not count:
             return
         kept = self.examples.setdefault(kind, [])
-        if self.first(kind) and words and len(kept) < EXAMPLES:
+        if self.is_first(kind) and words and len(kept) < EXAMPLES:
             kept.append(f"{self.uri}, {words}" if self.uri else words)
         self.counts[kind] += count
         self.of_file[kind] += count
 
-    def add(self, found: dict[str, Any]) -> None:
+    def merge(self, found: dict[str, Any]) -> None:
         """Take over what another has counted, as its ``as_dict`` gives it."""
         self.counts.update(found["counts"])
         for kind, words in found["examples"].items():
@@ -48,7 +48,7 @@ class Tally:
         return (self.examples.get(kind) or [""])[0]
 
 
-def shown(line: str | bytes) -> str:
+def excerpt(line: str | bytes) -> str:
     """The first words of a line, as messages show them."""
     text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
     text = " ".join(text.split())

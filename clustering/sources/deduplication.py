@@ -17,9 +17,9 @@ from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_name
 from clustering.runs.storage import atomic_write, load_array, read_temporary, write_table, write_temporary
 from clustering.schema import Figures
-from clustering.sources.formats.columns import as_type, common_type, is_large, is_numeric, times_of
-from clustering.sources.formats.tally import Tally
-from clustering.text.cleaning import Cleaning, folded
+from clustering.sources.formats.column_types import all_numeric, as_type, common_type, has_large_integers, parse_times
+from clustering.sources.formats.issues import Issues
+from clustering.text.cleaning import Cleaning, normalized
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.tasks import run_on_one_node
 
@@ -29,7 +29,7 @@ MARKUP_SHARE = 0.05  # of the records: with so much markup a reader of the repor
 ODD = r"[^ -~]|^ | $|  |[<&]"
 
 
-def cleaning_of(cfg: CleanSection) -> Cleaning:
+def make_cleaning(cfg: CleanSection) -> Cleaning:
     return Cleaning(cfg.markup, cfg.urls, cfg.hashtags, cfg.case)
 
 
@@ -37,9 +37,9 @@ class TextCleaner:
     """Join the text columns of records, cleaned: what is compared and embedded, and what is shown where it differs."""
 
     def __init__(self, cfg: ReadSection) -> None:
-        self.columns, self.separator, self.clean = cfg.text_columns, cfg.separator, cleaning_of(cfg.clean)
+        self.columns, self.separator, self.clean = cfg.text_columns, cfg.separator, make_cleaning(cfg.clean)
 
-    def __call__(self, table: pa.Table, tally: Tally) -> tuple[list[str], list[str | None]]:
+    def __call__(self, table: pa.Table, issues: Issues) -> tuple[list[str], list[str | None]]:
         """Returns: for each record its text, '' without one, and the original where it is another."""
         pairs = [self._column(table[name]) for name in self.columns]
         if len(pairs) == 1:
@@ -49,7 +49,7 @@ class TextCleaner:
             originals = {}
             for at in {at for _, found in pairs for at in found}:
                 originals[at] = self.separator.join(filter(None, (found.get(at, own[at]) for own, found in pairs)))
-        tally.note("markup", sum(map(self._marked, originals.values())))
+        issues.count("markup", sum(map(self._marked, originals.values())))
         shown: list[str | None] = [None] * len(texts)
         for at, original in originals.items():
             if texts[at]:
@@ -59,14 +59,14 @@ class TextCleaner:
     def _column(self, column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
         """The cleaned values of a column, and by their places the originals that differ from them."""
         texts: list[Any] = (pc.fill_null(column, "") if column.null_count else column).to_pylist()
-        if self.clean.light:
+        if self.clean.keeps_plain_ascii:
             odd = pc.fill_null(pc.match_substring_regex(column, ODD), False)
             places = np.flatnonzero(odd.to_numpy()).tolist()
         else:
             places = list(range(len(texts)))
         originals = {}
         for at in places:
-            original = folded(texts[at])
+            original = normalized(texts[at])
             texts[at] = self.clean(original)
             if texts[at] != original:
                 originals[at] = original
@@ -80,7 +80,7 @@ class TextCleaner:
 
 
 def carried_columns(
-    table: pa.Table, cfg: ReadSection, keep: tuple[str, ...], tally: Tally
+    table: pa.Table, cfg: ReadSection, keep: tuple[str, ...], issues: Issues
 ) -> tuple[dict[str, pa.Array], dict[str, list[str]]]:
     """The columns of members/ besides row, in the order of the schema: text_id, time, source, link, those of read.keep.
 
@@ -92,22 +92,22 @@ def carried_columns(
         ids = table[cfg.id_column].combine_chunks()
         columns["text_id"] = pc.if_else(pc.equal(ids, ""), None, ids) if pa.types.is_string(ids.type) else ids
     if cfg.time_column:
-        columns["time"], lost, example = times_of(table[cfg.time_column].combine_chunks())
-        tally.note("times", lost, f"a record's {example}")
+        columns["time"], lost, example = parse_times(table[cfg.time_column].combine_chunks())
+        issues.count("times", lost, f"a record's {example}")
     for name, column in (("source", cfg.source_column), ("link", cfg.link_column)):
         if column:
             columns[name] = as_type(table[column].combine_chunks(), pa.string())
     for column in keep:
-        columns[kept_name(column)] = table[column].combine_chunks()
-    kept = {name: columns[name] for name in map(kept_name, keep)}
+        columns[carried_name(column)] = table[column].combine_chunks()
+    kept = {name: columns[name] for name in map(carried_name, keep)}
     told = {
-        "numeric": [name for name, held in kept.items() if pa.types.is_string(held.type) and is_numeric(held)],
-        "large": [name for name, held in kept.items() if is_large(held)],
+        "numeric": [name for name, held in kept.items() if pa.types.is_string(held.type) and all_numeric(held)],
+        "large": [name for name, held in kept.items() if has_large_integers(held)],
     }
     return columns, told
 
 
-def kept_name(column: str) -> str:
+def carried_name(column: str) -> str:
     """A carried column's name in members/ and labels.parquet; those that have one meaning there are set apart.
 
     An input's own input_label becomes input_input_label, so that no two columns meet in one name.
@@ -118,11 +118,11 @@ def kept_name(column: str) -> str:
     return f"input_{column}" if bare in schema.RESERVED else column
 
 
-def other_than_string(kind: pa.DataType) -> bool:
+def is_other_than_string(kind: pa.DataType) -> bool:
     return not (pa.types.is_string(kind) or pa.types.is_null(kind))
 
 
-def spool_records(
+def records_table(
     texts: list[str], shown: list[str | None], where: list[str], columns: dict[str, pa.Array]
 ) -> pa.Table:
     """A part of records/: the records whose clean text is not empty, with their places within the part, empty ones
@@ -156,7 +156,7 @@ def spool_records(
 
 
 def write_records(run: RunDir, name: str, records: int, spool: pa.Table) -> dict[str, Any]:
-    """Write a part of records/. Returns: what ``fold_records`` must know of it; records : with the empty ones"""
+    """Write a part of records/. Returns: what ``deduplicate_records`` must know of it; records : with the empty ones"""
     write_temporary(run / "records" / f"{name}.arrow", spool)
     layout = spool.schema.remove_metadata().serialize().to_pybytes().hex()  # travels as JSON
     return {"name": name, "records": records, "schema": layout}
@@ -270,15 +270,15 @@ def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[p
             if name in held.names
         ]
         kind = common_type(types, ids=name == "text_id" or any(name in large for _, _, large in kinds))
-        if pa.types.is_string(kind) and any(map(other_than_string, types)):
+        if pa.types.is_string(kind) and any(map(is_other_than_string, types)):
             mixed.append(name)
         fields.append(pa.field(name, kind))
     return pa.schema([fields[0], ("row", pa.int64()), *fields[1:]]), mixed
 
 
-def warnings_of(tally: Tally, figures: Figures) -> list[str]:
+def warnings_of(issues: Issues, figures: Figures) -> list[str]:
     """What a reader must know of the input: what was lost, mended or guessed, with the first example."""
-    counts, first = tally.counts, tally.example
+    counts, first = issues.counts, issues.example
     said = {
         "malformed": "{n} malformed records were dropped while reading; the first: {first}.",
         "keyless": "{n} records have no column of read.text_columns and count as empty; the first: {first}.",
@@ -291,7 +291,7 @@ def warnings_of(tally: Tally, figures: Figures) -> list[str]:
         "times": "{n} values of read.time_column are no time and are empty in column time; the first: {first}.",
     }
     found = [
-        words.format(n=f"{counts[kind]:,}", first=first(kind), all="; ".join(tally.examples.get(kind, [])))
+        words.format(n=f"{counts[kind]:,}", first=first(kind), all="; ".join(issues.examples.get(kind, [])))
         for kind, words in said.items()
         if counts[kind]
     ]
@@ -304,7 +304,7 @@ def warnings_of(tally: Tally, figures: Figures) -> list[str]:
     return found
 
 
-def fold_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int) -> Figures:
+def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int) -> Figures:
     """Turn records/ into texts/ and members/, and into given/ where it holds vectors; records/ goes.
 
     counts : of each part what ``write_records`` tells, and numeric and large as ``carried_columns`` tells them

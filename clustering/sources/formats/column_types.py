@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 TIME = pa.timestamp("us", "UTC")
-WHOLE = r"^(?:0|-?[1-9][0-9]{0,17})$"  # a number that is written as it would be again
+INTEGER = r"^(?:0|-?[1-9][0-9]{0,17})$"  # a number that is written as it would be again
 NUMBER = r"^-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?$"  # that a float holds
 LARGEST_EXACT = 1 << 53  # up to which a float holds every whole number
 INTEGER_DIGITS = 20
@@ -49,20 +49,20 @@ def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return array
 
 
-def of_strings(column: pa.Array) -> pa.Array:
+def infer_integers(column: pa.Array) -> pa.Array:
     """A column of a csv file: nothing for what is empty, whole numbers where all values are such, else strings."""
     column = pc.if_else(pc.equal(column, ""), None, column)
     if column.null_count == len(column):
         return pa.nulls(len(column))
     first = next((value for value in column.slice(0, 64).to_pylist() if value is not None), None)
-    if first is not None and not re.match(WHOLE, first):
+    if first is not None and not re.match(INTEGER, first):
         return column
-    if pc.all(pc.match_substring_regex(column, WHOLE)).as_py():
+    if pc.all(pc.match_substring_regex(column, INTEGER)).as_py():
         return column.cast(pa.int64())
     return column
 
 
-def is_numeric(column: pa.Array) -> bool:
+def all_numeric(column: pa.Array) -> bool:
     """Whether all strings of a column are numbers."""
     first = next((value for value in column.slice(0, 64).to_pylist() if value is not None), None)
     if first is not None and not re.match(NUMBER, first):
@@ -91,7 +91,7 @@ def common_type(kinds: Iterable[pa.DataType], ids: bool = False) -> pa.DataType:
 def _holds(wide: pa.DataType, kind: pa.DataType) -> bool:
     """Whether a type that Arrow finds for several holds each value of one of them; not all that it finds do.
 
-    A whole number in a float is one that ``is_large`` does not tell.
+    A whole number in a float is one that ``has_large_integers`` does not tell.
     """
     if wide == kind or pa.types.is_null(kind):
         return True
@@ -115,7 +115,7 @@ def _holds_within(wide: pa.DataType, kind: pa.DataType) -> bool:
     return _holds(wide, kind) and not (pa.types.is_floating(wide) and pa.types.is_integer(kind))
 
 
-def is_large(column: pa.Array) -> bool:
+def has_large_integers(column: pa.Array) -> bool:
     """Whether a column holds whole numbers that a float does not hold."""
     if not pa.types.is_integer(column.type) or column.type.bit_width < 64:
         return False
@@ -137,7 +137,7 @@ def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array |
     return pa.array([None if value is None else str(value) for value in column.to_pylist()], kind)
 
 
-def times_of(column: pa.Array) -> tuple[pa.Array, int, str]:
+def parse_times(column: pa.Array) -> tuple[pa.Array, int, str]:
     """When something was. A time without a zone is one of UTC.
 
     column : dates, times of any unit and zone, ISO 8601 and RFC 2822, seconds or milliseconds of the epoch (also as

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from clustering.errors import InputError
 from clustering.runs.storage import has_extension_types
-from clustering.sources.formats.columns import plain
-from clustering.sources.formats.tally import Tally
+from clustering.sources.formats.column_types import plain
+from clustering.sources.formats.issues import Issues
 
 DENSE_BYTES = 1 << 30  # of a batch, at the worst, where equal values cannot be read as one
 UNPACKED_BYTES = 4 << 30  # of the wanted columns of a row group; of a Parquet file within gzip, on disk
@@ -118,9 +118,9 @@ def is_text(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(kind) or pa.types.is_interval(kind))
 
 
-def read_groups(
+def read_row_groups(
     source: Any, groups: list[int] | None, places: dict[str, tuple[int, list[str]]], texts: list[str],
-    bounds: dict[str, int], errors: str, tally: Tally,
+    bounds: dict[str, int], errors: str, issues: Issues,
 ) -> Iterator[pa.Table]:  # fmt: skip
     """The wanted columns of some row groups: of ``texts`` as strings, of the others with their types.
 
@@ -143,7 +143,7 @@ def read_groups(
             columns[name] = _no_view(column)
         for part in _slices(columns, len(batch), bounds, set(texts)):
             yield pa.table({
-                name: _text(column, name, number, errors, tally) if name in texts else _sound(column, name, number)
+                name: _text(column, name, number, errors, issues) if name in texts else _sound(column, name, number)
                 for name, column in part.items()
             })  # fmt: skip
             number += len(next(iter(part.values())))
@@ -256,7 +256,7 @@ def _sound(column: pa.Array, name: str, number: int) -> pa.Array:
     return array
 
 
-def _text(column: pa.Array, name: str, number: int, errors: str, tally: Tally) -> pa.Array:
+def _text(column: pa.Array, name: str, number: int, errors: str, issues: Issues) -> pa.Array:
     """A column as strings; a number that is none is nothing."""
     array = plain(column)
     if pa.types.is_floating(array.type):
@@ -279,5 +279,5 @@ def _text(column: pa.Array, name: str, number: int, errors: str, tally: Tally) -
             if errors == "strict":
                 raise InputError([f"{where}; read.errors=replace puts U+FFFD in the place of such bytes"]) from None
             values.append(value.decode("utf-8", "replace"))
-            tally.note("replaced", values[-1].count("\ufffd") if values[-1] else 1, where)
+            issues.count("replaced", values[-1].count("\ufffd") if values[-1] else 1, where)
     return pa.array(values, pa.string())
