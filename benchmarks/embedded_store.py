@@ -40,7 +40,7 @@ from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.index import make_searchable
 from clustering.milvus.loader import Loader
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import names_of, part_name
+from clustering.runs.parts import part_name, part_names
 from clustering.runs.storage import write_table
 from clustering.schema import vectors_schema
 from clustering.stages import store
@@ -89,7 +89,7 @@ def sizes(request_bytes: int, in_flight: int, products: int) -> Iterator[None]:
 def rows_per_second(run: RunDir, endpoint: Endpoint, n_texts: int, limit_s: float) -> tuple[float, bool]:
     """Rows a second through the loader, and whether all of them came within the limit."""
     endpoint = dataclasses.replace(endpoint, patience_s=limit_s)
-    items = {"pieces": [{"name": name} for name in names_of(run / "vectors")]}
+    items = {"pieces": [{"name": name} for name in part_names(run / "vectors")]}
     failed: list[BaseException] = []
 
     def load() -> None:

@@ -22,7 +22,7 @@ def known_commit(config: RunConfig, run: RunDir) -> str | None:
     return resolve_commit(name, recorded_commit(name, *before))
 
 
-def commits(config: RunConfig, commit: str | None) -> dict[str, str]:
+def model_versions(config: RunConfig, commit: str | None) -> dict[str, str]:
     """A model of the hub with its commit, as the manifest keeps it among the versions."""
     name = hub_name(config.embed) if config.read.collection is None else None
     return {name: commit or UNKNOWN} if name else {}
@@ -40,40 +40,46 @@ def stage_fingerprints(
     def part(section: str, *keys: str) -> dict[str, Any]:
         return {key: settings[section][key] for key in keys}
 
-    marks: dict[str, str] = {}
     if isinstance(source, Source):  # its vectors are taken as they are
         given = settings["read"]["collection"]
         given = {**_without(given, "server"), "db_name": given["server"]["db_name"]}
-        marks["read"] = marks["embed"] = digest({**settings["read"], "collection": given}, asdict(source))
+        read = embed = digest({**settings["read"], "collection": given}, asdict(source))
     else:
-        marks["read"] = digest(settings["read"], [(file.uri, file.size, file.modified) for file in source])
-        marks["embed"] = digest(marks["read"], encoder_fingerprint(config.embed, commit))
+        read = digest(settings["read"], [(file.uri, file.size, file.modified) for file in source])
+        embed = digest(read, encoder_fingerprint(config.embed, commit))
     # A collection that is named by the run's directory keeps its name when the directory gets another.
-    store = {**part("store", "uri", "index", "params", "metric", "collection"), "db_name": config.store.server.db_name}
-    marks["store"] = digest(marks["embed"], store)
-    marks["search"] = digest(
-        marks["store"], part("search", "k", "params", "target_recall", "recall_sample"), config.run.seed, "with cells"
-    )
-    return {**marks, **later_fingerprints(config, marks["search"])}
+    stored = {**part("store", "uri", "index", "params", "metric", "collection"), "db_name": config.store.server.db_name}
+    store = digest(embed, stored)
+    searched = part("search", "k", "params", "target_recall", "recall_sample")
+    search = digest(store, searched, config.run.seed, "with cells")
+    earlier = {"read": read, "embed": embed, "store": store, "search": search}
+    return {**earlier, **later_fingerprints(config, search)}
 
 
 def later_fingerprints(config: RunConfig, search: str) -> dict[str, str]:
     """The digests of the stages after the search, from the search's."""
     settings = config.as_dict()
-    marks: dict[str, str] = {}
-    marks["graph"] = digest(search, settings["graph"], "with radius")
     diffused = config.cluster.weights == "diffused"
     others = [config.run.seed] if diffused else [settings["cluster"]["budget"]]
     if not diffused or config.cluster.core_rank > 1:
         others.append(settings["cluster"]["copies"])
-    marks["forest"] = digest(marks["graph"], config.cluster.weights, config.cluster.core_rank, others)
-    marks["cluster"] = digest(marks["forest"], settings["cluster"])
     titles = settings["describe"]["titles"] and _without(settings["describe"]["titles"], "key_env")
-    marks["describe"] = digest(marks["cluster"], {**settings["describe"], "titles": titles})
-    marks["project"] = digest(search, settings["project"], config.run.seed)
-    marks["plot"] = digest(marks["describe"], marks["project"], settings["plot"], config.name, config.run.seed)
-    marks["report"] = digest(marks["plot"], settings["run"]["prices"])
-    return marks
+    graph = digest(search, settings["graph"], "with radius")
+    forest = digest(graph, config.cluster.weights, config.cluster.core_rank, others)
+    cluster = digest(forest, settings["cluster"])
+    describe = digest(cluster, {**settings["describe"], "titles": titles})
+    project = digest(search, settings["project"], config.run.seed)
+    plot = digest(describe, project, settings["plot"], config.name, config.run.seed)
+    report = digest(plot, settings["run"]["prices"])
+    return {
+        "graph": graph,
+        "forest": forest,
+        "cluster": cluster,
+        "describe": describe,
+        "project": project,
+        "plot": plot,
+        "report": report,
+    }
 
 
 def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:

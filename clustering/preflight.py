@@ -64,7 +64,10 @@ def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int |
     except ConfigError as error:
         problems += error.problems
     try:
-        source = find_files(config.read, run.wrote, config.run.patience_s) if given is None else find_collection(given)
+        if given is None:
+            source = find_files(config.read, run.has_written, config.run.patience_s)
+        else:
+            source = find_collection(given)
     except ConfigError as error:
         problems += error.problems
     problems += _inputs_within(run, config.read.paths, source)
@@ -91,9 +94,9 @@ def _inputs_within(run: RunDir, paths: tuple[str, ...], source: list[InputFile] 
 
     What Covey itself has written there is no input of a path from farther up.
     """
-    found = [path for path in paths if run.holds(_before_the_glob(path))]
+    found = [path for path in paths if run.contains(_before_the_glob(path))]
     if isinstance(source, list):
-        found += [file.uri for file in source if file.uri not in found and run.holds(file.uri)]
+        found += [file.uri for file in source if file.uri not in found and run.contains(file.uri)]
     shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
     return [f"read.paths: {shown} in run.dir={run.path}, which holds artefacts; take another run.dir"] if found else []
 

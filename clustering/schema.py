@@ -57,10 +57,10 @@ LABELS = pa.schema(
 # Names with one meaning in members/ or labels.parquet: a carried column of such a name comes out as input_<name>.
 RESERVED = frozenset([*LABELS.names, "row", "time", "source", "link", "text", "title", "theme"])
 # Columns of records/ besides the input's own, which are named as they please, but hardly so.
-PLACE, WHERE, DIGEST, ID_DIGEST = "covey:place", "covey:where", "covey:digest", "covey:id_digest"
+POSITION, LOCATION, DIGEST, ID_DIGEST = "covey:place", "covey:where", "covey:digest", "covey:id_digest"
 ORIGINAL, VECTOR = "covey:original", "covey:vector"
-NUMBERING = (PLACE, DIGEST, ID_DIGEST)  # all that it takes to number the rows
-WORKING = (PLACE, WHERE, DIGEST, ID_DIGEST, ORIGINAL, VECTOR)
+NUMBERING_COLUMNS = (POSITION, DIGEST, ID_DIGEST)  # all that it takes to number the rows
+WORKING_COLUMNS = (POSITION, LOCATION, DIGEST, ID_DIGEST, ORIGINAL, VECTOR)
 CLUSTERS = pa.schema(
     [
         ("label", pa.int32()),

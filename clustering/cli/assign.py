@@ -34,13 +34,13 @@ def assign(
     from clustering.finished.assign import assign_texts
     from clustering.preflight import require_gpus
     from clustering.runs.directory import RunDir
-    from clustering.runs.saved_config import load_run_config, with_encoder
+    from clustering.runs.saved_config import load_run_config, with_trusted_encoder
     from clustering.workers.session import ray_session
 
     run = RunDir(run_dir)
-    config = with_encoder(load_run_config(run), overrides or [], config_file, trusted, run.path)
+    config = with_trusted_encoder(load_run_config(run), overrides or [], config_file, trusted, run.path)
     target = str(run / "assigned.parquet") if output is None else output
-    with ray_session(), run.needed():
+    with ray_session(), run.naming_missing_artefacts():
         require_gpus(config)
         figures = assign_texts(run, config, inputs, target)
     print(

@@ -28,6 +28,6 @@ def evaluate(run_dir: str, truth: str | None, truth_column: str, id_column: str 
 
     run = RunDir(run_dir)
     config = load_run_config(run)
-    with ray_session(), run.needed():
+    with ray_session(), run.naming_missing_artefacts():
         figures = evaluate_run(run, config, truth, truth_column, id_column)
     print(json.dumps(figures, indent=1))

@@ -26,7 +26,7 @@ def recluster(run_dir: str, overrides: list[str], config_file: str | None = None
     from clustering.runs.directory import RunDir
 
     run = RunDir(run_dir)
-    with run.needed():
+    with run.naming_missing_artefacts():
         recluster_run(run, overrides, config_file, trusted)
     clusters = run.report["clusters"]
     print(

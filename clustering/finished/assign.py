@@ -19,11 +19,11 @@ from clustering.encoders.weights import UNKNOWN, hub_name, model_location, recor
 from clustering.errors import ConfigError, StageError
 from clustering.kernels.hierarchy.placement import Placed, Reach, vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
-from clustering.runs.artefacts import load_forest, load_group_sizes
 from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import load_forest, load_group_sizes
 from clustering.runs.parts import load_assignment, parts, rows_without_vector, vectors_of
 from clustering.runs.storage import (
-    ANEW,
+    REDO_HINT,
     Location,
     atomic_write,
     check_writable,
@@ -68,12 +68,12 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     no higher than the cluster's own members meet each other, else -1. A text that the run already has gets what it has
     there; so does a new one whose vector equals that of a text.
 
-    config : the run's, whose encoder is loaded: see ``trust.with_encoder`` where others may have prepared the directory
+    config : the run's, whose encoder is loaded: see ``saved_config.with_trusted_encoder``
     paths : files with the run's text columns (and its id column); output : a Parquet file
     Returns: records, empty (left out), assigned (label not -1).
     Raises: ConfigError when the run is not finished or the files do not fit its configuration.
     """
-    if not run.whole or not (run / "assignment.parquet").exists():
+    if not run.is_complete or not (run / "assignment.parquet").exists():
         raise ConfigError([f"{run.path} holds no finished clusters; finish it with covey run first"])
     read = config.read
     if read.collection is not None:
@@ -93,7 +93,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     _refuse_overwriting(run, locate(output), [file.uri for file in files])
     table = read_columns_of(files, read)
     texts, _ = TextCleaner(read)(table, Issues())
-    ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.WHERE], table[schema.WHERE])
+    ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.LOCATION], table[schema.LOCATION])
     kept = [number for number, text in enumerate(texts) if text]
     encoder: Any = start_actor(_Encoder, run, config.embed, gpus=config.embed.gpus_per_actor)
     clusters = _Clusters(run, config)
@@ -114,7 +114,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
 
 def _refuse_overwriting(run: RunDir, output: Location, inputs: list[str]) -> None:
     """Raises: ConfigError when the output would take the place of an input, or of what the run has left."""
-    if run.wrote(str(output)):
+    if run.has_written(str(output)):
         raise ConfigError([f"--output {output} is an artefact of the run, which is not changed; name another file"])
     for uri in inputs:
         given = locate(uri)
@@ -193,7 +193,7 @@ class _Clusters:
     def __init__(self, run: RunDir, config: RunConfig) -> None:
         self.vectors = run / "vectors"
         if not parts(self.vectors):
-            raise StageError(f"{self.vectors} is missing. {ANEW}")
+            raise StageError(f"{self.vectors} is missing. {REDO_HINT}")
         self.metric, self.min_samples = config.store.metric, config.cluster.core_rank
         self.core = load_array(run / "forest" / "core.npy")
         self.without = rows_without_vector(self.vectors)

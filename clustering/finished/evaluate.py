@@ -16,8 +16,8 @@ from clustering import schema
 from clustering.config.sections import ClusterSection, ReadSection, RunConfig
 from clustering.errors import ConfigError
 from clustering.kernels.graph.group_sizes import MIN_CLUSTER_SIZE
-from clustering.runs.artefacts import load_forest
 from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import load_forest
 from clustering.runs.parts import load_assignment, parts, stored_vectors
 from clustering.runs.storage import read_table, write_json
 from clustering.schema import Figures
@@ -63,7 +63,7 @@ def _evaluate(run: RunDir, config: RunConfig, truth: str | None, truth_column: s
 
 
 def _require_whole(run: RunDir) -> None:
-    if not run.whole:
+    if not run.is_complete:
         raise ConfigError([f"{run.path} is not finished; finish it with covey run first"])
 
 
@@ -94,7 +94,7 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
         time_column=None, source_column=None, link_column=None,
     )  # fmt: skip
     table = read_columns_of(find_files(section), section)
-    places = table[schema.WHERE]  # the ids of records without one, as in the run
+    places = table[schema.LOCATION]  # the ids of records without one, as in the run
     ids = places if key is None else pc.coalesce(_filled(as_type(table[key], pa.string())), places)
     truths = pa.table({"text_id": ids, "truth": _filled(table[truth_column])})
     truths = truths.filter(pc.is_valid(truths["truth"]))

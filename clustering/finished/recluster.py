@@ -12,7 +12,7 @@ from clustering.preflight import make_plan
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import parts
 from clustering.runs.saved_config import apply_overrides, load_run_config, refuse_untrusted
-from clustering.runs.storage import ANEW
+from clustering.runs.storage import REDO_HINT
 from clustering.schema import Figures
 from clustering.text.titles import check_titles
 from clustering.workers.session import ray_session
@@ -37,20 +37,20 @@ def recluster_run(
     with run.locked():
         stages = run.results["stages"]
         _require_search(run, stages)
-        # The marks of the stages that stay are taken as they are: the input files may be gone by now.
-        marks = later_fingerprints(config, stages["search"]["fingerprint"] if "search" in stages else "")
-        if not run.finished("describe", marks["describe"]):
+        # The fingerprints of the stages that stay are taken as they are: the input files may be gone by now.
+        fingerprints = later_fingerprints(config, stages["search"]["fingerprint"] if "search" in stages else "")
+        if not run.finished("describe", fingerprints["describe"]):
             if not said:
                 refuse_untrusted(config, run.path)
             check_titles(config.describe.titles)
-        kept = {name: stage["fingerprint"] for name, stage in stages.items() if name not in marks}
+        kept = {name: stage["fingerprint"] for name, stage in stages.items() if name not in fingerprints}
         read = stages["read"]["figures"]
         with ray_session():
-            run.begin({**kept, **marks}, config=config.as_dict())
+            run.begin({**kept, **fingerprints}, config=config.as_dict())
             dim = stages["embed"]["figures"].get("dim") or GUESSED_DIM  # no model of the directory is looked at
-            make_plan(config, run, read, dim, [name for name in marks if not run.finished(name, marks[name])])
+            make_plan(config, run, read, dim, run.unfinished(fingerprints))
             # The store has nothing to do with it: no token goes to an address that only the directory names.
-            cluster_stages(config, run, marks, read["texts"])
+            cluster_stages(config, run, fingerprints, read["texts"])
             run.publish()
     return run
 
@@ -65,4 +65,4 @@ def _require_search(run: RunDir, stages: Figures) -> None:
         raise ConfigError([f"{run.path} has no finished {missing[-1]}; finish it with covey run first"])
     for name in ("texts", "vectors"):
         if not parts(run / name):
-            raise StageError(f"{run / name} is missing. {ANEW}")
+            raise StageError(f"{run / name} is missing. {REDO_HINT}")

@@ -16,7 +16,7 @@ from clustering.milvus.index import load_collection
 from clustering.milvus.protocol import ROW, VECTOR, column_of
 from clustering.milvus.retry import retry
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import gather, parts, rows_without_vector, vectors_of
+from clustering.runs.parts import parts, read_rows, rows_without_vector, vectors_of
 from clustering.runs.storage import read_table
 from clustering.workers.pool import Item
 
@@ -104,7 +104,7 @@ def _wrong_vectors(run: RunDir, channel: Channel, spans: list[Any], without: Int
     if columns:
         held = columns[ROW].to_numpy()
         stored = columns[VECTOR].flatten().to_numpy().reshape(len(held), -1)
-        sent = vectors_of(gather(run / "vectors", rows, ["vector"]))
+        sent = vectors_of(read_rows(run / "vectors", rows, ["vector"]))
         equal = held[(stored == sent[np.searchsorted(rows, held)]).all(axis=1)]
         differ = np.setdiff1d(rows, equal)  # a row that is not there, too
     return [

@@ -13,7 +13,7 @@ from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.protocol import write_request
 from clustering.milvus.retry import RequestSize, retry_in_halves
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import names_of, stored_vectors
+from clustering.runs.parts import part_names, stored_vectors
 from clustering.runs.storage import read_table, touch
 from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
@@ -89,7 +89,7 @@ def load_stream(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures
     """Send all parts through write actors. Returns: rows_per_second, retries."""
     started = time.perf_counter()
     actors = 1 if store.embedded else 2  # Milvus Lite takes one writer a collection
-    names = names_of(run / "vectors")
+    names = part_names(run / "vectors")
     in_flight = EMBEDDED_IN_FLIGHT if store.embedded else IN_FLIGHT
     size = min(8, max(in_flight, -(-len(names) // (4 * actors))))  # parts a call: to fill the line, and to share out
     items = [{"pieces": [{"name": name} for name in names[at : at + size]]} for at in range(0, len(names), size)]

@@ -28,7 +28,7 @@ from clustering.monitoring.progress import format_duration, progress_line
 from clustering.monitoring.times import EXTRAPOLATED, calibrations_beside, forecast
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import PROGRESS, STAGE_ARTEFACTS
-from clustering.runs.saved_config import own_encoder
+from clustering.runs.saved_config import is_builtin_encoder
 from clustering.schema import Figures
 
 
@@ -51,7 +51,7 @@ def status_lines(run: RunDir) -> list[str]:
         head = "finished"
     else:
         head = "stopped; the same command goes on from here"
-    if run.whole and "report" not in done:
+    if run.is_complete and "report" not in done:
         head += "; labels, report and map are those of the run before"
     lines = [f"{run.path}: {head}"]
     expected = _expected(run, manifest)
@@ -112,7 +112,7 @@ def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:
     try:
         config = build_saved_config(manifest["config"])
         dim = done.get("embed", {}).get("dim")  # no model is looked at that only the directory names
-        guessed = dim_of(config) if own_encoder(config.embed) else GUESSED_DIM
+        guessed = dim_of(config) if is_builtin_encoder(config.embed) else GUESSED_DIM
         counts = counts_of(done["read"], dim if isinstance(dim, int) else guessed)
     except (ConfigError, KeyError, TypeError):  # of another version, or made by anybody
         return {}

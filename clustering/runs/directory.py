@@ -25,19 +25,19 @@ from clustering.runs.inventory import (
     STAGE_ARTEFACTS,
     STAGE_OF,
     TEMPORARY,
+    artefact_path,
     is_half_written,
     is_written_by_covey,
-    names_in,
-    path_in,
+    list_names,
     remove_half_written,
     remove_others,
     remove_written,
     visible_names,
 )
-from clustering.runs.manifest import in_words
+from clustering.runs.manifest import format_figures
 from clustering.runs.manifest_file import ManifestFile
 from clustering.runs.object_store import RemotePath
-from clustering.runs.storage import ANEW, Location, is_within, locate, move
+from clustering.runs.storage import REDO_HINT, Location, is_within, locate, move
 from clustering.schema import Figures
 
 log = logging.getLogger("covey")
@@ -53,54 +53,55 @@ class RunDir:
     """
 
     def __init__(
-        self, path: str | Location, places: dict[str, str] | None = None, patience_s: float | None = None
+        self, path: str | Location, artefact_paths: dict[str, str] | None = None, patience_s: float | None = None
     ) -> None:
-        """places : where artefacts lie, as the driver knew it when it gave the directory to a worker; patience_s : how
-        long an object store that fails is waited for."""
+        """artefact_paths : where artefacts lie, as the driver knew it when it gave the directory to a worker
+        patience_s : how long an object store that fails is retried
+        """
         self.path = locate(path)
         if patience_s is not None and isinstance(self.path, RemotePath):
             self.path = replace(self.path, patience_s=patience_s)
         self.file = ManifestFile(self.path)
-        self.marks: dict[str, str] = {}  # the fingerprints of this process's own start
-        self._given = places
-        self._placed: tuple[int, dict[str, str]] | None = None  # after so many changes of the manifest
+        self.fingerprints: dict[str, str] = {}  # the fingerprints of this process's own start
+        self._known_paths = artefact_paths
+        self._cached_paths: tuple[int, dict[str, str]] | None = None  # after so many changes of the manifest
 
     def __reduce__(self) -> tuple[type, tuple[Location, dict[str, str]]]:
-        return type(self), (self.path, self.places)  # only this process holds the directory
+        return type(self), (self.path, self.artefact_paths)  # only this process holds the directory
 
     def __truediv__(self, name: str) -> Location:
-        return self.path / self.places.get(name, name) if name in STAGE_OF else self.path / name
+        return self.path / self.artefact_paths.get(name, name) if name in STAGE_OF else self.path / name
 
     @property
-    def places(self) -> dict[str, str]:
+    def artefact_paths(self) -> dict[str, str]:
         """The place of each artefact below the directory."""
-        if self._given is not None:
-            return self._given
-        if self._placed is None or self._placed[0] != self.file.changes or self.file.held is None:
-            self._placed = self.file.changes, self._where(self.manifest)
-        return self._placed[1]
+        if self._known_paths is not None:
+            return self._known_paths
+        if self._cached_paths is None or self._cached_paths[0] != self.file.changes or self.file.cached is None:
+            self._cached_paths = self.file.changes, self._find_artefacts(self.manifest)
+        return self._cached_paths[1]
 
-    def _where(self, manifest: Figures) -> dict[str, str]:
+    def _find_artefacts(self, manifest: Figures) -> dict[str, str]:
         """Of this process's start; of what is finished where it has none; else of what was begun."""
-        stages = manifest["stages"] if self.marks else _results(manifest)["stages"]
+        stages = manifest["stages"] if self.fingerprints else _results(manifest)["stages"]
         begun = {} if "previous" in manifest else manifest.get("begun", {})
         swapped, swapping = manifest.get("swapped", {}), manifest.get("swapping", {})
         found = {}
         for artefact, stage in STAGE_OF.items():
-            mark = self.marks.get(stage)
+            fingerprint = self.fingerprints.get(stage)
             entry = stages.get(stage)
-            if entry and mark in (None, entry["fingerprint"]):
-                mark = entry.get("folder", "")
-            elif mark is None:
-                mark = begun.get(stage, "")
-            found[artefact] = path_in(artefact, mark, swapped.get(stage) == mark)
-            waiting = path_in(artefact, swapping.get(artefact, ""), False)
+            if entry and fingerprint in (None, entry["fingerprint"]):
+                fingerprint = entry.get("folder", "")
+            elif fingerprint is None:
+                fingerprint = begun.get(stage, "")
+            found[artefact] = artefact_path(artefact, fingerprint, swapped.get(stage) == fingerprint)
+            waiting = artefact_path(artefact, swapping.get(artefact, ""), False)
             if artefact in swapping and (self.path / waiting).exists():  # its process ended in the midst
                 found[artefact] = waiting
         return found
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether there are results of a whole run; another start may be at work, or have ended before its end."""
         return "report" in self.results["stages"]
 
@@ -142,16 +143,16 @@ class RunDir:
                 raise ValueError("it holds no report")
         except (OSError, ValueError, RecursionError) as error:
             what = getattr(error, "strerror", None) or str(error)[:200]
-            raise StageError(f"{self / 'report.json'} is missing or damaged: {what}. {ANEW}") from None
+            raise StageError(f"{self / 'report.json'} is missing or damaged: {what}. {REDO_HINT}") from None
         return found
 
     @contextmanager
-    def needed(self) -> Iterator[None]:
+    def naming_missing_artefacts(self) -> Iterator[None]:
         """Raises: StageError that names the artefact when one is missing that the block reads."""
         try:
             yield
         except FileNotFoundError as error:
-            raise StageError(f"{self.path} is not whole: {error.filename or error} is missing. {ANEW}") from None
+            raise StageError(f"{self.path} is not whole: {error.filename or error} is missing. {REDO_HINT}") from None
 
     @property
     def id(self) -> str:
@@ -169,11 +170,14 @@ class RunDir:
 
     def remove(self, name: str) -> None:
         """Remove an artefact, as far as Covey has written it."""
-        remove_written(self.path, self.places.get(name, name))
+        remove_written(self.path, self.artefact_paths.get(name, name))
 
     def refuse_foreign(self) -> None:
         """Raises: ConfigError when the directory holds something and no run of Covey's."""
-        names = self._contents()
+        try:
+            names = visible_names(list_names(self.path))
+        except OSError:  # the lock reports what is wrong
+            return
         if not names or self._holds_run(names):
             return
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -183,12 +187,6 @@ class RunDir:
                 f"Take a directory that is empty or not there yet"
             ]
         )
-
-    def _contents(self) -> list[str]:
-        try:
-            return visible_names(names_in(self.path))
-        except OSError:  # the lock will say what is wrong
-            return []
 
     def _holds_run(self, names: list[str]) -> bool:
         begun = [name for name in names if name != LOCK and not is_half_written(name)]
@@ -200,7 +198,7 @@ class RunDir:
             return LOCK in names or all(is_written_by_covey(name) or name in ARTEFACTS for name in begun)
         return True
 
-    def holds(self, uri: str) -> bool:
+    def contains(self, uri: str) -> bool:
         """Whether a path or URI is the directory or lies below it, links followed."""
         try:
             other = locate(uri)
@@ -208,9 +206,9 @@ class RunDir:
             return False
         return is_within(other, self.path)
 
-    def wrote(self, uri: str) -> bool:
+    def has_written(self, uri: str) -> bool:
         """Whether a path or URI is a file of the directory that Covey has written."""
-        if not self.holds(uri):
+        if not self.contains(uri):
             return False
         if isinstance(self.path, RemotePath):
             return is_written_by_covey(RemotePath.of(uri).inner[len(self.path.inner) + 1 :])
@@ -228,8 +226,8 @@ class RunDir:
         with self.file.locked():
             if isinstance(self.path, Path):
                 remove_half_written(self.path)
-            if self.file.held is not None:
-                self._finish()
+            if self.file.cached is not None:
+                self._finish_publishing()
             yield
 
     def in_use(self) -> bool:
@@ -247,24 +245,25 @@ class RunDir:
             for key in manifest.keys() - {"id", "owner"}:
                 del manifest[key]
             manifest["stages"] = {}
-        self.marks = {}
+        self.fingerprints = {}
         remove_others(self.path, set())
         remove_written(self.path, PROGRESS)
         remove_written(self.local("store").parent, "store")
 
-    def begin(self, marks: dict[str, str], **entries: Any) -> None:
+    def begin(self, fingerprints: dict[str, str], **entries: Any) -> None:
         """Begin a start, or go on: what earlier ones have left under these fingerprints is kept.
 
         The results of the last whole run stay as they are until ``publish``; other starts' artefacts are removed.
-        marks : the fingerprint of each stage; entries : of the manifest, such as the configuration
+        fingerprints : the fingerprint of each stage; entries : of the manifest, such as the configuration
         """
         with self.file.changed() as manifest:
             results = _results(manifest)
             whole = {key: results[key] for key in _RESULTS if key in results} if "report" in results["stages"] else None
             known = [manifest["stages"], *([whole["stages"]] if whole else [])]
-            stages = {name: entry for name in marks for entry in [_entry(known, name, marks[name])] if entry}
+            found = {name: _finished_entry(known, name, own) for name, own in fingerprints.items()}
+            stages = {name: entry for name, entry in found.items() if entry}
             stale = [name for name in manifest["stages"] if name not in stages]
-            begun = {name: mark for name, mark in manifest.get("begun", {}).items() if mark == marks.get(name)}
+            begun = {name: own for name, own in manifest.get("begun", {}).items() if own == fingerprints.get(name)}
             lost = sorted(manifest.get("begun", {}).keys() - begun.keys())
             manifest.pop("previous", None)
             if whole and whole["stages"] == stages:
@@ -276,19 +275,19 @@ class RunDir:
             log.info("changed configuration or input: %s will be done again", ", ".join(stale))
         if lost:
             log.info("changed configuration or input: what was begun of %s is given up", ", ".join(lost))
-        self.marks, self._placed = dict(marks), None
-        self._sweep()
+        self.fingerprints, self._cached_paths = dict(fingerprints), None
+        self._remove_stale()
 
-    def _sweep(self) -> None:
+    def _remove_stale(self) -> None:
         """Remove what belongs neither to this start nor to the results that users see."""
         manifest = self.manifest
         kept = set()
         for stages in (manifest["stages"], manifest.get("previous", {}).get("stages", {})):
             for name, entry in stages.items():
                 lasting = [artefact for artefact in STAGE_ARTEFACTS[name] if artefact not in TEMPORARY]
-                kept |= {path_in(artefact, entry.get("folder", ""), False) for artefact in lasting}
-        for name, mark in manifest.get("begun", {}).items():
-            kept |= {path_in(artefact, mark, False) for artefact in STAGE_ARTEFACTS[name]}
+                kept |= {artefact_path(artefact, entry.get("folder", ""), False) for artefact in lasting}
+        for name, fingerprint in manifest.get("begun", {}).items():
+            kept |= {artefact_path(artefact, fingerprint, False) for artefact in STAGE_ARTEFACTS[name]}
         remove_others(self.path, kept)
 
     def publish(self) -> None:
@@ -297,52 +296,51 @@ class RunDir:
         The manifest says which are being swapped, so that the next start finishes what was interrupted.
         """
         with self.file.changed() as manifest:
-            marks, swapped = self._file_marks(manifest), manifest.get("swapped", {})
-            moved = [name for name in FILES if marks.get(STAGE_OF[name], "") != swapped.get(STAGE_OF[name], "")]
-            waiting = {name: path_in(name, marks.get(STAGE_OF[name], ""), False) for name in moved}
+            fingerprints, swapped = self._file_fingerprints(manifest), manifest.get("swapped", {})
+            moved = [name for name in FILES if fingerprints.get(STAGE_OF[name], "") != swapped.get(STAGE_OF[name], "")]
+            waiting = {name: artefact_path(name, fingerprints.get(STAGE_OF[name], ""), False) for name in moved}
             made = {name: (self.path / waiting[name]).exists() for name in moved}
             # "": the run before has left one that this one has not
-            manifest["swapping"] = {name: marks[STAGE_OF[name]] if made[name] else "" for name in moved}
-            manifest["swapped"] = marks
+            manifest["swapping"] = {name: fingerprints[STAGE_OF[name]] if made[name] else "" for name in moved}
+            manifest["swapped"] = fingerprints
             manifest.pop("previous", None)
-        self._settle()
+        self._finish_swap()
 
-    def _file_marks(self, manifest: Figures) -> dict[str, str]:
+    def _file_fingerprints(self, manifest: Figures) -> dict[str, str]:
         """The stages that leave files for users, each with the fingerprint under which it does."""
         found = {stage: manifest.get("swapped", {}).get(stage, "") for stage in map(STAGE_OF.__getitem__, FILES)}
-        found |= {stage: mark for stage, mark in self.marks.items() if stage in found}
+        found |= {stage: fingerprint for stage, fingerprint in self.fingerprints.items() if stage in found}
         return found | {name: entry.get("folder", "") for name, entry in manifest["stages"].items() if name in found}
 
-    def _settle(self) -> None:
+    def _finish_swap(self) -> None:
         """Finish a swap that is at hand."""
         swapping = self.manifest.get("swapping")
         if not swapping:
             return
-        for artefact, mark in swapping.items():
-            waiting = self.path / path_in(artefact, mark, False)
-            with self.file.disk_errors_told():
-                if not mark:
+        for artefact, fingerprint in swapping.items():
+            waiting = self.path / artefact_path(artefact, fingerprint, False)
+            with self.file.reporting_disk_errors():
+                if not fingerprint:
                     remove_written(self.path, artefact)
                 elif waiting.exists():
                     move(waiting, self.path / artefact)
         self.update_manifest(swapping={})
         remove_written(self.path, PENDING)
-        self._sweep()
+        self._remove_stale()
 
-    def _finish(self) -> None:
+    def _finish_publishing(self) -> None:
         """Do what a run that ended between its last stage and the end of the swap has left to do."""
-        self._settle()
+        self._finish_swap()
         manifest = self.manifest
-        swapped = manifest.get("swapped", {})
-        marks = self._file_marks(manifest)
-        if "report" in manifest["stages"] and any(swapped.get(name, "") != mark for name, mark in marks.items()):
+        swapped, wanted = manifest.get("swapped", {}), self._file_fingerprints(manifest)
+        if "report" in manifest["stages"] and any(swapped.get(name, "") != own for name, own in wanted.items()):
             self.publish()
 
     def forget(self, name: str) -> None:
         """Let a stage be done again, its parts kept."""
         with self.file.changed() as manifest:
-            mark = manifest["stages"].pop(name)["fingerprint"]
-            manifest["begun"] = {**manifest.get("begun", {}), name: mark}
+            fingerprint = manifest["stages"].pop(name)["fingerprint"]
+            manifest["begun"] = {**manifest.get("begun", {}), name: fingerprint}
 
     def stage(self, name: str, fingerprint: str, work: Callable[[], Figures]) -> Figures:
         """Run a stage unless it is finished with this fingerprint; return its figures either way.
@@ -350,12 +348,13 @@ class RunDir:
         work : does the stage's work and returns its figures (counts, ``peak_bytes``; ``warnings``: sentences that the
             log says and the report repeats)
         """
-        self.marks[name], self._placed = fingerprint, None
+        self.fingerprints[name], self._cached_paths = fingerprint, None
         done = self.manifest["stages"].get(name)
         if done is not None and done["fingerprint"] == fingerprint:
             return dict(done["figures"])
         if self.begun.get(name) != fingerprint:  # else parts that lie there were made by this very stage, and are kept
-            self._discard(name)
+            for artefact in STAGE_ARTEFACTS[name]:
+                self.remove(artefact)
         with self.file.changed() as manifest:
             manifest["begun"] = {**manifest.get("begun", {}), name: fingerprint}
         started = time.perf_counter()
@@ -372,18 +371,18 @@ class RunDir:
                 "figures": figures,
             }
         fields = {"event": "stage_finished", "stage": name, "seconds": round(seconds, 3), **figures}
-        log.info("%s: %s seconds=%.1f", name, in_words(figures), seconds, extra={"fields": fields})
+        log.info("%s: %s seconds=%.1f", name, format_figures(figures), seconds, extra={"fields": fields})
         for line in figures.get("warnings", []):
             log.warning("%s: %s", name, line)
         return figures
 
-    def _discard(self, name: str) -> None:
-        for artefact in STAGE_ARTEFACTS[name]:
-            self.remove(artefact)
-
     def finished(self, name: str, fingerprint: str) -> bool:
         manifest = self.manifest
-        return _entry([manifest["stages"], _results(manifest)["stages"]], name, fingerprint) is not None
+        return _finished_entry([manifest["stages"], _results(manifest)["stages"]], name, fingerprint) is not None
+
+    def unfinished(self, fingerprints: dict[str, str]) -> list[str]:
+        """The stages that are not finished with these fingerprints."""
+        return [name for name, fingerprint in fingerprints.items() if not self.finished(name, fingerprint)]
 
 
 # What the manifest keeps of the last whole run while another start is at work.
@@ -394,6 +393,7 @@ def _results(manifest: Figures) -> Figures:
     return manifest.get("previous") or manifest
 
 
-def _entry(known: list[Figures], name: str, mark: str) -> Figures | None:
-    """A stage that was finished with a fingerprint."""
-    return next((stages[name] for stages in known if name in stages and stages[name]["fingerprint"] == mark), None)
+def _finished_entry(known: list[Figures], name: str, fingerprint: str) -> Figures | None:
+    """The entry of a stage that was finished with a fingerprint."""
+    entries = (stages[name] for stages in known if name in stages)
+    return next((entry for entry in entries if entry["fingerprint"] == fingerprint), None)

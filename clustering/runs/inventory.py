@@ -44,15 +44,15 @@ FOLDERS = {
 TEMPORARY = ("records", "loaded")  # that their stage removes at its end
 FILES = tuple(artefact for artefact in STAGE_OF if artefact not in FOLDERS)  # those that users open
 _STORE = r"milvus\.db.*|server\.log|given-up"  # the embedded Milvus, with the journals of its database
-_MARK = r"[0-9a-f]{16}"  # a stage's fingerprint, under which its artefacts lie
+_FINGERPRINT = r"[0-9a-f]{16}"  # a stage's fingerprint, under which its artefacts lie
 _LOOSE = "|".join(map(re.escape, FILES))
 _BELOW = "|".join(
-    [*(rf"{folder}/(?:{_MARK}/)?(?:{names})" for folder, names in FOLDERS.items()), f"store/(?:{_STORE})",
-     f"{PENDING}/{_MARK}/(?:{_LOOSE})"]
+    [*(rf"{folder}/(?:{_FINGERPRINT}/)?(?:{names})" for folder, names in FOLDERS.items()), f"store/(?:{_STORE})",
+     f"{PENDING}/{_FINGERPRINT}/(?:{_LOOSE})"]
 )  # fmt: skip
 _TOP = "|".join(map(re.escape, (*FILES, LOCK, MANIFEST, PROGRESS)))
 _OURS = re.compile(f"(?:{_BELOW}|{_TOP})")
-_OUR_FOLDER = re.compile(f"(?:{'|'.join([*FOLDERS, PENDING])})(?:/{_MARK})?|store")
+_OUR_FOLDER = re.compile(f"(?:{'|'.join([*FOLDERS, PENDING])})(?:/{_FINGERPRINT})?|store")
 _HALF = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")  # what ``storage.whole`` writes under until it is whole
 # What file systems and desktops put into empty directories; none of it is touched.
 _NO_CONTENT = re.compile(r"lost\+found|\.DS_Store|\.snapshot|\.nfs.*|\.gitkeep|\.gitignore|Thumbs\.db|desktop\.ini")
@@ -71,15 +71,15 @@ def is_half_written(name: str) -> bool:
     return bool(_HALF.fullmatch(name))
 
 
-def path_in(artefact: str, mark: str, swapped: bool) -> str:
+def artefact_path(artefact: str, fingerprint: str, swapped: bool) -> str:
     """Where an artefact lies below the run directory.
 
-    mark : its stage's fingerprint; "" for what the version before has made, which knew no such folders
+    fingerprint : its stage's fingerprint; "" for what the version before has made, which knew no such folders
     swapped : whether the files that users open have come to the top
     """
-    if artefact in FOLDERS and mark:
-        return f"{artefact}/{mark}"
-    return artefact if swapped or not mark else f"{PENDING}/{mark}/{artefact}"
+    if artefact in FOLDERS and fingerprint:
+        return f"{artefact}/{fingerprint}"
+    return artefact if swapped or not fingerprint else f"{PENDING}/{fingerprint}/{artefact}"
 
 
 def visible_names(names: list[str]) -> list[str]:
@@ -126,7 +126,7 @@ def _remove_empty(root: Path, below: str) -> None:
 def _discard_objects(root: RemotePath, inner: str) -> None:
     top = root / inner
     selector = pyarrow.fs.FileSelector(top.inner, recursive=True, allow_not_found=True)
-    listed = top.again(lambda fs: fs.get_file_info(selector))
+    listed = top.retry(lambda fs: fs.get_file_info(selector))
     files = [info.path[len(root.inner) + 1 :] for info in listed if info.type == pyarrow.fs.FileType.File]
     ours = [name for name in files if is_written_by_covey(name)]
     if len(ours) == len(files) and (files or is_written_by_covey(inner) or _OUR_FOLDER.fullmatch(inner)):
@@ -143,25 +143,25 @@ def remove_others(root: Location, kept: set[str]) -> None:
     """
     pending = {place.rpartition("/")[0] for place in kept if place.startswith(f"{PENDING}/")}
     for folder in (*FOLDERS, PENDING):
-        for name in names_in(root / folder):
+        for name in list_names(root / folder):
             inner = f"{folder}/{name}"
-            if inner not in kept | pending and (folder not in kept or re.fullmatch(_MARK, name)):
+            if inner not in kept | pending and (folder not in kept or re.fullmatch(_FINGERPRINT, name)):
                 remove_written(root, inner)
 
 
 def remove_half_written(root: Path) -> None:
     """Remove what killed writers have left half written in a local run directory."""
     for folder in ("", *FOLDERS, PENDING):
-        for name in names_in(root / folder):
+        for name in list_names(root / folder):
             inner = f"{folder}/{name}".lstrip("/")
             if is_half_written(name):
                 remove_written(root, inner)
             elif _OUR_FOLDER.fullmatch(inner) and folder:
-                for half in filter(is_half_written, names_in(root / inner)):
+                for half in filter(is_half_written, list_names(root / inner)):
                     remove_written(root, f"{inner}/{half}")
 
 
-def names_in(folder: Location) -> list[str]:
+def list_names(folder: Location) -> list[str]:
     """The names directly in a folder; none where there is no folder."""
     if isinstance(folder, RemotePath):
         return [path.name for path in folder.glob("*")]

@@ -25,21 +25,21 @@ from clustering.errors import ConfigError, StageError
 from clustering.runs.inventory import LOCK
 from clustering.runs.object_store import RemotePath, is_transient, object_client
 
-LOOKS = 15  # at a lock that is held, in a second and a half
+LOCK_ATTEMPTS = 15  # at a lock that is held, in a second and a half
 T = TypeVar("T")
 log = logging.getLogger("covey")
 HEARTBEAT_S = 10  # between two signs of life of the process that holds a directory in an object store
 LEASE_S = 60  # without one, the process is taken for dead
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 # File systems on which a lock is this machine's alone, by the options of their mount; None: always.
-NOT_SHARED = {"nfs": ("nolock", "local_lock=all", "local_lock=flock"), "nfs4": ("nolock", "local_lock=all",
+UNSHARED_LOCKS = {"nfs": ("nolock", "local_lock=all", "local_lock=flock"), "nfs4": ("nolock", "local_lock=all",
           "local_lock=flock"), "lustre": ("localflock",), "cifs": ("nobrl",), "smb3": ("nobrl",), "fuse.s3fs": None,
           "fuse.gcsfuse": None, "fuse.goofys": None, "fuse.rclone": None, "fuse.mount-s3": None, "fuse.blobfuse2": None,
           "fuse.sshfs": None}  # fmt: skip
-_held_here: set[str] = set()  # owners of locks in object stores that this process holds
+_own_leases: set[str] = set()  # owners of locks in object stores that this process holds
 
 
-class ChangedError(Exception):
+class ConflictError(Exception):
     """An object is not what this process has last seen or written."""
 
 
@@ -59,7 +59,7 @@ def hold_local(path: Path) -> Iterator[LocalLock]:
     """
     lock = LocalLock(path)
     try:
-        kind = locks_not_shared(path)
+        kind = unshared_locks(path)
         if kind:
             log.warning(
                 "run.dir %s lies on %s, where two machines do not see each other's locks: start this run from one "
@@ -95,12 +95,12 @@ class LocalLock:
         return handle
 
     def _lock(self, handle: Any) -> None:
-        for tried in range(LOOKS):  # who only looks holds it for a moment, and so does a child just being started
+        for tried in range(LOCK_ATTEMPTS):  # a process that only checks it, or a child that starts, has it briefly
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if tried == LOOKS - 1:
+                if tried == LOCK_ATTEMPTS - 1:
                     raise in_use_error(self.path) from None
                 time.sleep(0.1)
             except OSError as error:
@@ -131,7 +131,7 @@ def _cannot_lock(path: Path, error: OSError) -> ConfigError:
     )
 
 
-def locks_not_shared(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+def unshared_locks(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
     """The kind of a file system whose locks other machines do not see, None where they do or nobody tells."""
     try:
         lines = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
@@ -143,7 +143,7 @@ def locks_not_shared(path: Path, mounts: Path = Path("/proc/self/mounts")) -> st
     if not above:
         return None
     _, _, kind, options, *_ = max(above, key=lambda line: len(line[1]))
-    lonely = NOT_SHARED.get(kind, ())
+    lonely = UNSHARED_LOCKS.get(kind, ())
     found = None if lonely is None else next((word for word in options.split(",") if word in lonely), "")
     return None if found == "" else f"{kind} ({found})" if found else kind
 
@@ -172,7 +172,7 @@ class FencedObject:
         self.bucket, _, self.key = path.inner.partition("/")
         self.seen: Any = None  # what the store calls the last version; None: there is no object
 
-    def look(self) -> bytes | None:
+    def read(self) -> bytes | None:
         """The content, which is remembered as seen; None where there is no object."""
 
         def get() -> bytes | None:
@@ -188,7 +188,7 @@ class FencedObject:
         return self._again(get)
 
     def write(self, content: bytes, once: bool = False) -> None:
-        """Put the next version. Raises: ChangedError when the object is no longer the one that was seen."""
+        """Put the next version. Raises: ConflictError when the object is no longer the one that was seen."""
 
         def put() -> None:
             mode: Any = "create" if self.seen is None else self.seen
@@ -200,11 +200,11 @@ class FencedObject:
             self._again(put, once)
         except (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError):
             before = self.seen
-            if self.look() != content:  # else it was written, and only the answer was lost
+            if self.read() != content:  # else it was written, and only the answer was lost
                 self.seen = before  # so that nothing is written over what others have written
-                raise ChangedError from None
+                raise ConflictError from None
 
-    def prove(self, content: bytes) -> None:
+    def require_conditional_writes(self, content: bytes) -> None:
         """Raises: UnsupportedError when the store writes though a condition does not hold; ``content`` lies there."""
         modes: list[Any] = ["create", {"e_tag": '"00000000000000000000000000000000"', "version": "1"}]
         client = object_client(self.path.root, self.bucket)
@@ -240,9 +240,9 @@ class Lease:
     def __init__(self, folder: RemotePath) -> None:
         self.folder, self.path = folder, folder / LOCK
         self.owner = uuid.uuid4().hex
-        holder = {"owner": self.owner, "host": platform.node(), "pid": os.getpid(), "numbers": numbers_of_processes()}
+        holder = {"owner": self.owner, "host": platform.node(), "pid": os.getpid(), "numbers": pid_namespace()}
         self.content = json.dumps(holder).encode()
-        self.versioned: FencedObject | None = FencedObject(self.path)  # None: the store takes no conditional writes
+        self.fence: FencedObject | None = FencedObject(self.path)  # None: the store takes no conditional writes
 
     @contextmanager
     def held(self) -> Iterator[Lease]:
@@ -252,13 +252,13 @@ class Lease:
         except (OSError, StageError) as error:
             raise ConfigError([f"run.dir cannot be used: {error}"]) from None
         ended = threading.Event()
-        thread = threading.Thread(target=self._beat, args=(ended,), daemon=True)
+        thread = threading.Thread(target=self._heartbeat, args=(ended,), daemon=True)
         thread.start()
-        _held_here.add(self.owner)
+        _own_leases.add(self.owner)
         try:
             yield self
         finally:
-            _held_here.remove(self.owner)
+            _own_leases.remove(self.owner)
             ended.set()
             thread.join()
             self._release()
@@ -268,10 +268,10 @@ class Lease:
             raise in_use_error(self.folder)
         try:
             self._take()
-        except ChangedError:  # another was faster
+        except ConflictError:  # another was faster
             raise in_use_error(self.folder) from None
         except UnsupportedError as error:
-            self.versioned = None
+            self.fence = None
             log.warning(
                 "%s takes no conditional writes (%s): two runs that start on it within a second are told apart less "
                 "surely", self.folder, error,
@@ -282,32 +282,32 @@ class Lease:
                 raise in_use_error(self.folder) from None
 
     def _take(self) -> None:
-        assert self.versioned is not None
+        assert self.fence is not None
         try:
-            self.versioned.write(self.content)
-        except ChangedError:  # there is one: that of a run at work, or one that was left
+            self.fence.write(self.content)
+        except ConflictError:  # there is one: that of a run at work, or one that was left
             if remote_in_use(self.path):
                 raise
-            self.versioned.look()
+            self.fence.read()
             if remote_in_use(self.path):  # taken meanwhile
                 raise
-            self.versioned.write(self.content)
-        self.versioned.prove(self.content)
-        self.versioned.look()
+            self.fence.write(self.content)
+        self.fence.require_conditional_writes(self.content)
+        self.fence.read()
 
-    def _beat(self, ended: threading.Event) -> None:
+    def _heartbeat(self, ended: threading.Event) -> None:
         while not ended.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError, StageError, ChangedError, UnsupportedError):
+            with contextlib.suppress(OSError, StageError, ConflictError, UnsupportedError):
                 self._write(self.content)
 
     def _release(self) -> None:
         free = json.dumps({"owner": "", "host": "", "pid": 0}).encode()
-        with contextlib.suppress(OSError, StageError, ChangedError, UnsupportedError):
+        with contextlib.suppress(OSError, StageError, ConflictError, UnsupportedError):
             self._write(free)
 
     def _write(self, content: bytes) -> None:
-        if self.versioned is not None:
-            self.versioned.write(content, once=True)
+        if self.fence is not None:
+            self.fence.write(content, once=True)
         elif self.owner_now() == self.owner:
             self.path.upload(content, tries=1)
 
@@ -333,13 +333,13 @@ def remote_in_use(path: RemotePath) -> bool:
         return False
     if not owner:  # given back
         return False
-    here = numbers_of_processes()
+    here = pid_namespace()
     if host != platform.node() or not here or held.get("numbers") != here:
         return True  # as far as anybody can tell
-    return owner in _held_here if pid == os.getpid() else Path(f"/proc/{pid}").exists()
+    return owner in _own_leases if pid == os.getpid() else Path(f"/proc/{pid}").exists()
 
 
-def numbers_of_processes() -> str:
+def pid_namespace() -> str:
     """What processes share that see each other's numbers: the machine's start, and their container; "" for unknown.
 
     The name of the host tells neither: clones of a machine, and containers on its network, have the same.

@@ -77,7 +77,7 @@ def parse_manifest(text: str) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def in_words(figures: Figures) -> str:
+def format_figures(figures: Figures) -> str:
     """What the log says of a stage's figures: single numbers and words, bytes in MiB."""
     return " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
 

@@ -15,7 +15,7 @@ from clustering.errors import ConfigError, StageError
 from clustering.runs.inventory import LOCK, MANIFEST
 from clustering.runs.locks import (
     LEASE_S,
-    ChangedError,
+    ConflictError,
     FencedObject,
     Lease,
     LocalLock,
@@ -35,7 +35,7 @@ class ManifestFile:
 
     def __init__(self, root: Location) -> None:
         self.root = root
-        self.held: Figures | None = None  # the content, while this process holds the directory and nobody else writes
+        self.cached: Figures | None = None  # the content, while this process holds the directory and nobody else writes
         self.lease: Lease | None = None  # that this process holds in an object store
         self.local_lock: LocalLock | None = None  # that this process holds on a file system
         self.fence: FencedObject | None = None  # the manifest there, which only who wrote it last can replace
@@ -44,7 +44,7 @@ class ManifestFile:
 
     @property
     def content(self) -> Figures:
-        return self.read() if self.held is None else copy.deepcopy(self.held)
+        return self.read() if self.cached is None else copy.deepcopy(self.cached)
 
     def read(self) -> Figures:
         try:
@@ -79,31 +79,31 @@ class ManifestFile:
             assert manifest.keys() <= KEYS, (
                 manifest.keys() - KEYS
             )  # what manifest.py does not know, no start would read
-            if self.held is not None and self.fence is None:
+            if self.cached is not None and self.fence is None:
                 self._refuse_another(manifest)
-            if self._taken_over():
-                raise self._taken()
+            if self._is_taken_over():
+                raise self._taken_over_error()
             self._write(manifest)
-            self.held = manifest if self.held is not None else None
+            self.cached = manifest if self.cached is not None else None
             self.changes += 1
 
     def _write(self, manifest: Figures) -> None:
         if self.fence is None:
-            with self.disk_errors_told():
+            with self.reporting_disk_errors():
                 write_json(self.root / MANIFEST, manifest)
             return
         try:
             self.fence.write(json_bytes(manifest))
-        except ChangedError:
+        except ConflictError:
             self._refuse_another(manifest)
-            raise self._taken() from None
+            raise self._taken_over_error() from None
         except UnsupportedError as error:
             raise StageError(
                 f"{self.root / MANIFEST}: {error}. When that is mended, the same command goes on"
             ) from None
 
     @contextmanager
-    def disk_errors_told(self) -> Iterator[None]:
+    def reporting_disk_errors(self) -> Iterator[None]:
         """Raises: StageError when the directory's disk is full, or takes no writes any more."""
         try:
             yield
@@ -117,10 +117,10 @@ class ManifestFile:
                 f"{self.root} has vanished while the run was at work, or another run has taken its place. What it held "
                 f"is lost; start again with a run.dir that stays"
             )
-        if self.held is not None and found.get("owner") != self.held.get("owner"):
-            raise self._taken()
+        if self.cached is not None and found.get("owner") != self.cached.get("owner"):
+            raise self._taken_over_error()
 
-    def _taken(self) -> StageError:
+    def _taken_over_error(self) -> StageError:
         why = f"this process gave no sign of life for {LEASE_S} s"
         if self.local_lock is not None:
             why = f"its file {LOCK} was removed while this process held it"
@@ -134,13 +134,13 @@ class ManifestFile:
         """
         with self._locally_locked() if isinstance(self.root, Path) else self._leased():
             with contextlib.suppress(ConfigError):  # a damaged manifest is told later
-                self.held = {**self.read(), "id": self.id}
+                self.cached = {**self.read(), "id": self.id}
                 if self.lease is not None:
                     self.update(owner=self.lease.owner)
             try:
                 yield
             finally:
-                self.held = None
+                self.cached = None
                 self.changes += 1
 
     @contextmanager
@@ -156,15 +156,15 @@ class ManifestFile:
     def _leased(self) -> Iterator[None]:
         assert isinstance(self.root, RemotePath)
         with Lease(self.root).held() as self.lease:
-            if self.lease.versioned is not None:
+            if self.lease.fence is not None:
                 self.fence = FencedObject(self.root / MANIFEST)
-                self.fence.look()
+                self.fence.read()
             try:
                 yield
             finally:
                 self.lease = self.fence = None
 
-    def _taken_over(self) -> bool:
+    def _is_taken_over(self) -> bool:
         """Whether another process holds what this one held: it gave no sign of life for too long, or its lock's file
         was removed."""
         if self.local_lock is not None:
@@ -182,5 +182,5 @@ class ManifestFile:
         except ConfigError:
             fresh = {"id": uuid.uuid4().hex[:12], "stages": {}}
             self._write(fresh if self.lease is None else {**fresh, "owner": self.lease.owner})
-            self.held = self.read()
+            self.cached = self.read()
             self.changes += 1

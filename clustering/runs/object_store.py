@@ -152,7 +152,7 @@ class RemotePath:
     def filesystem(self) -> pa.fs.FileSystem:
         return filesystem_of(self.root)[0]
 
-    def again(self, work: Callable[[pa.fs.FileSystem], T], tries: int = 0) -> T:
+    def retry(self, work: Callable[[pa.fs.FileSystem], T], tries: int = 0) -> T:
         """Call until it works, for ``patience_s`` at most; ``tries``: or so many times.
 
         Raises: FileNotFoundError at once; StageError at once for what waiting cannot mend, after a few tries for what
@@ -181,7 +181,7 @@ class RemotePath:
         return StageError(f"{self}: {words}{tried}. When that is mended, the same command goes on")
 
     def _info(self) -> Any:
-        return self.again(lambda fs: fs.get_file_info(self.inner))
+        return self.retry(lambda fs: fs.get_file_info(self.inner))
 
     def exists(self) -> bool:
         return bool(self._info().type != pa.fs.FileType.NotFound)
@@ -189,7 +189,7 @@ class RemotePath:
     def glob(self, pattern: str) -> list[RemotePath]:
         """The objects directly below whose name matches."""
         selector = pa.fs.FileSelector(self.inner, allow_not_found=True)
-        infos = self.again(lambda fs: fs.get_file_info(selector))
+        infos = self.retry(lambda fs: fs.get_file_info(selector))
         return [self / info.base_name for info in infos if fnmatch.fnmatchcase(info.base_name, pattern)]
 
     def read_bytes(self) -> bytes:
@@ -197,7 +197,7 @@ class RemotePath:
             with fs.open_input_stream(self.inner, compression=None) as stream:
                 return stream.read()  # type: ignore[no-any-return]
 
-        return self.again(read)
+        return self.retry(read)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
@@ -222,7 +222,7 @@ class RemotePath:
             if fs.get_file_info(self.inner).size != content.stat().st_size:
                 raise OSError(f"{self.inner} has another size than what was written")
 
-        self.again(put, tries)
+        self.retry(put, tries)
 
     def _put_at_once(self, content: Path | bytes) -> bool:
         """Put content without a stream, where the store can be asked so.
@@ -254,7 +254,7 @@ class RemotePath:
             elif kind == pa.fs.FileType.File:
                 fs.delete_file(self.inner)
 
-        self.again(delete, tries)
+        self.retry(delete, tries)
 
 
 def is_transient(error: Exception) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import pyarrow.compute as pc
 from scipy.sparse import csr_array
 
 from clustering.errors import StageError
+from clustering.kernels.printable import one_line
 from clustering.runs.directory import RunDir
 from clustering.runs.storage import Location, load_array, read_schema, read_table, save_array
 
-WITHOUT = b"without_vector"  # in the metadata of a part of vectors/: rows whose text has none that can be used
+SHOWN_IDS = 3
+WITHOUT_VECTOR = b"without_vector"  # in the metadata of a part of vectors/: rows whose text has none that can be used
 
 
 def part_name(index: int) -> str:
@@ -25,7 +28,7 @@ def parts(folder: Location) -> list[Location]:
     return sorted(folder.glob("part-*.parquet"), key=lambda path: path.name)
 
 
-def names_of(folder: Location) -> list[str]:
+def part_names(folder: Location) -> list[str]:
     """The names of the finished parts, which are the same in all artefacts."""
     return [path.name for path in parts(folder)]
 
@@ -38,7 +41,7 @@ def read_columns(folder: Location, columns: list[str]) -> pa.Table:
     return pa.concat_tables([read_table(path, columns=columns) for path in found])
 
 
-def gather(folder: Location, rows: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:
+def read_rows(folder: Location, rows: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:
     """Some columns of some rows of an artefact, ascending by row, read part by part."""
     found = []
     for path in parts(folder):
@@ -49,7 +52,7 @@ def gather(folder: Location, rows: np.ndarray[Any, Any], columns: list[str]) -> 
     return pa.concat_tables(found)
 
 
-def gather_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
+def read_row_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
     """The texts of some rows, as they are shown."""
     if not rows.size:
         return {}
@@ -99,10 +102,10 @@ def stored_vectors(table: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[An
 
 def rows_without_vector(folder: Location) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The rows of vectors/ whose text has none that can be used, ascending."""
-    return named_rows(folder, WITHOUT)
+    return rows_in_metadata(folder, WITHOUT_VECTOR)
 
 
-def named_rows(folder: Location, key: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
+def rows_in_metadata(folder: Location, key: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The rows that the metadata of an artefact's parts names under a key."""
     named = [(read_schema(path).metadata or {}).get(key, b"").decode() for path in parts(folder)]
     return np.array([int(row) for rows in named for row in rows.split()], np.int64)
@@ -127,3 +130,31 @@ def load_graph(run: str | Location | RunDir) -> csr_array:
         raise StageError(f"{folder} holds no finished graph ({error.filename} is missing)") from None
     n_texts = arrays[2].size - 1
     return csr_array(tuple(arrays), shape=(n_texts, n_texts))
+
+
+def describe_item(item: dict[str, Any], run: RunDir | None = None) -> str:
+    """The names of an item's parts, or what it says of a piece of input; with the first text ids where they are known.
+
+    item : with ``name``, ``names``, ``pieces`` (each with a name, or first and stop), or another description
+    """
+    pieces = item.get("pieces", [])
+    names = item.get("names") or [piece["name"] for piece in pieces if "name" in piece]
+    names = names or ([item["name"]] if "name" in item else [])
+    if not names:
+        rest = {key: value for key, value in item.items() if key != "item"}
+        return json.dumps(rest, ensure_ascii=False, default=str)
+    words = names[0] + (f" to {names[-1]}" if len(names) > 1 else "")
+    first = _first_ids(run, names[0]) if run is not None else ""
+    return f"{words} ({first})" if first else str(words)
+
+
+def _first_ids(run: RunDir, name: str) -> str:
+    """Rows and first text ids of a part; empty where they cannot be read, as before the stage read is done."""
+    try:
+        rows = read_table(run / "texts" / name, columns=["row"])["row"]
+        members = read_table(run / "members" / name, columns=["text_id", "row"])
+        ids = members.filter(pc.is_in(members["row"], rows[:SHOWN_IDS]))["text_id"].to_pylist()[:SHOWN_IDS]
+    except Exception:  # what is wrong is told already; this only adds to it
+        return ""
+    shown = ", ".join(one_line(str(one), 80) for one in ids)
+    return f"rows {rows[0]} to {rows[-1]}" + (f", text ids {shown} ..." if shown else "")

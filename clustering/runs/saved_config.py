@@ -69,12 +69,12 @@ def refuse_untrusted(config: RunConfig, place: object) -> None:
     )
 
 
-def own_encoder(embed: EmbedSection) -> bool:
+def is_builtin_encoder(embed: EmbedSection) -> bool:
     """Whether the model is one that Covey knows by itself, not a folder or a name that somebody gave."""
     return embed.model is None and embed.encoder in ENCODERS
 
 
-def with_encoder(
+def with_trusted_encoder(
     saved: RunConfig, overrides: list[str], file: str | Path | None, trusted: bool, place: object
 ) -> RunConfig:
     """The saved configuration with an encoder that the user means: one of Covey's own, or one that he has named.
@@ -92,7 +92,7 @@ def with_encoder(
     embed = override_config(saved, overrides).embed
     key = "encoder" if embed.model is None else "model"
     said = any(word.startswith(f"embed.{key}=") for word in overrides)
-    if trusted or file is not None or said or own_encoder(embed):
+    if trusted or file is not None or said or is_builtin_encoder(embed):
         return replace(saved, embed=embed)
     raise ConfigError(
         [

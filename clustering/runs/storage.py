@@ -25,14 +25,14 @@ from clustering.kernels.printable import CREDENTIALS
 from clustering.runs.object_store import COPIED_BYTES, LOCAL, RemotePath, is_local, local_path
 
 T = TypeVar("T")
-ANEW = "covey run with run.resume=false makes it anew"
+REDO_HINT = "covey run with run.resume=false makes it anew"
 SECRET_SHOWN = "a URI holds a user or password; object stores take credentials from the environment"
 
 
-class SteadyFile(io.RawIOBase):
+class RetryingFile(io.RawIOBase):
     """The content of an object, read at any place; a read that fails is tried again from where it was.
 
-    Raises: StageError as ``RemotePath.again`` does.
+    Raises: StageError as ``RemotePath.retry`` does.
     """
 
     def __init__(self, path: RemotePath) -> None:
@@ -54,7 +54,7 @@ class SteadyFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = max(0, min(len(buffer), self.size - self.at))
-        found = self.path.again(lambda fs: self._read(fs, wanted)) if wanted else b""
+        found = self.path.retry(lambda fs: self._read(fs, wanted)) if wanted else b""
         buffer[: len(found)] = found
         self.at += len(found)
         return len(found)
@@ -159,7 +159,7 @@ def move(path: Location, to: Location) -> None:
             else:
                 pa.fs.copy_files(path.inner, to.inner, fs, fs)
 
-        path.again(copy)
+        path.retry(copy)
         path.remove()
     else:
         os.replace(str(path), str(to))
@@ -214,11 +214,11 @@ def _read(path: Location, work: Callable[[pa.NativeFile], T], at_once: bool = Fa
             return work(file)
 
     if isinstance(path, RemotePath):
-        return path.again(read)
+        return path.retry(read)
     try:
         return read(LOCAL)
     except pa.ArrowInvalid as error:
-        raise StageError(f"{path} is damaged: {str(error)[:200]}. {ANEW}") from None
+        raise StageError(f"{path} is damaged: {str(error)[:200]}. {REDO_HINT}") from None
 
 
 def _read_parquet(path: Location, work: Callable[[pq.ParquetFile], T]) -> T:
@@ -264,12 +264,12 @@ def load_array(path: Location, mapped: bool = False) -> Any:
         try:
             return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         except (ValueError, EOFError, zipfile.BadZipFile):  # of pickles, too, which stay unread
-            raise StageError(f"{path} is damaged: it holds no array. {ANEW}") from None
+            raise StageError(f"{path} is damaged: it holds no array. {REDO_HINT}") from None
     if not mapped:
         return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     with tempfile.NamedTemporaryFile(prefix="covey-") as copy:
         source = path.inner
-        path.again(lambda fs: pa.fs.copy_files(source, copy.name, fs, pa.fs.LocalFileSystem()))
+        path.retry(lambda fs: pa.fs.copy_files(source, copy.name, fs, pa.fs.LocalFileSystem()))
         return np.load(copy.name, mmap_mode="r", allow_pickle=False)
 
 

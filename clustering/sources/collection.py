@@ -252,7 +252,7 @@ class RangeReader:
         lost = [str(ids[at].as_py()) for at in left_out[:SHOWN_IDS]]
         texts = [text if good else "" for text, good in zip(texts, sound, strict=True)]
         spool = records_table(texts, shown, [""] * len(texts), {"text_id": ids})
-        kept = spool[schema.PLACE].to_numpy()
+        kept = spool[schema.POSITION].to_numpy()
         unit = (vectors[kept] / lengths[kept, None]).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), source.dim)
         spool = spool.append_column(schema.VECTOR, column)

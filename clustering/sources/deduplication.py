@@ -137,15 +137,15 @@ def records_table(
     found: dict[str, Any] = {
         "text": pa.array([texts[at] for at in kept], pa.string()),
         schema.ORIGINAL: pa.array([shown[at] for at in kept], pa.string()),
-        schema.PLACE: pa.array(kept, pa.int32()),
+        schema.POSITION: pa.array(kept, pa.int32()),
         schema.DIGEST: pa.array(digests, pa.binary(16)),
     }
     if ids is None:
-        found[schema.WHERE] = pa.array([where[at] for at in kept], pa.string())
+        found[schema.LOCATION] = pa.array([where[at] for at in kept], pa.string())
     else:
         taken = ids if whole_part else ids.take(pa.array(kept, pa.int64()))
         if taken.null_count:
-            found[schema.WHERE] = pa.array([where[at] for at in kept], pa.string())
+            found[schema.LOCATION] = pa.array([where[at] for at in kept], pa.string())
         words = pc.fill_null(as_type(taken, pa.string()), "").to_pylist()
         found[schema.ID_DIGEST] = pa.array(
             [blake2b(word.encode(), digest_size=16).digest() if word else None for word in words], pa.binary(16)
@@ -176,9 +176,11 @@ def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -
     digests, id_digests, kept_of = [], [], []
     before = 0
     for count in counts:
-        table = read_temporary(run / "records" / f"{count['name']}.arrow", lambda name: name in schema.NUMBERING)
+        table = read_temporary(
+            run / "records" / f"{count['name']}.arrow", lambda name: name in schema.NUMBERING_COLUMNS
+        )
         with_ids = schema.ID_DIGEST in table.schema.names
-        places = table[schema.PLACE].to_numpy()
+        places = table[schema.POSITION].to_numpy()
         keep = int(np.searchsorted(places, limit - before)) if limit is not None else len(table)
         digests.append(_digests(table[schema.DIGEST].slice(0, keep)))
         if with_ids:
@@ -215,7 +217,7 @@ class RowWriter:
     def __call__(self, item: Item) -> Item:
         records = self.run / "records"
         numbers = load_array(records / f"{item['name']}.npz")
-        table = read_temporary(records / f"{item['name']}.arrow", lambda name: name not in schema.NUMBERING)
+        table = read_temporary(records / f"{item['name']}.arrow", lambda name: name not in schema.NUMBERING_COLUMNS)
         table = table.slice(0, len(numbers["row"]))
         name = part_name(item["item"])
         if len(table):
@@ -248,8 +250,8 @@ class RowWriter:
                 columns[field.name] = (
                     as_type(table[field.name], field.type) if there else pa.nulls(len(table), field.type)
                 )
-        if schema.WHERE in table.schema.names and pa.types.is_string(self.members.field("text_id").type):
-            columns["text_id"] = pc.coalesce(columns["text_id"], table[schema.WHERE])
+        if schema.LOCATION in table.schema.names and pa.types.is_string(self.members.field("text_id").type):
+            columns["text_id"] = pc.coalesce(columns["text_id"], table[schema.LOCATION])
         return pa.table({name: columns[name] for name in self.members.names}, schema=self.members)
 
 
@@ -261,7 +263,7 @@ def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[p
     Returns: the schema, and the names of columns that are strings only because types differ.
     """
     names = dict.fromkeys(name for held, _, _ in kinds for name in held.names)
-    carried = [name for name in names if name not in (*schema.WORKING, "text", "text_id")]
+    carried = [name for name in names if name not in (*schema.WORKING_COLUMNS, "text", "text_id")]
     fields, mixed = [], []
     for name in ("text_id", *carried):
         types = [

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from clustering.config.sections import ReadSection
 from clustering.errors import InputError
-from clustering.runs.storage import SteadyFile
+from clustering.runs.storage import RetryingFile
 from clustering.sources.files import InputFile, filesystem
 from clustering.sources.formats import delimited, dialects, jsonlines, parquet
 from clustering.sources.formats.column_types import infer_integers
@@ -74,7 +74,7 @@ def archive_member(archive: zipfile.ZipFile) -> str:
 
 def _source(file: InputFile) -> Any:
     """The bytes of a file as they lie there, at any place."""
-    return SteadyFile(file.remote) if file.remote else filesystem(file.pattern)[0].open_input_file(file.path)
+    return RetryingFile(file.remote) if file.remote else filesystem(file.pattern)[0].open_input_file(file.path)
 
 
 def open_file(file: InputFile) -> Any:
@@ -85,7 +85,7 @@ def open_file(file: InputFile) -> Any:
     if file.compression == "xz":
         return lzma.open(_source(file))
     if file.remote:
-        stream = io.BufferedReader(SteadyFile(file.remote), BLOCK_BYTES)
+        stream = io.BufferedReader(RetryingFile(file.remote), BLOCK_BYTES)
         return pa.CompressedInputStream(pa.PythonFile(stream, "r"), file.compression) if file.compression else stream
     return filesystem(file.pattern)[0].open_input_stream(file.path, compression=file.compression)
 

@@ -16,8 +16,8 @@ from clustering.kernels.graph.diffusion import MIN_LENGTH
 from clustering.kernels.graph.equal_vectors import tied
 from clustering.kernels.graph.forest import row_dtype
 from clustering.kernels.hierarchy.labels import Choice, label_texts
-from clustering.runs.artefacts import copies_of, load_forest, load_group_sizes, read_lists
 from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import load_copies, load_forest, load_group_sizes, read_neighbor_lists
 from clustering.runs.parts import parts
 from clustering.runs.storage import load_array, write_json, write_table
 from clustering.schema import Figures
@@ -37,7 +37,7 @@ def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int,
 
 
 def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
-    forest, copies = load_forest(run), copies_of(run)
+    forest, copies = load_forest(run), load_copies(run)
     choice = Choice(**{key.name: getattr(cfg, key.name) for key in fields(Choice)})
     core = load_array(run / "forest" / "core.npy")
     floor = float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric)
@@ -93,6 +93,6 @@ def _first_neighbors(run: RunDir, count: int, graph: GraphSection, metric: str, 
     """int32 or int64, shape (n_texts, count): the nearest neighbors of each text, -1 where its list is shorter."""
     found = np.full((n_texts, count), -1, row_dtype(n_texts))
     for path in parts(run / "neighbors") if count else []:
-        lists = read_lists(run, [path.name], count, graph, metric, n_texts)
+        lists = read_neighbor_lists(run, [path.name], count, graph, metric, n_texts)
         found[lists.first : lists.first + len(lists)] = lists.nearest(count)
     return found

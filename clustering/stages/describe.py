@@ -17,7 +17,7 @@ from clustering.kernels.printable import one_line
 from clustering.kernels.terms import class_tf_idf, common_terms, tokens
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import gather_texts, names_of, read_columns
+from clustering.runs.parts import part_names, read_columns, read_row_texts
 from clustering.runs.storage import read_table, write_table
 from clustering.schema import Figures
 from clustering.text.languages import all_stop_words, count_languages, dominant_languages, language_of, stop_words
@@ -34,7 +34,7 @@ def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
     """Leave clusters.parquet. Returns: clusters, vocabulary (distinct terms counted), titles_failed (clusters that
     the endpoint gave no title; their terms stand in)."""
     layers, languages = compute_remotely(_layers, run), compute_remotely(_languages, run, cfg)
-    counted = [submit(_count_terms, run, name, layers, languages) for name in names_of(run / "texts")]
+    counted = [submit(_count_terms, run, name, layers, languages) for name in part_names(run / "texts")]
     return run_on_one_node(_describe, run, cfg, layers, *counted)
 
 
@@ -42,7 +42,7 @@ def _languages(run: RunDir, cfg: DescribeSection) -> list[str]:
     """The languages whose stop words are left out: those in which enough of the texts are, by a sample."""
     if cfg.language != "auto":
         return ["en"] if cfg.language == "english" else []
-    names = names_of(run / "texts")
+    names = part_names(run / "texts")
     counts: Counter[str] = Counter()
     for name in names[:: -(-len(names) // SAMPLED_PARTS)]:
         counts += count_languages(read_table(run / "texts" / name, columns=["text"])["text"].to_pylist())
@@ -208,7 +208,7 @@ def _exemplars(
     label, row = label[order], row[order]
     place = np.arange(label.size) - np.searchsorted(label, label)
     label, wanted = label[place < n_exemplars], row[place < n_exemplars]
-    text_of = gather_texts(run, np.unique(wanted))
+    text_of = read_row_texts(run, np.unique(wanted))
     found: list[list[str]] = [[] for _ in range(n_clusters)]
     for number, text in zip(label.tolist(), wanted.tolist(), strict=True):
         found[number].append(text_of[text])

@@ -20,7 +20,7 @@ from clustering.errors import StageError
 from clustering.kernels.printable import one_line
 from clustering.runs.directory import RunDir
 from clustering.runs.object_store import RemotePath
-from clustering.runs.parts import WITHOUT, gather, named_rows, names_of, parts
+from clustering.runs.parts import WITHOUT_VECTOR, part_names, parts, read_rows, rows_in_metadata
 from clustering.runs.storage import Location, atomic_write, read_metadata, read_schema, read_table, write_table
 from clustering.schema import Figures
 from clustering.text.languages import ENGLISH, count_languages, dominant_languages, language_names
@@ -54,7 +54,7 @@ class Embedder:
             b"cut": str(encoded.cut),
             b"unknown": str(encoded.unknown),
             UNREAD: " ".join(map(str, rows[encoded.unread])),
-            WITHOUT: " ".join(map(str, rows[~encoded.vectors.any(axis=1)])),
+            WITHOUT_VECTOR: " ".join(map(str, rows[~encoded.vectors.any(axis=1)])),
             b"languages": json.dumps(count_languages(texts["text"].to_pylist())),
         }
         write_table(self.run / "vectors" / item["name"], table.replace_schema_metadata(counts))
@@ -77,7 +77,7 @@ def adopt_vectors(run: RunDir) -> Figures:
 def _copy(path: Location, to: Location) -> None:
     """Copy a part; a file system with hard links does not store it twice."""
     if isinstance(path, RemotePath) and isinstance(to, RemotePath):
-        path.again(lambda fs: fs.copy_file(path.inner, to.inner))
+        path.retry(lambda fs: fs.copy_file(path.inner, to.inner))
     elif isinstance(path, Path) and isinstance(to, Path):
         to.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -111,8 +111,8 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
 
 def _missing_parts(run: RunDir, source: str) -> list[str]:
     """The parts of another artefact that vectors/ does not have yet."""
-    done = set(names_of(run / "vectors"))
-    return [name for name in names_of(run / source) if name not in done]
+    done = set(part_names(run / "vectors"))
+    return [name for name in part_names(run / source) if name not in done]
 
 
 def embedding_figures(run: RunDir, cfg: EmbedSection) -> Figures:
@@ -157,7 +157,7 @@ def language_warnings(cfg: EmbedSection, languages: dict[str, float], unknown_sh
 
 def _without_vector(run: RunDir, cfg: EmbedSection) -> Figures:
     """How many texts have no vector, and warnings that say why and name the first of them."""
-    unread, without = (named_rows(run / "vectors", key) for key in (UNREAD, WITHOUT))
+    unread, without = (rows_in_metadata(run / "vectors", key) for key in (UNREAD, WITHOUT_VECTOR))
     unusable = np.setdiff1d(without, unread)
     n_texts = sum(read_metadata(path).num_rows for path in parts(run / "vectors"))
     reasons = {
@@ -182,6 +182,6 @@ def _without_vector(run: RunDir, cfg: EmbedSection) -> Figures:
 
 def _ids_of(run: RunDir, rows: NDArray[np.int64]) -> str:
     """The id of the first record of each of some rows."""
-    members = gather(run / "members", rows, ["row", "text_id"])
+    members = read_rows(run / "members", rows, ["row", "text_id"])
     first = dict(zip(reversed(members["row"].to_pylist()), reversed(members["text_id"].to_pylist()), strict=True))
     return ", ".join(one_line(str(first[row]), 80) for row in rows.tolist())

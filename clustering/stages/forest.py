@@ -13,9 +13,9 @@ from clustering.kernels.graph.equal_vectors import EqualEdges, equal_edges, equa
 from clustering.kernels.graph.forest import IntArray, core_distances, grow_pieces, merge_forests
 from clustering.kernels.graph.group_sizes import count_breaks, measure_group_sizes
 from clustering.kernels.graph.repair import prove_forest, repair_forest
-from clustering.runs.artefacts import copies_of, read_lists
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import gather, load_graph, parts, rows_without_vector, vectors_of
+from clustering.runs.kernel_inputs import load_copies, read_neighbor_lists
+from clustering.runs.parts import load_graph, parts, read_rows, rows_without_vector, vectors_of
 from clustering.runs.storage import load_array
 from clustering.schema import Figures
 from clustering.workers.exact_search import outside_search
@@ -57,7 +57,7 @@ def _forest(
 ) -> Figures:
     graph = load_graph(run)
     n_texts = graph.shape[0]
-    core = core_distances(graph, cfg.core_rank, copies_of(run) if cfg.copies == "weigh" else None)
+    core = core_distances(graph, cfg.core_rank, load_copies(run) if cfg.copies == "weigh" else None)
     listed, figures = reduce_forest(run, graph, core, shards or -(-graph.nnz // SHARD_EDGES))
     radius = load_array(run / "graph" / "radius.npy")
     if section.bridge == "nearest":
@@ -68,7 +68,7 @@ def _forest(
     without = rows_without_vector(run / "vectors").size  # texts that are in no piece
     breaks, equal = [], []
     for path in parts(run / "texts"):
-        lists = read_lists(run, [path.name], k, section, metric, n_texts)
+        lists = read_neighbor_lists(run, [path.name], k, section, metric, n_texts)
         breaks.append(count_breaks(lists))
         equal.append(equal_edges(lists, MIN_DISTANCE))
     forest = tie(forest, _equal_texts(run, equal, n_texts), core, min_distance(metric))
@@ -89,7 +89,7 @@ def _equal_texts(run: RunDir, edges: list[EqualEdges], n_texts: int) -> IntArray
     """The smallest row with a vector that equals each row's; vectors are compared only where lists are full of such."""
     piece, open_rows = joined(edges, n_texts)
     if open_rows.size > 1:
-        left, right = equal_pairs(vectors_of(gather(run / "vectors", open_rows, ["vector"])))
+        left, right = equal_pairs(vectors_of(read_rows(run / "vectors", open_rows, ["vector"])))
         grow_pieces(open_rows[left], open_rows[right], piece)
     return piece
 
@@ -98,7 +98,7 @@ def _diffused_forest(
     run: RunDir, cfg: ClusterSection, section: GraphSection, k: int, metric: str, seed: int, shards: int | None
 ) -> Figures:
     names = [path.name for path in parts(run / "texts")]
-    copies = copies_of(run)
+    copies = load_copies(run)
     n_texts = copies.size
     wanted = max(1, -(-n_texts * k // SHARD_EDGES))
     nodes = shard_nodes(n_texts, k, min(len(names), wanted)) if wanted > 1 else []
@@ -110,7 +110,7 @@ def _diffused_forest(
     if n_shards == 1:
         shard = Shard(*given[0])
         group_sizes = measure_group_sizes(shard.count_breaks(), n_texts)
-        length = diffusion.diffuse(shard.lists, seed, group_sizes.averaged, shard.text_keys())
+        length = diffusion.diffuse(shard.lists, seed, group_sizes.averaged, shard.text_digests())
         core = shard.core_distances(length, rank)
         forests, equal = [shard.forest(length, core)], [shard.equal_edges()]
         forest = forests[0]

@@ -17,7 +17,7 @@ from clustering.config.sections import PlotSection
 from clustering.kernels.memory import PICTURE_POINTS
 from clustering.kernels.printable import one_line, printable
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import gather_texts, read_columns
+from clustering.runs.parts import read_columns, read_row_texts
 from clustering.runs.storage import atomic_write, read_table
 from clustering.schema import Figures
 from clustering.text.fonts import fonts_for
@@ -197,7 +197,7 @@ def _draw_html(
 ) -> int:
     import plotly.graph_objects as go
 
-    texts = gather_texts(run, shown)
+    texts = read_row_texts(run, shown)
     titles = clusters["title"].to_pylist()
     figure = go.Figure()
     for noise in (True, False):

@@ -39,7 +39,7 @@ READ_TASK_FILES = 500  # to open one takes longer than to read what little it ma
 def read_columns_of(files: list[InputFile], cfg: ReadSection) -> pa.Table:
     """The text columns of some files as strings, and their other wanted columns with their types.
 
-    Returns: the columns, and ``schema.WHERE``, the id that a record has where no column gives one.
+    Returns: the columns, and ``schema.LOCATION``, the id that a record has where no column gives one.
 
     Raises: InputError for a file that cannot be read to its end, and for too many malformed lines.
     """
@@ -51,12 +51,12 @@ def read_columns_of(files: list[InputFile], cfg: ReadSection) -> pa.Table:
         start = records
         for table in _with_position(file, ReadTask(), cfg, keep, issues, lambda: records - start):  # noqa: B023
             places = [f"{file.name}:{at}" for at in range(records - start + 1, records - start + 1 + len(table))]
-            found.append(table.append_column(schema.WHERE, pa.array(places, pa.string())))
+            found.append(table.append_column(schema.LOCATION, pa.array(places, pa.string())))
             records += len(table)
     if problems := lines_problem(records, issues, cfg):
         raise InputError(problems)
     if not found:
-        names = [*cfg.text_columns, *([cfg.id_column] if cfg.id_column else []), *keep, schema.WHERE]
+        names = [*cfg.text_columns, *([cfg.id_column] if cfg.id_column else []), *keep, schema.LOCATION]
         return pa.table({name: pa.array([], pa.string()) for name in dict.fromkeys(names)})
     kinds = {
         name: common_type([table.schema.field(name).type for table in found], ids=True)

@@ -22,7 +22,7 @@ from clustering.kernels.topk import FloatArray
 from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.query import EMBEDDED_IN_FLIGHT, IN_FLIGHT, NeighborQuery, search_params, tune_params
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import gather, names_of, parts, rows_without_vector, stored_vectors, vectors_of
+from clustering.runs.parts import part_names, parts, read_rows, rows_without_vector, stored_vectors, vectors_of
 from clustering.runs.storage import read_schema, read_table, write_table
 from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
@@ -98,8 +98,8 @@ def search_neighbors(
     if cfg.target_recall is not None:
         params, tuned = tune_params(run, endpoint, store, cfg, n_texts, seed, NeighborQuery)
     started = time.perf_counter()
-    found = set(names_of(run / "neighbors"))
-    todo = [name for name in names_of(run / "vectors") if name not in found]
+    found = set(part_names(run / "neighbors"))
+    todo = [name for name in part_names(run / "vectors") if name not in found]
     centers = run_on_one_node(partition_centers, run, n_texts, seed) if todo else None
     size = min(4, -(-len(todo) // (4 * cfg.actors)))  # parts a call
     results = map_parts(
@@ -134,6 +134,6 @@ def partition_centers(run: RunDir, n_texts: int, seed: int, partition_texts: int
     if n_partitions < 2:
         return np.empty((1, 0), np.float32)
     drawn = np.random.default_rng(seed).choice(n_texts, min(n_texts, SAMPLE_TEXTS * n_partitions), replace=False)
-    sample = vectors_of(gather(run / "vectors", np.sort(drawn), ["vector"]))
+    sample = vectors_of(read_rows(run / "vectors", np.sort(drawn), ["vector"]))
     found = KMeans(n_partitions, n_init=1, max_iter=20, random_state=seed).fit(sample[sample.any(axis=1)])
     return ordered(found.cluster_centers_)

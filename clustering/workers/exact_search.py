@@ -10,7 +10,7 @@ import ray
 
 from clustering.kernels.graph.repair import Ask, nearest_outside
 from clustering.kernels.topk import FloatArray, IntArray, block_top_k, dot_distance, merge_top_k
-from clustering.runs.parts import gather, parts, stored_vectors, vectors_of
+from clustering.runs.parts import parts, read_rows, stored_vectors, vectors_of
 from clustering.runs.storage import Location, read_table
 from clustering.workers.nodes import node_cpus
 from clustering.workers.tasks import collect, submit
@@ -67,7 +67,7 @@ def outside_search(folder: Location, core: FloatArray, metric: str, floor: float
         pieces = ray.put(piece)
         for at in range(0, rows.size, QUERIES):
             some = slice(at, at + QUERIES)
-            shared = ray.put((vectors_of(gather(folder, rows[some], ["vector"])), rows[some]))
+            shared = ray.put((vectors_of(read_rows(folder, rows[some], ["vector"])), rows[some]))
             calls = [(path, shared, cores, pieces, metric, floor, longest) for path in parts(folder)]
             for found, away in map_unordered(_block_outside, calls):
                 nearer = (away < reach[some]) | ((away == reach[some]) & (found < other[some]))

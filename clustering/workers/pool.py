@@ -15,7 +15,7 @@ from clustering import errors
 from clustering.errors import ConfigError, CoveyError
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, measure
-from clustering.runs.part_words import describe_item
+from clustering.runs.parts import describe_item
 from clustering.workers.failures import Attempts, WorkerProcess, is_retryable
 from clustering.workers.tasks import (
     REPORT_WAIT_AFTER_S,

@@ -8,7 +8,7 @@ import numpy as np
 
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance, wilson_interval
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import gather, rows_without_vector, vectors_of
+from clustering.runs.parts import read_rows, rows_without_vector, vectors_of
 from clustering.schema import Figures
 from clustering.workers.exact_search import exact_neighbors
 from clustering.workers.tasks import run_on_one_node
@@ -24,7 +24,7 @@ class RecallSample:
         rng = np.random.default_rng(seed)
         drawn = rng.choice(n_texts, min(size, n_texts), replace=False)
         self.rows = np.setdiff1d(drawn, rows_without_vector(run / "vectors"))
-        self.vectors = vectors_of(run_on_one_node(gather, run / "vectors", self.rows, ["vector"]))
+        self.vectors = vectors_of(run_on_one_node(read_rows, run / "vectors", self.rows, ["vector"]))
         _, dots = exact_neighbors(run / "vectors", self.vectors, self.rows, k)
         self.edge = _squared(dot_distance(dots[:, -1], metric), metric) + TIE
 
@@ -52,7 +52,7 @@ def measure_recall(run: RunDir, metric: str, k: int, sample: int, n_texts: int, 
     if sample == 0 or k == 0:
         return {"recall": None, "recall_low": None, "recall_high": None, "recall_sample": 0}
     drawn = RecallSample(run, metric, k, sample, n_texts, seed)
-    listed = run_on_one_node(gather, run / "neighbors", drawn.rows, ["distances"])["distances"].combine_chunks()
+    listed = run_on_one_node(read_rows, run / "neighbors", drawn.rows, ["distances"])["distances"].combine_chunks()
     recall = float(drawn.shares(listed.flatten().to_numpy(), np.asarray(listed.value_lengths())).mean())
     low, high = wilson_interval(recall, len(drawn.rows))
     figures = {"recall": recall, "recall_low": low, "recall_high": high, "recall_sample": len(drawn.rows)}

@@ -21,8 +21,8 @@ from clustering.kernels.graph.forest import FloatArray, Forest, IntArray, merge_
 from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
 from clustering.kernels.memory import forest_bytes
 from clustering.monitoring.usage import Usage, peak_bytes
-from clustering.runs.artefacts import read_lists, text_keys
 from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import read_neighbor_lists, text_digests
 from clustering.runs.parts import load_graph, part_name, read_columns
 from clustering.runs.storage import save_array, write_json, write_table
 from clustering.schema import Figures
@@ -57,12 +57,12 @@ class Shard:
 
     names : consecutive parts of texts/
     copies : int32, shape (n_texts,), records of each text; None where copies do not count
-    reading : the further arguments of ``read_lists``
+    reading : the further arguments of ``read_neighbor_lists``
     """
 
     def __init__(self, run: RunDir, names: list[str], copies: NDArray[np.int32] | None, *reading: Any) -> None:
         self.run, self.names, self.copies = run, names, copies
-        self.lists = read_lists(run, names, *reading)
+        self.lists = read_neighbor_lists(run, names, *reading)
         self.pull: FloatArray | None = None
 
     def count_breaks(self) -> IntArray:
@@ -75,11 +75,11 @@ class Shard:
         return diffusion.local_scales(self.lists, rank)
 
     def draw_sketch(self, seed: int) -> diffusion.Sketch:
-        return diffusion.draw_sketch(self.text_keys(), seed)
+        return diffusion.draw_sketch(self.text_digests(), seed)
 
-    def text_keys(self) -> diffusion.Keys:
+    def text_digests(self) -> diffusion.Keys:
         """A digest of each text, so that the order of the texts changes nothing."""
-        return text_keys(self.run, self.names)
+        return text_digests(self.run, self.names)
 
     def average(self, averaged: int, scales: list[Any], sketches: list[Any]) -> diffusion.Sketch:
         if self.pull is None:

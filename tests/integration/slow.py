@@ -18,16 +18,12 @@ SPREAD = "COVEY_TEST_SPREAD"  # on how many nodes those that embed or search sha
 
 def small_slow_parts() -> None:
     """Small parts, a rest before each, and a mark of the node."""
-    _when_loaded("read", lambda read: setattr(read, "RECORDS_PER_PART", 100))
-    _when_loaded("embed", lambda embed: _rest(embed.Embedder, "__call__"))
-    _when_loaded("store", lambda store: _rest(store.Loader, "load"))
-    _when_loaded("search", lambda search: _rest(search.Searcher, "search"))
-    _when_loaded("forest", _small_slow_shards)
-
-
-def _small_slow_shards(forest: Any) -> None:
-    forest.SHARD_EDGES = 15_000
-    _rest(forest._Shard, "average")
+    _when_loaded("stages.read", lambda read: setattr(read, "RECORDS_PER_PART", 100))
+    _when_loaded("stages.embed", lambda embed: _rest(embed.Embedder, "__call__"))
+    _when_loaded("milvus.loader", lambda loader: _rest(loader.Loader, "load"))
+    _when_loaded("stages.search", lambda search: _rest(search.Searcher, "search"))
+    _when_loaded("stages.forest", lambda forest: setattr(forest, "SHARD_EDGES", 15_000))
+    _when_loaded("workers.shards", lambda shards: _rest(shards.Shard, "average"))
 
 
 def _rest(worker: type, method: str) -> None:
@@ -50,11 +46,11 @@ def _when_loaded(name: str, change: Callable[[Any], None]) -> None:
 
 def _keep_the_head_busy_while_loading(pipeline: Any) -> None:
     """So that the one loader of the embedded store is on a node that can be killed."""
-    do_stage = pipeline.do_stage
+    run_stage = pipeline.run_stage
 
-    def do(config: Any, run: Any, marks: Any, name: str, work: Any) -> Any:
+    def do(config: Any, run: Any, fingerprints: Any, name: str, work: Any) -> Any:
         if name != "store":
-            return do_stage(config, run, marks, name, work)
+            return run_stage(config, run, fingerprints, name, work)
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -66,11 +62,11 @@ def _keep_the_head_busy_while_loading(pipeline: Any) -> None:
         busy = ray.remote(Busy).options(num_cpus=1, scheduling_strategy=here).remote()
         ray.get(busy.is_so.remote())
         try:
-            return do_stage(config, run, marks, name, work)
+            return run_stage(config, run, fingerprints, name, work)
         finally:
             ray.kill(busy)
 
-    pipeline.do_stage = do
+    pipeline.run_stage = do
 
 
 def _resting(name: str, work: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pymilvus import MilvusClient
 
-from clustering import pipeline
+from clustering import collection_lifecycle
 from clustering.milvus.embedded import embedded_server
 from clustering.milvus.endpoint import Endpoint
 from clustering.runs.directory import RunDir
@@ -47,7 +47,7 @@ def test_rows_that_are_deleted_during_the_search_end_the_run(covey, undisturbed,
     """It ended as ok, with a recall of 0.60."""
     run = RunDir(tmp_path / "run")
     words = [*undisturbed.words, f"run.dir={run.path}"]
-    search: Callable[..., Any] = pipeline.search_neighbors
+    search: Callable[..., Any] = collection_lifecycle.search_neighbors
 
     def disturbed(run: RunDir, endpoint: Endpoint, *rest: Any) -> Any:
         found = search(run, endpoint, *rest) if change == "after" else None
@@ -58,7 +58,7 @@ def test_rows_that_are_deleted_during_the_search_end_the_run(covey, undisturbed,
         return found or search(run, endpoint, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "search_neighbors", disturbed)
+        patched.setattr(collection_lifecycle, "search_neighbors", disturbed)
         result = covey(*words)
     assert result.status == 1
     last = result.err.splitlines()[-1]
@@ -77,7 +77,7 @@ def test_neighbors_found_in_half_a_collection_by_a_start_that_was_killed_are_giv
 ):
     run = RunDir(tmp_path / "run")
     words = [*undisturbed.words, f"run.dir={run.path}"]
-    search: Callable[..., Any] = pipeline.search_neighbors
+    search: Callable[..., Any] = collection_lifecycle.search_neighbors
 
     def killed(run: RunDir, endpoint: Endpoint, *rest: Any) -> Any:
         delete(endpoint.uri, endpoint.collection, "row >= 100")
@@ -85,7 +85,7 @@ def test_neighbors_found_in_half_a_collection_by_a_start_that_was_killed_are_giv
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "search_neighbors", killed)
+        patched.setattr(collection_lifecycle, "search_neighbors", killed)
         assert covey(*words).status == 130
     assert max(map(len, read_columns(run / "neighbors", ["neighbors"])["neighbors"].to_pylist())) == 50
     result = covey(*words)

@@ -29,7 +29,7 @@ from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.index import make_searchable
 from clustering.milvus.loader import Loader
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import names_of, part_name, read_columns
+from clustering.runs.parts import part_name, part_names, read_columns
 from clustering.runs.storage import write_table
 from clustering.stages.search import Searcher
 from tests.integration.conftest import ROOT
@@ -58,7 +58,7 @@ def prepared(run: RunDir, endpoint: Endpoint, dim: int = DIM) -> None:
 
 
 def load(run: RunDir, endpoint: Endpoint) -> dict[str, Any]:
-    return Loader(run, endpoint)({"pieces": [{"name": name} for name in names_of(run / "vectors")]})
+    return Loader(run, endpoint)({"pieces": [{"name": name} for name in part_names(run / "vectors")]})
 
 
 def finish(endpoint: Endpoint, n_texts: int) -> None:
@@ -69,7 +69,7 @@ def finish(endpoint: Endpoint, n_texts: int) -> None:
 def find(run: RunDir, endpoint: Endpoint, n_texts: int, k: int = 10) -> np.ndarray:
     """The neighbors as the product's own searcher leaves them, shape (n_texts, k)."""
     searcher = Searcher(run, endpoint, "L2", {}, k, 1000, np.eye(1, DIM, dtype=np.float32), n_texts)
-    searcher({"names": names_of(run / "vectors")})
+    searcher({"names": part_names(run / "vectors")})
     return np.array(read_columns(run / "neighbors", ["neighbors"])["neighbors"].to_pylist())
 
 

@@ -13,8 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from clustering import schema
 from clustering.config.sections import ClusterSection, GraphSection
 from clustering.kernels.partitions import assign_partitions
-from clustering.runs.artefacts import load_forest, load_group_sizes
 from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import load_forest, load_group_sizes
 from clustering.runs.parts import load_assignment, part_name
 from clustering.runs.storage import write_table
 from clustering.stages.cluster import cluster_graph

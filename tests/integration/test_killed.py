@@ -16,7 +16,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import names_of
+from clustering.runs.parts import part_names
 from tests.integration.conftest import ROOT, Undisturbed, digests
 from tests.integration.slow import SEEN, SPREAD
 
@@ -162,7 +162,7 @@ def test_a_driver_killed_at_ten_points_does_nothing_twice(
     assert "clusters" in out, err
     assert seen.items() <= {name: stage["finished"] for name, stage in run.manifest["stages"].items()}.items()
     assert digests(run) == undisturbed.digests
-    assert len(names_of(run / "vectors")) > 5
+    assert len(part_names(run / "vectors")) > 5
     assert run.manifest["stages"]["forest"]["figures"]["shards"] > 1
     used = run.manifest["stages"]["embed"]["figures"]["used"]
     assert used["gpu_seconds"] > 0

@@ -37,7 +37,7 @@ from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, StageError
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import LOCK
-from clustering.runs.locks import numbers_of_processes
+from clustering.runs.locks import pid_namespace
 from clustering.runs.object_store import RemotePath
 from clustering.runs.parts import load_graph, parts
 from clustering.runs.storage import (
@@ -61,7 +61,7 @@ from tests.integration.conftest import digests, free_port
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 VECTORS = pa.table({"row": [0, 1], "vector": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2, 3, 4]), 2)})
 # The lock of a driver that has ended: no process of this machine has such a number.
-DEAD = {"owner": "x" * 32, "host": platform.node(), "pid": 2**22 + 1, "numbers": numbers_of_processes()}
+DEAD = {"owner": "x" * 32, "host": platform.node(), "pid": 2**22 + 1, "numbers": pid_namespace()}
 # In a process of its own: pyarrow may hold the interpreter while it waits. With threads: it asks while it reads.
 GOOGLE = """
 import http.server, sys

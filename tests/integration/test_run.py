@@ -20,11 +20,11 @@ from sklearn.metrics import adjusted_rand_score
 
 from clustering import load_graph, schema
 from clustering.cli.main import main
+from clustering.collection_lifecycle import keep_collection_name
 from clustering.config.loading import override_config
-from clustering.pipeline import keep_collection
-from clustering.runs.artefacts import load_forest
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import FILES, STAGE_ARTEFACTS, is_written_by_covey
+from clustering.runs.kernel_inputs import load_forest
 from clustering.runs.parts import read_columns, vectors_of
 from clustering.runs.saved_config import load_run_config
 from clustering.sample import write_sample
@@ -169,9 +169,9 @@ def test_a_renamed_directory_keeps_its_store_and_a_copy_takes_another(finished, 
     after = stage_times(renamed)
     assert [name for name in before if after[name] != before[name]] == ["plot", "report"]  # the name heads the map
     config = load_run_config(renamed)
-    assert keep_collection(config, renamed).collection == "covey_run"
+    assert keep_collection_name(config, renamed).collection == "covey_run"
     copy = RunDir(shutil.copytree(renamed.path, tmp_path / "copy"))
-    assert keep_collection(override_config(config, [f"run.dir={copy.path}"]), copy).collection == "covey_copy"
+    assert keep_collection_name(override_config(config, [f"run.dir={copy.path}"]), copy).collection == "covey_copy"
 
 
 def test_recluster_keeps_vectors_and_forest(finished, covey):

@@ -191,7 +191,7 @@ def test_a_collection_that_shall_not_stay_is_dropped_by_the_next_start(
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
              f"run.dir={tmp_path / 'retriable'}", "store.keep=false"]  # fmt: skip
     with monkeypatch.context() as patched:
-        patched.setattr("clustering.pipeline.drop_collection", interrupt)
+        patched.setattr("clustering.collection_lifecycle.drop_collection", interrupt)
         assert covey(*words).status == 130
     client = MilvusClient(uri=milvus_server)
     assert "covey_passing" in client.list_collections()

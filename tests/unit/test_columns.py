@@ -161,11 +161,11 @@ def test_labels_carry_what_members_have() -> None:
 
 
 def test_texts_of_a_run_before_these_columns_are_shown(tmp_path: Path) -> None:
-    from clustering.runs.parts import gather_texts
+    from clustering.runs.parts import read_row_texts
 
     run = RunDir(tmp_path)
     write_table(run / "texts" / "part-000000.parquet", pa.table({"row": [0, 1], "text": ["a", "b"], "copies": [1, 1]}))
-    assert gather_texts(run, pa.array([1]).to_numpy()) == {1: "b"}
+    assert read_row_texts(run, pa.array([1]).to_numpy()) == {1: "b"}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ FLOORS = [
     {"milvus"},
     {"sources"},
     {"stages"},
-    {"fingerprints", "preflight", "compile_ahead"},
+    {"fingerprints", "preflight", "compile_ahead", "collection_lifecycle"},
     {"pipeline"},
     {"finished"},
     {"cli"},

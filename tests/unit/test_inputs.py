@@ -24,7 +24,7 @@ from clustering.config.sections import CleanSection, CsvSection, ReadSection
 from clustering.errors import ConfigError, InputError
 from clustering.fingerprints import stage_fingerprints
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import gather_texts, read_columns
+from clustering.runs.parts import read_columns, read_row_texts
 from clustering.sources.detection import find_files
 from clustering.stages.read import _read_tasks
 from tests.unit.conftest import Write
@@ -706,7 +706,7 @@ def test_markup_is_taken_out_and_the_original_shown(write: Write, read_here: Rea
     path = write("a.jsonl", "\n".join(json.dumps({"title": title}) for title in titles))
     run, figures = read_here(section(path))
     assert texts_of(run) == HEADLINES
-    assert gather_texts(run, pa.array([0, 1]).to_numpy()) == {0: HEADLINES[0], 1: titles[1]}
+    assert read_row_texts(run, pa.array([0, 1]).to_numpy()) == {0: HEADLINES[0], 1: titles[1]}
     assert "50% of the texts carry markup" in warned(figures)
     run, figures = read_here(section(path, clean=CleanSection(markup=False)))
     assert texts_of(run) == titles

@@ -232,20 +232,20 @@ def test_inputs_in_the_run_directory_are_refused_however_they_are_named(run_here
 
 def test_a_directory_that_is_not_there_yet_holds_what_would_lie_in_it(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "news")
-    assert run.holds(str(tmp_path / "news/texts/a.csv"))
-    assert not run.holds(str(tmp_path / "newsroom/a.csv"))
-    assert not run.holds("s3://bucket/news/a.csv")
+    assert run.contains(str(tmp_path / "news/texts/a.csv"))
+    assert not run.contains(str(tmp_path / "newsroom/a.csv"))
+    assert not run.contains("s3://bucket/news/a.csv")
 
 
 def test_a_bucket_holds_its_own_prefix_whatever_the_options_are() -> None:
     run = RunDir("s3://bucket/news?region=eu-west-1")
-    assert run.holds("s3://bucket/news/texts/a.csv")
-    assert run.holds("s3://bucket/news")
-    assert not run.holds("s3://bucket/newsroom/a.csv")
-    assert not run.holds("s3://other/news/a.csv")
-    assert not run.holds("/bucket/news/a.csv")
-    assert not run.holds("s3://[broken")
-    assert run.wrote("s3://bucket/news/labels.parquet")
+    assert run.contains("s3://bucket/news/texts/a.csv")
+    assert run.contains("s3://bucket/news")
+    assert not run.contains("s3://bucket/newsroom/a.csv")
+    assert not run.contains("s3://other/news/a.csv")
+    assert not run.contains("/bucket/news/a.csv")
+    assert not run.contains("s3://[broken")
+    assert run.has_written("s3://bucket/news/labels.parquet")
 
 
 def test_artefacts_of_the_run_itself_are_no_input_of_the_folder_around_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from clustering.errors import ConfigError
-from clustering.runs.locks import LEASE_S, hold_local, locks_not_shared, numbers_of_processes, remote_in_use
+from clustering.runs.locks import LEASE_S, hold_local, pid_namespace, remote_in_use, unshared_locks
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
@@ -61,16 +61,16 @@ def test_locks_that_other_machines_do_not_see_are_known_by_the_mount(
 ) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(MOUNTS, encoding="utf-8")
-    assert locks_not_shared(Path(path), mounts) == kind
+    assert unshared_locks(Path(path), mounts) == kind
 
 
 def test_nothing_is_said_where_nobody_tells_of_mounts(tmp_path: Path) -> None:
-    assert locks_not_shared(tmp_path, tmp_path / "none") is None
+    assert unshared_locks(tmp_path, tmp_path / "none") is None
 
 
 def test_a_lock_that_others_do_not_see_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("clustering.runs.locks.locks_not_shared", lambda path: "nfs (nolock)")
+    monkeypatch.setattr("clustering.runs.locks.unshared_locks", lambda path: "nfs (nolock)")
     monkeypatch.setattr("clustering.runs.locks.log.warning", lambda text, *words: said.append(text % words))
     with hold_local(tmp_path):
         pass
@@ -95,7 +95,7 @@ class Lock:
         return json.dumps(self.held)
 
 
-ENDED = {"owner": "x", "host": platform.node(), "pid": 2**22 + 1, "numbers": numbers_of_processes()}  # no such process
+ENDED = {"owner": "x", "host": platform.node(), "pid": 2**22 + 1, "numbers": pid_namespace()}  # no such process
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,6 @@ def test_a_holder_is_dead_at_once_only_where_its_processes_can_be_seen(changed: 
 
 
 def test_a_system_that_does_not_tell_has_no_dead_holders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clustering.runs.locks.numbers_of_processes", lambda: "")
+    monkeypatch.setattr("clustering.runs.locks.pid_namespace", lambda: "")
     lock: Any = Lock({**ENDED, "numbers": ""})
     assert remote_in_use(lock)

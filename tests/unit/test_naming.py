@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from clustering.runs.directory import RunDir
-from clustering.runs.part_words import describe_item
-from clustering.runs.parts import part_name
+from clustering.runs.parts import describe_item, part_name
 from clustering.runs.storage import write_table
 
 

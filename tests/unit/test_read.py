@@ -291,7 +291,7 @@ def test_columns_are_read_as_strings_with_their_places(write: Write, tmp_path: P
     table = columns_of(tmp_path / "in", id_column="id")
     assert table["title"].to_pylist() == ["Flood, Garford", "two\nlines", "Vote", None, '{"x": 1}', "Final", "Cup"]
     assert table["id"].to_pylist() == ["007", "NA", "8", None, "true", "1.5", None]  # of several kinds: strings
-    assert table[schema.WHERE].to_pylist() == [
+    assert table[schema.LOCATION].to_pylist() == [
         "a.csv:1", "a.csv:2", "b/c.jsonl.gz:1", "b/c.jsonl.gz:2", "b/c.jsonl.gz:3", "z.parquet:1", "z.parquet:2",
     ]  # fmt: skip
 

@@ -26,7 +26,7 @@ from scipy.sparse import csr_array
 from clustering.errors import ConfigError, StageError
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import ARTEFACTS, FILES, FOLDERS, LOCK, STAGE_ARTEFACTS, STAGE_OF, TEMPORARY
-from clustering.runs.parts import gather_texts, load_graph, part_name, parts, read_columns, save_graph
+from clustering.runs.parts import load_graph, part_name, parts, read_columns, read_row_texts, save_graph
 from clustering.runs.storage import (
     atomic_write,
     digest,
@@ -36,7 +36,7 @@ from clustering.runs.storage import (
 )
 from tests.planted import blobs, neighbor_graph
 
-MARK, OTHER = "0123456789abcdef", "fedcba9876543210"
+DIGEST, OTHER = "0123456789abcdef", "fedcba9876543210"
 
 
 @pytest.fixture
@@ -69,10 +69,10 @@ def work(run: RunDir) -> Work:
     return Work(run)
 
 
-def interrupt(run: RunDir, work: Work, mark: str, after: int, stage: str = "read") -> None:
+def interrupt(run: RunDir, work: Work, fingerprint: str, after: int, stage: str = "read") -> None:
     work.fails_after = after
     with pytest.raises(InterruptedError):
-        run.stage(stage, mark, work)
+        run.stage(stage, fingerprint, work)
     work.fails_after = None
 
 
@@ -80,57 +80,57 @@ def interrupt(run: RunDir, work: Work, mark: str, after: int, stage: str = "read
 
 
 def test_a_finished_stage_is_not_done_again(run: RunDir, work: Work) -> None:
-    first = run.stage("read", MARK, work)
-    again = RunDir(run.path).stage("read", MARK, work)
+    first = run.stage("read", DIGEST, work)
+    again = RunDir(run.path).stage("read", DIGEST, work)
     assert first == again == {"parts": 3, "peak_bytes": 1}
     assert work.calls == 1
-    assert run.finished("read", MARK)
+    assert run.finished("read", DIGEST)
 
 
 def test_a_stage_whose_fingerprint_changed_is_done_again_from_nothing(run: RunDir, work: Work) -> None:
-    run.stage("read", MARK, work)
+    run.stage("read", DIGEST, work)
     write_table(run / "texts" / part_name(7), pa.table({"row": [7]}))
     run.stage("read", OTHER, work)
     assert work.calls == 2
     assert [path.name for path in parts(run / "texts")] == list(map(part_name, range(3)))
     assert run.finished("read", OTHER)
-    assert not run.finished("read", MARK)
+    assert not run.finished("read", DIGEST)
 
 
 def test_an_interrupted_stage_keeps_its_whole_parts(run: RunDir, work: Work) -> None:
-    interrupt(run, work, MARK, after=2)
-    assert not run.finished("read", MARK)
-    run.stage("read", MARK, work)
+    interrupt(run, work, DIGEST, after=2)
+    assert not run.finished("read", DIGEST)
+    run.stage("read", DIGEST, work)
     assert work.calls == 2
     assert work.written == list(map(part_name, range(3)))  # none twice
 
 
 def test_parts_of_an_interrupted_stage_with_another_fingerprint_are_not_taken(run: RunDir, work: Work) -> None:
-    interrupt(run, work, MARK, after=2)
+    interrupt(run, work, DIGEST, after=2)
     run.stage("read", OTHER, work)
     assert work.written == [part_name(0), part_name(1), *map(part_name, range(3))]
 
 
 def test_parts_that_no_stage_began_are_not_taken(run: RunDir, work: Work) -> None:
     write_table(run / "texts" / part_name(0), pa.table({"row": [99]}))
-    run.stage("read", MARK, work)
+    run.stage("read", DIGEST, work)
     assert read_columns(run / "texts", ["row"])["row"].to_pylist() == [0, 1, 2]
 
 
 def test_a_stage_leaves_the_artefacts_of_others(run: RunDir, work: Work) -> None:
-    run.stage("read", MARK, work)
+    run.stage("read", DIGEST, work)
     embed = Work(run, "vectors", 1)
-    run.stage("embed", MARK, embed)
+    run.stage("embed", DIGEST, embed)
     run.stage("read", OTHER, work)
     assert (run / "vectors" / part_name(0)).exists()
-    assert run.finished("embed", MARK)
+    assert run.finished("embed", DIGEST)
 
 
 def test_a_forgotten_stage_is_done_again_with_its_parts_kept(run: RunDir, work: Work) -> None:
-    run.stage("read", MARK, work)
+    run.stage("read", DIGEST, work)
     run.forget("read")
-    assert not run.finished("read", MARK)
-    run.stage("read", MARK, work)
+    assert not run.finished("read", DIGEST)
+    run.stage("read", DIGEST, work)
     assert work.calls == 2
     assert len(work.written) == 3
 
@@ -142,20 +142,20 @@ def test_every_stage_names_artefacts_of_its_own() -> None:
 
 
 def test_clearing_keeps_the_id_and_files_of_others(run: RunDir, work: Work) -> None:
-    run.stage("read", MARK, work)
+    run.stage("read", DIGEST, work)
     mine = run.id
     (run / "notes.txt").write_text("mine", encoding="utf-8")
     run.clear()
     assert run.id == mine
     assert not (run / "texts").exists()
-    assert not run.finished("read", MARK)
+    assert not run.finished("read", DIGEST)
     assert (run / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_artefacts_that_are_half_removed_are_not_taken_for_finished(
     run: RunDir, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.stage("read", MARK, work)
+    run.stage("read", DIGEST, work)
 
     def killed(root: Path, kept: set[str]) -> None:
         raise InterruptedError
@@ -163,18 +163,18 @@ def test_artefacts_that_are_half_removed_are_not_taken_for_finished(
     monkeypatch.setattr("clustering.runs.directory.remove_others", killed)
     with pytest.raises(InterruptedError):
         run.clear()
-    assert (run.path / "texts" / MARK).exists()
-    assert not run.finished("read", MARK)
+    assert (run.path / "texts" / DIGEST).exists()
+    assert not run.finished("read", DIGEST)
 
 
 def test_a_stage_before_that_is_done_again_leaves_the_parts_of_one_that_was_begun(run: RunDir, work: Work) -> None:
     """The server was away when the search went on: the store is looked through again, nothing is searched twice."""
-    run.stage("store", MARK, dict)
+    run.stage("store", DIGEST, dict)
     search = Work(run, "neighbors")
-    interrupt(run, search, MARK, after=2, stage="search")
+    interrupt(run, search, DIGEST, after=2, stage="search")
     run.forget("store")
-    run.stage("store", MARK, dict)
-    run.stage("search", MARK, search)
+    run.stage("store", DIGEST, dict)
+    run.stage("search", DIGEST, search)
     assert search.written == list(map(part_name, range(3)))  # none twice
 
 
@@ -189,35 +189,35 @@ def test_a_run_keeps_its_id_and_no_two_share_one(tmp_path: Path) -> None:
 STAGES = tuple(STAGE_ARTEFACTS)
 
 
-def marks_of(mark: str, since: str = "read") -> dict[str, str]:
+def fingerprints_of(fingerprint: str, since: str = "read") -> dict[str, str]:
     """Fingerprints of all stages; those before ``since`` are always the same."""
-    return {name: mark if STAGES.index(name) >= STAGES.index(since) else "a" * 16 for name in STAGES}
+    return {name: fingerprint if STAGES.index(name) >= STAGES.index(since) else "a" * 16 for name in STAGES}
 
 
-def leave(run: RunDir, stage: str, mark: str) -> None:
+def leave(run: RunDir, stage: str, fingerprint: str) -> None:
     """A stage's work: each artefact holds the fingerprint that it was made with."""
 
     def work() -> dict[str, Any]:
         for artefact in STAGE_ARTEFACTS[stage]:
             path = run / artefact
             name = {"graph": "data.npy", "loaded": "filling"}.get(artefact, part_name(0))
-            write_json(path / name if artefact in FOLDERS else path, mark)
+            write_json(path / name if artefact in FOLDERS else path, fingerprint)
         for artefact in TEMPORARY:
             if artefact in STAGE_ARTEFACTS[stage]:
                 run.remove(artefact)
         return {}
 
-    run.stage(stage, mark, work)
+    run.stage(stage, fingerprint, work)
 
 
-def do_all(run: RunDir, marks: dict[str, str], until: str | None = None, publish: bool = True) -> None:
+def do_all(run: RunDir, fingerprints: dict[str, str], until: str | None = None, publish: bool = True) -> None:
     """A start; it ends before ``until``, or before the files that users open are swapped in."""
     with run.locked():
-        run.begin(marks, config={"made with": marks["report"]})
+        run.begin(fingerprints, config={"made with": fingerprints["report"]})
         for name in STAGES:
             if name == until:
                 return
-            leave(run, name, marks[name])
+            leave(run, name, fingerprints[name])
         if publish:
             run.publish()
 
@@ -235,58 +235,58 @@ def files_below(run: RunDir) -> list[str]:
 
 def test_a_worker_of_an_earlier_start_that_writes_late_writes_beside(run: RunDir) -> None:
     with run.locked():
-        run.begin(marks_of(MARK, since="embed"))
+        run.begin(fingerprints_of(DIGEST, since="embed"))
         leave(run, "read", "a" * 16)
-        interrupt(run, Work(run, "vectors"), MARK, after=1, stage="embed")
+        interrupt(run, Work(run, "vectors"), DIGEST, after=1, stage="embed")
     late = pickle.loads(pickle.dumps(run))  # as Ray gives it to a worker
     again = RunDir(run.path)
     with again.locked():
-        again.begin(marks_of(OTHER, since="embed"))
+        again.begin(fingerprints_of(OTHER, since="embed"))
         write_table(late / "vectors" / part_name(2), pa.table({"row": [99]}))
         interrupt(again, Work(again, "vectors"), OTHER, after=2, stage="embed")
         write_table(late / "vectors" / part_name(2), pa.table({"row": [99]}))
         again.stage("embed", OTHER, Work(again, "vectors"))
         write_table(late / "vectors" / part_name(2), pa.table({"row": [99]}))
         assert read_columns(again / "vectors", ["row"])["row"].to_pylist() == [0, 1, 0]
-    assert [name for name in files_below(run) if MARK in name] == [f"vectors/{MARK}/{part_name(2)}"]
+    assert [name for name in files_below(run) if DIGEST in name] == [f"vectors/{DIGEST}/{part_name(2)}"]
     with again.locked():
-        again.begin(marks_of(OTHER, since="embed"))
-    assert not [name for name in files_below(run) if MARK in name]
+        again.begin(fingerprints_of(OTHER, since="embed"))
+    assert not [name for name in files_below(run) if DIGEST in name]
     assert len(parts(again / "vectors")) == 3
 
 
 def test_a_worker_knows_the_places_without_asking_the_manifest(run: RunDir) -> None:
-    do_all(run, marks_of(MARK), until="search")
+    do_all(run, fingerprints_of(DIGEST), until="search")
     there = pickle.loads(pickle.dumps(run))
     (run / "manifest.json").unlink()
-    assert there / "vectors" == run.path / "vectors" / MARK
-    assert there / "labels.parquet" == run.path / "pending" / MARK / "labels.parquet"
+    assert there / "vectors" == run.path / "vectors" / DIGEST
+    assert there / "labels.parquet" == run.path / "pending" / DIGEST / "labels.parquet"
 
 
 @pytest.mark.parametrize("until", ["graph", "cluster", "describe", "plot", "report", None])
 def test_an_interrupted_start_leaves_the_results_of_the_run_before(until: str | None, run: RunDir) -> None:
-    do_all(run, marks_of(MARK, since="graph"))
-    old = dict.fromkeys(FILES, MARK)
+    do_all(run, fingerprints_of(DIGEST, since="graph"))
+    old = dict.fromkeys(FILES, DIGEST)
     assert opened(run) == old
-    do_all(run, marks_of(OTHER, since="graph"), until=until, publish=False)
+    do_all(run, fingerprints_of(OTHER, since="graph"), until=until, publish=False)
     assert opened(run) == old
     seen = RunDir(run.path)  # of a tool, which looks at what is whole
     if until is None:  # all is done but for the swap, which any next start does
-        assert json.loads((seen / "labels.parquet").read_text()) == MARK
+        assert json.loads((seen / "labels.parquet").read_text()) == DIGEST
         with seen.locked():
             pass
         assert json.loads((seen / "labels.parquet").read_text()) == OTHER
         assert opened(seen) == dict.fromkeys(FILES, OTHER)
         return
-    assert seen.whole
-    assert seen.results["config"] == {"made with": MARK}
+    assert seen.is_complete
+    assert seen.results["config"] == {"made with": DIGEST}
     for name in ("graph", "forest", "coords"):
-        assert seen / name == run.path / name / MARK
+        assert seen / name == run.path / name / DIGEST
         assert list((seen / name).glob("*"))
     assert seen / "report.json" == run.path / "report.json"
-    do_all(seen, marks_of(OTHER, since="graph"))
+    do_all(seen, fingerprints_of(OTHER, since="graph"))
     assert opened(seen) == dict.fromkeys(FILES, OTHER)
-    assert not [name for name in files_below(run) if MARK in name], "what is replaced goes"
+    assert not [name for name in files_below(run) if DIGEST in name], "what is replaced goes"
     assert RunDir(run.path).results["config"] == {"made with": OTHER}
 
 
@@ -294,7 +294,7 @@ def test_an_interrupted_start_leaves_the_results_of_the_run_before(until: str | 
 def test_a_swap_that_is_interrupted_is_finished_by_the_next_start(
     after: int, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    do_all(run, marks_of(MARK, since="graph"))
+    do_all(run, fingerprints_of(DIGEST, since="graph"))
     moved = []
 
     def killed(path: Path, to: Path) -> None:
@@ -305,30 +305,30 @@ def test_a_swap_that_is_interrupted_is_finished_by_the_next_start(
 
     monkeypatch.setattr("clustering.runs.directory.move", killed)
     with pytest.raises(KeyboardInterrupt):
-        do_all(run, marks_of(OTHER, since="graph"))
+        do_all(run, fingerprints_of(OTHER, since="graph"))
     monkeypatch.undo()
-    assert sorted(moved) == sorted(name for name, mark in opened(run).items() if mark == OTHER)
+    assert sorted(moved) == sorted(name for name, fingerprint in opened(run).items() if fingerprint == OTHER)
     seen = RunDir(run.path)
     assert {name: json.loads((seen / name).read_text()) for name in FILES} == dict.fromkeys(FILES, OTHER)
     with seen.locked():
         assert opened(seen) == dict.fromkeys(FILES, OTHER)
-    assert not [name for name in files_below(run) if MARK in name or name.startswith("pending")]
+    assert not [name for name in files_below(run) if DIGEST in name or name.startswith("pending")]
 
 
 def test_going_back_to_the_settings_of_the_results_does_nothing_again(run: RunDir) -> None:
-    do_all(run, marks_of(MARK, since="graph"))
+    do_all(run, fingerprints_of(DIGEST, since="graph"))
     before = run.manifest["stages"]
-    do_all(run, marks_of(OTHER, since="graph"), until="plot")
-    assert RunDir(run.path).finished("report", MARK)
-    do_all(run, marks_of(MARK, since="graph"))
+    do_all(run, fingerprints_of(OTHER, since="graph"), until="plot")
+    assert RunDir(run.path).finished("report", DIGEST)
+    do_all(run, fingerprints_of(DIGEST, since="graph"))
     assert run.manifest["stages"] == before
     assert not [name for name in files_below(run) if OTHER in name]
 
 
 def test_a_file_that_the_new_results_lack_goes(run: RunDir) -> None:
-    do_all(run, marks_of(MARK))
+    do_all(run, fingerprints_of(DIGEST))
     with run.locked():  # a run without texts
-        run.begin(marks_of(OTHER))
+        run.begin(fingerprints_of(OTHER))
         leave(run, "read", OTHER)
         leave(run, "report", OTHER)
         run.publish()
@@ -338,27 +338,29 @@ def test_a_file_that_the_new_results_lack_goes(run: RunDir) -> None:
 
 
 def test_a_first_run_keeps_nothing_twice(run: RunDir) -> None:
-    do_all(run, marks_of(MARK), until="graph")
+    do_all(run, fingerprints_of(DIGEST), until="graph")
     with run.locked():
-        run.begin(marks_of(OTHER))
-        assert not [name for name in files_below(run) if MARK in name], "an unfinished start's parts are given up first"
-    do_all(run, marks_of(OTHER))
+        run.begin(fingerprints_of(OTHER))
+        assert not [name for name in files_below(run) if DIGEST in name], (
+            "an unfinished start's parts are given up first"
+        )
+    do_all(run, fingerprints_of(OTHER))
     lasting = [name for stage in STAGES for name in STAGE_ARTEFACTS[stage] if name not in TEMPORARY]
     assert len([name for name in files_below(run) if name not in ("manifest.json", ".lock")]) == len(lasting)
 
 
 def test_starting_anew_leaves_the_files_that_users_open_until_new_ones_are_whole(run: RunDir) -> None:
-    do_all(run, marks_of(MARK))
+    do_all(run, fingerprints_of(DIGEST))
     with run.locked():
         run.clear()
-        run.begin(marks_of(MARK))
-        assert [name for name in files_below(run) if MARK in name] == []
-        assert opened(run) == dict.fromkeys(FILES, MARK)
-        assert not RunDir(run.path).whole
-        leave(run, "cluster", MARK)
-        assert (run.path / "pending" / MARK / "tree.parquet").exists()
-    do_all(run, marks_of(MARK))
-    assert opened(run) == dict.fromkeys(FILES, MARK)
+        run.begin(fingerprints_of(DIGEST))
+        assert [name for name in files_below(run) if DIGEST in name] == []
+        assert opened(run) == dict.fromkeys(FILES, DIGEST)
+        assert not RunDir(run.path).is_complete
+        leave(run, "cluster", DIGEST)
+        assert (run.path / "pending" / DIGEST / "tree.parquet").exists()
+    do_all(run, fingerprints_of(DIGEST))
+    assert opened(run) == dict.fromkeys(FILES, DIGEST)
 
 
 def test_a_run_of_the_version_before_is_read_where_it_lies(run: RunDir) -> None:
@@ -368,20 +370,20 @@ def test_a_run_of_the_version_before_is_read_where_it_lies(run: RunDir) -> None:
         for artefact in set(STAGE_ARTEFACTS[stage]) - set(TEMPORARY):
             path = run.path / artefact
             name = {"graph": "radius.npy", "forest": "core.npy"}.get(artefact, part_name(0))
-            write_json(path / name if artefact in FOLDERS else path, MARK)
+            write_json(path / name if artefact in FOLDERS else path, DIGEST)
     entry = {"started": 1.0, "finished": 2.0, "seconds": 1.0, "figures": {}}
-    marks = marks_of(MARK, since="graph")
-    stages = {name: {**entry, "fingerprint": marks[name]} for name in STAGES}
+    fingerprints = fingerprints_of(DIGEST, since="graph")
+    stages = {name: {**entry, "fingerprint": fingerprints[name]} for name in STAGES}
     write_json(run / "manifest.json", {"id": "0123456789ab", "stages": stages, "config": {}})
     before = files_below(run)
     old = RunDir(run.path)
-    assert old.whole
+    assert old.is_complete
     for artefact in STAGE_OF:
         assert old / artefact == run.path / artefact
-    do_all(old, marks_of(OTHER, since="graph"), until="plot")
-    assert opened(old) == dict.fromkeys(FILES, MARK)
+    do_all(old, fingerprints_of(OTHER, since="graph"), until="plot")
+    assert opened(old) == dict.fromkeys(FILES, DIGEST)
     assert set(before) < set(files_below(run))
-    do_all(old, marks_of(OTHER, since="graph"))
+    do_all(old, fingerprints_of(OTHER, since="graph"))
     assert opened(old) == dict.fromkeys(FILES, OTHER)
     assert old / "vectors" == run.path / "vectors"  # is kept, and stays
     assert (run.path / "vectors" / part_name(0)).exists()
@@ -393,18 +395,19 @@ def test_a_run_of_the_version_before_is_read_where_it_lies(run: RunDir) -> None:
 
 
 def test_stages_on_threads_of_one_driver_do_not_lose_each_others_entries(run: RunDir) -> None:
-    marks = marks_of(MARK)
+    fingerprints = fingerprints_of(DIGEST)
     with run.locked(), ThreadPoolExecutor(8) as pool:
-        run.begin(marks)
-        list(pool.map(lambda name: leave(run, name, marks[name]), STAGES))
+        run.begin(fingerprints)
+        list(pool.map(lambda name: leave(run, name, fingerprints[name]), STAGES))
         list(
             pool.map(
-                lambda at: run.update_manifest(**[{"seed": 1}, {"dropped": MARK}, {"machine": "x"}][at % 3]), range(32)
+                lambda at: run.update_manifest(**[{"seed": 1}, {"dropped": DIGEST}, {"machine": "x"}][at % 3]),
+                range(32),
             )
         )
         assert set(run.manifest["stages"]) == set(STAGES)
         assert run.manifest["begun"] == {}
-        assert [run.manifest[name] for name in ("seed", "dropped", "machine")] == [1, MARK, "x"]
+        assert [run.manifest[name] for name in ("seed", "dropped", "machine")] == [1, DIGEST, "x"]
 
 
 # --- the manifest ---
@@ -424,10 +427,10 @@ def test_a_damaged_manifest_is_named_with_the_remedy(content: bytes, run: RunDir
     run.update_manifest()
     (run / "manifest.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"manifest\.json is damaged \(.+\); start anew with run\.resume=false"):
-        run.stage("read", MARK, work)
+        run.stage("read", DIGEST, work)
 
 
-ENTRY = {"fingerprint": MARK, "started": 1.0, "finished": 2.0, "seconds": 1.0, "figures": {}}
+ENTRY = {"fingerprint": DIGEST, "started": 1.0, "finished": 2.0, "seconds": 1.0, "figures": {}}
 SOUND: dict[str, Any] = {"id": "0123456789ab", "stages": {"read": ENTRY}}
 
 
@@ -442,7 +445,7 @@ SOUND: dict[str, Any] = {"id": "0123456789ab", "stages": {"read": ENTRY}}
         ({"stages": {"read": {**ENTRY, "folder": ".."}}}, r"stages\.read\.folder: string should match pattern"),
         ({"stages": {"read": {**ENTRY, "seconds": "1"}}}, r"stages\.read\.seconds: input should be a valid number"),
         ({"begun": {"embed": "../texts"}}, r"begun\.embed: string should match pattern"),
-        ({"swapping": {"../../labels.parquet": MARK}}, "swapping.*: string should match pattern"),
+        ({"swapping": {"../../labels.parquet": DIGEST}}, "swapping.*: string should match pattern"),
         ({"swapping": {"map.html": "../.."}}, r"swapping\.map\.html: string should match pattern"),
         ({"previous": {"stages": {"read": {**ENTRY, "folder": "/"}}}}, r"previous\.stages\.read\.folder"),
         ({"collection": "a b"}, "collection: string should match pattern"),
@@ -458,7 +461,7 @@ def test_a_prepared_manifest_is_refused(change: dict[str, Any], says: str, run: 
 
 
 def test_starting_anew_is_a_remedy_for_a_damaged_manifest(run: RunDir, work: Work) -> None:
-    run.stage("read", MARK, work)
+    run.stage("read", DIGEST, work)
     (run / "manifest.json").write_text("{", encoding="utf-8")
     with run.locked():
         run.replace_damaged_manifest()
@@ -569,7 +572,7 @@ def test_what_a_killed_process_left_is_no_part(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_half_written_goes_with_the_next_start(run: RunDir, work: Work) -> None:
-    run.stage("read", MARK, work)
+    run.stage("read", DIGEST, work)
     half = (run / ".report.json.12ab34cd.tmp", run / "texts" / ".part-000009.parquet.0f0f0f0f.tmp")
     for left in half:
         left.write_bytes(b"PAR1")
@@ -594,8 +597,8 @@ def test_texts_are_gathered_from_their_parts(run: RunDir) -> None:
     for part in range(3):
         rows = np.arange(4 * part, 4 * part + 4)
         write_table(run / "texts" / part_name(part), pa.table({"row": rows, "text": [f"text {row}" for row in rows]}))
-    assert gather_texts(run, np.array([9, 1, 9, 0])) == {0: "text 0", 1: "text 1", 9: "text 9"}
-    assert gather_texts(run, np.empty(0, np.int64)) == {}
+    assert read_row_texts(run, np.array([9, 1, 9, 0])) == {0: "text 0", 1: "text 1", 9: "text 9"}
+    assert read_row_texts(run, np.empty(0, np.int64)) == {}
 
 
 # --- the graph ---

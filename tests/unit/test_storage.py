@@ -21,7 +21,7 @@ from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, StageError
 from clustering.runs.directory import RunDir
 from clustering.runs.object_store import RemotePath, filesystem_of
-from clustering.runs.parts import gather, load_assignment, read_columns
+from clustering.runs.parts import load_assignment, read_columns, read_rows
 from clustering.runs.storage import (
     atomic_write,
     has_extension_types,
@@ -86,7 +86,7 @@ def test_the_trap_of_the_tests_springs(trap: tuple[Path, Path]) -> None:
         read_metadata,
         read_schema,
         lambda path: read_columns(path.parent, ["row"]),
-        lambda path: gather(path.parent, np.array([0]), ["row"]),
+        lambda path: read_rows(path.parent, np.array([0]), ["row"]),
         lambda path: load_assignment(_as_assignment(path)),
     ],
 )
@@ -226,7 +226,7 @@ def failing(clock: Clock, until: float, error: Exception) -> tuple[Callable[[Any
 @pytest.mark.parametrize("says", [AWAY, BUSY, "AWS Error SLOW_DOWN during PutObject operation (HTTP status 503)"])
 def test_minutes_of_trouble_are_waited_for(says: str, clock: Clock) -> None:
     work, calls = failing(clock, 200, OSError(says))
-    assert RemotePath.of("s3://bucket/run").again(work) == "done"
+    assert RemotePath.of("s3://bucket/run").retry(work) == "done"
     assert len(calls) < 60, "asked too often"
     assert max(clock.pauses) <= 10
     assert len(set(clock.pauses)) == len(clock.pauses), "the pauses are drawn"
@@ -236,7 +236,7 @@ def test_patience_ends_and_says_how_long_it_was(clock: Clock) -> None:
     work, _ = failing(clock, 1e9, OSError(AWAY))
     run = RunDir("s3://bucket/run", patience_s=120)
     with pytest.raises(StageError, match=r"s3://bucket/run/texts/x: When reading.*\(tried \d+ times in 120 s\)\. When"):
-        (run.path / "texts" / "x").again(work)
+        (run.path / "texts" / "x").retry(work)
     assert clock.now == pytest.approx(120)
     there = pickle.loads(pickle.dumps(run.path / "texts"))  # as a worker gets it
     assert there.patience_s == 120
@@ -251,25 +251,25 @@ def test_patience_ends_and_says_how_long_it_was(clock: Clock) -> None:
 def test_what_waiting_cannot_mend_ends_at_once(says: str, clock: Clock) -> None:
     work, calls = failing(clock, 1e9, OSError(says))
     with pytest.raises(StageError, match="When that is mended, the same command goes on"):
-        RemotePath.of("s3://bucket/run").again(work)
+        RemotePath.of("s3://bucket/run").retry(work)
     assert len(calls) == 1
     missing, calls = failing(clock, 1e9, FileNotFoundError("none"))
     with pytest.raises(FileNotFoundError):
-        RemotePath.of("s3://bucket/run").again(missing)
+        RemotePath.of("s3://bucket/run").retry(missing)
     assert len(calls) == 1
 
 
 def test_what_is_no_trouble_of_the_store_is_tried_a_few_times(clock: Clock) -> None:
     work, calls = failing(clock, 1e9, pa.ArrowInvalid("Parquet magic bytes not found in footer"))
     with pytest.raises(StageError, match="magic bytes not found"):
-        RemotePath.of("s3://bucket/run").again(work)
+        RemotePath.of("s3://bucket/run").retry(work)
     assert len(calls) == 3
 
 
 def test_a_sign_of_life_is_tried_once(clock: Clock) -> None:
     work, calls = failing(clock, 1e9, OSError(AWAY))
     with pytest.raises(StageError, match="NETWORK_CONNECTION"):
-        RemotePath.of("s3://bucket/run").again(work, tries=1)
+        RemotePath.of("s3://bucket/run").retry(work, tries=1)
     assert len(calls) == 1
 
 

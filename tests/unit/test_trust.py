@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from clustering import pipeline, preflight
+from clustering import collection_lifecycle, pipeline, preflight
 from clustering.cli.main import main
 from clustering.config.loading import build_config
 from clustering.config.sections import RunConfig
@@ -19,7 +19,7 @@ from clustering.errors import ConfigError
 from clustering.finished import recluster
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import STAGE_ARTEFACTS
-from clustering.runs.saved_config import apply_overrides, load_run_config, refuse_untrusted, with_encoder
+from clustering.runs.saved_config import apply_overrides, load_run_config, refuse_untrusted, with_trusted_encoder
 from clustering.runs.storage import write_json, write_table
 
 TITLES = {"url": "https://titles.example/v1", "model": "small", "key_env": "TITLES_KEY"}
@@ -117,11 +117,11 @@ def test_recluster_does_not_release_a_collection_that_a_prepared_directory_says_
     """Its address and the name of its token are those of whoever prepared it."""
     prepared(tmp_path, {"store": {"uri": "http://own.example", "server": {"token_env": "TOKEN"}}}, loaded="0" * 16)
     opened: list[Any] = []
-    monkeypatch.setattr(pipeline, "open_store", lambda *given: opened.append(given) or nullcontext())
+    monkeypatch.setattr(collection_lifecycle, "open_store", lambda *given: opened.append(given) or nullcontext())
     monkeypatch.setattr(recluster, "ray_session", nullcontext)
     monkeypatch.setattr(recluster, "make_plan", lambda *_: None)
     done: list[str] = []
-    monkeypatch.setattr(pipeline, "do_stage", lambda *given: done.append(given[3]) or {"texts": 9, "dim": 2})
+    monkeypatch.setattr(pipeline, "run_stage", lambda *given: done.append(given[3]) or {"texts": 9, "dim": 2})
     recluster.recluster_run(RunDir(tmp_path), ["cluster.min_cluster_size=9"])
     assert opened == []
     assert {"cluster", "describe", "project", "report"} <= set(done)
@@ -160,7 +160,7 @@ def test_a_model_that_only_the_directory_names_is_not_loaded(
 )
 def test_a_model_that_is_known_or_named_is_loaded(embed: dict[str, str], words: list[str], trusted: bool) -> None:
     saved = build_config({"embed": embed})
-    found = with_encoder(saved, words, None, trusted, "runs/theirs")
+    found = with_trusted_encoder(saved, words, None, trusted, "runs/theirs")
     assert found.embed.model in ("/own", None)
     assert found.read == saved.read
 
@@ -169,13 +169,13 @@ def test_a_configuration_file_names_the_model(tmp_path: Path) -> None:
     file = tmp_path / "news.yaml"
     file.write_text("embed: {encoder: bge-m3, model: /own, max_tokens: 64}\n")
     saved = build_config({"embed": {"encoder": "bge-m3", "model": "/theirs", "max_tokens": 128}})
-    found = with_encoder(saved, [], file, trusted=False, place="runs/theirs").embed
+    found = with_trusted_encoder(saved, [], file, trusted=False, place="runs/theirs").embed
     assert (found.model, found.max_tokens) == ("/own", 128)
 
 
 def test_assign_takes_no_keys_of_other_sections() -> None:
     with pytest.raises(ConfigError, match=r"assign takes keys of embed only, not 'search\.k=3'"):
-        with_encoder(RunConfig(), ["search.k=3"], None, trusted=False, place="runs/theirs")
+        with_trusted_encoder(RunConfig(), ["search.k=3"], None, trusted=False, place="runs/theirs")
 
 
 @pytest.mark.parametrize("command", ["status", "recluster"])
@@ -188,7 +188,7 @@ def test_commands_look_at_no_model_that_the_directory_names(
     monkeypatch.setattr(recluster, "ray_session", nullcontext)
     monkeypatch.setattr(preflight, "live_nodes", list)
     monkeypatch.setattr(preflight, "node_cpus", lambda: 2)
-    monkeypatch.setattr(pipeline, "do_stage", lambda *given: {"texts": 9})
+    monkeypatch.setattr(pipeline, "run_stage", lambda *given: {"texts": 9})
     monkeypatch.setattr(RunDir, "report", {"clusters": {"count": 0, "noise_share": 0.0, "largest_share": 0.0}})
     assert main([command, "--run", str(tmp_path / "run")]) == 0
     assert looked == []
@@ -206,7 +206,7 @@ def test_a_run_whose_configuration_has_old_names_is_read(
     assert (config.store.server.token_env, config.store.server.db_name) == ("TOKEN", None)
     monkeypatch.setattr(recluster, "ray_session", nullcontext)
     monkeypatch.setattr(recluster, "make_plan", lambda *_: None)
-    monkeypatch.setattr(pipeline, "do_stage", lambda *given: {"texts": 9})
+    monkeypatch.setattr(pipeline, "run_stage", lambda *given: {"texts": 9})
     monkeypatch.setattr(RunDir, "report", {"clusters": {"count": 0, "noise_share": 0.0, "largest_share": 0.0}})
     assert main([command, "--run", str(tmp_path)]) == 0
     assert "error" not in capsys.readouterr().err
@@ -218,6 +218,6 @@ def test_no_endpoint_that_the_directory_names_as_its_place_before_is_asked(tmp_p
         before = f"s3://theirs/run?endpoint_override=127.0.0.1:{server.getsockname()[1]}&scheme=http&region=x"
         prepared(tmp_path, {"run": {"dir": before}}, collection="covey_theirs")
         config = build_config({"run": {"dir": str(tmp_path), "name": "own"}})
-        assert pipeline.keep_collection(config, RunDir(tmp_path)).collection == "covey_own"
+        assert collection_lifecycle.keep_collection_name(config, RunDir(tmp_path)).collection == "covey_own"
         with pytest.raises(BlockingIOError):
             server.accept()

@@ -15,7 +15,7 @@ from clustering.config.sections import EmbedSection
 from clustering.encoders.loading import check_encoder
 from clustering.encoders.weights import UNKNOWN, encoder_fingerprint, hub_name, recorded_commit, resolve_commit
 from clustering.errors import ConfigError
-from clustering.fingerprints import commits, known_commit, stage_fingerprints
+from clustering.fingerprints import known_commit, model_versions, stage_fingerprints
 from clustering.runs.directory import RunDir
 from clustering.sources.collection import Source
 
@@ -134,10 +134,10 @@ def test_a_commit_that_a_start_has_found_is_that_of_the_next(
     config = build_config({"run": {"dir": str(tmp_path / "run")}, "embed": {"encoder": "bge-m3"}})
     run = RunDir(config.run.dir)
     assert known_commit(config, run) == COMMIT
-    run.update_manifest(versions={"ray": "2.60.0", **commits(config, COMMIT)})
+    run.update_manifest(versions={"ray": "2.60.0", **model_versions(config, COMMIT)})
     assert [known_commit(config, run) for _ in range(2)] == [COMMIT, COMMIT]
     assert known_commit(override_config(config, ["run.resume=false"]), run) is None
-    run.update_manifest(versions=commits(config, None))
+    run.update_manifest(versions=model_versions(config, None))
     assert known_commit(config, run) is None
     assert answers == ["b" * 40]
 
@@ -149,26 +149,26 @@ def test_only_a_commit_is_taken_from_a_directory() -> None:
 
 
 def test_the_name_of_the_directory_is_part_of_no_vector(tmp_path: Path) -> None:
-    def marks(**run: str) -> dict[str, str]:
+    def fingerprints(**run: str) -> dict[str, str]:
         return stage_fingerprints(build_config({"run": run, "embed": {"encoder": "static"}}), [])
 
-    one, other = marks(dir=str(tmp_path / "one")), marks(dir=str(tmp_path / "other"), name="third")
+    one, other = fingerprints(dir=str(tmp_path / "one")), fingerprints(dir=str(tmp_path / "other"), name="third")
     assert {name for name in one if one[name] != other[name]} == {"plot", "report"}  # the map is headed by the name
 
 
 def test_how_something_is_reached_is_part_of_no_artefact(tmp_path: Path) -> None:
-    def marks(source: Any, **sections: Any) -> dict[str, str]:
+    def digests(source: Any, **sections: Any) -> dict[str, str]:
         return stage_fingerprints(build_config({"embed": {"encoder": "static"}, **sections}), source)
 
     source = Source("id", "id", "title", "vector", 8, 9, "made")
     given = {"uri": "https://milvus.example", "name": "news", "text_field": "title"}
     reached = {"server": {"token_file": "/run/token", "ca_file": "/own.pem", "server_name": "milvus"}}
-    assert marks(source, read={"collection": given}) == marks(source, read={"collection": {**given, **reached}})
-    assert marks(source, read={"collection": given}) != marks(source, read={"collection": {**given, "name": "old"}})
+    assert digests(source, read={"collection": given}) == digests(source, read={"collection": {**given, **reached}})
+    assert digests(source, read={"collection": given}) != digests(source, read={"collection": {**given, "name": "old"}})
     titles = {"url": "https://titles.example", "model": "small"}
     keyed = {**titles, "key_env": "KEY"}
-    assert marks([], describe={"titles": titles}) == marks([], describe={"titles": keyed})
-    assert marks([], describe={"titles": titles}) != marks([], describe={"titles": {**titles, "model": "large"}})
+    assert digests([], describe={"titles": titles}) == digests([], describe={"titles": keyed})
+    assert digests([], describe={"titles": titles}) != digests([], describe={"titles": {**titles, "model": "large"}})
 
 
 @pytest.mark.parametrize(

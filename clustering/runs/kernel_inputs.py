@@ -1,4 +1,4 @@
-"""Artefacts in, what kernels work on out."""
+"""Artefacts in, the arrays that kernels work on out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from clustering.runs.parts import flat_neighbors, read_columns
 from clustering.runs.storage import read_table
 
 
-def read_lists(run: RunDir, names: list[str], k: int, section: GraphSection, metric: str, n_texts: int) -> Lists:
+def read_neighbor_lists(
+    run: RunDir, names: list[str], k: int, section: GraphSection, metric: str, n_texts: int
+) -> Lists:
     """The neighbor lists in some parts of neighbors/, as far as their entries become edges of the graph.
 
     names : consecutive parts of texts/, whose lists are empty where neighbors/ has none (a single text); k : nearest
@@ -45,7 +47,7 @@ def read_lists(run: RunDir, names: list[str], k: int, section: GraphSection, met
     return Lists(int(first), np.cumsum(np.concatenate(counts)), np.concatenate(others), np.concatenate(distances))
 
 
-def text_keys(run: RunDir, names: list[str]) -> NDArray[np.uint64]:
+def text_digests(run: RunDir, names: list[str]) -> NDArray[np.uint64]:
     """uint64, shape (n_texts,): a digest of each text in some parts of texts/."""
     keys = [np.empty(0, np.uint64)]
     for name in names:
@@ -55,7 +57,7 @@ def text_keys(run: RunDir, names: list[str]) -> NDArray[np.uint64]:
     return np.concatenate(keys)
 
 
-def copies_of(run: RunDir) -> NDArray[np.int32]:
+def load_copies(run: RunDir) -> NDArray[np.int32]:
     """int32, shape (n_texts,): records of each distinct text."""
     return read_columns(run / "texts", ["copies"])["copies"].to_numpy()  # type: ignore[no-any-return]
 
