@@ -33,10 +33,10 @@ from clustering.errors import StoreError
 from clustering.kernels.memory import PART_ROWS
 from clustering.milvus import loader, query
 from clustering.milvus.audit import audit_collection
-from clustering.milvus.channel import Channel, connected
+from clustering.milvus.channel import Channel
 from clustering.milvus.collection import prepare_collection
 from clustering.milvus.embedded import embedded_server
-from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.endpoint import Endpoint, connected
 from clustering.milvus.index import make_searchable
 from clustering.milvus.loader import Loader
 from clustering.runs.directory import RunDir

@@ -9,9 +9,8 @@ from dataclasses import replace
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StoreError
 from clustering.milvus.audit import confirm_store, confirm_unchanged
-from clustering.milvus.channel import open_store
 from clustering.milvus.collection import ChangedError, drop_collection, is_in_use, release_store
-from clustering.milvus.endpoint import Endpoint, endpoint_of
+from clustering.milvus.endpoint import Endpoint, endpoint_of, open_store
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures
 from clustering.stages.search import search_neighbors

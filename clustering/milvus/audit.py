@@ -9,9 +9,9 @@ import numpy as np
 
 from clustering.errors import StoreError
 from clustering.kernels.topk import IntArray
-from clustering.milvus.channel import Channel, connected
+from clustering.milvus.channel import Channel
 from clustering.milvus.collection import DESCRIPTION_PREFIX, ChangedError
-from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.endpoint import Endpoint, connected
 from clustering.milvus.index import load_collection
 from clustering.milvus.protocol import ROW, VECTOR, column_of
 from clustering.milvus.retry import retry

@@ -18,8 +18,8 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from clustering.config.sections import StoreSection
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus.channel import Channel, connected, server_version
-from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.channel import Channel
+from clustering.milvus.endpoint import Endpoint, connected, server_version
 from clustering.milvus.protocol import ROW, VECTOR
 from clustering.milvus.retry import RefusedError, reason_of, retry
 from clustering.monitoring import progress

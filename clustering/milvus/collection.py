@@ -9,8 +9,8 @@ from pymilvus import DataType, MilvusClient
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StoreError
 from clustering.milvus.bulk import check_bulk
-from clustering.milvus.channel import Channel, connected, server_version
-from clustering.milvus.endpoint import Endpoint, endpoint_of
+from clustering.milvus.channel import Channel
+from clustering.milvus.endpoint import Endpoint, connected, endpoint_of, server_version
 from clustering.milvus.index import is_loaded, release_collection
 from clustering.milvus.protocol import ROW, VECTOR
 from clustering.milvus.retry import retry

@@ -1,41 +1,46 @@
-"""A Milvus server's address, token and limits in; a client of this process's own out."""
+"""The configuration in; where the Milvus server is, its token, its timeouts, its errors and a client of it out."""
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import inspect
 import ipaddress
 import logging
 import os
 import platform
+import re
 import socket
 import time
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import grpc
 from pymilvus import MilvusClient, MilvusException
 
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StoreError
 from clustering.kernels.printable import without_user
-from clustering.milvus.retry import reason_of
+from clustering.milvus.embedded import embedded_server
+from clustering.milvus.retry import RefusedError, reason_of
+from clustering.runs.directory import RunDir
 
 log = logging.getLogger("covey")
 
-REQUEST_TIMEOUT_S = 120  # a request to a server that takes longer is sent again, at the third time in halves
-TRIES = 3  # at least, of a request that gets no answer, within the patience
-NEVER_MS = (1 << 31) - 1  # gRPC's word for no keepalive
+REQUEST_TIMEOUT_S = 120  # a request that takes longer is sent again, and the third time in halves
+TRIES = 3  # at least, of a request without a reply, within the patience
+NEVER_MS = (1 << 31) - 1  # gRPC's value for no keepalive
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the vectors lie; holds the name of the token's variable or file, never the token."""
+    """Where a collection lies; holds the name of the token's variable or file, never the token."""
 
     uri: str
     collection: str
@@ -46,16 +51,25 @@ class Endpoint:
     server_name: str | None = None
     timeout_s: float = 20
     patience_s: float = 300
-    section: str = "store"  # of the configuration, for what is said about its keys
-    home: str | None = None  # the folder of the embedded server, which is no other's and on this machine
+    section: str = "store"  # of the configuration, for messages that name its keys
+    home: str | None = None  # the folder of the embedded server, which runs on this machine for this run alone
     stall_s: float = 3600
 
     def __str__(self) -> str:
         return f"collection {self.collection} at {self.uri}"
 
     @property
+    def target(self) -> dict[str, str]:
+        """The collection's name and its database, as requests take them."""
+        return {"collection_name": self.collection, "db_name": self.db_name or ""}
+
+    @property
     def embedded(self) -> bool:
         return self.home is not None
+
+    @property
+    def secure(self) -> bool:
+        return self.uri.startswith("https://")
 
     @property
     def host(self) -> str:
@@ -75,28 +89,36 @@ class Endpoint:
 
     @property
     def request_s(self) -> float:
-        """Seconds after which a request is taken for lost.
+        """Seconds after which a request counts as lost.
 
-        The embedded server works on one request at a time, so that a second copy would only wait behind the first: it
-        gets the whole patience. What a server does not answer is asked three times within it.
+        A server is asked three times within the patience. The embedded one works on one request at a time, and a second
+        copy would only wait behind the first: one request gets the whole patience.
         """
         return self.patience_s if self.embedded else min(REQUEST_TIMEOUT_S, self.patience_s / TRIES)
 
     @property
     def grpc_options(self) -> dict[str, Any]:
-        """For a server of this machine, no proxy, and no pings: one that is busy takes them for an attack."""
-        soon = {"grpc.initial_reconnect_backoff_ms": 200, "grpc.max_reconnect_backoff_ms": 5000}  # else 120 s
+        """No proxy and no pings for a server on this machine: a busy one takes pings for an attack."""
+        backoff = {"grpc.initial_reconnect_backoff_ms": 200, "grpc.max_reconnect_backoff_ms": 5000}  # else 120 s
         if self.on_this_machine:
-            return {**soon, "grpc.enable_http_proxy": 0, "grpc.keepalive_time_ms": NEVER_MS}
-        return {**soon, "grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 10_000}
+            return {**backoff, "grpc.enable_http_proxy": 0, "grpc.keepalive_time_ms": NEVER_MS}
+        return {**backoff, "grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 10_000}
 
     @property
     def proxy(self) -> str:
-        """The proxy that gRPC asks for this address, as the environment names it; "" where there is none."""
+        """The proxy that gRPC uses for this endpoint, as the environment names it; "" where there is none."""
         if self.on_this_machine or _bypasses_proxy(self.host):
             return ""
-        found = next((os.environ[name] for name in PROXIES if os.environ.get(name)), "")
-        return without_user(found)
+        return without_user(next((os.environ[name] for name in PROXIES if os.environ.get(name)), ""))
+
+    @property
+    def proxy_hint(self) -> str:
+        if not self.proxy:
+            return ""
+        return (
+            f". It is asked through the proxy {self.proxy}, which the environment names ({', '.join(PROXIES)}); "
+            f"where it is reached without one, set no_proxy={self.host}"
+        )
 
     @property
     def token(self) -> str:
@@ -107,26 +129,21 @@ class Endpoint:
         if self.token_env:
             token = os.environ.get(self.token_env, "").strip()
             if not token:
-                name, node = self.token_env, platform.node()
-                raise ConfigError(
-                    [f"{self.section}.server.token_env: the environment variable {name} is not set on {node}"]
-                )
+                variable = f"the environment variable {self.token_env} is not set on {platform.node()}"
+                raise ConfigError([f"{self.section}.server.token_env: {variable}"])
             return token
         if self.token_file:
             try:
                 token = Path(self.token_file).read_text(encoding="utf-8-sig").strip()
-            except (OSError, ValueError) as error:  # of which the text of the second would hold what was read
-                place = f"{self.token_file} cannot be read on {platform.node()}"
-                why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-                raise ConfigError([f"{self.section}.server.token_file: {place}: {why}"]) from None
+            except (OSError, ValueError) as error:
+                # The words of a UnicodeDecodeError would show what was read.
+                reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+                file = f"{self.token_file} cannot be read on {platform.node()}"
+                raise ConfigError([f"{self.section}.server.token_file: {file}: {reason}"]) from None
             if not token:
                 raise ConfigError([f"{self.section}.server.token_file: {self.token_file} is empty"])
             return token
         return ""
-
-    @property
-    def secure(self) -> bool:
-        return self.uri.startswith("https://")
 
     def connect(self) -> MilvusClient:
         """A client of this process's own.
@@ -141,47 +158,34 @@ class Endpoint:
         warn_of_open_token(self, token)
         tls = {"secure": True, "server_pem_path": self.ca_file or "", "server_name": self.server_name or ""}
         try:
-            client = _TimelyClient(
+            client = _ClientWithTimeouts(
                 self.request_s, uri=self.uri, token=token, db_name=self.db_name or "", timeout=self.timeout_s,
-                dedicated=True,  # a shared one has proven the server's name to whoever came first, not to us
+                dedicated=True,  # a shared one has checked the server's name for its first user, not for us
                 grpc_options=self.grpc_options,
                 **(tls if self.secure else {}),
             )  # fmt: skip
             client.list_collections(timeout=self.timeout_s)
         except MilvusException as error:
-            cause = str(getattr(error.__cause__, "details", lambda: "")() or "")  # the server's own words
-            reason = self.redact(" ".join(f"{error.message or error} {cause}".split()))
-            if "verif" in reason.lower():
-                raise ConfigError(
-                    [
-                        f"{self.section}.uri: the certificate of {self.uri} is not accepted: {reason}. Set "
-                        f"{self.section}.server.ca_file to the certificate of its authority, and "
-                        f"{self.section}.server.server_name to the name in the certificate if that is not the address"
-                    ]
-                ) from None
-            if any(word in reason.lower() for word in ("auth", "permission", "credential")):
-                given = f"the token in {self.token_env or self.token_file}" if token else "the request without a token"
-                raise ConfigError(
-                    [
-                        f"{self.section}.uri: {self.uri} refused {given}: {reason}. Set "
-                        f"{self.section}.server.token_env to the name of a variable that holds a valid token or "
-                        f"user:password, or "
-                        f"{self.section}.server.token_file to a file with it"
-                    ]
-                ) from None
-            raise ConfigError(
-                [f"{self.section}.uri: {self.uri} does not work as a Milvus server: {reason}{self.proxy_words}"]
-            ) from None
+            raise ConfigError([f"{self.section}.uri: {self._why_refused(error)}"]) from None
         return client
 
-    @property
-    def proxy_words(self) -> str:
-        if not self.proxy:
-            return ""
-        return (
-            f". It is asked through the proxy {self.proxy}, which the environment names ({', '.join(PROXIES)}); "
-            f"where it is reached without one, set no_proxy={self.host}"
-        )
+    def _why_refused(self, error: MilvusException) -> str:
+        keys = f"{self.section}.server"
+        cause = str(getattr(error.__cause__, "details", lambda: "")() or "")  # the server's own words
+        reason = self.redact(" ".join(f"{error.message or error} {cause}".split()))
+        if "verif" in reason.lower():
+            return (
+                f"the certificate of {self.uri} is not accepted: {reason}. Set {keys}.ca_file to the certificate of "
+                f"its authority, and {keys}.server_name to the name in the certificate if that is not the address"
+            )
+        if any(word in reason.lower() for word in ("auth", "permission", "credential")):
+            token = self.token_env or self.token_file
+            refused = f"the token in {token}" if token else "the request without a token"
+            return (
+                f"{self.uri} refused {refused}: {reason}. Set {keys}.token_env to the name of a variable that holds a "
+                f"valid token or user:password, or {keys}.token_file to a file with it"
+            )
+        return f"{self.uri} does not work as a Milvus server: {reason}{self.proxy_hint}"
 
     def redact(self, text: str) -> str:
         """The text without the token, its password, or their encoding in the request's header."""
@@ -194,25 +198,48 @@ class Endpoint:
         return text
 
     def store_error(self, error: Exception) -> StoreError:
-        """What a client or channel raised, as an error that says where, what, and how to go on."""
-        words = self.redact(reason_of(error)) + self.proxy_words
+        """The error of a client or channel as one that says where, what, and how to go on."""
+        reason = self.redact(reason_of(error)) + self.proxy_hint
         if self.home:
-            words += f" (the embedded server's log is {self.home}/server.log)"
-        return StoreError(f"{self}: {words}. When that is mended, the same command goes on from the last finished part")
+            reason += f" (the embedded server's log is {self.home}/server.log)"
+        return StoreError(
+            f"{self}: {reason}. When that is mended, the same command goes on from the last finished part"
+        )
 
 
-class _TimelyClient(MilvusClient):  # type: ignore[misc]
-    """pymilvus's client with a limit for each call: by itself it waits for ever where a server is silent."""
+class _ClientWithTimeouts(MilvusClient):  # type: ignore[misc]
+    """pymilvus's client with a timeout for each call; without one it waits for ever on a silent server."""
 
-    def __init__(self, limit_s: float, **options: Any) -> None:
+    def __init__(self, timeout_s: float, **options: Any) -> None:
         super().__init__(**options)
         for name, method in inspect.getmembers(MilvusClient, inspect.isfunction):
             if not name.startswith("_") and "timeout" in inspect.signature(method).parameters:
-                setattr(self, name, functools.partial(getattr(self, name), timeout=limit_s))
+                setattr(self, name, functools.partial(getattr(self, name), timeout=timeout_s))
+
+
+@contextmanager
+def connected(endpoint: Endpoint) -> Iterator[MilvusClient]:
+    """A client for the length of the block; its errors become a StoreError.
+
+    Raises: ConfigError when there is no connection, see Endpoint.connect.
+    """
+    client = endpoint.connect()
+    try:
+        yield client
+    except (grpc.RpcError, MilvusException, RefusedError) as error:
+        raise endpoint.store_error(error) from None
+    finally:
+        client.close()
+
+
+def server_version(client: MilvusClient) -> tuple[int, ...]:
+    """Major, minor and patch of the server's version, from words such as v2.3.5-lite."""
+    numbers = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", str(client.get_server_version()))
+    return tuple(int(number or 0) for number in numbers.groups()) if numbers else (0, 0, 0)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's own, which no other machine can be reached by."""
+    """Whether a host's name or address is this machine's own, which no other machine can reach."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -220,16 +247,16 @@ def is_loopback(host: str) -> bool:
 
 
 def _bypasses_proxy(host: str) -> bool:
-    """Whether the environment's list of exceptions names a host; gRPC's own list comes first."""
+    """Whether the environment excepts a host from proxies; gRPC's own list comes first."""
     names = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""  # noqa: SIM112
     return bool(urllib.request.proxy_bypass_environment(host, {"no": names}))  # type: ignore[attr-defined]
 
 
-_warned: set[str] = set()  # addresses
+_warned: set[str] = set()  # URIs
 
 
 def warn_of_open_token(endpoint: Endpoint, token: str) -> None:
-    """Say once that a token travels unencrypted to another machine, where anyone on the way can read it."""
+    """Warn once that a token travels unencrypted to another machine, where anyone on the way can read it."""
     if token and not endpoint.secure and not endpoint.on_this_machine and endpoint.uri not in _warned:
         _warned.add(endpoint.uri)
         log.warning(
@@ -239,7 +266,7 @@ def warn_of_open_token(endpoint: Endpoint, token: str) -> None:
 
 
 def _refuse_unreachable(endpoint: Endpoint) -> None:
-    """Say early, and within a stated time, that nobody listens; a client would try far longer."""
+    """Report within ``timeout_s`` that nothing listens; a client would try far longer."""
     host, _, port = endpoint.host_port.rpartition(":")
     section, deadline = endpoint.section, time.monotonic() + endpoint.timeout_s
     while True:
@@ -251,8 +278,8 @@ def _refuse_unreachable(endpoint: Endpoint) -> None:
             if time.monotonic() + 0.5 >= deadline:
                 raise ConfigError(
                     [
-                        f"{section}.uri: nothing answers at {endpoint.uri} ({error}); tried for {endpoint.timeout_s:g} "
-                        f"s. Start Milvus there, or correct {section}.uri"
+                        f"{section}.uri: nothing answers at {endpoint.uri} ({error}); tried for "
+                        f"{endpoint.timeout_s:g} s. Start Milvus there, or correct {section}.uri"
                         f"{', or set it to embedded' if section == 'store' else ''}"
                     ]
                 ) from None
@@ -260,11 +287,22 @@ def _refuse_unreachable(endpoint: Endpoint) -> None:
 
 
 def endpoint_of(config: RunConfig, uri: str, home: str | None = None) -> Endpoint:
-    """home : folder of the embedded server"""
+    """The endpoint of the run's collection. home : folder of the embedded server"""
     store = config.store
-    waits = Endpoint(
+    endpoint = Endpoint(
         uri, config.collection, timeout_s=store.timeout_s, patience_s=store.patience_s, stall_s=store.stall_s, home=home
     )
     if store.embedded:  # Milvus Lite knows neither tokens nor databases
-        return waits
-    return dataclasses.replace(waits, **dataclasses.asdict(store.server))
+        return endpoint
+    return replace(endpoint, **asdict(store.server))
+
+
+@contextmanager
+def open_store(config: RunConfig, run: RunDir) -> Iterator[Endpoint]:
+    """The endpoint of the run's collection; the embedded server runs until the block ends, whatever ends it."""
+    if not config.store.embedded:
+        yield endpoint_of(config, config.store.uri)
+        return
+    home = run.local("store")
+    with embedded_server(home) as uri:
+        yield endpoint_of(config, uri, str(home))

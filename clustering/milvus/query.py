@@ -1,30 +1,35 @@
-"""Vectors in, their nearest entities out; parameters of the index, and those that reach a recall."""
+"""Vectors in, their nearest entities out; the search's parameters, also those that reach a target recall."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from clustering.config.sections import SEARCH_PARAMS, SearchSection, StoreSection
 from clustering.kernels.topk import FloatArray, IntArray, nearest_others, score_distance
-from clustering.milvus.channel import Channel, default_nlist
+from clustering.milvus.channel import Channel
 from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.index import nlist_of
 from clustering.milvus.protocol import HIT_BYTES, Hits, search_request
 from clustering.milvus.retry import RequestSize, retry_in_halves
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures
 from clustering.workers.recall import RecallSample
 
+log = logging.getLogger("covey")
 MESSAGE_BYTES = 32 << 20  # of a request or a reply, half of what servers allow
 IN_FLIGHT = 2  # requests of an actor that wait for the server at the same time
-# The embedded one takes as long for queries together as one by one, so a request is kept to about a second.
-EMBEDDED_PRODUCTS = 1 << 31  # a request, of numbers: queries x stored vectors x dimension
+# The embedded server gains nothing from queries that come together, so a request is kept to about a second.
+EMBEDDED_PRODUCTS = 1 << 31  # numbers multiplied for a request: queries x stored vectors x dimension
 EMBEDDED_QUERIES = 16  # a request, at least
 EMBEDDED_IN_FLIGHT = 1
+GROWTH = 1.5  # of a parameter from one step of the tuning to the next
+STANDARD_ERRORS = 1.645  # by which a sample's recall must exceed the target: 95 % one-sided
+Neighbors = tuple[IntArray, FloatArray, IntArray]
 
 
 class NeighborQuery:
@@ -39,79 +44,80 @@ class NeighborQuery:
         self.endpoint, self.metric, self.params, self.k, self.n_texts = endpoint, metric, params, k, n_texts
         self.request_size = RequestSize(queries)
         self.channel = Channel(endpoint)
-        self.seen = False  # whether a request has waited for all that was written; nothing is written any more
+        self.waited = False  # whether a request has waited for all earlier writes; none follow
         self.retries = 0
 
     def batch(self, dim: int) -> int:
-        """Queries a request: neither it nor its reply comes near a server's limits, nor keeps the embedded one long."""
+        """Queries a request: few enough for a server's limits on messages, and for the embedded one's time."""
         most = min(self.request_size.rows, MESSAGE_BYTES // ((self.k + 1) * HIT_BYTES), MESSAGE_BYTES // (4 * dim))
         if self.endpoint.embedded and self.n_texts:
             most = min(most, max(EMBEDDED_QUERIES, EMBEDDED_PRODUCTS // (self.n_texts * dim)))
         return max(1, most)
 
-    def nearest(self, rows: IntArray, vectors: FloatArray) -> tuple[IntArray, FloatArray, IntArray]:
+    def nearest(self, rows: IntArray, vectors: FloatArray) -> Neighbors:
         """The k nearest other rows of some rows.
 
         rows : int64, shape (n,); vectors : float32, shape (n, dim)
-        Returns: neighbors int64 and distances float32, one entry a neighbor, ascending within each row; their number
-            for each row, shape (n,).
+        Returns: neighbors int64 and distances float32 (see ``score_distance``), one entry a neighbor, ascending within
+            each row; their number for each row, int64, shape (n,).
+        Raises: StoreError as ``retry`` does.
         """
 
-        def ask(some: slice, again: bool) -> Hits:
-            # A server that has been away may have loaded the collection anew.
+        def ask(part: slice, again: bool) -> Hits:
+            # A server that was away may have loaded the collection anew.
             request = search_request(
-                self.endpoint.collection, self.endpoint.db_name or "", vectors[some], self.k + 1, self.metric,
-                self.params, strong=not self.seen or again,
+                self.endpoint.collection, self.endpoint.db_name or "", vectors[part], self.k + 1, self.metric,
+                self.params, strong=not self.waited or again,
             )  # fmt: skip
-            return self.channel.search(request)[0]
+            return self.channel.search(request)
 
         replies, retries = retry_in_halves(self.endpoint, self.request_size, len(rows), ask)
         self.retries += retries
-        self.seen = True
+        self.waited = True
         ids, scores, counts = (
             np.concatenate([getattr(hits, name) for hits in replies]) for name in ("ids", "scores", "counts")
         )
         return nearest_others(ids, score_distance(scores, self.metric), counts, rows, self.k)
 
 
-log = logging.getLogger("covey")
-STEP = 1.5  # by which a parameter grows
-SURE = 1.645  # standard errors by which a sample must exceed the target: 95 % one-sided
+def nearest_in_batches(
+    query: NeighborQuery, rows: IntArray, vectors: FloatArray, map_batches: Callable[..., Iterable[Neighbors]] = map
+) -> Neighbors:
+    """What ``query.nearest`` returns, for any number of rows: one request a batch.
+
+    map_batches : ``map``, or that of a pool of threads
+    """
+    size = query.batch(vectors.shape[1])
+    batches = [slice(at, at + size) for at in range(0, len(rows), size)]
+    found = list(map_batches(lambda batch: query.nearest(rows[batch], vectors[batch]), batches))
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
+    neighbors, distances, counts = (np.concatenate(part) for part in zip(*found, strict=True))
+    return neighbors, distances, counts
 
 
 def search_params(cfg: SearchSection, store: StoreSection, n_texts: int) -> dict[str, Any]:
-    """The search's parameters: the configuration's over the usual ones for the index; nprobe is nlist at most."""
+    """The search's parameters: the configuration's over the index's defaults; nprobe is nlist at most."""
     k = min(cfg.k, n_texts - 1)
     nlist = nlist_of(store, n_texts)
-    usual: dict[str, dict[str, Any]] = {
+    defaults: dict[str, dict[str, Any]] = {
         "HNSW": {"ef": max(2 * (k + 1), 64)},
         "IVF_FLAT": {"nprobe": max(nlist // 16, 8)},
         "IVF_SQ8": {"nprobe": max(nlist // 16, 8)},
         "DISKANN": {"search_list": max(2 * (k + 1), 100)},
         "GPU_CAGRA": {"itopk_size": max(2 * (k + 1), 128)},
     }
-    params = {**usual.get(store.index_type, {}), **cfg.params}
+    params = {**defaults.get(store.index_type, {}), **cfg.params}
     return params | ({"nprobe": min(params["nprobe"], nlist)} if "nprobe" in params else {})
 
 
-def nlist_of(store: StoreSection, n_texts: int) -> int:
-    return int(store.params.get("nlist", default_nlist(n_texts)))
-
-
 def tune_params(
-    run: RunDir,
-    endpoint: Endpoint,
-    store: StoreSection,
-    cfg: SearchSection,
-    n_texts: int,
-    seed: int,
-    make: Callable[..., Any],
+    run: RunDir, endpoint: Endpoint, store: StoreSection, cfg: SearchSection, n_texts: int, seed: int
 ) -> tuple[dict[str, Any], Figures]:
     """Raise the index's parameter step by step until a sample's recall exceeds ``cfg.target_recall``.
 
     The rows are not those on which the finished search is measured. A step is enough when the sample's mean exceeds the
-    target by as many standard errors as make it 95 % sure. The configured value, if any, is where the steps begin.
-    make : builds what asks the collection, ``search.Asker``
+    target by so many standard errors that it is 95 % sure. The configured value, if any, is where the steps begin.
     Returns: the parameters, and target_recall, target_reached and the steps with the recall of each.
     """
     k = min(cfg.k, n_texts - 1)
@@ -124,21 +130,16 @@ def tune_params(
     target = float(cfg.target_recall or 0)
     while True:
         params = {**cfg.params, key: value}
-        asker = make(endpoint, store.metric, params, k, cfg.queries_per_request, n_texts)
-        step = asker.batch(sample.vectors.shape[1])
-        with asker.channel:
-            found = [
-                asker.nearest(sample.rows[at : at + step], sample.vectors[at : at + step])
-                for at in range(0, len(sample.rows), step)
-            ]
-        _, distances, counts = (np.concatenate(part) for part in zip(*found, strict=True))
+        query = NeighborQuery(endpoint, store.metric, params, k, cfg.queries_per_request, n_texts)
+        with query.channel:
+            _, distances, counts = nearest_in_batches(query, sample.rows, sample.vectors)
         shares = sample.shares(distances, counts)
         recall, error = float(shares.mean()), float(shares.std()) / math.sqrt(len(shares))
         steps.append({key: value, "recall": round(recall, 5)})
-        reached = recall - SURE * error >= target
+        reached = recall - STANDARD_ERRORS * error >= target
         if reached or value == most:
             break
-        value = min(most, max(value + 1, math.ceil(value * STEP)))
+        value = min(most, max(value + 1, math.ceil(value * GROWTH)))
     log.info("search: %s=%d for a recall of %.4f on %d rows (target %g)", key, value, recall, len(shares), target)
     if not reached:
         log.warning("search: recall %.4f stays below the target %g with the largest %s=%d", recall, target, key, value)

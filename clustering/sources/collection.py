@@ -15,8 +15,8 @@ from clustering import schema
 from clustering.config.sections import CollectionInput, ReadSection
 from clustering.errors import ConfigError, StoreError
 from clustering.kernels.printable import one_line
-from clustering.milvus.channel import Channel, connected
-from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.channel import Channel
+from clustering.milvus.endpoint import Endpoint, connected
 from clustering.milvus.protocol import DataType, column_of, documents_of
 from clustering.milvus.retry import retry
 from clustering.runs.directory import RunDir

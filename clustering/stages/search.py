@@ -20,7 +20,14 @@ from clustering.kernels.partitions import (
 )
 from clustering.kernels.topk import FloatArray
 from clustering.milvus.endpoint import Endpoint
-from clustering.milvus.query import EMBEDDED_IN_FLIGHT, IN_FLIGHT, NeighborQuery, search_params, tune_params
+from clustering.milvus.query import (
+    EMBEDDED_IN_FLIGHT,
+    IN_FLIGHT,
+    NeighborQuery,
+    nearest_in_batches,
+    search_params,
+    tune_params,
+)
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_names, parts, read_rows, rows_without_vector, stored_vectors, vectors_of
 from clustering.runs.storage import read_schema, read_table, write_table
@@ -28,8 +35,6 @@ from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.recall import measure_recall
 from clustering.workers.tasks import run_on_one_node
-
-NOTHING = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # found for no row
 
 
 class Searcher:
@@ -52,31 +57,27 @@ class Searcher:
 
     def __call__(self, item: Item) -> Item:
         before = self.query.retries
-        rows = 0
         with ThreadPoolExecutor(self.in_flight) as pool:
-            for name in item["names"]:
-                if not (self.run / "neighbors" / name).exists():
-                    rows += self.search(name, pool)
+            missing = [name for name in item["names"] if not (self.run / "neighbors" / name).exists()]
+            rows = sum(self.search(name, pool) for name in missing)
         return {"rows": rows, "retries": self.query.retries - before}
 
     def search(self, name: str, pool: ThreadPoolExecutor) -> int:
+        """Write a part of neighbors/; return the number of its rows that have a vector."""
         table = read_table(self.run / "vectors" / name)
         rows, vectors = stored_vectors(table)
-        place = rows - table["row"][0].as_py()  # those without a vector have an empty list, and no cell
-        lengths, cells = np.zeros(len(table), np.int64), np.full(len(table), -1)
-        step = self.query.batch(vectors.shape[1])
-        ranges = [slice(at, at + step) for at in range(0, len(rows), step)]
-        found = list(pool.map(lambda some: self.query.nearest(rows[some], vectors[some]), ranges)) or [NOTHING]
-        neighbors, distances, counts = (np.concatenate(part) for part in zip(*found, strict=True))
-        lengths[place], cells[place] = counts, assign_partitions(vectors, self.centers)
+        position = rows - table["row"][0].as_py()  # a row without a vector has an empty list, and no partition
+        lengths, partitions = np.zeros(len(table), np.int64), np.full(len(table), -1)
+        neighbors, distances, counts = nearest_in_batches(self.query, rows, vectors, pool.map)
+        lengths[position], partitions[position] = counts, assign_partitions(vectors, self.centers)
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
         columns = [
             table["row"],
             pa.ListArray.from_arrays(offsets, pa.array(neighbors)),
             pa.ListArray.from_arrays(offsets, pa.array(distances)),
-            pa.array(cells, pa.int32()),
+            pa.array(partitions, pa.int32()),
         ]
-        # The count lies beside the part, so that a run in several starts still reports all of them.
+        # The count lies in the part, so that a run of several starts still reports all of them.
         short = {"short": str(int((counts < self.query.k).sum()))}
         write_table(self.run / "neighbors" / name, pa.table(columns, schema=schema.NEIGHBORS.with_metadata(short)))
         return len(rows)
@@ -85,21 +86,22 @@ class Searcher:
 def search_neighbors(
     run: RunDir, endpoint: Endpoint, store: StoreSection, cfg: SearchSection, n_texts: int, seed: int
 ) -> Figures:
-    """Leave neighbors/ with the k nearest other texts of every row, ascending, and measure the recall.
+    """Write neighbors/ with the k nearest other texts of every row, ascending, and measure the recall.
 
-    A text without a vector has an empty list, and stands in none.
+    A text without a vector has an empty list and stands in none.
     Returns: k, index, params, queries_per_second, short_rows (fewer than k neighbors), retries, recall with its 95 %
-        interval on recall_sample rows, with search.target_recall what was tried for it.
+        interval on recall_sample rows, and with search.target_recall the steps towards it.
+    Raises: StoreError when the server refuses or stays silent.
     """
     n_vectors = n_texts - rows_without_vector(run / "vectors").size
     k = min(cfg.k, n_vectors - 1)
     params = search_params(cfg, store, n_vectors)
     tuned: Figures = {}
     if cfg.target_recall is not None:
-        params, tuned = tune_params(run, endpoint, store, cfg, n_texts, seed, NeighborQuery)
+        params, tuned = tune_params(run, endpoint, store, cfg, n_texts, seed)
     started = time.perf_counter()
-    found = set(part_names(run / "neighbors"))
-    todo = [name for name in part_names(run / "vectors") if name not in found]
+    done = set(part_names(run / "neighbors"))
+    todo = [name for name in part_names(run / "vectors") if name not in done]
     centers = run_on_one_node(partition_centers, run, n_texts, seed) if todo else None
     size = min(4, -(-len(todo) // (4 * cfg.actors)))  # parts a call
     results = map_parts(
@@ -108,25 +110,23 @@ def search_neighbors(
         queries=cfg.queries_per_request, centers=centers, n_texts=n_vectors,
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    short = sum(int(read_schema(path).metadata[b"short"]) for path in parts(run / "neighbors"))
     queries = sum(result["rows"] for result in results)
-    figures = {
+    return {
         "k": k,
         "index": store.index_type,
         "params": params,
         "queries_per_second": round(queries / seconds, 1),
-        "short_rows": short,
+        "short_rows": sum(int(read_schema(path).metadata[b"short"]) for path in parts(run / "neighbors")),
         "retries": sum(result["retries"] for result in results),
         **tuned,
+        **measure_recall(run, store.metric, k, cfg.recall_sample, n_texts, seed),
     }
-    recall = measure_recall(run, store.metric, k, cfg.recall_sample, n_texts, seed)
-    return {**figures, **recall}
 
 
 def partition_centers(run: RunDir, n_texts: int, seed: int, partition_texts: int = PARTITION_TEXTS) -> FloatArray:
     """Centers of coarse partitions of vectors/, found on a sample.
 
-    Returns: float32, shape (n_partitions, dim); of a single partition, which needs no place, shape (1, 0).
+    Returns: float32, shape (n_partitions, dim); shape (1, 0) for a single partition, which needs no center.
     """
     from sklearn.cluster import KMeans
 

@@ -8,9 +8,9 @@ from clustering.config.sections import StoreSection
 from clustering.errors import StoreError
 from clustering.milvus.audit import AUDIT_ROUNDS, audit_collection, describe_pieces
 from clustering.milvus.bulk import load_bulk
-from clustering.milvus.channel import Channel, connected
+from clustering.milvus.channel import Channel
 from clustering.milvus.collection import LOAD_STATE, prepare_collection
-from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.endpoint import Endpoint, connected
 from clustering.milvus.index import make_searchable
 from clustering.milvus.loader import Loader, load_stream
 from clustering.runs.directory import RunDir

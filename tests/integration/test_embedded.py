@@ -22,10 +22,10 @@ from clustering.errors import StoreError
 from clustering.kernels.memory import PART_ROWS
 from clustering.milvus import loader
 from clustering.milvus.audit import audit_collection
-from clustering.milvus.channel import Channel, connected
+from clustering.milvus.channel import Channel
 from clustering.milvus.collection import prepare_collection
 from clustering.milvus.embedded import MAX_QUICK_EXITS, embedded_server, reason_given_up
-from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.endpoint import Endpoint, connected
 from clustering.milvus.index import make_searchable
 from clustering.milvus.loader import Loader
 from clustering.runs.directory import RunDir

@@ -13,9 +13,9 @@ import pytest
 
 from clustering.errors import ConfigError, StoreError
 from clustering.milvus import endpoint as endpoint_module
-from clustering.milvus.channel import Channel, connected
+from clustering.milvus.channel import Channel
 from clustering.milvus.embedded import embedded_server
-from clustering.milvus.endpoint import Endpoint, is_loopback
+from clustering.milvus.endpoint import Endpoint, connected, is_loopback
 from clustering.milvus.protocol import write_request
 from clustering.milvus.retry import retry
 
