@@ -43,7 +43,7 @@ def stage_fingerprints(
     if isinstance(source, Source):  # its vectors are taken as they are
         given = settings["read"]["collection"]
         given = {**_without(given, "server"), "db_name": given["server"]["db_name"]}
-        read = embed = digest({**settings["read"], "collection": given}, asdict(source))
+        read = embed = digest({**settings["read"], "collection": given}, asdict(source), "source_vectors")
     else:
         read = digest(settings["read"], [(file.uri, file.size, file.modified) for file in source])
         embed = digest(read, encoder_fingerprint(config.embed, commit))

@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 PENDING = "pending"  # holds the files that users open until the whole run is done
 STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
-    "read": ("records", "texts", "members", "given"),
+    "read": ("records", "texts", "members", "source_vectors"),
     "embed": ("vectors",),
     "store": ("loaded",),
     "search": ("neighbors",),
@@ -31,12 +31,13 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "report": ("labels.parquet", "report.json", "report.html"),
 }
 STAGE_OF = {artefact: stage for stage, artefacts in STAGE_ARTEFACTS.items() for artefact in artefacts}
-ARTEFACTS = (*STAGE_OF, PROGRESS)
+FORMER_FOLDERS = ("given",)  # that earlier versions wrote; they are only removed
+ARTEFACTS = (*STAGE_OF, *FORMER_FOLDERS, PROGRESS)
 _PART = r"part-\d{6}\.parquet"
 # The artefacts that are folders, each with the names of the files in it.
 FOLDERS = {
     "records": r"part-\d{6}(-\d{6})?\.(arrow|npz|parquet)",  # the last of the version before
-    **dict.fromkeys(("texts", "members", "given", "vectors", "neighbors", "coords"), _PART),
+    **dict.fromkeys(("texts", "members", "source_vectors", "vectors", "neighbors", "coords", *FORMER_FOLDERS), _PART),
     "loaded": rf"{_PART}\.(begun|done)|filling|bulk\.json",
     "graph": r"(indptr|indices|data|radius)\.npy",
     "forest": rf"{_PART}|core\.npy|grain\.json",

@@ -1,4 +1,4 @@
-"""Somebody's Milvus collection in; texts/, members/ and given/ (their vectors) out; nothing of theirs is changed."""
+"""A Milvus collection of the user in; texts/, members/ and source_vectors/ out; the collection is not changed."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ class RangeReader:
 
 
 def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) -> Figures:
-    """Read all entities, fold equal texts, number the rows in the order of keys; leave texts/, members/ and given/.
+    """Read all entities into texts/, members/ and source_vectors/; fold equal texts, number rows in the order of keys.
 
     Returns: counts of records, texts, empty (left out), dropped (without a vector that has a direction), repeated_ids,
         markup (texts that carry some), and ``warnings``.

@@ -209,7 +209,7 @@ def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -
 
 
 class RowWriter:
-    """Turn one part of records/ into its part of texts/ and members/, and of given/ where it came with vectors."""
+    """Turn one part of records/ into its part of texts/, members/ and, where it has vectors, source_vectors/."""
 
     def __init__(self, run: RunDir, members: pa.Schema) -> None:
         self.run, self.members = run, members
@@ -239,7 +239,8 @@ class RowWriter:
             if schema.VECTOR in table.schema.names:
                 vectors = table[schema.VECTOR].filter(first)
                 layout = schema.vectors_schema(vectors.type.list_size)
-                write_table(self.run / "given" / name, pa.table({"row": texts["row"], "vector": vectors}, layout))
+                own_vectors = pa.table({"row": texts["row"], "vector": vectors}, layout)
+                write_table(self.run / "source_vectors" / name, own_vectors)
         return {"text_bytes": text_bytes, "rows": len(table)}
 
     def _members(self, table: pa.Table, row: np.ndarray[Any, Any]) -> pa.Table:
@@ -307,7 +308,7 @@ def warnings_of(issues: Issues, figures: Figures) -> list[str]:
 
 
 def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int) -> Figures:
-    """Turn records/ into texts/ and members/, and into given/ where it holds vectors; records/ goes.
+    """Turn records/ into texts/ and members/, and into source_vectors/ where it holds vectors; records/ goes.
 
     counts : of each part what ``write_records`` tells, and numeric and large as ``carried_columns`` tells them
     limit : only the first records

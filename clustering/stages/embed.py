@@ -62,13 +62,13 @@ class Embedder:
 
 
 def adopt_vectors(run: RunDir) -> Figures:
-    """Take given/, the vectors that came with the texts, as vectors/; parts that exist already are kept.
+    """Take source_vectors/, the vectors that came with the texts, as vectors/; parts that exist already are kept.
 
     Returns: dim, tokens, cut, vectors, actors, as ``embed_texts``.
     """
-    todo = _missing_parts(run, "given")
+    todo = _missing_parts(run, "source_vectors")
     with ThreadPoolExecutor(COPIES) as pool:
-        list(pool.map(lambda name: _copy(run / "given" / name, run / "vectors" / name), todo))
+        list(pool.map(lambda name: _copy(run / "source_vectors" / name, run / "vectors" / name), todo))
     dim = int(read_schema(parts(run / "vectors")[0]).field("vector").type.list_size)
     rows = sum(read_metadata(path).num_rows for path in parts(run / "vectors"))
     return {"dim": dim, "tokens": 0, "cut": 0, "vectors": rows, "actors": 0}

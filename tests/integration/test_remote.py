@@ -191,7 +191,7 @@ def test_given_vectors_are_copied_where_they_lie(
 
     run = RunDir(store.uri("given") if kind == "s3" else google("given"))
     for name in ("part-000000.parquet", "part-000001.parquet"):
-        write_table(run / "given" / name, VECTORS)
+        write_table(run / "source_vectors" / name, VECTORS)
     monkeypatch.setattr(RemotePath, "read_bytes", refuse)
     assert adopt_vectors(run)["dim"] == 2
     assert [read_table(path) for path in parts(run / "vectors")] == [VECTORS, VECTORS]
