@@ -28,6 +28,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from clustering.encoders import packed
-from clustering.encoders.packed import PackedEncoder, token_ids
+from clustering.encoders.packed import PackedEncoder
 
 PEAK = 989e12
 TILES = [(64, 32, 4), (64, 64, 4), (128, 64, 4), (128, 64, 8), (128, 128, 8)]  # queries, keys, warps of attention
@@ -123,6 +124,13 @@ def write_texts(folder: Path, texts: list[str], rows: int) -> list[Path]:
     return paths
 
 
+def token_ids(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The tokens of the texts end to end, and the tokens of each text; both int64."""
+    each = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+    lengths = np.fromiter(map(len, each), np.int64, len(each))
+    return np.fromiter(chain.from_iterable(each), np.int64, int(lengths.sum())), lengths
+
+
 def flops(shape: dict[str, Any], lengths: np.ndarray[Any, Any], *, first_only: bool) -> float:
     """Operations of one forward pass over all texts; ``first_only``: the last layer mixes one token a text."""
     width, tokens, texts = shape["width"], float(lengths.sum()), len(lengths)
@@ -185,7 +193,7 @@ class Bench:
         self.tokenizer = Tokenizer.from_file(str(folder / "model" / "tokenizer.json"))
         self.tokenizer.enable_truncation(512)
         begun = time.perf_counter()
-        self.ids, self.lengths, _ = token_ids(self.tokenizer, self.texts)
+        self.ids, self.lengths = token_ids(self.tokenizer, self.texts)
         took = time.perf_counter() - begun
         self.results["texts"] = {
             "texts": len(self.texts), "tokens": int(self.lengths.sum()),
@@ -512,7 +520,7 @@ class Actor:
             table = pq.read_table(path, columns=["row", "text"])
             texts = table["text"].to_pylist()
             mark()
-            ids, lengths, _ = token_ids(self.tokenizer, texts)
+            ids, lengths = token_ids(self.tokenizer, texts)
             prepared = self.encoder.prepare(ids, lengths, self.budget)
             mark()
         with self.lock:  # parts take turns at the GPU; the next one's work is queued while this one's runs

@@ -11,7 +11,6 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -316,19 +315,6 @@ def _kernels() -> Any:
         )  # fmt: skip
         return None
     return triton_kernels
-
-
-def token_ids(tokenizer: Any, texts: list[str]) -> tuple[IntArray, IntArray, int]:
-    """The tokens of the texts end to end, the tokens of each text, and how many texts were cut.
-
-    tokenizer : of the library tokenizers, without padding and with its truncation set; it works on all cores
-    Returns: int64, shape (lengths.sum(),); int64, shape (n_texts,); a count
-    """
-    encodings = tokenizer.encode_batch_fast(texts)
-    each = [encoding.ids for encoding in encodings]
-    lengths = np.fromiter(map(len, each), np.int64, len(each))
-    ids = np.fromiter(chain.from_iterable(each), np.int64, int(lengths.sum()))
-    return ids, lengths, sum(bool(encoding.overflowing) for encoding in encodings)
 
 
 def _rearranged(ids: IntArray, lengths: IntArray, order: IntArray) -> IntArray:

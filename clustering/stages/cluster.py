@@ -1,4 +1,4 @@
-"""forest/ and neighbors/ in; the condensed tree, and label, strength, home and layers of every distinct text out."""
+"""forest/ and neighbors/ in; the condensed tree, and label, strength, home and layers of every text out."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from clustering.workers.tasks import run_on_one_node
 
 
 def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
-    """Leave assignment.parquet (a line for each distinct text), tree.parquet, and layers.json: parent and persistence
-    of each cluster of any layer.
+    """Leave assignment.parquet (a line for each distinct text), tree.parquet and layers.json.
 
+    layers.json holds the chosen layer, and the parent and persistence of every cluster of all layers.
     k : neighbors of each text that are edges
-    Returns: count, noise_share, home_share, largest_share, layers' noise (shares of records), copies_clusters,
-        modularity, layers (clusters, resolution and noise share of each, broadest first), layer (which of them the
-        labels are).
+    Returns: count; noise_share, home_share and largest_share (shares of the records); copies_clusters; modularity;
+        layers (clusters, resolution and noise share of each, broadest first); layer (the one that the labels are of).
     """
     return run_on_one_node(_cluster, run, cfg, graph, k, metric)
 
@@ -41,27 +40,27 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     choice = Choice(**{key.name: getattr(cfg, key.name) for key in fields(Choice)})
     core = load_array(run / "forest" / "core.npy")
     floor = float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric)
-    found = label_texts(
+    result = label_texts(
         forest, copies, core, choice, floor=floor, piece=tied(forest, core, floor),
         nearest=_first_neighbors(run, min(choice.neighbors, k), graph, metric, copies.size),
         grain=load_group_sizes(run),
     )  # fmt: skip
-    label, home, layers = found.label, found.home, found.layers
+    label, home, layers = result.label, result.home, result.layers
     ends = np.arange(0, layers.size + 1, layers.shape[1], dtype=np.int32)
     columns = {
         "row": np.arange(copies.size),
         "label": label.astype(np.int32),
-        "strength": found.strength.astype(np.float32),
+        "strength": result.strength.astype(np.float32),
         "layers": pa.ListArray.from_arrays(ends, layers.astype(np.int32).ravel()),
-        "outlier_score": found.outlier_score.astype(np.float32),
+        "outlier_score": result.outlier_score.astype(np.float32),
         "home": home.astype(np.int32),
-        "home_strength": found.home_strength,
+        "home_strength": result.home_strength,
     }
     write_table(run / "assignment.parquet", pa.table(columns, schema=schema.ASSIGNMENT))
-    records = found.tree.as_records()
+    records = result.tree.as_records()
     tree = [pa.array(records[name]) for name in ("parent", "child", "lambda_val", "child_size")]
     write_table(run / "tree.parquet", pa.table(tree, schema=schema.TREE))
-    kept = {"chosen": found.chosen, "parent": found.parent.tolist(), "persistence": found.persistence.tolist()}
+    kept = {"chosen": result.chosen, "parent": result.parent.tolist(), "persistence": result.persistence.tolist()}
     write_json(run / "layers.json", kept)
     n_records = int(copies.sum())
 
@@ -69,15 +68,15 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
         return round(float(copies[rows].sum()) / n_records, 5)
 
     sizes = np.bincount(label[label >= 0], weights=copies[label >= 0], minlength=1)
-    gammas: list[float | None] = [*found.gammas] or [None] * layers.shape[1]
+    gammas: list[float | None] = [*result.gammas] or [None] * layers.shape[1]
     return {
-        "count": found.count,
+        "count": result.count,
         "noise_share": share(label < 0),
         "home_share": share(home >= 0),
         "largest_share": round(float(sizes.max()) / n_records, 5),
-        "copies_clusters": found.alone,
-        "modularity": None if found.modularity is None else round(found.modularity, 5),
-        "layer": found.chosen,
+        "copies_clusters": result.alone,
+        "modularity": None if result.modularity is None else round(result.modularity, 5),
+        "layer": result.chosen,
         "layers": [
             {
                 "clusters": int(np.unique(column[column >= 0]).size),

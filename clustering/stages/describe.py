@@ -1,4 +1,4 @@
-"""texts/ and the assignment in, clusters.parquet out: size, title, terms and exemplars of clusters of all layers."""
+"""texts/ and the assignment in, clusters.parquet out: size, title, terms and exemplars of all layers' clusters."""
 
 from __future__ import annotations
 
@@ -25,21 +25,24 @@ from clustering.text.titles import write_titles
 from clustering.workers.remote import compute_remotely
 from clustering.workers.tasks import collect, run_on_one_node, submit
 
-SAMPLED_PARTS = 20  # of texts/, by which the languages are told
+SAMPLED_PARTS = 20  # of texts/, in which the languages are counted
 TITLE_TERMS = 3
 TITLE_CHARACTERS = 80
 
 
 def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
-    """Leave clusters.parquet. Returns: clusters, vocabulary (distinct terms counted), titles_failed (clusters that
-    the endpoint gave no title; their terms stand in)."""
+    """Leave clusters.parquet.
+
+    Returns: clusters, vocabulary (distinct terms), titles_failed (clusters without a title of the endpoint, which have
+        their terms as title).
+    """
     layers, languages = compute_remotely(_layers, run), compute_remotely(_languages, run, cfg)
     counted = [submit(_count_terms, run, name, layers, languages) for name in part_names(run / "texts")]
     return run_on_one_node(_describe, run, cfg, layers, *counted)
 
 
 def _languages(run: RunDir, cfg: DescribeSection) -> list[str]:
-    """The languages whose stop words are left out: those in which enough of the texts are, by a sample."""
+    """The languages whose stop words are no terms: with ``auto``, those of enough texts of a sample."""
     if cfg.language != "auto":
         return ["en"] if cfg.language == "english" else []
     names = part_names(run / "texts")
@@ -50,7 +53,7 @@ def _languages(run: RunDir, cfg: DescribeSection) -> list[str]:
 
 
 class _StopWords:
-    """The stop words of a text's own language, which is looked at only where the collection has several."""
+    """The stop words of a text: those of its own language where the collection has several languages."""
 
     def __init__(self, languages: list[str]) -> None:
         self.all = all_stop_words(languages)
@@ -61,28 +64,33 @@ class _StopWords:
 
 
 def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], languages: list[str]) -> pa.Table:
-    """How often each term stands in each cluster of any layer, in one part of texts/; a text's copies count once.
+    """Count each term in each cluster of all layers, in one part of texts/; the copies of a text count once.
 
-    table : shape (n_texts, n_layers), the cluster of each text in each layer
+    table : int32, shape (n_texts, n_layers), the cluster of each text in each layer
+    Returns: label int64, term string, count int64
     """
     texts = read_table(run / "texts" / name, columns=["row", "text"])
     first = texts["row"][0].as_py()
     layers = table[first : first + len(texts)].copy()
-    for layer in range(1, layers.shape[1]):  # a cluster that stands in several layers counts once
+    for layer in range(1, layers.shape[1]):  # a cluster of several layers counts once
         layers[(layers[:, :layer] == layers[:, [layer]]).any(axis=1), layer] = -1
-    ways, way = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
+    groups, group = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
     ignored = _StopWords(languages)
     counts: Counter[tuple[int, str]] = Counter()
-    for number, text in zip(way.reshape(-1).tolist(), texts["text"].to_pylist(), strict=True):
+    for number, text in zip(group.reshape(-1).tolist(), texts["text"].to_pylist(), strict=True):
         counts.update((number, token) for token in tokens(text, ignored(text)))
-    held = np.array([number for number, _ in counts], np.int64)
+    counted = np.array([number for number, _ in counts], np.int64)
     term, count = pa.array([term for _, term in counts], pa.string()), pa.array(counts.values(), pa.int64())
-    found = []
-    for column in ways.T.astype(np.int64):
-        inside = pa.array(column[held] >= 0)
-        columns = {"label": pa.array(column[held]), "term": term, "count": count}
-        found.append(pa.table(columns).filter(inside))
-    summed = pa.concat_tables(found).group_by(["label", "term"]).aggregate([("count", "sum")])
+    tables = []
+    for column in groups.T.astype(np.int64):
+        of_layer = pa.table({"label": pa.array(column[counted]), "term": term, "count": count})
+        tables.append(of_layer.filter(pa.array(column[counted] >= 0)))
+    return _sum_counts(tables)
+
+
+def _sum_counts(tables: list[pa.Table]) -> pa.Table:
+    """The sums of the counts of each label and term."""
+    summed = pa.concat_tables(tables).group_by(["label", "term"]).aggregate([("count", "sum")])
     return summed.rename_columns({"count_sum": "count"})
 
 
@@ -92,18 +100,16 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
     n_clusters = parent.size
     copies = read_columns(run / "texts", ["copies"])["copies"].to_numpy()
     layers = [np.unique(column[column >= 0]) for column in table.T]
-    # Each text once for each of its clusters: one may stand in several layers.
+    # A pair for each text and each of its clusters; a cluster may be in several layers.
     n_texts = max(copies.size, 1)
     pairs = [column[column >= 0].astype(np.int64) * n_texts + np.flatnonzero(column >= 0) for column in table.T]
     label, row = np.divmod(np.unique(np.concatenate(pairs)), n_texts)
-    summed = (
-        pa.concat_tables([collect(part) for part in counted]).group_by(["label", "term"]).aggregate([("count", "sum")])
-    )
+    summed = _sum_counts([collect(part) for part in counted])
     terms: list[list[str]] = [[] for _ in range(n_clusters)]
     chosen = layers[known["chosen"]]
     if cfg.language == "auto":
         summed = _without_common(summed, chosen, np.bincount(label, minlength=n_clusters))
-    for layer in (*layers, chosen):  # terms set a cluster apart in its layer, rather in the chosen one
+    for layer in (*layers, chosen):  # terms set a cluster apart within its layer, first of all within the chosen one
         for number, words in zip(layer.tolist(), _best_terms(summed, layer, cfg.terms), strict=True):
             terms[number] = words
     exemplars = _exemplars(run, label, row, copies, n_clusters, cfg.exemplars)
@@ -111,8 +117,8 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
         one_line(", ".join(words[:TITLE_TERMS]) or (texts[0] if texts else ""), TITLE_CHARACTERS)
         for words, texts in zip(terms, exemplars, strict=True)
     ]
-    # The endpoint names the labels' clusters, which come first; those of other layers keep their terms.
-    written, told = _written_titles(cfg, terms[: chosen.size], exemplars[: chosen.size])
+    # The endpoint names the clusters of the labels, which come first; those of other layers keep their terms.
+    written, warnings = _written_titles(cfg, terms[: chosen.size], exemplars[: chosen.size])
     titles[: len(written)] = [new or old for new, old in zip(written, titles, strict=False)]
     columns = {
         "label": np.arange(n_clusters, dtype=np.int32),
@@ -123,14 +129,14 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
         "exemplars": exemplars,
         "persistence": np.array(known["persistence"], np.float32),
         "parent": pa.array(parent, pa.int32(), mask=parent < 0),
-        "layers": _places(layers, n_clusters),
+        "layers": _layers_of_clusters(layers, n_clusters),
     }
     write_table(run / "clusters.parquet", pa.table(columns, schema=schema.CLUSTERS))
     return {
         "clusters": chosen.size,
         "vocabulary": pc.count_distinct(summed["term"]).as_py(),
         "titles_failed": written.count(None),
-        "warnings": told,
+        "warnings": warnings,
     }
 
 
@@ -142,10 +148,11 @@ def _written_titles(
         return [], []
     titles, reason = write_titles(cfg.titles, terms, exemplars)
     failed = titles.count(None)
-    told = (
-        f"{failed:,} of {len(titles):,} clusters got no title from the endpoint of describe.titles; their terms stand"
+    warning = (
+        f"{failed:,} of {len(titles):,} clusters got no title from the endpoint of describe.titles; they have their "
+        f"terms as title. The first failure: {reason}."
     )
-    return titles, [f"{told} in. The first failure: {reason}."] if failed else []
+    return titles, [warning] if failed else []
 
 
 def _layers(run: RunDir) -> NDArray[np.int32]:
@@ -154,43 +161,48 @@ def _layers(run: RunDir) -> NDArray[np.int32]:
     return column.flatten().to_numpy().reshape(len(column), -1)  # type: ignore[no-any-return]
 
 
-def _places(layers: list[NDArray[np.int32]], n_clusters: int) -> list[list[int]]:
-    """The layers in which each cluster stands."""
-    places: list[list[int]] = [[] for _ in range(n_clusters)]
-    for place, layer in enumerate(layers):
-        for number in layer.tolist():
-            places[number].append(place)
-    return places
+def _layers_of_clusters(layers: list[NDArray[np.int32]], n_clusters: int) -> list[list[int]]:
+    """The layers that each cluster is in."""
+    found: list[list[int]] = [[] for _ in range(n_clusters)]
+    for layer, numbers in enumerate(layers):
+        for number in numbers.tolist():
+            found[number].append(layer)
+    return found
+
+
+def _counts_in(
+    summed: pa.Table, layer: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], pa.Array]:
+    """Of the counts in the clusters of a layer: positions in the layer, numbers of the terms, counts; and the terms."""
+    inside = summed.filter(pc.is_in(summed["label"], pa.array(layer.astype(np.int64))))
+    encoded = inside["term"].combine_chunks().dictionary_encode()
+    position, term = np.searchsorted(layer, inside["label"].to_numpy()), encoded.indices.to_numpy().astype(np.int64)
+    return position, term, inside["count"].to_numpy(), encoded.dictionary
 
 
 def _without_common(summed: pa.Table, layer: NDArray[np.int32], texts: NDArray[np.int64]) -> pa.Table:
-    """The counts without terms that the clusters of a layer show to be common. texts : of each cluster"""
-    inside = summed.filter(pc.is_in(summed["label"], pa.array(layer.astype(np.int64))))
-    if not len(inside):
+    """The counts without the terms that are common in the clusters of a layer. texts : of each cluster"""
+    position, term, count, words = _counts_in(summed, layer)
+    if not count.size:
         return summed
-    encoded = inside["term"].combine_chunks().dictionary_encode()
-    place, term = np.searchsorted(layer, inside["label"].to_numpy()), encoded.indices.to_numpy().astype(np.int64)
-    common = common_terms(place, term, inside["count_sum"].to_numpy(), texts[layer])
-    return summed.filter(pc.invert(pc.is_in(summed["term"], encoded.dictionary.filter(pa.array(common)))))
+    common = common_terms(position, term, count, texts[layer])
+    return summed.filter(pc.invert(pc.is_in(summed["term"], words.filter(pa.array(common)))))
 
 
 def _best_terms(summed: pa.Table, layer: NDArray[np.int32], n_terms: int) -> list[list[str]]:
     """The strongest terms of each cluster of a layer."""
-    inside = summed.filter(pc.is_in(summed["label"], pa.array(layer.astype(np.int64))))
-    if not len(inside):
+    position, term, count, words = _counts_in(summed, layer)
+    if not count.size:
         return [[] for _ in layer]
-    encoded = inside["term"].combine_chunks().dictionary_encode()
-    label, term = np.searchsorted(layer, inside["label"].to_numpy()), encoded.indices.to_numpy().astype(np.int64)
-    words = encoded.dictionary
-    weight = class_tf_idf(label, term, inside["count_sum"].to_numpy(), layer.size)
-    # Ties by the word itself, so that the order of parts changes nothing.
+    weight = class_tf_idf(position, term, count, layer.size)
+    # The alphabet orders equal weights, so that the order of the parts changes nothing.
     alphabet = np.empty(len(words), np.int64)
     alphabet[pc.sort_indices(words).to_numpy()] = np.arange(len(words))
-    order = np.lexsort((alphabet[term], -weight, label))
-    starts = np.searchsorted(label[order], np.arange(layer.size + 1))
+    order = np.lexsort((alphabet[term], -weight, position))
+    starts = np.searchsorted(position[order], np.arange(layer.size + 1))
     return [
-        words.take(pa.array(term[order[one : min(one + n_terms, other)]])).to_pylist()
-        for one, other in itertools.pairwise(starts)
+        words.take(pa.array(term[order[start : min(start + n_terms, end)]])).to_pylist()
+        for start, end in itertools.pairwise(starts)
     ]
 
 
@@ -202,14 +214,17 @@ def _exemplars(
     n_clusters: int,
     n_exemplars: int,
 ) -> list[list[str]]:
-    """The texts of the highest strength; then of the most copies, then the first. label, row : each pair once"""
+    """The texts of each cluster with the highest strength, then with the most copies, then with the smallest row.
+
+    label, row : shape (n_pairs,), every cluster with each of its texts
+    """
     strength = read_table(run / "assignment.parquet", columns=["strength"])["strength"].to_numpy()
     order = np.lexsort((row, -copies[row], -strength[row], label))
     label, row = label[order], row[order]
-    place = np.arange(label.size) - np.searchsorted(label, label)
-    label, wanted = label[place < n_exemplars], row[place < n_exemplars]
-    text_of = read_row_texts(run, np.unique(wanted))
+    best = np.arange(label.size) - np.searchsorted(label, label) < n_exemplars
+    label, row = label[best], row[best]
+    text_of = read_row_texts(run, np.unique(row))
     found: list[list[str]] = [[] for _ in range(n_clusters)]
-    for number, text in zip(label.tolist(), wanted.tolist(), strict=True):
+    for number, text in zip(label.tolist(), row.tolist(), strict=True):
         found[number].append(text_of[text])
     return found

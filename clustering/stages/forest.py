@@ -1,4 +1,4 @@
-"""graph/ or neighbors/ in; forest/ out: the minimum spanning forest, and how much of it is proven."""
+"""graph/ and neighbors/ in, forest/ out: the minimum spanning forest, and how much of it is proven."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clustering.workers.nodes import live_nodes
 from clustering.workers.shards import Shard, diffuse_shards, reduce_forest, shard_nodes, write_forest
 from clustering.workers.tasks import run_on_one_node
 
-SHARD_EDGES = 1 << 27  # stored edges; a larger graph is shared out
+SHARD_EDGES = 1 << 27  # stored edges of a shard; a larger graph is split
 
 
 def build_forest(
@@ -35,18 +35,18 @@ def build_forest(
     seed: int,
     shards: int | None = None,
 ) -> Figures:
-    """Leave forest/: the edges, ascending, core.npy, and grain.json.
+    """Leave forest/: its edges, ascending by distance, core.npy and grain.json (the sizes of small groups).
 
-    With ``cluster.weights=diffused`` the edges are those of the neighbor lists with diffused lengths. With ``distance``
-    the graph's own forest comes first; with ``graph.bridge=nearest`` what the lists leave open, and what joins their
-    pieces, is then settled by exact search over vectors/. Large graphs are worked on by one task a shard.
+    With ``cluster.weights=diffused`` the edges are those of the neighbor lists, with diffused lengths. With
+    ``distance`` they are the graph's. With ``graph.bridge=nearest``, an exact search over vectors/ then settles the
+    merges that the lists leave open, and finds the edges that join pieces. A large graph is split into shards.
 
     k : neighbors of each text that are edges
-    shards : none: as many as SHARD_EDGES asks for, when diffused no more than there are nodes
-    Returns: edges; with ``distance`` certified, repaired and open (merges proven by the lists, settled by search, and
-        left) and queries (rows searched); pieces (of the lists' graph), bridges, pieces_left; isolated (texts without
-        any edge); shards and merged_edges (those that the last merge of their forests reads); small_groups (share of
-        texts whose list breaks off, as those in small groups do) and group_size.
+    shards : None takes as many as SHARD_EDGES asks for; with diffused lengths, at most as many as there are nodes
+    Returns: edges; with ``distance`` certified, repaired and open (merges proven by the lists, settled by the search,
+        and left open) and queries (rows searched); pieces (of the lists' graph), bridges, pieces_left; isolated (texts
+        without an edge); shards and merged_edges (the edges that the last merge of their forests reads); small_groups
+        (share of texts whose list breaks off, as in a small group) and group_size.
     """
     work = _diffused_forest if cfg.weights == "diffused" else _forest
     return run_on_one_node(work, run, cfg, graph, k, metric, seed, shards)
@@ -61,11 +61,11 @@ def _forest(
     listed, figures = reduce_forest(run, graph, core, shards or -(-graph.nnz // SHARD_EDGES))
     radius = load_array(run / "graph" / "radius.npy")
     if section.bridge == "nearest":
-        ask = outside_search(run / "vectors", core, metric, min_distance(metric), section.max_distance)
-        forest, proof = repair_forest(listed, radius, ask, cfg.budget)
+        search = outside_search(run / "vectors", core, metric, min_distance(metric), section.max_distance)
+        forest, proof = repair_forest(listed, radius, search, cfg.budget)
     else:
         forest, proof = listed, prove_forest(listed, radius)
-    without = rows_without_vector(run / "vectors").size  # texts that are in no piece
+    n_without = rows_without_vector(run / "vectors").size  # texts without a vector are in no piece
     breaks, equal = [], []
     for path in parts(run / "texts"):
         lists = read_neighbor_lists(run, [path.name], k, section, metric, n_texts)
@@ -73,20 +73,23 @@ def _forest(
         equal.append(equal_edges(lists, MIN_DISTANCE))
     forest = tie(forest, _equal_texts(run, equal, n_texts), core, min_distance(metric))
     return {
-        **write_forest(run, forest, core, measure_group_sizes(np.sum(breaks, axis=0), n_texts), without),
+        **write_forest(run, forest, core, measure_group_sizes(np.sum(breaks, axis=0), n_texts), n_without),
         "certified": proof.certified,
         "repaired": proof.repaired,
         "open": proof.open,
         "queries": proof.queries,
-        "pieces": n_texts - without - len(listed),
+        "pieces": n_texts - n_without - len(listed),
         "bridges": proof.bridges,
-        "isolated": int(np.isinf(core).sum()) - without if n_texts > 1 else 0,
+        "isolated": int(np.isinf(core).sum()) - n_without if n_texts > 1 else 0,
         **figures,
     }
 
 
 def _equal_texts(run: RunDir, edges: list[EqualEdges], n_texts: int) -> IntArray:
-    """The smallest row with a vector that equals each row's; vectors are compared only where lists are full of such."""
+    """For each row, the smallest row with an equal vector. Vectors are compared only where lists are full of such rows.
+
+    Returns: int64, shape (n_texts,)
+    """
     piece, open_rows = joined(edges, n_texts)
     if open_rows.size > 1:
         left, right = equal_pairs(vectors_of(read_rows(run / "vectors", open_rows, ["vector"])))
@@ -100,28 +103,28 @@ def _diffused_forest(
     names = [path.name for path in parts(run / "texts")]
     copies = load_copies(run)
     n_texts = copies.size
-    wanted = max(1, -(-n_texts * k // SHARD_EDGES))
-    nodes = shard_nodes(n_texts, k, min(len(names), wanted)) if wanted > 1 else []
+    most = max(1, -(-n_texts * k // SHARD_EDGES))
+    nodes = shard_nodes(n_texts, k, min(len(names), most)) if most > 1 else []
     n_shards = shards or max(1, len(nodes))
     rank = cfg.core_rank if cfg.core_rank > 1 else 0
     weigh = copies if cfg.copies == "weigh" else None
     cuts = np.linspace(0, len(names), n_shards + 1).astype(int)
-    given = [(run, names[a:b], weigh, k, section, metric, n_texts) for a, b in itertools.pairwise(cuts)]
+    inputs = [(run, names[a:b], weigh, k, section, metric, n_texts) for a, b in itertools.pairwise(cuts)]
     if n_shards == 1:
-        shard = Shard(*given[0])
-        group_sizes = measure_group_sizes(shard.count_breaks(), n_texts)
+        shard = Shard(*inputs[0])
+        group_sizes = measure_group_sizes(count_breaks(shard.lists), n_texts)
         length = diffusion.diffuse(shard.lists, seed, group_sizes.averaged, shard.text_digests())
         core = shard.core_distances(length, rank)
-        forests, equal = [shard.forest(length, core)], [shard.equal_edges()]
+        forests, equal = [shard.forest(length, core)], [equal_edges(shard.lists, MIN_DISTANCE)]
         forest = forests[0]
     else:
-        forests, core, group_sizes, equal = diffuse_shards(given, n_texts, rank, seed, nodes or live_nodes())
+        forests, core, group_sizes, equal = diffuse_shards(inputs, n_texts, rank, seed, nodes or live_nodes())
         forest = merge_forests(forests, n_texts)
     forest = tie(forest, _equal_texts(run, equal, n_texts), core, float(diffusion.MIN_LENGTH))
-    without = rows_without_vector(run / "vectors").size
-    figures = write_forest(run, forest, core, group_sizes, without)
+    n_without = rows_without_vector(run / "vectors").size
+    figures = write_forest(run, forest, core, group_sizes, n_without)
     joined = np.unique(np.concatenate([forest.left, forest.right])).size
-    isolated = n_texts - without - joined if n_texts > 1 else 0
+    isolated = n_texts - n_without - joined if n_texts > 1 else 0
     return {
         **figures,
         "pieces": figures["pieces_left"],

@@ -1,4 +1,4 @@
-"""neighbors/ in, graph/ out: the symmetric CSR distance graph, and what is known of the edges that it lacks."""
+"""neighbors/ in, graph/ out: the symmetric CSR distance graph, and how long the edges are that it does not list."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from clustering.workers.tasks import run_on_one_node
 
 
 def build_graph(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) -> Figures:
-    """Build the graph from the k nearest neighbors of every text and write it memory-mappable.
+    """Leave graph/: the graph of the k nearest neighbors of every text as memory-mappable arrays, and radius.npy.
 
-    radius.npy beside it holds, float32 for every text, how long an edge that it does not list must be.
+    radius.npy : float32, shape (n_texts,), see ``list_radius``
     Returns: edges (undirected), too_long (edges dropped by max_distance).
+    Raises: StageError when neighbors/ does not list all texts.
     """
     return run_on_one_node(_build, run, cfg, k, n_texts, metric)
 
@@ -62,13 +63,15 @@ def list_radius(
     longest: float | None = None,
     without: IntArray | None = None,
 ) -> FloatArray:
-    """For every text, the length that an edge has at least which its list of nearest neighbors does not hold.
+    """For every text, the least length of an edge that its list of nearest neighbors does not hold.
 
-    rows : int64, shape (n_entries,), whose list an entry is of; distances : float32, of the same shape
+    rows : int64, shape (n_entries,), the text whose list holds the entry
+    distances : float32, shape (n_entries,)
     floor, longest : no edge of the graph is shorter, and none longer
-    without : rows that have no vector, so no edge
-    Returns: float32, shape (n_texts,): the distance of the last entry; infinite where the list holds all other texts,
-        or reaches beyond ``longest``, and where the text has no vector; the floor for another empty list.
+    without : int64, rows that have no vector and so no edge
+    Returns: float32, shape (n_texts,): the distance of the last entry. It is infinite where the list holds all other
+        texts, where it reaches beyond ``longest``, and where the text has no vector; it is the floor for any other
+        empty list.
     """
     radius = np.full(n_texts, floor, np.float32)
     np.maximum.at(radius, rows, distances)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import html
+import re
 import textwrap
 import unicodedata
 from typing import Any
@@ -24,17 +25,23 @@ from clustering.text.fonts import fonts_for
 from clustering.workers.tasks import run_on_one_node
 
 NOISE = "#c4c8cf"
-NAMED = 40  # clusters whose titles are written into the picture, where there is room
+NAMED = 40  # clusters whose titles are in the picture, as far as there is room
 HOVER_CHARACTERS = 300
-TITLE_CHARACTERS = 60  # of the run's name: a longer one leaves no room for the picture
-NAME_CHARACTERS = 66  # of a title in the picture, in three lines
-WIDE = ("W", "F")  # of characters that take two columns
-NO_GLYPH = "□"  # stands in the picture for characters that no font of this machine has
-# The page loads nothing and sends nothing, whatever a text in it says; WebGL needs scripts from strings.
+TITLE_CHARACTERS = 60  # of the run's name in the headline
+NAME_CHARACTERS = 66  # of a cluster's title in the picture, in three lines
+WIDE = ("W", "F")  # East Asian widths of characters that take two columns
+NO_GLYPH = "□"  # in the picture, in place of characters that no font of this machine has
+# The page loads nothing and sends nothing, whatever texts it holds. WebGL needs scripts from strings.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
 )
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>Map of {title}</title>
+<body style="margin: 0">{body}</body></html>
+"""
 CONFIG = {
     "scrollZoom": True,
     "displaylogo": False,
@@ -48,22 +55,22 @@ CONFIG = {
 def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
     """Leave map.html and map.png.
 
-    Returns: drawn (texts in the interactive map), without_font (names in the picture that no font here can draw).
+    Returns: drawn (texts in the interactive map), without_font (names in the picture that no font here draws in full).
     """
     return run_on_one_node(_plot, run, cfg, name, seed)
 
 
 def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
-    asked = [name for name in schema.ASSIGNMENT.names if name in ("label", *cfg.hover)]
-    assignment = read_table(run / "assignment.parquet", columns=asked)
+    columns = [name for name in schema.ASSIGNMENT.names if name in ("label", *cfg.hover)]
+    assignment = read_table(run / "assignment.parquet", columns=columns)
     label = assignment["label"].to_numpy()
     coords = read_columns(run / "coords", ["x", "y"])
     xy = np.column_stack([coords["x"].to_numpy(), coords["y"].to_numpy()])
     clusters = read_table(run / "clusters.parquet")
     shown = np.arange(label.size) if cfg.noise == "shown" else np.flatnonzero(label >= 0)
-    title = f"{one_line(name, TITLE_CHARACTERS)}: {_headline(label)}"  # of all, also where noise is hidden
-    undrawn = _draw_png(run, xy[shown], label[shown], clusters, title, seed)
-    shown = _some(shown, cfg.points, seed)
+    title = f"{one_line(name, TITLE_CHARACTERS)}: {_headline(label)}"  # it counts all texts, also where noise is hidden
+    without_font = _draw_png(run, xy[shown], label[shown], clusters, title, seed)
+    shown = _sample_rows(shown, cfg.points, seed)
     titles = clusters["title"].to_pylist()
     facts: dict[str, Any] = {
         "copies": read_columns(run / "texts", ["copies"])["copies"].to_numpy()[shown],
@@ -72,31 +79,37 @@ def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
     }
     hover = {str(key): facts[key] for key in cfg.hover}
     drawn = _draw_html(run, xy, label, shown, clusters, title, hover)
-    told = (
-        f"{undrawn} of the names in map.png hold signs for which this machine has no font: {NO_GLYPH} stands for them, "
-        f"or the cluster's number. map.html and this report show them. A font that has them, such as that of the "
-        f"package fonts-noto-cjk, must be there before the run."
+    warning = (
+        f"{without_font} of the names in map.png hold characters for which this machine has no font. The picture shows "
+        f"{NO_GLYPH} or the cluster's number instead; map.html and this report show the names in full. Install a font "
+        f"with these characters, such as the package fonts-noto-cjk, before the next run."
     )
-    return {"drawn": drawn, "without_font": undrawn, "warnings": [told] if undrawn else []}
+    return {"drawn": drawn, "without_font": without_font, "warnings": [warning] if without_font else []}
 
 
-def _some(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
-    """The rows, or so many of them as may be drawn, sampled evenly."""
+def _sample_rows(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """The rows, or an even sample of them with ``most`` rows; ascending."""
     return rows if rows.size <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
 def label_colors(label: NDArray[np.int32]) -> NDArray[np.str_]:
-    """A color for each label: noise grey, and hues a golden angle apart, so that neighbors in number differ."""
+    """A color (#rrggbb) for each label: grey for noise, else hues a golden angle apart, so that near numbers differ.
+
+    label : int32, shape (n_texts,)
+    """
     palette = []
     for number in range(int(label.max(initial=-1)) + 1):
         light, saturation = (0.42, 0.56, 0.34)[number % 3], (0.72, 0.6, 0.5)[number // 3 % 3]
         red, green, blue = colorsys.hls_to_rgb(number * 0.61803398875 % 1, light, saturation)
         palette.append(f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}")
-    return np.array([*palette, NOISE])[label]  # -1 is the last one
+    return np.array([*palette, NOISE])[label]  # label -1 takes the last one
 
 
 def view_limits(values: NDArray[np.float32]) -> tuple[float, float]:
-    """The range that holds nearly all points; a few far outliers would shrink the map to a dot."""
+    """The range that holds nearly all points, with a margin; a few far outliers would shrink the map to a dot.
+
+    values : float32, shape (n_points,), one coordinate
+    """
     if not values.size:
         return -1.0, 1.0
     low, high = np.percentile(values, [0.05, 99.95])
@@ -120,7 +133,7 @@ def _headline(label: NDArray[np.int32]) -> str:
 
 
 def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, title: str, seed: int) -> int:
-    """Leave map.png; return the number of names that no font could draw in full."""
+    """Leave map.png. Returns: the number of names that no font here draws in full."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
@@ -129,7 +142,7 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     size = float(np.clip(1e5 / max(label.size, 1), 0.5, 24))
-    drawn = _some(np.arange(label.size), PICTURE_POINTS, seed)
+    drawn = _sample_rows(np.arange(label.size), PICTURE_POINTS, seed)
     order = drawn[np.argsort(label[drawn] >= 0, kind="stable")]  # noise first, so that clusters lie on top
     axes.scatter(xy[order, 0], xy[order, 1], c=label_colors(label[order]), s=size, linewidths=0, rasterized=True)
     middles = _middles(xy, label, NAMED)
@@ -140,13 +153,13 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
         axes.annotate(
             shown[number],
             (x, y),
-            xytext=(0, -9),  # below the cluster, so that its points stay visible
+            xytext=(0, -9),  # below the middle, so that the points stay visible
             textcoords="offset points",
             ha="center",
             va="top",
             fontsize=7,
             fontfamily=families,
-            parse_math=False,  # a price is no formula
+            parse_math=False,  # two prices in $ are no formula
             color="#1f2430",
             path_effects=[withStroke(linewidth=2, foreground="white")],
             in_layout=False,
@@ -164,8 +177,8 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
 
 
 def hide_overlapping(figure: Any, names: list[Any]) -> None:
-    """Of matplotlib texts that lie on one another, leave the first: clusters come largest first."""
-    figure.draw_without_rendering()  # gives each its place
+    """Hide each matplotlib text that overlaps an earlier one; those of the largest clusters come first."""
+    figure.draw_without_rendering()  # this gives each text its position
     kept: list[Any] = []
     for name in names:
         box = name.get_window_extent()
@@ -176,17 +189,15 @@ def hide_overlapping(figure: Any, names: list[Any]) -> None:
 
 
 def picture_name(title: str, number: int, missing: frozenset[str]) -> str:
-    """A title as the picture shows it: cut, in short lines, its number where most of it cannot be drawn.
+    """A cluster's name in the picture: its title, cut and in short lines, or its number where fonts lack most of it.
 
     missing : characters that no font has
     """
-    whole_title = one_line(title)
-    drawn = "".join(NO_GLYPH if sign in missing else sign for sign in whole_title)
-    while NO_GLYPH * 2 in drawn:
-        drawn = drawn.replace(NO_GLYPH * 2, NO_GLYPH)
-    signs = [sign for sign in whole_title if not sign.isspace()]
-    if 2 * sum(sign in missing for sign in signs) > len(signs):
+    line = one_line(title)
+    visible = [sign for sign in line if not sign.isspace()]
+    if 2 * sum(sign in missing for sign in visible) > len(visible):
         return f"cluster {number}"
+    drawn = re.sub(f"{NO_GLYPH}+", NO_GLYPH, "".join(NO_GLYPH if sign in missing else sign for sign in line))
     wide = any(unicodedata.east_asian_width(sign) in WIDE for sign in drawn)
     columns = 12 if wide else 22
     return textwrap.fill(drawn[:NAME_CHARACTERS], columns, max_lines=3, placeholder="…")
@@ -201,11 +212,11 @@ def _draw_html(
     titles = clusters["title"].to_pylist()
     figure = go.Figure()
     for noise in (True, False):
-        places = np.flatnonzero((label[shown] < 0) == noise)
-        if not places.size:
+        positions = np.flatnonzero((label[shown] < 0) == noise)
+        if not positions.size:
             continue
-        rows = shown[places]
-        hover = [f"{_wrapped(texts[shown[at]])}<br><i>{_facts(facts, at)}</i>" for at in places.tolist()]
+        rows = shown[positions]
+        hover = [f"{_wrapped(texts[shown[at]])}<br><i>{_facts(facts, at)}</i>" for at in positions.tolist()]
         figure.add_trace(
             go.Scattergl(
                 x=xy[rows, 0], y=xy[rows, 1], mode="markers", name="noise" if noise else "clusters", text=hover,
@@ -234,18 +245,8 @@ def _draw_html(
     )  # fmt: skip
     drawing = figure.to_html(include_plotlyjs=True, default_height="96vh", config=dict(CONFIG), full_html=False)
     with atomic_write(run / "map.html") as temporary:
-        temporary.write_text(_page(f"Map of {title}", drawing), encoding="utf-8")
+        temporary.write_text(PAGE.format(policy=POLICY, title=html.escape(title), body=drawing), encoding="utf-8")
     return int(shown.size)
-
-
-def _page(title: str, body: str) -> str:
-    """A page that the browser lets load and send nothing."""
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{html.escape(title)}</title>
-<body style="margin: 0">{body}</body></html>
-"""
 
 
 def _facts(facts: dict[str, Any], at: int) -> str:
@@ -257,11 +258,11 @@ def _facts(facts: dict[str, Any], at: int) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """A text for the hover box: escaped, cut, and broken into lines."""
+    """A text for the hover box: cut, escaped and broken into lines."""
     cut = text if len(text) <= HOVER_CHARACTERS else text[: HOVER_CHARACTERS - 1] + "…"
     return "<br>".join(_escaped(line) for part in printable(cut).split("\n") for line in textwrap.wrap(part, 70))
 
 
 def _escaped(text: str, most: int | None = None) -> str:
-    """One line for plotly, which knows a few tags and entities, but not those of quotes."""
+    """One line for plotly, which knows a few tags and entities, but none for quotes."""
     return html.escape(one_line(text, most), quote=False)

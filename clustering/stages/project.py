@@ -1,4 +1,4 @@
-"""neighbors/ in, coords/ out: a map from the searched neighbors, without a second search."""
+"""neighbors/ and vectors/ in, coords/ out: a map that keeps the searched neighbors together."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from clustering.schema import Figures
 from clustering.workers.tasks import run_on_one_node
 
 FloatArray = NDArray[np.float32]
-PLACED_NEIGHBORS = 3  # placed neighbors that a text outside the sample lies amid
-BLOCK_ROWS = 8192  # texts placed amid others at a time
-SMALLEST_MAP = 5  # fewer texts are drawn where their first two principal components put them
+PLACED_NEIGHBORS = 3  # a text outside the sample lies between so many placed neighbors
+BLOCK_ROWS = 8192  # texts that are placed between others at a time
+SMALLEST_MAP = 5  # fewer texts lie where their first two principal components put them
 
 
 def project_texts(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figures:
-    """Leave coords/. Returns: method, n_neighbors (as used), laid_out (texts that the method itself placed).
+    """Leave coords/: x and y of every text.
 
-    Raises: StageError when umap-learn would search again instead of using the stored neighbors, or is not installed.
+    Returns: method, n_neighbors (as used), laid_out (texts that the method itself placed).
+    Raises: StageError when umap-learn is not installed, or would search again instead of using the stored neighbors.
     """
     return run_on_one_node(_project, run, cfg, n_texts, seed)
 
@@ -57,9 +58,12 @@ def draw_map(
 ) -> FloatArray:
     """The map of a neighbor table by the configured method.
 
-    indices, distances : shape (n_texts, n_neighbors), column 0 the text itself at distance 0
-    start : float32, shape (n_texts, 2), where it begins; seed : of the run, used where cfg has none
+    indices : int64, shape (n_texts, n_neighbors); column 0 is the text itself
+    distances : float32, shape (n_texts, n_neighbors); column 0 is 0
+    start : float32, shape (n_texts, 2), the first positions
+    seed : of the run, used where cfg has none
     Returns: float32, shape (n_texts, 2)
+    Raises: StageError, as ``umap_layout``.
     """
     if cfg.method == "umap":
         return umap_layout(indices, distances, start, cfg)
@@ -70,12 +74,14 @@ def draw_map(
 def umap_layout(
     indices: NDArray[np.int64], distances: FloatArray, start: FloatArray, cfg: ProjectSection
 ) -> FloatArray:
-    """umap-learn's map of a neighbor table; shapes as in ``draw_map``.
+    """umap-learn's map of a neighbor table; arguments as in ``draw_map``.
 
-    Its own spectral start takes minutes at 100,000 texts and longer on a graph in pieces.
+    It gets ``start`` because its own spectral start takes minutes for 100,000 texts, and longer on a graph in pieces.
+    Raises: StageError when umap-learn is not installed, or would search again instead of using the stored neighbors.
+    Source: McInnes et al. (2018), arXiv:1802.03426.
     """
     try:
-        from umap import UMAP  # compiles in each process anew
+        from umap import UMAP  # it compiles anew in each process
     except ImportError as error:
         raise StageError(
             f"project.method=umap needs umap-learn ({error}); pip install umap-learn, or method=layout"
@@ -89,12 +95,12 @@ def umap_layout(
         random_state=cfg.seed,
     )
     with warnings.catch_warnings():
-        # A warning means that it would search again, in vectors that it does not have.
+        # These two warnings mean that it would search again, in vectors that it does not have.
         warnings.filterwarnings("error", message=".*precomputed_knn.*")
         warnings.filterwarnings("error", message=".*k-nn.*", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*transforming new data.*")
         warnings.filterwarnings("ignore", message="n_jobs value")
-        warnings.filterwarnings("ignore", message="A .* of your vertices were disconnected")  # those without a vector
+        warnings.filterwarnings("ignore", message="A .* of your vertices were disconnected")  # texts without a vector
         try:
             layout: FloatArray = model.fit_transform(np.zeros((len(indices), 1), np.float32))
         except UserWarning as warning:
@@ -105,19 +111,22 @@ def umap_layout(
 def sample_neighbors(
     indices: NDArray[np.int64], distances: FloatArray, chosen: NDArray[np.int64], n_neighbors: int
 ) -> tuple[NDArray[np.int64], FloatArray]:
-    """UMAP's table of a sample: its nearest sampled texts within two steps on the neighbor lists.
+    """The neighbor table of a sample: for each text, the nearest sampled texts within two steps on the neighbor lists.
 
-    indices, distances : shape (n_texts, k + 1), column 0 the text itself; chosen : ascending rows of the sample
-    Returns: places in ``chosen`` and lengths of the shorter way, shape (n_chosen, n_neighbors), self first
+    indices : int64, shape (n_texts, k + 1); column 0 is the text itself
+    distances : float32, shape (n_texts, k + 1)
+    chosen : int64, shape (n_chosen,), the rows of the sample, ascending
+    Returns: positions in ``chosen`` (int64) and lengths of the shortest way (float32), shape (n_chosen, n_neighbors);
+        column 0 is the text itself.
     """
-    place = np.full(len(indices), -1, np.int64)
-    place[chosen] = np.arange(chosen.size)
-    found, away = _two_steps(indices, distances, chosen, place, n_neighbors)
+    position = np.full(len(indices), -1, np.int64)
+    position[chosen] = np.arange(chosen.size)
+    found, away = _two_steps(indices, distances, chosen, position, n_neighbors)
     return found, away
 
 
 @numba.njit(cache=True, nogil=True)
-def _two_steps(indices: Any, distances: Any, chosen: Any, place: Any, n_neighbors: int) -> Any:
+def _two_steps(indices: Any, distances: Any, chosen: Any, position: Any, n_neighbors: int) -> Any:
     found = np.empty((chosen.size, n_neighbors), np.int64)
     away = np.zeros((chosen.size, n_neighbors), np.float32)
     best = np.full(chosen.size, np.inf, np.float32)
@@ -129,7 +138,7 @@ def _two_steps(indices: Any, distances: Any, chosen: Any, place: Any, n_neighbor
         for first in range(indices.shape[1]):
             middle = indices[row, first]
             for second in range(indices.shape[1]):
-                other = place[indices[middle, second]]
+                other = position[indices[middle, second]]
                 if other < 0 or other == own:
                     continue
                 length = distances[row, first] + distances[middle, second]
@@ -137,15 +146,15 @@ def _two_steps(indices: Any, distances: Any, chosen: Any, place: Any, n_neighbor
                     touched[n_touched] = other
                     n_touched += 1
                 best[other] = min(best[other], length)
-        held = 1
-        for other in touched[:n_touched]:  # the nearest so far stand in order; of equal ones the first that came
-            if held < n_neighbors or best[other] < away[own, held - 1]:
-                column = min(held, n_neighbors - 1)
+        n_found = 1
+        for other in touched[:n_touched]:  # keep the nearest in order; of equally near ones, the first comes first
+            if n_found < n_neighbors or best[other] < away[own, n_found - 1]:
+                column = min(n_found, n_neighbors - 1)
                 while column > 1 and away[own, column - 1] > best[other]:
                     found[own, column], away[own, column] = found[own, column - 1], away[own, column - 1]
                     column -= 1
                 found[own, column], away[own, column] = other, best[other]
-                held = min(held + 1, n_neighbors)
+                n_found = min(n_found + 1, n_neighbors)
             best[other] = np.inf
     return found, away
 
@@ -153,9 +162,12 @@ def _two_steps(indices: Any, distances: Any, chosen: Any, place: Any, n_neighbor
 def place_between(
     indices: NDArray[np.int64], distances: FloatArray, chosen: NDArray[np.int64], layout: FloatArray
 ) -> FloatArray:
-    """Coordinates of all texts: the sample's own, the others at the mean of their nearest placed ones.
+    """Coordinates of all texts: those of the sample, and for the others the mean of their nearest placed neighbors.
 
-    Texts without a placed neighbor wait for a later round; what no round reaches lies at the middle of the map.
+    A text without a placed neighbor waits for a later round. A text that no round reaches lies in the middle of the
+    map.
+    indices, distances, chosen : as in ``sample_neighbors``
+    layout : float32, shape (n_chosen, 2), coordinates of the sample
     Returns: float32, shape (n_texts, 2)
     """
     xy = np.tile(np.median(layout, axis=0), (len(indices), 1)).astype(np.float32)
@@ -165,30 +177,28 @@ def place_between(
     while not placed.all():
         waiting = np.flatnonzero(~placed)
         blocks = np.array_split(waiting, -(-waiting.size // BLOCK_ROWS))
-        found = [_amid(indices, distances, placed, xy, rows) for rows in blocks]
-        rows, middles = (np.concatenate(pieces) for pieces in zip(*found, strict=True))
+        reached = [_means_of_placed(indices, distances, placed, xy, rows) for rows in blocks]
+        rows, means = (np.concatenate(arrays) for arrays in zip(*reached, strict=True))
         if not rows.size:
             break
-        xy[rows] = middles
+        xy[rows] = means
         placed[rows] = True
     return xy
 
 
-def _amid(
+def _means_of_placed(
     indices: NDArray[np.int64],
     distances: FloatArray,
     placed: NDArray[np.bool_],
     xy: FloatArray,
     waiting: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], FloatArray]:
-    """Those of the waiting rows that have a placed neighbor, and the mean of their nearest placed ones.
+    """The waiting rows that have a placed neighbor, and the weighted mean of their nearest placed neighbors.
 
     Returns: int64, shape (n_reached,); float32, shape (n_reached, 2)
     """
     near = placed[indices[waiting]]
-    near &= (
-        near.cumsum(axis=1) <= PLACED_NEIGHBORS
-    )  # the mean of many neighbors lies between the clusters, in none of them
+    near &= near.cumsum(axis=1) <= PLACED_NEIGHBORS  # the mean of many neighbors lies in no cluster
     weight = np.where(near, 1 / np.maximum(distances[waiting], 1e-3) ** 2, 0)
     total = weight.sum(axis=1)
     reached = total > 0
@@ -197,9 +207,9 @@ def _amid(
 
 
 def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tuple[NDArray[np.int64], FloatArray]:
-    """UMAP's table: self first, all stored neighbors when n_neighbors is None.
+    """The neighbor table for ``draw_map``; None takes all stored neighbors.
 
-    A text with fewer neighbors repeats itself at distance 0, which adds no edge.
+    A text with fewer neighbors stands again at distance 0 in the other columns, which adds no edge.
     """
     if n_neighbors is None:
         lengths = [pa.compute.list_value_length(read_table(path)["neighbors"]) for path in parts(run / "neighbors")]
@@ -213,7 +223,10 @@ def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tup
 
 
 def _principal_components(run: RunDir, n_texts: int) -> FloatArray:
-    """First two principal components of all vectors, from the exact covariance, one part in memory at a time."""
+    """float32, shape (n_texts, 2): the first two principal components of all vectors, by the exact covariance.
+
+    One part is in memory at a time.
+    """
     total: Any = 0.0
     product: Any = 0.0
     for path in parts(run / "vectors"):
@@ -223,8 +236,8 @@ def _principal_components(run: RunDir, n_texts: int) -> FloatArray:
     mean = total / n_texts
     _, axes = np.linalg.eigh(product / n_texts - np.outer(mean, mean))
     axes = axes[:, :-3:-1]
-    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an eigenvector's sign is arbitrary
-    found = [
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an eigenvector may have either sign
+    projected = [
         vectors_of(read_table(path, columns=["vector"])) @ axes.astype(np.float32) for path in parts(run / "vectors")
     ]
-    return np.ascontiguousarray(np.concatenate(found) - (mean @ axes).astype(np.float32), np.float32)
+    return np.ascontiguousarray(np.concatenate(projected) - (mean @ axes).astype(np.float32), np.float32)

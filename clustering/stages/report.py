@@ -21,13 +21,13 @@ from clustering.text.languages import language_names
 from clustering.workers.tasks import run_on_one_node
 
 SHOWN_CLUSTERS = 50
-COLLAPSED = 0.3  # a cluster with a larger share of the records deserves a warning
-NOISY = 0.5
-# The page loads nothing and runs nothing, whatever a text in it says.
+COLLAPSED = 0.3  # share of the records in one cluster from which on the report warns
+NOISY = 0.5  # likewise, share of the records that are noise
+# The page loads nothing and runs nothing, whatever texts it holds.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 TEXT_CHARACTERS = 160
 TERM_CHARACTERS = 60
-GOOD_RECALL = 0.95
+GOOD_RECALL = 0.95  # below, the report warns
 
 
 def write_report(run: RunDir, config: RunConfig) -> Figures:
@@ -55,28 +55,28 @@ def _write_labels(run: RunDir) -> int:
         by_row = _in_one_chunk(by_row)
         records = 0
         for path in members:
-            held = read_table(path)
-            table = by_row.take(held["row"])
-            for name in held.schema.names:
-                table = table if name == "row" else table.append_column(name, held[name])
+            members_of_part = read_table(path)
+            table = by_row.take(members_of_part["row"])
+            for name in members_of_part.schema.names:
+                table = table if name == "row" else table.append_column(name, members_of_part[name])
             writer.write_table(table.select(layout.names).cast(layout))
             records += len(table)
         return records
 
 
 def _in_one_chunk(by_row: pa.Table) -> pa.Table:
-    """The table for many takes: each would copy all chunks of a column of lists into one, which is once enough."""
-    wide = by_row["layers"].cast(pa.large_list(pa.int32()))  # one chunk of usual lists ends at 2^31 entries
+    """The table with one chunk a column: else every take would join all chunks of the column of lists anew."""
+    wide = by_row["layers"].cast(pa.large_list(pa.int32()))  # a chunk of usual lists has at most 2^31 entries
     return by_row.set_column(by_row.schema.get_field_index("layers"), "layers", wide).combine_chunks()
 
 
 def collect_figures(run: RunDir, config: RunConfig) -> Figures:
-    """report.json: what the stages measured, under the names that others read."""
+    """The content of report.json: what the stages measured, under the names that users read."""
     manifest = run.manifest
     done = {name: stage["figures"] for name, stage in manifest["stages"].items()}
     read, search, graph = done["read"], done.get("search", {}), done.get("graph", {})
     forest, clusters = done.get("forest", {}), done.get("cluster", {})
-    encoder = config.embed.encoder if config.read.collection is None else None  # the vectors were there before
+    encoder = config.embed.encoder if config.read.collection is None else None  # else the collection holds the vectors
     figures: Figures = {
         "counts": {name: read[name] for name in ("records", "texts", "empty", "dropped", "repeated_ids")},
         "stages": {
@@ -86,109 +86,111 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
         "driver_bytes": max((figures.get("used", {}).get("driver_bytes", 0) for figures in done.values()), default=0),
         "embed": {
             "encoder": encoder,
-            **_some(done.get("embed", {}), "dim", "tokens", "cut", "unread", "unusable", "languages", "unknown_share"),
+            **_pick(done.get("embed", {}), "dim", "tokens", "cut", "unread", "unusable", "languages", "unknown_share"),
         },
-        "store": _some(done.get("store", {}), "collection", "index", "metric", "rows", "rows_per_second", "segments",
+        "store": _pick(done.get("store", {}), "collection", "index", "metric", "rows", "rows_per_second", "segments",
                        "retries", "repaired_rows"),
-        "search": _some(search, "k", "index", "recall", "recall_low", "recall_high", "recall_sample",
+        "search": _pick(search, "k", "index", "recall", "recall_low", "recall_high", "recall_sample",
                         "queries_per_second", "short_rows", "retries", "params", "target_recall", "target_reached",
                         "target_steps"),
-        "graph": {**_some(graph, "edges", "too_long"), **_some(forest, "pieces", "bridges", "pieces_left")},
-        # certified, repaired, open: of the merges of a tree on the stored distances; none with diffused ones
-        "forest": _some(forest, "edges", "certified", "repaired", "open", "queries", "isolated", "small_groups",
+        "graph": {**_pick(graph, "edges", "too_long"), **_pick(forest, "pieces", "bridges", "pieces_left")},
+        # certified, repaired and open count merges of a tree of the stored distances; with diffused ones, they are null
+        "forest": _pick(forest, "edges", "certified", "repaired", "open", "queries", "isolated", "small_groups",
                         "group_size"),
         "clusters": {
             "count": clusters.get("count", 0),
             "noise_share": clusters.get("noise_share", 0.0),
             "largest_share": clusters.get("largest_share", 0.0),
             "home_share": clusters.get("home_share", 0.0),
-            **_some(clusters, "modularity", "layer", "layers"),
+            **_pick(clusters, "modularity", "layer", "layers"),
         },
-        "describe": _some(done.get("describe", {}), "vocabulary", "titles_failed"),
+        "describe": _pick(done.get("describe", {}), "vocabulary", "titles_failed"),
         "versions": manifest["versions"],
         "seed": manifest["seed"],
     }  # fmt: skip
-    told = [line for stage in done.values() for line in stage.get("warnings", [])]
-    figures["warnings"] = [*told, *collect_warnings(figures, config)]
+    of_stages = [line for stage in done.values() for line in stage.get("warnings", [])]
+    figures["warnings"] = [*of_stages, *collect_warnings(figures, config)]
     return figures
 
 
 def stage_figures(stage: Figures, planned: Figures, config: RunConfig) -> Figures:
-    """What a stage took, beside what it was planned to take: seconds of the start that finished it, memory of its
-    largest process, seconds of cores used and of GPUs held, and with run.prices what the machines cost meanwhile."""
+    """What a stage used, beside its plan.
+
+    stage : its entry in the manifest
+    Returns: seconds (of the start that finished it), peak_bytes (of its largest process), planned_bytes, cpu_seconds
+        (used), gpu_seconds (reserved), and with run.prices the cost of the machines.
+    """
     figures = stage["figures"]
     used = figures.get("used", {})
-    found: Figures = {"seconds": stage["seconds"], "peak_bytes": figures.get("peak_bytes"),
-                      "planned_bytes": planned.get("memory"), "cpu_seconds": used.get("cpu_seconds", 0),
-                      "gpu_seconds": used.get("gpu_seconds", 0)}  # fmt: skip
-    if config.run.prices and used:
-        found["cost"] = round(cost_of(stage["seconds"], used, config) or 0, 4)
-    return found
+    cost = {"cost": round(cost_of(stage["seconds"], used, config) or 0, 4)} if config.run.prices and used else {}
+    return {"seconds": stage["seconds"], "peak_bytes": figures.get("peak_bytes"),
+            "planned_bytes": planned.get("memory"), "cpu_seconds": used.get("cpu_seconds", 0),
+            "gpu_seconds": used.get("gpu_seconds", 0), **cost}  # fmt: skip
 
 
-def _some(figures: Figures, *names: str) -> Figures:
+def _pick(figures: Figures, *names: str) -> Figures:
     return {name: figures.get(name) for name in names}
 
 
 def collect_warnings(figures: Figures, config: RunConfig) -> list[str]:
-    """What a reader must know before trusting the clusters, with the remedy."""
+    """What a user must know before relying on the clusters, with the remedy."""
     counts, clusters, search = (figures[name] for name in ("counts", "clusters", "search"))
     graph, forest = figures["graph"], figures["forest"]
     by_links = config.cluster.selection == "modularity"
-    found: list[str] = []
+    warnings: list[str] = []
     if counts["texts"] == 0:
         return [f"There was nothing to cluster: none of the {counts['records']} records has a text."]
     if counts["repeated_ids"]:
-        found.append(f"{counts['repeated_ids']} records repeat an id; labels.parquet has a line for each of them.")
+        warnings.append(f"{counts['repeated_ids']} records repeat an id; labels.parquet has a line for each.")
     if clusters["count"] == 0:
         also = " or cluster.min_samples" if config.cluster.core_rank > 1 else ""
-        found.append(f"No cluster was found. Lower cluster.min_cluster_size{also}.")
+        warnings.append(f"No cluster was found. Lower cluster.min_cluster_size{also}.")
     elif clusters["largest_share"] > COLLAPSED:
         remedy = "a smaller cluster.granularity" if by_links else "cluster.selection=modularity"
-        found.append(
-            f"One cluster holds {clusters['largest_share']:.0%} of the records: the selection has collapsed or the "
-            f"texts have one subject. Try {remedy}."
+        warnings.append(
+            f"One cluster holds {clusters['largest_share']:.0%} of the records. Either the selection has collapsed, or "
+            f"the texts have one subject. Try {remedy}."
         )
     if clusters["count"] and clusters["noise_share"] > NOISY:
-        remedy = _against_noise(clusters, config)
+        remedy = _noise_remedy(clusters, config)
         use = f"{remedy}, or use" if remedy else "Use"
-        found.append(
+        warnings.append(
             f"{clusters['noise_share']:.0%} of the records are noise. {use} the column home, which places noise, too."
         )
     if search["target_reached"] is False:
-        found.append(
-            f"search.target_recall={search['target_recall']} was not reached: the best step had a recall of "
+        warnings.append(
+            f"The search did not reach search.target_recall={search['target_recall']}: its best recall was "
             f"{search['target_steps'][-1]['recall']:.3f}. Take store.index=FLAT, or a finer index (store.params)."
         )
     if search["recall"] is not None and search["recall"] < GOOD_RECALL:
-        found.append(
-            f"The search found {search['recall']:.1%} of the true neighbors. Raise search.params (ef or nprobe), or "
-            f"take store.index=FLAT."
+        warnings.append(
+            f"The search found only {search['recall']:.1%} of the true neighbors. Raise search.params (ef or nprobe), "
+            f"or take store.index=FLAT."
         )
     if search["short_rows"]:
-        found.append(f"{search['short_rows']} texts got fewer than k={search['k']} neighbors from the index.")
+        warnings.append(f"The index gave {search['short_rows']:,} texts fewer than k={search['k']} neighbors.")
     if (graph["pieces_left"] or 1) > 1 and config.cluster.weights == "diffused":
-        found.append(
-            f"The graph is in {graph['pieces_left']} pieces, which stay apart; texts of a piece that is too small for "
-            f"a cluster have no home. A larger search.k leaves fewer pieces."
+        warnings.append(
+            f"The graph is in {graph['pieces_left']:,} separate pieces. A piece that is too small for a cluster is "
+            f"noise without a home. A larger search.k leaves fewer pieces."
         )
     elif (graph["pieces_left"] or 1) > 1:
-        found.append(
-            f"The graph is in {graph['pieces_left']} pieces, which stay apart: graph.bridge={config.graph.bridge}, "
-            f"graph.max_distance={config.graph.max_distance}, and at most cluster.budget={config.cluster.budget:,} "
-            f"texts are compared with all others. A larger search.k leaves fewer pieces."
+        warnings.append(
+            f"The graph is in {graph['pieces_left']:,} separate pieces, with graph.bridge={config.graph.bridge}, "
+            f"graph.max_distance={config.graph.max_distance} and cluster.budget={config.cluster.budget:,} texts that "
+            f"may be compared with all others. A larger search.k leaves fewer pieces."
         )
     if forest["open"]:
-        found.append(
-            f"{forest['open']:,} of the tree's {forest['edges']:,} merges are not proven to be those of exact HDBSCAN: "
-            f"graph.bridge={config.graph.bridge}, cluster.budget={config.cluster.budget:,} "
+        warnings.append(
+            f"{forest['open']:,} of the tree's {forest['edges']:,} merges may differ from those of exact HDBSCAN, with "
+            f"graph.bridge={config.graph.bridge} and cluster.budget={config.cluster.budget:,} "
             f"({forest['queries']:,} used). A larger budget or a larger search.k leaves fewer."
         )
-    return found
+    return warnings
 
 
-def _against_noise(clusters: Figures, config: RunConfig) -> str:
-    """What gives less noise than this run has; "" where nothing is known to."""
+def _noise_remedy(clusters: Figures, config: RunConfig) -> str:
+    """A setting that gives less noise than this run's; "" where none is known."""
     if config.cluster.weights == "distance":
         return "Take cluster.weights=diffused"
     if config.cluster.core_rank > 1:
@@ -200,19 +202,18 @@ def _against_noise(clusters: Figures, config: RunConfig) -> str:
 def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
     """The report as one self-contained page."""
     counts, clusters, search, graph = (figures[name] for name in ("counts", "clusters", "search", "graph"))
+    embed = figures["embed"]
     folded = counts["records"] - counts["empty"] - counts["texts"]
     facts = [
         ("records", f"{counts['records']:,}"),
-        ("distinct texts", f"{counts['texts']:,} ({folded:,} copies folded, {counts['empty']:,} empty)"),
+        ("distinct texts", f"{counts['texts']:,}, without {folded:,} copies and {counts['empty']:,} empty records"),
         ("clusters", f"{clusters['count']:,}"),
-        ("noise", f"{clusters['noise_share']:.1%} of the records (with a home: {clusters['home_share']:.1%})"),
+        ("noise", f"{clusters['noise_share']:.1%} of the records"),
+        ("with a home", f"{clusters['home_share']:.1%} of the records, by the column home"),
         ("largest cluster", f"{clusters['largest_share']:.1%} of the records"),
-        (
-            "vectors",
-            f"{figures['embed']['encoder'] or 'those of the collection'}, {figures['embed']['dim']} dimensions",
-        ),
-        ("languages", _languages(figures["embed"])),
-        ("neighbors", f"{search['k']} of each text from {_index(search)}; {_recall(search)}"),
+        ("vectors", f"from {embed['encoder'] or 'the collection'}, {embed['dim']} dimensions"),
+        ("languages", _languages(embed)),
+        ("neighbors", f"{search['k']} of each text, from the index {_index(search)}; {_recall(search)}"),
         ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
         ("tree", _proven(figures["forest"], search)),
         ("layers", _layered(clusters)),
@@ -223,9 +224,7 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         encoded = base64.b64encode((run / "map.png").read_bytes()).decode()
         picture = f'<a href="map.html"><img alt="map of the texts" src="data:image/png;base64,{encoded}"></a>'
     columns, rows = stage_table(figures, config)
-    stages = "".join(f"<th class=n>{column}" if at else f"<th>{column}" for at, column in enumerate(columns))
-    for row in rows:
-        stages += "<tr>" + "".join(f"<td class=n>{cell}" if at else f"<td>{cell}" for at, cell in enumerate(row))
+    stages = _stage_row("th", columns) + "".join(_stage_row("td", row) for row in rows)
     versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
     title = _shown(f"Clusters of {config.name}")
     return f"""<!doctype html>
@@ -248,9 +247,9 @@ li {{ margin: 0 }} ul {{ margin: 0; padding-left: 1rem }}
 <h2>Largest clusters</h2>
 {_cluster_table(run, clusters)}
 <h2>Stages</h2>
-<table><tr>{stages}</table>
-<p class=quiet>{_shown(versions)}; seed {figures["seed"]}.
-All figures: report.json, configuration: manifest.json.</p>
+<table>{stages}</table>
+<p class=quiet>Made with {_shown(versions)}; seed {figures["seed"]}.
+All figures are in report.json, the configuration in manifest.json.</p>
 </html>
 """
 
@@ -258,7 +257,7 @@ All figures: report.json, configuration: manifest.json.</p>
 def _pieces(graph: Figures) -> str:
     if (graph["pieces"] or 1) == 1:
         return "in one piece"
-    return f"in {graph['pieces']:,} pieces, {graph['bridges']:,} bridges between them"
+    return f"in {graph['pieces']:,} pieces with {graph['bridges']:,} bridges between them"
 
 
 def _proven(forest: Figures, search: Figures) -> str:
@@ -266,14 +265,14 @@ def _proven(forest: Figures, search: Figures) -> str:
         return "no merges"
     if forest["certified"] is None:
         return (
-            f"{forest['edges']:,} merges of diffused distances; {forest['small_groups']:.0%} of the neighbor lists "
-            f"break off as in small groups"
+            f"{forest['edges']:,} merges of diffused distances; {forest['small_groups']:.0%} of the texts are in small "
+            f"groups, by their neighbor lists"
         )
     shares = (forest[name] / forest["edges"] for name in ("certified", "repaired", "open"))
     proven, repaired, left = (f"{share:.2%}" for share in shares)
     return (
         f"{forest['edges']:,} merges: {proven} proven by the neighbor lists, {repaired} settled by comparing "
-        f"{forest['queries']:,} texts with all others, {left} open; as exact as the {search['index']} index's lists are"
+        f"{forest['queries']:,} texts with all others, {left} open; as exact as the neighbors from {search['index']}"
     )
 
 
@@ -281,15 +280,14 @@ def _layered(clusters: Figures) -> str:
     counts = [f"{layer['clusters']:,}" for layer in clusters["layers"] or []]
     if len(counts) < 2:
         return "one"
-    counts[clusters["layer"]] += " (the labels)"
-    return f"{', '.join(counts)} clusters, from broad to fine"
+    return f"{', '.join(counts)} clusters, from broad to fine; the labels are the {counts[clusters['layer']]}"
 
 
 def _languages(embed: Figures) -> str:
     if embed["languages"] is None:
-        return "not looked at"
-    told = language_names(embed["languages"]) or "none that is told for sure"
-    return f"{told}, by a sample; {embed['unknown_share']:.1%} of the pieces of words are unknown to the encoder"
+        return "not measured"
+    names = language_names(embed["languages"]) or "none for certain"
+    return f"{names}, by a sample; {embed['unknown_share']:.1%} of the tokens are unknown to the encoder"
 
 
 def _index(search: Figures) -> str:
@@ -301,13 +299,12 @@ def _recall(search: Figures) -> str:
     if search["recall"] is None:
         return "recall not measured"
     low, high = search["recall_low"], search["recall_high"]
-    return (
-        f"recall {search['recall']:.3f} ({low:.3f} to {high:.3f}, {search['recall_sample']} texts against exact search)"
-    )
+    measured = f"{low:.3f} to {high:.3f}, by exact search for {search['recall_sample']:,} texts"
+    return f"recall {search['recall']:.3f} ({measured})"
 
 
 def stage_table(figures: Figures, config: RunConfig) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the table of stages; the report's own stage is not over when it is written."""
+    """Headings and rows of the table of stages; the report itself is not among them, since it is still at work."""
     columns = ["stage", "seconds", "CPU seconds", "peak memory of a process, MiB", "planned, MiB"]
     gpus = any(stage["gpu_seconds"] for stage in figures["stages"].values())
     columns += ["GPU seconds"] if gpus else []
@@ -323,13 +320,17 @@ def stage_table(figures: Figures, config: RunConfig) -> tuple[list[str], list[li
     return columns, rows
 
 
+def _stage_row(tag: str, cells: list[str]) -> str:
+    return f"<tr><{tag}>{cells[0]}" + "".join(f"<{tag} class=n>{cell}" for cell in cells[1:])
+
+
 def _mebibytes(count: Any) -> str:
     return f"{count / 2**20:.0f}" if count else ""
 
 
 def _cluster_table(run: RunDir, figures: Figures) -> str:
     clusters = read_table(run / "clusters.parquet")
-    chosen = figures["count"]  # clusters of other layers follow those of the labels
+    chosen = figures["count"]  # the clusters of the labels come first, then those of other layers
     shown = clusters.slice(0, min(chosen, SHOWN_CLUSTERS)).to_pylist()
     rows = "".join(
         f"<tr><td class=n>{row['label']}<td><b><bdi>{_shown(row['title'], TEXT_CHARACTERS)}</bdi></b><br>"
@@ -338,7 +339,7 @@ def _cluster_table(run: RunDir, figures: Figures) -> str:
         for row in shown
     )
     more = chosen - len(shown)
-    rest = f"<p class=quiet>{more:,} more in clusters.parquet.</p>" if more > 0 else ""
+    rest = f"<p class=quiet>{more:,} more are in clusters.parquet.</p>" if more > 0 else ""
     return f"<table><tr><th class=n>label<th>title and terms<th class=n>records<th>exemplars</tr>{rows}</table>{rest}"
 
 

@@ -70,8 +70,8 @@ def dominant_languages(counts: Counter[str]) -> dict[str, float]:
 
 
 def language_names(languages: dict[str, float]) -> str:
-    """Languages and shares in words, for example ``German 71 %, English 28 %``."""
-    return ", ".join(f"{NAMES.get(code, code)} {share:.0%}".replace("%", " %") for code, share in languages.items())
+    """Languages and shares in words, for example ``German 71%, English 28%``."""
+    return ", ".join(f"{NAMES.get(code, code)} {share:.0%}" for code, share in languages.items())
 
 
 @cache

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,8 @@ from clustering.runs.storage import save_array, write_json, write_table
 from clustering.schema import Figures
 from clustering.workers.nodes import Node, live_nodes, node_affinity
 from clustering.workers.tasks import collect, submit
+
+T = TypeVar("T")
 
 
 def write_forest(run: RunDir, forest: Forest, core: FloatArray, group_sizes: GroupSizes, n_without: int) -> Figures:
@@ -65,21 +68,16 @@ class Shard:
         self.lists = read_neighbor_lists(run, names, *reading)
         self.pull: FloatArray | None = None
 
-    def count_breaks(self) -> IntArray:
-        return count_breaks(self.lists)
-
-    def equal_edges(self) -> EqualEdges:
-        return equal_edges(self.lists, MIN_DISTANCE)
-
-    def local_scales(self, rank: int) -> FloatArray:
-        return diffusion.local_scales(self.lists, rank)
-
-    def draw_sketch(self, seed: int) -> diffusion.Sketch:
-        return diffusion.draw_sketch(self.text_digests(), seed)
+    def apply(self, kernel: Callable[..., T], *args: Any) -> T:
+        """What a kernel makes of the lists."""
+        return kernel(self.lists, *args)
 
     def text_digests(self) -> diffusion.Keys:
         """A digest of each text, so that the order of the texts changes nothing."""
         return text_digests(self.run, self.names)
+
+    def draw_sketch(self, seed: int) -> diffusion.Sketch:
+        return diffusion.draw_sketch(self.text_digests(), seed)
 
     def average(self, averaged: int, scales: list[Any], sketches: list[Any]) -> diffusion.Sketch:
         if self.pull is None:
@@ -125,20 +123,17 @@ def diffuse_shards(
     for shard, node in zip(shards, itertools.cycle(nodes), strict=False):
         threads = {"env_vars": {"OMP_NUM_THREADS": str(max(1, node.cpus // on_each))}}
         actors.append(kind.options(scheduling_strategy=node_affinity(node), runtime_env=threads).remote(*shard))
-    group_sizes = measure_group_sizes(
-        np.sum(ray.get([actor.count_breaks.remote() for actor in actors]), axis=0), n_texts
-    )
-    scales = [actor.local_scales.remote(group_sizes.averaged // 2) for actor in actors]
+    breaks = ray.get([actor.apply.remote(count_breaks) for actor in actors])
+    group_sizes = measure_group_sizes(np.sum(breaks, axis=0), n_texts)
+    scales = [actor.apply.remote(diffusion.local_scales, group_sizes.averaged // 2) for actor in actors]
     sketches = [actor.draw_sketch.remote(seed) for actor in actors]
     for _ in range(diffusion.ROUNDS):
         sketches = [actor.average.remote(group_sizes.averaged, scales, sketches) for actor in actors]
-    lengths = [actor.edge_lengths.remote(sketches) for actor in actors]
-    core = np.concatenate(
-        ray.get([actor.core_distances.remote(own, rank) for actor, own in zip(actors, lengths, strict=True)])
-    )
+    with_lengths = [(actor, actor.edge_lengths.remote(sketches)) for actor in actors]
+    core = np.concatenate(ray.get([actor.core_distances.remote(length, rank) for actor, length in with_lengths]))
     shared = ray.put(core)
-    pending = [actor.measured_forest.remote(own, shared) for actor, own in zip(actors, lengths, strict=True)]
-    return _merge_pairs(pending, n_texts), core, group_sizes, ray.get([actor.equal_edges.remote() for actor in actors])
+    forests = _merge_pairs([actor.measured_forest.remote(length, shared) for actor, length in with_lengths], n_texts)
+    return forests, core, group_sizes, ray.get([actor.apply.remote(equal_edges, MIN_DISTANCE) for actor in actors])
 
 
 def _merge_pairs(pending: list[Any], n_texts: int) -> list[Forest]:

@@ -103,15 +103,18 @@ def test_gelu_by_tanh_stays_within_the_tolerance_of_half_precision(bge, tokens, 
 
 
 def test_the_tokenizers_tokens_give_the_vectors_of_sentence_transformers(bge):
-    from clustering.encoders.packed import PackedEncoder, token_ids
+    from clustering.encoders.packed import PackedEncoder
 
     model = load(bge)
     texts = [" ".join(WORDS[:n]) for n in (9, 1, 40, 3)] + ["", f"  {WORDS[3]}  ", "<pad>"]
     tokenizer = model.tokenizer.backend_tokenizer
     tokenizer.no_padding()
     tokenizer.enable_truncation(32)
-    ids, lengths, cut = token_ids(tokenizer, texts)
-    assert (lengths.tolist(), cut) == ([11, 3, 32, 5, 2, 3, 3], 1)
+    encodings = tokenizer.encode_batch_fast(texts)
+    lengths = np.array([len(encoding.ids) for encoding in encodings])
+    assert lengths.tolist() == [11, 3, 32, 5, 2, 3, 3]
+    assert sum(bool(encoding.overflowing) for encoding in encodings) == 1
+    ids = np.concatenate([encoding.ids for encoding in encodings])
     model.max_seq_length = 32
     expected = model.encode(texts, normalize_embeddings=True)
     assert np.sum(PackedEncoder(model).encode(ids, lengths, 64) * expected, axis=1).min() >= 0.9999

@@ -52,7 +52,7 @@ def test_a_text_loses_the_stop_words_of_its_own_language(tmp_path: Path) -> None
 
 def test_a_term_that_all_clusters_share_goes_from_every_layer() -> None:
     rows = [(label, "common", 2) for label in range(31)] + [(label, f"own{label}", 20) for label in range(31)]
-    summed = pa.table(dict(zip(("label", "term", "count_sum"), map(list, zip(*rows, strict=True)), strict=True)))
+    summed = pa.table(dict(zip(("label", "term", "count"), map(list, zip(*rows, strict=True)), strict=True)))
     layer, texts = np.arange(30, dtype=np.int32), np.full(31, 25)
     left = _without_common(summed, layer, texts)
     assert set(left["term"].to_pylist()) == {f"own{label}" for label in range(31)}

@@ -97,7 +97,7 @@ def test_texts_of_which_none_can_be_compared_end_the_stage(tmp_path: Path) -> No
     [
         ("en", None),
         ("de", "the texts are in other languages than English (German"),
-        ("zh", "the texts are in other languages than English (Chinese 100 % of a sample); "),
+        ("zh", "the texts are in other languages than English (Chinese 100% of a sample); "),
         ("ru", "the texts are in other languages than English (Russian"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_sample_is_even_and_bounded() -> None:
 
 
 def test_shares_are_said_in_words() -> None:
-    assert language_names({"de": 0.714, "pcm": 0.2, "xx": 0.08}) == "German 71 %, Nigerian Pidgin 20 %, xx 8 %"
+    assert language_names({"de": 0.714, "pcm": 0.2, "xx": 0.08}) == "German 71%, Nigerian Pidgin 20%, xx 8%"
 
 
 def test_each_language_has_its_own_stop_words() -> None:

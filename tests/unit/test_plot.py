@@ -168,7 +168,9 @@ def test_what_no_font_draws_is_counted_and_told(hostile: RunDir, monkeypatch: py
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
     found = plot._plot(hostile, PlotSection(), "news", 0)
     assert found["without_font"] == 1
-    assert found["warnings"][0].startswith("1 of the names in map.png hold signs for which this machine has no font: ")
+    assert found["warnings"][0].startswith(
+        "1 of the names in map.png hold characters for which this machine has no font. "
+    )
 
 
 def test_a_font_that_draws_what_the_usual_one_lacks_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
