@@ -21,7 +21,7 @@ from clustering.milvus.protocol import DataType, column_of, documents_of
 from clustering.milvus.retry import retry
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures
-from clustering.sources.deduplication import TextCleaner, deduplicate_records, records_table, warnings_of, write_records
+from clustering.sources.deduplication import TextCleaner, deduplicate_records, records_table, write_records
 from clustering.sources.formats.issues import Issues
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.tasks import run_on_one_node
@@ -287,5 +287,5 @@ def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) 
         "empty": figures["empty"] - dropped,
         "dropped": dropped,
         "markup": issues.counts["markup"],
-        "warnings": [*([told + ", ".join(lost)] if dropped else []), *warnings_of(issues, figures)],
+        "warnings": [*([told + ", ".join(lost)] if dropped else []), *issues.warnings(figures)],
     }

@@ -24,7 +24,6 @@ from clustering.workers.pool import Item, map_parts
 from clustering.workers.tasks import run_on_one_node
 
 RECORDS_PER_PART = 8192
-MARKUP_SHARE = 0.05  # of the records: with so much markup a reader of the report should know of it
 # A text without a match stays as it is: printable ASCII, single spaces, no markup.
 ODD = r"[^ -~]|^ | $|  |[<&]"
 
@@ -277,34 +276,6 @@ def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[p
             mixed.append(name)
         fields.append(pa.field(name, kind))
     return pa.schema([fields[0], ("row", pa.int64()), *fields[1:]]), mixed
-
-
-def warnings_of(issues: Issues, figures: Figures) -> list[str]:
-    """What a reader must know of the input: what was lost, mended or guessed, with the first example."""
-    counts, first = issues.counts, issues.example
-    said = {
-        "malformed": "{n} malformed records were dropped while reading; the first: {first}.",
-        "keyless": "{n} records have no column of read.text_columns and count as empty; the first: {first}.",
-        "strays": "{n} quotes open a field that they do not close, and were read as characters; the first: {first}.",
-        "long": "{n} fields have 50 lines and more, as one does whose quote was opened by mistake; the first: {first}.",
-        "headers": "{n} lines repeat the header of their file and were left out; the first: {first}.",
-        "nulls": "{n} unquoted cells mean that there is no text (read.csv.nulls sets which); the first: {first}.",
-        "replaced": "{n} bytes or characters are not of the encoding and were replaced by U+FFFD; the first: {first}.",
-        "guessed": "{n} files are not UTF-8, so that their encoding was guessed (read.csv.encoding sets it): {all}.",
-        "times": "{n} values of read.time_column are no time and are empty in column time; the first: {first}.",
-    }
-    found = [
-        words.format(n=f"{counts[kind]:,}", first=first(kind), all="; ".join(issues.examples.get(kind, [])))
-        for kind, words in said.items()
-        if counts[kind]
-    ]
-    records = max(figures["records"], 1)
-    if counts["markup"] >= MARKUP_SHARE * records:
-        found.append(f"{counts['markup'] / records:.0%} of the texts carry markup (tags or entities of HTML), which "
-                     f"was taken out before they were compared and embedded (read.clean.markup).")  # fmt: skip
-    if figures.get("missing_ids"):
-        found.append(f"{figures['missing_ids']:,} records have no id in read.id_column.")
-    return found
 
 
 def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int) -> Figures:

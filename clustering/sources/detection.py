@@ -268,7 +268,7 @@ def _look_json(file: InputFile, cfg: ReadSection, most: int) -> _FileLayout:
     text, whole = _head(file, cfg)
     if not text.strip():
         return _FileLayout(replace(file, layout={"places": {}}), empty=True)
-    layout = jsonlines.layout_of(text, whole)
+    layout = jsonlines.detect_style(text, whole)
     issues = Issues()
     head = text if whole else text[: text.rfind("\n") + 1] or text
     blocks = [(head.encode("utf-8", "replace"), True)]

@@ -23,7 +23,6 @@ from clustering.sources.deduplication import (
     deduplicate_records,
     is_other_than_string,
     records_table,
-    warnings_of,
     write_records,
 )
 from clustering.sources.files import InputFile, Inputs, filesystem
@@ -194,7 +193,7 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: in
     figures = deduplicate_records(run, counts, cfg.limit, actors)
     told = files.warnings if isinstance(files, Inputs) else []
     mixed = dict.fromkeys([*figures.pop("mixed"), *(name for result in results for name in result["mixed"])])
-    told = [*told, *warnings_of(issues, figures), *_mixed_words(list(mixed))]
+    told = [*told, *issues.warnings(figures), *_mixed_words(list(mixed))]
     return {**figures, "dropped": issues.counts["malformed"], "keyless": issues.counts["keyless"],
             "markup": issues.counts["markup"], "warnings": told}  # fmt: skip
 

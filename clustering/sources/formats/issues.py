@@ -1,15 +1,30 @@
-"""What is odd in an input, counted, with the first example of each kind in words."""
+"""What is wrong or unusual in an input: counted while it is read, with first examples, and reported as warnings."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
-EXAMPLES = 3  # files whose first example is kept, for each kind
+from clustering.schema import Figures
+
+EXAMPLES = 3  # kept of each kind, each from another file
+MARKUP_SHARE = 0.05  # of the records; from here on a warning mentions the markup
+WARNINGS = {
+    "malformed": "{n} malformed records were dropped while reading; the first: {first}.",
+    "keyless": "{n} records have no column of read.text_columns and count as empty; the first: {first}.",
+    "strays": "{n} quotes open a field that they do not close, and were read as characters; the first: {first}.",
+    "long": "{n} fields have 50 lines and more, as one does whose quote was opened by mistake; the first: {first}.",
+    "headers": "{n} lines repeat the header of their file and were left out; the first: {first}.",
+    "nulls": "{n} unquoted cells mean that there is no text (read.csv.nulls sets which); the first: {first}.",
+    "replaced": "{n} bytes or characters are not of the encoding and were replaced by U+FFFD; the first: {first}.",
+    "guessed": "{n} files are not UTF-8, so that their encoding was guessed (read.csv.encoding sets it): {all}.",
+    "times": "{n} values of read.time_column are no time and are empty in column time; the first: {first}.",
+}
 
 
 class Issues:
-    """Counts of what was dropped, mended or guessed while reading; travels as JSON."""
+    """Counts of what was dropped, repaired or guessed, by kind: those of ``WARNINGS``, and markup."""
 
     def __init__(self, counts: dict[str, int] | None = None, examples: dict[str, list[str]] | None = None) -> None:
         self.counts: Counter[str] = Counter(counts or {})
@@ -18,38 +33,57 @@ class Issues:
         self.uri = ""
 
     def start_file(self, uri: str) -> None:
-        """The file that is read from now on."""
         self.uri, self.of_file = uri, Counter()
 
-    def is_first(self, kind: str) -> bool:
-        """Whether the file at hand has no example of a kind yet."""
-        return not self.of_file[kind]
-
-    def count(self, kind: str, count: int, words: str = "") -> None:
-        """Count something; ``words`` say where and what, and are kept for the first of a file."""
-        if not count:
+    def count(self, kind: str, number: int, example: str | Callable[[], str] = "") -> None:
+        """Count ``number`` more of a kind. The first of a file may leave an example; a function is only then called."""
+        if not number:
             return
         kept = self.examples.setdefault(kind, [])
-        if self.is_first(kind) and words and len(kept) < EXAMPLES:
-            kept.append(f"{self.uri}, {words}" if self.uri else words)
-        self.counts[kind] += count
-        self.of_file[kind] += count
+        if not self.of_file[kind] and len(kept) < EXAMPLES:
+            text = example if isinstance(example, str) else example()
+            if text:
+                kept.append(f"{self.uri}, {text}" if self.uri else text)
+        self.counts[kind] += number
+        self.of_file[kind] += number
 
-    def merge(self, found: dict[str, Any]) -> None:
-        """Take over what another has counted, as its ``as_dict`` gives it."""
-        self.counts.update(found["counts"])
-        for kind, words in found["examples"].items():
-            self.examples[kind] = [*self.examples.get(kind, []), *words][:EXAMPLES]
+    def merge(self, other: dict[str, Any]) -> None:
+        """Add what another reader has counted, in the form of ``as_dict``."""
+        self.counts.update(other["counts"])
+        for kind, examples in other["examples"].items():
+            self.examples[kind] = [*self.examples.get(kind, []), *examples][:EXAMPLES]
 
     def as_dict(self) -> dict[str, Any]:
+        """Counts and examples as JSON can hold them."""
         return {"counts": dict(self.counts), "examples": self.examples}
 
     def example(self, kind: str) -> str:
         return (self.examples.get(kind) or [""])[0]
 
+    def warnings(self, figures: Figures) -> list[str]:
+        """What a reader of the results must know of the input: what was lost, repaired or guessed.
+
+        figures : records, and missing_ids where there is an id column
+        """
+        found = [
+            words.format(
+                n=f"{self.counts[kind]:,}", first=self.example(kind), all="; ".join(self.examples.get(kind, []))
+            )
+            for kind, words in WARNINGS.items()
+            if self.counts[kind]
+        ]
+        records = max(figures["records"], 1)
+        if self.counts["markup"] >= MARKUP_SHARE * records:
+            share = self.counts["markup"] / records
+            found.append(f"{share:.0%} of the texts carry markup (tags or entities of HTML), which was taken out "
+                         f"before they were compared and embedded (read.clean.markup).")  # fmt: skip
+        if figures.get("missing_ids"):
+            found.append(f"{figures['missing_ids']:,} records have no id in read.id_column.")
+        return found
+
 
 def excerpt(line: str | bytes) -> str:
-    """The first words of a line, as messages show them."""
+    """The first 60 characters of a line, quoted for a message."""
     text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
     text = " ".join(text.split())
     return repr(text if len(text) <= 60 else text[:60] + "...")

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,28 +14,28 @@ import pyarrow as pa
 from clustering.errors import InputError
 from clustering.sources.formats.issues import Issues, excerpt
 
-HEAD_LINES = 1000  # whose keys are taken for those of the file
-TAIL = 16  # characters at the end of what is read, where an error may only mean that more follows
+HEAD_LINES = 1000  # the keys of these lines are taken for those of the file
+TAIL = 16  # characters at the end of a block: an error there may only mean that more follows
 BROKEN = (ValueError, RecursionError)
 _BETWEEN = re.compile(r"[\s,\[\]\x1e]*")
 _NEXT = re.compile(r"\n[\s,\[]*(?=\{)")
-_AROUND = "\ufeff\x1e\0 \t\r"  # marks of Unicode and of RFC 7464, and what fills a block up
+_AROUND = "\ufeff\x1e\0 \t\r"  # byte order marks, separators of RFC 7464, and what fills up a block
 _MISSING = object()
 Path = tuple[str, ...]
 
 
-def _no_number(_: str) -> None:
-    """NaN and Infinity say that there is no value."""
+def _null(_: str) -> None:
+    """NaN and Infinity mean that there is no value."""
 
 
-_lines = json.JSONDecoder(parse_constant=_no_number, strict=False)
-_stream = json.JSONDecoder(parse_constant=_no_number)
+_lines = json.JSONDecoder(parse_constant=_null, strict=False)
+_stream = json.JSONDecoder(parse_constant=_null)
 
 
-def layout_of(text: str, whole: bool) -> str:
+def detect_style(text: str, whole: bool) -> str:
     """``lines`` where each line is an object, ``stream`` for an array or objects over several lines.
 
-    text : the first characters of a file; whole : all of them
+    text : the first characters of a file; whole : whether they are all
     """
     start = text.lstrip()
     lines = [line for line in start.split("\n") if line.strip()]
@@ -45,12 +46,12 @@ def layout_of(text: str, whole: bool) -> str:
         return "lines" if len(values) > 1 and isinstance(values[0], list) else "stream"
     if any(isinstance(value, dict) for value in values) or not start.startswith("{"):
         return "lines"
-    found = objects(iter([(text, whole)]), len(text), Issues())
-    return "stream" if next(found, None) is not None else "lines"
+    objects = _objects_of_stream(iter([(text, whole)]), len(text), Issues())
+    return "stream" if next(objects, None) is not None else "lines"
 
 
 def value_of(line: str) -> Any:
-    """The value that a line holds; None where it is broken."""
+    """The value that a line holds; None where it is malformed."""
     try:
         return _parsed(line)
     except BROKEN:
@@ -68,45 +69,46 @@ def _parsed(line: str) -> Any:
         return _lines.decode(bare)
 
 
-def records_of(blocks: Iterable[tuple[bytes, bool]], layout: str, longest: int, issues: Issues) -> Iterator[Any]:
-    """The objects of a file; what is none is counted, the first with its line.
+def records_of(blocks: Iterable[tuple[bytes, bool]], style: str, max_length: int, issues: Issues) -> Iterator[Any]:
+    """The objects of a file; anything else is counted as malformed.
 
-    blocks : UTF-8, and whether it is the last; longest : characters of a record
+    blocks : UTF-8, each with whether it is the last
+    style : as ``detect_style`` returns it
+    max_length : of a record, in characters
     Raises: InputError for a record that is too long.
     """
-    if layout == "lines":
-        return _objects_of_lines(blocks, longest, issues)
-    return objects(((block.decode(), final) for block, final in blocks), longest, issues)
+    if style == "lines":
+        return _objects_of_lines(blocks, max_length, issues)
+    return _objects_of_stream(((block.decode(), final) for block, final in blocks), max_length, issues)
 
 
-def _objects_of_lines(blocks: Iterable[tuple[bytes, bool]], longest: int, issues: Issues) -> Iterator[Any]:
-    number = 0
-    for number, line in enumerate(lines_of(blocks, longest), 1):
+def _no_object(line: int, reason: str) -> str:
+    return f"line {line:,} is no JSON object: {reason}"
+
+
+def _objects_of_lines(blocks: Iterable[tuple[bytes, bool]], max_length: int, issues: Issues) -> Iterator[Any]:
+    for number, line in enumerate(lines_of(blocks, max_length), 1):
         if not line.strip():
             continue
-        why = ""
+        reason = ""
         try:
             record = _parsed(line)
             if isinstance(record, dict):
                 yield record
                 continue
         except BROKEN as error:
-            why = f"{error} in "
-        issues.count(
-            "malformed",
-            1,
-            f"line {number:,} is no JSON object: {why}{excerpt(line[:200])}" if issues.is_first("malformed") else "",
-        )
+            reason = f"{error} in "
+        issues.count("malformed", 1, partial(_no_object, number, reason + excerpt(line[:200])))
 
 
-def lines_of(blocks: Iterable[tuple[bytes, bool]], longest: int) -> Iterator[str]:
-    """The lines of a file; none that is too long is held."""
+def lines_of(blocks: Iterable[tuple[bytes, bool]], max_length: int) -> Iterator[str]:
+    """The lines of a file. Raises: InputError before a line that is too long is held."""
     rest = b""
     for block, final in blocks:
         end, *lines = block.split(b"\n")
         rest += end
-        if len(rest) > longest:
-            raise InputError([f"a line is longer than {longest:,} characters. Write one record on each line."])
+        if len(rest) > max_length:
+            raise InputError([f"a line is longer than {max_length:,} characters. Write one record on each line."])
         if lines:
             yield rest.decode()
             for line in lines[:-1]:
@@ -116,14 +118,14 @@ def lines_of(blocks: Iterable[tuple[bytes, bool]], longest: int) -> Iterator[str
             yield rest.decode()
 
 
-def objects(blocks: Iterator[tuple[str, bool]], longest: int, issues: Issues) -> Iterator[Any]:
+def _objects_of_stream(blocks: Iterator[tuple[str, bool]], max_length: int, issues: Issues) -> Iterator[Any]:
     """The objects of an array, or of values one after another, wherever lines end."""
     text, at, final, line = "", 0, False, 1
-    asked = 0  # characters that must be there before another try
+    needed = 0  # characters that must be there before the next try
     while True:
         found = _BETWEEN.match(text, at)
         at = found.end() if found else at
-        if not final and (at == len(text) or len(text) - at < asked):
+        if not final and (at == len(text) or len(text) - at < needed):
             block, final = next(blocks, ("", True))
             line += text.count("\n", 0, at)
             text, at = text[at:] + block, 0
@@ -133,16 +135,17 @@ def objects(blocks: Iterator[tuple[str, bool]], longest: int, issues: Issues) ->
         try:
             value, end = _stream.raw_decode(text, at)
         except BROKEN as error:
-            place = getattr(error, "pos", at)
-            unfinished = place >= len(text) - TAIL or "Unterminated string" in str(error)
+            position = getattr(error, "pos", at)
+            unfinished = position >= len(text) - TAIL or "Unterminated string" in str(error)
             if not final and unfinished:
-                if len(text) - at > longest:
-                    raise InputError([f"a record is longer than {longest:,} characters. Write smaller ones."]) from None
-                asked = 2 * (len(text) - at)
+                if len(text) - at > max_length:
+                    raise InputError(
+                        [f"a record is longer than {max_length:,} characters. Write smaller ones."]
+                    ) from None
+                needed = 2 * (len(text) - at)
                 continue
-            around = excerpt(text[at : at + 200])
-            where = f"line {line + text.count(chr(10), 0, at):,} is no JSON object: {error} in {around}"
-            issues.count("malformed", 1, where if issues.is_first("malformed") else "")
+            reason = f"{error} in {excerpt(text[at : at + 200])}"
+            issues.count("malformed", 1, _no_object(line + text.count("\n", 0, at), reason))
             further = _NEXT.search(text, at)
             while further is None and not final:
                 block, final = next(blocks, ("", True))
@@ -152,27 +155,23 @@ def objects(blocks: Iterator[tuple[str, bool]], longest: int, issues: Issues) ->
                 further = _NEXT.search(text, at)
             if further is None:
                 return
-            at, asked = further.end(), 0
+            at, needed = further.end(), 0
             continue
-        asked = 0
+        needed = 0
         if isinstance(value, dict):
             yield value
         else:
-            issues.count(
-                "malformed",
-                1,
-                f"line {line + text.count(chr(10), 0, at):,} is no JSON object: {excerpt(str(value)[:200])}",
-            )
+            issues.count("malformed", 1, _no_object(line + text.count("\n", 0, at), excerpt(str(value)[:200])))
         at = end
 
 
-def path_of(name: str) -> Path:
+def _path_of(name: str) -> Path:
     """The keys that lead to a value: ``data.title`` is the title within data, where no key has that name."""
     return tuple(name.split("."))
 
 
-def pick(record: dict[str, Any], name: str, path: Path) -> Any:
-    """A value of a record, or a mark that it has no such key."""
+def _pick(record: dict[str, Any], name: str, path: Path) -> Any:
+    """A value of a record; _MISSING where the record has no such key."""
     value = record.get(name, _MISSING)
     if value is _MISSING and len(path) > 1:
         value = record
@@ -182,12 +181,12 @@ def pick(record: dict[str, Any], name: str, path: Path) -> Any:
 
 
 def has(record: dict[str, Any], name: str) -> bool:
-    return pick(record, name, path_of(name)) is not _MISSING
+    return _pick(record, name, _path_of(name)) is not _MISSING
 
 
 def values_of(records: Iterable[dict[str, Any]], name: str) -> list[Any]:
-    """What records have at a key, but for nothing."""
-    found = (pick(record, name, path_of(name)) for record in records)
+    """The values that records have at a key, without nulls."""
+    found = (_pick(record, name, _path_of(name)) for record in records)
     return [value for value in found if value is not _MISSING and value is not None]
 
 
@@ -203,55 +202,60 @@ def keys_of(records: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def read_values(
-    records: Iterable[dict[str, Any]], texts: list[str], others: list[str], rows: int, most: int, issues: Issues
+    records: Iterable[dict[str, Any]],
+    texts: list[str],
+    others: list[str],
+    max_rows: int,
+    max_length: int,
+    issues: Issues,
 ) -> Iterator[pa.Table]:
     """The wanted values of records: of ``texts`` as strings, of ``others`` with their types.
 
-    rows, most : of a batch, and its characters
+    max_rows, max_length : of a batch; the length in characters
     """
     names = [*texts, *others]
-    paths = [(name, path_of(name)) for name in names]
+    paths = [(name, _path_of(name)) for name in names]
     n_texts = len(texts)
     held: list[list[Any]] = []
     size = 0
     for record in records:
-        values = [pick(record, name, path) for name, path in paths]
+        values = [_pick(record, name, path) for name, path in paths]
         if all(value is _MISSING for value in values[:n_texts]):
-            issues.count(
-                "keyless",
-                1,
-                f"record with the keys {', '.join(map(repr, list(record)[:5]))}" if issues.is_first("keyless") else "",
-            )
+            issues.count("keyless", 1, partial(_keys_words, record))
         values = [None if value is _MISSING else value for value in values]
         values[:n_texts] = [string_of(value) for value in values[:n_texts]]
         held.append(values)
         size += sum(len(value) for value in values if isinstance(value, str)) + 8
-        if len(held) == rows or size > most:
+        if len(held) == max_rows or size > max_length:
             yield _table(held, names, n_texts)
             held, size = [], 0
     if held:
         yield _table(held, names, n_texts)
 
 
+def _keys_words(record: dict[str, Any]) -> str:
+    return f"record with the keys {', '.join(map(repr, list(record)[:5]))}"
+
+
 def _table(held: list[list[Any]], names: list[str], n_texts: int) -> pa.Table:
     columns = list(zip(*held, strict=True))
     return pa.table({
-        name: pa.array(column, pa.string()) if at < n_texts else typed(column)
+        name: pa.array(column, pa.string()) if at < n_texts else typed_array(column)
         for at, (name, column) in enumerate(zip(names, columns, strict=True))
     })  # fmt: skip
 
 
 def string_of(value: Any) -> str | None:
-    """A value as text; an object or list as JSON; a number that is none as nothing."""
+    """A value as text: an object or list as JSON, NaN and infinity as None."""
     if value is None or (isinstance(value, float) and value - value != 0):
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # A lone surrogate (legal in JSON escapes) has no UTF-8 form.
+    # A lone surrogate, which JSON escapes may hold, has no UTF-8 form.
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def typed(values: Iterable[Any]) -> pa.Array:
-    """Values of one kind with their type; of several kinds, lists and objects as strings."""
+def typed_array(values: Iterable[Any]) -> pa.Array:
+    """Values of one kind as that type; of several kinds, and lists and objects, as strings."""
     values = list(values)
     kinds = {type(value) for value in values} - {type(None)}
     try:
@@ -260,5 +264,5 @@ def typed(values: Iterable[Any]) -> pa.Array:
         if kinds <= {int, float} and all(abs(value) <= 1 << 53 for value in values if isinstance(value, int)):
             return pa.array([value if value is None else float(value) for value in values], pa.float64())
     except (OverflowError, pa.ArrowInvalid):
-        pass  # a whole number beyond 64 bits stays one as a string
+        pass  # an integer beyond 64 bits becomes a string
     return pa.array([string_of(value) for value in values], pa.string())
