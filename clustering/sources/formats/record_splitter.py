@@ -174,7 +174,7 @@ class RecordScanner:
             return ScannedRecord(at, repaired, stray_quotes, inner_lines)
 
     def _closing_quote(self, data: bytes, at: int) -> int:
-        """Where the quote that opens here is closed; UNCLOSED if no quote follows, STRAY if the next closes no field."""
+        """Where the quote that opens here is closed; UNCLOSED if none follows, STRAY if the next closes no field."""
         search = at + 1
         while (found := data.find(self.quote, search)) >= 0:
             if self.escape and self._is_escaped(data, found, at):
