@@ -29,8 +29,9 @@ from clustering.stages.project import project_texts
 from clustering.stages.read import read_texts
 from clustering.stages.report import write_report
 from clustering.workers.nodes import node_cpus
+from clustering.workers.reservations import requiring_memory
 from clustering.workers.session import ray_session
-from clustering.workers.tasks import requiring_memory, run_concurrently
+from clustering.workers.tasks import run_concurrently
 
 log = logging.getLogger("covey")
 

@@ -1,1 +1,1 @@
-"""Ray: the session, the nodes, single tasks, pools of actors, and exact search on all of them."""
+"""Ray: the session, nodes, reservations, single tasks, pools of actors, shards, and exact search."""

@@ -1,4 +1,4 @@
-"""Workers that end in the midst of their work: what ended them, and when it is enough."""
+"""Ray's errors in; whether the work is tried again, and what ended its worker, out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from clustering.workers.nodes import live_nodes
 
 log = logging.getLogger("covey")
 MAX_ATTEMPTS = 3
-MOST_LOST = 10  # nodes that one part may outlive
-ANSWER_S = 20  # that a node has, to tell what its worker said last
+MAX_LOST_NODES = 10  # under one piece of work
+ANSWER_TIMEOUT_S = 20  # for a node to say how its worker ended
 TAIL_BYTES = 20_000
-LOST_NODE = "its node was lost"
-# What a worker meets that is no fault of its own work: it, its node, or another that held something of it has ended.
-LOST = (
+NODE_LOST = "its node was lost"
+# The worker, its node, or another worker that held one of its objects has ended; the work itself is not at fault.
+LOSS_ERRORS = (
     ray.exceptions.RayActorError,
     ray.exceptions.WorkerCrashedError,
     ray.exceptions.NodeDiedError,
@@ -34,26 +35,29 @@ LOST = (
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """A worker process: its node, and what tells afterwards how it ended."""
+    """A worker process, with what shows later how it ended."""
 
-    node: str
+    node_id: str
     address: str
     pid: int
-    log: str  # the file that its standard error goes to
-    oom_kills: int  # processes that the node's kernel had killed before for want of memory
+    log_path: str  # of its standard error
+    oom_kills: int  # of the node's kernel before the work began
 
     @classmethod
-    def here(cls) -> WorkerProcess:
+    def current(cls) -> WorkerProcess:
         try:
-            log = os.readlink("/proc/self/fd/2")
+            log_path = os.readlink("/proc/self/fd/2")
         except OSError:
-            log = ""
-        node, address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        return cls(node, address, os.getpid(), log, _oom_kills())
+            log_path = ""
+        node_id, address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return cls(node_id, address, os.getpid(), log_path, _oom_kills())
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.address}"
 
 
 def _oom_kills() -> int:
-    """Of the machine since its start, or of the container; 0 where the kernel does not tell."""
+    """Kills for want of memory since the machine or the container started; 0 where the kernel does not count them."""
     counts = [0]
     for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
         with contextlib.suppress(OSError):
@@ -62,83 +66,110 @@ def _oom_kills() -> int:
 
 
 def is_retryable(error: ray.exceptions.RayError) -> bool:
-    """Whether the worker, or what it needed, is gone, so that the work may succeed elsewhere."""
-    if isinstance(error, ray.exceptions.RayTaskError):  # raised by the work: what it waited for is gone
+    """Whether the worker, or something it needed, is lost, so that the work may succeed elsewhere."""
+    if isinstance(error, ray.exceptions.RayTaskError):  # the work itself met the loss of an actor or object
         return isinstance(error.cause, (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError))
-    return isinstance(error, LOST)
+    return isinstance(error, LOSS_ERRORS)
+
+
+class WorkerTraceError(Exception):
+    """The cause of an error that a worker raised; its text is the worker's traceback."""
+
+
+@contextlib.contextmanager
+def unwrapped_errors() -> Iterator[None]:
+    """Raise what a worker raised without Ray's wrapper.
+
+    Raises: StageError for an error of Ray itself.
+    """
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        trace = re.sub(r"\x1b\[\d*m", "", str(error))
+        inner: BaseException | None = error
+        while isinstance(inner, ray.exceptions.RayError):
+            inner = getattr(inner, "cause", None) or inner.__cause__
+        log.debug("a worker's error", extra={"fields": {"event": "worker_error", "trace": trace}})
+        if inner is not None:
+            raise inner from WorkerTraceError(trace)
+        raise StageError(
+            f"Ray could not go on ({type(error).__name__}: {trace.splitlines()[0].strip()}); the same command goes on "
+            f"from the last finished part"
+        ) from error
 
 
 class Attempts:
-    """How often a piece of work has ended its worker."""
+    """The failed attempts at one piece of work."""
 
-    def __init__(self, what: str) -> None:
-        """what : names the work in messages, such as a part with its first ids"""
-        self.what = what
+    def __init__(self, work: str) -> None:
+        """work : its name in messages, such as a part with its first ids"""
+        self.work = work
         self.failures: list[tuple[ray.exceptions.RayError, WorkerProcess | None]] = []
 
-    def record(self, error: ray.exceptions.RayError, where: WorkerProcess | None) -> None:
-        """Count a death.
+    def record(self, error: ray.exceptions.RayError, process: WorkerProcess | None) -> None:
+        """Count a failure.
 
-        Raises: StageError with what ended the worker, after three that were not the loss of a node.
+        Raises: StageError with the causes, after three failures that were not the loss of a node.
         """
-        self.failures.append((error, where))
+        self.failures.append((error, process))
         if len(self.failures) < MAX_ATTEMPTS:
-            process = f"process {where.pid} on {where.address}" if where else "the worker"
-            log.warning("%s: %s ended in the midst of it; it is tried again", self.what, process)
+            log.warning("%s: %s ended during the work; it is tried again", self.work, process or "the worker")
             return
-        endings = [failure_cause(*death) for death in self.failures]
-        own = [words for words in endings if words != LOST_NODE]
-        if len(own) < MAX_ATTEMPTS and len(self.failures) < MOST_LOST:
-            log.warning("%s: %s; it is tried again", self.what, endings[-1])
+        causes = [failure_cause(*failure) for failure in self.failures]
+        own = [cause for cause in causes if cause != NODE_LOST]
+        if len(own) < MAX_ATTEMPTS and len(self.failures) < MAX_LOST_NODES:
+            log.warning("%s: %s; it is tried again", self.work, causes[-1])
             return
-        causes = "; ".join(dict.fromkeys(own or endings))
         raise StageError(
-            f"{self.what} ended its worker {len(self.failures)} times: {causes}. Give it more memory, or take out what "
-            f"is wrong in it; the same command goes on from the last finished part"
+            f"{self.work} ended its worker {len(self.failures)} times: {'; '.join(dict.fromkeys(own or causes))}. "
+            f"Give it more memory, or take out what is wrong in it; the same command goes on from the last finished "
+            f"part"
         )
 
 
-def failure_cause(error: ray.exceptions.RayError, where: WorkerProcess | None) -> str:
-    """What ended a worker, in words; LOST_NODE when its node went with it."""
-    said, process = str(error), f" (process {where.pid} on {where.address})" if where else ""
-    if isinstance(error, ray.exceptions.NodeDiedError) or "node has died" in said or "node was terminated" in said:
-        return LOST_NODE
-    if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in said:
-        return f"out of memory: Ray killed it, as its node had hardly any left{process}"
+def failure_cause(error: ray.exceptions.RayError, process: WorkerProcess | None) -> str:
+    """What ended a worker, for messages; NODE_LOST when its node is gone."""
+    message, shown = str(error), f" ({process})" if process else ""
+    if isinstance(error, ray.exceptions.NodeDiedError) or re.search(r"node (has died|was terminated)", message):
+        return NODE_LOST
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in message:
+        return f"out of memory: Ray killed it, as its node had hardly any left{shown}"
     if isinstance(error, (ray.exceptions.RayTaskError, ray.exceptions.ObjectLostError)):
-        return LOST_NODE  # of something that it waited for
-    if "receives a SIGTERM" in said:
-        return f"signal SIGTERM{process}"
-    code = re.search(r"exits with an exit code (\d+)", said)
+        return NODE_LOST  # the node of an object or actor that it waited for
+    if "receives a SIGTERM" in message:
+        return f"signal SIGTERM{shown}"
+    code = re.search(r"exits with an exit code (\d+)", message)
     if code:
-        return f"exit code {code[1]}{process}"
-    words = _last_words_on_its_node(where) if where else "an end without a word"
-    return words if words == LOST_NODE else words + process
+        return f"exit code {code[1]}{shown}"
+    if process is None:
+        return "an end without a word"
+    cause = _exit_cause_from_node(process)
+    return cause if cause == NODE_LOST else cause + shown
 
 
-def _last_words_on_its_node(where: WorkerProcess) -> str:
-    if where.node not in {node.id for node in live_nodes()}:
-        return LOST_NODE
-    there = NodeAffinitySchedulingStrategy(where.node, soft=False)
-    asked: Any = ray.remote(_last_words).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+def _exit_cause_from_node(process: WorkerProcess) -> str:
+    if process.node_id not in {node.id for node in live_nodes()}:
+        return NODE_LOST
+    there = NodeAffinitySchedulingStrategy(process.node_id, soft=False)
+    task: Any = ray.remote(_exit_cause).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     try:
-        return str(ray.get(asked.remote(where), timeout=ANSWER_S))
+        return str(ray.get(task.remote(process), timeout=ANSWER_TIMEOUT_S))
     except ray.exceptions.RayError:
-        return LOST_NODE
+        return NODE_LOST
 
 
-def _last_words(where: WorkerProcess) -> str:
-    """What the worker's log and the kernel's counts say, read on its node."""
+def _exit_cause(process: WorkerProcess) -> str:
+    """What the worker's log and the kernel's counts show; runs on the worker's node."""
     try:
-        with open(where.log, "rb") as handle:
+        with open(process.log_path, "rb") as handle:
             handle.seek(max(0, os.fstat(handle.fileno()).st_size - TAIL_BYTES))
             tail = handle.read().decode(errors="replace")
     except OSError:
         tail = ""
     signal = re.search(r"\*\*\* (SIG\w+) received", tail)
     if signal:
-        at = re.search(r"most recent call first\):\s+(File .*)", tail)
-        return f"signal {signal[1]}" + (f" at {at[1].strip()}" if at else "")
-    if _oom_kills() > where.oom_kills:
+        line = re.search(r"most recent call first\):\s+(File .*)", tail)
+        return f"signal {signal[1]}" + (f" at {line[1].strip()}" if line else "")
+    if _oom_kills() > process.oom_kills:
         return "out of memory: the kernel killed it (SIGKILL)"
     return "signal SIGKILL, or an exit without a word"

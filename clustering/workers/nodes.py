@@ -1,4 +1,4 @@
-"""The cluster's nodes: how large they are, and what each has free now."""
+"""Ray's view of the cluster in; its nodes, with their sizes and free resources, out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("covey")
-ANSWER_S = 5  # that Ray's head has, to say what is free
+ANSWER_TIMEOUT_S = 5  # for Ray's head to say what is free
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that lives and takes work; memory is what Ray gives to tasks, without that of its object store."""
+    """A live node that takes work; its memory is what Ray gives to tasks, without the object store."""
 
     id: str
     address: str
@@ -25,7 +25,7 @@ class Node:
 
 @dataclass(frozen=True)
 class FreeResources:
-    """What nobody holds of a node."""
+    """The part of a node that nobody holds."""
 
     cpus: float
     memory_bytes: int
@@ -33,7 +33,7 @@ class FreeResources:
 
 
 def live_nodes() -> list[Node]:
-    """Every node with a core for work; the head of a cluster often has none."""
+    """Every live node with a core for work; the head of a cluster often has none."""
     return [
         Node(
             node["NodeID"], node["NodeManagerAddress"], int(has["CPU"]), float(has.get("GPU", 0)),
@@ -45,26 +45,26 @@ def live_nodes() -> list[Node]:
 
 
 def free_resources(nodes: list[Node]) -> dict[str, FreeResources]:
-    """What each node has free, by id; as Ray's head knows it, which hears of changes a moment later.
+    """The free resources of each node, by id. Ray's head, which is asked, hears of changes a moment later.
 
-    A node of which nothing is known counts as free.
+    A node of which the head says nothing counts as free.
     """
     free = {node.id: FreeResources(node.cpus, node.memory_bytes, node.gpus) for node in nodes}
     try:
         from ray.autoscaler.v2.sdk import get_cluster_status
 
-        status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=ANSWER_S)
+        status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=ANSWER_TIMEOUT_S)
         for node in status.active_nodes + status.idle_nodes:
             if node.node_id in free and node.resource_usage:
-                left = {one.resource_name: one.total - one.used for one in node.resource_usage.usage}
+                left = {item.resource_name: item.total - item.used for item in node.resource_usage.usage}
                 free[node.node_id] = FreeResources(left.get("CPU", 0), int(left.get("memory", 0)), left.get("GPU", 0))
-    except Exception as error:  # whatever another release of Ray makes of it: a run needs no more than the sizes
-        log.debug("what the nodes have free is not known: %s", error)
+    except Exception as error:  # another release of Ray may raise anything; the sizes alone will do
+        log.debug("the free resources of the nodes are not known: %s", error)
     return free
 
 
 def node_affinity(node: Node) -> NodeAffinitySchedulingStrategy:
-    """Where a task runs that shall run on a node, as long as it lives."""
+    """The scheduling strategy that runs a task on a node as long as that lives."""
     return NodeAffinitySchedulingStrategy(node.id, soft=True)
 
 

@@ -1,4 +1,4 @@
-"""What only a command may do, whose process is its own: end at once."""
+"""An exit status and a message in; the end of a process that belongs to a command."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import signal
 import sys
 
 log = logging.getLogger("covey")
-owns_process = False  # set by a command; a program of others that calls Covey is not to be ended
+owns_process = False  # a command sets it; Covey never ends the process of another program
 SIGNAL_EXITS = {
     signal.SIGTERM: (143, "terminated; the same command goes on from here"),
     signal.SIGINT: (130, "interrupted; the same command goes on from here"),
 }
 
 
-def exit_now(status: int, words: str) -> None:
-    """End this process at once, with words as its last line; the kernel ends what Ray has started with it."""
-    log.error(words, extra={"fields": {"event": "failed", "status": status}})
+def exit_now(status: int, message: str) -> None:
+    """End this process at once, with the message as its last line; the kernel ends the Ray processes with it."""
+    log.error(message, extra={"fields": {"event": "failed", "status": status}})
     sys.stderr.flush()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""Ray for who needs no pool and no stage: shared values, actors of one kind, and work on every node."""
+"""Values, classes and functions in; references, actors and tasks of Ray that need no pool and no stage, out."""
 
 from __future__ import annotations
 
@@ -7,42 +7,41 @@ from typing import Any, TypeVar
 
 import ray
 
+from clustering.workers.failures import unwrapped_errors
 from clustering.workers.nodes import Node, node_affinity
-from clustering.workers.tasks import unwrapped_errors
 
 T = TypeVar("T")
 
 
 def share(value: Any) -> Any:
-    """A reference to a value, which tasks that are given it receive in its place."""
+    """A reference to a value; a task that gets the reference receives the value."""
     return ray.put(value)
 
 
 def fetch(reference: Any) -> Any:
-    """What a reference stands for. Raises: what the worker raised."""
+    """The value of a reference. Raises: what the worker raised."""
     with unwrapped_errors():
         return ray.get(reference)
 
 
 def compute_remotely(work: Callable[..., Any], *args: Any) -> Any:
-    """A reference to the result of ``work(*args)``, which goes to other workers and never to the driver."""
+    """A reference to the result of ``work(*args)``, for other workers; the driver never holds the result."""
     return ray.remote(work).remote(*args)
 
 
 def start_actor(kind: type, *args: Any, gpus: float = 0) -> Any:
-    """An actor of a class; its methods are called by ``.remote``."""
+    """An actor of a class; call its methods by ``.remote``."""
     return ray.remote(kind).options(num_gpus=gpus).remote(*args)
 
 
 def start_in_background(work: Callable[..., object], *args: Any) -> Any:
-    """Begin ``work`` in a process of its own, which takes no core of others; it ends when the reference is let go."""
-    task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(work)  # its process ends with it
+    """Start ``work`` in a process of its own that reserves no core. It ends when the reference is dropped."""
+    task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(work)  # its process ends with the task
     return task.remote(*args)
 
 
 def run_on_each_node(nodes: list[Node], work: Callable[..., T], *args: Any) -> list[T]:
-    """The results of ``work(*args)`` on each of some nodes, in their order."""
+    """The results of ``work(*args)`` on each of the nodes, in their order."""
     task: Any = ray.remote(num_cpus=0)(work)
-    asked = [task.options(scheduling_strategy=node_affinity(node)).remote(*args) for node in nodes]
-    found: list[T] = fetch(asked)
-    return found
+    results: list[T] = fetch([task.options(scheduling_strategy=node_affinity(node)).remote(*args) for node in nodes])
+    return results

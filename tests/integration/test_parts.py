@@ -23,11 +23,12 @@ from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.threads import own_threads
 from clustering.monitoring.usage import counting_usage
 from clustering.runs.directory import RunDir
-from clustering.workers import failures, pool, tasks
+from clustering.workers import failures, pool, reservations, tasks
 from clustering.workers.failures import Attempts
 from clustering.workers.nodes import FreeResources, free_resources, live_nodes
 from clustering.workers.pool import map_parts
-from clustering.workers.tasks import requiring_memory, run_concurrently, run_on_one_node
+from clustering.workers.reservations import requiring_memory
+from clustering.workers.tasks import run_concurrently, run_on_one_node
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 
@@ -76,7 +77,7 @@ def held(**resources: Any) -> Iterator[None]:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Warnings of tasks."""
     lines: list[str] = []
-    for module in (tasks, failures):
+    for module in (reservations, failures):
         monkeypatch.setattr(module.log, "warning", lambda line, *words, **_: lines.append(line % words))
     return lines
 
@@ -90,7 +91,7 @@ def test_a_single_task_has_all_threads_right_after_a_pool_and_after_another(loca
 
 def test_a_single_task_starts_where_another_job_holds_a_core(local_ray: None) -> None:
     assert run_on_one_node(_given) == ({"CPU": 1}, 2)
-    time.sleep(tasks.SETTLE_S)
+    time.sleep(reservations.SETTLE_S)
     with held(num_cpus=1):
         assert run_on_one_node(_given) == ({"CPU": 1}, 1)
 
@@ -147,7 +148,7 @@ def test_a_larger_node_than_there_is_is_waited_for(local_ray: None) -> None:
     """Where one is lost, or an autoscaler will bring one up."""
     (node,) = live_nodes()
     with requiring_memory(node.memory_bytes + 1):
-        assert tasks._request("graph") == tasks.Request("graph", node.memory_bytes + 1)
+        assert reservations.single_task_request("graph") == reservations.Request("graph", node.memory_bytes + 1)
 
 
 def test_a_task_goes_to_the_largest_node_that_is_free_where_they_differ(
@@ -160,11 +161,11 @@ def test_a_task_goes_to_the_largest_node_that_is_free_where_they_differ(
         "larger": FreeResources(0, 1 << 30),
         small.id: FreeResources(2, 1 << 30),
     }
-    monkeypatch.setattr(tasks, "live_nodes", lambda: [small, large, larger])
-    monkeypatch.setattr(tasks, "free_resources", lambda nodes: free)
-    assert tasks._request("graph") == tasks.Request("graph", 0, large)
+    monkeypatch.setattr(reservations, "live_nodes", lambda: [small, large, larger])
+    monkeypatch.setattr(reservations, "free_resources", lambda nodes: free)
+    assert reservations.single_task_request("graph") == reservations.Request("graph", 0, large)
     with requiring_memory(2 << 30):
-        assert tasks._request("graph") == tasks.Request("graph", 1 << 30, large)
+        assert reservations.single_task_request("graph") == reservations.Request("graph", 1 << 30, large)
 
 
 def test_a_run_that_not_all_nodes_see_is_refused(local_ray: None, tmp_path: Path, monkeypatch: Any) -> None:
@@ -259,16 +260,16 @@ def test_actors_that_are_killed_now_and_then_end_no_run(local_ray: None, tmp_pat
     ],
 )
 def test_what_ray_says_of_an_end_is_told_in_words(said: str, words: str) -> None:
-    where = failures.WorkerProcess("ab", "10.0.0.9", 12, "", 0)
-    assert re.search(words, failures.failure_cause(ray.exceptions.RayActorError("00", error_msg=said), where))
+    process = failures.WorkerProcess("ab", "10.0.0.9", 12, "", 0)
+    assert re.search(words, failures.failure_cause(ray.exceptions.RayActorError("00", error_msg=said), process))
 
 
 def test_the_kernels_kills_are_seen_by_its_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = failures.WorkerProcess("ab", "10.0.0.9", 12, str(tmp_path / "none.err"), 3)
+    process = failures.WorkerProcess("ab", "10.0.0.9", 12, str(tmp_path / "none.err"), 3)
     monkeypatch.setattr(failures, "_oom_kills", lambda: 3)
-    assert failures._last_words(where) == "signal SIGKILL, or an exit without a word"
+    assert failures._exit_cause(process) == "signal SIGKILL, or an exit without a word"
     monkeypatch.setattr(failures, "_oom_kills", lambda: 4)
-    assert failures._last_words(where) == "out of memory: the kernel killed it (SIGKILL)"
+    assert failures._exit_cause(process) == "out of memory: the kernel killed it (SIGKILL)"
 
 
 class Unbegun:
