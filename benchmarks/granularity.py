@@ -36,11 +36,11 @@ from sklearn.metrics import adjusted_rand_score
 from benchmarks.exactness import exact_lists
 from benchmarks.quality import ENCODERS, SETS, Case, agreement, load_case
 from clustering import GraphHDBSCAN
-from clustering.kernels.graph.diffusion import Lists, diffuse
+from clustering.kernels.graph.diffusion import NeighborLists, diffuse
 from clustering.kernels.graph.forest import IntArray, spanning_forest
 from clustering.kernels.graph.group_sizes import GRANULARITY, count_breaks, measure_group_sizes
 from clustering.kernels.hierarchy import modularity_cut
-from clustering.kernels.hierarchy.condensed_tree import condense, leaves_of
+from clustering.kernels.hierarchy.condensed_tree import condense, leaf_clusters
 
 GRID = 2.0 ** np.arange(-2, 8.01, 0.5)
 ONE = 4  # the place of gamma 1
@@ -66,16 +66,16 @@ class Cuts:
     def __init__(self, case: Case) -> None:
         n_rows, k = case.indices.shape
         self.n_rows, indptr = n_rows, np.arange(n_rows + 1, dtype=np.int64) * k
-        lists = Lists(0, indptr, case.indices.ravel(), case.distances.ravel())
-        self.grain = measure_group_sizes(count_breaks(lists), n_rows)
+        lists = NeighborLists(0, indptr, case.indices.ravel(), case.distances.ravel())
+        self.group_sizes = measure_group_sizes(count_breaks(lists), n_rows)
         graph = csr_array((diffuse(lists, 0), lists.indices, indptr), shape=(n_rows, n_rows))
         forest = spanning_forest(graph, np.zeros(n_rows, np.float32), symmetric=False)
         self.tree = condense(forest, n_rows, 5)
-        leaves = leaves_of(self.tree)
+        leaves = leaf_clusters(self.tree)
         near = np.ascontiguousarray(case.indices[:, :10])
-        self.quality = modularity_cut.measure_tree(forest, self.tree, leaves, near)
+        self.quality = modularity_cut.measure_quality(forest, self.tree, leaves, near)
         self.halves = [
-            modularity_cut.measure_tree(forest, self.tree, leaves, np.ascontiguousarray(near[:, side::2]))
+            modularity_cut.measure_quality(forest, self.tree, leaves, np.ascontiguousarray(near[:, side::2]))
             for side in (0, 1)
         ]
         self.grid = [self.at(gamma) for gamma in GRID]
@@ -134,7 +134,7 @@ def inside_share(cuts: Cuts) -> Cut:
 
 
 def broken_lists(cuts: Cuts) -> Cut:
-    return cuts.at(cuts.grain.gamma(cuts.n_rows))
+    return cuts.at(cuts.group_sizes.gamma(cuts.n_rows))
 
 
 RULES: dict[str, Callable[[Cuts], Cut]] = {
@@ -183,7 +183,13 @@ def main() -> None:
         scores["broken lists"] = agreement(case.truth, shipped.home_[case.group])
         scores = {rule: round(value, 4) for rule, value in scores.items()}
         lines.append(
-            {"set": name, "encoder": encoder, "texts": cuts.n_rows, "broken": round(cuts.grain.share, 3), **scores}
+            {
+                "set": name,
+                "encoder": encoder,
+                "texts": cuts.n_rows,
+                "broken": round(cuts.group_sizes.share, 3),
+                **scores,
+            }
         )
         print(json.dumps(lines[-1]), flush=True)
     rules = [*RULES, "broken lists"]

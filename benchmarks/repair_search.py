@@ -105,7 +105,7 @@ def measure(path: str, column: str) -> dict[str, Any]:
     _, proof = repair_forest(forest, np.ascontiguousarray(distances[:, -1]), ask, n_rows)
     line = {
         "set": Path(path).stem, "texts": n_rows, "dim": vectors.shape[1], "rounds": len(asked),
-        "queries": proof.queries, "open": proof.open, "blocked_seconds": round(sum(one[3] for one in asked), 2),
+        "queries": proof.queries, "open": proof.unproven, "blocked_seconds": round(sum(one[3] for one in asked), 2),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         process, uri = start_milvus(Path(folder) / "data")

@@ -14,12 +14,19 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from clustering import estimator_input
 from clustering.estimator_input import Parameters
 from clustering.kernels.graph.csr import ascending_rows, directed_graph
-from clustering.kernels.graph.diffusion import MIN_LENGTH, Lists, diffuse, listed_cores
-from clustering.kernels.graph.forest import FloatArray, Forest, IntArray, core_distances, grow_pieces, spanning_forest
+from clustering.kernels.graph.diffusion import MIN_LENGTH, NeighborLists, diffuse, listed_core_distances
+from clustering.kernels.graph.forest import (
+    FloatArray,
+    Forest,
+    IntArray,
+    core_distances,
+    join_components,
+    spanning_forest,
+)
 from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
-from clustering.kernels.graph.repair import Ask, nearest_outside, prove_forest, repair_forest
-from clustering.kernels.hierarchy.labels import Choice, label_texts
-from clustering.kernels.hierarchy.placement import Reach, vote
+from clustering.kernels.graph.repair import OutsideSearch, nearest_outside, prove_forest, repair_forest
+from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
+from clustering.kernels.hierarchy.placement import ReachabilityAssigner, assign_by_vote
 
 OPEN = np.dtype([("left", np.int64), ("right", np.int64), ("least", np.float32), ("height", np.float32)])
 BLOCK_BYTES = 128 << 20  # of distances at a time, where vectors are asked for what the lists lack
@@ -137,14 +144,14 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         """
         if (X is None) == (neighbors is None):
             raise ValueError("give either X, vectors or a sparse graph, or neighbors=(indices, distances)")
-        own = Parameters.of(self)
+        own = Parameters.from_estimator(self)
         if vectors is not None and own.weights == "diffused":
             raise ValueError("vectors settle what a graph of distances leaves open; give weights='distance' with them")
         if X is not None and not issparse(X):
             if vectors is not None:
                 raise ValueError("X are vectors already; give vectors only with a graph")
             X = validate_data(self, X, dtype=(np.float64, np.float32))  # noqa: N806
-            keys = estimator_input.keys_of(X) if keys is None else keys
+            keys = estimator_input.row_keys(X) if keys is None else keys
             vectors = X if own.weights == "distance" else None
         taken = _taken(X, neighbors, own)
         n_rows = taken.graph.shape[0] if taken.outer is None else taken.outer.size
@@ -158,34 +165,40 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
                 f"copies='weigh' with {n_rows - copies.size} copies needs min_distance above 0, the distance between "
                 f"copies; at 0 their density would be infinite"
             )
-        choice = Choice(**{key.name: getattr(own, key.name) for key in fields(Choice)})
+        options = ClusterOptions(**{key.name: getattr(own, key.name) for key in fields(ClusterOptions)})
         diffused = own.weights == "diffused"
         if diffused:
-            estimator_input.refuse_large("distances", graph.data)
-        lists = _lists(graph) if diffused or choice.neighbors else None
-        grain = GroupSizes() if lists is None else measure_group_sizes(count_breaks(lists, _own(lists)), len(lists))
-        nearest = None if lists is None else lists.nearest(choice.neighbors)
+            estimator_input.check_magnitude("distances", graph.data)
+        lists = _lists(graph) if diffused or options.n_neighbors else None
+        group_sizes = (
+            GroupSizes() if lists is None else measure_group_sizes(count_breaks(lists, _own(lists)), len(lists))
+        )
+        nearest = None if lists is None else lists.nearest(options.n_neighbors)
         if diffused and lists is not None:
-            forest, core = _diffused(lists, grain, _named(keys, n_rows, first), copies, own)
+            forest, core = _diffused(lists, group_sizes, _named(keys, n_rows, first), copies, own)
             self.certified_: float | None = None
             self.open_merges_ = np.empty(0, OPEN)
             self.n_queries_ = 0
         else:
             forest, core = self._plain(graph, bound, copies, _checked_vectors(vectors, n_rows), first, own)
         floor = max(own.min_distance, float(MIN_LENGTH)) if diffused else own.min_distance
-        found = label_texts(forest, copies, core, choice, floor=floor, nearest=nearest, grain=grain)
+        found = label_texts(forest, copies, core, options, floor=floor, nearest=nearest, group_sizes=group_sizes)
         each = slice(None) if group is None else group
         self.labels_, self.probabilities_ = found.label[each], found.strength[each]
         self.outlier_scores_, self.layers_ = found.outlier_score[each], found.layers[each]
         self.home_, self.home_strength_ = found.home[each], found.home_strength[each]
-        self.cluster_persistence_, self.layer_parents_, self.layer_ = found.persistence, found.parent, found.chosen
+        self.cluster_persistence_, self.layer_parents_, self.layer_ = (
+            found.persistence,
+            found.parent,
+            found.chosen_layer,
+        )
         self.modularity_ = found.modularity
         self._tree = found.tree
         # What predict needs, of each group of copies.
         self._points, self._outer, self._inner = taken.points, taken.outer, inner
         self._held = found.label, found.home
-        self._radius, self._averaged = radius, grain.averaged
-        self._reach = Reach.of(forest, core, found.label, found.home, own.min_samples or 5)
+        self._radius, self._averaged = radius, group_sizes.n_averaged
+        self._reach = ReachabilityAssigner.from_forest(forest, core, found.label, found.home, own.min_samples or 5)
         return self
 
     def predict(self, X: Any = None, *, neighbors: tuple[ArrayLike, ArrayLike] | None = None) -> IntArray:  # noqa: N803
@@ -205,8 +218,8 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if (X is None) == (neighbors is None):
             raise ValueError("give either X, vectors, or neighbors=(indices, distances)")
         if neighbors is not None:
-            ids, away = estimator_input.two_arrays(neighbors)
-            rows = estimator_input.known_rows(ids, self.labels_.size)
+            ids, away = estimator_input.neighbor_arrays(neighbors)
+            rows = estimator_input.checked_rows(ids, self.labels_.size)
             if not (((away >= 0) & (away < np.inf)) | (rows < 0)).all():
                 raise ValueError("distances of neighbors are negative, infinite or NaN; -1 in indices is no neighbor")
             if self._outer is not None:
@@ -216,7 +229,7 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if self._points is None:
             raise ValueError("the clusters are those of a graph, without vectors; give neighbors=(indices, distances)")
         new = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
-        k = Parameters.of(self).n_neighbors or estimator_input.SEARCHED
+        k = Parameters.from_estimator(self).n_neighbors or estimator_input.SEARCHED
         return np.concatenate(
             [
                 self._labels(*estimator_input.nearest_vectors(self._points, new[at : at + PLACED_ROWS], k))
@@ -231,9 +244,9 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if not rows.shape[1]:
             return np.full(len(rows), -1, np.int64)
         if self.weights == "diffused":
-            found = vote(rows, away, away <= self._radius[rows], self._averaged, label, home)
+            found = assign_by_vote(rows, away, away <= self._radius[rows], self._averaged, label, home)
         else:
-            found = self._reach.meet(rows, away)
+            found = self._reach.assign(rows, away)
         known = (away[:, 0] == 0) & (rows[:, 0] >= 0)
         chosen: IntArray = np.where(known, label[rows[:, 0]], found["label"]).astype(np.int64)
         return chosen
@@ -255,13 +268,16 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         else:
             ask = _search(points if first is None else points[first], core, np.float32(own.min_distance))
             forest, proof = repair_forest(forest, bound, ask, own.budget)
-        undecided = np.flatnonzero(proof.least != forest.distance)
+        undecided = np.flatnonzero(proof.lower_bound != forest.distance)
         self.certified_ = 1 - undecided.size / len(forest) if len(forest) else 1.0
         self.open_merges_ = np.empty(undecided.size, OPEN)
         for side in ("left", "right"):
             rows = getattr(forest, side)[undecided]
             self.open_merges_[side] = rows if first is None else first[rows]
-        self.open_merges_["least"], self.open_merges_["height"] = proof.least[undecided], forest.distance[undecided]
+        self.open_merges_["least"], self.open_merges_["height"] = (
+            proof.lower_bound[undecided],
+            forest.distance[undecided],
+        )
         self.n_queries_ = proof.queries
         return forest, core
 
@@ -279,12 +295,12 @@ def _taken(X: Any, neighbors: Any, own: Parameters) -> _Input:  # noqa: N803
         return _Input(graph, bound, bound)
     if issparse(X):
         graph, bound = estimator_input.graph_of_sparse(X, own.n_neighbors)
-        return _Input(graph, bound, estimator_input.farthest(graph))
-    estimator_input.refuse_distances(X)
+        return _Input(graph, bound, estimator_input.farthest_distances(graph))
+    estimator_input.check_is_not_distances(X)
     outer, first = estimator_input.distinct_rows(X)
     points = X[first]
     graph, bound = estimator_input.graph_of_lists(
-        estimator_input.lists_of_vectors(points, own.n_neighbors or estimator_input.SEARCHED, own.seed)
+        estimator_input.neighbors_of_vectors(points, own.n_neighbors or estimator_input.SEARCHED, own.seed)
     )
     return _Input(graph, bound, bound, outer, points)
 
@@ -314,23 +330,23 @@ def _checked_vectors(vectors: ArrayLike | None, n_rows: int) -> FloatArray | Non
 
 
 def _diffused(
-    lists: Lists, grain: GroupSizes, keys: NDArray[np.uint64], copies: NDArray[np.int32], own: Parameters
+    lists: NeighborLists, group_sizes: GroupSizes, keys: NDArray[np.uint64], copies: NDArray[np.int32], own: Parameters
 ) -> tuple[Forest, FloatArray]:
-    length = diffuse(lists, own.seed, grain.averaged, keys)
+    length = diffuse(lists, own.seed, group_sizes.n_averaged, keys)
     graph = lists.graph(length, len(lists))
     rank = min(own.min_samples or 1, max(int(copies.sum()), 1))
     held = copies if own.copies == "weigh" else None
-    core = listed_cores(graph, rank, held) if rank > 1 else np.zeros(len(lists), np.float32)
+    core = listed_core_distances(graph, rank, held) if rank > 1 else np.zeros(len(lists), np.float32)
     return spanning_forest(graph, core, symmetric=False), core
 
 
-def _lists(graph: csr_array) -> Lists:
+def _lists(graph: csr_array) -> NeighborLists:
     """The rows of a graph as neighbor lists, ascending by (distance, row)."""
     indices, distances = ascending_rows(graph)
-    return Lists(0, graph.indptr.astype(np.int64), indices, distances)
+    return NeighborLists(0, graph.indptr.astype(np.int64), indices, distances)
 
 
-def _own(lists: Lists) -> int:
+def _own(lists: NeighborLists) -> int:
     """How many entries nearly every list has: those beyond may have come from the lists of others."""
     lengths = np.diff(lists.indptr)
     return int(np.quantile(lengths[lengths > 0], 0.05)) if lists.indices.size else 1
@@ -348,7 +364,7 @@ def _fold(taken: _Input, min_distance: float) -> tuple[IntArray | None, csr_arra
     rows = np.repeat(np.arange(n_rows), np.diff(graph.indptr))
     same = graph.data == 0
     piece = np.arange(n_rows)
-    grow_pieces(rows[same], graph.indices[same].astype(np.int64), piece)
+    join_components(rows[same], graph.indices[same].astype(np.int64), piece)
     _, group = np.unique(piece, return_inverse=True)
     count = int(group.max(initial=-1)) + 1
     lists = directed_graph(group[rows], group[graph.indices], graph.data, count, min_distance)
@@ -358,7 +374,7 @@ def _fold(taken: _Input, min_distance: float) -> tuple[IntArray | None, csr_arra
     return group.astype(np.int64), lists, bound, radius
 
 
-def _search(points: FloatArray, core: FloatArray, floor: np.float32) -> Ask:
+def _search(points: FloatArray, core: FloatArray, floor: np.float32) -> OutsideSearch:
     """Exact search for the nearest row of another piece by mutual reachability; equal ones: the smaller row."""
     squares = np.einsum("ij,ij->i", points, points)
     step = max(1, BLOCK_BYTES // (4 * max(len(points), 1)))

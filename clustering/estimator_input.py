@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
-from clustering.kernels.graph.csr import directed_graph, first_bad, has_diagonal, has_twins
+from clustering.kernels.graph.csr import directed_graph, first_invalid, has_diagonal, has_duplicates
 from clustering.kernels.graph.forest import FloatArray, IntArray, core_distances
 
 SEARCHED = 50  # nearest rows of each that are searched where nothing else is said
@@ -50,7 +50,7 @@ class Parameters:
     seed: int
 
     @classmethod
-    def of(cls, estimator: Any) -> Parameters:
+    def from_estimator(cls, estimator: Any) -> Parameters:
         """Raises: ValueError that names the parameter, its value and what is taken."""
         given = {name: getattr(estimator, name) for name in cls.__dataclass_fields__}
         for name, known in WORDS.items():
@@ -88,7 +88,7 @@ def _whole(name: str, value: Any, least: int, most: int | None) -> int:
     return int(value)
 
 
-def two_arrays(neighbors: Any) -> tuple[NDArray[np.int64], FloatArray]:
+def neighbor_arrays(neighbors: Any) -> tuple[NDArray[np.int64], FloatArray]:
     """Row numbers and distances, each of shape (n_rows, k), from what a search gives.
 
     neighbors : (indices, distances); (distances, indices), as scikit-learn and Faiss give them, is told by the types;
@@ -126,7 +126,7 @@ def as_floats(name: str, given: Any) -> FloatArray:
         return array.astype(np.float32, copy=False)
 
 
-def known_rows(ids: NDArray[Any], n_rows: int) -> NDArray[np.int64]:
+def checked_rows(ids: NDArray[Any], n_rows: int) -> NDArray[np.int64]:
     """The row numbers as int64, -1 for no neighbor.
 
     Raises: ValueError for a number that no row has.
@@ -142,9 +142,9 @@ def graph_of_lists(neighbors: Any) -> tuple[csr_array, FloatArray]:
 
     Raises: ValueError for wrong shapes, types, row numbers, and for a distance that is negative, infinite or NaN.
     """
-    ids, lengths = two_arrays(neighbors)
+    ids, lengths = neighbor_arrays(neighbors)
     n_rows = len(ids)
-    ids = known_rows(ids, n_rows)
+    ids = checked_rows(ids, n_rows)
     listed = (ids >= 0) & (ids != np.arange(n_rows)[:, None])
     indptr = np.concatenate([[0], np.cumsum(listed.sum(axis=1))])
     all_listed = bool(listed.all())
@@ -152,8 +152,8 @@ def graph_of_lists(neighbors: Any) -> tuple[csr_array, FloatArray]:
         (lengths.ravel() if all_listed else lengths[listed], ids.ravel() if all_listed else ids[listed], indptr),
         shape=(n_rows, n_rows),
     )
-    graph = without_twins(_checked(graph))
-    bound = farthest(graph)
+    graph = without_duplicates(_checked(graph))
+    bound = farthest_distances(graph)
     bound[np.diff(graph.indptr) >= n_rows - 1] = np.inf
     return graph, bound
 
@@ -174,7 +174,7 @@ def graph_of_sparse(given: Any, n_neighbors: int | None) -> tuple[csr_array, Flo
         other = graph.indices != rows
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[other], minlength=n_rows))])
         graph = csr_array((graph.data[other], graph.indices[other], indptr), shape=graph.shape)
-    graph = without_twins(_checked(graph))
+    graph = without_duplicates(_checked(graph))
     bound = np.zeros(n_rows, np.float32)
     if n_neighbors is not None:
         bound = core_distances(graph, min(n_neighbors, max(n_rows, 1)))
@@ -204,7 +204,7 @@ def _csr_of(given: Any) -> csr_array:
     return csr_array((data[order], cols[order], indptr), shape=given.shape)
 
 
-def refuse_large(name: str, numbers: NDArray[Any]) -> None:
+def check_magnitude(name: str, numbers: NDArray[Any]) -> None:
     """Raises: ValueError for numbers whose squares float32 does not hold: they would all be alike."""
     most = max(-float(numbers.min(initial=0)), float(numbers.max(initial=0)))
     if most > LARGEST:
@@ -213,7 +213,7 @@ def refuse_large(name: str, numbers: NDArray[Any]) -> None:
 
 def _checked(graph: csr_array) -> csr_array:
     """The graph, if all its distances are finite and not negative."""
-    at = first_bad(graph.data)
+    at = first_invalid(graph.data)
     if at >= 0:
         row = int(np.searchsorted(graph.indptr, at, side="right")) - 1
         bad = int((~((graph.data >= 0) & (graph.data < np.inf))).sum())
@@ -224,15 +224,15 @@ def _checked(graph: csr_array) -> csr_array:
     return graph
 
 
-def without_twins(graph: csr_array) -> csr_array:
+def without_duplicates(graph: csr_array) -> csr_array:
     """The graph with each neighbor of a row once, at its shortest."""
-    if not has_twins(graph):
+    if not has_duplicates(graph):
         return graph
     rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
     return directed_graph(rows, graph.indices, graph.data, graph.shape[0], 0)
 
 
-def farthest(graph: csr_array) -> FloatArray:
+def farthest_distances(graph: csr_array) -> FloatArray:
     """float32, shape (n_rows,): the longest entry of each row, 0 for an empty one."""
     far = np.zeros(graph.shape[0], np.float32)
     held = np.diff(graph.indptr) > 0
@@ -241,7 +241,7 @@ def farthest(graph: csr_array) -> FloatArray:
     return far
 
 
-def refuse_distances(points: NDArray[Any]) -> None:
+def check_is_not_distances(points: NDArray[Any]) -> None:
     """Raises: ValueError for what is a matrix of all distances rather than vectors."""
     if len(points) < 3 or points.shape[0] != points.shape[1] or np.diagonal(points).any() or not points.any():
         return
@@ -263,7 +263,7 @@ def distinct_rows(points: NDArray[Any]) -> tuple[IntArray, IntArray]:
     return rank[group.ravel()], first[order]
 
 
-def keys_of(points: NDArray[Any]) -> NDArray[np.uint64]:
+def row_keys(points: NDArray[Any]) -> NDArray[np.uint64]:
     """uint64, shape (n_rows,): a number that goes with the vector, in whatever order the rows come."""
     bits = np.ascontiguousarray(points.astype(np.float64) + 0.0).view(np.uint64)
     keys = np.zeros(len(bits), np.uint64)
@@ -273,12 +273,12 @@ def keys_of(points: NDArray[Any]) -> NDArray[np.uint64]:
     return keys
 
 
-def lists_of_vectors(points: NDArray[Any], k: int, seed: int) -> tuple[NDArray[np.int64], FloatArray]:
+def neighbors_of_vectors(points: NDArray[Any], k: int, seed: int) -> tuple[NDArray[np.int64], FloatArray]:
     """The k nearest other rows of each by Euclidean distance, for ``graph_of_lists``.
 
     Exact up to 15 dimensions or 50,000 rows, else by pynndescent, whose lists lack a few.
     """
-    refuse_large("numbers of X", points)
+    check_magnitude("numbers of X", points)
     n_rows, dim = points.shape
     k = min(k, n_rows - 1)
     if k < 1:

@@ -12,7 +12,7 @@ from clustering.config.sections import EmbedSection
 from clustering.encoders.base import Encoded, package_folder, read_vocabulary, token_batches, token_kinds
 from clustering.encoders.weights import model_location
 from clustering.errors import ConfigError
-from clustering.kernels.threads import own_threads
+from clustering.kernels.threads import thread_count
 
 
 def minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
@@ -48,7 +48,7 @@ class MiniLMEncoder:
 
         model, tokenizer = minilm_files(cfg)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = own_threads()
+        options.intra_op_num_threads = thread_count()
         # Where actors share cores, spinning threads take them from each other: 4 to 5 times slower on two cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

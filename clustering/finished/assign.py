@@ -17,7 +17,7 @@ from clustering.encoders.base import Encoder
 from clustering.encoders.loading import load_encoder
 from clustering.encoders.weights import UNKNOWN, hub_name, model_location, recorded_commit
 from clustering.errors import ConfigError, StageError
-from clustering.kernels.hierarchy.placement import Placed, Reach, vote
+from clustering.kernels.hierarchy.placement import Assignments, ReachabilityAssigner, assign_by_vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_forest, load_group_sizes
@@ -203,9 +203,11 @@ class _Clusters:
         self.diffused = config.cluster.weights == "diffused"
         if self.diffused:
             self.radius = load_array(run / "graph" / "radius.npy")
-            self.longest, self.averaged = config.graph.max_distance, load_group_sizes(run).averaged
+            self.longest, self.averaged = config.graph.max_distance, load_group_sizes(run).n_averaged
             return
-        self.reach = Reach.of(load_forest(run), self.core, self.held["label"], self.held["home"], self.min_samples)
+        self.reach = ReachabilityAssigner.from_forest(
+            load_forest(run), self.core, self.held["label"], self.held["home"], self.min_samples
+        )
 
     def table(self, ids: pa.Array, rows: IntArray, vectors: FloatArray | None) -> pa.Table:
         """The table of assign_texts for some texts.
@@ -232,16 +234,16 @@ class _Clusters:
         }
         return pa.table({"text_id": ids, **typed}, schema=ASSIGNED.set(0, pa.field("text_id", ids.type)))
 
-    def place(self, vectors: FloatArray) -> Placed:
+    def place(self, vectors: FloatArray) -> Assignments:
         """The columns of new texts, by their vectors."""
         rows, dots = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
         away = dot_distance(dots, self.metric)
-        found = self._by_neighbors(rows, away) if self.diffused else self.reach.meet(rows, away)
+        found = self._by_neighbors(rows, away) if self.diffused else self.reach.assign(rows, away)
         known = dots[:, 0] >= 1 - SAME  # the run has a text with an equal vector
         placed = {name: np.where(known, self.held[name][rows[:, 0]], column) for name, column in found.items()}
         return {**placed, "nearest_row": rows[:, 0], "distance": away[:, 0]}
 
-    def _by_neighbors(self, rows: IntArray, away: FloatArray) -> Placed:
+    def _by_neighbors(self, rows: IntArray, away: FloatArray) -> Assignments:
         radius = np.minimum(self.radius[rows], np.float32(np.inf if self.longest is None else self.longest))
         length = away if self.metric == "L2" else np.sqrt(2 * away)
-        return vote(rows, length, away <= radius, self.averaged, self.held["label"], self.held["home"])
+        return assign_by_vote(rows, length, away <= radius, self.averaged, self.held["label"], self.held["home"])

@@ -1,5 +1,5 @@
 """Arrays in, arrays out; numba is told where to keep what it compiles before any kernel is loaded."""
 
-from clustering.kernels.cache import ensure_cache
+from clustering.kernels.cache import set_cache_folders
 
-ensure_cache()
+set_cache_folders()

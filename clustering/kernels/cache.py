@@ -15,7 +15,7 @@ from pathlib import Path
 VARIABLE = "NUMBA_CACHE_DIR"
 
 
-def ensure_cache() -> None:
+def set_cache_folders() -> None:
     """Name a private temporary folder to numba where it finds no other: it raises when a kernel is imported else.
 
     Matplotlib's folder goes the same way; it would make a new one in each process and read all fonts again.
@@ -66,7 +66,7 @@ def private_folder() -> Path:
     """
     ours = Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
     try:
-        if made_private(ours):
+        if make_private(ours):
             return ours
     except OSError:
         pass
@@ -75,7 +75,7 @@ def private_folder() -> Path:
     return Path(own)
 
 
-def made_private(folder: Path) -> bool:
+def make_private(folder: Path) -> bool:
     """Whether a folder, made where there is none, is one that only this user can enter.
 
     One of this user's own that others could enter, but not write to, is closed to them.

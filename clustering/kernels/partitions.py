@@ -16,7 +16,7 @@ def count_partitions(n_texts: int, partition_texts: int = PARTITION_TEXTS) -> in
     return min(MAX_PARTITIONS, n_texts // partition_texts)
 
 
-def ordered(centers: FloatArray) -> FloatArray:
+def order_centers(centers: FloatArray) -> FloatArray:
     """Centers in such an order that near ones follow each other.
 
     centers : float32, shape (n_partitions, dim)

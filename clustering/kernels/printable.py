@@ -27,6 +27,6 @@ def one_line(text: str, most: int | None = None) -> str:
     return line if most is None or len(line) <= most else line[: most - 1] + "…"
 
 
-def without_user(address: str) -> str:
+def hide_credentials(address: str) -> str:
     """An address without the user and password before its host."""
     return _USER.sub(r"\1***@", address)

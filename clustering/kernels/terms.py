@@ -22,7 +22,7 @@ MANY_CLUSTERS = 20  # fewer clusters do not tell
 _UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]")
 
 
-def tokens(text: str, stop_words: frozenset[str] = frozenset()) -> list[str]:
+def tokenize(text: str, stop_words: frozenset[str] = frozenset()) -> list[str]:
     """Lower-cased words of 2 to LONGEST_WORD characters, without stop words and bare numbers.
 
     Chinese, Japanese, Thai, Lao, Burmese and Khmer, which put no spaces between words, give pairs of characters, none

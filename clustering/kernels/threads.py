@@ -10,16 +10,16 @@ from itertools import pairwise
 RANGE = 1 << 14  # rows that a thread takes at a time
 
 
-def own_threads() -> int:
+def thread_count() -> int:
     """Threads this process may use: Ray's share for the task when it set one, else all cores."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # one number a level of nesting
     return max(1, int(given) if given.isdigit() else os.cpu_count() or 1)
 
 
-def in_ranges(n_rows: int, work: Callable[[int, int], None], size: int | None = None) -> None:
+def run_in_ranges(n_rows: int, work: Callable[[int, int], None], size: int | None = None) -> None:
     """Call ``work(start, stop)`` for ranges of ``size`` rows that make up 0 to n_rows."""
     starts = [*range(0, n_rows, size or RANGE), n_rows]
-    threads = own_threads()
+    threads = thread_count()
     if threads == 1 or len(starts) < 3:
         for start, stop in pairwise(starts):
             work(start, stop)

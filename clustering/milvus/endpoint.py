@@ -25,7 +25,7 @@ from pymilvus import MilvusClient, MilvusException
 
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StoreError
-from clustering.kernels.printable import without_user
+from clustering.kernels.printable import hide_credentials
 from clustering.milvus.embedded import embedded_server
 from clustering.milvus.retry import RefusedError, reason_of
 from clustering.runs.directory import RunDir
@@ -109,7 +109,7 @@ class Endpoint:
         """The proxy that gRPC uses for this endpoint, as the environment names it; "" where there is none."""
         if self.on_this_machine or _bypasses_proxy(self.host):
             return ""
-        return without_user(next((os.environ[name] for name in PROXIES if os.environ.get(name)), ""))
+        return hide_credentials(next((os.environ[name] for name in PROXIES if os.environ.get(name)), ""))
 
     @property
     def proxy_hint(self) -> str:

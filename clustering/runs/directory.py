@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clustering.errors import ConfigError, StageError
-from clustering.kernels.cache import made_private
+from clustering.kernels.cache import make_private
 from clustering.runs.inventory import (
     ARTEFACTS,
     FILES,
@@ -119,7 +119,7 @@ class RunDir:
         if isinstance(self.path, Path):
             return self.path / name
         ours = Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
-        if not made_private(ours):
+        if not make_private(ours):
             found = ours.lstat()
             raise ConfigError(
                 [

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clustering.config.sections import GraphSection
 from clustering.kernels.graph.csr import MIN_DISTANCE
-from clustering.kernels.graph.diffusion import Lists
+from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.graph.forest import Forest, row_dtype
 from clustering.kernels.graph.group_sizes import GroupSizes
 from clustering.runs.directory import RunDir
@@ -20,7 +20,7 @@ from clustering.runs.storage import read_table
 
 def read_neighbor_lists(
     run: RunDir, names: list[str], k: int, section: GraphSection, metric: str, n_texts: int
-) -> Lists:
+) -> NeighborLists:
     """The neighbor lists in some parts of neighbors/, as far as their entries become edges of the graph.
 
     names : consecutive parts of texts/, whose lists are empty where neighbors/ has none (a single text); k : nearest
@@ -44,7 +44,9 @@ def read_neighbor_lists(
         others.append(other.astype(row_dtype(n_texts), copy=False))
         length = distance if metric == "L2" else np.sqrt(2 * distance)
         distances.append(np.maximum(length, np.float32(MIN_DISTANCE)))
-    return Lists(int(first), np.cumsum(np.concatenate(counts)), np.concatenate(others), np.concatenate(distances))
+    return NeighborLists(
+        int(first), np.cumsum(np.concatenate(counts)), np.concatenate(others), np.concatenate(distances)
+    )
 
 
 def text_digests(run: RunDir, names: list[str]) -> NDArray[np.uint64]:

@@ -13,9 +13,9 @@ from clustering import schema
 from clustering.config.sections import ClusterSection, GraphSection
 from clustering.kernels.graph.csr import min_distance
 from clustering.kernels.graph.diffusion import MIN_LENGTH
-from clustering.kernels.graph.equal_vectors import tied
+from clustering.kernels.graph.equal_vectors import find_tied_rows
 from clustering.kernels.graph.forest import row_dtype
-from clustering.kernels.hierarchy.labels import Choice, label_texts
+from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_copies, load_forest, load_group_sizes, read_neighbor_lists
 from clustering.runs.parts import parts
@@ -37,13 +37,13 @@ def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int,
 
 def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
     forest, copies = load_forest(run), load_copies(run)
-    choice = Choice(**{key.name: getattr(cfg, key.name) for key in fields(Choice)})
+    options = ClusterOptions(**{key.name: getattr(cfg, key.name) for key in fields(ClusterOptions)})
     core = load_array(run / "forest" / "core.npy")
     floor = float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric)
     result = label_texts(
-        forest, copies, core, choice, floor=floor, piece=tied(forest, core, floor),
-        nearest=_first_neighbors(run, min(choice.neighbors, k), graph, metric, copies.size),
-        grain=load_group_sizes(run),
+        forest, copies, core, options, floor=floor, piece=find_tied_rows(forest, core, floor),
+        nearest=_first_neighbors(run, min(options.n_neighbors, k), graph, metric, copies.size),
+        group_sizes=load_group_sizes(run),
     )  # fmt: skip
     label, home, layers = result.label, result.home, result.layers
     ends = np.arange(0, layers.size + 1, layers.shape[1], dtype=np.int32)
@@ -60,7 +60,7 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     records = result.tree.as_records()
     tree = [pa.array(records[name]) for name in ("parent", "child", "lambda_val", "child_size")]
     write_table(run / "tree.parquet", pa.table(tree, schema=schema.TREE))
-    kept = {"chosen": result.chosen, "parent": result.parent.tolist(), "persistence": result.persistence.tolist()}
+    kept = {"chosen": result.chosen_layer, "parent": result.parent.tolist(), "persistence": result.persistence.tolist()}
     write_json(run / "layers.json", kept)
     n_records = int(copies.sum())
 
@@ -70,13 +70,13 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     sizes = np.bincount(label[label >= 0], weights=copies[label >= 0], minlength=1)
     gammas: list[float | None] = [*result.gammas] or [None] * layers.shape[1]
     return {
-        "count": result.count,
+        "count": result.n_clusters,
         "noise_share": share(label < 0),
         "home_share": share(home >= 0),
         "largest_share": round(float(sizes.max()) / n_records, 5),
-        "copies_clusters": result.alone,
+        "copies_clusters": result.n_copies_clusters,
         "modularity": None if result.modularity is None else round(result.modularity, 5),
-        "layer": result.chosen,
+        "layer": result.chosen_layer,
         "layers": [
             {
                 "clusters": int(np.unique(column[column >= 0]).size),

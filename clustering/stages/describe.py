@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clustering import schema
 from clustering.config.sections import DescribeSection
 from clustering.kernels.printable import one_line
-from clustering.kernels.terms import class_tf_idf, common_terms, tokens
+from clustering.kernels.terms import class_tf_idf, common_terms, tokenize
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_names, read_columns, read_row_texts
@@ -78,7 +78,7 @@ def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], languages: li
     ignored = _StopWords(languages)
     counts: Counter[tuple[int, str]] = Counter()
     for number, text in zip(group.reshape(-1).tolist(), texts["text"].to_pylist(), strict=True):
-        counts.update((number, token) for token in tokens(text, ignored(text)))
+        counts.update((number, token) for token in tokenize(text, ignored(text)))
     counted = np.array([number for number, _ in counts], np.int64)
     term, count = pa.array([term for _, term in counts], pa.string()), pa.array(counts.values(), pa.int64())
     tables = []

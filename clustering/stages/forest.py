@@ -9,8 +9,8 @@ import numpy as np
 from clustering.config.sections import ClusterSection, GraphSection
 from clustering.kernels.graph import diffusion
 from clustering.kernels.graph.csr import MIN_DISTANCE, min_distance
-from clustering.kernels.graph.equal_vectors import EqualEdges, equal_edges, equal_pairs, joined, tie
-from clustering.kernels.graph.forest import IntArray, core_distances, grow_pieces, merge_forests
+from clustering.kernels.graph.equal_vectors import EqualEdges, equal_edges, equal_pairs, join_equal_rows, tie_equal_rows
+from clustering.kernels.graph.forest import IntArray, core_distances, join_components, merge_forests
 from clustering.kernels.graph.group_sizes import count_breaks, measure_group_sizes
 from clustering.kernels.graph.repair import prove_forest, repair_forest
 from clustering.runs.directory import RunDir
@@ -71,12 +71,12 @@ def _forest(
         lists = read_neighbor_lists(run, [path.name], k, section, metric, n_texts)
         breaks.append(count_breaks(lists))
         equal.append(equal_edges(lists, MIN_DISTANCE))
-    forest = tie(forest, _equal_texts(run, equal, n_texts), core, min_distance(metric))
+    forest = tie_equal_rows(forest, _equal_texts(run, equal, n_texts), core, min_distance(metric))
     return {
         **write_forest(run, forest, core, measure_group_sizes(np.sum(breaks, axis=0), n_texts), n_without),
         "certified": proof.certified,
         "repaired": proof.repaired,
-        "open": proof.open,
+        "open": proof.unproven,
         "queries": proof.queries,
         "pieces": n_texts - n_without - len(listed),
         "bridges": proof.bridges,
@@ -90,10 +90,10 @@ def _equal_texts(run: RunDir, edges: list[EqualEdges], n_texts: int) -> IntArray
 
     Returns: int64, shape (n_texts,)
     """
-    piece, open_rows = joined(edges, n_texts)
+    piece, open_rows = join_equal_rows(edges, n_texts)
     if open_rows.size > 1:
         left, right = equal_pairs(vectors_of(read_rows(run / "vectors", open_rows, ["vector"])))
-        grow_pieces(open_rows[left], open_rows[right], piece)
+        join_components(open_rows[left], open_rows[right], piece)
     return piece
 
 
@@ -113,14 +113,14 @@ def _diffused_forest(
     if n_shards == 1:
         shard = Shard(*inputs[0])
         group_sizes = measure_group_sizes(count_breaks(shard.lists), n_texts)
-        length = diffusion.diffuse(shard.lists, seed, group_sizes.averaged, shard.text_digests())
+        length = diffusion.diffuse(shard.lists, seed, group_sizes.n_averaged, shard.text_digests())
         core = shard.core_distances(length, rank)
         forests, equal = [shard.forest(length, core)], [equal_edges(shard.lists, MIN_DISTANCE)]
         forest = forests[0]
     else:
         forests, core, group_sizes, equal = diffuse_shards(inputs, n_texts, rank, seed, nodes or live_nodes())
         forest = merge_forests(forests, n_texts)
-    forest = tie(forest, _equal_texts(run, equal, n_texts), core, float(diffusion.MIN_LENGTH))
+    forest = tie_equal_rows(forest, _equal_texts(run, equal, n_texts), core, float(diffusion.MIN_LENGTH))
     n_without = rows_without_vector(run / "vectors").size
     figures = write_forest(run, forest, core, group_sizes, n_without)
     joined = np.unique(np.concatenate([forest.left, forest.right])).size

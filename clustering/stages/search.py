@@ -16,7 +16,7 @@ from clustering.kernels.partitions import (
     SAMPLE_TEXTS,
     assign_partitions,
     count_partitions,
-    ordered,
+    order_centers,
 )
 from clustering.kernels.topk import FloatArray
 from clustering.milvus.endpoint import Endpoint
@@ -136,4 +136,4 @@ def partition_centers(run: RunDir, n_texts: int, seed: int, partition_texts: int
     drawn = np.random.default_rng(seed).choice(n_texts, min(n_texts, SAMPLE_TEXTS * n_partitions), replace=False)
     sample = vectors_of(read_rows(run / "vectors", np.sort(drawn), ["vector"]))
     found = KMeans(n_partitions, n_init=1, max_iter=20, random_state=seed).fit(sample[sample.any(axis=1)])
-    return ordered(found.cluster_centers_)
+    return order_centers(found.cluster_centers_)

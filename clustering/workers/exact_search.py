@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from clustering.kernels.graph.repair import Ask, nearest_outside
+from clustering.kernels.graph.repair import OutsideSearch, nearest_outside
 from clustering.kernels.topk import FloatArray, IntArray, block_top_k, dot_distance, merge_top_k
 from clustering.runs.parts import parts, read_rows, stored_vectors, vectors_of
 from clustering.runs.storage import Location, read_table
@@ -51,14 +51,16 @@ def map_unordered(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Ite
         yield collect(ray.get(done))
 
 
-def outside_search(folder: Location, core: FloatArray, metric: str, floor: float, longest: float | None = None) -> Ask:
+def outside_search(
+    folder: Location, core: FloatArray, metric: str, floor: float, longest: float | None = None
+) -> OutsideSearch:
     """A function that finds the nearest text of another piece by mutual reachability, exactly.
 
     folder : vectors/
     core : float32, shape (n_texts,), core distances
     floor : shorter distances count as this
     longest : farther texts are no neighbors
-    Returns: a function of rows and the piece of every text, see ``Ask``
+    Returns: a function of rows and the piece of every text, see ``OutsideSearch``
     """
     cores = ray.put(core)
 

@@ -22,7 +22,7 @@ from typing import Any
 import ray
 
 from clustering.errors import ConfigError, CoveyError, StageError
-from clustering.kernels.printable import without_user
+from clustering.kernels.printable import hide_credentials
 from clustering.workers import process
 
 log = logging.getLogger("covey")
@@ -66,7 +66,7 @@ def _given_address() -> str | None:
     Raises: ConfigError when it is no address of a cluster's head, or nobody answers there.
     """
     given = os.environ.get("RAY_ADDRESS", "").strip()
-    shown = without_user(given)
+    shown = hide_credentials(given)
     if given in ("", "local"):
         return None
     if given == "auto":

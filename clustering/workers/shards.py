@@ -66,7 +66,7 @@ class Shard:
     def __init__(self, run: RunDir, names: list[str], copies: NDArray[np.int32] | None, *reading: Any) -> None:
         self.run, self.names, self.copies = run, names, copies
         self.lists = read_neighbor_lists(run, names, *reading)
-        self.pull: FloatArray | None = None
+        self.affinity: FloatArray | None = None
 
     def apply(self, kernel: Callable[..., T], *args: Any) -> T:
         """What a kernel makes of the lists."""
@@ -79,13 +79,13 @@ class Shard:
     def draw_sketch(self, seed: int) -> diffusion.Sketch:
         return diffusion.draw_sketch(self.text_digests(), seed)
 
-    def average(self, averaged: int, scales: list[Any], sketches: list[Any]) -> diffusion.Sketch:
-        if self.pull is None:
-            self.pull = diffusion.affinities(self.lists, np.concatenate(ray.get(scales)), averaged)
-        return diffusion.average(self.lists, self.pull, np.concatenate(ray.get(sketches)))
+    def average(self, n_averaged: int, scales: list[Any], sketches: list[Any]) -> diffusion.Sketch:
+        if self.affinity is None:
+            self.affinity = diffusion.affinities(self.lists, np.concatenate(ray.get(scales)), n_averaged)
+        return diffusion.average_sketches(self.lists, self.affinity, np.concatenate(ray.get(sketches)))
 
     def edge_lengths(self, sketches: list[Any]) -> FloatArray:
-        self.pull = None
+        self.affinity = None
         return diffusion.edge_lengths(self.lists, np.concatenate(ray.get(sketches)))
 
     def core_distances(self, length: FloatArray, rank: int) -> FloatArray:
@@ -95,7 +95,7 @@ class Shard:
         own = slice(self.lists.first, self.lists.first + len(self.lists))
         rows = own.stop if self.copies is None else self.copies.size
         graph = self.lists.graph(length, max(rows, int(self.lists.indices.max(initial=0)) + 1))
-        return diffusion.listed_cores(graph, rank, self.copies)[own]
+        return diffusion.listed_core_distances(graph, rank, self.copies)[own]
 
     def forest(self, length: FloatArray, core: FloatArray) -> Forest:
         return spanning_forest(self.lists.graph(length, core.size), core, symmetric=False)
@@ -125,10 +125,10 @@ def diffuse_shards(
         actors.append(kind.options(scheduling_strategy=node_affinity(node), runtime_env=threads).remote(*shard))
     breaks = ray.get([actor.apply.remote(count_breaks) for actor in actors])
     group_sizes = measure_group_sizes(np.sum(breaks, axis=0), n_texts)
-    scales = [actor.apply.remote(diffusion.local_scales, group_sizes.averaged // 2) for actor in actors]
+    scales = [actor.apply.remote(diffusion.local_scales, group_sizes.n_averaged // 2) for actor in actors]
     sketches = [actor.draw_sketch.remote(seed) for actor in actors]
     for _ in range(diffusion.ROUNDS):
-        sketches = [actor.average.remote(group_sizes.averaged, scales, sketches) for actor in actors]
+        sketches = [actor.average.remote(group_sizes.n_averaged, scales, sketches) for actor in actors]
     with_lengths = [(actor, actor.edge_lengths.remote(sketches)) for actor in actors]
     core = np.concatenate(ray.get([actor.core_distances.remote(length, rank) for actor, length in with_lengths]))
     shared = ray.put(core)

@@ -80,9 +80,9 @@ def test_shards_give_the_forest_of_the_whole(local_ray: None, tmp_path: Path) ->
     n_texts, leave = 2000, GraphSection(bridge="none")
     build_graph(run, leave, 8, n_texts, "L2")
     build_forest(run, plain(), leave, 8, "L2", 0)
-    whole, grain = load_forest(run), load_group_sizes(run)
+    whole, group_sizes = load_forest(run), load_group_sizes(run)
     build_forest(run, ClusterSection(), leave, 8, "L2", 0)
-    assert load_group_sizes(run) == grain  # whatever the weights
+    assert load_group_sizes(run) == group_sizes  # whatever the weights
     for shards in (2, 7, 32):
         figures = build_forest(run, plain(), leave, 8, "L2", 0, shards)
         assert figures["shards"] == shards
@@ -97,13 +97,13 @@ def test_shards_of_diffusion_give_the_labels_of_the_whole(local_ray: None, tmp_p
     for min_samples, counts in ((None, (2, 4)), (3, (3,))):
         cfg = ClusterSection(min_samples=min_samples)
         build_forest(run, cfg, GraphSection(), 8, "L2", 0)
-        whole, grain = load_forest(run), load_group_sizes(run)
+        whole, group_sizes = load_forest(run), load_group_sizes(run)
         cluster_graph(run, cfg, GraphSection(), 8, "L2")
         layers = load_assignment(run)["layers"]
         for shards in counts:
             figures = build_forest(run, cfg, GraphSection(), 8, "L2", 0, shards)
             assert figures["shards"] == shards
-            assert load_group_sizes(run) == grain
+            assert load_group_sizes(run) == group_sizes
             for name in ("left", "right", "distance"):
                 assert_array_equal(getattr(load_forest(run), name), getattr(whole, name))
         cluster_graph(run, cfg, GraphSection(), 8, "L2")

@@ -20,7 +20,7 @@ import ray
 from clustering import preflight
 from clustering.config.loading import build_config
 from clustering.errors import ConfigError, StageError, StoreError
-from clustering.kernels.threads import own_threads
+from clustering.kernels.threads import thread_count
 from clustering.monitoring.usage import counting_usage
 from clustering.runs.directory import RunDir
 from clustering.workers import failures, pool, reservations, tasks
@@ -48,7 +48,7 @@ class Marks:
 
 def _given() -> tuple[dict[str, float], int]:
     """What a task holds, and its threads."""
-    return ray.get_runtime_context().get_assigned_resources(), own_threads()
+    return ray.get_runtime_context().get_assigned_resources(), thread_count()
 
 
 @contextmanager

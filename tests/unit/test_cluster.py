@@ -21,8 +21,8 @@ from clustering import schema
 from clustering.config.sections import ClusterSection, GraphSection
 from clustering.encoders.base import unit_rows
 from clustering.kernels.graph.csr import MIN_DISTANCE, undirected_graph
-from clustering.kernels.graph.forest import Forest, core_distances, grow_pieces, spanning_forest
-from clustering.kernels.hierarchy.condensed_tree import Clusters, cluster_forest, renumber
+from clustering.kernels.graph.forest import Forest, core_distances, join_components, spanning_forest
+from clustering.kernels.hierarchy.condensed_tree import Clusters, cluster_forest, renumber_clusters
 from clustering.kernels.hierarchy.labels import unfold_copies
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import load_assignment, part_name, save_graph
@@ -54,7 +54,7 @@ def clusters_of(graph: csr_array, min_samples: int, min_cluster_size: int = 5, *
 
 def pieces_of(forest: Forest, n_texts: int) -> NDArray[np.int64]:
     piece = np.arange(n_texts)
-    grow_pieces(forest.left, forest.right, piece)
+    join_components(forest.left, forest.right, piece)
     return piece
 
 
@@ -397,7 +397,7 @@ def test_one_text_is_a_cluster_by_its_copies_alone(copies: str, tmp_path: Path) 
 def test_clusters_are_numbered_by_records_then_by_smallest_row() -> None:
     label = np.array([2, 0, 0, -1, 1, 1, 2])
     copies = np.array([1, 1, 1, 9, 5, 1, 1], np.int32)
-    renumbered, persistence = renumber(label, copies, np.array([0.1, 0.2, 0.3]))
+    renumbered, persistence = renumber_clusters(label, copies, np.array([0.1, 0.2, 0.3]))
     assert renumbered.tolist() == [1, 2, 2, -1, 0, 0, 1]
     assert persistence.tolist() == [0.2, 0.3, 0.1]
 
@@ -410,8 +410,8 @@ def test_numbers_do_not_depend_on_the_numbers_before(rows: list[tuple[int, int]]
     other = np.argsort([names[one] for one in range(known.size)])
     persistence = np.arange(known.size) / 10
     moved = np.where(compact >= 0, other[compact], -1) if known.size else compact
-    first = renumber(compact, copies, persistence)
-    second = renumber(moved, copies, persistence[np.argsort(other)])
+    first = renumber_clusters(compact, copies, persistence)
+    second = renumber_clusters(moved, copies, persistence[np.argsort(other)])
     assert_array_equal(first[0], second[0])
     assert_array_equal(first[1], second[1])
     sizes = [int(copies[first[0] == one].sum()) for one in range(known.size)]
@@ -419,6 +419,6 @@ def test_numbers_do_not_depend_on_the_numbers_before(rows: list[tuple[int, int]]
 
 
 def test_no_clusters_need_no_numbers() -> None:
-    label, persistence = renumber(np.array([-1, -1]), np.array([3, 1], np.int32), np.empty(0))
+    label, persistence = renumber_clusters(np.array([-1, -1]), np.array([3, 1], np.int32), np.empty(0))
     assert label.tolist() == [-1, -1]
     assert persistence.size == 0

@@ -231,7 +231,7 @@ def test_every_parameter_is_checked() -> None:
 
 def test_vectors_are_searched_as_lists_would_be(vectors: Any, lists: Any) -> None:
     ours = GraphHDBSCAN(n_neighbors=K).fit(vectors)
-    by_lists = GraphHDBSCAN().fit(neighbors=lists, keys=estimator_input.keys_of(vectors))
+    by_lists = GraphHDBSCAN().fit(neighbors=lists, keys=estimator_input.row_keys(vectors))
     assert_array_equal(ours.labels_, by_lists.labels_)
     assert ours.n_features_in_ == vectors.shape[1]
     assert_array_equal(GraphHDBSCAN(n_neighbors=K).fit_predict(vectors.tolist()), ours.labels_)

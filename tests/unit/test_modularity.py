@@ -17,12 +17,12 @@ from sklearn.metrics import adjusted_rand_score
 from clustering import GraphHDBSCAN
 from clustering.kernels import threads
 from clustering.kernels.graph import diffusion
-from clustering.kernels.graph.diffusion import Lists
+from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.graph.forest import spanning_forest
 from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
 from clustering.kernels.hierarchy import modularity_cut
-from clustering.kernels.hierarchy.condensed_tree import condense, leaves_of
-from clustering.kernels.hierarchy.labels import Choice, label_texts
+from clustering.kernels.hierarchy.condensed_tree import condense, leaf_clusters
+from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
 from tests import oracles
 from tests.planted import blobs, pair_distances
 
@@ -35,9 +35,9 @@ def nearest_lists(vectors: NDArray[Any], k: int = K) -> tuple[NDArray[np.int64],
     return indices, np.take_along_axis(distances, indices, axis=1)
 
 
-def as_lists(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> Lists:
+def as_lists(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> NeighborLists:
     indptr = np.arange(len(indices) + 1, dtype=np.int64) * indices.shape[1]
-    return Lists(0, indptr, indices.ravel(), distances.ravel())
+    return NeighborLists(0, indptr, indices.ravel(), distances.ravel())
 
 
 def planted(seed: int) -> NDArray[np.float32]:
@@ -101,9 +101,9 @@ def test_layers_are_cuts_that_the_reference_makes_too(seed: int) -> None:
     forest = spanning_forest(graph, np.zeros(len(lists), np.float32), symmetric=False)
     found = label_texts(
         forest, np.ones(len(lists), np.int32), np.zeros(len(lists), np.float32),
-        Choice(granularity=20_000, min_cluster_size=3), floor=0, nearest=indices[:, :10],
+        ClusterOptions(granularity=20_000, min_cluster_size=3), floor=0, nearest=indices[:, :10],
     )  # fmt: skip
-    assert_array_equal(found.layers[:, found.chosen], found.label)
+    assert_array_equal(found.layers[:, found.chosen_layer], found.label)
     edges = list(zip(*(column.tolist() for column in (forest.left, forest.right, forest.distance)), strict=True))
     root = oracles.condensed(range(len(lists)), edges, 3)
     leaves = [node for node in root.leaves() if node is not root]
@@ -113,13 +113,13 @@ def test_layers_are_cuts_that_the_reference_makes_too(seed: int) -> None:
         start[list(leaf.own)] = place
     territory, _ = oracles.homes(edges, start.tolist())
     quality = oracles.quality_edges(indices[:, :10].tolist())
-    for layer in range(found.chosen, found.layers.shape[1]):
+    for layer in range(found.chosen_layer, found.layers.shape[1]):
         _, chosen = oracles.best_cut(root, number, oracles.Modularity(quality, territory, found.gammas[layer]))
         group = {leaf: place for place, node in enumerate(chosen) for leaf in node.leaves()}
         assert partition(found.layers[:, layer]) == partition(oracles.row_labels(root, group, len(lists)))
-        if layer == found.chosen:
+        if layer == found.chosen_layer:
             base = group
-    for layer in range(found.chosen - 1, -1, -1):
+    for layer in range(found.chosen_layer - 1, -1, -1):
         unit = [base[leaves[one]] if one >= 0 else -1 for one in territory]
         merged = oracles.louvain(oracles.Modularity(quality, unit, found.gammas[layer]), len(set(base.values())))
         base = {leaf: merged[one] for leaf, one in base.items()}
@@ -183,7 +183,7 @@ def test_shards_and_threads_change_not_a_bit(seed: int, n_shards: int, n_threads
     whole = diffusion.diffuse(lists, seed)
     cuts = np.linspace(0, len(lists), n_shards + 1).astype(int)
     shards = [
-        Lists(a, lists.indptr[a : b + 1] - lists.indptr[a], lists.indices[lists.indptr[a] : lists.indptr[b]],
+        NeighborLists(a, lists.indptr[a : b + 1] - lists.indptr[a], lists.indices[lists.indptr[a] : lists.indptr[b]],
               lists.distances[lists.indptr[a] : lists.indptr[b]])
         for a, b in pairwise(cuts)
     ]  # fmt: skip
@@ -196,7 +196,7 @@ def test_shards_and_threads_change_not_a_bit(seed: int, n_shards: int, n_threads
         sketch = np.concatenate([diffusion.draw_sketch(keys[a:b], seed) for a, b in pairwise(cuts)])
         for _ in range(diffusion.ROUNDS):
             sketch = np.concatenate(
-                [diffusion.average(shard, pull, sketch) for shard, pull in zip(shards, pulls, strict=True)]
+                [diffusion.average_sketches(shard, pull, sketch) for shard, pull in zip(shards, pulls, strict=True)]
             )
         parts = [diffusion.edge_lengths(shard, sketch) for shard in shards]
         assert_array_equal(np.concatenate(parts), whole)
@@ -260,9 +260,9 @@ def test_planted_clusters_are_found_with_little_noise(seed: int) -> None:
 def test_stories_of_a_handful_are_told_apart() -> None:
     corpus = blobs(2, n_blobs=120, each=4, dim=24, spread=0.05)
     lists = nearest_lists(corpus.vectors, 40)
-    grain = measure_group_sizes(count_breaks(as_lists(*lists)), len(corpus.truth))
-    assert grain.small == 1
-    assert 3 <= grain.size <= 5
+    group_sizes = measure_group_sizes(count_breaks(as_lists(*lists)), len(corpus.truth))
+    assert group_sizes.small_weight == 1
+    assert 3 <= group_sizes.size <= 5
     fitted = GraphHDBSCAN().fit(neighbors=lists)
     fixed = GraphHDBSCAN(min_cluster_size=5, granularity=20_000).fit(neighbors=lists)
     assert adjusted_rand_score(corpus.truth, fitted.home_) > 0.9
@@ -271,7 +271,7 @@ def test_stories_of_a_handful_are_told_apart() -> None:
 
 def test_even_points_show_no_groups() -> None:
     vectors = blobs(0, n_blobs=1, each=2, noise=800, dim=6).vectors
-    assert measure_group_sizes(count_breaks(as_lists(*nearest_lists(vectors, 40))), len(vectors)).small == 0
+    assert measure_group_sizes(count_breaks(as_lists(*nearest_lists(vectors, 40))), len(vectors)).small_weight == 0
     assert measure_group_sizes(np.zeros(31, np.int64), 10) == GroupSizes(0.0, 0)
 
 
@@ -307,7 +307,7 @@ def test_few_rows_are_noise(n_rows: int) -> None:
     assert ours.layers_.shape == (n_rows, 1)
 
 
-def test_one_zero_distance_changes_no_grain() -> None:
+def test_one_zero_distance_changes_no_group_sizes() -> None:
     vectors = blobs(0, n_blobs=30, each=20, dim=8, spread=0.2, noise=400).vectors
     indices, distances = nearest_lists(vectors, 15)
     plain = GraphHDBSCAN().fit(neighbors=(indices, distances))
@@ -344,13 +344,14 @@ def test_copies_that_lie_in_a_broader_cluster_name_it_as_parent() -> None:
     graph = csr_array((diffusion.diffuse(listed, 0), listed.indices, listed.indptr), shape=(len(vectors),) * 2)
     forest = spanning_forest(graph, np.zeros(len(vectors), np.float32), symmetric=False)
     found = label_texts(
-        forest, copies, np.zeros(len(vectors), np.float32), Choice(min_cluster_size=5), floor=0,
-        nearest=np.ascontiguousarray(lists[0][:, :10]), grain=measure_group_sizes(count_breaks(listed), len(vectors)),
+        forest, copies, np.zeros(len(vectors), np.float32), ClusterOptions(min_cluster_size=5), floor=0,
+        nearest=np.ascontiguousarray(lists[0][:, :10]),
+        group_sizes=measure_group_sizes(count_breaks(listed), len(vectors)),
     )  # fmt: skip
     mine = found.label[noise[0]]
     assert mine >= 0
-    assert found.alone == 1
-    assert found.parent[mine] == found.layers[noise[0], found.chosen - 1]
+    assert found.n_copies_clusters == 1
+    assert found.parent[mine] == found.layers[noise[0], found.chosen_layer - 1]
 
 
 def test_one_cluster_is_allowed_on_request() -> None:
@@ -386,8 +387,8 @@ def test_cuts_at_larger_gammas_lie_within_those_at_smaller(seed: int) -> None:
     graph = csr_array((diffusion.diffuse(lists, 0), lists.indices, lists.indptr), shape=(len(lists), len(lists)))
     forest = spanning_forest(graph, np.zeros(len(lists), np.float32), symmetric=False)
     tree = condense(forest, len(lists), 3)
-    leaves = leaves_of(tree)
-    quality = modularity_cut.measure_tree(forest, tree, leaves, indices[:, :10])
+    leaves = leaf_clusters(tree)
+    quality = modularity_cut.measure_quality(forest, tree, leaves, indices[:, :10])
     before = None
     for gamma in (0.25, 0.5, 1, 2, 4, 8):
         number = modularity_cut.cut_tree(tree, quality, gamma)[leaves]
@@ -424,13 +425,15 @@ def test_vectors_belong_to_plain_distances() -> None:
         GraphHDBSCAN().fit(neighbors=([[1], [0]], [[1.0], [1.0]]), vectors=np.ones((2, 2)))
 
 
-def test_the_preset_topics_takes_no_fine_grain_from_small_groups() -> None:
+def test_the_preset_topics_takes_no_fine_granularity_from_small_groups() -> None:
     rng = np.random.default_rng(3)
     subject = rng.normal(size=(6, 12))
     group = subject.repeat(25, axis=0) + 0.4 * rng.normal(size=(150, 12))
     vectors = (group.repeat(4, axis=0) + 0.01 * rng.normal(size=(600, 12))).astype(np.float32)
     lists = nearest_lists(vectors, 40)
-    assert measure_group_sizes(count_breaks(as_lists(*lists)), 600).small == 1  # the case that sets the grain
+    assert (
+        measure_group_sizes(count_breaks(as_lists(*lists)), 600).small_weight == 1
+    )  # the case that sets the granularity
     assert GraphHDBSCAN().fit(neighbors=lists).labels_.max() + 1 > 100
     found = GraphHDBSCAN(preset="topics").fit(neighbors=lists)
     assert adjusted_rand_score(np.arange(6).repeat(100), found.home_) > 0.9

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from clustering.kernels.sort import sort_pairs
-from clustering.kernels.threads import in_ranges
+from clustering.kernels.threads import run_in_ranges
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -55,7 +55,7 @@ def undirected_graph(
     indices, data = np.empty(indptr[-1], np.int64), np.empty(indptr[-1], np.float32)
     _fill_rows(rows, cols, distances, np.float32(floor), indptr[:-1].copy(), indices, data)
     kept = np.empty(n_texts, np.int64)
-    in_ranges(n_texts, lambda start, stop: _merge_twins(indptr, indices, data, kept, start, stop))
+    run_in_ranges(n_texts, lambda start, stop: _merge_duplicates(indptr, indices, data, kept, start, stop))
     starts = np.concatenate([[0], np.cumsum(kept)])
     _close_gaps(indptr, starts, indices, data)
     return csr_array((data[: starts[-1]], indices[: starts[-1]], starts), shape=(n_texts, n_texts))
@@ -86,7 +86,7 @@ def _fill_rows(rows: Any, cols: Any, distances: Any, floor: Any, slots: Any, ind
 
 
 @numba.njit(cache=True, nogil=True)
-def _merge_twins(indptr: Any, indices: Any, data: Any, kept: Any, first: int, last: int) -> None:
+def _merge_duplicates(indptr: Any, indices: Any, data: Any, kept: Any, first: int, last: int) -> None:
     """Sort rows by index; of entries with one index keep the shortest, at the row's start."""
     for row in range(first, last):
         start, stop = indptr[row], indptr[row + 1]
@@ -133,13 +133,13 @@ def _has_diagonal(indptr: Any, indices: Any) -> bool:
     return False
 
 
-def has_twins(graph: csr_array) -> bool:
+def has_duplicates(graph: csr_array) -> bool:
     """Whether any row stores two entries for one other row."""
-    return bool(_has_twins(graph.indptr, graph.indices, np.full(graph.shape[0], -1, np.int64)))
+    return bool(_has_duplicates(graph.indptr, graph.indices, np.full(graph.shape[0], -1, np.int64)))
 
 
 @numba.njit(cache=True, nogil=True)
-def _has_twins(indptr: Any, indices: Any, last: Any) -> bool:
+def _has_duplicates(indptr: Any, indices: Any, last: Any) -> bool:
     for row in range(indptr.size - 1):
         for slot in range(indptr[row], indptr[row + 1]):
             if last[indices[slot]] == row:
@@ -149,7 +149,7 @@ def _has_twins(indptr: Any, indices: Any, last: Any) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
-def first_bad(distances: Any) -> int:
+def first_invalid(distances: Any) -> int:
     """The place of the first distance that is negative, infinite or NaN; -1 where there is none."""
     for place in range(distances.size):
         if not 0 <= distances[place] < np.inf:
@@ -162,7 +162,7 @@ def ascending_rows(graph: csr_array) -> tuple[NDArray[Any], FloatArray]:
     if _ascends(graph.indptr, graph.indices, graph.data):
         return graph.indices, graph.data
     indices, distances = graph.indices.copy(), graph.data.copy()
-    in_ranges(graph.shape[0], lambda a, b: _sort_rows(graph.indptr[a : b + 1], indices, distances))
+    run_in_ranges(graph.shape[0], lambda a, b: _sort_rows(graph.indptr[a : b + 1], indices, distances))
     return indices, distances
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from clustering.kernels.graph.forest import FloatArray, IntArray, core_distances
-from clustering.kernels.threads import in_ranges
+from clustering.kernels.threads import run_in_ranges
 
 Sketch = NDArray[np.int16]
 Keys = NDArray[np.uint64]
@@ -31,7 +31,7 @@ MIN_LENGTH = np.float32(1e-6)  # shorter edges count as this, so that no lambda 
 
 
 @dataclass(frozen=True)
-class Lists:
+class NeighborLists:
     """Neighbor lists of the rows from ``first`` on, as the arrays of a CSR matrix; a list ascends by (distance, row).
 
     indptr : int64, shape (n_rows + 1,); indices : int32 or int64, rows of the whole graph; distances : float32
@@ -64,7 +64,7 @@ class Lists:
         return csr_array((lengths, self.indices, indptr), shape=(n_rows, n_rows))
 
 
-def diffuse(lists: Lists, seed: int, averaged: int = AVERAGED, keys: Keys | None = None) -> FloatArray:
+def diffuse(lists: NeighborLists, seed: int, averaged: int = AVERAGED, keys: Keys | None = None) -> FloatArray:
     """The diffused length of every listed edge.
 
     lists : of all rows; averaged : nearest neighbors that a row is averaged with
@@ -77,19 +77,19 @@ def diffuse(lists: Lists, seed: int, averaged: int = AVERAGED, keys: Keys | None
     pull = affinities(lists, local_scales(lists, averaged // 2), averaged)
     sketch = draw_sketch(np.arange(len(lists), dtype=np.uint64) if keys is None else keys, seed)
     for _ in range(ROUNDS):
-        sketch = average(lists, pull, sketch)
+        sketch = average_sketches(lists, pull, sketch)
     del pull
     return edge_lengths(lists, sketch)
 
 
-def local_scales(lists: Lists, rank: int = AVERAGED // 2) -> FloatArray:
+def local_scales(lists: NeighborLists, rank: int = AVERAGED // 2) -> FloatArray:
     """float32, shape (n_rows,): the distance to the neighbor of this rank, or the last."""
     scale = np.empty(len(lists), np.float32)
-    in_ranges(len(lists), lambda a, b: _scales(lists.indptr[a : b + 1], lists.distances, rank, scale[a:b]))
+    run_in_ranges(len(lists), lambda a, b: _scales(lists.indptr[a : b + 1], lists.distances, rank, scale[a:b]))
     return scale
 
 
-def affinities(lists: Lists, scale: FloatArray, averaged: int = AVERAGED) -> FloatArray:
+def affinities(lists: NeighborLists, scale: FloatArray, averaged: int = AVERAGED) -> FloatArray:
     """How strongly each row is drawn to its nearest neighbors: a Gaussian of the distance in units of both scales.
 
     scale : of all rows of the graph
@@ -100,7 +100,7 @@ def affinities(lists: Lists, scale: FloatArray, averaged: int = AVERAGED) -> Flo
     def work(a: int, b: int) -> None:
         _affinities(lists.first + a, lists.indptr[a : b + 1], lists.indices, lists.distances, scale, pull[a:b])
 
-    in_ranges(len(lists), work)
+    run_in_ranges(len(lists), work)
     return pull
 
 
@@ -111,11 +111,11 @@ def draw_sketch(keys: Keys, seed: int) -> Sketch:
     Source: splitmix64, Steele, Lea and Flood (2014); signs, Achlioptas (2003).
     """
     sketch = np.empty((keys.size, DIMS), np.int16)
-    in_ranges(keys.size, lambda a, b: _draw(keys[a:b], np.uint64(seed), sketch[a:b]))
+    run_in_ranges(keys.size, lambda a, b: _draw(keys[a:b], np.uint64(seed), sketch[a:b]))
     return sketch
 
 
-def average(lists: Lists, pull: FloatArray, sketch: Sketch) -> Sketch:
+def average_sketches(lists: NeighborLists, pull: FloatArray, sketch: Sketch) -> Sketch:
     """One round: each row and its neighbors, weighed by affinity, brought to unit length.
 
     sketch : of all rows of the graph. Returns: of the lists' rows.
@@ -125,23 +125,23 @@ def average(lists: Lists, pull: FloatArray, sketch: Sketch) -> Sketch:
     def work(a: int, b: int) -> None:
         _average(lists.first + a, lists.indptr[a : b + 1], lists.indices, pull[a:b], sketch, averaged[a:b])
 
-    in_ranges(len(lists), work)
+    run_in_ranges(len(lists), work)
     return averaged
 
 
-def edge_lengths(lists: Lists, sketch: Sketch) -> FloatArray:
+def edge_lengths(lists: NeighborLists, sketch: Sketch) -> FloatArray:
     """Euclidean distance of the sketches at both ends of each listed edge. sketch : of all rows of the graph"""
     length = np.empty(lists.indices.size, np.float32)
-    in_ranges(
+    run_in_ranges(
         len(lists), lambda a, b: _lengths(lists.first + a, lists.indptr[a : b + 1], lists.indices, sketch, length)
     )
     return length
 
 
-def listed_cores(graph: csr_array, rank: int, copies: NDArray[np.int32] | None = None) -> FloatArray:
+def listed_core_distances(graph: csr_array, rank: int, copies: NDArray[np.int32] | None = None) -> FloatArray:
     """Core distances by the rows' own lists; 0 for a row without one, so that edges of other lists keep their length.
 
-    graph : from ``Lists.graph``; rank : min_samples; copies : records of each row, if they count
+    graph : from ``NeighborLists.graph``; rank : min_samples; copies : records of each row, if they count
     """
     core = core_distances(graph, rank, copies)
     core[np.isinf(core)] = 0
@@ -168,17 +168,17 @@ def _affinities(first: int, indptr: Any, indices: Any, distances: Any, scale: An
 @numba.njit(cache=True, nogil=True)
 def _draw(keys: Any, seed: Any, sketch: Any) -> None:
     size = np.int16(np.rint(UNIT / np.sqrt(np.float32(DIMS))))
-    key = mixed(seed)
+    key = mix_bits(seed)
     for row in range(len(sketch)):
         for word in range(DIMS // 64):
-            bits = mixed(key ^ (keys[row] * np.uint64(DIMS // 64) + np.uint64(word)))
+            bits = mix_bits(key ^ (keys[row] * np.uint64(DIMS // 64) + np.uint64(word)))
             for place in range(64):
                 positive = (bits >> np.uint64(place)) & np.uint64(1)
                 sketch[row, 64 * word + place] = size if positive else -size
 
 
 @numba.njit(cache=True, nogil=True)
-def mixed(bits: Any) -> Any:
+def mix_bits(bits: Any) -> Any:
     bits += np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clustering.kernels.graph.diffusion import Lists
-from clustering.kernels.graph.forest import FloatArray, Forest, IntArray, grow_pieces, merge_forests
+from clustering.kernels.graph.diffusion import NeighborLists
+from clustering.kernels.graph.forest import FloatArray, Forest, IntArray, join_components, merge_forests
 
 APART = 1e-4  # Euclidean distance of equal unit vectors at most, whose numbers are rounded another way
 
@@ -21,15 +21,15 @@ APART = 1e-4  # Euclidean distance of equal unit vectors at most, whose numbers 
 class EqualEdges:
     """Entries of neighbor lists between equal vectors. left, right : int64, shape (n_entries,)
 
-    full : int64, rows whose whole list is of such entries, so that there may be more than it names
+    full_rows : int64, rows whose whole list is of such entries, so that there may be more than it names
     """
 
     left: IntArray
     right: IntArray
-    full: IntArray
+    full_rows: IntArray
 
 
-def equal_edges(lists: Lists, floor: float) -> EqualEdges:
+def equal_edges(lists: NeighborLists, floor: float) -> EqualEdges:
     """floor : distances up to this are rounding"""
     counts = np.diff(lists.indptr)
     near = np.flatnonzero(lists.distances <= np.float32(floor))
@@ -39,12 +39,12 @@ def equal_edges(lists: Lists, floor: float) -> EqualEdges:
     return EqualEdges(lists.first + left, lists.indices[near].astype(np.int64), lists.first + full)
 
 
-def joined(edges: list[EqualEdges], n_texts: int) -> tuple[IntArray, IntArray]:
+def join_equal_rows(edges: list[EqualEdges], n_texts: int) -> tuple[IntArray, IntArray]:
     """The smallest row that each row's vector equals as far as the lists say; and of each group that may equal another,
     as its lists are full, that row."""
     piece = np.arange(n_texts)
-    grow_pieces(np.concatenate([one.left for one in edges]), np.concatenate([one.right for one in edges]), piece)
-    return piece, np.unique(piece[np.concatenate([one.full for one in edges])])
+    join_components(np.concatenate([one.left for one in edges]), np.concatenate([one.right for one in edges]), piece)
+    return piece, np.unique(piece[np.concatenate([one.full_rows for one in edges])])
 
 
 def equal_pairs(vectors: FloatArray) -> tuple[IntArray, IntArray]:
@@ -71,7 +71,7 @@ def equal_pairs(vectors: FloatArray) -> tuple[IntArray, IntArray]:
     return left, right
 
 
-def tie(forest: Forest, piece: IntArray, core: FloatArray, floor: float) -> Forest:
+def tie_equal_rows(forest: Forest, piece: IntArray, core: FloatArray, floor: float) -> Forest:
     """The forest in which every row is joined to ``piece``, the smallest row of equal vectors, before anything else.
 
     core : float32, core distances; floor : the shortest distance of an edge. A tie is just shorter than any edge of the
@@ -89,10 +89,10 @@ def tie(forest: Forest, piece: IntArray, core: FloatArray, floor: float) -> Fore
     return merge_forests([forest, ties], piece.size)
 
 
-def tied(forest: Forest, core: FloatArray, floor: float) -> IntArray:
+def find_tied_rows(forest: Forest, core: FloatArray, floor: float) -> IntArray:
     """The smallest row of the equal vectors that each row is tied to by ``tie``; its own where it is alone."""
     least = np.maximum(np.minimum(core[forest.left], core[forest.right]), np.float32(floor))
     short = forest.distance < least
     piece = np.arange(core.size)
-    grow_pieces(forest.left[short], forest.right[short], piece)
+    join_components(forest.left[short], forest.right[short], piece)
     return piece

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from clustering.kernels.sort import sort_pairs
-from clustering.kernels.threads import in_ranges, own_threads
+from clustering.kernels.threads import run_in_ranges, thread_count
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -45,7 +45,7 @@ def row_dtype(n_rows: int) -> type[np.int32] | type[np.int64]:
     return np.int32 if n_rows < 2**31 else np.int64
 
 
-def rows_of(n_rows: int) -> NDArray[Any]:
+def row_numbers(n_rows: int) -> NDArray[Any]:
     """0 to n_rows - 1."""
     return np.arange(n_rows, dtype=row_dtype(n_rows))
 
@@ -63,7 +63,9 @@ def core_distances(graph: csr_array, min_samples: int, weights: NDArray[np.int32
     data = np.asarray(graph.data, np.float32)
     core = np.full(graph.shape[0], np.inf, np.float32)
     held = none if weights is None else weights
-    in_ranges(core.size, lambda a, b: _core_distances(graph.indptr, graph.indices, data, min_samples, held, a, b, core))
+    run_in_ranges(
+        core.size, lambda a, b: _core_distances(graph.indptr, graph.indices, data, min_samples, held, a, b, core)
+    )
     return core
 
 
@@ -120,8 +122,8 @@ def spanning_forest(
     Memory: 4 bytes a stored edge and 90 a text, besides the result of 20 a text.
     """
     n_texts = graph.shape[0]
-    edges = _Edges(graph, core, symmetric, rows_of(n_texts) if rows is None else rows)
-    tree = rows_of(n_texts)
+    edges = _Edges(graph, core, symmetric, row_numbers(n_texts) if rows is None else rows)
+    tree = row_numbers(n_texts)
     left, right = np.empty(max(n_texts - 1, 0), np.int64), np.empty(max(n_texts - 1, 0), np.int64)
     distance = np.empty(left.size, np.float32)
     found = 0
@@ -146,7 +148,7 @@ class _Edges:
 
     def __init__(self, graph: csr_array, core: FloatArray, symmetric: bool, rows: NDArray[Any]) -> None:
         self.indptr, self.indices, self.rows = graph.indptr, graph.indices, rows
-        self.size = max(SMALL_BAND, -(-rows.size // own_threads()))
+        self.size = max(SMALL_BAND, -(-rows.size // thread_count()))
         stored = self.indptr[rows + 1] - self.indptr[rows]
         starts = range(0, max(rows.size, 1), self.size)
         self.slots = {at: int(stored[:at].sum()) for at in starts}
@@ -157,7 +159,7 @@ class _Edges:
         def reach(a: int, b: int) -> None:
             _reach(self.indptr, self.indices, data, core, rows[a:b], symmetric, self.bits[self.slots[a] :])
 
-        in_ranges(rows.size, reach, self.size)
+        run_in_ranges(rows.size, reach, self.size)
 
     def count(self, tree: NDArray[Any]) -> NDArray[Any]:
         """Drop the edges within a tree; shape (n_ranges, n_bins), how many of the others have which upper bits."""
@@ -168,7 +170,7 @@ class _Edges:
             bits = self.bits[self.slots[a] :]
             _count(self.indptr, self.indices, self.rows[a:b], tree, bits, counts[a // self.size])
 
-        in_ranges(self.rows.size, work, self.size)
+        run_in_ranges(self.rows.size, work, self.size)
         return counts
 
     def take(self, counts: NDArray[Any], bins: int) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
@@ -182,7 +184,7 @@ class _Edges:
             bits = self.bits[self.slots[a] :]
             _collect(self.indptr, self.indices, self.rows[a:b], bits, limit, weights[place:], ends[place:])
 
-        in_ranges(self.rows.size, work, self.size)
+        run_in_ranges(self.rows.size, work, self.size)
         return weights, ends
 
 
@@ -194,7 +196,7 @@ def merge_forests(forests: Sequence[Forest], n_texts: int) -> Forest:
     left, right = (np.concatenate([getattr(forest, side) for forest in forests]) for side in ("left", "right"))
     weight = np.concatenate([forest.distance for forest in forests]).astype(np.float32, copy=False)
     ends = (left.astype(np.uint64) << np.uint64(32)) | right.astype(np.uint64)
-    tree = rows_of(n_texts)
+    tree = row_numbers(n_texts)
     size = min(ends.size, max(n_texts - 1, 0))
     left, right, distance = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.float32)
     bits, ends = _sort(weight.view(np.uint32), ends)
@@ -250,7 +252,7 @@ def _collect(indptr: Any, indices: Any, rows: Any, bits: Any, limit: Any, weight
 
 
 @numba.njit(cache=True, nogil=True)
-def find(tree: Any, node: Any) -> Any:
+def find_root(tree: Any, node: Any) -> Any:
     """The root of a node's tree; the way is halved."""
     while tree[node] != node:
         tree[node] = tree[tree[node]]
@@ -295,7 +297,7 @@ def _grow(bits: Any, ends: Any, tree: Any, left: Any, right: Any, distance: Any,
             if place > start and ends[place] == ends[place - 1]:  # the same edge, listed by its other end
                 continue
             low, high = np.int64(ends[place] >> np.uint64(32)), np.int64(ends[place] & lower)
-            one, other = find(tree, low), find(tree, high)
+            one, other = find_root(tree, low), find_root(tree, high)
             if one != other:
                 tree[max(one, other)] = min(one, other)
                 left[found], right[found], distance[found] = low, high, weights[start]
@@ -312,9 +314,9 @@ def flatten(tree: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def grow_pieces(left: Any, right: Any, piece: Any) -> None:
+def join_components(left: Any, right: Any, piece: Any) -> None:
     """Overwrite ``piece`` (0..n-1 at first) with the smallest row of each row's connected piece."""
     for edge in range(left.size):
-        one, other = find(piece, left[edge]), find(piece, right[edge])
+        one, other = find_root(piece, left[edge]), find_root(piece, right[edge])
         piece[max(one, other)] = min(one, other)
     flatten(piece)

@@ -8,9 +8,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from clustering.kernels.graph.diffusion import AVERAGED, MIN_SCALE, Lists
+from clustering.kernels.graph.diffusion import AVERAGED, MIN_SCALE, NeighborLists
 from clustering.kernels.graph.forest import IntArray
-from clustering.kernels.threads import RANGE, in_ranges
+from clustering.kernels.threads import RANGE, run_in_ranges
 
 RANKS = 30  # of the neighbors among which a list may break off
 CLEAR = 8  # times the list's mean step, by which a break is clear
@@ -31,26 +31,26 @@ class GroupSizes:
     size: int = 0
 
     @property
-    def small(self) -> float:
+    def small_weight(self) -> float:
         """How far small groups set the resolution, 0 to 1."""
         return min(max((self.share - FEW) / (MANY - FEW), 0.0), 1.0)
 
     @property
-    def averaged(self) -> int:
+    def n_averaged(self) -> int:
         """Neighbors that diffusion averages over: where small groups count alone, as many as one has texts."""
         few = min(max(self.size, 4), AVERAGED)
-        return round(float(AVERAGED ** (1 - self.small) * few**self.small))
+        return round(float(AVERAGED ** (1 - self.small_weight) * few**self.small_weight))
 
     @property
     def min_cluster_size(self) -> int:
-        return MIN_CLUSTER_SIZE if self.small < 0.5 else FEWEST
+        return MIN_CLUSTER_SIZE if self.small_weight < 0.5 else FEWEST
 
     def gamma(self, n_texts: int, granularity: int | None = None) -> float:
         """The resolution of modularity: max(1, n_texts / granularity), by default more where groups are small."""
         usual = max(1.0, n_texts / (granularity or GRANULARITY))
-        if granularity is not None or self.small == 0:
+        if granularity is not None or self.small_weight == 0:
             return usual
-        return float(usual ** (1 - self.small) * max(usual, n_texts / (APART * self.size)) ** self.small)
+        return float(usual ** (1 - self.small_weight) * max(usual, n_texts / (APART * self.size)) ** self.small_weight)
 
 
 def measure_group_sizes(breaks: IntArray, n_texts: int) -> GroupSizes:
@@ -61,7 +61,7 @@ def measure_group_sizes(breaks: IntArray, n_texts: int) -> GroupSizes:
     return GroupSizes(broken / n_texts, int(np.searchsorted(np.cumsum(breaks), broken / 2)) + 1)
 
 
-def count_breaks(lists: Lists, most: int | None = None) -> IntArray:
+def count_breaks(lists: NeighborLists, most: int | None = None) -> IntArray:
     """In how many lists the distances break off clearly after so many neighbors, as those of a small group do.
 
     With distances d_r at ranks r, the steps r ln(d_r+1 / d_r) are alike where texts lie evenly around a row, whatever
@@ -72,7 +72,9 @@ def count_breaks(lists: Lists, most: int | None = None) -> IntArray:
     """
     counts = np.zeros((-(-len(lists) // RANGE), RANKS + 1), np.int64)
     longest = max(lists.indices.size, 1) if most is None else most
-    in_ranges(len(lists), lambda a, b: _breaks(lists.indptr[a : b + 1], lists.distances, longest, counts[a // RANGE]))
+    run_in_ranges(
+        len(lists), lambda a, b: _breaks(lists.indptr[a : b + 1], lists.distances, longest, counts[a // RANGE])
+    )
     total: IntArray = counts.sum(axis=0)
     return total
 

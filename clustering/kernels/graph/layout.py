@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from clustering.kernels.graph.diffusion import mixed
-from clustering.kernels.threads import in_ranges
+from clustering.kernels.graph.diffusion import mix_bits
+from clustering.kernels.threads import run_in_ranges
 
 FloatArray = NDArray[np.float32]
 EPOCHS, EPOCHS_OF_FEW, FEW = 200, 500, 10_000  # umap-learn's: up to so many texts have more epochs
@@ -78,7 +78,7 @@ def _memberships(distances: FloatArray, usual: float) -> FloatArray:
     return weights
 
 
-def fall_off(min_dist: float) -> tuple[float, float]:
+def fit_curve(min_dist: float) -> tuple[float, float]:
     """a and b of 1 / (1 + a d^(2 b)), nearest to the curve that is 1 up to min_dist and falls off as exp from there."""
     from scipy.optimize import curve_fit  # takes a while to load
 
@@ -100,7 +100,7 @@ def lay_out(
     """
     n_texts = graph.shape[0]
     epochs = epochs or (EPOCHS_OF_FEW if n_texts <= FEW else EPOCHS)
-    a, b = (np.float32(value) for value in fall_off(min_dist))
+    a, b = (np.float32(value) for value in fit_curve(min_dist))
     weight = graph.data / max(graph.data.max(initial=0), np.finfo(np.float32).tiny)
     weight[weight < 1 / epochs] = 0  # as umap-learn, which would not sample them once
     indptr = graph.indptr.astype(np.int64, copy=False)
@@ -120,7 +120,7 @@ def _moved(
     def work(first: int, end: int) -> None:
         _move(xy, moved, indptr, indices, weight, a, b, speed, hub, key, first, end)
 
-    in_ranges(len(xy), work, THREAD_ROWS)
+    run_in_ranges(len(xy), work, THREAD_ROWS)
     return moved
 
 
@@ -159,10 +159,10 @@ def _move(
             less = HALF_WAY / (pull * speed)
             by_x, by_y = by_x * less, by_y * less
         samples = int(np.ceil(NEGATIVES * held))
-        bits = mixed(key ^ mixed(np.uint64(row)))
+        bits = mix_bits(key ^ mix_bits(np.uint64(row)))
         push_x, push_y = np.float32(0), np.float32(0)
         for _ in range(samples):
-            bits = mixed(bits)
+            bits = mix_bits(bits)
             other = np.int64(((bits >> np.uint64(32)) * n_texts) >> np.uint64(32))
             away_x, away_y = x - xy[other, 0], y - xy[other, 1]
             square = away_x * away_x + away_y * away_y

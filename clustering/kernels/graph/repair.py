@@ -18,32 +18,32 @@ from clustering.kernels.graph.forest import (
     FloatArray,
     Forest,
     IntArray,
-    find,
+    find_root,
     flatten,
-    grow_pieces,
+    join_components,
     merge_forests,
-    rows_of,
+    row_numbers,
 )
 
 # rows int64 (n_rows,), piece int64 (n_texts,) -> for each row the nearest text of another piece by mutual reachability:
 # text int64 (-1: there is none) and reachability float32
-Ask = Callable[[IntArray, IntArray], tuple[IntArray, FloatArray]]
+OutsideSearch = Callable[[IntArray, IntArray], tuple[IntArray, FloatArray]]
 
 
 @dataclass(frozen=True)
 class Proof:
     """How much of a forest is proven to belong to the exact one, given that the lists are exact.
 
-    least : float32, shape (n_edges,), the smallest height that each merge can have; where it equals ``distance`` the
-        merge is proven, else its true height lies between the two
-    certified : merges proven by the lists alone; repaired : settled by asking; open : the others
+    lower_bound : float32, shape (n_edges,), the smallest height that each merge can have; where it equals ``distance``
+        the merge is proven, else its true height lies between the two
+    certified : merges proven by the lists alone; repaired : settled by asking; unproven : the others
     queries : rows asked for; bridges : edges between texts that the lists leave in separate pieces
     """
 
-    least: FloatArray
+    lower_bound: FloatArray
     certified: int
     repaired: int
-    open: int
+    unproven: int
     queries: int = 0
     bridges: int = 0
 
@@ -55,7 +55,7 @@ def prove_forest(forest: Forest, bound: FloatArray) -> Proof:
         neighbor in its list, infinite where the list holds all other texts
     """
     least = np.empty(len(forest), np.float32)
-    _prove(forest.left, forest.right, forest.distance, rows_of(bound.size), bound.copy(), least)
+    _prove(forest.left, forest.right, forest.distance, row_numbers(bound.size), bound.copy(), least)
     proven = int((least == forest.distance).sum())
     return Proof(least, proven, 0, len(forest) - proven)
 
@@ -64,7 +64,7 @@ def prove_forest(forest: Forest, bound: FloatArray) -> Proof:
 def _prove(left: Any, right: Any, distance: Any, tree: Any, bound: Any, least: Any) -> None:
     """``bound`` at a root: of its whole tree."""
     for edge in range(left.size):
-        one, other = find(tree, left[edge]), find(tree, right[edge])
+        one, other = find_root(tree, left[edge]), find_root(tree, right[edge])
         least[edge] = min(max(bound[one], bound[other]), distance[edge])
         low, high = min(one, other), max(one, other)
         tree[high] = low
@@ -87,22 +87,22 @@ def nearest_outside(away: Any, core: Any, others_core: Any, piece: Any, others_p
     return place, reach
 
 
-def repair_forest(forest: Forest, bound: FloatArray, ask: Ask, budget: int) -> tuple[Forest, Proof]:
+def repair_forest(forest: Forest, bound: FloatArray, ask: OutsideSearch, budget: int) -> tuple[Forest, Proof]:
     """Turn the forest of the lists into the exact one, asking for the nearest text outside what is not proven.
 
     Proven edges join texts to groups. Each round asks, for every group but the largest, those members that may have a
     shorter way out than the shortest known; that way is then proven, so at least half of the groups are joined. A group
     without any listed way out is a piece of the graph, and the answer is its bridge.
 
-    ask : see ``Ask``; budget : rows that may be asked for; cheap groups first, the others stay as they are
+    ask : see ``OutsideSearch``; budget : rows that may be asked for; cheap groups first, the others stay as they are
     Returns: the forest, and what is proven of it.
     """
     n_texts = bound.size
     listed = prove_forest(forest, bound)
     known, lowest = forest, bound.copy()
     tree = np.arange(n_texts)
-    proven = listed.least == forest.distance
-    grow_pieces(forest.left[proven], forest.right[proven], tree)
+    proven = listed.lower_bound == forest.distance
+    join_components(forest.left[proven], forest.right[proven], tree)
     queries = 0
     while True:
         group = _groups(known, tree, lowest)
@@ -142,11 +142,11 @@ def repair_forest(forest: Forest, bound: FloatArray, ask: Ask, budget: int) -> t
         ends = group[known.left[between]], group[known.right[between]]
         _prove(*ends, known.distance[between], np.arange(floor.size), floor, rest)
         least[between] = rest
-    open_ = int((least != known.distance).sum())
+    unproven = int((least != known.distance).sum())
     new = len(known) - len(forest)
-    certified = min(listed.certified, len(known) - open_)
+    certified = min(listed.certified, len(known) - unproven)
     return known, replace(
-        listed, least=least, certified=certified, repaired=len(known) - open_ - certified, open=open_,
+        listed, lower_bound=least, certified=certified, repaired=len(known) - unproven - certified, unproven=unproven,
         queries=queries, bridges=new,
     )  # fmt: skip
 
@@ -166,12 +166,12 @@ def _join_proven(left: Any, right: Any, distance: Any, tree: Any, lowest: Any) -
     while True:
         floor, best = np.full(n_texts, np.inf, np.float32), np.full(n_texts, -1, np.int64)
         for text in range(n_texts):
-            root = find(tree, text)
+            root = find_root(tree, text)
             floor[root] = min(floor[root], lowest[text])
         between = 0
         for place in range(n_live):
             edge = live[place]
-            one, other = find(tree, left[edge]), find(tree, right[edge])
+            one, other = find_root(tree, left[edge]), find_root(tree, right[edge])
             if one != other:
                 live[between] = edge
                 between += 1
@@ -183,7 +183,7 @@ def _join_proven(left: Any, right: Any, distance: Any, tree: Any, lowest: Any) -
         for root in range(n_texts):
             edge = best[root]
             if edge >= 0 and floor[root] >= distance[edge]:
-                one, other = find(tree, left[edge]), find(tree, right[edge])
+                one, other = find_root(tree, left[edge]), find_root(tree, right[edge])
                 if one != other:
                     tree[max(one, other)] = min(one, other)
                     joined = True

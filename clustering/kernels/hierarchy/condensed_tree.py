@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from clustering.kernels.graph.forest import Forest, find
+from clustering.kernels.graph.forest import Forest, find_root
 
 TREE_DTYPE = np.dtype(
     [("parent", np.intp), ("child", np.intp), ("lambda_val", np.float64), ("child_size", np.intp)]
@@ -28,7 +28,7 @@ class CondensedTree:
         parent
     birth : float64, shape (n_clusters,), lambda at which the cluster leaves its parent; size : int64, its texts
     cluster, departure : int32 and float64, shape (n_texts,), the cluster that a text leaves last, and at which lambda
-    pieces : pieces of the forest that are large enough for a cluster; 1 where there is but one piece
+    n_components : components of the forest that are large enough for a cluster; 1 where there is one component
     """
 
     parent: NDArray[np.int32]
@@ -36,7 +36,7 @@ class CondensedTree:
     size: NDArray[np.int64]
     cluster: NDArray[np.int32]
     departure: NDArray[np.float64]
-    pieces: int
+    n_components: int
 
     def as_records(self) -> NDArray[Any]:
         """The same in hdbscan's form: a record a text and a cluster but the root, clusters from n_texts on."""
@@ -83,12 +83,12 @@ def cluster_forest(
     Source: McInnes, Healy and Astels (2017), hdbscan; outlier scores GLOSH, Campello et al. (2015).
     """
     tree = condense(forest, n_texts, min_cluster_size)
-    alone = allow_single_cluster and tree.pieces == 1 and n_texts > 1
+    alone = allow_single_cluster and tree.n_components == 1 and n_texts > 1
     stability, last, deepest = _stabilities(tree.parent, tree.birth, tree.size, tree.cluster, tree.departure)
     if selection == "eom":
         selected = _excess_of_mass(tree.parent, tree.size, stability, max_cluster_size, alone)
     elif selection == "leaf":
-        selected = leaves_of(tree)
+        selected = leaf_clusters(tree)
     else:
         raise ValueError(f"selection={selection!r} is neither 'eom' nor 'leaf'")
     if epsilon > 0 and not selected[0]:
@@ -102,7 +102,7 @@ def cluster_forest(
     return Clusters(label, strength, score, persistence[kept], tree)
 
 
-def cluster_nodes(tree: CondensedTree, node_label: NDArray[np.int64]) -> Clusters:
+def clusters_from_labels(tree: CondensedTree, node_label: NDArray[np.int64]) -> Clusters:
     """What the choice of a label for every cluster of a condensed tree says of the texts.
 
     node_label : int64, shape (n_clusters,), 0 to n - 1; -1 where texts that leave the tree there are noise
@@ -133,7 +133,7 @@ def _persistence(tree: CondensedTree, label: NDArray[np.int64], stability: NDArr
     return np.divide(stability, scale, out=np.ones(stability.size), where=scale > 0)
 
 
-def leaves_of(tree: CondensedTree, root_too: bool = False) -> NDArray[np.bool_]:
+def leaf_clusters(tree: CondensedTree, root_too: bool = False) -> NDArray[np.bool_]:
     """bool, shape (n_clusters,): the clusters that split no more; the root only on request."""
     leaf = np.ones(tree.parent.size, np.bool_)
     leaf[tree.parent[1:]] = False
@@ -157,11 +157,11 @@ def finish_labels(
     label[alone] = len(found.persistence) + number
     strength[alone] = 1
     extra = np.zeros(int(number.max(initial=-1)) + 1)
-    label, persistence = renumber(label, copies, np.concatenate([found.persistence, extra]))
+    label, persistence = renumber_clusters(label, copies, np.concatenate([found.persistence, extra]))
     return label, strength, persistence
 
 
-def renumber(
+def renumber_clusters(
     label: NDArray[np.int64], copies: NDArray[np.int32], persistence: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Number clusters by records, largest first, then by smallest row, so that equal results have equal numbers."""
@@ -229,7 +229,7 @@ def _condense(
     first, second = np.empty(n_edges, tree.dtype), np.empty(n_edges, tree.dtype)
     held = np.ones(n_texts + n_edges, tree.dtype)
     for edge in range(n_edges):
-        one, other = find(tree, left[edge]), find(tree, right[edge])
+        one, other = find_root(tree, left[edge]), find_root(tree, right[edge])
         first[edge], second[edge] = top[one], top[other]
         held[n_texts + edge] = held[top[one]] + held[top[other]]
         tree[max(one, other)] = min(one, other)

@@ -7,17 +7,17 @@ from typing import Any
 import numba
 import numpy as np
 
-from clustering.kernels.graph.forest import FloatArray, IntArray, find, rows_of
+from clustering.kernels.graph.forest import FloatArray, IntArray, find_root, row_numbers
 
 
-def grow_homes(left: IntArray, right: IntArray, distance: FloatArray, label: IntArray) -> tuple[IntArray, FloatArray]:
+def assign_homes(left: IntArray, right: IntArray, distance: FloatArray, label: IntArray) -> tuple[IntArray, FloatArray]:
     """Give each noise text the cluster that it meets first along the ascending forest.
 
     left, right, distance : the forest, ascending; label : int64, shape (n_texts,), -1 is noise
     Returns: home int64 and height float32, shape (n_texts,): the height at which a noise text joined, 0 for members,
         infinite (home -1) in a piece without a cluster. When a joined group of noise meets a cluster, all of it joins.
     """
-    parent = rows_of(label.size)
+    parent = row_numbers(label.size)
     home, height = label.copy(), np.zeros(label.size, np.float32)
     height[label < 0] = np.inf
     _grow(left, right, distance, label, parent, parent.copy(), np.full_like(parent, -1), home, height)
@@ -30,7 +30,7 @@ def _grow(
 ) -> None:
     """``following``, from a root on: a linked list of the texts of its group of noise; ``last``, at a root: its end."""
     for edge in range(left.size):
-        one, other = find(parent, left[edge]), find(parent, right[edge])
+        one, other = find_root(parent, left[edge]), find_root(parent, right[edge])
         if one == other:
             continue
         if label[one] >= 0 and label[other] >= 0:
@@ -59,6 +59,6 @@ def median_height(distance: FloatArray) -> np.float32:
 def home_strength(height: FloatArray, middle: np.float32) -> FloatArray:
     """1 for members; a text that joins at the median height of the forest has 1/2, one far out nearly 0.
 
-    height : float32, at which each text joins, see ``grow_homes``
+    height : float32, at which each text joins, see ``assign_homes``
     """
     return (1 / (1 + height / middle)).astype(np.float32, copy=False)

@@ -16,13 +16,13 @@ from clustering.kernels.hierarchy.condensed_tree import (
     Clusters,
     CondensedTree,
     cluster_forest,
-    cluster_nodes,
+    clusters_from_labels,
     condense,
     finish_labels,
-    leaves_of,
-    renumber,
+    leaf_clusters,
+    renumber_clusters,
 )
-from clustering.kernels.hierarchy.homes import grow_homes, home_strength, median_height
+from clustering.kernels.hierarchy.homes import assign_homes, home_strength, median_height
 
 PRESETS = {"events": 7, "topics": 50}  # neighbors in the quality graph
 NEIGHBORS = 10  # without a preset
@@ -33,7 +33,7 @@ LUMP = 0.25  # share of the texts in one cluster with which a layer says nothing
 
 
 @dataclass(frozen=True)
-class Choice:
+class ClusterOptions:
     """How clusters are chosen from the tree; the names are those of the configuration's section ``cluster``."""
 
     selection: str = "modularity"
@@ -47,21 +47,21 @@ class Choice:
     layers: int = 6
 
     @property
-    def neighbors(self) -> int:
-        """First neighbors of each text that the choice looks at."""
+    def n_neighbors(self) -> int:
+        """First neighbors of each text that the options look at."""
         return 0 if self.selection != "modularity" else PRESETS.get(self.preset or "", NEIGHBORS)
 
-    def smallest(self, grain: GroupSizes) -> int:
+    def smallest_cluster(self, group_sizes: GroupSizes) -> int:
         """Texts that a cluster has at least."""
         if self.min_cluster_size is not None:
             return self.min_cluster_size
         if self.selection != "modularity" or self.preset == "topics":
             return MIN_CLUSTER_SIZE
-        return FEWEST if self.preset == "events" else grain.min_cluster_size
+        return FEWEST if self.preset == "events" else group_sizes.min_cluster_size
 
-    def gamma(self, grain: GroupSizes, n_nodes: int) -> float:
+    def gamma(self, group_sizes: GroupSizes, n_nodes: int) -> float:
         """The resolution of modularity. Subjects are broad, however small the groups that lie within them."""
-        return (GroupSizes() if self.preset == "topics" else grain).gamma(n_nodes, self.granularity)
+        return (GroupSizes() if self.preset == "topics" else group_sizes).gamma(n_nodes, self.granularity)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Labels:
         cluster that stands in several layers has one number; clusters of other layers follow those of ``label``
     parent : int64, a value for each cluster of any layer, the one around it in a broader layer, -1 for none
     persistence : float64, a value for each cluster of any layer, 0 to 1
-    count : clusters in ``label``; chosen : which layer that is; alone : clusters that are the copies of one text
+    n_clusters : clusters in ``label``; chosen_layer : which layer that is; n_copies_clusters : clusters that are the
+        copies of one text
     gammas : the resolution of each layer; modularity : of ``home`` (None where none was measured)
     tree : over the nodes of the forest
     """
@@ -88,9 +89,9 @@ class Labels:
     layers: IntArray
     parent: IntArray
     persistence: NDArray[np.float64]
-    count: int
-    chosen: int
-    alone: int
+    n_clusters: int
+    chosen_layer: int
+    n_copies_clusters: int
     gammas: list[float]
     modularity: float | None
     tree: CondensedTree
@@ -100,37 +101,37 @@ def label_texts(
     forest: Forest,
     copies: NDArray[np.int32],
     core: FloatArray,
-    choice: Choice,
+    options: ClusterOptions,
     *,
     floor: float,
     nearest: NDArray[Any] | None = None,
     piece: IntArray | None = None,
-    grain: GroupSizes = GroupSizes(),  # noqa: B008 (frozen)
+    group_sizes: GroupSizes = GroupSizes(),  # noqa: B008 (frozen)
 ) -> Labels:
     """Cluster the texts of a forest.
 
     copies : int32, shape (n_texts,), records a text; core : float32, shape (n_texts,), core distances
-    floor : the shortest distance; nearest : shape (n_texts, choice.neighbors), -1 where a list is shorter
+    floor : the shortest distance; nearest : shape (n_texts, options.n_neighbors), -1 where a list is shorter
     piece : the smallest row of the texts with an equal vector; none: all differ
     """
     n_texts = copies.size
-    weigh = choice.copies == "weigh"
+    weigh = options.copies == "weigh"
     nodes = unfold_copies(forest, copies, core, floor) if weigh else forest
     n_nodes = int(copies.sum()) if weigh else n_texts
-    smallest = choice.smallest(grain)
+    smallest = options.smallest_cluster(group_sizes)
     layers: _Layers | None = None
-    if choice.selection == "modularity":
+    if options.selection == "modularity":
         tree = condense(nodes, n_nodes, smallest)
-        gamma = choice.gamma(grain, n_nodes)
-        layers = _Layers(nodes, tree, choice, nearest, copies if weigh else None, gamma)
+        gamma = options.gamma(group_sizes, n_nodes)
+        layers = _Layers(nodes, tree, options, nearest, copies if weigh else None, gamma)
         found = layers.clusters(layers.maps[layers.chosen])
     else:
         found = cluster_forest(
-            nodes, n_nodes, min_cluster_size=smallest, selection=choice.selection, epsilon=choice.epsilon,
-            max_cluster_size=choice.max_cluster_size, allow_single_cluster=choice.allow_single_cluster,
+            nodes, n_nodes, min_cluster_size=smallest, selection=options.selection, epsilon=options.epsilon,
+            max_cluster_size=options.max_cluster_size, allow_single_cluster=options.allow_single_cluster,
         )  # fmt: skip
     label, strength, persistence = finish_labels(found, copies, smallest, piece)
-    home, height = grow_homes(forest.left, forest.right, forest.distance, label)
+    home, height = assign_homes(forest.left, forest.right, forest.distance, label)
     count = len(persistence)
     table, parent = label[:, None], np.full(count, -1, np.int64)
     if layers is not None:
@@ -144,9 +145,9 @@ def label_texts(
         layers=table,
         parent=parent,
         persistence=persistence,
-        count=count,
-        chosen=layers.chosen if layers else 0,
-        alone=count - len(found.persistence),
+        n_clusters=count,
+        chosen_layer=layers.chosen if layers else 0,
+        n_copies_clusters=count - len(found.persistence),
         gammas=layers.gammas if layers else [],
         modularity=layers.modularity if layers else None,
         tree=found.tree,
@@ -160,7 +161,7 @@ class _Layers:
         self,
         forest: Forest,
         tree: CondensedTree,
-        choice: Choice,
+        options: ClusterOptions,
         nearest: NDArray[Any] | None,
         copies: NDArray[np.int32] | None,
         gamma: float,
@@ -168,32 +169,32 @@ class _Layers:
         if nearest is None:
             raise ValueError("selection='modularity' needs the first neighbors of each row")
         self.tree = tree
-        alone = choice.allow_single_cluster and tree.pieces == 1 and tree.cluster.size > 1
-        self.leaves = leaves_of(tree, alone and tree.parent.size == 1)
-        topics = choice.preset == "topics"
-        quality = modularity_cut.measure_tree(forest, tree, self.leaves, nearest, shared=not topics, copies=copies)
+        alone = options.allow_single_cluster and tree.n_components == 1 and tree.cluster.size > 1
+        self.leaves = leaf_clusters(tree, alone and tree.parent.size == 1)
+        topics = options.preset == "topics"
+        quality = modularity_cut.measure_quality(forest, tree, self.leaves, nearest, shared=not topics, copies=copies)
         if topics:
             leaf_number = np.cumsum(self.leaves) - 1
             graph = modularity_cut.unit_graph(quality, np.where(quality.leaf >= 0, leaf_number[quality.leaf], -1))
-            group = modularity_cut.merge_units(graph, gamma)
+            group = modularity_cut.merge_by_louvain(graph, gamma)
             chosen = np.where(self.leaves, group[leaf_number] if group.size else -1, -1)
-            graph = modularity_cut.contract(graph, group)
+            graph = modularity_cut.contract_graph(graph, group)
         else:
             chosen = modularity_cut.cut_tree(tree, quality, gamma, alone)
             graph = modularity_cut.unit_graph(quality, np.where(quality.leaf >= 0, chosen[quality.leaf], -1))
         self.modularity = modularity_cut.modularity(graph, gamma)
         self.maps, self.gammas = [chosen], [gamma]
         texts = np.bincount(quality.leaf[quality.leaf >= 0], minlength=tree.parent.size)
-        self._add_broader(graph, gamma, texts, min(BROADER + 1, choice.layers))
+        self._add_broader(graph, gamma, texts, min(BROADER + 1, options.layers))
         self.chosen = len(self.maps) - 1
-        self._add_finer(quality, gamma, choice.layers)
+        self._add_finer(quality, gamma, options.layers)
 
     def _add_broader(self, graph: csr_array, gamma: float, texts: IntArray, most: int) -> None:
         """Merge the clusters of the layer before, at ever lower resolution, until half of them are left."""
         for doubling in range(1, DOUBLINGS):
             if len(self.maps) >= most or graph.shape[0] < 2 * APART:
                 break
-            group = modularity_cut.merge_units(graph, gamma / 2**doubling)
+            group = modularity_cut.merge_by_louvain(graph, gamma / 2**doubling)
             count = int(group.max()) + 1
             if count * APART > graph.shape[0]:
                 continue
@@ -204,7 +205,7 @@ class _Layers:
                 break
             self.maps.insert(0, broader)
             self.gammas.insert(0, gamma / 2**doubling)
-            graph = modularity_cut.contract(graph, group)
+            graph = modularity_cut.contract_graph(graph, group)
 
     def _add_finer(self, quality: modularity_cut.Quality, gamma: float, most: int) -> None:
         """Cut the tree at ever higher resolution, within the layer before, until there are twice as many clusters."""
@@ -220,7 +221,7 @@ class _Layers:
                 self.gammas.append(gamma * 2**doubling)
 
     def clusters(self, leaf_label: IntArray) -> Clusters:
-        return cluster_nodes(self.tree, modularity_cut.common_labels(self.tree, self.leaves, leaf_label))
+        return clusters_from_labels(self.tree, modularity_cut.common_labels(self.tree, self.leaves, leaf_label))
 
     def numbered(
         self, found: Clusters, label: IntArray, persistence: NDArray[np.float64], copies: NDArray[np.int32]
@@ -243,7 +244,7 @@ class _Layers:
             number = np.full(found.persistence.size, -1, np.int64)
             number[mine[same]] = numbers[beside][theirs[same]]
             new = np.flatnonzero(number < 0)
-            ordered, _ = renumber(found.label[: label.size], copies, found.persistence)
+            ordered, _ = renumber_clusters(found.label[: label.size], copies, found.persistence)
             rank = _renamed(found.label, ordered, found.persistence.size)
             new = new[np.argsort(rank[new], kind="stable")]
             number[new] = total + np.arange(new.size)

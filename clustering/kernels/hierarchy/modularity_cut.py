@@ -17,8 +17,8 @@ from scipy.sparse import coo_array, csr_array
 
 from clustering.kernels.graph.forest import Forest, IntArray
 from clustering.kernels.hierarchy.condensed_tree import CondensedTree
-from clustering.kernels.hierarchy.homes import grow_homes
-from clustering.kernels.threads import in_ranges
+from clustering.kernels.hierarchy.homes import assign_homes
+from clustering.kernels.threads import run_in_ranges
 
 WEIGHT = 1 << 16  # of an edge whose ends share all neighbors
 
@@ -40,7 +40,7 @@ class Quality:
     volume: IntArray
 
 
-def measure_tree(
+def measure_quality(
     forest: Forest,
     tree: CondensedTree,
     leaves: NDArray[np.bool_],
@@ -56,7 +56,7 @@ def measure_tree(
     shared : weigh edges by Jaccard's index of both ends' lists, each row in its own; else all the same
     copies : int32, shape (n_rows,), records of a row, as whose each of its edges counts; none: 1
     """
-    leaf, _ = grow_homes(
+    leaf, _ = assign_homes(
         forest.left,
         forest.right,
         forest.distance,
@@ -111,7 +111,7 @@ def unit_graph(quality: Quality, unit: IntArray) -> csr_array:
     return csr_array(total + total.T)
 
 
-def merge_units(graph: csr_array, gamma: float) -> IntArray:
+def merge_by_louvain(graph: csr_array, gamma: float) -> IntArray:
     """Join units by local moving as long as modularity grows: Louvain's method.
 
     graph : from ``unit_graph``. Returns: int64, shape (n_units,), the group of each unit, 0 to n_groups - 1.
@@ -127,13 +127,13 @@ def merge_units(graph: csr_array, gamma: float) -> IntArray:
         group = moved[group]
         if moved.max(initial=-1) + 1 == graph.shape[0]:
             break
-        graph = contract(graph, moved)
+        graph = contract_graph(graph, moved)
     found = np.empty(group.size, np.int64)
     found[order] = group
     return found
 
 
-def contract(graph: csr_array, group: IntArray) -> csr_array:
+def contract_graph(graph: csr_array, group: IntArray) -> csr_array:
     """The graph of groups of units. group : int64, shape (n_units,), 0 to n_groups - 1"""
     ends, count = coo_array(graph), int(group.max(initial=-1)) + 1
     return csr_array(coo_array((ends.data, (group[ends.row], group[ends.col])), shape=(count, count)))
@@ -180,7 +180,7 @@ def _shared_weights(nearest: NDArray[Any]) -> NDArray[np.int32]:
     lists = np.concatenate([np.arange(len(nearest), dtype=nearest.dtype)[:, None], nearest], axis=1)
     lists.sort(axis=1)
     weight = np.zeros(nearest.shape, np.int32)
-    in_ranges(len(nearest), lambda a, b: _share(a, nearest[a:b], lists, weight[a:b]))
+    run_in_ranges(len(nearest), lambda a, b: _share(a, nearest[a:b], lists, weight[a:b]))
     return weight
 
 

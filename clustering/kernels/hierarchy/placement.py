@@ -12,12 +12,12 @@ from clustering.kernels.graph.diffusion import MIN_SCALE
 from clustering.kernels.graph.forest import FloatArray, Forest, IntArray
 from clustering.kernels.hierarchy.homes import home_strength, median_height
 
-Placed = dict[str, NDArray[Any]]
+Assignments = dict[str, NDArray[Any]]
 
 
-def vote(
+def assign_by_vote(
     rows: IntArray, length: FloatArray, inside: NDArray[np.bool_], averaged: int, label: IntArray, home: IntArray
-) -> Placed:
+) -> Assignments:
     """Let the nearest rows vote, weighed by a Gaussian of the distance, as diffusion weighs them.
 
     rows : shape (n_new, k), nearest first, -1 for none; length : float32, Euclidean distances to them
@@ -52,7 +52,7 @@ def _most(label: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[np.int64],
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReachabilityAssigner:
     """What HDBSCAN's clusters say to new rows.
 
     core : float32, shape (n_rows,), core distances; home : of all rows; rank : min_samples
@@ -67,13 +67,15 @@ class Reach:
     middle: np.float32
 
     @classmethod
-    def of(cls, forest: Forest, core: FloatArray, label: NDArray[Any], home: NDArray[Any], rank: int) -> Reach:
+    def from_forest(
+        cls, forest: Forest, core: FloatArray, label: NDArray[Any], home: NDArray[Any], rank: int
+    ) -> ReachabilityAssigner:
         ceiling = np.zeros(int(label.max(initial=-1)) + 2, np.float32)
         within = (label[forest.left] == label[forest.right]) & (label[forest.left] >= 0)
         np.maximum.at(ceiling, label[forest.left[within]], forest.distance[within])
         return cls(core, home, rank, ceiling, median_height(forest.distance))
 
-    def meet(self, rows: IntArray, away: FloatArray) -> Placed:
+    def assign(self, rows: IntArray, away: FloatArray) -> Assignments:
         """Where new rows meet the clustered ones at mutual reachability: ``home`` is the home of the row met first,
         ``label`` the same cluster when that is no higher than its own members meet each other, else -1.
 

@@ -43,9 +43,9 @@ def test_kernels_are_kept_in_a_folder_of_the_user_where_nothing_else_can_be_writ
     read_only: dict[str, str], tmp_path: Path
 ) -> None:
     ours = tmp_path / f"covey-{os.getuid()}"
-    code = f"import numpy as np; {IMPORTS}; clustering.kernels.graph.csr.first_bad(np.zeros(3, np.float32))"
+    code = f"import numpy as np; {IMPORTS}; clustering.kernels.graph.csr.first_invalid(np.zeros(3, np.float32))"
     assert python(code, read_only) == str(ours / "numba")
-    assert list((ours / "numba").rglob("csr.first_bad*"))
+    assert list((ours / "numba").rglob("csr.first_invalid*"))
     assert ours.stat().st_mode & 0o777 == 0o700
 
 
@@ -61,7 +61,7 @@ def test_a_folder_that_others_may_write_is_not_taken(read_only: dict[str, str], 
 def test_a_folder_of_the_user_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours").chmod(0o755)
-    assert cache.made_private(tmp_path / "ours")
+    assert cache.make_private(tmp_path / "ours")
     assert (tmp_path / "ours").stat().st_mode & 0o777 == 0o700
 
 

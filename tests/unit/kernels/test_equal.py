@@ -13,10 +13,17 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from clustering.encoders.base import unit_rows
-from clustering.kernels.graph.diffusion import MIN_LENGTH, Lists, diffuse
-from clustering.kernels.graph.equal_vectors import APART, equal_edges, equal_pairs, joined, tie, tied
-from clustering.kernels.graph.forest import core_distances, grow_pieces, spanning_forest
-from clustering.kernels.hierarchy.labels import Choice, label_texts
+from clustering.kernels.graph.diffusion import MIN_LENGTH, NeighborLists, diffuse
+from clustering.kernels.graph.equal_vectors import (
+    APART,
+    equal_edges,
+    equal_pairs,
+    find_tied_rows,
+    join_equal_rows,
+    tie_equal_rows,
+)
+from clustering.kernels.graph.forest import core_distances, join_components, spanning_forest
+from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
 from tests.planted import blobs, pair_distances
 
 FLOOR = 1e-3
@@ -34,7 +41,7 @@ def corpus(seed: int, equal: int) -> tuple[NDArray[np.float32], NDArray[np.int64
     return np.concatenate([vectors, rounded])[order], piece[order]
 
 
-def lists_of(vectors: NDArray[np.float32], piece: NDArray[np.int64], k: int, halves: bool) -> Lists:
+def lists_of(vectors: NDArray[np.float32], piece: NDArray[np.int64], k: int, halves: bool) -> NeighborLists:
     """The k nearest; of equal ones the first, or, as an approximate search may give them, those of the same half."""
     distances = pair_distances(vectors).astype(np.float32)
     distances[piece[:, None] == piece] = 0
@@ -45,7 +52,7 @@ def lists_of(vectors: NDArray[np.float32], piece: NDArray[np.int64], k: int, hal
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
     found = np.maximum(np.take_along_axis(distances, nearest, axis=1), np.float32(FLOOR))
     indptr = np.arange(len(vectors) + 1, dtype=np.int64) * k
-    return Lists(0, indptr, nearest.ravel(), found.ravel())
+    return NeighborLists(0, indptr, nearest.ravel(), found.ravel())
 
 
 def sets_of(group: Any) -> set[frozenset[int]]:
@@ -58,13 +65,13 @@ def sets_of(group: Any) -> set[frozenset[int]]:
 def test_every_set_of_equal_vectors_is_found(equal: int, halves: bool) -> None:
     vectors, truth = corpus(equal, equal)
     lists = lists_of(vectors, truth, 12, halves)
-    piece, full = joined([equal_edges(lists, FLOOR)], len(vectors))
+    piece, full = join_equal_rows([equal_edges(lists, FLOOR)], len(vectors))
     if equal < 12:
         assert full.size == 0  # no vector is looked at
     else:
         assert full.size == (6 if halves else 3)
     left, right = equal_pairs(vectors[full])
-    grow_pieces(full[left], full[right], piece)
+    join_components(full[left], full[right], piece)
     assert sets_of(piece) == sets_of(truth)
 
 
@@ -76,9 +83,9 @@ def test_equal_pairs_are_those_of_all_pairs(seed: int, count: int, distinct: int
     vectors = unit_rows((vectors + rng.normal(0, 1e-7, vectors.shape)).astype(np.float32))
     piece, truth = np.arange(count), np.arange(count)
     left, right = equal_pairs(vectors)
-    grow_pieces(left, right, piece)
+    join_components(left, right, piece)
     one, other = np.nonzero(np.linalg.norm(vectors[:, None] - vectors[None], axis=2) <= APART)
-    grow_pieces(one, other, truth)
+    join_components(one, other, truth)
     assert_array_equal(piece, truth)
 
 
@@ -100,20 +107,25 @@ def test_equal_vectors_share_cluster_strength_and_home(weights: str, equal: int,
         forest = spanning_forest(graph, core, symmetric=False)
         row = np.unique(piece, return_index=True, return_inverse=True)
         smallest = row[1][row[2]]
-        whole = tie(forest, smallest, core, floor)
-        assert_array_equal(tied(whole, core, floor), smallest)
-        assert_array_equal(tied(forest, core, floor), np.arange(n_texts))
+        whole = tie_equal_rows(forest, smallest, core, floor)
+        assert_array_equal(find_tied_rows(whole, core, floor), smallest)
+        assert_array_equal(find_tied_rows(forest, core, floor), np.arange(n_texts))
         assert (np.diff(whole.distance) >= 0).all()
-        for choice in (Choice(), Choice(preset="topics"), Choice(selection="eom"), Choice(selection="leaf")):
-            nearest = lists.nearest(choice.neighbors)
-            before = label_texts(forest, copies, core, choice, floor=floor, nearest=nearest)
-            after = label_texts(whole, copies, core, choice, floor=floor, nearest=nearest, piece=smallest)
+        for options in (
+            ClusterOptions(),
+            ClusterOptions(preset="topics"),
+            ClusterOptions(selection="eom"),
+            ClusterOptions(selection="leaf"),
+        ):
+            nearest = lists.nearest(options.n_neighbors)
+            before = label_texts(forest, copies, core, options, floor=floor, nearest=nearest)
+            after = label_texts(whole, copies, core, options, floor=floor, nearest=nearest, piece=smallest)
             parted |= bool((before.label != before.label[smallest]).any())
             for one in fields(after):
                 if one.name in ("label", "strength", "home", "home_strength", "outlier_score", "layers"):
                     values = getattr(after, one.name)
-                    assert_array_equal(values, values[smallest], err_msg=f"{one.name} {choice}")
-            assert after.label.max() + 1 == after.count
+                    assert_array_equal(values, values[smallest], err_msg=f"{one.name} {options}")
+            assert after.label.max() + 1 == after.n_clusters
     assert parted or equal < 40 or not halves  # the case is one that went wrong
 
 
@@ -122,19 +134,20 @@ def test_a_forest_without_equal_vectors_stays_as_it_is() -> None:
     lists = lists_of(vectors, piece, 12, False)
     core = np.zeros(len(vectors), np.float32)
     forest = spanning_forest(lists.graph(diffuse(lists, 0), len(vectors)), core, symmetric=False)
-    assert tie(forest, np.arange(len(vectors)), core, FLOORED) is forest
+    assert tie_equal_rows(forest, np.arange(len(vectors)), core, FLOORED) is forest
 
 
 def test_noise_that_has_one_vector_is_a_cluster_where_its_records_are_enough() -> None:
     rows = np.array([0, 1, 2, 3, 4, 5])
-    forest = tie(spanning_forest(Lists(0, np.zeros(7, np.int64), rows[:0], np.empty(0, np.float32)).graph(
-        np.empty(0, np.float32), 6), np.zeros(6, np.float32), symmetric=False), np.array([0, 0, 0, 3, 4, 5]),
-        np.zeros(6, np.float32), FLOORED)  # fmt: skip
+    none, core = np.empty(0, np.float32), np.zeros(6, np.float32)
+    graph = NeighborLists(0, np.zeros(7, np.int64), rows[:0], none).graph(none, 6)
+    forest = spanning_forest(graph, core, symmetric=False)
+    forest = tie_equal_rows(forest, np.array([0, 0, 0, 3, 4, 5]), core, FLOORED)
     copies = np.array([2, 1, 2, 1, 1, 1], np.int32)
     nearest = np.full((6, 10), -1)
     found = label_texts(
-        forest, copies, np.zeros(6, np.float32), Choice(), floor=FLOORED, nearest=nearest,
-        piece=tied(forest, np.zeros(6, np.float32), FLOORED),
+        forest, copies, np.zeros(6, np.float32), ClusterOptions(), floor=FLOORED, nearest=nearest,
+        piece=find_tied_rows(forest, np.zeros(6, np.float32), FLOORED),
     )  # fmt: skip
     assert found.label.tolist() == [0, 0, 0, -1, -1, -1]
-    assert found.count == found.alone == 1
+    assert found.n_clusters == found.n_copies_clusters == 1

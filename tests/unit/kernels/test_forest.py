@@ -19,11 +19,11 @@ from clustering.kernels.graph.forest import (
     SMALL_BAND,
     Forest,
     core_distances,
-    grow_pieces,
+    join_components,
     merge_forests,
     spanning_forest,
 )
-from clustering.kernels.hierarchy.homes import grow_homes
+from clustering.kernels.hierarchy.homes import assign_homes
 from tests import oracles
 from tests.planted import blobs, edges_of, neighbor_graph
 from tests.strategies import full_graphs, graphs
@@ -145,7 +145,7 @@ def test_pieces_are_named_by_their_smallest_row(graph: csr_array) -> None:
     n_texts = graph.shape[0]
     low, high, _ = edges_of(graph)
     piece = np.arange(n_texts)
-    grow_pieces(low, high, piece)
+    join_components(low, high, piece)
     assert piece.tolist() == oracles.pieces(n_texts, zip(low.tolist(), high.tolist(), strict=True))
 
 
@@ -154,7 +154,7 @@ def test_homes_match_the_slow_reference(graph: csr_array, data: st.DataObject) -
     n_texts = graph.shape[0]
     label = data.draw(st.lists(st.integers(-1, 2), min_size=n_texts, max_size=n_texts))
     forest = spanning_forest(graph, core_distances(graph, 1))
-    home, height = grow_homes(forest.left, forest.right, forest.distance, np.array(label))
+    home, height = assign_homes(forest.left, forest.right, forest.distance, np.array(label))
     assert (home.tolist(), height.tolist()) == oracles.homes(edges(forest), label)
 
 
@@ -163,7 +163,7 @@ def test_a_noise_text_joins_at_the_lowest_way_to_any_member(graph: csr_array, da
     n_texts = graph.shape[0]
     label = np.array(data.draw(st.lists(st.integers(-1, 1), min_size=n_texts, max_size=n_texts)))
     forest = spanning_forest(graph, core_distances(graph, 1))
-    home, height = grow_homes(forest.left, forest.right, forest.distance, label)
+    home, height = assign_homes(forest.left, forest.right, forest.distance, label)
     way = oracles.lowest_ways(n_texts, edges(forest))
     assert_array_equal(height, way[:, label >= 0].min(axis=1, initial=np.inf))
     assert_array_equal(home >= 0, np.isfinite(height))
@@ -173,12 +173,12 @@ def test_a_noise_text_joins_at_the_lowest_way_to_any_member(graph: csr_array, da
 def test_noise_that_has_met_other_noise_joins_together() -> None:
     # 0 -.1- 1 -.2- 2 -.3- member 3
     left, right, distance = np.array([0, 1, 2]), np.array([1, 2, 3]), np.array([0.1, 0.2, 0.3], np.float32)
-    home, height = grow_homes(left, right, distance, np.array([-1, -1, -1, 4]))
+    home, height = assign_homes(left, right, distance, np.array([-1, -1, -1, 4]))
     assert home.tolist() == [4, 4, 4, 4]
     assert height.tolist() == [np.float32(0.3)] * 3 + [0]
 
 
 def test_a_piece_without_a_cluster_has_no_home() -> None:
-    home, height = grow_homes(np.array([0]), np.array([1]), np.array([0.5], np.float32), np.array([-1, -1, 0]))
+    home, height = assign_homes(np.array([0]), np.array([1]), np.array([0.5], np.float32), np.array([-1, -1, 0]))
     assert home.tolist() == [-1, -1, 0]
     assert height.tolist() == [np.inf, np.inf, 0]

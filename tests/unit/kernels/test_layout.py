@@ -20,7 +20,7 @@ from sklearn.neighbors import NearestNeighbors
 from clustering.config.sections import EmbedSection, ProjectSection
 from clustering.encoders.loading import load_encoder
 from clustering.kernels.graph import layout
-from clustering.kernels.graph.layout import fall_off, fuzzy_graph, lay_out
+from clustering.kernels.graph.layout import fit_curve, fuzzy_graph, lay_out
 from clustering.sample import write_sample
 from clustering.stages.project import umap_layout
 from tests import oracles
@@ -74,7 +74,7 @@ def test_the_weights_are_those_of_umap_learn() -> None:
 
 @pytest.mark.parametrize(("min_dist", "a", "b"), [(0.1, 1.57694346, 0.89506088), (0.5, 0.58303, 1.33417)])
 def test_the_curve_is_umap_learns(min_dist: float, a: float, b: float) -> None:
-    assert_allclose(fall_off(min_dist), (a, b), rtol=1e-4)
+    assert_allclose(fit_curve(min_dist), (a, b), rtol=1e-4)
 
 
 def test_an_epoch_moves_each_row_as_the_slow_reference() -> None:
@@ -82,7 +82,7 @@ def test_an_epoch_moves_each_row_as_the_slow_reference() -> None:
     graph = fuzzy_graph(*neighbor_table(rng.normal(size=(60, 12)).astype(np.float32), 5))
     assert np.diff(graph.indptr).max() > 2 * graph.nnz // 60  # a hub
     start = rng.normal(size=(60, 2)).astype(np.float32)
-    xy, weight, (a, b) = layout._spread(start, 7), graph.data / graph.data.max(), fall_off(0.1)
+    xy, weight, (a, b) = layout._spread(start, 7), graph.data / graph.data.max(), fit_curve(0.1)
     found = layout._moved(
         xy,
         graph.indptr.astype(np.int64),

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist
 
 from clustering.kernels.graph.forest import FloatArray, Forest, IntArray, core_distances, spanning_forest
-from clustering.kernels.graph.repair import Ask, prove_forest, repair_forest
+from clustering.kernels.graph.repair import OutsideSearch, prove_forest, repair_forest
 
 
 def distances(points: NDArray[np.float64], floor: float = 1e-3) -> FloatArray:
@@ -57,7 +57,7 @@ def true_heights(reach: FloatArray) -> FloatArray:
     return way
 
 
-def asker(reach: FloatArray, asked: list[int]) -> Ask:
+def asker(reach: FloatArray, asked: list[int]) -> OutsideSearch:
     """Exact answers, counted."""
 
     def ask(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
@@ -81,10 +81,10 @@ def test_the_certificate_is_never_wrong_in_ten_thousand_small_cases():
         forest, core, bound = forest_of_lists(dense, k, int(rng.integers(1, k + 1)))
         proof = prove_forest(forest, bound)
         height = true_heights(reachability(dense, core))[forest.left, forest.right]
-        assert (proof.least <= height).all(), case
+        assert (proof.lower_bound <= height).all(), case
         assert (height <= forest.distance).all(), case
-        assert proof.certified + proof.open == len(forest)
-        proven, opened = proven + proof.certified, opened + proof.open
+        assert proof.certified + proof.unproven == len(forest)
+        proven, opened = proven + proof.certified, opened + proof.unproven
     assert proven > 10_000
     assert opened > 100
 
@@ -111,11 +111,11 @@ def test_a_repaired_forest_weighs_what_prim_finds(seed: int, dim: int, kind: str
     asked: list[int] = []
     exact, proof = repair_forest(forest, bound, asker(reach, asked), budget=10**9)
     assert_array_equal(exact.distance, tree_weights(reach))
-    assert proof.open == 0
+    assert proof.unproven == 0
     assert proof.certified + proof.repaired == len(exact) == len(dense) - 1
     assert proof.queries == sum(asked)
     assert proof.bridges == len(exact) - len(forest)
-    assert_array_equal(proof.least, exact.distance)
+    assert_array_equal(proof.lower_bound, exact.distance)
 
 
 def test_complete_lists_need_no_questions() -> None:
@@ -123,7 +123,7 @@ def test_complete_lists_need_no_questions() -> None:
     forest, _, bound = forest_of_lists(dense, k=39, min_samples=3)
     exact, proof = repair_forest(forest, bound, refuse, budget=100)
     assert_array_equal(exact.distance, forest.distance)
-    assert (proof.certified, proof.repaired, proof.open, proof.queries) == (39, 0, 0, 0)
+    assert (proof.certified, proof.repaired, proof.unproven, proof.queries) == (39, 0, 0, 0)
 
 
 def refuse(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
@@ -138,12 +138,12 @@ def test_a_budget_is_kept_and_what_stays_open_is_counted(budget: int) -> None:
     asked: list[int] = []
     exact, proof = repair_forest(forest, bound, asker(reach, asked), budget)
     assert proof.queries == sum(asked) <= budget
-    assert proof.certified + proof.repaired + proof.open == len(exact)
-    assert proof.open > 0
+    assert proof.certified + proof.repaired + proof.unproven == len(exact)
+    assert proof.unproven > 0
     height = true_heights(reach)[exact.left, exact.right]
-    assert (proof.least <= height).all()
+    assert (proof.lower_bound <= height).all()
     assert (height <= exact.distance).all()
-    assert_array_equal((proof.least == exact.distance).sum(), proof.certified + proof.repaired)
+    assert_array_equal((proof.lower_bound == exact.distance).sum(), proof.certified + proof.repaired)
 
 
 def test_a_piece_without_an_answer_stays_apart() -> None:
@@ -157,11 +157,11 @@ def test_a_piece_without_an_answer_stays_apart() -> None:
 
     exact, proof = repair_forest(forest, bound, near_only, budget=10**9)
     assert len(exact) == len(dense) - 2  # the four texts far out list others than themselves, the two hundred do not
-    assert proof.open == 0
+    assert proof.unproven == 0
 
 
 @pytest.mark.parametrize("n_texts", [0, 1, 2])
 def test_few_texts_need_no_repair(n_texts: int) -> None:
     forest = Forest(np.arange(n_texts // 2), np.arange(n_texts // 2) + 1, np.full(n_texts // 2, 0.5, np.float32))
     exact, proof = repair_forest(forest, np.full(n_texts, np.inf, np.float32), refuse, budget=10)
-    assert (len(exact), proof.open) == (n_texts // 2, 0)
+    assert (len(exact), proof.unproven) == (n_texts // 2, 0)

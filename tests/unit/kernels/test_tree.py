@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clustering.kernels.graph.forest import Forest, core_distances, spanning_forest
 from clustering.kernels.hierarchy.condensed_tree import cluster_forest, condense
-from clustering.kernels.hierarchy.homes import grow_homes
+from clustering.kernels.hierarchy.homes import assign_homes
 from tests.planted import neighbor_graph
 
 
@@ -89,7 +89,7 @@ def test_a_tree_a_million_merges_deep(selection):
     found = cluster_forest(forest, n_texts, min_cluster_size=5, selection=selection)
     assert (found.label == -1).all()  # every split leaves one text alone
     assert len(found.tree.parent) == 1
-    home, _ = grow_homes(forest.left, forest.right, forest.distance, np.r_[0, np.full(n_texts - 1, -1)])
+    home, _ = assign_homes(forest.left, forest.right, forest.distance, np.r_[0, np.full(n_texts - 1, -1)])
     assert (home == 0).all()
 
 
