@@ -19,9 +19,10 @@ import pytest
 import clustering
 from clustering.cli.main import COMMANDS
 from clustering.config.loading import load_config
+from tests.unit.test_imports import FLOOR, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md"), reverse=True), *sorted((ROOT / "docs").rglob("*.md"))]  # README.md first
 TOOLS = ("covey", "python -m", "ray", "docker", "kubectl", "make", "pip", "pytest", "milvus-server", "aws", "export")
 NOT_RUN = (ROOT / "docs/operations.md").read_text(encoding="utf-8").partition("## Commands that no test runs")[2]
 # By its first words, how a command is run: words that follow each other in a call or a list of a test.
@@ -173,6 +174,35 @@ def test_files_that_are_named_exist(page: Path) -> None:
     folders = "cluster_configs|docker|tests|clustering|benchmarks|docs"
     named = re.findall(rf"`((?:{folders})/[\w./-]+\.\w+)`", page.read_text(encoding="utf-8"))
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def rows_under(page: str, heading: str) -> list[list[str]]:
+    """The cells of the table under a heading, without its head."""
+    part = (ROOT / page).read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table_of_rooms_names_each_from_the_top_down() -> None:
+    floors = [[FLOOR[room_of(name)] for name in re.findall(r"`(?:clustering/)?(\w+)[/.`]", first)]
+              for first, *_ in rows_under("docs/architecture.md", "Rooms")]  # fmt: skip
+    assert {floor for row in floors for floor in row} == set(FLOOR.values())
+    assert [min(row) for row in floors] == sorted((min(row) for row in floors), reverse=True)
+
+
+def test_ten_changes_touch_files_that_exist() -> None:
+    rows = rows_under("CONTRIBUTING.md", "Ten changes and the files they touch")
+    assert len(rows) == 10
+    named = [name for row in rows for name in re.findall(r"`([\w/.]+\.(?:py|json))`", row[1])]
+    new = ("finished/export.py", "cli/export.py")
+    known = [root / name for name in named for root in (ROOT, ROOT / "clustering") if (root / name).exists()]
+    assert len(known) + sum(name in new for name in named) == len(named)
+
+
+def test_the_commit_hooks_have_the_linter_of_the_project() -> None:
+    pinned = re.findall(r"ruff==[\d.]+", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    hooks = re.findall(r"ruff==[\d.]+", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert set(hooks) == set(pinned) != set()
 
 
 def definitions() -> dict[str, ast.FunctionDef | ast.ClassDef]:
