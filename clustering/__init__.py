@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 # Ray puts a Python function in the place of print, which numba cannot compile, where kernels of others have one.
 os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from clustering.config.loading import build_config, load_config
     from clustering.config.sections import RunConfig

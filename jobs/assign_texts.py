@@ -2,7 +2,7 @@
 
 import sys
 
-from clustering.cli.assign import main
+from clustering.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["assign", *sys.argv[1:]]))

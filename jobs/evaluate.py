@@ -2,7 +2,7 @@
 
 import sys
 
-from clustering.cli.evaluate import main
+from clustering.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

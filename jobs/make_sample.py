@@ -2,7 +2,7 @@
 
 import sys
 
-from clustering.cli.sample import main
+from clustering.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["sample", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from clustering.cli.recluster import main
+from clustering.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["recluster", *sys.argv[1:]]))

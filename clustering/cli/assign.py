@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 
-from clustering.cli.main import run_command
+from clustering.cli import add_overrides, add_run, add_trust
 
 
-def main(argv: list[str] | None = None, prog: str | None = None) -> int:
-    """Parse the command line and assign; return the exit status."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("--run", required=True, help="directory of a finished run")
+def add_arguments(parser: ArgumentParser) -> None:
+    add_run(parser)
     parser.add_argument("--input", required=True, nargs="+", help="files with the run's text columns")
     parser.add_argument("--output", help="Parquet file (default: assigned.parquet in the run directory)")
-    parser.add_argument("--config", help="the run's configuration file, where its encoder is none of Covey's own")
-    parser.add_argument("--trust", action="store_true", help="load the model that the run directory names")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="embed.key=value", help="before --input: where the model lies now, for instance"
-    )
-    words = parser.parse_args(argv)
-    return run_command(lambda: assign(words.run, words.input, words.output, words.overrides, words.config, words.trust))
+    add_trust(parser, "model", "where its encoder is none of Covey's own")
+    add_overrides(parser, "embed.key=value", "before --input: where the model lies now, for instance")
 
 
-def assign(
-    run_dir: str,
-    inputs: list[str],
-    output: str | None = None,
-    overrides: list[str] | None = None,
-    config_file: str | None = None,
-    trusted: bool = False,
-) -> None:
-    """Assign and say how many found a cluster."""
+def execute(args: Namespace) -> None:
+    """Assign and print how many texts lie in a cluster."""
     from clustering.finished.assign import assign_texts
     from clustering.preflight import require_gpus
     from clustering.runs.directory import RunDir
     from clustering.runs.saved_config import load_run_config, with_trusted_encoder
     from clustering.workers.session import ray_session
 
-    run = RunDir(run_dir)
-    config = with_trusted_encoder(load_run_config(run), overrides or [], config_file, trusted, run.path)
-    target = str(run / "assigned.parquet") if output is None else output
+    run = RunDir(args.run)
+    config = with_trusted_encoder(load_run_config(run), args.overrides, args.config, args.trust, run.path)
+    output = str(run / "assigned.parquet") if args.output is None else args.output
     with ray_session(), run.naming_missing_artefacts():
         require_gpus(config)
-        figures = assign_texts(run, config, inputs, target)
+        figures = assign_texts(run, config, args.input, output)
     print(
         f"{figures['assigned']:,} of {figures['records']:,} texts lie in a cluster "
-        f"({figures['empty']:,} empty): {target}"
+        f"({figures['empty']:,} empty): {output}"
     )

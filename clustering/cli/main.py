@@ -1,46 +1,58 @@
-"""``covey`` and its commands; also what the commands share."""
+"""Words of a command line in, its exit status out; every command runs here, and its errors end in words."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
 import json
 import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import clustering
+from clustering.cli import assign, evaluate, plan, recluster, run, sample, status
+from clustering.errors import ConfigError, CoveyError
 from clustering.kernels.printable import printable
+from clustering.workers import process
+
+log = logging.getLogger("covey")
 
 COMMANDS = {
-    "run": "clustering.cli.run",
-    "recluster": "clustering.cli.recluster",
-    "assign": "clustering.cli.assign",
-    "evaluate": "clustering.cli.evaluate",
-    "sample": "clustering.cli.sample",
-    "plan": "clustering.cli.plan",
-    "status": "clustering.cli.status",
+    "run": run,
+    "recluster": recluster,
+    "assign": assign,
+    "evaluate": evaluate,
+    "sample": sample,
+    "plan": plan,
+    "status": status,
+}
+ENVIRONMENT = {  # unless the user has set it
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray sends no figures of this job to its makers
+    "RAY_worker_niceness": "0",  # at Ray's 15 a worker starves beside any other busy process
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray leaves the workers' view of GPUs alone
+    "RAY_task_oom_retries": "2",  # without a limit, Ray repeats a task that runs out of memory for ever
+    "GRPC_VERBOSITY": "ERROR",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand; return its exit status."""
-    words = sys.argv[1:] if argv is None else argv
+    """Run a command; return its exit status."""
     parser = argparse.ArgumentParser(prog="covey", description="Clusters millions of short texts on Ray and Milvus.")
-    parser.add_argument("command", choices=list(COMMANDS), help="covey COMMAND --help tells more")
-    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    given = parser.parse_args(words)
-    module = importlib.import_module(COMMANDS[given.command])
-    return int(module.main(given.words, prog=f"covey {given.command}"))
+    parser.add_argument("--version", action="version", version=f"covey {clustering.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        purpose = " ".join((command.__doc__ or "").split())
+        command.add_arguments(commands.add_parser(name, description=purpose, help=purpose))
+    args = parser.parse_args(argv)
+    return run_command(lambda: COMMANDS[args.command].execute(args), getattr(args, "log_format", "text"))
 
 
 class Lines(logging.Formatter):
-    """The message, without characters of somebody's text that a terminal would obey."""
+    """The message without control characters of a text, which a terminal would obey."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -62,30 +74,15 @@ class JsonLines(logging.Formatter):
 
 
 def run_command(work: Callable[[], None], log_format: str = "text") -> int:
-    """Run a job's body: 0 done, 1 the run failed, 2 the configuration or the input is wrong; errors in words.
+    """Run a command's body and return its exit status; an error is printed in words.
 
-    130 and 143 say that an interrupt or SIGTERM ended it.
+    0: done. 1: the run failed. 2: the configuration or the input is wrong. 130, 143: an interrupt or SIGTERM ended it.
 
-    log_format : text for people, json for a line of JSON each; a failed job's last line is its cause in either
+    log_format : text for people, json for a line of JSON each; the last line of a failed command is its cause
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job of somebody else's data calls nobody
-    os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 a worker starves beside anything else that is busy
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave the workers' view of GPUs alone
-    os.environ.setdefault("RAY_task_oom_retries", "2")  # a task that runs out of memory is begun again for ever else
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    log = logging.getLogger("covey")
-    log.setLevel(logging.INFO)
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what it raises is said once, by us
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(JsonLines() if log_format == "json" else Lines("%(message)s"))
-    if log_format == "json":
-        log.setLevel(logging.DEBUG)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a locale that lacks a character ends no command
-    from clustering.errors import ConfigError, CoveyError
-    from clustering.workers import process
-
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _start_logging(log_format)
     process.owns_process = True
     status, problems = 0, []
     terminated = False
@@ -104,7 +101,7 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
         status, problems = process.SIGNAL_EXITS[signal.SIGINT][0], [process.SIGNAL_EXITS[signal.SIGINT][1]]
     except (SystemExit, Exception) as error:
         if terminated or (isinstance(error, SystemExit) and error.code == signal.SIGTERM):
-            # Whatever became of our exit: out of ray.get it comes as an exit with 1.
+            # ray.get turns our exit into an exit with 1.
             signal.alarm(0)  # Ray's handler sets it, and aborts the process when it rings
             status, problems = process.SIGNAL_EXITS[signal.SIGTERM][0], [process.SIGNAL_EXITS[signal.SIGTERM][1]]
         elif isinstance(error, ConfigError):
@@ -127,23 +124,33 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
     return status
 
 
+def _start_logging(log_format: str) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    log.setLevel(logging.DEBUG if log_format == "json" else logging.INFO)
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its exceptions become errors of Covey
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonLines() if log_format == "json" else Lines("%(message)s"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale without a character ends no command
+
+
 def _keep_ray_local() -> None:
-    """Let a Ray that this command starts for itself listen on the loopback address only: no Ray but a cluster's needs
-    more. Ray reads the variable, whose name says little of this, when it is imported."""
+    """Let a Ray that this command starts for itself listen on the loopback address only.
+
+    Ray reads the variable when it is imported; its name does not tell this effect.
+    """
     if os.environ.get("RAY_ADDRESS", "") in ("", "local") and "ray" not in sys.modules:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def _load_env_file() -> None:
-    """Take variables that the environment lacks from ``.env`` in the working directory, if it is the user's own.
+    """Set the variables that ``.env`` in the working directory adds to the environment, if the file is the user's own.
 
     Raises: ConfigError when it cannot be read.
     """
     from dotenv import dotenv_values
 
-    from clustering.errors import ConfigError
-
-    log, path = logging.getLogger("covey"), Path.cwd() / ".env"
+    path = Path.cwd() / ".env"
     try:
         owner = path.stat().st_uid
         if owner != os.getuid():
@@ -160,14 +167,6 @@ def _load_env_file() -> None:
     os.environ.update(taken)
     if taken:
         log.info("%s: taken from it: %s", path, ", ".join(sorted(taken)))
-
-
-def say(line: str, log_format: str, **fields: Any) -> None:
-    """A result: a line on the standard output for people, the fields as JSON in place of it."""
-    if log_format == "json":
-        print(json.dumps({"time": round(time.time(), 3), "level": "info", "message": line, **fields}))
-    else:
-        print(printable(line))
 
 
 if __name__ == "__main__":

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 
-from clustering.cli.main import run_command
-
-
-def main(argv: list[str] | None = None, prog: str | None = None) -> int:
-    """Parse the command line and recluster; return the exit status."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("--run", required=True, help="directory of a finished run")
-    parser.add_argument("--config", help="the run's configuration file, where titles are written by an endpoint")
-    parser.add_argument("--trust", action="store_true", help="use the endpoint that the run directory names")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="cluster.key=value", help="also describe., plot. and graph. keys"
-    )
-    words = parser.parse_args(argv)
-    return run_command(lambda: recluster(words.run, words.overrides, words.config, words.trust))
+from clustering.cli import add_overrides, add_run, add_trust
 
 
-def recluster(run_dir: str, overrides: list[str], config_file: str | None = None, trusted: bool = False) -> None:
+def add_arguments(parser: ArgumentParser) -> None:
+    add_run(parser)
+    add_trust(parser, "endpoint", "where titles are written by an endpoint")
+    add_overrides(parser, "cluster.key=value", "also describe., plot. and graph. keys")
+
+
+def execute(args: Namespace) -> None:
     """Cluster again with other settings, in the same directory."""
     from clustering.finished.recluster import recluster_run
     from clustering.runs.directory import RunDir
 
-    run = RunDir(run_dir)
+    run = RunDir(args.run)
     with run.naming_missing_artefacts():
-        recluster_run(run, overrides, config_file, trusted)
+        recluster_run(run, args.overrides, args.config, args.trust)
     clusters = run.report["clusters"]
     print(
         f"{clusters['count']:,} clusters, {clusters['noise_share']:.1%} noise, "

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 
-from clustering.cli.main import run_command
+from clustering.cli import add_run
 from clustering.kernels.printable import printable
 
 
-def main(argv: list[str] | None = None, prog: str | None = None) -> int:
-    """Parse the command line and show; return the exit status."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("--run", required=True, help="directory of a run, or its s3:// or gs:// URI")
-    words = parser.parse_args(argv)
-    return run_command(lambda: show_status(words.run))
+def add_arguments(parser: ArgumentParser) -> None:
+    add_run(parser)
 
 
-def show_status(run_dir: str) -> None:
+def execute(args: Namespace) -> None:
     """Print a line for the run and one for each stage."""
     from clustering.monitoring.status import status_lines
     from clustering.runs.directory import RunDir
 
-    for line in status_lines(RunDir(run_dir)):
+    for line in status_lines(RunDir(args.run)):
         print(printable(line))

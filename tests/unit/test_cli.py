@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from clustering.cli.main import COMMANDS, main, run_command, say
+from clustering.cli.main import COMMANDS, main, run_command
+from clustering.cli.run import print_result
 from clustering.errors import ConfigError, StoreError
 
 
@@ -117,7 +118,7 @@ def test_every_command_tells_its_words(command, capsys):
 def test_texts_of_others_cannot_command_the_terminal(capsys):
     def work():
         logging.getLogger("covey").warning("the id is %s", "red\x1b[31m\u202e")
-        say("warning: \x1b]0;title\x07", "text")
+        print_result("warning: \x1b]0;title\x07", "text")
         raise ConfigError(["\x9b2J gone"])
 
     assert run_command(work) == 2
@@ -127,7 +128,8 @@ def test_texts_of_others_cannot_command_the_terminal(capsys):
 
 
 def test_a_locale_without_a_character_ends_no_command():
-    code = "from clustering.cli.main import run_command, say; run_command(lambda: say('京 ü', 'text'))"
+    code = "from clustering.cli.main import run_command; from clustering.cli.run import print_result; "
+    code += "run_command(lambda: print_result('京 ü', 'text'))"
     found = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
     )

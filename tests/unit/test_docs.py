@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
-import importlib
 import inspect
 import re
 import shlex
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 import clustering
-from clustering.cli.main import COMMANDS
+from clustering.cli.main import COMMANDS, main
 from clustering.config.loading import load_config
 from tests.unit.test_imports import FLOOR, room_of
 
@@ -82,7 +81,7 @@ def test_a_command_of_ours_is_understood(page: str, command: str, monkeypatch: p
     if rest:
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
         with pytest.raises(KeyboardInterrupt):
-            importlib.import_module(COMMANDS[name]).main(rest)
+            main([name, *rest])
         config = getattr(seen[0], "config", None)
         load_config(ROOT / config if config and config.endswith(".yaml") else None, getattr(seen[0], "overrides", ()))
 
