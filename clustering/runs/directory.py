@@ -1,4 +1,4 @@
-"""The run directory: where artefacts lie, and which stages are finished; this makes a run restartable."""
+"""A path or URI in; a run's artefacts and finished stages out, which makes the run restartable."""
 
 from __future__ import annotations
 
@@ -46,35 +46,35 @@ log = logging.getLogger("covey")
 class RunDir:
     """One run's directory, a local path or an s3:// or gs:// URI.
 
-    ``run / name`` is where an artefact lies. Those that are folders lie under their stage's fingerprint, so that a
-    worker of an earlier start that writes late writes beside those of a later one; the files that users open come to
-    the top when the whole run is done. A stage is finished when the manifest says so, and the manifest is replaced in
-    one step after the stage's artefact is complete. Parts appear under their final name only when they are whole.
+    ``run / name`` is the path of an artefact. A folder lies under the fingerprint of its stage, so a late write of a
+    worker of an earlier start does not meet the files of a later one. The files that users open move to the top when
+    the whole run is done. A stage is finished when the manifest says so, and the manifest is replaced in one step
+    after the artefact is complete. A part gets its final name only when it is complete.
     """
 
     def __init__(
         self, path: str | Location, artefact_paths: dict[str, str] | None = None, patience_s: float | None = None
     ) -> None:
-        """artefact_paths : where artefacts lie, as the driver knew it when it gave the directory to a worker
+        """artefact_paths : of the driver, when it sends the directory to a worker
         patience_s : how long an object store that fails is retried
         """
         self.path = locate(path)
         if patience_s is not None and isinstance(self.path, RemotePath):
             self.path = replace(self.path, patience_s=patience_s)
         self.file = ManifestFile(self.path)
-        self.fingerprints: dict[str, str] = {}  # the fingerprints of this process's own start
+        self.fingerprints: dict[str, str] = {}  # of the stages of this process's own start
         self._known_paths = artefact_paths
-        self._cached_paths: tuple[int, dict[str, str]] | None = None  # after so many changes of the manifest
+        self._cached_paths: tuple[int, dict[str, str]] | None = None  # with the count of manifest changes
 
     def __reduce__(self) -> tuple[type, tuple[Location, dict[str, str]]]:
-        return type(self), (self.path, self.artefact_paths)  # only this process holds the directory
+        return type(self), (self.path, self.artefact_paths)  # the lock stays with this process
 
     def __truediv__(self, name: str) -> Location:
         return self.path / self.artefact_paths.get(name, name) if name in STAGE_OF else self.path / name
 
     @property
     def artefact_paths(self) -> dict[str, str]:
-        """The place of each artefact below the directory."""
+        """The path of each artefact below the directory."""
         if self._known_paths is not None:
             return self._known_paths
         if self._cached_paths is None or self._cached_paths[0] != self.file.changes or self.file.cached is None:
@@ -82,7 +82,7 @@ class RunDir:
         return self._cached_paths[1]
 
     def _find_artefacts(self, manifest: Figures) -> dict[str, str]:
-        """Of this process's start; of what is finished where it has none; else of what was begun."""
+        """The paths of this process's start; without one, of what is finished, else of what was begun."""
         stages = manifest["stages"] if self.fingerprints else _results(manifest)["stages"]
         begun = {} if "previous" in manifest else manifest.get("begun", {})
         swapped, swapping = manifest.get("swapped", {}), manifest.get("swapping", {})
@@ -96,38 +96,37 @@ class RunDir:
                 fingerprint = begun.get(stage, "")
             found[artefact] = artefact_path(artefact, fingerprint, swapped.get(stage) == fingerprint)
             waiting = artefact_path(artefact, swapping.get(artefact, ""), False)
-            if artefact in swapping and (self.path / waiting).exists():  # its process ended in the midst
+            if artefact in swapping and (self.path / waiting).exists():  # the process ended during the swap
                 found[artefact] = waiting
         return found
 
     @property
     def is_complete(self) -> bool:
-        """Whether there are results of a whole run; another start may be at work, or have ended before its end."""
+        """Whether there are results of a complete run; another start may be at work, or may have stopped early."""
         return "report" in self.results["stages"]
 
     @property
     def results(self) -> Figures:
-        """The manifest's entries on what users see: of the last whole run, else of the one at work."""
+        """The manifest's entries on what users see: of the last complete run, else of the one at work."""
         return _results(self.manifest)
 
     def local(self, name: str) -> Path:
-        """A folder of this machine for what cannot lie in an object store; there it is lost with the machine.
+        """A path on this machine, for what cannot lie in an object store; for such a run it is lost with the machine.
 
-        Raises: ConfigError when the folder that is ours in the temporary directory is somebody else's: it would read
-            the texts' vectors, or lead what is written elsewhere.
+        Raises: ConfigError when another user owns the folder in the temporary directory and could read the texts'
+            vectors or redirect what is written.
         """
         if isinstance(self.path, Path):
             return self.path / name
         ours = Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
         if not make_private(ours):
-            found = ours.lstat()
-            raise ConfigError(
-                [
-                    f"{ours} is not a folder that only this user can enter (owner {found.st_uid}, mode "
-                    f"{found.st_mode & 0o7777:o}), and the embedded store of {self.path} is to lie there. Remove it, "
-                    f"or set TMPDIR to a folder of your own"
-                ]
+            status = ours.lstat()
+            problem = (
+                f"{ours} is not a folder that only this user can enter (owner {status.st_uid}, mode "
+                f"{status.st_mode & 0o7777:o}), and the embedded store of {self.path} is to lie there. Remove it, "
+                f"or set TMPDIR to a folder of your own"
             )
+            raise ConfigError([problem])
         return ours / self.id / name
 
     @property
@@ -138,17 +137,17 @@ class RunDir:
     def report(self) -> Figures:
         """Raises: StageError where report.json is missing or damaged."""
         try:
-            found = json.loads((self / "report.json").read_text(encoding="utf-8"))
-            if not isinstance(found, dict) or "counts" not in found:
+            report = json.loads((self / "report.json").read_text(encoding="utf-8"))
+            if not isinstance(report, dict) or "counts" not in report:
                 raise ValueError("it holds no report")
         except (OSError, ValueError, RecursionError) as error:
-            what = getattr(error, "strerror", None) or str(error)[:200]
-            raise StageError(f"{self / 'report.json'} is missing or damaged: {what}. {REDO_HINT}") from None
-        return found
+            reason = getattr(error, "strerror", None) or str(error)[:200]
+            raise StageError(f"{self / 'report.json'} is missing or damaged: {reason}. {REDO_HINT}") from None
+        return report
 
     @contextmanager
     def naming_missing_artefacts(self) -> Iterator[None]:
-        """Raises: StageError that names the artefact when one is missing that the block reads."""
+        """Raises: StageError with the name of an artefact that the block reads and that is missing."""
         try:
             yield
         except FileNotFoundError as error:
@@ -156,24 +155,24 @@ class RunDir:
 
     @property
     def id(self) -> str:
-        """Tells this run's collection from those of others; kept for the life of the directory."""
+        """Identifies this run's collection on a server; it never changes."""
         return self.file.id
 
     @property
     def begun(self) -> dict[str, str]:
-        """The fingerprints of stages that are not finished, of which parts may lie there."""
+        """The fingerprints of stages that were begun and are not finished; some of their parts may exist."""
         return self.manifest.get("begun") or {}
 
     def update_manifest(self, **entries: Any) -> None:
-        """Raises: StageError when the directory that this process holds has vanished, or is held by another now."""
+        """Raises: StageError when the directory of this process has vanished, or another process holds it now."""
         self.file.update(**entries)
 
     def remove(self, name: str) -> None:
-        """Remove an artefact, as far as Covey has written it."""
+        """Remove the files of an artefact that Covey has written."""
         remove_written(self.path, self.artefact_paths.get(name, name))
 
     def refuse_foreign(self) -> None:
-        """Raises: ConfigError when the directory holds something and no run of Covey's."""
+        """Raises: ConfigError when the directory is not empty and holds no run of Covey."""
         try:
             names = visible_names(list_names(self.path))
         except OSError:  # the lock reports what is wrong
@@ -181,28 +180,27 @@ class RunDir:
         if not names or self._holds_run(names):
             return
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise ConfigError(
-            [
-                f"run.dir {self.path} is not empty and holds no run of Covey, but {shown}; nothing there was touched. "
-                f"Take a directory that is empty or not there yet"
-            ]
+        problem = (
+            f"run.dir {self.path} is not empty and holds no run of Covey, but {shown}; nothing there was touched. "
+            f"Take a directory that is empty or not there yet"
         )
+        raise ConfigError([problem])
 
     def _holds_run(self, names: list[str]) -> bool:
         begun = [name for name in names if name != LOCK and not is_half_written(name)]
         if MANIFEST not in begun:
-            return not begun  # a start that ended before its first entry
+            return not begun  # a start may end before it writes the manifest
         try:
             self.file.read()
-        except ConfigError:  # damaged, or somebody else's
+        except ConfigError:  # the manifest is damaged, or of another program
             return LOCK in names or all(is_written_by_covey(name) or name in ARTEFACTS for name in begun)
         return True
 
     def contains(self, uri: str) -> bool:
-        """Whether a path or URI is the directory or lies below it, links followed."""
+        """Whether a path or URI is the directory or lies below it; links are followed."""
         try:
             other = locate(uri)
-        except ConfigError:  # it is neither
+        except ConfigError:  # it is neither a path nor a URI
             return False
         return is_within(other, self.path)
 
@@ -218,9 +216,9 @@ class RunDir:
     def locked(self) -> Iterator[None]:
         """Hold the directory for this process.
 
-        The kernel frees a local lock with the process, however it ends; in an object store the holder gives signs of
-        life, and is taken for dead without them.
-        Raises: ConfigError when another process holds it, it cannot be written, or holds what Covey did not write.
+        The kernel releases a local lock when the process ends; in an object store the holder renews a lease with a
+        heartbeat, and the lease expires without it.
+        Raises: ConfigError when another process holds it, it cannot be written, or Covey did not write its content.
         """
         self.refuse_foreign()
         with self.file.locked():
@@ -231,16 +229,18 @@ class RunDir:
             yield
 
     def in_use(self) -> bool:
-        """Whether a process that lives holds the directory."""
+        """Whether a running process holds the directory."""
         return self.file.in_use()
 
     def replace_damaged_manifest(self) -> None:
-        """Begin a manifest in place of one that is damaged."""
+        """Replace a damaged manifest with an empty one."""
         self.file.replace_damaged()
 
     def clear(self) -> None:
-        """Give up all that earlier starts have left, but for the files that users open: they stay until new ones are
-        whole. The manifest goes first: half of an artefact must not pass for a finished one."""
+        """Remove what earlier starts left, except the files that users open: those stay until new ones are complete.
+
+        The manifest is cleared first, so that a partly removed artefact does not count as finished.
+        """
         with self.file.changed() as manifest:
             for key in manifest.keys() - {"id", "owner"}:
                 del manifest[key]
@@ -251,9 +251,9 @@ class RunDir:
         remove_written(self.local("store").parent, "store")
 
     def begin(self, fingerprints: dict[str, str], **entries: Any) -> None:
-        """Begin a start, or go on: what earlier ones have left under these fingerprints is kept.
+        """Begin a start, or continue one: artefacts with these fingerprints are kept, other starts' are removed.
 
-        The results of the last whole run stay as they are until ``publish``; other starts' artefacts are removed.
+        The results of the last complete run stay until ``publish``.
         fingerprints : the fingerprint of each stage; entries : of the manifest, such as the configuration
         """
         with self.file.changed() as manifest:
@@ -279,7 +279,7 @@ class RunDir:
         self._remove_stale()
 
     def _remove_stale(self) -> None:
-        """Remove what belongs neither to this start nor to the results that users see."""
+        """Remove artefacts that belong neither to this start nor to the results that users see."""
         manifest = self.manifest
         kept = set()
         for stages in (manifest["stages"], manifest.get("previous", {}).get("stages", {})):
@@ -291,29 +291,29 @@ class RunDir:
         remove_others(self.path, kept)
 
     def publish(self) -> None:
-        """Put the files that users open in the place of those of the run before, now that all stages are done.
+        """Replace the files that users open with those of this run, when all stages are done.
 
-        The manifest says which are being swapped, so that the next start finishes what was interrupted.
+        The manifest records which files are being swapped, so that the next start can finish an interrupted swap.
         """
         with self.file.changed() as manifest:
             fingerprints, swapped = self._file_fingerprints(manifest), manifest.get("swapped", {})
             moved = [name for name in FILES if fingerprints.get(STAGE_OF[name], "") != swapped.get(STAGE_OF[name], "")]
             waiting = {name: artefact_path(name, fingerprints.get(STAGE_OF[name], ""), False) for name in moved}
             made = {name: (self.path / waiting[name]).exists() for name in moved}
-            # "": the run before has left one that this one has not
+            # "": the run before left this file and this run does not
             manifest["swapping"] = {name: fingerprints[STAGE_OF[name]] if made[name] else "" for name in moved}
             manifest["swapped"] = fingerprints
             manifest.pop("previous", None)
         self._finish_swap()
 
     def _file_fingerprints(self, manifest: Figures) -> dict[str, str]:
-        """The stages that leave files for users, each with the fingerprint under which it does."""
+        """The stages that leave files for users, each with the fingerprint of its files."""
         found = {stage: manifest.get("swapped", {}).get(stage, "") for stage in map(STAGE_OF.__getitem__, FILES)}
         found |= {stage: fingerprint for stage, fingerprint in self.fingerprints.items() if stage in found}
         return found | {name: entry.get("folder", "") for name, entry in manifest["stages"].items() if name in found}
 
     def _finish_swap(self) -> None:
-        """Finish a swap that is at hand."""
+        """Finish the swap that the manifest records, if any."""
         swapping = self.manifest.get("swapping")
         if not swapping:
             return
@@ -329,7 +329,7 @@ class RunDir:
         self._remove_stale()
 
     def _finish_publishing(self) -> None:
-        """Do what a run that ended between its last stage and the end of the swap has left to do."""
+        """Publish a run that ended between its last stage and the end of the swap."""
         self._finish_swap()
         manifest = self.manifest
         swapped, wanted = manifest.get("swapped", {}), self._file_fingerprints(manifest)
@@ -337,7 +337,7 @@ class RunDir:
             self.publish()
 
     def forget(self, name: str) -> None:
-        """Let a stage be done again, its parts kept."""
+        """Mark a stage as begun again; its parts are kept."""
         with self.file.changed() as manifest:
             fingerprint = manifest["stages"].pop(name)["fingerprint"]
             manifest["begun"] = {**manifest.get("begun", {}), name: fingerprint}
@@ -345,14 +345,14 @@ class RunDir:
     def stage(self, name: str, fingerprint: str, work: Callable[[], Figures]) -> Figures:
         """Run a stage unless it is finished with this fingerprint; return its figures either way.
 
-        work : does the stage's work and returns its figures (counts, ``peak_bytes``; ``warnings``: sentences that the
-            log says and the report repeats)
+        work : does the stage's work and returns its figures (counts, ``peak_bytes``; ``warnings``: sentences for the
+            log and the report)
         """
         self.fingerprints[name], self._cached_paths = fingerprint, None
         done = self.manifest["stages"].get(name)
         if done is not None and done["fingerprint"] == fingerprint:
             return dict(done["figures"])
-        if self.begun.get(name) != fingerprint:  # else parts that lie there were made by this very stage, and are kept
+        if self.begun.get(name) != fingerprint:  # otherwise this stage made the parts, and they are kept
             for artefact in STAGE_ARTEFACTS[name]:
                 self.remove(artefact)
         with self.file.changed() as manifest:
@@ -385,7 +385,7 @@ class RunDir:
         return [name for name, fingerprint in fingerprints.items() if not self.finished(name, fingerprint)]
 
 
-# What the manifest keeps of the last whole run while another start is at work.
+# What the manifest keeps of the last complete run while another start is at work.
 _RESULTS = ("stages", "config", "versions", "seed", "machine", "plan", "nodes", "expected")
 
 

@@ -1,4 +1,4 @@
-"""The names of all that Covey writes into a run directory; every removal goes through here, and leaves all else."""
+"""Names in a run directory in; whether Covey writes them out, and the removal of those files and no others."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ ARTEFACTS = (*STAGE_OF, *FORMER_FOLDERS, PROGRESS)
 _PART = r"part-\d{6}\.parquet"
 # The artefacts that are folders, each with the names of the files in it.
 FOLDERS = {
-    "records": r"part-\d{6}(-\d{6})?\.(arrow|npz|parquet)",  # the last of the version before
+    "records": r"part-\d{6}(-\d{6})?\.(arrow|npz|parquet)",  # parquet: of an earlier version
     **dict.fromkeys(("texts", "members", "source_vectors", "vectors", "neighbors", "coords", *FORMER_FOLDERS), _PART),
     "loaded": rf"{_PART}\.(begun|done)|filling|bulk\.json",
     "graph": r"(indptr|indices|data|radius)\.npy",
     "forest": rf"{_PART}|core\.npy|grain\.json",
 }
-TEMPORARY = ("records", "loaded")  # that their stage removes at its end
-FILES = tuple(artefact for artefact in STAGE_OF if artefact not in FOLDERS)  # those that users open
-_STORE = r"milvus\.db.*|server\.log|given-up"  # the embedded Milvus, with the journals of its database
+TEMPORARY = ("records", "loaded")  # their stage removes them at its end
+FILES = tuple(artefact for artefact in STAGE_OF if artefact not in FOLDERS)  # users open these
+_STORE = r"milvus\.db.*|server\.log|given-up"  # the embedded Milvus and its database's journals
 _FINGERPRINT = r"[0-9a-f]{16}"  # a stage's fingerprint, under which its artefacts lie
 _LOOSE = "|".join(map(re.escape, FILES))
 _BELOW = "|".join(
@@ -54,10 +54,10 @@ _BELOW = "|".join(
 _TOP = "|".join(map(re.escape, (*FILES, LOCK, MANIFEST, PROGRESS)))
 _OURS = re.compile(f"(?:{_BELOW}|{_TOP})")
 _OUR_FOLDER = re.compile(f"(?:{'|'.join([*FOLDERS, PENDING])})(?:/{_FINGERPRINT})?|store")
-_HALF = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")  # what ``storage.whole`` writes under until it is whole
+_HALF = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")  # ``storage.atomic_write`` writes to such a name first
 # What file systems and desktops put into empty directories; none of it is touched.
 _NO_CONTENT = re.compile(r"lost\+found|\.DS_Store|\.snapshot|\.nfs.*|\.gitkeep|\.gitignore|Thumbs\.db|desktop\.ini")
-REMOVALS = 16  # that an object store is asked for at the same time
+REMOVALS = 16  # concurrent requests to an object store
 
 
 def is_written_by_covey(inner: str) -> bool:
@@ -68,15 +68,15 @@ def is_written_by_covey(inner: str) -> bool:
 
 
 def is_half_written(name: str) -> bool:
-    """Whether a file was being written when its process ended."""
+    """Whether a file of this name is a temporary one, left by a process that ended while writing."""
     return bool(_HALF.fullmatch(name))
 
 
 def artefact_path(artefact: str, fingerprint: str, swapped: bool) -> str:
-    """Where an artefact lies below the run directory.
+    """The path of an artefact below the run directory.
 
-    fingerprint : its stage's fingerprint; "" for what the version before has made, which knew no such folders
-    swapped : whether the files that users open have come to the top
+    fingerprint : of its stage; "" for an artefact of an earlier version, which had no such folders
+    swapped : whether the files that users open have moved to the top
     """
     if artefact in FOLDERS and fingerprint:
         return f"{artefact}/{fingerprint}"
@@ -84,15 +84,15 @@ def artefact_path(artefact: str, fingerprint: str, swapped: bool) -> str:
 
 
 def visible_names(names: list[str]) -> list[str]:
-    """The names in a directory without those that are there in an empty one."""
+    """The names in a directory, without those that file systems and desktops put into empty ones."""
     return sorted(name for name in names if not _NO_CONTENT.fullmatch(name))
 
 
 def remove_written(root: Location, inner: str) -> None:
-    """Remove what Covey has written at a place of a run directory: a file, or the files of a folder.
+    """Remove a file that Covey has written, or such files in a folder.
 
-    inner : below ``root``, with slashes; nothing need be there. What is not ours stays, and the folders that hold it;
-        so does what lies behind a link to a folder, such as the artefacts of another run.
+    inner : path below ``root``, with slashes; it need not exist. Other files stay, with the folders that hold them, and
+        so does everything behind a link to a folder, such as the artefacts of another run.
     """
     if isinstance(root, RemotePath):
         _discard_objects(root, inner)
@@ -113,14 +113,14 @@ def remove_written(root: Location, inner: str) -> None:
 
 
 def _behind_link(root: Path, inner: str) -> bool:
-    """Whether a place is a link to a folder, or lies below one; ``root`` itself may be one."""
+    """Whether a path is a link to a folder, or lies below one; ``root`` itself may be a link."""
     folders = [root / inner, *(root / inner).parents]
     return any(folder.is_symlink() and folder.is_dir() for folder in folders[: folders.index(root)])
 
 
 def _remove_empty(root: Path, below: str) -> None:
     if _OUR_FOLDER.fullmatch(below):
-        with suppress(OSError):  # others' files lie in it, or it is a link
+        with suppress(OSError):  # it holds other files, or is a link
             (root / below).rmdir()
 
 
@@ -131,18 +131,18 @@ def _discard_objects(root: RemotePath, inner: str) -> None:
     files = [info.path[len(root.inner) + 1 :] for info in listed if info.type == pyarrow.fs.FileType.File]
     ours = [name for name in files if is_written_by_covey(name)]
     if len(ours) == len(files) and (files or is_written_by_covey(inner) or _OUR_FOLDER.fullmatch(inner)):
-        top.remove()  # in a request for a thousand objects
+        top.remove()  # one request for a thousand objects
         return
     with ThreadPoolExecutor(REMOVALS) as pool:
         list(pool.map(lambda name: (root / name).remove(), ours))
 
 
 def remove_others(root: Location, kept: set[str]) -> None:
-    """Remove artefacts of other starts than those that are kept, such as parts that a lost worker wrote late.
+    """Remove all artefacts except those that are kept, for instance parts that a lost worker wrote late.
 
-    kept : places as of ``place_in``
+    kept : paths as of ``artefact_path``
     """
-    pending = {place.rpartition("/")[0] for place in kept if place.startswith(f"{PENDING}/")}
+    pending = {path.rpartition("/")[0] for path in kept if path.startswith(f"{PENDING}/")}
     for folder in (*FOLDERS, PENDING):
         for name in list_names(root / folder):
             inner = f"{folder}/{name}"
@@ -151,7 +151,7 @@ def remove_others(root: Location, kept: set[str]) -> None:
 
 
 def remove_half_written(root: Path) -> None:
-    """Remove what killed writers have left half written in a local run directory."""
+    """Remove temporary files that killed processes left in a local run directory."""
     for folder in ("", *FOLDERS, PENDING):
         for name in list_names(root / folder):
             inner = f"{folder}/{name}".lstrip("/")
@@ -163,7 +163,7 @@ def remove_half_written(root: Path) -> None:
 
 
 def list_names(folder: Location) -> list[str]:
-    """The names directly in a folder; none where there is no folder."""
+    """The names directly in a folder; none when the folder does not exist."""
     if isinstance(folder, RemotePath):
         return [path.name for path in folder.glob("*")]
     try:

@@ -21,36 +21,35 @@ from clustering.runs.storage import read_table
 def read_neighbor_lists(
     run: RunDir, names: list[str], k: int, section: GraphSection, metric: str, n_texts: int
 ) -> NeighborLists:
-    """The neighbor lists in some parts of neighbors/, as far as their entries become edges of the graph.
+    """The neighbor lists of some parts of neighbors/, with only the entries that become edges of the graph.
 
-    names : consecutive parts of texts/, whose lists are empty where neighbors/ has none (a single text); k : nearest
-        neighbors of each text that count; n_texts : of the whole run
-    Returns: Euclidean distances whatever the metric: of unit vectors, the root of twice a cosine distance.
+    names : consecutive parts of texts/; a part that neighbors/ does not have gives empty lists (a single text)
+    k : neighbors of each text that count, the nearest first; n_texts : of the whole run
+    Returns: lists with Euclidean distances for every metric: of unit vectors, the root of twice the cosine distance.
     """
     counts, others, distances = [np.zeros(1, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.float32)]
     first = 0
     for number, name in enumerate(names):
-        held = read_table(run / "texts" / name, columns=["row"])["row"].to_numpy()
+        rows = read_table(run / "texts" / name, columns=["row"])["row"].to_numpy()
         path = run / "neighbors" / name
-        first = held[0] if number == 0 else first
+        first = rows[0] if number == 0 else first
         if not path.exists():
-            counts.append(np.zeros(held.size, np.int64))
+            counts.append(np.zeros(rows.size, np.int64))
             continue
         row, _, other, distance = flat_neighbors(path, k)
         if section.max_distance is not None:
             near = distance <= section.max_distance
             row, other, distance = row[near], other[near], distance[near]
-        counts.append(np.bincount(row - held[0], minlength=held.size))
+        counts.append(np.bincount(row - rows[0], minlength=rows.size))
         others.append(other.astype(row_dtype(n_texts), copy=False))
-        length = distance if metric == "L2" else np.sqrt(2 * distance)
-        distances.append(np.maximum(length, np.float32(MIN_DISTANCE)))
-    return NeighborLists(
-        int(first), np.cumsum(np.concatenate(counts)), np.concatenate(others), np.concatenate(distances)
-    )
+        euclidean = distance if metric == "L2" else np.sqrt(2 * distance)
+        distances.append(np.maximum(euclidean, np.float32(MIN_DISTANCE)))
+    offsets = np.cumsum(np.concatenate(counts))
+    return NeighborLists(int(first), offsets, np.concatenate(others), np.concatenate(distances))
 
 
 def text_digests(run: RunDir, names: list[str]) -> NDArray[np.uint64]:
-    """uint64, shape (n_texts,): a digest of each text in some parts of texts/."""
+    """A digest of each text in some parts of texts/: uint64, shape (n_texts,)."""
     keys = [np.empty(0, np.uint64)]
     for name in names:
         texts = read_table(run / "texts" / name, columns=["text"])["text"].to_pylist()
@@ -60,16 +59,16 @@ def text_digests(run: RunDir, names: list[str]) -> NDArray[np.uint64]:
 
 
 def load_copies(run: RunDir) -> NDArray[np.int32]:
-    """int32, shape (n_texts,): records of each distinct text."""
+    """How many records have each distinct text: int32, shape (n_texts,)."""
     return read_columns(run / "texts", ["copies"])["copies"].to_numpy()  # type: ignore[no-any-return]
 
 
 def load_forest(run: RunDir) -> Forest:
-    """The run's forest, ascending."""
+    """The edges of the run's minimum spanning forest, ascending by distance."""
     table = read_columns(run / "forest", ["left", "right", "distance"])
     return Forest(*(table[name].to_numpy() for name in ("left", "right", "distance")))
 
 
 def load_group_sizes(run: RunDir) -> GroupSizes:
-    """What the forest stage saw of the run's small groups."""
+    """The sizes of the run's small groups, which the forest stage has counted."""
     return GroupSizes(**json.loads((run / "forest" / "grain.json").read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Who holds a run directory: one process at a time, by the kernel's lock or by an object that only one can make."""
+"""A run directory in; a lock on it out: the kernel's on a file system, a lease with a heartbeat in an object store."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from clustering.errors import ConfigError, StageError
 from clustering.runs.inventory import LOCK
 from clustering.runs.object_store import RemotePath, is_transient, object_client
 
-LOCK_ATTEMPTS = 15  # at a lock that is held, in a second and a half
+LOCK_ATTEMPTS = 15  # in a second and a half
 T = TypeVar("T")
 log = logging.getLogger("covey")
-HEARTBEAT_S = 10  # between two signs of life of the process that holds a directory in an object store
-LEASE_S = 60  # without one, the process is taken for dead
+HEARTBEAT_S = 10  # between two writes of the lease of a directory in an object store
+LEASE_S = 60  # the lease expires so long after its last write
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-# File systems on which a lock is this machine's alone, by the options of their mount; None: always.
+# File systems on which other machines do not see a lock, with the mount options that cause it; None: always.
 UNSHARED_LOCKS = {"nfs": ("nolock", "local_lock=all", "local_lock=flock"), "nfs4": ("nolock", "local_lock=all",
           "local_lock=flock"), "lustre": ("localflock",), "cifs": ("nobrl",), "smb3": ("nobrl",), "fuse.s3fs": None,
           "fuse.gcsfuse": None, "fuse.goofys": None, "fuse.rclone": None, "fuse.mount-s3": None, "fuse.blobfuse2": None,
           "fuse.sshfs": None}  # fmt: skip
-_own_leases: set[str] = set()  # owners of locks in object stores that this process holds
+_own_leases: set[str] = set()  # fencing tokens of the leases that this process holds
 
 
 class ConflictError(Exception):
-    """An object is not what this process has last seen or written."""
+    """An object is not the version that this process read or wrote last."""
 
 
 class UnsupportedError(Exception):
-    """A store takes no conditional writes, or cannot be asked for them; the text says why."""
+    """A store takes no conditional writes; the text says why."""
 
 
 def in_use_error(path: object) -> ConfigError:
@@ -53,7 +53,7 @@ def in_use_error(path: object) -> ConfigError:
 
 @contextmanager
 def hold_local(path: Path) -> Iterator[LocalLock]:
-    """Hold a local directory; the kernel frees the lock with the process, however it ends.
+    """Hold a local directory; the kernel releases the lock when the process ends.
 
     Raises: ConfigError when another process holds it, or it cannot be written or locked.
     """
@@ -82,7 +82,7 @@ class LocalLock:
 
     def _held(self) -> Any:
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)  # texts are their owner's business
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)  # only its owner may read the texts
             handle = (self.path / LOCK).open("a+")
         except OSError as error:
             problem = f"run.dir {self.path} cannot be written: {error.strerror}; choose another one"
@@ -107,7 +107,7 @@ class LocalLock:
                 raise _cannot_lock(self.path, error) from None
 
     def still_holds(self) -> bool:
-        """Whether the file that is locked is the one that lies there; one that somebody has removed is made again."""
+        """Whether the locked file is still in the directory; a removed one is made and locked again."""
         try:
             if os.path.samestat(os.stat(self.path / LOCK), os.fstat(self.handle.fileno())):
                 return True
@@ -132,7 +132,7 @@ def _cannot_lock(path: Path, error: OSError) -> ConfigError:
 
 
 def unshared_locks(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
-    """The kind of a file system whose locks other machines do not see, None where they do or nobody tells."""
+    """The kind of a file system whose locks other machines do not see; None when they do, or when it is unknown."""
     try:
         lines = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
@@ -153,7 +153,7 @@ def _decoded(mount: str) -> str:
 
 
 def local_in_use(path: Path) -> bool:
-    """Whether a process holds a local directory."""
+    """Whether a running process holds a local directory."""
     try:
         with (path / LOCK).open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -165,15 +165,15 @@ def local_in_use(path: Path) -> bool:
 
 
 class FencedObject:
-    """An object of which only who has seen the last version can write the next."""
+    """An object that only a process that knows its last version can replace."""
 
     def __init__(self, path: RemotePath) -> None:
         self.path = path
         self.bucket, _, self.key = path.inner.partition("/")
-        self.seen: Any = None  # what the store calls the last version; None: there is no object
+        self.seen: Any = None  # the last version by the names of the store; None: there is no object
 
     def read(self) -> bytes | None:
-        """The content, which is remembered as seen; None where there is no object."""
+        """The content, whose version is remembered; None when there is no object."""
 
         def get() -> bytes | None:
             try:
@@ -185,10 +185,10 @@ class FencedObject:
             self.seen = {name: found.meta[name] for name in ("e_tag", "version") if found.meta.get(name)}
             return content
 
-        return self._again(get)
+        return self._retry(get)
 
     def write(self, content: bytes, once: bool = False) -> None:
-        """Put the next version. Raises: ConflictError when the object is no longer the one that was seen."""
+        """Put the next version. Raises: ConflictError when the object is not the version that was seen."""
 
         def put() -> None:
             mode: Any = "create" if self.seen is None else self.seen
@@ -197,26 +197,26 @@ class FencedObject:
             self.seen = {name: found[name] for name in ("e_tag", "version") if found.get(name)}
 
         try:
-            self._again(put, once)
+            self._retry(put, once)
         except (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError):
             before = self.seen
-            if self.read() != content:  # else it was written, and only the answer was lost
-                self.seen = before  # so that nothing is written over what others have written
+            if self.read() != content:  # otherwise the write succeeded, and only the reply was lost
+                self.seen = before  # so that no later write replaces what others wrote
                 raise ConflictError from None
 
     def require_conditional_writes(self, content: bytes) -> None:
-        """Raises: UnsupportedError when the store writes though a condition does not hold; ``content`` lies there."""
+        """Raises: UnsupportedError when the store writes although a condition fails; the object holds ``content``."""
         modes: list[Any] = ["create", {"e_tag": '"00000000000000000000000000000000"', "version": "1"}]
         client = object_client(self.path.root, self.bucket)
         for mode in modes:
             put = functools.partial(obstore.put, client, self.key, content, mode=mode, use_multipart=False)
             try:
-                self._again(put)
+                self._retry(put)
             except (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError):
                 continue
             raise UnsupportedError("it writes whatever the condition says")
 
-    def _again(self, work: Callable[[], T], once: bool = False) -> T:
+    def _retry(self, work: Callable[[], T], once: bool = False) -> T:
         deadline = time.monotonic() + self.path.patience_s
         pause = 0.2
         while True:
@@ -226,7 +226,7 @@ class FencedObject:
                 raise
             except BaseError as error:
                 words = " ".join(str(error).split("Debug source")[0].split())[:300]
-                if is_transient(error) is not True:  # then it cannot be asked this way
+                if is_transient(error) is not True:  # the store rejects this kind of request
                     raise UnsupportedError(words) from None
                 if once or time.monotonic() > deadline:
                     raise StageError(f"{self.path}: {words}. When that is mended, the same command goes on") from None
@@ -235,14 +235,14 @@ class FencedObject:
 
 
 class Lease:
-    """An object whose holder gives signs of life, and is taken for dead without them."""
+    """An object that its holder rewrites as a heartbeat; the lease expires without it."""
 
     def __init__(self, folder: RemotePath) -> None:
         self.folder, self.path = folder, folder / LOCK
         self.owner = uuid.uuid4().hex
         holder = {"owner": self.owner, "host": platform.node(), "pid": os.getpid(), "numbers": pid_namespace()}
         self.content = json.dumps(holder).encode()
-        self.fence: FencedObject | None = FencedObject(self.path)  # None: the store takes no conditional writes
+        self.fence: FencedObject | None = FencedObject(self.path)  # None: no conditional writes
 
     @contextmanager
     def held(self) -> Iterator[Lease]:
@@ -264,11 +264,11 @@ class Lease:
             self._release()
 
     def _acquire(self) -> None:
-        if remote_in_use(self.path):  # before a store that heeds no condition writes over it
+        if remote_in_use(self.path):  # a store without conditional writes would replace it
             raise in_use_error(self.folder)
         try:
             self._take()
-        except ConflictError:  # another was faster
+        except ConflictError:  # another process was faster
             raise in_use_error(self.folder) from None
         except UnsupportedError as error:
             self.fence = None
@@ -277,7 +277,7 @@ class Lease:
                 "surely", self.folder, error,
             )  # fmt: skip
             self.path.upload(self.content)
-            time.sleep(1)  # two that write at once: the later one's stays
+            time.sleep(1)  # of two writes at the same time, the later one stays
             if self.owner_now() != self.owner:
                 raise in_use_error(self.folder) from None
 
@@ -285,11 +285,11 @@ class Lease:
         assert self.fence is not None
         try:
             self.fence.write(self.content)
-        except ConflictError:  # there is one: that of a run at work, or one that was left
+        except ConflictError:  # a lease exists: of a running process, or an expired one
             if remote_in_use(self.path):
                 raise
             self.fence.read()
-            if remote_in_use(self.path):  # taken meanwhile
+            if remote_in_use(self.path):  # another process took it meanwhile
                 raise
             self.fence.write(self.content)
         self.fence.require_conditional_writes(self.content)
@@ -323,7 +323,7 @@ def _owner(path: RemotePath) -> str | None:
 
 
 def remote_in_use(path: RemotePath) -> bool:
-    """Whether a lock is that of a process that lives."""
+    """Whether a lease is that of a running process."""
     if path.age_s() > LEASE_S:
         return False
     try:
@@ -331,18 +331,18 @@ def remote_in_use(path: RemotePath) -> bool:
         owner, host, pid = held["owner"], held["host"], int(held["pid"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return False
-    if not owner:  # given back
+    if not owner:  # it was released
         return False
     here = pid_namespace()
     if host != platform.node() or not here or held.get("numbers") != here:
-        return True  # as far as anybody can tell
+        return True  # its process cannot be checked from here
     return owner in _own_leases if pid == os.getpid() else Path(f"/proc/{pid}").exists()
 
 
 def pid_namespace() -> str:
-    """What processes share that see each other's numbers: the machine's start, and their container; "" for unknown.
+    """The boot and the container within which process ids are unique; "" when they are unknown.
 
-    The name of the host tells neither: clones of a machine, and containers on its network, have the same.
+    The host name identifies neither: clones of a machine, and containers on its network, share it.
     """
     try:
         started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

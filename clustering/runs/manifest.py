@@ -1,4 +1,4 @@
-"""What manifest.json may hold; it is checked as input is, for a run directory may come from anybody."""
+"""The text of manifest.json in; its checked content out. It is checked like input: anybody may have written it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clustering.runs.inventory import FILES, STAGE_ARTEFACTS
 from clustering.schema import Figures
 
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]  # a stage's fingerprint
-Folder = Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]  # where its artefacts lie; "": at the top
+Folder = Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]  # of the folder of its artefacts; "": at the top
 StageName = Annotated[str, Field(pattern=rf"^({'|'.join(STAGE_ARTEFACTS)})$")]
 FileName = Annotated[str, Field(pattern=rf"^({'|'.join(map(re.escape, FILES))})$")]
 _checked = ConfigDict(extra="forbid", strict=True)
@@ -34,7 +34,7 @@ class StageEntry:
 
 @dataclass(config=_checked, kw_only=True)
 class Results:
-    """What users see of a run, beside its artefacts."""
+    """What users see of a run besides its artefacts."""
 
     stages: dict[StageName, StageEntry]
     config: dict[str, Any] | None = None  # checked by ``config.build_config``
@@ -48,17 +48,17 @@ class Results:
 
 @dataclass(config=_checked, kw_only=True)
 class Manifest(Results):
-    """The run that is at work, or has ended."""
+    """The run at work, or the one that ended."""
 
-    id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]  # is part of a collection's description and a folder's name
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]  # part of a collection's description and of a folder's name
     begun: dict[StageName, Fingerprint] = field(default_factory=dict)
-    dropped: Fingerprint | None = None  # the store whose collection was dropped after the search
-    loaded: Fingerprint | None = None  # the store whose collection this run has loaded, and releases
+    dropped: Fingerprint | None = None  # of the store whose collection was dropped after the search
+    loaded: Fingerprint | None = None  # of the store whose collection this run loaded and has to release
     collection: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] | None = None
-    swapped: dict[StageName, Folder] = field(default_factory=dict)  # whose files for users have come to the top
-    swapping: dict[FileName, Folder] = field(default_factory=dict)  # files that are on their way there; "": to go
-    previous: Results | None = None  # the last whole run, while another start is at work
-    owner: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None  # who holds a directory in an object store
+    swapped: dict[StageName, Folder] = field(default_factory=dict)  # stages whose files for users are at the top
+    swapping: dict[FileName, Folder] = field(default_factory=dict)  # files that are moving there; "": to be removed
+    previous: Results | None = None  # the last complete run, while another start is at work
+    owner: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None  # fencing token of the lease's holder
 
 
 KEYS = frozenset(key.name for key in fields(Manifest))
@@ -71,14 +71,14 @@ def parse_manifest(text: str) -> dict[str, Any]:
         _MANIFEST.validate_json(text)
     except ValidationError as error:
         detail = error.errors()[0]
-        place = ".".join(str(part) for part in detail["loc"] if "[" not in str(part))
+        key = ".".join(str(part) for part in detail["loc"] if "[" not in str(part))
         shown = repr(detail["input"])[:60]
-        raise ValueError(f"{place or 'it'}: {detail['msg'][0].lower()}{detail['msg'][1:]}, got {shown}") from None
+        raise ValueError(f"{key or 'it'}: {detail['msg'][0].lower()}{detail['msg'][1:]}, got {shown}") from None
     return dict(json.loads(text))
 
 
 def format_figures(figures: Figures) -> str:
-    """What the log says of a stage's figures: single numbers and words, bytes in MiB."""
+    """A stage's figures for the log: single numbers and words, bytes in MiB."""
     return " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
 
 

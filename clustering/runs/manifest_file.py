@@ -1,4 +1,4 @@
-"""The manifest of a run directory, and who may write it: one process, which shows at each write that it still may."""
+"""A run directory in; its manifest out, which one process may write after it checks its lock at each write."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from clustering.schema import Figures
 
 
 class ManifestFile:
-    """manifest.json of a run directory: read by anybody, changed by the process that holds the directory."""
+    """manifest.json of a run directory: every process reads it, the process that holds the directory changes it."""
 
     def __init__(self, root: Location) -> None:
         self.root = root
-        self.cached: Figures | None = None  # the content, while this process holds the directory and nobody else writes
-        self.lease: Lease | None = None  # that this process holds in an object store
-        self.local_lock: LocalLock | None = None  # that this process holds on a file system
-        self.fence: FencedObject | None = None  # the manifest there, which only who wrote it last can replace
+        self.cached: Figures | None = None  # the content, while this process holds the directory
+        self.lease: Lease | None = None  # on a directory in an object store
+        self.local_lock: LocalLock | None = None  # on a directory of a file system
+        self.fence: FencedObject | None = None  # the manifest in an object store; only its last writer can replace it
         self.changing = threading.RLock()  # stages may run on threads of one driver
-        self.changes = 0  # counts them, for those who keep what they have derived
+        self.changes = 0  # their count, for caches of what is derived from the manifest
 
     @property
     def content(self) -> Figures:
@@ -60,25 +60,23 @@ class ManifestFile:
 
     @property
     def id(self) -> str:
-        """Tells this run's collection from those of others; kept for the life of the directory."""
+        """Identifies this run's collection on a server; it never changes."""
         if not (self.root / MANIFEST).exists():
             self.update()
         return str(self.content["id"])
 
     def update(self, **entries: Any) -> None:
-        """Raises: StageError when the directory that this process holds has vanished, or is held by another now."""
+        """Raises: StageError when the directory of this process has vanished, or another process holds it now."""
         with self.changed() as manifest:
             manifest.update(entries)
 
     @contextmanager
     def changed(self) -> Iterator[Figures]:
-        """The manifest, to be changed in the block and written at its end; threads wait for each other."""
+        """The manifest, to change inside the block; it is written at the end. Threads wait for each other."""
         with self.changing:
             manifest = self.content
             yield manifest
-            assert manifest.keys() <= KEYS, (
-                manifest.keys() - KEYS
-            )  # what manifest.py does not know, no start would read
+            assert manifest.keys() <= KEYS, manifest.keys() - KEYS  # parse_manifest refuses other keys
             if self.cached is not None and self.fence is None:
                 self._refuse_another(manifest)
             if self._is_taken_over():
@@ -104,14 +102,14 @@ class ManifestFile:
 
     @contextmanager
     def reporting_disk_errors(self) -> Iterator[None]:
-        """Raises: StageError when the directory's disk is full, or takes no writes any more."""
+        """Raises: StageError when the disk is full or refuses writes."""
         try:
             yield
         except OSError as error:
             raise StageError(f"run.dir {self.root}: {error}. When that is mended, the same command goes on") from error
 
     def _refuse_another(self, manifest: Figures) -> None:
-        """Raises: StageError when what lies there is not what this process has last written."""
+        """Raises: StageError when the manifest is not the one that this process wrote last."""
         if not (self.root / MANIFEST).exists() or (found := self.read())["id"] != manifest["id"]:
             raise StageError(
                 f"{self.root} has vanished while the run was at work, or another run has taken its place. What it held "
@@ -128,12 +126,12 @@ class ManifestFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory for this process; a damaged manifest is left as it is.
+        """Hold the directory for this process; a damaged manifest stays as it is.
 
         Raises: ConfigError when another process holds it, or it cannot be written.
         """
         with self._locally_locked() if isinstance(self.root, Path) else self._leased():
-            with contextlib.suppress(ConfigError):  # a damaged manifest is told later
+            with contextlib.suppress(ConfigError):  # a damaged manifest is reported later
                 self.cached = {**self.read(), "id": self.id}
                 if self.lease is not None:
                     self.update(owner=self.lease.owner)
@@ -165,18 +163,17 @@ class ManifestFile:
                 self.lease = self.fence = None
 
     def _is_taken_over(self) -> bool:
-        """Whether another process holds what this one held: it gave no sign of life for too long, or its lock's file
-        was removed."""
+        """Whether another process took the directory: the lease expired, or the lock's file was removed."""
         if self.local_lock is not None:
             return not self.local_lock.still_holds()
         return self.lease is not None and self.lease.owner_now() not in (self.lease.owner, None)
 
     def in_use(self) -> bool:
-        """Whether a process that lives holds the directory."""
+        """Whether a running process holds the directory."""
         return local_in_use(self.root) if isinstance(self.root, Path) else remote_in_use(self.root / LOCK)
 
     def replace_damaged(self) -> None:
-        """Begin a manifest in place of one that is damaged."""
+        """Replace a damaged manifest with an empty one."""
         try:
             self.read()
         except ConfigError:

@@ -1,4 +1,4 @@
-"""An object store as a file system: paths, requests that are repeated where waiting helps, one client each."""
+"""A URI in; an object store as a file system out: paths, and requests that are retried on transient errors."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ from clustering.errors import StageError
 
 T = TypeVar("T")
 
-PATIENCE_S = 300.0  # how long an object store that fails is waited for, unless the run says otherwise
-FEW_TRIES = 3  # for what is neither known to pass nor known to stay, such as a file that is no Parquet
+PATIENCE_S = 300.0  # how long a failing request is retried, unless the run says otherwise
+FEW_TRIES = 3  # for an error that is neither known to be transient nor permanent, such as a file that is no Parquet
 LONGEST_PAUSE_S = 10.0
-COPIED_BYTES = 4 << 30  # S3 copies objects of 5 GB at most by itself
+COPIED_BYTES = 4 << 30  # S3 itself copies objects of 5 GB at most
 S3_ATTEMPTS = 5  # of one request, in 1 s
 LOCAL = pa.fs.LocalFileSystem()
-_only_streams: set[str] = set()  # buckets that the other client cannot write to
-# What waiting cannot mend: missing rights, a wrong key, a bucket that is not there. The words of Amazon's
-# client, then of Google's.
+_only_streams: set[str] = set()  # buckets that obstore cannot write to
+# Permanent errors are missing rights, a wrong key, an unknown bucket. The words of Amazon's client, then of Google's.
 PERMANENT_WORDS = ("access_denied", "http status 401", "http status 403", "no_such_bucket", "invalid_access_key",
                "signature_does_not_match", "invalid_signature", "status(permission_denied", "status(unauthenticated",
                "status(invalid_argument", "status(failed_precondition")  # fmt: skip
@@ -47,7 +46,7 @@ def _filesystem(scheme: str, authority: str, query: str) -> pa.fs.FileSystem:
         return filesystem
     options = dict(urllib.parse.parse_qsl(query))
     kept = {name: options[name] for name in ("scheme", "endpoint_override") if name in options}
-    retry = pa.fs.AwsDefaultS3RetryStrategy(max_attempts=S3_ATTEMPTS)  # the other waits up to 20 s
+    retry = pa.fs.AwsDefaultS3RetryStrategy(max_attempts=S3_ATTEMPTS)  # the default strategy waits up to 20 s
     return pa.fs.S3FileSystem(region=filesystem.region, retry_strategy=retry, allow_delayed_open=True, **kept)
 
 
@@ -62,7 +61,7 @@ def local_path(given: str) -> str:
     Raises: ValueError for a URI that names another machine, or options, which are for buckets.
     """
     if "://" not in given:
-        return os.path.expanduser(given)  # ~nobody stays as it is
+        return os.path.expanduser(given)  # ~unknown stays as it is
     _, authority, path, query, _ = urllib.parse.urlsplit(given, allow_fragments=False)
     if authority not in ("", "localhost") or not path:
         raise ValueError(f"file:// is followed by an absolute path (file:///home), not by {authority!r}")
@@ -74,14 +73,14 @@ def local_path(given: str) -> str:
 def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """The file system of a URI such as s3://bucket/prefix?region=eu-west-1, and the path within it.
 
-    Credentials are those of the environment, never part of the URI. A key of a bucket is taken as it stands, with its
-    percent signs, which Hive writes into names; other URIs are decoded.
-    Raises: OSError, ValueError for a URI that names none.
+    Credentials come from the environment, never from the URI. The key of an object is not decoded, because Hive writes
+    percent signs into names; other URIs are.
+    Raises: OSError, ValueError for a URI without a file system.
     """
     if is_local(uri):
         return LOCAL, local_path(uri).rstrip("/") or "/"
     scheme, authority, path, query, _ = urllib.parse.urlsplit(uri, allow_fragments=False)
-    if scheme in ("s3", "gs"):  # the same for every path of a bucket, so that connections are kept
+    if scheme in ("s3", "gs"):  # one for all paths of a bucket, to reuse connections
         return _filesystem(scheme, authority, query), f"{authority}{path}".rstrip("/")
     filesystem, inner = pa.fs.FileSystem.from_uri(uri)
     return filesystem, inner.rstrip("/")
@@ -89,8 +88,10 @@ def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
 
 @functools.lru_cache(maxsize=16)
 def object_client(root: str, bucket: str) -> Any:
-    """A client that writes objects whole, and on a condition; pyarrow's does neither. Credentials as for pyarrow's, but
-    of the environment and the machine alone, not of profiles."""
+    """A client for atomic and conditional writes, which pyarrow has not.
+
+    Credentials come from the environment and the machine, as for pyarrow, but not from profiles.
+    """
     scheme, _, _, query, _ = urllib.parse.urlsplit(root, allow_fragments=False)
     options = dict(urllib.parse.parse_qsl(query))
     plain = options.get("scheme") == "http"
@@ -112,18 +113,18 @@ def object_client(root: str, bucket: str) -> Any:
 
 @dataclass(frozen=True)
 class RemotePath:
-    """An object or prefix of an object store, with those of pathlib's methods that a run directory needs.
+    """An object or prefix of an object store, with the methods of pathlib that a run directory needs.
 
-    An object is there when it is whole. What fails is tried again, because object stores fail now and then.
+    An object exists only when it is complete. Requests are retried, because object stores have transient errors.
     """
 
     root: str  # scheme, bucket and options: s3://bucket?region=eu-west-1
     inner: str  # bucket and key
-    patience_s: float = field(default=PATIENCE_S, compare=False)  # how long it is waited for when it fails
+    patience_s: float = field(default=PATIENCE_S, compare=False)  # how long a failing request is retried
 
     @classmethod
     def of(cls, uri: str) -> RemotePath:
-        """Raises: ValueError for a key with a step that object stores do not know."""
+        """Raises: ValueError for a key with a step . or .., which object stores do not know."""
         scheme, authority, path, query, _ = urllib.parse.urlsplit(uri, allow_fragments=False)
         steps = [step for step in path.split("/") if step]
         if not {".", ".."}.isdisjoint(steps):
@@ -153,10 +154,10 @@ class RemotePath:
         return filesystem_of(self.root)[0]
 
     def retry(self, work: Callable[[pa.fs.FileSystem], T], tries: int = 0) -> T:
-        """Call until it works, for ``patience_s`` at most; ``tries``: or so many times.
+        """Call ``work`` until it succeeds, for ``patience_s`` at most; tries : at most so many times, 0 for no limit
 
-        Raises: FileNotFoundError at once; StageError at once for what waiting cannot mend, after a few tries for what
-            is unknown, and for what has not passed in time.
+        Raises: FileNotFoundError at once; StageError at once for a permanent error, after a few tries for an unknown
+            one, and after ``patience_s`` for a transient one.
         """
         failures, started = 0, time.monotonic()
         while True:
@@ -169,10 +170,11 @@ class RemotePath:
                 if failures == 1:
                     started = time.monotonic()
                 left = started + self.patience_s - time.monotonic()
-                hope = is_transient(error)
-                if hope is False or failures == tries or left <= 0 or (hope is None and failures >= FEW_TRIES):
+                transient = is_transient(error)
+                is_last = failures == tries or left <= 0 or (transient is None and failures >= FEW_TRIES)
+                if transient is False or is_last:
                     raise self._failed(error, failures, time.monotonic() - started) from None
-                # Drawn, so that workers that fail together do not come back together.
+                # Random, so that workers that fail together do not retry together.
                 time.sleep(min(left, random.uniform(0.5, 1) * min(0.2 * 2**failures, LONGEST_PAUSE_S)))
 
     def _failed(self, error: Exception, failures: int, seconds: float) -> StageError:
@@ -187,7 +189,7 @@ class RemotePath:
         return bool(self._info().type != pa.fs.FileType.NotFound)
 
     def glob(self, pattern: str) -> list[RemotePath]:
-        """The objects directly below whose name matches."""
+        """The objects directly below this prefix whose name matches."""
         selector = pa.fs.FileSelector(self.inner, allow_not_found=True)
         infos = self.retry(lambda fs: fs.get_file_info(selector))
         return [self / info.base_name for info in infos if fnmatch.fnmatchcase(info.base_name, pattern)]
@@ -203,12 +205,12 @@ class RemotePath:
         return self.read_bytes().decode(encoding)
 
     def age_s(self) -> float:
-        """Seconds since the object was written; infinite when there is none."""
+        """Seconds since the object was written; infinity when there is none."""
         info = self._info()
         return float("inf") if info.mtime is None else time.time() - info.mtime.timestamp()
 
     def upload(self, content: Path | bytes, tries: int = 0) -> None:
-        """Put bytes, or a local file's content, here in one step."""
+        """Write bytes, or a local file's content, to the object in one step."""
 
         def put(fs: pa.fs.FileSystem) -> None:
             if self._put_at_once(content):
@@ -217,7 +219,7 @@ class RemotePath:
                 with fs.open_output_stream(self.inner) as stream:
                     stream.write(content)
                 return
-            # One call: a signal cannot come in between and have half of the content closed as if it were all.
+            # One call, so that a signal cannot close a partial object as if it were complete.
             pa.fs.copy_files(str(content), self.inner, pa.fs.LocalFileSystem(), fs)
             if fs.get_file_info(self.inner).size != content.stat().st_size:
                 raise OSError(f"{self.inner} has another size than what was written")
@@ -225,10 +227,9 @@ class RemotePath:
         self.retry(put, tries)
 
     def _put_at_once(self, content: Path | bytes) -> bool:
-        """Put content without a stream, where the store can be asked so.
+        """Write without a stream; False when the store does not take it.
 
-        A stream of pyarrow's that failed writes once more when it is forgotten: an empty object in the place of a whole
-        one, as late as the interpreter likes.
+        A failed stream of pyarrow writes again when it is garbage collected, and replaces the object with an empty one.
         """
         bucket, _, key = self.inner.partition("/")
         if not self.root.startswith("s3://") or bucket in _only_streams:
@@ -238,7 +239,7 @@ class RemotePath:
         except BaseError as error:
             if is_transient(error) is True:
                 raise OSError(str(error).split("Debug source")[0]) from None
-            _only_streams.add(bucket)  # such as credentials that this client does not find; pyarrow says what is wrong
+            _only_streams.add(bucket)  # for instance without credentials; pyarrow reports what is wrong
             return False
         return True
 
@@ -248,7 +249,7 @@ class RemotePath:
             if kind == pa.fs.FileType.Directory:
                 try:
                     fs.delete_dir(self.inner)
-                except FileNotFoundError:  # of Google's, when what lay in it is gone and there is no object of its name
+                except FileNotFoundError:  # Google's store raises it when the prefix is empty
                     if fs.get_file_info(self.inner).type != pa.fs.FileType.NotFound:
                         raise
             elif kind == pa.fs.FileType.File:
@@ -258,7 +259,7 @@ class RemotePath:
 
 
 def is_transient(error: Exception) -> bool | None:
-    """Whether waiting may mend what a client of an object store raised: True, False, or None for who knows."""
+    """Whether an error of an object store's client is transient: True, False for permanent, None for unknown."""
     words = str(error).lower()
     if any(word in words for word in PERMANENT_WORDS):
         return False

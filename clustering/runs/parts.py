@@ -1,8 +1,9 @@
-"""The parts of artefacts: their names, their columns, some of their rows, vectors and neighbor lists."""
+"""Artefacts in; their parts out: names, columns, some rows, vectors, neighbor lists."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from scipy.sparse import csr_array
 
 from clustering.errors import StageError
 from clustering.kernels.printable import one_line
+from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.storage import Location, load_array, read_schema, read_table, save_array
 
 SHOWN_IDS = 3
-WITHOUT_VECTOR = b"without_vector"  # in the metadata of a part of vectors/: rows whose text has none that can be used
+WITHOUT_VECTOR = b"without_vector"  # metadata of a part of vectors/: rows whose text has no usable vector
 
 
 def part_name(index: int) -> str:
@@ -29,12 +31,12 @@ def parts(folder: Location) -> list[Location]:
 
 
 def part_names(folder: Location) -> list[str]:
-    """The names of the finished parts, which are the same in all artefacts."""
+    """The names of the finished parts; they are the same in all artefacts."""
     return [path.name for path in parts(folder)]
 
 
 def read_columns(folder: Location, columns: list[str]) -> pa.Table:
-    """Some columns of all parts of an artefact, in row order; for columns that fit in one process."""
+    """Some columns of all parts of an artefact, in row order; they must fit in one process."""
     found = parts(folder)
     if not found:
         raise StageError(f"{folder} holds no parts; run the stage that makes it first")
@@ -42,43 +44,43 @@ def read_columns(folder: Location, columns: list[str]) -> pa.Table:
 
 
 def read_rows(folder: Location, rows: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:
-    """Some columns of some rows of an artefact, ascending by row, read part by part."""
-    found = []
-    for path in parts(folder):
-        held = read_table(path, columns=["row"])["row"].to_numpy()
-        places = np.flatnonzero(np.isin(held, rows))
-        if len(places):
-            found.append(read_table(path, columns=columns).take(places))
-    return pa.concat_tables(found)
+    """Some columns of some rows of an artefact, ascending by row; parts are read one by one."""
+    return pa.concat_tables(
+        read_table(path, columns=columns).take(positions) for path, positions, _ in _parts_with(folder, rows)
+    )
 
 
 def read_row_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
-    """The texts of some rows, as they are shown."""
-    if not rows.size:
-        return {}
-    found: dict[int, str] = {}
-    for path in parts(run / "texts"):
-        held = read_table(path, columns=["row"])["row"].to_numpy()
-        places = np.flatnonzero(np.isin(held, rows))
-        if len(places):
-            shown = ["shown"] if "shown" in read_schema(path).names else []
-            table = read_table(path, columns=["text", *shown]).take(places)
-            words = pc.coalesce(*(table[name] for name in (*shown, "text")))
-            found.update(zip(held[places].tolist(), words.to_pylist(), strict=True))
-    return found
+    """The texts of some rows as they are shown, by row."""
+    texts: dict[int, str] = {}
+    for path, positions, found in _parts_with(run / "texts", rows) if rows.size else ():
+        columns = [name for name in ("shown", "text") if name in read_schema(path).names]
+        table = read_table(path, columns=columns).take(positions)
+        texts |= dict(zip(found.tolist(), pc.coalesce(*table.select(columns).columns).to_pylist(), strict=True))
+    return texts
+
+
+def _parts_with(folder: Location, rows: np.ndarray[Any, Any]) -> Iterator[tuple[Location, IntArray, IntArray]]:
+    """The parts that hold some of the rows, each with their positions in it and the rows there."""
+    for path in parts(folder):
+        own = read_table(path, columns=["row"])["row"].to_numpy()
+        positions = np.flatnonzero(np.isin(own, rows))
+        if positions.size:
+            yield path, positions, own[positions]
 
 
 def flat_neighbors(path: Location, k: int) -> tuple[np.ndarray[Any, Any], ...]:
-    """The k nearest of each list of a part of neighbors/, one entry a neighbor.
+    """The k nearest neighbors of each row of a part of neighbors/, one entry for each.
 
-    Returns: row int64, place in its list (0 the nearest), neighbor int64, distance float32, each shape (n_entries,)
+    Returns: row int64, position in its list int64 (0 is the nearest), neighbor int64, distance float32, each shape
+        (n_entries,)
     """
     table = read_table(path)
     lengths = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
-    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    near = place < k
+    position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    near = position < k
     flat = (table[name].combine_chunks().flatten().to_numpy()[near] for name in ("neighbors", "distances"))
-    return np.repeat(table["row"].to_numpy(), lengths)[near], place[near], *flat
+    return np.repeat(table["row"].to_numpy(), lengths)[near], position[near], *flat
 
 
 def load_assignment(run: RunDir) -> pa.Table:
@@ -87,28 +89,31 @@ def load_assignment(run: RunDir) -> pa.Table:
 
 
 def vectors_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """float32, shape (n_rows, dim): column ``vector`` without a Python object a row."""
+    """Column ``vector`` as float32, shape (n_rows, dim), without a Python object for each row."""
     column = table["vector"].combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
     return values.reshape(len(column), column.type.list_size)  # type: ignore[no-any-return]
 
 
 def stored_vectors(table: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.float32]]]:
-    """Rows and vectors of those texts of a part that have a vector; the others' are all zeros."""
+    """The rows and vectors of the texts of a part that have a vector; a text without one has zeros there.
+
+    Returns: int64, shape (n_vectors,), and float32, shape (n_vectors, dim)
+    """
     vectors = vectors_of(table)
-    there = vectors.any(axis=1)
-    return table["row"].to_numpy()[there], vectors if there.all() else vectors[there]
+    present = vectors.any(axis=1)
+    return table["row"].to_numpy()[present], vectors if present.all() else vectors[present]
 
 
 def rows_without_vector(folder: Location) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The rows of vectors/ whose text has none that can be used, ascending."""
+    """The rows of vectors/ whose text has no usable vector: int64, ascending."""
     return rows_in_metadata(folder, WITHOUT_VECTOR)
 
 
 def rows_in_metadata(folder: Location, key: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The rows that the metadata of an artefact's parts names under a key."""
-    named = [(read_schema(path).metadata or {}).get(key, b"").decode() for path in parts(folder)]
-    return np.array([int(row) for rows in named for row in rows.split()], np.int64)
+    """The rows that the metadata of an artefact's parts lists under a key: int64."""
+    listed = [(read_schema(path).metadata or {}).get(key, b"").decode() for path in parts(folder)]
+    return np.array([int(row) for rows in listed for row in rows.split()], np.int64)
 
 
 def save_graph(folder: Location, graph: csr_array) -> None:
@@ -133,7 +138,7 @@ def load_graph(run: str | Location | RunDir) -> csr_array:
 
 
 def describe_item(item: dict[str, Any], run: RunDir | None = None) -> str:
-    """The names of an item's parts, or what it says of a piece of input; with the first text ids where they are known.
+    """A work item for messages: the names of its parts with the first text ids if known, or its piece of input.
 
     item : with ``name``, ``names``, ``pieces`` (each with a name, or first and stop), or another description
     """
@@ -149,12 +154,12 @@ def describe_item(item: dict[str, Any], run: RunDir | None = None) -> str:
 
 
 def _first_ids(run: RunDir, name: str) -> str:
-    """Rows and first text ids of a part; empty where they cannot be read, as before the stage read is done."""
+    """Rows and first text ids of a part; empty when they cannot be read, as before the stage read is finished."""
     try:
         rows = read_table(run / "texts" / name, columns=["row"])["row"]
         members = read_table(run / "members" / name, columns=["text_id", "row"])
         ids = members.filter(pc.is_in(members["row"], rows[:SHOWN_IDS]))["text_id"].to_pylist()[:SHOWN_IDS]
-    except Exception:  # what is wrong is told already; this only adds to it
+    except Exception:  # the error itself is reported already
         return ""
     shown = ", ".join(one_line(str(one), 80) for one in ids)
     return f"rows {rows[0]} to {rows[-1]}" + (f", text ids {shown} ..." if shown else "")

@@ -1,4 +1,4 @@
-"""Where artefacts lie: a local path or an object store; files are written whole or not at all, and read back."""
+"""A local path or a URI in; files that are written atomically and read back, out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECRET_SHOWN = "a URI holds a user or password; object stores take credentials f
 
 
 class RetryingFile(io.RawIOBase):
-    """The content of an object, read at any place; a read that fails is tried again from where it was.
+    """The content of an object at any position; a failed read is retried from its position.
 
     Raises: StageError as ``RemotePath.retry`` does.
     """
@@ -62,7 +62,7 @@ class RetryingFile(io.RawIOBase):
     def _read(self, fs: pa.fs.FileSystem, wanted: int) -> bytes:
         source, self.source = self.source or fs.open_input_file(self.path.inner), None
         found: bytes = source.read_at(wanted, self.at)
-        self.source = source  # one that has failed is opened anew
+        self.source = source  # after a failure the next read opens the object again
         return found
 
 
@@ -70,7 +70,7 @@ Location = Path | RemotePath
 
 
 def locate(given: str | Location) -> Location:
-    """A path of this machine, absolute, or a place in an object store for a URI.
+    """An absolute path of this machine, or the path in an object store that a URI names.
 
     Raises: ConfigError for what is neither.
     """
@@ -87,7 +87,7 @@ def locate(given: str | Location) -> Location:
 
 
 def is_within(path: Location, folder: Location) -> bool:
-    """Whether a path is a folder or lies below it, links followed."""
+    """Whether a path is a folder or lies below it; links are followed."""
     if isinstance(folder, RemotePath):
         return isinstance(path, RemotePath) and f"{path.inner}/".startswith(f"{folder.inner}/")
     if isinstance(path, RemotePath):
@@ -99,7 +99,7 @@ def is_within(path: Location, folder: Location) -> bool:
 
 
 def check_writable(path: Location, option: str) -> None:
-    """Raises: ConfigError when a file cannot be written there; ``option`` names what was given on the command line."""
+    """Raises: ConfigError when the file cannot be written; ``option`` is the option of the command line in messages."""
     if isinstance(path, RemotePath):
         return
     try:
@@ -114,33 +114,33 @@ def check_writable(path: Location, option: str) -> None:
 
 
 def _make_empty(path: Path) -> None:
-    """Make an empty file and its folder, which another thread removes when it finds it empty in between."""
-    for again in range(EMPTIED, -1, -1):
+    """Make an empty file and its folder; another thread may remove the folder while it is empty."""
+    for tries_left in range(EMPTIED, -1, -1):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             path.touch()
             return
         except FileNotFoundError:
-            if not again:
+            if not tries_left:
                 raise
 
 
 @contextmanager
-def atomic_write(path: Location, lasting: bool = True) -> Iterator[Path]:
-    """A temporary local path whose content stands at ``path`` when the block ends without an error.
+def atomic_write(path: Location, durable: bool = True) -> Iterator[Path]:
+    """A temporary local path; its content replaces ``path`` when the block ends without an error.
 
-    lasting : also after a crash of the machine; what no other start reads need not wait for the disk
+    durable : also after a crash of the machine; a file that no other start reads need not wait for the disk
     """
     if isinstance(path, RemotePath):
         with tempfile.TemporaryDirectory(prefix="covey-") as folder:
             yield Path(folder) / path.name
             path.upload(Path(folder) / path.name)
         return
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # processes of containers share numbers
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # containers may share process ids
     try:
         _make_empty(temporary)
         yield temporary
-        if lasting:  # a name that survives a crash without its content would pass for a whole part
+        if durable:  # otherwise a name could survive a crash without its content
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -149,7 +149,7 @@ def atomic_write(path: Location, lasting: bool = True) -> Iterator[Path]:
 
 
 def move(path: Location, to: Location) -> None:
-    """Put a file in the place of another, in one step for who reads it; in an object store, it is copied there."""
+    """Replace a file with another, in one step for readers; an object store copies it."""
     if isinstance(path, RemotePath) and isinstance(to, RemotePath):
         size = path._info().size or 0
 
@@ -166,25 +166,24 @@ def move(path: Location, to: Location) -> None:
 
 
 def touch(path: Location) -> None:
-    """An empty file as a mark."""
+    """Write an empty file."""
     with atomic_write(path) as temporary:
         temporary.touch()
 
 
-# How the footer of an Arrow file says that a column has an extension type, and, in base64, at each place of three, that
-# of a Parquet file.
-EMPTIED = 100  # times that a folder may vanish before a file is in it
+EMPTIED = 100  # times that a folder may vanish before it holds a file
+# The key of an extension type in the footer of an Arrow file and, in base64 at three offsets, of a Parquet file.
 _EXTENSION = (
     b"ARROW:extension:name", b"QVJST1c6ZXh0ZW5zaW9uOm5hbW", b"FSUk9XOmV4dGVuc2lvbjpuYW1l", b"BUlJPVzpleHRlbnNpb246bmFtZ"
 )  # fmt: skip
-_MAGIC = (b"ARROW1", b"PAR1")  # with which a file ends, behind its footer and the footer's length
+_MAGIC = (b"ARROW1", b"PAR1")  # the last bytes of a file, after its footer and the footer's length
 
 
 def has_extension_types(file: Any) -> bool:
-    """Whether a Parquet or Arrow file, opened and seekable, says that columns hold Arrow extension types.
+    """Whether an open, seekable Parquet or Arrow file has columns of Arrow extension types.
 
-    pyarrow makes them when the file is opened, by code that Ray and others have registered; some of it runs pickle. So
-    this looks at the footer's bytes, before anything is read. The file's place is at its beginning afterwards.
+    pyarrow builds such columns with code that Ray and others register, and some of it runs pickle. This function
+    therefore searches the bytes of the footer before pyarrow reads the file. It leaves the file at its beginning.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - 10))
@@ -198,9 +197,9 @@ def has_extension_types(file: Any) -> bool:
 
 
 def _read(path: Location, work: Callable[[pa.NativeFile], T], at_once: bool = False) -> T:
-    """What ``work`` takes from a Parquet or Arrow file; at_once : in one request
+    """The result of ``work`` on a Parquet or Arrow file; at_once : read the file in one request
 
-    Raises: StageError when it is damaged, or holds extension types, which no artefact of Covey's does.
+    Raises: StageError when the file is damaged, or holds extension types, which Covey never writes.
     """
 
     def read(fs: pa.fs.FileSystem) -> T:
@@ -231,7 +230,7 @@ def read_table(path: Location, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_metadata(path: Location) -> pq.FileMetaData:
-    """What a Parquet file says of itself, without its rows. Raises: StageError when it holds extension types."""
+    """The footer of a Parquet file. Raises: StageError when the file holds extension types."""
     return _read_parquet(path, lambda file: file.metadata)
 
 
@@ -240,8 +239,8 @@ def read_schema(path: Location) -> pa.Schema:
 
 
 def write_temporary(path: Location, table: pa.Table) -> None:
-    """Write an Arrow file for this start alone: uncompressed, which takes a tenth of the time that Parquet takes."""
-    with atomic_write(path, lasting=False) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+    """Write an uncompressed Arrow file for this start alone, in a tenth of the time of a Parquet file."""
+    with atomic_write(path, durable=False) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
         writer.write_table(table.combine_chunks())  # a file has one dictionary for each column
 
 
@@ -249,21 +248,23 @@ def read_temporary(path: Location, wanted: Callable[[str], bool]) -> pa.Table:
     """The wanted columns of an Arrow file. Raises: StageError when it holds extension types."""
 
     def read(file: pa.NativeFile) -> pa.Table:
-        at = [at for at, name in enumerate(pa.ipc.open_file(file).schema.names) if wanted(name)]
-        return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=at)).read_all()
+        fields = [field for field, name in enumerate(pa.ipc.open_file(file).schema.names) if wanted(name)]
+        return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields)).read_all()
 
-    return _read(path, read, at_once=isinstance(path, RemotePath))  # small, and Arrow files are read in many steps
+    return _read(
+        path, read, at_once=isinstance(path, RemotePath)
+    )  # the files are small, and reading one takes many requests
 
 
 def load_array(path: Location, mapped: bool = False) -> Any:
-    """A .npy file, memory-mapped where asked, or a .npz file; nothing in it is executed.
+    """A .npy or .npz file; nothing in it is executed.
 
-    A mapped one from an object store is first copied to this node, into a file that ends with its last use.
+    mapped : memory-map the .npy file; one from an object store is first copied to this node, until its last use
     """
     if isinstance(path, Path):
         try:
             return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        except (ValueError, EOFError, zipfile.BadZipFile):  # of pickles, too, which stay unread
+        except (ValueError, EOFError, zipfile.BadZipFile):  # also raised for pickles, which are not loaded
             raise StageError(f"{path} is damaged: it holds no array. {REDO_HINT}") from None
     if not mapped:
         return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
@@ -274,7 +275,7 @@ def load_array(path: Location, mapped: bool = False) -> Any:
 
 
 def digest(*parts: Any) -> str:
-    """Digest of what a stage depends on: its configuration, its input, the stages before it."""
+    """A digest of 16 hexadecimal digits of values that JSON can hold, others as strings."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -288,12 +289,12 @@ def write_json(path: Location, content: Any) -> None:
 
 
 def write_table(path: Location, table: pa.Table) -> None:
-    """Write one Parquet file that is either whole or absent."""
+    """Write a Parquet file atomically."""
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
 def save_array(path: Location, array: np.ndarray[Any, Any]) -> None:
-    """Write one .npy file that is either whole or absent."""
+    """Write a .npy file atomically."""
     with atomic_write(path) as temporary, temporary.open("wb") as handle:
         np.save(handle, array)

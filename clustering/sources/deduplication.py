@@ -194,7 +194,7 @@ def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -
         end = start + kept
         mine = first[start:end]
         path = run / "records" / f"{count['name']}.npz"
-        with atomic_write(path, lasting=False) as temporary, temporary.open("wb") as handle:
+        with atomic_write(path, durable=False) as temporary, temporary.open("wb") as handle:
             np.savez(handle, row=row[start:end], first=mine, copies=copies[row[start:end][mine]])
         start = end
     return {

@@ -357,7 +357,7 @@ def test_a_folder_that_others_remove_while_it_is_empty_is_no_trouble(tmp_path: P
         removing = pool.submit(remove)
         try:
             for number in range(50):
-                with atomic_write(folder / "layers.json", lasting=False) as temporary:
+                with atomic_write(folder / "layers.json", durable=False) as temporary:
                     temporary.write_text(str(number), encoding="utf-8")
                 (folder / "layers.json").unlink()
         finally:
