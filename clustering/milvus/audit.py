@@ -1,16 +1,16 @@
-"""A collection and vectors/ in; the rows that it lacks, doubles or holds wrongly, out."""
+"""A collection and vectors/ in; which rows the collection lacks, doubles or holds wrongly, out."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from clustering.errors import StoreError
 from clustering.kernels.topk import IntArray
 from clustering.milvus.channel import Channel
-from clustering.milvus.collection import DESCRIPTION_PREFIX, ChangedError
+from clustering.milvus.collection import ChangedError, describe, description_of
 from clustering.milvus.endpoint import Endpoint, connected
 from clustering.milvus.index import load_collection
 from clustering.milvus.protocol import ROW, VECTOR, column_of
@@ -22,135 +22,141 @@ from clustering.workers.pool import Item
 
 KEYS_PER_QUERY = 8192  # servers list 16,384 at most
 AUDIT_ROUNDS = 3
-AUDIT_SAMPLE = 200  # vectors that are read back
+AUDIT_SAMPLE = 200  # vectors that are compared
+
+
+class Rows(NamedTuple):
+    """The rows first to stop - 1, which lie in a part of vectors/."""
+
+    name: str
+    first: int
+    stop: int
+
+    @property
+    def expression(self) -> str:
+        return f"{ROW} >= {self.first} and {ROW} < {self.stop}"
+
+    def select(self, rows: IntArray) -> IntArray:
+        return rows[(rows >= self.first) & (rows < self.stop)]
 
 
 def audit_collection(run: RunDir, channel: Channel, n_texts: int, attempt: int = 0) -> list[Item]:
-    """What the collection lacks, doubles or holds wrongly, as pieces of vectors/ to be loaded again; [] when whole.
+    """What the collection lacks, doubles or holds wrongly, as pieces of vectors/ to load again; [] when it is whole.
 
     The count of entities comes first and waits for all writes. Every key is listed, range by range; the count shows
     doubled keys, which a list does not; a sample of vectors, another one at each attempt, is compared bit by bit.
     Raises: StoreError for entities that are no rows of this run.
     """
     endpoint = channel.endpoint
-    total, _ = retry(endpoint, lambda _: channel.count())
-    spans = [(path.name, *_span(path)) for path in parts(run / "vectors")]
-    without = rows_without_vector(run / "vectors")
+    total = _count(channel)
+    all_parts, without = _parts_of_vectors(run), rows_without_vector(run / "vectors")
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda span: _wrong_rows(channel, span[0], span[1], span[2], without), spans))
-    wrong = [piece for pieces, _ in found for piece in pieces]
-    listed = sum(count for _, count in found)
-    if total > listed:
-        outside, _ = retry(endpoint, lambda _: channel.count(f"{ROW} < 0 or {ROW} >= {n_texts}"))
-        if outside:
+        keys = list(pool.map(lambda part: _stored_keys(channel, part), all_parts))
+    wrong = [piece for part, stored in zip(all_parts, keys, strict=True) for piece in _missing(part, stored, without)]
+    if total > sum(stored.size for stored in keys):
+        foreign = _count(channel, f"{ROW} < 0 or {ROW} >= {n_texts}")
+        if foreign:
             raise StoreError(
-                f"{endpoint} holds {outside} entities that are no rows of this "
-                f"run; somebody else writes to it. Drop it, or choose another store.collection"
+                f"{endpoint} holds {foreign} entities that are no rows of this run; somebody else writes to it. Drop "
+                f"it, or choose another store.collection"
             )
         with ThreadPoolExecutor(4) as pool:
-            counts = list(pool.map(lambda span: _count(channel, *span[1:]), spans))
-        doubled = [span for span, (_, keys), count in zip(spans, found, counts, strict=True) if count > keys]
-        named = {(piece["name"]) for piece in wrong}
-        wrong += [{"name": name, "first": a, "stop": b} for name, a, b in doubled if name not in named]
-    if not wrong:
-        wrong = _wrong_vectors(run, channel, spans, without, attempt)
-    return wrong
+            counts = list(pool.map(lambda part: _count(channel, part.expression), all_parts))
+        damaged = {piece.name for piece in wrong}
+        wrong += [
+            part for part, stored, count in zip(all_parts, keys, counts, strict=True)
+            if count > stored.size and part.name not in damaged
+        ]  # fmt: skip
+    return [piece._asdict() for piece in wrong or _wrong_vectors(run, channel, all_parts, without, attempt)]
 
 
-def _span(path: Any) -> tuple[int, int]:
-    """First row of a part of vectors/, and the one after its last."""
-    rows = read_table(path, columns=["row"])["row"]
-    return int(rows[0].as_py()), int(rows[-1].as_py()) + 1
+def _parts_of_vectors(run: RunDir) -> list[Rows]:
+    rows = {path.name: read_table(path, columns=["row"])["row"] for path in parts(run / "vectors")}
+    return [Rows(name, int(row[0].as_py()), int(row[-1].as_py()) + 1) for name, row in rows.items()]
 
 
-def _count(channel: Channel, first: int, stop: int) -> int:
-    return retry(channel.endpoint, lambda _: channel.count(f"{ROW} >= {first} and {ROW} < {stop}"))[0]
+def _count(channel: Channel, expression: str = "") -> int:
+    return retry(channel.endpoint, lambda _: channel.count(expression))[0]
 
 
-def _keys(channel: Channel, first: int, stop: int) -> IntArray:
-    """The keys from first to stop - 1 that the collection has."""
-    words = f"{ROW} >= {first} and {ROW} < {stop}"
-    fields, _ = retry(
-        channel.endpoint, lambda failures: channel.query(words, [ROW], KEYS_PER_QUERY, strong=failures > 0)
-    )
-    found = [column_of(field).to_numpy() for field in fields if field.field_name == ROW]
-    return np.concatenate([np.empty(0, np.int64), *found])
+def _stored_keys(channel: Channel, part: Rows) -> IntArray:
+    """The rows of a part that the collection has, ascending and each once."""
+
+    def keys_of(rows: Rows) -> list[IntArray]:
+        fields, _ = retry(
+            channel.endpoint,
+            lambda failures: channel.query(rows.expression, [ROW], KEYS_PER_QUERY, strong=failures > 0),
+        )
+        return [column_of(field).to_numpy() for field in fields if field.field_name == ROW]
+
+    starts = range(part.first, part.stop, KEYS_PER_QUERY)
+    ranges = [Rows(part.name, start, min(start + KEYS_PER_QUERY, part.stop)) for start in starts]
+    return np.unique(np.concatenate([np.empty(0, np.int64), *(keys for rows in ranges for keys in keys_of(rows))]))
 
 
-def _wrong_rows(channel: Channel, name: str, first: int, stop: int, without: IntArray) -> tuple[list[Item], int]:
-    """Runs of rows of a part that the collection lacks, and how many keys it has. without : rows that have no vector"""
-    held = np.zeros(stop - first, bool)
-    for start in range(first, stop, KEYS_PER_QUERY):
-        end = min(start + KEYS_PER_QUERY, stop)
-        held[_keys(channel, start, end) - first] = True
-    lacking = ~held
-    lacking[without[(without >= first) & (without < stop)] - first] = False
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], lacking, [0]]))) + first
-    runs = [{"name": name, "first": int(a), "stop": int(b)} for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    return runs, int(held.sum())
+def _missing(part: Rows, stored: IntArray, without: IntArray) -> list[Rows]:
+    """The runs of rows of a part that are not stored. without : rows that have no vector"""
+    is_missing = np.ones(part.stop - part.first, bool)
+    is_missing[stored - part.first] = False
+    is_missing[part.select(without) - part.first] = False
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], is_missing, [0]]))) + part.first
+    return [Rows(part.name, int(first), int(stop)) for first, stop in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _wrong_vectors(run: RunDir, channel: Channel, spans: list[Any], without: IntArray, attempt: int) -> list[Item]:
-    """The parts of a sample of rows whose stored vectors are not equal to those of vectors/."""
-    n_texts = spans[-1][2]
+def _wrong_vectors(run: RunDir, channel: Channel, all_parts: list[Rows], without: IntArray, attempt: int) -> list[Rows]:
+    """The parts with sampled rows whose stored vector differs from that of vectors/, or is not there."""
+    n_texts = all_parts[-1].stop
     rng = np.random.default_rng([n_texts, attempt])
     rows = np.setdiff1d(rng.choice(n_texts, min(AUDIT_SAMPLE, n_texts), replace=False), without)
     if not rows.size:
         return []
-    words = f"{ROW} in [{', '.join(map(str, rows))}]"
-    fields, _ = retry(channel.endpoint, lambda failures: channel.query(words, [ROW, VECTOR], strong=failures > 0))
+    expression = f"{ROW} in [{', '.join(map(str, rows))}]"
+    fields, _ = retry(channel.endpoint, lambda failures: channel.query(expression, [ROW, VECTOR], strong=failures > 0))
     columns = {field.field_name: column_of(field) for field in fields}
-    differ = rows
+    wrong = rows
     if columns:
-        held = columns[ROW].to_numpy()
-        stored = columns[VECTOR].flatten().to_numpy().reshape(len(held), -1)
+        keys = columns[ROW].to_numpy()
+        stored = columns[VECTOR].flatten().to_numpy().reshape(len(keys), -1)
         sent = vectors_of(read_rows(run / "vectors", rows, ["vector"]))
-        equal = held[(stored == sent[np.searchsorted(rows, held)]).all(axis=1)]
-        differ = np.setdiff1d(rows, equal)  # a row that is not there, too
-    return [
-        {"name": name, "first": first, "stop": stop}
-        for name, first, stop in spans
-        if ((differ >= first) & (differ < stop)).any()
-    ]
+        wrong = np.setdiff1d(rows, keys[(stored == sent[np.searchsorted(rows, keys)]).all(axis=1)])
+    return [part for part in all_parts if part.select(wrong).size]
 
 
 def describe_pieces(pieces: list[Item]) -> str:
+    """Pieces of vectors/ in words; the first five in full."""
     shown = ", ".join(f"rows {piece['first']} to {piece['stop'] - 1}" for piece in pieces[:5])
     return shown + (f" and {len(pieces) - 5} more ranges" if len(pieces) > 5 else "")
 
 
 def confirm_store(endpoint: Endpoint, n_vectors: int, run_id: str, fingerprint: str) -> None:
-    """Before the search: the collection is still this run's and holds every vector (a run may go on days later).
+    """Check before the search, perhaps days after the load, that the collection is this run's and has every vector.
 
     Raises: ChangedError when it holds more or fewer; StoreError when it is gone, or another.
     """
     with connected(endpoint) as client, Channel(endpoint) as channel:
-        if not client.has_collection(endpoint.collection):
+        description = description_of(client, endpoint.collection)
+        if description is None:
             raise StoreError(f"collection {endpoint.collection} is gone from {endpoint.uri}")
-        found = client.describe_collection(endpoint.collection)
-        if found.get("description") != f"{DESCRIPTION_PREFIX} {run_id} {fingerprint}":
+        if description != describe(run_id, fingerprint):
             raise StoreError(f"{endpoint} has been made anew by another start")
         load_collection(channel)
-        total, _ = retry(endpoint, lambda _: channel.count())
+        total = _count(channel)
     if total != n_vectors:
         raise ChangedError(f"collection {endpoint.collection} holds {total} vectors in place of {n_vectors}")
 
 
 def confirm_unchanged(run: RunDir, endpoint: Endpoint, n_vectors: int) -> None:
-    """After the search: nobody has taken, added or changed entities meanwhile, or lists would lack true neighbors.
+    """Check after the search that nobody wrote to the collection meanwhile; lists would lack true neighbors.
 
     Raises: ChangedError when the count of entities, or one of a sample of keys and vectors, differs.
     """
     with Channel(endpoint) as channel:
-        total, _ = retry(endpoint, lambda _: channel.count())
-        spans = [(path.name, *_span(path)) for path in parts(run / "vectors")]
-        wrong = _wrong_vectors(run, channel, spans, rows_without_vector(run / "vectors"), AUDIT_ROUNDS + 1)
+        total, without = _count(channel), rows_without_vector(run / "vectors")
+        wrong = _wrong_vectors(run, channel, _parts_of_vectors(run), without, AUDIT_ROUNDS + 1)
     if total != n_vectors or wrong:
-        found = f"holds {total} entities in place of {n_vectors}"
-        if total == n_vectors:
-            found = f"differs in {describe_pieces(wrong)}"
+        pieces = describe_pieces([piece._asdict() for piece in wrong])
+        change = f"holds {total} entities in place of {n_vectors}" if total != n_vectors else f"differs in {pieces}"
         raise ChangedError(
-            f"{endpoint} has changed while it was searched: it {found}. Somebody "
-            f"else writes to it. What was found is given up; when nobody does any more, the same command loads what "
-            f"is missing and searches again"
+            f"{endpoint} has changed while it was searched: it {change}. Somebody else writes to it. What was found is "
+            f"given up; when nobody does any more, the same command loads what is missing and searches again"
         )

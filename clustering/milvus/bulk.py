@@ -1,4 +1,4 @@
-"""vectors/ in, entities in a collection out, through Parquet files that the server imports itself."""
+"""vectors/ in, a filled collection out: Parquet files that the server imports by itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import ssl
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -32,23 +31,23 @@ from clustering.workers.nodes import node_cpus
 from clustering.workers.pool import Item, map_parts
 
 FILE_BYTES = 512 << 20  # of vectors in a file: a server's segment; each file is a job, and jobs wait for each other
-OLDEST = (2, 3, 0)  # the first server that reads Parquet
-REST = (2, 4, 0)  # the first whose import jobs are a REST service
+OLDEST = (2, 3, 0)  # the first server that imports Parquet
+REST = (2, 4, 0)  # the first server whose import jobs are a REST service
 POLL_S = 0.5
 ASKED, DONE = "asked", "done"
-# What servers of 2.5, of 2.3 and older ones say of a job that ended more than three hours ago.
+# How servers of 2.5, of 2.3 and older ones name a job that ended more than three hours ago.
 FORGOTTEN = ("job does not exist", "key not found", "task id doesn't exist")
 FAILED = {common_pb2.ImportFailed, common_pb2.ImportFailedAndCleaned}
 
 
 def check_bulk(endpoint: Endpoint, store: StoreSection, version: tuple[int, ...]) -> None:
-    """Before any work: the server imports Parquet, and the place for the files can be written.
+    """Check, before any work, that the server imports Parquet and that the folder for the files can be written.
 
     Raises: ConfigError that says what the server cannot do, or what is wrong with store.bulk_path.
     """
-    shown = ".".join(map(str, version))
     if version < OLDEST:
-        raise ConfigError([f"store.load=bulk: the server at {endpoint.uri} is {shown}; Parquet imports begin with 2.3"])
+        found = ".".join(map(str, version))
+        raise ConfigError([f"store.load=bulk: the server at {endpoint.uri} is {found}; Parquet imports begin with 2.3"])
     if version >= REST:
         _post(endpoint, "list", {"collectionName": endpoint.collection}, absent_is_fine=True)
     filesystem, folder = bulk_folder(store)
@@ -74,7 +73,7 @@ def bulk_folder(store: StoreSection) -> tuple[pa.fs.FileSystem, str]:
 
 
 class Exporter:
-    """Write some parts of vectors/ as one file in the layout that Milvus imports."""
+    """Write some parts of vectors/ as one file with the columns that Milvus imports."""
 
     def __init__(self, run: RunDir, store: StoreSection, folder: str) -> None:
         self.run, self.folder = run, folder
@@ -87,22 +86,21 @@ class Exporter:
             for name in item["names"]:
                 table = read_table(self.run / "vectors" / name)
                 keys, vectors = stored_vectors(table)
-                # Older servers know lists, not lists of fixed size.
+                # Older servers read lists, but no lists of fixed size.
                 offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32))
-                column = pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))
-                layout = pa.table({ROW: keys, VECTOR: column})
-                if writer is None:  # vectors do not compress, nor do they repeat
-                    writer = pq.ParquetWriter(stream, layout.schema, compression="none", use_dictionary=False)
-                writer.write_table(layout)
+                entities = pa.table({ROW: keys, VECTOR: pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))})
+                if writer is None:  # vectors neither compress nor repeat
+                    writer = pq.ParquetWriter(stream, entities.schema, compression="none", use_dictionary=False)
+                writer.write_table(entities)
                 rows += len(keys)
             writer.close()
         return {"rows": rows}
 
 
 def load_bulk(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
-    """Write files where the server reads them, let it import them, and wait until it has.
+    """Write files where the server reads them, have it import them, and wait until it has.
 
-    What is asked for is noted beside the run first; after a crash the server's own list of jobs says what came of it.
+    Each request is noted in the run directory first; after a crash the server's own list of jobs says which arrived.
     The audit that follows finds what is missing or doubled all the same.
     Returns: rows_per_second, retries.
     Raises: StoreError with the server's reason when an import fails.
@@ -115,22 +113,24 @@ def load_bulk(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
     paths = parts(run / "vectors")
     dim = int(read_schema(paths[0]).field("vector").type.list_size)
     rows = sum(read_metadata(path).num_rows for path in paths)
-    files = max(1, round(rows * dim * 4 / FILE_BYTES))
-    shares = [list(share) for share in np.array_split([path.name for path in paths], min(files, len(paths)))]
+    n_files = min(max(1, round(rows * dim * 4 / FILE_BYTES)), len(paths))
     items: list[Item] = [
-        {"file": f"part-{at:06d}.parquet", "names": list(map(str, share))} for at, share in enumerate(shares)
+        {"file": f"part-{number:06d}.parquet", "names": names.tolist()}
+        for number, names in enumerate(np.array_split([path.name for path in paths], n_files))
     ]
     todo = [item for item in items if item["file"] not in jobs.states]
     map_parts(Exporter, todo, actors=node_cpus(), run=run, store=store, folder=folder)
-    retries = sum(jobs.start(item["file"], _as_server_sees(store, folder, item["file"])) for item in todo)
+    # A shared folder has the same path on the server; in an object store, paths begin after the server's bucket.
+    server_folder = folder if is_local(str(store.bulk_path)) else folder.partition("/")[2]
+    retries = sum(jobs.start(item["file"], f"{server_folder}/{item['file']}") for item in todo)
     jobs.wait(store)
-    _remove_files(filesystem, folder, [item["file"] for item in items])
+    _remove_files(filesystem, folder, {item["file"] for item in items})
     seconds = time.perf_counter() - started
     return {"rows_per_second": round(rows / seconds, 1), "retries": retries}
 
 
-def _remove_files(filesystem: pa.fs.FileSystem, folder: str, names: list[str]) -> None:
-    """Remove the files that were exported, and the folder unless others' files lie in it."""
+def _remove_files(filesystem: pa.fs.FileSystem, folder: str, names: set[str]) -> None:
+    """Remove the exported files, and the folder unless other files lie in it."""
     selector = pa.fs.FileSelector(folder, recursive=True, allow_not_found=True)
     for info in filesystem.get_file_info(selector):
         if info.base_name in names and info.path == f"{folder}/{info.base_name}":
@@ -139,22 +139,17 @@ def _remove_files(filesystem: pa.fs.FileSystem, folder: str, names: list[str]) -
         filesystem.delete_dir(folder)
 
 
-def _as_server_sees(store: StoreSection, folder: str, file: str) -> str:
-    """A folder is shared under its own path; in an object store, paths begin after the server's bucket."""
-    return f"{folder}/{file}" if is_local(str(store.bulk_path)) else f"{folder.partition('/')[2]}/{file}"
-
-
 class ImportJobs:
-    """The import jobs of a run, noted in loaded/bulk.json: file -> job, or ASKED (no answer yet), or DONE."""
+    """A run's import jobs, kept in loaded/bulk.json: file -> id of its job, ASKED (no reply yet), or DONE."""
 
     def __init__(self, run: RunDir, endpoint: Endpoint) -> None:
         self.path = run / "loaded" / "bulk.json"
         self.endpoint, self.channel = endpoint, Channel(endpoint)
         with connected(endpoint) as client:
             self.rest = server_version(client) >= REST
-        self.seen: dict[str, str] = {}  # how far each job was when it was last looked at, in the server's words
+        self.reported: dict[str, str] = {}  # of each job, in the server's words
         self.states: dict[str, str] = json.loads(self.path.read_text()) if self.path.exists() else {}
-        unknown = [file for file, job in self.states.items() if job == ASKED]  # a start before died over the answer
+        unknown = [file for file, state in self.states.items() if state == ASKED]  # an earlier start ended there
         known = retry(endpoint, lambda _: self.known())[0] if unknown else {}
         for file in unknown:
             job = _job_of(known, file)
@@ -165,32 +160,34 @@ class ImportJobs:
 
     def known(self) -> dict[str, str]:
         """The server's import jobs for the collection that have not failed, each with the names of its files."""
-        name, db_name = self.endpoint.collection, self.endpoint.db_name or ""
         if self.rest:
-            listed = _post(self.endpoint, "list", {"collectionName": name, "dbName": db_name}).get("records") or []
-            jobs = [str(record["jobId"]) for record in listed if record.get("state") != "Failed"]
-            return {job: str(_post(self.endpoint, "describe", {"jobId": job, "dbName": db_name})) for job in jobs}
-        request = milvus_pb2.ListImportTasksRequest(collection_name=name, limit=1000)
-        reply = self.channel.call("ListImportTasks", request)
+            name, database = self.endpoint.collection, self._database
+            records = _post(self.endpoint, "list", {"collectionName": name, **database}).get("records") or []
+            jobs = [str(record["jobId"]) for record in records if record.get("state") != "Failed"]
+            return {job: str(_post(self.endpoint, "describe", {"jobId": job, **database})) for job in jobs}
+        request = milvus_pb2.ListImportTasksRequest(collection_name=self.endpoint.collection, limit=1000)
         return {
             str(task.id): " ".join(pair.value for pair in task.infos if pair.key == "files")
-            for task in reply.tasks
+            for task in self.channel.call("ListImportTasks", request).tasks
             if task.state not in FAILED
         }
 
-    def start(self, file: str, seen: str) -> int:
+    @property
+    def _database(self) -> dict[str, str]:
+        return {"dbName": self.endpoint.db_name or ""}
+
+    def start(self, file: str, server_path: str) -> int:
         """Ask the server to import a file; return how often the request was repeated."""
         self._note(file, ASKED)
-        name, db_name = self.endpoint.collection, self.endpoint.db_name or ""
 
         def attempt(failures: int) -> str:
-            begun = _job_of(self.known(), file) if failures else None  # where only the answer was lost
-            if begun:
-                return begun
+            started = _job_of(self.known(), file) if failures else None  # when only the reply was lost
+            if started:
+                return started
             if self.rest:
-                answer = _post(self.endpoint, "create", {"collectionName": name, "dbName": db_name, "files": [[seen]]})
-                return str(answer["jobId"])
-            request = milvus_pb2.ImportRequest(collection_name=name, db_name=db_name, files=[seen])
+                body = {"collectionName": self.endpoint.collection, **self._database, "files": [[server_path]]}
+                return str(_post(self.endpoint, "create", body)["jobId"])
+            request = milvus_pb2.ImportRequest(files=[server_path], **self.endpoint.target)
             return str(self.channel.call("Import", request).tasks[0])
 
         job, retries = retry(self.endpoint, attempt)
@@ -198,13 +195,13 @@ class ImportJobs:
         return retries
 
     def wait(self, store: StoreSection) -> None:
-        """Wait for every job; who watches is told how far they are.
+        """Wait for every job, and show how many files are imported as the stage's progress.
 
-        Raises: StoreError when one fails, or when none moves for ``store.stall_s``.
+        Raises: StoreError when a job fails, or when none makes progress for ``store.stall_s``.
         """
-        seen, moved = progress.current_stage(), time.monotonic()
+        stage, changed = progress.current_stage(), time.monotonic()
         before: dict[str, str] = {}
-        waiting = {job: file for file, job in self.states.items() if job != DONE}
+        waiting = {state: file for file, state in self.states.items() if state != DONE}
         while waiting:
             for job, file in list(waiting.items()):
                 finished, reason = self.state(job)
@@ -212,35 +209,34 @@ class ImportJobs:
                     self.states.pop(file)  # the next start asks again
                     write_json(self.path, self.states)
                     raise StoreError(
-                        f"{self.endpoint}: the import of {file} failed: "
-                        f"{self.endpoint.redact(reason)}. The server must see store.bulk_path={store.bulk_path}. When "
-                        f"that is mended, the same command goes on"
+                        f"{self.endpoint}: the import of {file} failed: {self.endpoint.redact(reason)}. The server "
+                        f"must see store.bulk_path={store.bulk_path}. When that is mended, the same command goes on"
                     )
                 if finished:
                     del waiting[job]
                     self._note(file, DONE)
-            if self.seen != before:
-                before, moved = dict(self.seen), time.monotonic()
-            if waiting and time.monotonic() - moved >= self.endpoint.stall_s:
+            if self.reported != before:
+                before, changed = dict(self.reported), time.monotonic()
+            if waiting and time.monotonic() - changed >= self.endpoint.stall_s:
                 job, file = next(iter(waiting.items()))
                 raise StoreError(
-                    f"{self.endpoint}: {len(waiting)} of {len(self.states)} "
-                    f"imports stand still for {self.endpoint.stall_s:g} s (store.stall_s); that of {file} (job {job}) "
-                    f"at {self.seen.get(job)}. Look at the server's own log; when it goes on, the same command does too"
+                    f"{self.endpoint}: {len(waiting)} of {len(self.states)} imports stand still for "
+                    f"{self.endpoint.stall_s:g} s (store.stall_s); that of {file} (job {job}) at {self.reported[job]}. "
+                    f"Look at the server's own log; when it goes on, the same command does, too"
                 )
-            if seen:
-                seen.step("files imported", len(self.states) - len(waiting), len(self.states))
+            if stage:
+                stage.step("files imported", len(self.states) - len(waiting), len(self.states))
             time.sleep(POLL_S if waiting else 0)
 
     def state(self, job: str) -> tuple[bool, str]:
-        """Whether the job is done, and why it failed ("" when it did not).
+        """Whether a job is done, and why it failed ("" when it did not).
 
-        One that the server has forgotten is done: what its file did not bring, the audit finds.
+        A job that the server has forgotten is done: the audit finds what its file did not bring.
         """
 
         def attempt(_: int) -> tuple[bool, str]:
             try:
-                return self._look(job)
+                return self._reported_state(job)
             except (MilvusException, RefusedError) as error:
                 if any(words in reason_of(error) for words in FORGOTTEN):
                     return True, ""
@@ -248,21 +244,20 @@ class ImportJobs:
 
         return retry(self.endpoint, attempt)[0]
 
-    def _look(self, job: str) -> tuple[bool, str]:
+    def _reported_state(self, job: str) -> tuple[bool, str]:
         if self.rest:
-            answer = _post(self.endpoint, "describe", {"jobId": job, "dbName": self.endpoint.db_name or ""})
-            self.seen[job] = f"{answer['state']}, {answer.get('progress', 0)} %"
-            failed = answer.get("reason") or "no reason given" if answer["state"] == "Failed" else ""
-            return answer["state"] == "Completed", failed
+            answer = _post(self.endpoint, "describe", {"jobId": job, **self._database})
+            self.reported[job] = f"{answer['state']}, {answer.get('progress', 0)} %"
+            reason = answer.get("reason") or "no reason given" if answer["state"] == "Failed" else ""
+            return answer["state"] == "Completed", reason
         reply = self.channel.call("GetImportState", milvus_pb2.GetImportStateRequest(task=int(job)))
-        told = {pair.key: pair.value for pair in reply.infos}
-        self.seen[job] = f"{common_pb2.ImportState.Name(reply.state)}, {told.get('progress_percent', 0)} %"
-        reasons = [pair.value for pair in reply.infos if pair.key == "failed_reason"]
-        failed = (reasons or ["no reason given"])[0] if reply.state in FAILED else ""
-        return reply.state == common_pb2.ImportCompleted, failed
+        infos = {pair.key: pair.value for pair in reply.infos}
+        self.reported[job] = f"{common_pb2.ImportState.Name(reply.state)}, {infos.get('progress_percent', 0)} %"
+        reason = infos.get("failed_reason", "no reason given") if reply.state in FAILED else ""
+        return reply.state == common_pb2.ImportCompleted, reason
 
-    def _note(self, file: str, job: str) -> None:
-        self.states[file] = job
+    def _note(self, file: str, state: str) -> None:
+        self.states[file] = state
         write_json(self.path, self.states)
 
 
@@ -278,15 +273,15 @@ def _post(endpoint: Endpoint, verb: str, body: dict[str, Any], absent_is_fine: b
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.token}"}
     if endpoint.db_name:
         headers["DB-Name"] = endpoint.db_name
-    place = urlsplit(endpoint.uri)
-    host, port = str(place.hostname), place.port or (443 if endpoint.secure else 19530)
     path = f"/v2/vectordb/jobs/import/{verb}"
-    connection = http.client.HTTPConnection(host, port, timeout=endpoint.timeout_s)
+    connection = http.client.HTTPConnection(endpoint.host_port, timeout=endpoint.timeout_s)
     try:
-        if endpoint.secure:  # the certificate's name may be another than the address's
+        if endpoint.secure:  # the name in the certificate may differ from the address
             connection.connect()
             context = ssl.create_default_context(cafile=endpoint.ca_file)
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=endpoint.server_name or host)
+            connection.sock = context.wrap_socket(
+                connection.sock, server_hostname=endpoint.server_name or endpoint.host
+            )
         connection.request("POST", path, json.dumps(body), headers)
         reply = connection.getresponse()
         if reply.status != 200:

@@ -1,4 +1,4 @@
-"""A collection and a run's id in; made, released or dropped, and never one that is somebody else's."""
+"""A run's id and a server in; the run's own collection made, released or dropped, and nobody else's."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LOAD_STATE = "loaded"  # in the run directory while a collection is filled: whic
 
 
 class ChangedError(StoreError):
-    """Somebody else has written to the collection, so that what was found in it may be wrong."""
+    """Somebody else has written to the collection, so search results from it may be wrong."""
 
 
 def check_store(config: RunConfig, dim: int | None, run_id: str) -> None:
-    """Before any work: the server answers, can load as it is asked to, and what lies under the name is ours or nothing.
+    """Check, before any work, that the server answers, can load as configured, and has no foreign collection there.
 
     Raises: ConfigError that says what is in the way.
     """
@@ -41,22 +41,31 @@ def check_store(config: RunConfig, dim: int | None, run_id: str) -> None:
             check_bulk(endpoint, config.store, server_version(client))
 
 
-def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None, run_id: str) -> str | None:
-    """The description of this run's collection, None when there is none.
+def describe(run_id: str, fingerprint: str = "") -> str:
+    """The description of a run's collection; without a fingerprint, what it begins with."""
+    return f"{DESCRIPTION_PREFIX} {run_id} {fingerprint}"
 
-    Raises: ConfigError when the name is taken by somebody else's collection; it says how that one differs.
-    """
-    if not client.has_collection(name):
-        return None
-    found = client.describe_collection(name)
-    description = str(found.get("description", ""))
-    if description.startswith(f"{DESCRIPTION_PREFIX} {run_id} "):
-        return description
+
+def description_of(client: MilvusClient, name: str) -> str | None:
+    """A collection's description; None when there is no collection."""
+    return str(client.describe_collection(name).get("description", "")) if client.has_collection(name) else None
+
+
+def is_own(client: MilvusClient, name: str, run_id: str) -> bool:
+    """Whether there is a collection of this name and the run made it."""
+    return (description_of(client, name) or "").startswith(describe(run_id))
+
+
+def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None, run_id: str) -> None:
+    """Raise ConfigError when another's collection has the name; it says how that one differs."""
+    description = description_of(client, name)
+    if description is None or description.startswith(describe(run_id)):
+        return
     reasons = []
-    vector = next((field for field in found["fields"] if field["name"] == VECTOR), None)
-    has_dim = int(vector["params"]["dim"]) if vector else None
-    if dim is not None and has_dim != dim:
-        reasons.append(f"its vectors have dimension {has_dim}, the encoder's {dim}")
+    fields = client.describe_collection(name)["fields"]
+    found_dim = next((int(field["params"]["dim"]) for field in fields if field["name"] == VECTOR), None)
+    if dim is not None and found_dim != dim:
+        reasons.append(f"its vectors have dimension {found_dim}, the encoder's {dim}")
     indexes = [client.describe_index(name, index) for index in client.list_indexes(name)]
     metrics = sorted({index["metric_type"] for index in indexes if index} - {metric})
     if metrics:
@@ -71,16 +80,19 @@ def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None
 
 
 def prepare_collection(run: RunDir, client: MilvusClient, name: str, metric: str, dim: int, fingerprint: str) -> None:
-    """Make the collection unless this run's lies there already; of a new one, nothing is marked as loaded."""
-    description = f"{DESCRIPTION_PREFIX} {run.id} {fingerprint}"
-    found = refuse_foreign(client, name, metric, dim, run.id)
-    if found == description:
+    """Make the run's collection unless it is there with the same fingerprint; nothing counts as loaded in a new one.
+
+    Raises: ConfigError when another's collection has the name.
+    """
+    refuse_foreign(client, name, metric, dim, run.id)
+    description, wanted = description_of(client, name), describe(run.id, fingerprint)
+    if description == wanted:
         return
     run.remove(LOAD_STATE)
     touch(run / LOAD_STATE / "filling")  # before the collection: an empty one without it would pass for a damaged one
-    if found is not None:
+    if description is not None:
         client.drop_collection(name)
-    fields = client.create_schema(auto_id=False, enable_dynamic_field=False, description=description)
+    fields = client.create_schema(auto_id=False, enable_dynamic_field=False, description=wanted)
     fields.add_field(ROW, DataType.INT64, is_primary=True)
     fields.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=dim)
     client.create_collection(name, schema=fields, consistency_level="Strong")
@@ -93,23 +105,21 @@ def is_in_use(endpoint: Endpoint) -> bool:
 
 
 def release_store(endpoint: Endpoint, run_id: str) -> None:
-    """Give back the memory of this run's collection; one that is not there, or not this run's, is left as it is.
+    """Free the memory of this run's collection; nothing happens when there is none of this run.
 
     Raises: StoreError, ConfigError when the server does not do it.
     """
     with connected(endpoint) as client, Channel(endpoint) as channel:
-        found = client.has_collection(endpoint.collection) and client.describe_collection(endpoint.collection)
-        if found and str(found.get("description", "")).startswith(f"{DESCRIPTION_PREFIX} {run_id} "):
+        if is_own(client, endpoint.collection, run_id):
             release_collection(channel)
             log.info("store: released collection %s from the server's memory; it stays stored", endpoint.collection)
 
 
 def drop_collection(endpoint: Endpoint, run_id: str) -> None:
-    """Drop this run's collection if it is there; nobody else's."""
+    """Drop this run's collection if there is one; nobody else's."""
 
     def drop(_: int) -> None:
-        found = client.has_collection(endpoint.collection) and client.describe_collection(endpoint.collection)
-        if found and str(found.get("description", "")).startswith(f"{DESCRIPTION_PREFIX} {run_id} "):
+        if is_own(client, endpoint.collection, run_id):
             client.drop_collection(endpoint.collection)
             log.info("store: dropped collection %s", endpoint.collection)
 

@@ -1,4 +1,4 @@
-"""vectors/ in, entities of a collection out, by inserts that may be repeated."""
+"""vectors/ in, entities of a collection out, by write requests that may be repeated."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ from clustering.runs.storage import read_table, touch
 from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
 
-REQUEST_BYTES = 12 << 20  # a write request; servers take 64 MiB at most, and split what is larger themselves
+REQUEST_BYTES = 12 << 20  # of a write request; servers take 64 MiB at most, and split a larger request themselves
 IN_FLIGHT = 2  # requests of an actor that wait for the server at the same time
-# The embedded one copies the whole request for each row of it: benchmarks/embedded_store.py measures sizes.
+# The embedded server copies the whole request for each of its rows; benchmarks/embedded_store.py measures sizes.
 EMBEDDED_REQUEST_BYTES = 512 << 10
 EMBEDDED_IN_FLIGHT = 1  # it works on one write at a time
 
 
 class Loader:
-    """Send pieces of vectors/ to the collection, column by column, on a server several requests at a time.
+    """Send pieces of vectors/ to the collection, column by column; a server gets several requests at a time.
 
-    A piece is inserted where nothing of it can lie there yet. Where something may (a worker died over it, or a reply
-    was lost), it is upserted, which leaves one entity of each key however often it is repeated.
+    A piece is inserted where nothing of it can lie there yet. Where something may, because a worker ended or a reply
+    was lost, it is upserted, which leaves one entity a key however often it is repeated.
     """
 
     def __init__(self, run: RunDir, endpoint: Endpoint) -> None:
-        self.run = run
-        self.endpoint = endpoint
-        self.channel = Channel(endpoint)
+        self.run, self.endpoint, self.channel = run, endpoint, Channel(endpoint)
         self.request_bytes = EMBEDDED_REQUEST_BYTES if endpoint.embedded else REQUEST_BYTES
         self.in_flight = EMBEDDED_IN_FLIGHT if endpoint.embedded else IN_FLIGHT
         self.request_size: RequestSize | None = None
@@ -54,44 +52,50 @@ class Loader:
         again = not whole or begun.exists()
         if whole:
             touch(begun)
-        table = read_table(self.run / "vectors" / piece["name"])
-        rows, vectors = stored_vectors(table)
+        rows, vectors = stored_vectors(read_table(self.run / "vectors" / piece["name"]))
         if not whole:
-            wanted = (rows >= piece["first"]) & (rows < piece["stop"])
-            rows, vectors = rows[wanted], vectors[wanted]
+            within = (rows >= piece["first"]) & (rows < piece["stop"])
+            rows, vectors = rows[within], vectors[within]
         retries = self.send(rows, vectors, again)
         if whole:
             touch(done)
         return len(rows), retries
 
     def send(self, rows: IntArray, vectors: FloatArray, again: bool) -> int:
-        """Write some rows, in requests of about the same size; return how often requests were repeated."""
+        """Write rows in requests of about the same size; return how often requests were repeated.
+
+        rows : int64, shape (n_rows,); vectors : float32, shape (n_rows, dim)
+        again : whether some of the rows may be stored already
+        Raises: StoreError as ``retry`` does.
+        """
         most = max(1, self.request_bytes // (4 * vectors.shape[1]))
         request_size = self.request_size = self.request_size or RequestSize(most)
-        retries = at = 0
-        while at < len(rows):
-            requests = -(-(len(rows) - at) // request_size.rows)
-            some = slice(at, at + -(-(len(rows) - at) // requests))
-            retries += self._write(rows[some], vectors[some], again, request_size)
-            at = some.stop
+        retries = start = 0
+        while start < len(rows):
+            n_requests = -(-(len(rows) - start) // request_size.rows)
+            part = slice(start, start + -(-(len(rows) - start) // n_requests))
+            retries += self._write(rows[part], vectors[part], again, request_size)
+            start = part.stop
         return retries
 
     def _write(self, rows: IntArray, vectors: FloatArray, again: bool, request_size: RequestSize) -> int:
-        def ask(some: slice, seen: bool) -> None:
+        def ask(part: slice, seen: bool) -> None:
             kind = "upsert" if again or seen else "insert"
-            place = self.endpoint.collection, self.endpoint.db_name or ""
-            self.channel.call(kind.capitalize(), write_request(kind, *place, rows[some], vectors[some]))
+            request = write_request(kind, *self.endpoint.target.values(), rows[part], vectors[part])
+            self.channel.call(kind.capitalize(), request)
 
         return retry_in_halves(self.endpoint, request_size, len(rows), ask)[1]
 
 
 def load_stream(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
-    """Send all parts through write actors. Returns: rows_per_second, retries."""
+    """Send all parts through actors that write. Returns: rows_per_second, retries."""
     started = time.perf_counter()
-    actors = 1 if store.embedded else 2  # Milvus Lite takes one writer a collection
+    actors = 1 if store.embedded else 2  # Milvus Lite takes one writer for a collection
     names = part_names(run / "vectors")
     in_flight = EMBEDDED_IN_FLIGHT if store.embedded else IN_FLIGHT
-    size = min(8, max(in_flight, -(-len(names) // (4 * actors))))  # parts a call: to fill the line, and to share out
+    size = min(
+        8, max(in_flight, -(-len(names) // (4 * actors)))
+    )  # parts a call: enough to keep requests in flight, few enough to share out
     items = [{"pieces": [{"name": name} for name in names[at : at + size]]} for at in range(0, len(names), size)]
     results = map_parts(Loader, items, actors=actors, run=run, endpoint=endpoint)
     rows = sum(result["rows"] for result in results)

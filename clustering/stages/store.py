@@ -24,36 +24,40 @@ log = logging.getLogger("covey")
 def store_vectors(
     run: RunDir, endpoint: Endpoint, store: StoreSection, n_texts: int, dim: int, fingerprint: str
 ) -> Figures:
-    """Load every vector that is there under its row as key, build the index, and audit what the collection holds.
+    """Load every vector with its row as key, build the index, and audit what the collection holds.
 
     fingerprint : of vectors and index; this run's collection is made anew when it has another one
     Returns: collection, index, metric, rows, rows_per_second, segments, retries, repaired_rows.
-    Raises: ConfigError when the collection is somebody else's; StoreError when it cannot be made whole.
+    Raises: ConfigError when the collection is somebody else's; StoreError when it cannot be repaired.
     """
     n_vectors = n_texts - rows_without_vector(run / "vectors").size
     with connected(endpoint) as client, Channel(endpoint) as channel:
         prepare_collection(run, client, endpoint.collection, store.metric, dim, fingerprint)
         figures: Figures = {"rows_per_second": None, "retries": 0}
-        if (run / LOAD_STATE).exists():  # else a collection that was whole once: the audit says what it lacks
+        if (run / LOAD_STATE).exists():  # else the collection was whole once: the audit says what it lacks
             load = load_bulk if store.load == "bulk" else load_stream
             figures = load(run, endpoint, store)
-        figures["segments"] = make_searchable(client, channel, store, n_vectors)
-        repaired = 0
-        for attempt in range(AUDIT_ROUNDS + 1):
-            wrong = audit_collection(run, channel, n_texts, attempt)
-            if not wrong:
-                break
+        segments = make_searchable(client, channel, store, n_vectors)
+        repaired = attempt = 0
+        while wrong := audit_collection(run, channel, n_texts, attempt):
+            pieces = describe_pieces(wrong)
             if attempt == AUDIT_ROUNDS:
                 raise StoreError(
-                    f"{endpoint} still lacks or doubles rows after {attempt} "
-                    f"repairs: {describe_pieces(wrong)}; drop it and start again with run.resume=false"
+                    f"{endpoint} still lacks or doubles rows after {attempt} repairs: {pieces}; drop it and start again "
+                    f"with run.resume=false"
                 )
-            log.warning(
-                "store: the collection lacks or doubles %s; loading exactly those again", describe_pieces(wrong)
-            )
+            log.warning("store: the collection lacks or doubles %s; loading exactly those again", pieces)
             repaired += sum(piece["stop"] - piece["first"] for piece in wrong)
             map_parts(Loader, [{"pieces": wrong}], actors=1, run=run, endpoint=endpoint)
-            figures["segments"] = make_searchable(client, channel, store, n_vectors)
+            segments = make_searchable(client, channel, store, n_vectors)
+            attempt += 1
     run.remove(LOAD_STATE)
-    shape = {"index": store.index_type, "metric": store.metric}
-    return {"collection": endpoint.collection, **shape, "rows": n_vectors, "repaired_rows": repaired, **figures}
+    return {
+        "collection": endpoint.collection,
+        "index": store.index_type,
+        "metric": store.metric,
+        "rows": n_vectors,
+        "repaired_rows": repaired,
+        **figures,
+        "segments": segments,
+    }
