@@ -12,8 +12,8 @@ from clustering.compile_ahead import start_compiling
 from clustering.config.sections import RunConfig
 from clustering.fingerprints import known_commit, model_versions, stage_fingerprints
 from clustering.milvus.collection import check_store
-from clustering.monitoring.plan import dim_of
 from clustering.monitoring.progress import track_stage
+from clustering.monitoring.resources import dim_of
 from clustering.preflight import check_everything, check_nodes, make_plan, require_gpus, versions
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures

@@ -12,15 +12,9 @@ from dataclasses import asdict
 from clustering.config.sections import RunConfig
 from clustering.encoders.loading import check_encoder
 from clustering.errors import ConfigError
-from clustering.monitoring.plan import (
-    NodeType,
-    check_fits,
-    counts_of,
-    estimates_by_node_type,
-    group_node_types,
-    log_plan,
-    plan_entries,
-)
+from clustering.monitoring.capacity import check_fits, estimates_by_node_type, group_node_types
+from clustering.monitoring.plan import log_plan, plan_entries
+from clustering.monitoring.resources import NodeType, counts_of
 from clustering.monitoring.times import estimate_times
 from clustering.runs.directory import RunDir
 from clustering.runs.object_store import is_local

@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def execute(args: Namespace) -> None:
     """Print a line a stage, and the sums."""
     from clustering.config.loading import load_config
-    from clustering.monitoring.status import plan_lines
+    from clustering.monitoring.plan import plan_lines
 
     for line in plan_lines(load_config(args.config, args.overrides), args.texts, args.run):
         print(printable(line))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clustering.errors import ConfigError, StageError
 from clustering.fingerprints import later_fingerprints
-from clustering.monitoring.plan import GUESSED_DIM
+from clustering.monitoring.resources import GUESSED_DIM
 from clustering.pipeline import cluster_stages
 from clustering.preflight import make_plan
 from clustering.runs.directory import RunDir

@@ -1,4 +1,4 @@
-"""Counts in, the bytes that each stage will need out."""
+"""Counts in; the bytes that each stage will need out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
 
 @dataclass(frozen=True)
 class StageBytes:
-    """What a stage holds in its largest process, and what it leaves on disk, in bytes."""
+    """Bytes of a stage: memory of its largest process, and disk of its artefacts."""
 
     stage: str
     memory_bytes: int
@@ -25,40 +25,50 @@ def stage_bytes(
     text_bytes: float,
     encoder_bytes: int,
     *,
+    graph_k: int | None = None,
     recall_sample: int = 1000,
     map_neighbors: int = 15,
     map_texts: int | None = None,
     map_method: str = "layout",
     drawn: int = 50_000,
 ) -> list[StageBytes]:
-    """The bytes of every stage from the run's counts, fitted to runs of 2,291 to 859,941 texts (docs/operations.md).
+    """The bytes of every stage, in their order.
 
-    n_texts, n_records : distinct texts, and records; dim : of a vector; k : neighbors of a text
-    text_bytes : mean UTF-8 length of a text; encoder_bytes : weights of the encoder in memory
-    recall_sample : rows compared with exact search; map_neighbors, map_texts, map_method : of the map, none: all texts
+    n_texts, n_records : distinct texts, and records; dim : of a vector
+    k : neighbors of a text; graph_k : those of them that the graph takes; None: all
+    text_bytes : mean UTF-8 length of a text; encoder_bytes : of the encoder's weights in memory
+    recall_sample : rows that are compared with exact search
+    map_neighbors, map_texts, map_method : of the map; map_texts None: all texts
     drawn : texts in the interactive map
+    Source: fitted to runs of 2,291 to 859,941 texts (docs/operations.md).
     """
     part = min(n_texts, PART_ROWS)
-    edges = n_texts * k  # directed
+    listed = n_texts * k  # directed edges
+    edges = listed if graph_k is None else n_texts * graph_k
     vectors = n_texts * dim * 4
     laid_out = n_texts if map_texts is None else min(map_texts, n_texts)
-    # The lists of the map; with a sample the whole ones, and as much again while the other texts are placed.
-    placing = n_texts * (map_neighbors * 12 if map_texts is None else k * 24)
-    an_edge = 125 if map_method == "umap" else 55
+    # The map's lists. With a sample they are the whole ones, and as much again while the other texts are placed.
+    lists = n_texts * (map_neighbors * 12 if map_texts is None else k * 24)
+    edge_bytes = 125 if map_method == "umap" else 55
     pictured = min(n_texts, PICTURE_POINTS)
-    # The first number is what an interpreter with Ray and the stage's libraries holds before it has read a row, in MiB.
+    # The first number is in MiB: an interpreter with Ray and the stage's libraries, before it reads a row.
     rows = [
         ("read", 230, n_records * 110, n_texts * (text_bytes + 12) + n_records * 40),  # two 16-byte digests, sorted
         ("embed", 150, encoder_bytes + part * (dim * 8 + text_bytes * 350 + 400), vectors),  # tokens are objects
         ("store", 265, part * dim * 70, vectors * 1.3),  # two parts and their requests in flight
         # A hit is 250 bytes of Python objects until it is decoded; exact search holds a block of products twice.
-        ("search", 385, max(part * (dim * 8 + k * 250), part * recall_sample * 12), edges * 12),
+        ("search", 385, max(part * (dim * 8 + k * 250), part * recall_sample * 12), listed * 12),
         ("graph", 365, edges * 62, edges * 24),  # the lists, then both directions of every edge
         ("forest", 0, forest_bytes(n_texts, edges), n_texts * 24),
         ("cluster", 420, n_texts * 380, n_texts * 80),
         ("describe", 470, n_texts * 870, 1 << 20),
-        ("project", 590 if map_method == "umap" else 500, placing + laid_out * map_neighbors * an_edge, n_texts * 16),
-        # 410 bytes of a text are what the stages before have left in the process, mapped from Ray's object store.
+        (
+            "project",
+            590 if map_method == "umap" else 500,
+            lists + laid_out * map_neighbors * edge_bytes,
+            n_texts * 16,
+        ),
+        # The earlier stages leave 410 bytes of a text in the process, mapped from Ray's object store.
         ("plot", 640, n_texts * (62 + 410) + pictured * 190 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
         ("report", 600, n_texts * 600, n_records * 60),
     ]
@@ -66,13 +76,14 @@ def stage_bytes(
 
 
 def forest_bytes(n_texts: int, edges: int) -> int:
-    """Memory of a process with the neighbor lists of some texts (directed ``edges``) and the sketches of all."""
+    """Memory of a process with the neighbor lists of some texts, ``edges`` directed edges, and the sketches of all."""
     return (415 << 20) + edges * 16 + n_texts * 550
 
 
 def server_bytes(n_texts: int, dim: int, links: int) -> int:
-    """Memory of a server with a collection: float32 vectors, and of an HNSW index the links (2 M) of each text.
+    """Memory of a server with a collection of float32 vectors.
 
-    Both twice, for while segments are merged and indexed the old ones and the new ones are there.
+    links : of each text in an HNSW index (2 M); 0 for other indexes
+    Everything counts twice: while segments are merged and indexed, the old and the new ones are there.
     """
     return 2 * n_texts * (4 * dim + 4 * links)

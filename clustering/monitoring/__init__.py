@@ -1,1 +1,1 @@
-"""What a run tells: what it uses, how far it is, what it will need."""
+"""What a run uses, how far it is, and what it will need."""

@@ -1,4 +1,4 @@
-"""Finished runs in; seconds, money and memory that another run will take, out."""
+"""Finished runs in; the seconds and money that another run will take, out."""
 
 from __future__ import annotations
 
@@ -6,26 +6,23 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
-from clustering.monitoring.plan import Counts, NodeType, counts_of, estimate_stages, milvus_bytes
 from clustering.monitoring.progress import format_duration
+from clustering.monitoring.resources import Counts, NodeType, StageEstimate, counts_of, estimate_stages
 from clustering.runs.directory import RunDir
-from clustering.schema import Figures
 
 log = logging.getLogger("covey")
-
-START_S = {"umap": 8.0}  # that a stage takes with next to nothing to do: umap-learn compiles first; 1 s the others
-EXTRAPOLATED = 50  # times as many texts as in the run that tells: what it tells is a rough guess
+START_S = 1.0  # of a stage with next to nothing to do
+UMAP_START_S = 8.0  # umap-learn compiles first
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a finished run says of the next one."""
+    """The figures of a finished run that times of other runs are estimated from."""
 
-    run: str
+    path: str
     encoder: str
     index: str
     counts: Counts
@@ -36,7 +33,7 @@ class Calibration:
 
 
 def calibration_of(run: RunDir) -> Calibration | None:
-    """The figures of a run, None where it is not finished or holds none."""
+    """The calibration by a run; None where the run is not finished or its figures are not usable."""
     try:
         manifest = run.results
         done = {name: stage["figures"] for name, stage in manifest["stages"].items()}
@@ -49,100 +46,93 @@ def calibration_of(run: RunDir) -> Calibration | None:
         )  # fmt: skip
         counts, used = found.counts, found.used
         numbers = [counts.texts, counts.records, counts.dim, found.graph_k, used["cpus"], used["gpus"]]
-        return found if all(isinstance(one, (int, float)) for one in [*numbers, *found.seconds.values()]) else None
+        usable = all(isinstance(number, (int, float)) for number in [*numbers, *found.seconds.values()])
+        return found if usable else None
     except (ConfigError, KeyError, OSError, TypeError, ValueError, AttributeError, ZeroDivisionError):
-        return None  # it may be anybody's, and ends nothing of this run
+        return None  # anybody may have written it; it never ends this run
 
 
-def calibrations_beside(run: RunDir, given: list[str] | None = None) -> list[Calibration]:
-    """What the named runs, or the finished ones in the same folder, say.
+def calibrations_beside(run: RunDir, named: list[str] | None = None) -> list[Calibration]:
+    """The calibrations by the named runs, or else by the finished runs in the same folder.
 
-    Raises: ConfigError for a named one that is not finished.
+    Raises: ConfigError for a named run that is not finished.
     """
-    if given:
-        found = [calibration_of(RunDir(name)) for name in given]
+    if named:
+        found = [calibration_of(RunDir(name)) for name in named]
         if None in found:
-            raise ConfigError([f"{given[found.index(None)]} is no finished run that times could be told from"])
+            raise ConfigError([f"{named[found.index(None)]} is no finished run that times could be told from"])
     else:
         others = sorted(run.path.parent.glob("*/manifest.json")) if isinstance(run.path, Path) else []
         found = [calibration_of(RunDir(path.parent)) for path in others if path.parent != run.path and path.is_file()]
-    return [one for one in found if one is not None]
+    return [calibration for calibration in found if calibration is not None]
 
 
 def estimate_seconds(stage: str, config: RunConfig, counts: Counts, known: Calibration) -> float | None:
-    """How long a stage of ``counts`` will take on machines such as the finished run's; None where it cannot tell."""
+    """Seconds of a stage on nodes like those of a finished run; None where that run does not fit."""
     if stage not in known.seconds or (stage == "embed" and config.embed.encoder != known.encoder):
         return None
     if stage in ("store", "search") and config.store.index_type != known.index:
         return None
     if stage == "project" and config.project.method != known.method:
         return None
-    times = counts.texts / known.counts.texts
-    growth = times
+    growth = ratio = counts.texts / known.counts.texts
     if stage in ("store", "search"):
         growth *= counts.dim / known.counts.dim
         if stage == "search" and known.index == "FLAT":  # each text is compared with all
-            growth *= times
+            growth *= ratio
         elif known.index == "HNSW":
             growth *= math.log(max(counts.texts, 2)) / math.log(max(known.counts.texts, 2))
     elif stage in ("graph", "forest", "cluster"):
         growth *= config.graph_k / known.graph_k
-    start = START_S.get(config.project.method, 1.0) if stage == "project" else 1.0
+    start = UMAP_START_S if stage == "project" and config.project.method == "umap" else START_S
     return start + max(known.seconds[stage] - start, 0.05) * growth
 
 
 def cost_of(seconds: float, used: dict[str, float], config: RunConfig) -> float | None:
-    """What the machines cost for so long, in run.prices's currency."""
+    """The cost of the cluster for so many seconds, in the currency of run.prices; None without prices."""
     prices = config.run.prices
     if prices is None:
         return None
     return seconds / 3600 * (used["cpus"] * prices.cpu_hour + used["gpus"] * prices.gpu_hour)
 
 
-def estimate_times(run: RunDir, config: RunConfig, counts: Counts, stages: list[str]) -> dict[str, float]:
-    """Log how long the stages to do will take, where finished runs in the same folder tell; return their seconds.
+@dataclass(frozen=True)
+class StageForecast:
+    """What a stage will need, with the time and cost that a finished run suggests; None where none does."""
 
-    Empty where any of them cannot be told.
-    """
-    told = forecast(config, counts, NodeType(1), calibrations_beside(run))["stages"]
-    rows = [row for row in told if row["stage"] in stages]
-    if any(row["seconds"] is None for row in rows):
-        return {}
-    log.info(
-        "plan: about %s, by the times of %s",
-        format_duration(sum(row["seconds"] for row in rows)), ", ".join(sorted({row["from"] for row in rows})),
-    )  # fmt: skip
-    return {row["stage"]: row["seconds"] for row in rows}
+    estimate: StageEstimate
+    seconds: float | None
+    cost: float | None
+    run: str | None  # the finished run
 
 
-def forecast(config: RunConfig, counts: Counts, machine: NodeType, known: list[Calibration]) -> Figures:
-    """Needs of every stage and in all, with the seconds that the largest fitting finished run tells."""
-    rows: list[Figures] = []
-    for need in estimate_stages(config, counts, machine):
+def forecast(config: RunConfig, counts: Counts, node_type: NodeType, known: list[Calibration]) -> list[StageForecast]:
+    """The forecast of every stage, by the largest finished run that fits it."""
+    stages = []
+    for estimate in estimate_stages(config, counts, node_type):
         guesses = [
-            (run.counts.texts, seconds, run)
+            (run, seconds)
             for run in known
-            if (seconds := estimate_seconds(need.stage, config, counts, run)) is not None
+            if (seconds := estimate_seconds(estimate.stage, config, counts, run)) is not None
         ]
-        _, seconds, run = max(guesses, key=lambda guess: guess[0], default=(0, None, None))
-        rows.append(
-            {
-                "stage": need.stage,
-                "memory_bytes": need.memory_bytes,
-                "processes": need.processes,
-                "node_bytes": need.node_bytes,
-                "disk_bytes": need.disk_bytes,
-                "seconds": seconds and round(seconds, 1),
-                "from": run and run.run,
-                "cost": cost_of(seconds, run.used, config) if seconds and run else None,
-            }
-        )
-    complete = all(row["seconds"] is not None for row in rows)
-    total: dict[str, Any] = {
-        "seconds": round(sum(row["seconds"] for row in rows), 1) if complete else None,
-        "cost": round(sum(row["cost"] for row in rows), 2) if complete and config.run.prices else None,
-        "disk_bytes": sum(row["disk_bytes"] for row in rows),
-        "node_bytes": max(row["node_bytes"] for row in rows),
-        "milvus_bytes": milvus_bytes(config, counts),
-    }
-    return {"stages": rows, "total": total}
+        if guesses:
+            run, seconds = max(guesses, key=lambda guess: guess[0].counts.texts)
+            cost = cost_of(seconds, run.used, config)
+            stages.append(StageForecast(estimate, round(seconds, 1), cost, run.path))
+        else:
+            stages.append(StageForecast(estimate, None, None, None))
+    return stages
+
+
+def estimate_times(run: RunDir, config: RunConfig, counts: Counts, stages: list[str]) -> dict[str, float]:
+    """Log how long the stages to do will take, by the finished runs in the same folder; return their seconds.
+
+    Returns: seconds by stage; empty where no finished run fits one of the stages.
+    """
+    forecasts = forecast(config, counts, NodeType(1), calibrations_beside(run))
+    seconds = {one.estimate.stage: one.seconds for one in forecasts if one.estimate.stage in stages and one.seconds}
+    if len(seconds) < len(stages):
+        return {}
+    sources = sorted({str(one.run) for one in forecasts if one.estimate.stage in stages})
+    log.info("plan: about %s, by the times of %s", format_duration(sum(seconds.values())), ", ".join(sources))
+    return seconds

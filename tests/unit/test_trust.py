@@ -184,7 +184,7 @@ def test_commands_look_at_no_model_that_the_directory_names(
 ) -> None:
     prepared(tmp_path / "run", {"embed": {"encoder": "static", "model": "/theirs"}})
     looked: list[Any] = []
-    monkeypatch.setattr("clustering.monitoring.plan.check_encoder", lambda cfg: looked.append(cfg.model))
+    monkeypatch.setattr("clustering.monitoring.resources.check_encoder", lambda cfg: looked.append(cfg.model))
     monkeypatch.setattr(recluster, "ray_session", nullcontext)
     monkeypatch.setattr(preflight, "live_nodes", list)
     monkeypatch.setattr(preflight, "node_cpus", lambda: 2)

@@ -20,19 +20,12 @@ from clustering.config.loading import build_config
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StageError
 from clustering.monitoring import metrics, progress
+from clustering.monitoring.capacity import check_fits, estimates_by_node_type, group_node_types
 from clustering.monitoring.metrics import METRICS
-from clustering.monitoring.plan import (
-    Counts,
-    NodeType,
-    StageEstimate,
-    check_fits,
-    estimate_stages,
-    estimates_by_node_type,
-    group_node_types,
-    plan_entries,
-)
+from clustering.monitoring.plan import plan_entries, plan_lines
 from clustering.monitoring.progress import StageProgress, format_duration, progress_line
-from clustering.monitoring.status import plan_lines, status_lines
+from clustering.monitoring.resources import Counts, NodeType, StageEstimate, estimate_stages
+from clustering.monitoring.status import status_lines
 from clustering.monitoring.times import calibration_of, calibrations_beside, cost_of, estimate_seconds
 from clustering.monitoring.usage import Usage, charge, measure
 from clustering.runs.directory import RunDir
@@ -326,7 +319,7 @@ def test_finished_runs_tell_how_long_a_larger_one_will_take(tmp_path: Path) -> N
     manifest = unfinished.manifest
     del manifest["stages"]["report"]
     write_json(unfinished / "manifest.json", manifest)
-    assert [one.run for one in calibrations_beside(RunDir(tmp_path / "new"))] == [str(tmp_path / "one")]
+    assert [one.path for one in calibrations_beside(RunDir(tmp_path / "new"))] == [str(tmp_path / "one")]
     with pytest.raises(ConfigError, match="two is no finished run that times could be told from"):
         calibrations_beside(RunDir(tmp_path / "new"), [str(tmp_path / "two")])
 

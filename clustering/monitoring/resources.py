@@ -1,0 +1,116 @@
+"""Configuration, counts and a type of node in; bytes and processes of each stage out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clustering.config.sections import RunConfig
+from clustering.encoders.loading import check_encoder
+from clustering.errors import ConfigError
+from clustering.kernels.memory import server_bytes, stage_bytes
+from clustering.schema import Figures
+
+GUESSED_DIM = 1024  # where only the loaded model knows it
+GUESSED_TEXT_BYTES = 70.0  # a headline
+ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20}
+READER_BYTES = 300 << 20  # of a process that reads a piece of the input
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """A type of node, and how many nodes of it there are."""
+
+    cpus: int
+    gpus: float = 0
+    memory_bytes: int = 0  # 0: not known
+    count: int = 1
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
+        return f"{self.cpus} cores{gpus}"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The size of the input."""
+
+    texts: int
+    records: int
+    dim: int
+    text_bytes: float  # mean UTF-8 length of a text
+
+
+def counts_of(read: Figures, dim: int) -> Counts:
+    """The counts in the figures of the stage read."""
+    return Counts(read["texts"], read["records"], dim, read["text_bytes"] / read["texts"])
+
+
+def dim_of(config: RunConfig) -> int:
+    """The dimension of the vectors; a guess where the encoder is not installed here, or only the loaded model knows."""
+    try:
+        known = check_encoder(config.embed) if config.read.collection is None else None
+    except ConfigError:
+        known = None
+    return known or GUESSED_DIM
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """The memory of one process of a stage, the processes that one node may run at once, and the stage's disk."""
+
+    stage: str
+    memory_bytes: int
+    processes: int
+    disk_bytes: int
+
+    @property
+    def node_bytes(self) -> int:
+        if self.stage == "read":  # one process numbers all rows, after the others have read
+            return max(self.memory_bytes, READER_BYTES * self.processes)
+        return self.memory_bytes * self.processes
+
+    def __str__(self) -> str:
+        if self.node_bytes == self.memory_bytes:
+            return format_bytes(self.node_bytes)
+        return f"{self.processes} x {format_bytes(self.node_bytes / self.processes)} = {format_bytes(self.node_bytes)}"
+
+
+def estimate_stages(config: RunConfig, counts: Counts, node_type: NodeType) -> list[StageEstimate]:
+    """The estimate of every stage on a type of node, from counts alone."""
+    encoder_bytes = ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"])
+    most = max(counts.texts - 1, 0)
+    stages = stage_bytes(
+        counts.texts, counts.records, counts.dim, min(config.search.k, most), counts.text_bytes,
+        encoder_bytes if config.read.collection is None else 0, graph_k=min(config.graph_k, most),
+        recall_sample=min(config.search.recall_sample, counts.texts), map_neighbors=config.project.n_neighbors,
+        map_texts=config.project.sample, map_method=config.project.method, drawn=config.plot.points,
+    )  # fmt: skip
+    return [
+        StageEstimate(one.stage, one.memory_bytes, _processes(one.stage, config, node_type), one.disk_bytes)
+        for one in stages
+    ]
+
+
+def _processes(stage: str, config: RunConfig, node_type: NodeType) -> int:
+    """Processes of a stage that one node may run at the same time."""
+    embed = config.embed
+    if stage == "embed" and embed.gpus_per_actor:
+        most = max(1, int(node_type.gpus / embed.gpus_per_actor))
+        return min(embed.actors or most, most)
+    if stage == "embed":
+        return min(embed.actors or 4, node_type.cpus)
+    if stage == "store":
+        return 1 if config.store.embedded else min(2, node_type.cpus)
+    if stage == "search":
+        return min(config.search.actors, node_type.cpus)
+    return node_type.cpus if stage == "read" else 1
+
+
+def milvus_bytes(config: RunConfig, counts: Counts) -> int:
+    """Memory of the loaded collection on the server."""
+    links = 2 * int(config.store.params.get("M", 16)) if config.store.index_type == "HNSW" else 0
+    return server_bytes(counts.texts, counts.dim, links)
+
+
+def format_bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
