@@ -81,7 +81,7 @@ class Loader:
     def _write(self, rows: IntArray, vectors: FloatArray, again: bool, request_size: RequestSize) -> int:
         def ask(part: slice, seen: bool) -> None:
             kind = "upsert" if again or seen else "insert"
-            request = write_request(kind, *self.endpoint.target.values(), rows[part], vectors[part])
+            request = write_request(kind, rows=rows[part], vectors=vectors[part], **self.endpoint.target)
             self.channel.call(kind.capitalize(), request)
 
         return retry_in_halves(self.endpoint, request_size, len(rows), ask)[1]

@@ -24,7 +24,7 @@ HIT_BYTES = 72  # what a hit takes of a server's reply limit, its way from query
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def write_request(kind: str, collection: str, db_name: str, rows: IntArray, vectors: FloatArray) -> Any:
+def write_request(kind: str, collection_name: str, db_name: str, rows: IntArray, vectors: FloatArray) -> Any:
     """A request that writes entities of a run's own collection.
 
     kind : "insert" or "upsert"
@@ -44,7 +44,7 @@ def write_request(kind: str, collection: str, db_name: str, rows: IntArray, vect
         ),
     ]
     make = {"insert": milvus_pb2.InsertRequest, "upsert": milvus_pb2.UpsertRequest}[kind]
-    return make(collection_name=collection, db_name=db_name, num_rows=len(rows), fields_data=fields)
+    return make(collection_name=collection_name, db_name=db_name, num_rows=len(rows), fields_data=fields)
 
 
 def _packed_floats(values: FloatArray) -> Any:
@@ -62,7 +62,13 @@ def _encoded(number: int) -> bytes:
 
 
 def search_request(
-    collection: str, db_name: str, vectors: FloatArray, limit: int, metric: str, params: dict[str, Any], strong: bool
+    collection_name: str,
+    db_name: str,
+    vectors: FloatArray,
+    limit: int,
+    metric: str,
+    params: dict[str, Any],
+    strong: bool,
 ) -> Any:
     """A request for the ``limit`` nearest entities of each vector.
 
@@ -82,7 +88,7 @@ def search_request(
         "ignore_growing": "False",
     }
     return milvus_pb2.SearchRequest(
-        collection_name=collection,
+        collection_name=collection_name,
         db_name=db_name,
         dsl_type=common_pb2.DslType.BoolExprV1,
         placeholder_group=common_pb2.PlaceholderGroup(placeholders=[asked]).SerializeToString(),

@@ -66,8 +66,8 @@ class NeighborQuery:
         def ask(part: slice, again: bool) -> Hits:
             # A server that was away may have loaded the collection anew.
             request = search_request(
-                self.endpoint.collection, self.endpoint.db_name or "", vectors[part], self.k + 1, self.metric,
-                self.params, strong=not self.waited or again,
+                vectors=vectors[part], limit=self.k + 1, metric=self.metric, params=self.params,
+                strong=not self.waited or again, **self.endpoint.target,
             )  # fmt: skip
             return self.channel.search(request)
 

@@ -43,8 +43,8 @@ def store_vectors(
             pieces = describe_pieces(wrong)
             if attempt == AUDIT_ROUNDS:
                 raise StoreError(
-                    f"{endpoint} still lacks or doubles rows after {attempt} repairs: {pieces}; drop it and start again "
-                    f"with run.resume=false"
+                    f"{endpoint} still lacks or doubles rows after {attempt} repairs: {pieces}; drop it and start "
+                    f"again with run.resume=false"
                 )
             log.warning("store: the collection lacks or doubles %s; loading exactly those again", pieces)
             repaired += sum(piece["stop"] - piece["first"] for piece in wrong)
