@@ -33,10 +33,10 @@ from clustering.runs.storage import (
     read_table,
 )
 from clustering.schema import Figures
-from clustering.sources.deduplication import TextCleaner
 from clustering.sources.detection import find_files
 from clustering.sources.formats.column_types import as_type
 from clustering.sources.formats.issues import Issues
+from clustering.sources.records import TextCleaner
 from clustering.stages.read import read_columns_of
 from clustering.workers.exact_search import exact_neighbors, map_unordered
 from clustering.workers.remote import fetch, share, start_actor

@@ -21,8 +21,9 @@ from clustering.milvus.protocol import DataType, column_of, documents_of
 from clustering.milvus.retry import retry
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures
-from clustering.sources.deduplication import TextCleaner, deduplicate_records, records_table, write_records
+from clustering.sources.deduplication import deduplicate_records
 from clustering.sources.formats.issues import Issues
+from clustering.sources.records import TextCleaner, records_table, write_records
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.tasks import run_on_one_node
 

@@ -1,8 +1,7 @@
-"""Records of any source in; texts/ (one row for each distinct text) and members/ (one line a record) out."""
+"""records/ in; texts/ (one row for each distinct text) and members/ (one line for each record) out, in row order."""
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -11,154 +10,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clustering import schema
-from clustering.config.sections import CleanSection, ReadSection
 from clustering.kernels.copies import fold_copies
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_name
-from clustering.runs.storage import atomic_write, load_array, read_temporary, write_table, write_temporary
+from clustering.runs.storage import atomic_write, load_array, read_temporary, write_table
 from clustering.schema import Figures
-from clustering.sources.formats.column_types import all_numeric, as_type, common_type, has_large_integers, parse_times
-from clustering.sources.formats.issues import Issues
-from clustering.text.cleaning import Cleaning, normalized
+from clustering.sources.formats.column_types import as_type, common_type, has_mixed_types
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.tasks import run_on_one_node
-
-RECORDS_PER_PART = 8192
-# A text without a match stays as it is: printable ASCII, single spaces, no markup.
-ODD = r"[^ -~]|^ | $|  |[<&]"
-
-
-def make_cleaning(cfg: CleanSection) -> Cleaning:
-    return Cleaning(cfg.markup, cfg.urls, cfg.hashtags, cfg.case)
-
-
-class TextCleaner:
-    """Join the text columns of records, cleaned: what is compared and embedded, and what is shown where it differs."""
-
-    def __init__(self, cfg: ReadSection) -> None:
-        self.columns, self.separator, self.clean = cfg.text_columns, cfg.separator, make_cleaning(cfg.clean)
-
-    def __call__(self, table: pa.Table, issues: Issues) -> tuple[list[str], list[str | None]]:
-        """Returns: for each record its text, '' without one, and the original where it is another."""
-        pairs = [self._column(table[name]) for name in self.columns]
-        if len(pairs) == 1:
-            texts, originals = pairs[0]
-        else:
-            texts = self._joined([texts for texts, _ in pairs])
-            originals = {}
-            for at in {at for _, found in pairs for at in found}:
-                originals[at] = self.separator.join(filter(None, (found.get(at, own[at]) for own, found in pairs)))
-        issues.count("markup", sum(map(self._marked, originals.values())))
-        shown: list[str | None] = [None] * len(texts)
-        for at, original in originals.items():
-            if texts[at]:
-                shown[at] = original
-        return texts, shown
-
-    def _column(self, column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
-        """The cleaned values of a column, and by their places the originals that differ from them."""
-        texts: list[Any] = (pc.fill_null(column, "") if column.null_count else column).to_pylist()
-        if self.clean.keeps_plain_ascii:
-            odd = pc.fill_null(pc.match_substring_regex(column, ODD), False)
-            places = np.flatnonzero(odd.to_numpy()).tolist()
-        else:
-            places = list(range(len(texts)))
-        originals = {}
-        for at in places:
-            original = normalized(texts[at])
-            texts[at] = self.clean(original)
-            if texts[at] != original:
-                originals[at] = original
-        return texts, originals
-
-    def _joined(self, columns: list[list[str]]) -> list[str]:
-        return [self.separator.join(filter(None, values)) for values in zip(*columns, strict=True)]
-
-    def _marked(self, original: str) -> bool:
-        return self.clean.markup and ("<" in original or "&" in original)
-
-
-def carried_columns(
-    table: pa.Table, cfg: ReadSection, keep: tuple[str, ...], issues: Issues
-) -> tuple[dict[str, pa.Array], dict[str, list[str]]]:
-    """The columns of members/ besides row, in the order of the schema: text_id, time, source, link, those of read.keep.
-
-    Returns: the columns; and of those of read.keep, numeric: strings that are all numbers, large: whole numbers that a
-        float does not hold.
-    """
-    columns: dict[str, pa.Array] = {}
-    if cfg.id_column:
-        ids = table[cfg.id_column].combine_chunks()
-        columns["text_id"] = pc.if_else(pc.equal(ids, ""), None, ids) if pa.types.is_string(ids.type) else ids
-    if cfg.time_column:
-        columns["time"], lost, example = parse_times(table[cfg.time_column].combine_chunks())
-        issues.count("times", lost, f"a record's {example}")
-    for name, column in (("source", cfg.source_column), ("link", cfg.link_column)):
-        if column:
-            columns[name] = as_type(table[column].combine_chunks(), pa.string())
-    for column in keep:
-        columns[carried_name(column)] = table[column].combine_chunks()
-    kept = {name: columns[name] for name in map(carried_name, keep)}
-    told = {
-        "numeric": [name for name, held in kept.items() if pa.types.is_string(held.type) and all_numeric(held)],
-        "large": [name for name, held in kept.items() if has_large_integers(held)],
-    }
-    return columns, told
-
-
-def carried_name(column: str) -> str:
-    """A carried column's name in members/ and labels.parquet; those that have one meaning there are set apart.
-
-    An input's own input_label becomes input_input_label, so that no two columns meet in one name.
-    """
-    bare = column
-    while bare.startswith("input_"):
-        bare = bare[len("input_") :]
-    return f"input_{column}" if bare in schema.RESERVED else column
-
-
-def is_other_than_string(kind: pa.DataType) -> bool:
-    return not (pa.types.is_string(kind) or pa.types.is_null(kind))
-
-
-def records_table(
-    texts: list[str], shown: list[str | None], where: list[str], columns: dict[str, pa.Array]
-) -> pa.Table:
-    """A part of records/: the records whose clean text is not empty, with their places within the part, empty ones
-    counted, and digests.
-
-    where : the ids that records have without one of their own; columns : what members/ carries, text_id among them
-    """
-    kept = [at for at, text in enumerate(texts) if text]
-    whole_part = len(kept) == len(texts)
-    digests = [blake2b(texts[at].encode(), digest_size=16).digest() for at in kept]
-    ids = columns.get("text_id")
-    found: dict[str, Any] = {
-        "text": pa.array([texts[at] for at in kept], pa.string()),
-        schema.ORIGINAL: pa.array([shown[at] for at in kept], pa.string()),
-        schema.POSITION: pa.array(kept, pa.int32()),
-        schema.DIGEST: pa.array(digests, pa.binary(16)),
-    }
-    if ids is None:
-        found[schema.LOCATION] = pa.array([where[at] for at in kept], pa.string())
-    else:
-        taken = ids if whole_part else ids.take(pa.array(kept, pa.int64()))
-        if taken.null_count:
-            found[schema.LOCATION] = pa.array([where[at] for at in kept], pa.string())
-        words = pc.fill_null(as_type(taken, pa.string()), "").to_pylist()
-        found[schema.ID_DIGEST] = pa.array(
-            [blake2b(word.encode(), digest_size=16).digest() if word else None for word in words], pa.binary(16)
-        )
-    for name, column in columns.items():
-        found[name] = column if whole_part else column.take(pa.array(kept, pa.int64()))
-    return pa.table(found)
-
-
-def write_records(run: RunDir, name: str, records: int, spool: pa.Table) -> dict[str, Any]:
-    """Write a part of records/. Returns: what ``deduplicate_records`` must know of it; records : with the empty ones"""
-    write_temporary(run / "records" / f"{name}.arrow", spool)
-    layout = spool.schema.remove_metadata().serialize().to_pybytes().hex()  # travels as JSON
-    return {"name": name, "records": records, "schema": layout}
 
 
 def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -272,7 +131,7 @@ def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[p
             if name in held.names
         ]
         kind = common_type(types, ids=name == "text_id" or any(name in large for _, _, large in kinds))
-        if pa.types.is_string(kind) and any(map(is_other_than_string, types)):
+        if has_mixed_types(types, kind):
             mixed.append(name)
         fields.append(pa.field(name, kind))
     return pa.schema([fields[0], ("row", pa.int64()), *fields[1:]]), mixed

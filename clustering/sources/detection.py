@@ -12,6 +12,7 @@ from typing import Any
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, InputError
 from clustering.runs.object_store import PATIENCE_S, is_local
+from clustering.sources.batches import RECORD_BYTES, other_names, text_names
 from clustering.sources.files import (
     DETECTION_THREADS,
     FORMATS,
@@ -26,17 +27,7 @@ from clustering.sources.files import (
 from clustering.sources.formats import dialects, jsonlines, parquet
 from clustering.sources.formats.encodings import Decoder
 from clustering.sources.formats.issues import Issues
-from clustering.sources.records import (
-    RECORD_BYTES,
-    UNREADABLE,
-    archive_member,
-    blocks_of,
-    open_file,
-    other_names,
-    parquet_source,
-    short_reason,
-    text_names,
-)
+from clustering.sources.opening import UNREADABLE, archive_member, open_file, open_parquet, read_blocks, short_reason
 
 HEAD_BYTES = 1 << 18  # of a text file, from which its layout is told; more where a line is longer
 SCAN_BYTES = 256 << 20  # of all JSON files that are searched for keys that their first records lack
@@ -125,7 +116,7 @@ def _missing(looks: list[_FileLayout], cfg: ReadSection) -> tuple[list[str], lis
 
 
 def _lacking(look: _FileLayout, name: str) -> bool:
-    return look.file.layout["places"].get(name) is None or name in look.unseen
+    return look.file.layout["positions"].get(name) is None or name in look.unseen
 
 
 def _looked_at(look: _FileLayout, names: list[str]) -> str:
@@ -168,7 +159,7 @@ def _names(look: _FileLayout) -> set[str]:
 
 
 def _has_text(look: _FileLayout, cfg: ReadSection) -> bool:
-    return any(look.file.layout["places"].get(name) is not None for name in text_names(cfg))
+    return any(look.file.layout["positions"].get(name) is not None for name in text_names(cfg))
 
 
 def _lacks(look: _FileLayout, names: list[str]) -> str:
@@ -194,7 +185,7 @@ def _look_into(file: InputFile, cfg: ReadSection, most: int) -> _FileLayout:
     try:
         file = _member_format(file)
         if file.size == 0 and file.format:
-            return _FileLayout(replace(file, layout={"places": {}}), empty=True)
+            return _FileLayout(replace(file, layout={"positions": {}}), empty=True)
         if file.format == "jsonl":
             return _look_json(file, cfg, most)
         return {"csv": _look_csv, "tsv": _look_csv, "parquet": _look_parquet}[file.format](file, cfg)
@@ -227,7 +218,7 @@ def _look_csv(file: InputFile, cfg: ReadSection) -> _FileLayout:
     text, whole = _head(file, cfg)
     head = dialects.detect_dialect(text, whole, file.format, cfg.csv, wanted)
     if head is None:
-        return _FileLayout(replace(file, layout={"places": {}}), empty=True)
+        return _FileLayout(replace(file, layout={"positions": {}}), empty=True)
     names = [name or str(number) for number, name in enumerate(head.names, 1)]
     if cfg.keep == ("all",):
         wanted = (
@@ -240,7 +231,7 @@ def _look_csv(file: InputFile, cfg: ReadSection) -> _FileLayout:
             continue
         places[name] = head.place(name)
     columns = list(dict.fromkeys([*names, *constants]))
-    layout = {"dialect": asdict(head.dialect), "places": _with_constants(places, constants), "constants": constants}
+    layout = {"dialect": asdict(head.dialect), "positions": _with_constants(places, constants), "constants": constants}
     _check_widths(head, cfg)
     numbered = cfg.csv.header == "first" and any(
         (place := places[name]) is not None and head.names[place].strip() not in ("", name) for name in text_names(cfg)
@@ -267,7 +258,7 @@ def _with_constants(places: dict[str, Any], constants: dict[str, str]) -> dict[s
 def _look_json(file: InputFile, cfg: ReadSection, most: int) -> _FileLayout:
     text, whole = _head(file, cfg)
     if not text.strip():
-        return _FileLayout(replace(file, layout={"places": {}}), empty=True)
+        return _FileLayout(replace(file, layout={"positions": {}}), empty=True)
     layout = jsonlines.detect_style(text, whole)
     issues = Issues()
     head = text if whole else text[: text.rfind("\n") + 1] or text
@@ -295,7 +286,7 @@ def _look_json(file: InputFile, cfg: ReadSection, most: int) -> _FileLayout:
         places.update(dict.fromkeys(unseen if searched else seen, 0))
         unseen = [name for name in unseen if searched and name not in seen]
     columns = [*(key for key in keys if "." not in key), *(key for key in keys if "." in key), *constants]
-    found = {"style": layout, "places": _with_constants(places, constants), "constants": constants}
+    found = {"style": layout, "positions": _with_constants(places, constants), "constants": constants}
     return _FileLayout(
         replace(file, layout=found),
         columns=list(dict.fromkeys(columns))
@@ -335,7 +326,7 @@ def _search(file: InputFile, names: list[str], layout: str, most: int) -> tuple[
 
     def blocks() -> Iterator[tuple[bytes, bool]]:
         nonlocal looked, whole
-        for block, final in blocks_of(file, Decoder(None, "replace", Issues())):
+        for block, final in read_blocks(file, Decoder(None, "replace", Issues())):
             looked, whole = looked + len(block), final
             yield block, final
             if looked >= most:
@@ -354,20 +345,20 @@ def _search(file: InputFile, names: list[str], layout: str, most: int) -> tuple[
 
 
 def _look_parquet(file: InputFile, cfg: ReadSection) -> _FileLayout:
-    table = parquet.open_table(parquet_source(file))
-    columns = parquet.Columns(table.schema_arrow)
+    table = parquet.open_table(open_parquet(file))
+    columns = parquet.ColumnIndex(table.schema_arrow)
     constants = hive_partitions(file.name)
     kept = tuple(dict.fromkeys(columns.names)) if cfg.keep == ("all",) else cfg.keep
     if len(set(columns.names)) < len(columns.names) and cfg.keep == ("all",):
         doubled = next(name for name in columns.names if columns.names.count(name) > 1)
-        columns.place(doubled)
+        columns.position(doubled)
     places: dict[str, Any] = {}
     for name in [*text_names(cfg), *other_names(cfg, kept[:WIDEST])]:
-        places[name] = columns.place(name)
+        places[name] = columns.position(name)
     for name in [*text_names(cfg), *([cfg.id_column] if cfg.id_column else [])]:
         if places[name] is not None and not parquet.is_text(kind := columns.type_of(places[name])):
             raise InputError([f"column '{name}' holds {kind}; a text or id column holds strings or numbers"])
-    layout = {"places": _with_constants(places, constants), "constants": constants}
+    layout = {"positions": _with_constants(places, constants), "constants": constants}
     names = columns.names if cfg.keep == ("all",) else columns.paths()
     return _FileLayout(replace(file, layout=layout), columns=list(dict.fromkeys([*names, *constants])))
 

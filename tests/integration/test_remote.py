@@ -52,7 +52,7 @@ from clustering.runs.storage import (
     write_table,
     write_temporary,
 )
-from clustering.sources import records
+from clustering.sources import opening
 from clustering.sources.detection import find_files
 from clustering.stages.embed import adopt_vectors
 from clustering.stages.read import read_columns_of, read_texts
@@ -428,7 +428,7 @@ def test_a_bucket_that_fails_while_a_file_is_read_is_waited_for(
     content = {"csv": plain.getvalue(), "gz": gzip.compress(plain.getvalue()), "xz": lzma.compress(plain.getvalue()),
                "zip": packed.getvalue(), "parquet": held.getvalue()}[name.rpartition(".")[2]]  # fmt: skip
     store.put(f"waited/{name}", content)
-    monkeypatch.setattr(records, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(opening, "BLOCK_BYTES", 50_000)
     cfg = ReadSection(paths=(store.uri(f"waited/{name}"),), text_columns=("title",))
     given = find_files(cfg, patience_s=60)
     store.failing, store.failed = 1.0, 0

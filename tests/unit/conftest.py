@@ -47,7 +47,7 @@ def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     made: list[RunDir] = []
 
     def run(cfg: ReadSection, part_rows: int = 8192) -> tuple[RunDir, dict[str, Any]]:
-        monkeypatch.setattr(deduplication, "RECORDS_PER_PART", part_rows)
+        monkeypatch.setattr(read, "RECORDS_PER_PART", part_rows)
         made.append(RunDir(tmp_path / f"run-{len(made)}"))
         return made[-1], read_texts(find_files(cfg), cfg, made[-1], 1)
 

@@ -19,9 +19,9 @@ from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import read_columns
 from clustering.runs.storage import read_schema, write_table
-from clustering.sources.deduplication import carried_name
 from clustering.sources.detection import find_files
 from clustering.sources.formats.column_types import TIME, as_type, common_type, has_large_integers, parse_times
+from clustering.sources.records import carried_name
 from tests.unit.conftest import Write
 
 Read = Callable[..., tuple[RunDir, dict[str, Any]]]

@@ -126,9 +126,9 @@ def test_a_field_with_very_many_lines_is_told(write: Write, read_here: Read) -> 
 def test_records_are_the_same_however_the_file_is_cut_into_blocks(
     block: int, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clustering.sources import records
+    from clustering.sources import opening
 
-    monkeypatch.setattr(records, "BLOCK_BYTES", block)
+    monkeypatch.setattr(opening, "BLOCK_BYTES", block)
     titles = [f'"two\nlines {n}"' if n % 3 else f'h "{n}" é' for n in range(300)]
     titles[10] = '"stray'
     run, figures = read_here(section(write("a.csv", rows(titles))))
@@ -142,9 +142,9 @@ def test_records_are_the_same_however_the_file_is_cut_into_blocks(
 def test_fields_of_many_lines_are_the_same_however_the_file_is_cut_into_blocks(
     block: int, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clustering.sources import records
+    from clustering.sources import opening
 
-    monkeypatch.setattr(records, "BLOCK_BYTES", block)
+    monkeypatch.setattr(opening, "BLOCK_BYTES", block)
     run, figures = read_here(section(write("a.csv", rows(form='{n},"{title}\n1,a\n2,b\n3,c\n4,d"'))))
     assert texts_of(run) == [f"{title} 1,a 2,b 3,c 4,d" for title in HEADLINES]
     assert figures["warnings"] == []
@@ -257,9 +257,9 @@ def test_a_file_without_header_is_read_by_number(write: Write, read_here: Read) 
 def test_line_ends_of_any_system_are_read(
     endings: str, block: int, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clustering.sources import records
+    from clustering.sources import opening
 
-    monkeypatch.setattr(records, "BLOCK_BYTES", block)
+    monkeypatch.setattr(opening, "BLOCK_BYTES", block)
     ends = endings.split(" ")
     content = "".join(line + ends[n % len(ends)] for n, line in enumerate(rows().splitlines()))
     run, figures = read_here(section(write("a.csv", content)))
@@ -409,9 +409,9 @@ def test_json_of_any_layout_is_read(layout: str, name: str, write: Write, read_h
 def test_a_large_array_is_read_a_block_at_a_time(
     block: int, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clustering.sources import detection, records
+    from clustering.sources import detection, opening
 
-    monkeypatch.setattr(records, "BLOCK_BYTES", block)
+    monkeypatch.setattr(opening, "BLOCK_BYTES", block)
     monkeypatch.setattr(detection, "HEAD_BYTES", 500)
     objects: list[Any] = [{"title": f"{title} – 北京", "more": ["x"] * 20} for title in HEADLINES]
     content = json.dumps(objects, ensure_ascii=False, indent=2)
@@ -438,10 +438,10 @@ def test_a_key_that_no_record_has_is_refused(write: Write) -> None:
 def test_a_key_is_sought_in_so_many_bytes_and_no_more(
     layout: str, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clustering.sources import detection, records
+    from clustering.sources import detection, opening
 
     for name, value in {"SCAN_BYTES": 60_000, "SCAN_LEAST": 1, "BLOCK_BYTES": 10_000, "HEAD_BYTES": 1000}.items():
-        for module in (detection, records):
+        for module in (detection, opening):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
     objects = [{"delete": {"id": n}} for n in range(9000)] + [{"title": h} for h in HEADLINES]
@@ -681,15 +681,15 @@ def test_a_thousand_files_are_read_in_two_pieces(write: Write, tmp_path: Path, r
 def test_a_file_that_changes_while_it_is_read_is_told(
     write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clustering.stages import read
+    from clustering.sources import batches
 
-    path, found = write("a.csv", rows()), read.read_batches
+    path, found = write("a.csv", rows()), batches._bounded_batches
 
     def changed(*given: Any) -> Any:
         yield from found(*given)
         Path(path).write_text("title\nother\n")
 
-    monkeypatch.setattr(read, "read_batches", changed)
+    monkeypatch.setattr(batches, "_bounded_batches", changed)
     with pytest.raises(InputError, match=r"a\.csv: it changed while the run was reading it"):
         read_here(section(path))
 
@@ -852,10 +852,10 @@ def test_a_json_column_of_objects_is_refused_as_one_of_parquet_is(write: Write) 
 def test_the_encoding_of_a_long_file_is_guessed_by_whole_lines(
     encoding: str, title: str, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clustering.sources import records
+    from clustering.sources import opening
 
     titles = [f"{title} {n}" for n in range(3000)]
-    for block in (5001, 5002, records.BLOCK_BYTES):
-        monkeypatch.setattr(records, "BLOCK_BYTES", block)
+    for block in (5001, 5002, opening.BLOCK_BYTES):
+        monkeypatch.setattr(opening, "BLOCK_BYTES", block)
         run, _ = read_here(section(write("a.csv", rows(titles).encode(encoding))))
         assert texts_of(run) == titles

@@ -25,12 +25,12 @@ from clustering import schema
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, InputError
 from clustering.runs.parts import read_columns
-from clustering.sources import deduplication, detection, files, records
-from clustering.sources.deduplication import TextCleaner
+from clustering.sources import batches, detection, files, opening
 from clustering.sources.detection import find_files
 from clustering.sources.files import InputFile
 from clustering.sources.formats import parquet
 from clustering.sources.formats.issues import Issues
+from clustering.sources.records import TextCleaner
 from clustering.stages import read
 from clustering.stages.read import _read_tasks, read_columns_of
 from clustering.text import cleaning
@@ -56,7 +56,7 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Bound:
     """``bound(name, value)`` sets a bound where it stands."""
 
     def set_it(name: str, value: int) -> None:
-        for module in (files, detection, records, deduplication, read, parquet):
+        for module in (files, detection, batches, read, parquet):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 
@@ -136,7 +136,7 @@ def test_a_bucket_and_a_local_folder_are_read_in_one_run(
     def found_by(path: str) -> tuple[pa.fs.FileSystem, str]:
         return (bucket, path[5:]) if path.startswith("s3://") else plain(path)
 
-    for module in (files, detection, records):
+    for module in (files, detection, opening):
         if hasattr(module, "filesystem"):
             monkeypatch.setattr(module, "filesystem", found_by)
     found = find_files(section(local, "s3://bucket/b.csv"))
@@ -332,7 +332,7 @@ READ_ALL = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from clustering.sources import detection, records
+from clustering.sources import batches, detection
 from clustering.sources.formats import parquet
 from clustering.stages import read
 from clustering.config.sections import ReadSection
@@ -340,7 +340,7 @@ from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir; from clustering.monitoring.usage import measured_peak, peak_bytes
 path, into, bounds = sys.argv[1:]
 for name, value in json.loads(bounds).items():
-    setattr(next(module for module in (read, records, parquet) if hasattr(module, name)), name, value)
+    setattr(next(module for module in (read, batches, parquet) if hasattr(module, name)), name, value)
 cfg, found = ReadSection(paths=(path,), text_columns=("title",)), {"records": 0, "problems": []}
 before = peak_bytes()
 with measured_peak() as peak:

@@ -88,6 +88,19 @@ def common_type(kinds: Iterable[pa.DataType], ids: bool = False) -> pa.DataType:
     return pa.timestamp("us", found.tz) if pa.types.is_timestamp(found) else pa.string()
 
 
+def has_mixed_types(kinds: Iterable[pa.DataType], common: pa.DataType) -> bool:
+    """Whether a common type is string only because types differ."""
+    return pa.types.is_string(common) and not all(pa.types.is_string(kind) or pa.types.is_null(kind) for kind in kinds)
+
+
+def concat_tables(tables: list[pa.Table]) -> tuple[pa.Table, set[str]]:
+    """Tables of the same columns below each other, in common types; and the columns that are strings for that only."""
+    kinds = {name: [table.schema.field(name).type for table in tables] for name in tables[0].schema.names}
+    common = {name: common_type(types, ids=True) for name, types in kinds.items()}
+    cast = [pa.table({name: as_type(table[name], kind) for name, kind in common.items()}) for table in tables]
+    return pa.concat_tables(cast), {name for name, kind in common.items() if has_mixed_types(kinds[name], kind)}
+
+
 def _holds(wide: pa.DataType, kind: pa.DataType) -> bool:
     """Whether a type that Arrow finds for several holds each value of one of them; not all that it finds do.
 

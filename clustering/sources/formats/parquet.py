@@ -1,4 +1,4 @@
-"""Parquet in, batches of wanted columns out, within bounds whatever a file says of itself."""
+"""Parquet in; batches of wanted columns out, within bounds whatever a file says of itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,19 @@ from clustering.runs.storage import has_extension_types
 from clustering.sources.formats.column_types import plain
 from clustering.sources.formats.issues import Issues
 
-DENSE_BYTES = 1 << 30  # of a batch, at the worst, where equal values cannot be read as one
+DENSE_BYTES = 1 << 30  # of a batch in the worst case, where equal values cannot be read as one
 UNPACKED_BYTES = 4 << 30  # of the wanted columns of a row group; of a Parquet file within gzip, on disk
 FOOTER_BYTES = 32 << 20  # of a Parquet file; a crafted footer takes 240 times its size in memory
-# Types that pyarrow itself knows. Another one may be registered by a library, and run what its bytes say.
+# Types of pyarrow itself. Another type may be registered by a library that runs what its bytes say.
 KNOWN_EXTENSIONS = ("arrow.uuid", "arrow.json", "arrow.bool8", "arrow.opaque", "arrow.fixed_shape_tensor")
+Position = tuple[int, list[str]]  # of a column: its number among those of the top, and the path within it
+
+
+@dataclass(frozen=True)
+class Limits:
+    rows: int  # of a batch
+    batch_bytes: int  # of a batch's values, written out
+    value_bytes: int
 
 
 def open_table(source: Any) -> pq.ParquetFile:
@@ -43,9 +52,9 @@ def open_table(source: Any) -> pq.ParquetFile:
 
 
 def _check_extensions(footer: bytes) -> None:
-    """Refuse extension types that pyarrow does not bring itself: to read one may run code that the file holds.
+    """Refuse extension types that are not pyarrow's own: reading one may run code that the file holds.
 
-    The schema is looked at as bytes, for to parse it already makes the types.
+    The schema is searched as bytes, because parsing it already creates the types.
     Raises: InputError
     """
     found = re.findall(rb"ARROW:schema.{0,12}?([A-Za-z0-9+/]{16,}={0,2})", footer, re.DOTALL)
@@ -62,19 +71,19 @@ def _check_extensions(footer: bytes) -> None:
                           f"read. Write plain columns: strings, numbers, dates"])  # fmt: skip
 
 
-class Columns:
-    """Where the wanted columns of a file stand."""
+class ColumnIndex:
+    """Finds the columns of a schema by name."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
         self.names = list(schema.names)
 
-    def place(self, name: str) -> tuple[int, list[str]] | None:
-        """The place of a column among those of the top, and the path within it; by name, path, or number from 1.
+    def position(self, name: str) -> Position | None:
+        """The position of a column by its name, its path (``data.title``), or its number from 1.
 
-        Raises: InputError for a name that stands twice.
+        Raises: InputError for a name that several columns have.
         """
-        at = [number for number, held in enumerate(self.names) if held == name]
+        at = [number for number, other in enumerate(self.names) if other == name]
         if len(at) > 1:
             numbers = ", ".join(str(number + 1) for number in at[:10])
             raise InputError([f"column '{name}' stands {len(at)} times, as columns {numbers}; name one by its number"])
@@ -93,24 +102,24 @@ class Columns:
             return int(name) - 1, []
         return None
 
-    def type_of(self, place: tuple[int, list[str]]) -> pa.DataType:
-        kind = self.schema.field(place[0]).type
-        for key in place[1]:
+    def type_of(self, position: Position) -> pa.DataType:
+        kind = self.schema.field(position[0]).type
+        for key in position[1]:
             kind = kind.field(key).type
         return kind
 
     def paths(self) -> list[str]:
-        """The names of all columns, of those within structs, too."""
+        """The names of all columns, with those within structs."""
         found = []
-        for held in self.schema:
-            found.append(held.name)
-            if pa.types.is_struct(held.type):
-                found += [f"{held.name}.{inner.name}" for inner in held.type]
+        for column in self.schema:
+            found.append(column.name)
+            if pa.types.is_struct(column.type):
+                found += [f"{column.name}.{inner.name}" for inner in column.type]
         return found
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column's values can be a text or an id."""
+    """Whether values of a type can be texts or ids."""
     if isinstance(kind, pa.BaseExtensionType):
         return kind.extension_name in ("arrow.uuid", "arrow.json")
     if pa.types.is_dictionary(kind):
@@ -118,32 +127,42 @@ def is_text(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(kind) or pa.types.is_interval(kind))
 
 
+def count_rows(source: Any, groups: list[int] | None) -> int:
+    """Rows of some row groups; of all where ``groups`` is None."""
+    meta = open_table(source).metadata
+    return sum(meta.row_group(group).num_rows for group in _row_groups(meta, groups))
+
+
+def _row_groups(meta: pq.FileMetaData, groups: list[int] | None) -> list[int]:
+    return list(range(meta.num_row_groups)) if groups is None else groups
+
+
 def read_row_groups(
-    source: Any, groups: list[int] | None, places: dict[str, tuple[int, list[str]]], texts: list[str],
-    bounds: dict[str, int], errors: str, issues: Issues,
+    source: Any, groups: list[int] | None, positions: dict[str, Position], texts: list[str], limits: Limits,
+    errors: str, issues: Issues,
 ) -> Iterator[pa.Table]:  # fmt: skip
     """The wanted columns of some row groups: of ``texts`` as strings, of the others with their types.
 
-    places : of the wanted columns, as ``Columns.place`` gives them
-    bounds : rows, most bytes of a batch's values (batch), and of one value (record)
+    positions : of the wanted columns, as ``ColumnIndex.position`` returns them
+    errors : strict or replace, for bytes that are not UTF-8
     Raises: InputError for a value or a row group that is too large, and for a text that is not UTF-8.
     """
     table = open_table(source)
     names = table.schema_arrow.names
-    dotted = {name: ".".join([names[at], *path]) for name, (at, path) in places.items()}
+    dotted = {name: ".".join([names[at], *path]) for name, (at, path) in positions.items()}
     number = 0
-    for batch in _batches(table, source, groups, sorted(set(dotted.values())), bounds["rows"]):
+    for batch in _batches(table, source, groups, sorted(set(dotted.values())), limits.rows):
         columns = {}
-        for name, (at, path) in places.items():
-            same = [held for held, other in enumerate(names[:at]) if other == names[at]]
-            found = [held for held, other in enumerate(batch.schema.names) if other == names[at]]
-            column = batch.column(found[len(same)] if len(found) > len(same) else found[0])
+        for name, (at, path) in positions.items():
+            namesakes = names[:at].count(names[at])  # columns before it with the same name
+            found = [n for n, other in enumerate(batch.schema.names) if other == names[at]]
+            column = batch.column(found[namesakes] if len(found) > namesakes else found[0])
             for key in path:
                 column = pc.struct_field(column, key)
             columns[name] = _no_view(column)
-        for part in _slices(columns, len(batch), bounds, set(texts)):
+        for part in _slices(columns, len(batch), limits):
             yield pa.table({
-                name: _text(column, name, number, errors, issues) if name in texts else _sound(column, name, number)
+                name: _text(column, name, number, errors, issues) if name in texts else _validated(column, name, number)
                 for name, column in part.items()
             })  # fmt: skip
             number += len(next(iter(part.values())))
@@ -152,9 +171,9 @@ def read_row_groups(
 def _batches(
     table: pq.ParquetFile, source: Any, groups: list[int] | None, wanted: list[str], rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of bounded size, though a hundred bytes of Parquet can say a long string a million times."""
+    """Batches of bounded size, though a hundred bytes of Parquet can hold a long string a million times."""
     meta = table.metadata
-    groups = list(range(meta.num_row_groups)) if groups is None else groups
+    groups = _row_groups(meta, groups)
     leaves: dict[str, list[int]] = {name: [] for name in wanted}
     for at in range(meta.num_columns):
         path = meta.schema.column(at).path
@@ -163,17 +182,17 @@ def _batches(
                 leaves[name].append(at)
     # Equal strings can be read as one, but hashing them costs a third of the speed: only where they are long.
     single = [name for name in wanted if len(leaves[name]) == 1 and meta.schema.column(leaves[name][0]).path == name]
-    once = pq.ParquetFile(source, metadata=meta, read_dictionary=single, buffer_size=1 << 20)
-    coded: set[str] = set()
+    compact = pq.ParquetFile(source, metadata=meta, read_dictionary=single, buffer_size=1 << 20)
+    dictionary_columns: set[str] = set()
     most = rows
     for group in groups:
         info = meta.row_group(group)
         if info.total_byte_size * most <= DENSE_BYTES:
             continue
-        # A record first: a broken footer is an error there, but asked for the metadata of its columns pyarrow aborts.
+        # A record first: a broken footer is an error there, but pyarrow aborts in the metadata of its columns.
         try:
-            first: Any = next(once.iter_batches(1, row_groups=[group], columns=wanted), None)
-        except OSError:  # pyarrow makes no dictionaries of the delta encodings; of what else is wrong this fails too
+            first: Any = next(compact.iter_batches(1, row_groups=[group], columns=wanted), None)
+        except OSError:  # no dictionaries of delta encodings; of any other error the next line fails, too
             first = next(table.iter_batches(1, row_groups=[group], columns=wanted), None)
         chunks = [(name, info.column(at)) for name in wanted for at in leaves[name]] if first else []
         unpacked = sum(chunk.total_uncompressed_size for _, chunk in chunks)
@@ -183,54 +202,50 @@ def _batches(
         for name, chunk in chunks:
             codes = set(chunk.encodings)
             kind = first.schema.field(name).type if name in single else pa.null()
-            able = pa.types.is_dictionary(kind) and not any("DELTA" in code for code in codes)
-            if able:  # any batch has the whole dictionary
+            has_dictionary = pa.types.is_dictionary(kind) and not any("DELTA" in code for code in codes)
+            if has_dictionary:  # any batch has the whole dictionary
                 longest = pc.max(pc.binary_length(first.column(name).dictionary)).as_py() or 0
             elif chunk.physical_type != "BYTE_ARRAY":
                 longest = meta.schema.column(leaves[name][0]).length if name in single else 8
-            else:  # of the delta encodings, one repeats the start of the string before
+            else:  # DELTA_BYTE_ARRAY repeats the start of the string before
                 repeats = codes & {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
                 longest = chunk.total_uncompressed_size if repeats else 0
             if longest * rows > DENSE_BYTES:
-                if able:
-                    coded.add(name)
+                if has_dictionary:
+                    dictionary_columns.add(name)
                 else:
                     most = max(1, min(most, DENSE_BYTES // longest))
-    table = pq.ParquetFile(source, metadata=meta, read_dictionary=list(coded))
+    table = pq.ParquetFile(source, metadata=meta, read_dictionary=list(dictionary_columns))
     return table.iter_batches(most, row_groups=groups, columns=wanted)  # type: ignore[no-any-return]
 
 
 def _no_view(column: pa.Array) -> pa.Array:
-    """pyarrow has few functions for views."""
+    """pyarrow has few functions for view types."""
     if pa.types.is_string_view(column.type):
         return column.cast(pa.large_string())
     return column.cast(pa.large_binary()) if pa.types.is_binary_view(column.type) else column
 
 
-def _slices(
-    columns: dict[str, pa.Array], rows: int, bounds: dict[str, int], texts: set[str]
-) -> Iterator[dict[str, pa.Array]]:
-    """Slices of a batch where its values, each written out, would be too many bytes at once."""
+def _slices(columns: dict[str, pa.Array], rows: int, limits: Limits) -> Iterator[dict[str, pa.Array]]:
+    """Slices of a batch, small enough that their values, each written out, stay within the limit."""
     sizes = np.zeros(rows, np.int64)
     for name, column in columns.items():
-        coded = pa.types.is_dictionary(column.type)
-        values = column.dictionary if coded else column
+        in_dictionary = pa.types.is_dictionary(column.type)
+        values = column.dictionary if in_dictionary else column
         if not _is_bytes(values.type):
             if pa.types.is_nested(values.type):
                 sizes += values.nbytes // max(rows, 1)
             continue
         lengths = pc.binary_length(values)
         longest = pc.max(lengths).as_py() or 0
-        if longest > bounds["record"]:
-            most = bounds["record"]
-            raise InputError(
-                [f"column '{name}' holds a value of {longest:,} bytes; at most {most:,} are read. Shorten it."]
-            )
-        if longest * rows > bounds["batch"] // len(columns):  # else all could be as long as the longest
-            sizes += np.asarray(pc.fill_null(lengths.take(column.indices) if coded else lengths, 0))
+        if longest > limits.value_bytes:
+            raise InputError([f"column '{name}' holds a value of {longest:,} bytes; at most {limits.value_bytes:,} "
+                              f"are read. Shorten it."])  # fmt: skip
+        if longest * rows > limits.batch_bytes // len(columns):  # else all could be as long as the longest
+            sizes += np.asarray(pc.fill_null(lengths.take(column.indices) if in_dictionary else lengths, 0))
     start = 0
     while start < rows:
-        count = max(1, int(np.searchsorted(np.cumsum(sizes[start:]), bounds["batch"], "right")))
+        count = max(1, int(np.searchsorted(np.cumsum(sizes[start:]), limits.batch_bytes, "right")))
         yield {name: column.slice(start, count) for name, column in columns.items()}
         start += count
 
@@ -243,8 +258,8 @@ def _is_bytes(kind: pa.DataType) -> bool:
     )  # fmt: skip
 
 
-def _sound(column: pa.Array, name: str, number: int) -> pa.Array:
-    """A carried column. Raises: InputError for strings that are not UTF-8."""
+def _validated(column: pa.Array, name: str, number: int) -> pa.Array:
+    """A column that is carried along. Raises: InputError for strings that are not UTF-8."""
     array = plain(column)
     try:
         array.validate(full=True)
@@ -257,13 +272,13 @@ def _sound(column: pa.Array, name: str, number: int) -> pa.Array:
 
 
 def _text(column: pa.Array, name: str, number: int, errors: str, issues: Issues) -> pa.Array:
-    """A column as strings; a number that is none is nothing."""
+    """A column as strings; NaN and infinity are null."""
     array = plain(column)
     if pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_finite(array), array, None)
     try:
         if pa.types.is_string(array.type):
-            array.validate(full=True)  # what a file calls a string may be any bytes
+            array.validate(full=True)  # what a file calls a string may hold any bytes
         return array.cast(pa.string())
     except pa.ArrowInvalid:
         if not _is_bytes(array.type):
