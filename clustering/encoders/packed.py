@@ -229,8 +229,8 @@ class PackedEncoder:
 
     def forward(self, pack: Pack) -> Tensor:
         """Unit vectors of one batch: float32, shape (n_texts, dim), on the device."""
-        words = functional.embedding(pack.ids, self.words)
-        states = words + functional.embedding(pack.positions, self.position_vectors)
+        states = functional.embedding(pack.ids, self.words)
+        states = states + functional.embedding(pack.positions, self.position_vectors)
         states = functional.layer_norm(states, (self.dim,), *self.norm, self.eps)
         attend = self._attend(pack)
         for layer in self.layers[:-1]:

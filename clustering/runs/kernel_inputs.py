@@ -14,7 +14,7 @@ from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.graph.forest import Forest, row_dtype
 from clustering.kernels.graph.group_sizes import GroupSizes
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import flat_neighbors, read_columns
+from clustering.runs.parts import read_columns, walk_neighbors
 from clustering.runs.storage import read_table
 
 
@@ -27,25 +27,17 @@ def read_neighbor_lists(
     k : neighbors of each text that count, the nearest first; n_texts : of the whole run
     Returns: lists with Euclidean distances for every metric: of unit vectors, the root of twice the cosine distance.
     """
-    counts, others, distances = [np.zeros(1, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.float32)]
-    first = 0
-    for number, name in enumerate(names):
-        rows = read_table(run / "texts" / name, columns=["row"])["row"].to_numpy()
-        path = run / "neighbors" / name
-        first = rows[0] if number == 0 else first
-        if not path.exists():
-            counts.append(np.zeros(rows.size, np.int64))
-            continue
-        row, _, other, distance = flat_neighbors(path, k)
-        if section.max_distance is not None:
-            near = distance <= section.max_distance
-            row, other, distance = row[near], other[near], distance[near]
-        counts.append(np.bincount(row - rows[0], minlength=rows.size))
+    rows = [read_table(run / "texts" / name, columns=["row"])["row"] for name in names]
+    first = rows[0][0].as_py() if rows else 0
+    indptr = np.zeros(sum(map(len, rows)) + 1, np.int64)
+    others, distances = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+    for row, _, other, distance in walk_neighbors(run, k, section.max_distance, names):
+        if row.size:
+            indptr[row[0] - first + 1 : row[-1] - first + 2] = np.bincount(row - row[0])
         others.append(other.astype(row_dtype(n_texts), copy=False))
         euclidean = distance if metric == "L2" else np.sqrt(2 * distance)
         distances.append(np.maximum(euclidean, np.float32(MIN_DISTANCE)))
-    offsets = np.cumsum(np.concatenate(counts))
-    return NeighborLists(int(first), offsets, np.concatenate(others), np.concatenate(distances))
+    return NeighborLists(first, np.cumsum(indptr), np.concatenate(others), np.concatenate(distances))
 
 
 def text_digests(run: RunDir, names: list[str]) -> NDArray[np.uint64]:

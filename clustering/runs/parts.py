@@ -69,18 +69,24 @@ def _parts_with(folder: Location, rows: np.ndarray[Any, Any]) -> Iterator[tuple[
             yield path, positions, own[positions]
 
 
-def flat_neighbors(path: Location, k: int) -> tuple[np.ndarray[Any, Any], ...]:
-    """The k nearest neighbors of each row of a part of neighbors/, one entry for each.
+def walk_neighbors(
+    run: RunDir, k: int, longest: float | None = None, names: list[str] | None = None
+) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
+    """The k nearest of each list of neighbors/, part by part, with an entry for each neighbor.
 
-    Returns: row int64, position in its list int64 (0 is the nearest), neighbor int64, distance float32, each shape
-        (n_entries,)
+    longest : farther neighbors are left out
+    names : of the parts; one that does not exist has no lists; None reads all parts
+    Yields: row (int64), position in its list (int64, 0 is the nearest), neighbor (int64) and distance (float32), each
+        of shape (n_entries,), rows ascending
     """
-    table = read_table(path)
-    lengths = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
-    position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    near = position < k
-    flat = (table[name].combine_chunks().flatten().to_numpy()[near] for name in ("neighbors", "distances"))
-    return np.repeat(table["row"].to_numpy(), lengths)[near], position[near], *flat
+    folder = run / "neighbors"
+    for path in parts(folder) if names is None else [path for name in names if (path := folder / name).exists()]:
+        table = read_table(path, columns=["row", "neighbors", "distances"])
+        lengths = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
+        position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        neighbor, distance = (table[name].combine_chunks().flatten().to_numpy() for name in ("neighbors", "distances"))
+        near = position < k if longest is None else (position < k) & (distance <= longest)
+        yield np.repeat(table["row"].to_numpy(), lengths)[near], position[near], neighbor[near], distance[near]
 
 
 def load_assignment(run: RunDir) -> pa.Table:

@@ -17,8 +17,8 @@ from clustering.kernels.graph.equal_vectors import find_tied_rows
 from clustering.kernels.graph.forest import row_dtype
 from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
 from clustering.runs.directory import RunDir
-from clustering.runs.kernel_inputs import load_copies, load_forest, load_group_sizes, read_neighbor_lists
-from clustering.runs.parts import parts
+from clustering.runs.kernel_inputs import load_copies, load_forest, load_group_sizes
+from clustering.runs.parts import walk_neighbors
 from clustering.runs.storage import load_array, write_json, write_table
 from clustering.schema import Figures
 from clustering.workers.tasks import run_on_one_node
@@ -42,7 +42,7 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     floor = float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric)
     result = label_texts(
         forest, copies, core, options, floor=floor, piece=find_tied_rows(forest, core, floor),
-        nearest=_first_neighbors(run, min(options.n_neighbors, k), graph, metric, copies.size),
+        nearest=_first_neighbors(run, min(options.n_neighbors, k), graph.max_distance, copies.size),
         group_sizes=load_group_sizes(run),
     )  # fmt: skip
     label, home, layers = result.label, result.home, result.layers
@@ -88,10 +88,9 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     }
 
 
-def _first_neighbors(run: RunDir, count: int, graph: GraphSection, metric: str, n_texts: int) -> NDArray[Any]:
+def _first_neighbors(run: RunDir, count: int, longest: float | None, n_texts: int) -> NDArray[Any]:
     """int32 or int64, shape (n_texts, count): the nearest neighbors of each text, -1 where its list is shorter."""
     found = np.full((n_texts, count), -1, row_dtype(n_texts))
-    for path in parts(run / "neighbors") if count else []:
-        lists = read_neighbor_lists(run, [path.name], count, graph, metric, n_texts)
-        found[lists.first : lists.first + len(lists)] = lists.nearest(count)
+    for row, position, neighbor, _ in walk_neighbors(run, count, longest) if count else ():
+        found[row, position] = neighbor
     return found

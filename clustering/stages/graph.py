@@ -9,7 +9,7 @@ from clustering.errors import StageError
 from clustering.kernels.graph.csr import min_distance, undirected_graph
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import flat_neighbors, parts, rows_without_vector, save_graph
+from clustering.runs.parts import parts, rows_without_vector, save_graph, walk_neighbors
 from clustering.runs.storage import read_metadata, save_array
 from clustering.schema import Figures
 from clustering.workers.tasks import run_on_one_node
@@ -45,14 +45,10 @@ def _build(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) ->
 
 
 def _edges(run: RunDir, k: int) -> tuple[IntArray, IntArray, FloatArray]:
-    rows, cols = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    distances = [np.empty(0, np.float32)]
-    for path in parts(run / "neighbors"):
-        row, _, neighbor, distance = flat_neighbors(path, k)
-        rows.append(row)
-        cols.append(neighbor)
-        distances.append(distance)
-    return np.concatenate(rows), np.concatenate(cols), np.concatenate(distances)
+    edges = [(row, neighbor, distance) for row, _, neighbor, distance in walk_neighbors(run, k)]
+    empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))  # neighbors/ of a single text
+    rows, cols, distances = (np.concatenate(arrays) for arrays in zip(empty, *edges, strict=True))
+    return rows, cols, distances
 
 
 def list_radius(

@@ -8,6 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clustering import schema
@@ -15,7 +16,7 @@ from clustering.config.sections import ProjectSection
 from clustering.errors import StageError
 from clustering.kernels.graph.layout import fuzzy_graph, lay_out
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import flat_neighbors, part_name, parts, vectors_of
+from clustering.runs.parts import part_name, parts, vectors_of, walk_neighbors
 from clustering.runs.storage import read_table, write_table
 from clustering.schema import Figures
 from clustering.workers.tasks import run_on_one_node
@@ -212,13 +213,12 @@ def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tup
     A text with fewer neighbors stands again at distance 0 in the other columns, which adds no edge.
     """
     if n_neighbors is None:
-        lengths = [pa.compute.list_value_length(read_table(path)["neighbors"]) for path in parts(run / "neighbors")]
-        n_neighbors = 1 + max(int(pa.compute.max(counted).as_py()) for counted in lengths)
+        tables = (read_table(path, columns=["neighbors"]) for path in parts(run / "neighbors"))
+        n_neighbors = 1 + max(pc.max(pc.list_value_length(table["neighbors"])).as_py() for table in tables)
     indices = np.repeat(np.arange(n_texts)[:, None], n_neighbors, axis=1)
     distances = np.zeros((n_texts, n_neighbors), np.float32)
-    for path in parts(run / "neighbors"):
-        row, place, neighbor, distance = flat_neighbors(path, n_neighbors - 1)
-        indices[row, place + 1], distances[row, place + 1] = neighbor, distance
+    for row, position, neighbor, distance in walk_neighbors(run, n_neighbors - 1):
+        indices[row, position + 1], distances[row, position + 1] = neighbor, distance
     return indices, distances
 
 
