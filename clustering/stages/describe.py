@@ -15,6 +15,7 @@ from clustering import schema
 from clustering.config.sections import DescribeSection
 from clustering.kernels.printable import one_line
 from clustering.kernels.terms import class_tf_idf, common_terms, tokenize
+from clustering.kernels.topk import IntArray
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_names, read_columns, read_row_texts
@@ -120,6 +121,7 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
     # The endpoint names the clusters of the labels, which come first; those of other layers keep their terms.
     written, warnings = _written_titles(cfg, terms[: chosen.size], exemplars[: chosen.size])
     titles[: len(written)] = [new or old for new, old in zip(written, titles, strict=False)]
+    in_layer = [set(layer.tolist()) for layer in layers]
     columns = {
         "label": np.arange(n_clusters, dtype=np.int32),
         "size": np.bincount(label, weights=copies[row], minlength=n_clusters).astype(np.int64),
@@ -129,7 +131,7 @@ def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *coun
         "exemplars": exemplars,
         "persistence": np.array(known["persistence"], np.float32),
         "parent": pa.array(parent, pa.int32(), mask=parent < 0),
-        "layers": _layers_of_clusters(layers, n_clusters),
+        "layers": [[at for at, numbers in enumerate(in_layer) if number in numbers] for number in range(n_clusters)],
     }
     write_table(run / "clusters.parquet", pa.table(columns, schema=schema.CLUSTERS))
     return {
@@ -161,18 +163,7 @@ def _layers(run: RunDir) -> NDArray[np.int32]:
     return column.flatten().to_numpy().reshape(len(column), -1)  # type: ignore[no-any-return]
 
 
-def _layers_of_clusters(layers: list[NDArray[np.int32]], n_clusters: int) -> list[list[int]]:
-    """The layers that each cluster is in."""
-    found: list[list[int]] = [[] for _ in range(n_clusters)]
-    for layer, numbers in enumerate(layers):
-        for number in numbers.tolist():
-            found[number].append(layer)
-    return found
-
-
-def _counts_in(
-    summed: pa.Table, layer: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], pa.Array]:
+def _counts_in(summed: pa.Table, layer: NDArray[np.int32]) -> tuple[IntArray, IntArray, IntArray, pa.Array]:
     """Of the counts in the clusters of a layer: positions in the layer, numbers of the terms, counts; and the terms."""
     inside = summed.filter(pc.is_in(summed["label"], pa.array(layer.astype(np.int64))))
     encoded = inside["term"].combine_chunks().dictionary_encode()
@@ -180,7 +171,7 @@ def _counts_in(
     return position, term, inside["count"].to_numpy(), encoded.dictionary
 
 
-def _without_common(summed: pa.Table, layer: NDArray[np.int32], texts: NDArray[np.int64]) -> pa.Table:
+def _without_common(summed: pa.Table, layer: NDArray[np.int32], texts: IntArray) -> pa.Table:
     """The counts without the terms that are common in the clusters of a layer. texts : of each cluster"""
     position, term, count, words = _counts_in(summed, layer)
     if not count.size:
@@ -207,12 +198,7 @@ def _best_terms(summed: pa.Table, layer: NDArray[np.int32], n_terms: int) -> lis
 
 
 def _exemplars(
-    run: RunDir,
-    label: NDArray[np.int64],
-    row: NDArray[np.int64],
-    copies: NDArray[np.int32],
-    n_clusters: int,
-    n_exemplars: int,
+    run: RunDir, label: IntArray, row: IntArray, copies: NDArray[np.int32], n_clusters: int, n_exemplars: int
 ) -> list[list[str]]:
     """The texts of each cluster with the highest strength, then with the most copies, then with the smallest row.
 

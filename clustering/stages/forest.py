@@ -27,13 +27,7 @@ SHARD_EDGES = 1 << 27  # stored edges of a shard; a larger graph is split
 
 
 def build_forest(
-    run: RunDir,
-    cfg: ClusterSection,
-    graph: GraphSection,
-    k: int,
-    metric: str,
-    seed: int,
-    shards: int | None = None,
+    run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str, seed: int, shards: int | None = None
 ) -> Figures:
     """Leave forest/: its edges, ascending by distance, core.npy and grain.json (the sizes of small groups).
 

@@ -149,23 +149,13 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     titles = clusters["title"].to_pylist()
     families, missing = fonts_for("".join(titles[number] for number, _, _ in middles))
     shown = {number: picture_name(titles[number], number, missing) for number, _, _ in middles}
-    names = [
-        axes.annotate(
-            shown[number],
-            (x, y),
-            xytext=(0, -9),  # below the middle, so that the points stay visible
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=7,
-            fontfamily=families,
-            parse_math=False,  # two prices in $ are no formula
-            color="#1f2430",
-            path_effects=[withStroke(linewidth=2, foreground="white")],
-            in_layout=False,
-        )
-        for number, x, y in middles
-    ]
+    # Names lie below the middle of a cluster, so that its points stay visible; two prices in $ are no formula.
+    style: Any = {
+        "xytext": (0, -9), "textcoords": "offset points", "ha": "center", "va": "top", "color": "#1f2430",
+        "fontsize": 7, "fontfamily": families, "parse_math": False, "in_layout": False,
+        "path_effects": [withStroke(linewidth=2, foreground="white")],
+    }  # fmt: skip
+    names = [axes.annotate(shown[number], (x, y), **style) for number, x, y in middles]
     axes.set_xlim(view_limits(xy[:, 0]))
     axes.set_ylim(view_limits(xy[:, 1]))
     axes.set_axis_off()
@@ -226,14 +216,11 @@ def _draw_html(
             )
         )  # fmt: skip
     for number, x, y in _middles(xy, label, NAMED // 2):
+        lines = textwrap.wrap(one_line(titles[number], NAME_CHARACTERS), 30)
         figure.add_annotation(
-            x=x,
-            y=y,
-            yshift=-14,
-            text="<br>".join(_escaped(line) for line in textwrap.wrap(one_line(titles[number], NAME_CHARACTERS), 30)),
-            showarrow=False,
+            x=x, y=y, yshift=-14, text="<br>".join(map(_escaped, lines)), showarrow=False,
             font={"size": 10, "color": "#1f2430"},
-        )
+        )  # fmt: skip
     sampled = "" if shown.size == label.size else f" ({shown.size:,} drawn)"
     axis = {"visible": False}
     figure.update_layout(

@@ -15,13 +15,13 @@ from clustering import schema
 from clustering.config.sections import ProjectSection
 from clustering.errors import StageError
 from clustering.kernels.graph.layout import fuzzy_graph, lay_out
+from clustering.kernels.topk import FloatArray, IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_name, parts, vectors_of, walk_neighbors
 from clustering.runs.storage import read_table, write_table
 from clustering.schema import Figures
 from clustering.workers.tasks import run_on_one_node
 
-FloatArray = NDArray[np.float32]
 PLACED_NEIGHBORS = 3  # a text outside the sample lies between so many placed neighbors
 BLOCK_ROWS = 8192  # texts that are placed between others at a time
 SMALLEST_MAP = 5  # fewer texts lie where their first two principal components put them
@@ -54,9 +54,7 @@ def _project(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figur
     return {"method": cfg.method, "n_neighbors": n_neighbors, "laid_out": laid_out}
 
 
-def draw_map(
-    indices: NDArray[np.int64], distances: FloatArray, start: FloatArray, cfg: ProjectSection, seed: int
-) -> FloatArray:
+def draw_map(indices: IntArray, distances: FloatArray, start: FloatArray, cfg: ProjectSection, seed: int) -> FloatArray:
     """The map of a neighbor table by the configured method.
 
     indices : int64, shape (n_texts, n_neighbors); column 0 is the text itself
@@ -72,9 +70,7 @@ def draw_map(
     return lay_out(graph, start, min_dist=cfg.min_dist, seed=seed if cfg.seed is None else cfg.seed)
 
 
-def umap_layout(
-    indices: NDArray[np.int64], distances: FloatArray, start: FloatArray, cfg: ProjectSection
-) -> FloatArray:
+def umap_layout(indices: IntArray, distances: FloatArray, start: FloatArray, cfg: ProjectSection) -> FloatArray:
     """umap-learn's map of a neighbor table; arguments as in ``draw_map``.
 
     It gets ``start`` because its own spectral start takes minutes for 100,000 texts, and longer on a graph in pieces.
@@ -110,8 +106,8 @@ def umap_layout(
 
 
 def sample_neighbors(
-    indices: NDArray[np.int64], distances: FloatArray, chosen: NDArray[np.int64], n_neighbors: int
-) -> tuple[NDArray[np.int64], FloatArray]:
+    indices: IntArray, distances: FloatArray, chosen: IntArray, n_neighbors: int
+) -> tuple[IntArray, FloatArray]:
     """The neighbor table of a sample: for each text, the nearest sampled texts within two steps on the neighbor lists.
 
     indices : int64, shape (n_texts, k + 1); column 0 is the text itself
@@ -160,9 +156,7 @@ def _two_steps(indices: Any, distances: Any, chosen: Any, position: Any, n_neigh
     return found, away
 
 
-def place_between(
-    indices: NDArray[np.int64], distances: FloatArray, chosen: NDArray[np.int64], layout: FloatArray
-) -> FloatArray:
+def place_between(indices: IntArray, distances: FloatArray, chosen: IntArray, layout: FloatArray) -> FloatArray:
     """Coordinates of all texts: those of the sample, and for the others the mean of their nearest placed neighbors.
 
     A text without a placed neighbor waits for a later round. A text that no round reaches lies in the middle of the
@@ -188,12 +182,8 @@ def place_between(
 
 
 def _means_of_placed(
-    indices: NDArray[np.int64],
-    distances: FloatArray,
-    placed: NDArray[np.bool_],
-    xy: FloatArray,
-    waiting: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], FloatArray]:
+    indices: IntArray, distances: FloatArray, placed: NDArray[np.bool_], xy: FloatArray, waiting: IntArray
+) -> tuple[IntArray, FloatArray]:
     """The waiting rows that have a placed neighbor, and the weighted mean of their nearest placed neighbors.
 
     Returns: int64, shape (n_reached,); float32, shape (n_reached, 2)
@@ -207,7 +197,7 @@ def _means_of_placed(
     return rows, np.einsum("rk,rkd->rd", weight[reached] / total[reached, None], xy[indices[rows]])
 
 
-def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tuple[NDArray[np.int64], FloatArray]:
+def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tuple[IntArray, FloatArray]:
     """The neighbor table for ``draw_map``; None takes all stored neighbors.
 
     A text with fewer neighbors stands again at distance 0 in the other columns, which adds no edge.

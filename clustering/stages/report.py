@@ -332,19 +332,17 @@ def _cluster_table(run: RunDir, figures: Figures) -> str:
     clusters = read_table(run / "clusters.parquet")
     chosen = figures["count"]  # the clusters of the labels come first, then those of other layers
     shown = clusters.slice(0, min(chosen, SHOWN_CLUSTERS)).to_pylist()
-    rows = "".join(
-        f"<tr><td class=n>{row['label']}<td><b><bdi>{_shown(row['title'], TEXT_CHARACTERS)}</bdi></b><br>"
-        f"<span class=quiet>{', '.join(f'<bdi>{_shown(term, TERM_CHARACTERS)}</bdi>' for term in row['terms'])}</span>"
-        f"<td class=n>{row['size']:,}<td><ul>{_list_items(row['exemplars'][:3])}</ul></tr>"
-        for row in shown
-    )
+    rows = ""
+    for row in shown:
+        terms = ", ".join(f"<bdi>{_shown(term, TERM_CHARACTERS)}</bdi>" for term in row["terms"])
+        exemplars = "".join(f"<li><bdi>{_shown(text, TEXT_CHARACTERS)}</bdi>" for text in row["exemplars"][:3])
+        rows += (
+            f"<tr><td class=n>{row['label']}<td><b><bdi>{_shown(row['title'], TEXT_CHARACTERS)}</bdi></b><br>"
+            f"<span class=quiet>{terms}</span><td class=n>{row['size']:,}<td><ul>{exemplars}</ul></tr>"
+        )
     more = chosen - len(shown)
     rest = f"<p class=quiet>{more:,} more are in clusters.parquet.</p>" if more > 0 else ""
     return f"<table><tr><th class=n>label<th>title and terms<th class=n>records<th>exemplars</tr>{rows}</table>{rest}"
-
-
-def _list_items(texts: list[str]) -> str:
-    return "".join(f"<li><bdi>{_shown(text, TEXT_CHARACTERS)}</bdi>" for text in texts)
 
 
 def _shown(text: str, most: int | None = None) -> str:

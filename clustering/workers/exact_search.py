@@ -15,6 +15,7 @@ from clustering.runs.storage import Location, read_table
 from clustering.workers.nodes import node_cpus
 from clustering.workers.tasks import collect, submit
 
+Queries = tuple[FloatArray, IntArray]  # vectors and rows
 QUERIES = 16384  # whose vectors go to the tasks at a time
 BLOCK_BYTES = 64 << 20  # of distances that a task computes at a time
 
@@ -28,12 +29,9 @@ def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray,
     Returns: rows (int64) and inner products (float32), shape (n_queries, at most k), nearest first
     """
     shared = ray.put((queries, query_rows))
-    best: tuple[IntArray, FloatArray] | None = None
+    best = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
     for rows, dots in map_unordered(_block_neighbors, [(path, shared, k) for path in parts(folder)]):
-        lists = ([rows], [dots]) if best is None else ([best[0], rows], [best[1], dots])
-        best = merge_top_k(*lists, k)
-    if best is None:
-        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        best = merge_top_k([best[0], rows], [best[1], dots], k)
     return best
 
 
@@ -81,13 +79,7 @@ def outside_search(
 
 
 def _block_outside(
-    path: Location,
-    shared: tuple[FloatArray, IntArray],
-    core: FloatArray,
-    piece: IntArray,
-    metric: str,
-    floor: float,
-    longest: float | None,
+    path: Location, shared: Queries, core: FloatArray, piece: IntArray, metric: str, floor: float, longest: float | None
 ) -> tuple[IntArray, FloatArray]:
     stored, block = stored_vectors(read_table(path))
     queries, rows = shared
@@ -105,7 +97,7 @@ def _block_outside(
     return stored[position], reach
 
 
-def _block_neighbors(path: Location, shared: tuple[FloatArray, IntArray], k: int) -> tuple[IntArray, FloatArray]:
+def _block_neighbors(path: Location, shared: Queries, k: int) -> tuple[IntArray, FloatArray]:
     stored, block = stored_vectors(read_table(path))
     queries, query_rows = shared
     if not stored.size:
