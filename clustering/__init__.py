@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# Ray puts a Python function in the place of print, which numba cannot compile, where kernels of others have one.
+# Ray replaces print with a Python function; numba then cannot compile other packages' kernels that print.
 os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
 
 __version__ = "0.1.0"

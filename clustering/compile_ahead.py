@@ -1,6 +1,6 @@
-"""Nothing in; compiled kernels in the cache of numba out: beside the first stages, or when an image is built.
+"""A configuration in; kernels compiled into numba's cache out, beside the first stages or when an image is built.
 
-Each kernel is compiled for the types that the stages give it, so they themselves work here, on a few made-up texts.
+A kernel is compiled for the types that the stages pass to it, so the stages themselves run here on made-up texts.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from clustering.workers.remote import start_in_background
 
 
 def start_compiling(config: RunConfig) -> Any:
-    """A task that compiles the kernels of later stages beside the first ones, on a single node that lacks them.
+    """Start a task that compiles the kernels of later stages beside the first ones, on a single node without them.
 
-    The nodes of a cluster have them from their image.
+    The images of a cluster's nodes contain the compiled kernels.
+    Returns: the task, which ends when it is no longer referenced; None when nothing is to be compiled.
     """
     if len(live_nodes()) != 1 or are_kernels_compiled(config):
         return None
@@ -48,46 +49,46 @@ TEXTS, DIM, LISTED = 48, 8, 6
 
 
 def compile_kernels(config: RunConfig | None = None) -> None:
-    """Compile what the stages from graph on call, unless the cache holds it; config : none: the default"""
+    """Compile the kernels of the stages from graph on, unless the cache holds them; config : None for the default"""
     config = config or build_config({})
-    done = _note(config)
+    done = _marker(config)
     with tempfile.TemporaryDirectory(prefix="covey-") as folder:
         run = RunDir(Path(folder))
-        _leave_neighbors(run)
+        _write_earlier_artefacts(run)
         k, metric = LISTED, config.store.metric
         _build(run, config.graph, k, TEXTS, metric)
         forest = _diffused_forest if config.cluster.weights == "diffused" else _forest
-        forest(run, config.cluster, replace(config.graph, bridge="none"), k, metric, 0, 1)  # what bridges starts Ray
+        forest(run, config.cluster, replace(config.graph, bridge="none"), k, metric, 0, 1)  # bridges would start Ray
         _cluster(run, config.cluster, config.graph, k, metric)
-        if config.project.method == "layout":  # umap-learn keeps nothing that it has compiled
+        if config.project.method == "layout":  # umap-learn does not cache what it compiles
             _project(run, config.project, TEXTS, 0)
     done.parent.mkdir(parents=True, exist_ok=True)
     done.touch()
 
 
 def are_kernels_compiled(config: RunConfig) -> bool:
-    """Whether the cache holds the kernels of a run, as they are now."""
-    return _note(config).exists()
+    """Whether the cache holds the kernels of a run in their current version."""
+    return _marker(config).exists()
 
 
-def _note(config: RunConfig) -> Path:
-    """The empty file that says so."""
+def _marker(config: RunConfig) -> Path:
+    """The empty file that exists when the kernels are compiled."""
     sources = sorted((source.name, source.stat().st_mtime_ns) for source in Path(kernels.__file__).parent.rglob("*.py"))
     parts = (sources, sys.version, platform.machine(), version("numba"), config.cluster.weights, config.project.method)
     return cache_folder() / f"covey-{digest(parts)}.warm"
 
 
 def compile_beside_run(config: RunConfig) -> None:
-    """The same beside a run: what hinders it is no trouble of the run, whose stages compile what they lack."""
-    os.nice(5)  # the run's own work goes first
+    """Compile the kernels beside a run; an error is not one of the run, whose stages compile what they need."""
+    os.nice(5)  # the run itself comes first
     try:
         compile_kernels(config)
     except Exception as error:
         log.debug("kernels are not compiled beforehand: %s: %s", type(error).__name__, error)
 
 
-def _leave_neighbors(run: RunDir) -> None:
-    """What the stages up to the search leave, of two groups of texts."""
+def _write_earlier_artefacts(run: RunDir) -> None:
+    """Write what the stages up to the search leave, for two groups of texts."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(TEXTS, DIM)).astype(np.float32) + np.arange(TEXTS)[:, None] % 2 * np.float32(8)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

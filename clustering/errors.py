@@ -1,10 +1,10 @@
-"""The errors a caller can act on."""
+"""The errors that a caller can act on."""
 
 from __future__ import annotations
 
 
 class CoveyError(Exception):
-    """Any error that Covey raises on purpose; its text says what happened, the value, and what to do."""
+    """Any error that Covey raises on purpose; its text gives what happened, the value, and the remedy."""
 
 
 class ConfigError(CoveyError):
@@ -23,8 +23,8 @@ class InputError(ConfigError):
 
 
 class StoreError(CoveyError):
-    """The vector store does not hold what it should, or stopped answering (exit status 1)."""
+    """The vector store has wrong content, or stopped answering (exit status 1)."""
 
 
 class StageError(CoveyError):
-    """A stage could not finish (exit status 1)."""
+    """A stage cannot finish (exit status 1)."""

@@ -1,4 +1,4 @@
-"""Configuration and input in; for each stage a digest of all that its artefact depends on, out."""
+"""Configuration and input in; a digest for each stage of all that its artefact depends on, out."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from clustering.sources.files import InputFile
 
 
 def known_commit(config: RunConfig, run: RunDir) -> str | None:
-    """The commit of a model of the hub that the run embeds with, see ``resolve_commit``; None of other models."""
+    """The commit of the hub model that the run embeds with, see ``resolve_commit``; None for other models."""
     name = hub_name(config.embed)
     if name is None:
         return None
-    before = [held.get("versions") for held in (run.manifest, run.results)] if config.run.resume else []
+    before = [entries.get("versions") for entries in (run.manifest, run.results)] if config.run.resume else []
     return resolve_commit(name, recorded_commit(name, *before))
 
 
 def model_versions(config: RunConfig, commit: str | None) -> dict[str, str]:
-    """A model of the hub with its commit, as the manifest keeps it among the versions."""
+    """The hub model and its commit, for the versions in the manifest."""
     name = hub_name(config.embed) if config.read.collection is None else None
     return {name: commit or UNKNOWN} if name else {}
 
@@ -31,23 +31,23 @@ def model_versions(config: RunConfig, commit: str | None) -> dict[str, str]:
 def stage_fingerprints(
     config: RunConfig, source: list[InputFile] | Source, commit: str | None = None
 ) -> dict[str, str]:
-    """A digest for each stage of all that its artefact depends on; a changed one means that the stage is redone.
+    """A digest for each stage of all that its artefact depends on; the stage is redone when the digest changes.
 
-    commit : of a model of the hub, see ``resolve_commit``
+    commit : of the hub model, see ``known_commit``
     """
     settings = config.as_dict()
 
     def part(section: str, *keys: str) -> dict[str, Any]:
         return {key: settings[section][key] for key in keys}
 
-    if isinstance(source, Source):  # its vectors are taken as they are
+    if isinstance(source, Source):  # its vectors are used unchanged
         given = settings["read"]["collection"]
         given = {**_without(given, "server"), "db_name": given["server"]["db_name"]}
         read = embed = digest({**settings["read"], "collection": given}, asdict(source), "source_vectors")
     else:
         read = digest(settings["read"], [(file.uri, file.size, file.modified) for file in source])
         embed = digest(read, encoder_fingerprint(config.embed, commit))
-    # A collection that is named by the run's directory keeps its name when the directory gets another.
+    # A collection that is named after the run's directory keeps its name when the directory is renamed.
     stored = {**part("store", "uri", "index", "params", "metric", "collection"), "db_name": config.store.server.db_name}
     store = digest(embed, stored)
     searched = part("search", "k", "params", "target_recall", "recall_sample")
@@ -57,7 +57,7 @@ def stage_fingerprints(
 
 
 def later_fingerprints(config: RunConfig, search: str) -> dict[str, str]:
-    """The digests of the stages after the search, from the search's."""
+    """The fingerprints of the stages after the search, from that of the search."""
     settings = config.as_dict()
     diffused = config.cluster.weights == "diffused"
     others = [config.run.seed] if diffused else [settings["cluster"]["budget"]]
@@ -83,5 +83,5 @@ def later_fingerprints(config: RunConfig, search: str) -> dict[str, str]:
 
 
 def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """Settings without those that say how something is reached, not what it is."""
+    """Settings without those that only tell how a service is reached."""
     return {key: value for key, value in settings.items() if key not in keys}

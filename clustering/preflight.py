@@ -1,4 +1,4 @@
-"""Configuration in; what can be known to be wrong before any work, and what the run will need, out."""
+"""Configuration in; its input, every problem that is known before any work, and the plan of the run out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import TypeVar
 
 from clustering.config.sections import RunConfig
 from clustering.encoders.loading import check_encoder
@@ -27,6 +29,7 @@ from clustering.workers.nodes import cluster_gpus, live_nodes, node_cpus
 from clustering.workers.remote import run_on_each_node
 
 log = logging.getLogger("covey")
+T = TypeVar("T")
 
 PACKAGES = (
     "ray",
@@ -43,37 +46,32 @@ PACKAGES = (
 
 
 def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int | None]:
-    """What can be known to be wrong before any work, said at once: the input and the encoder.
+    """Check the input, the run directory, the titles and the encoder, and report all problems together.
 
-    Returns: the input files or the collection, and the vectors' dimension where it is known beforehand.
+    Returns: the input files or the collection, and the vectors' dimension if it is known beforehand.
     Raises: ConfigError with every problem.
     """
     problems: list[str] = []
-    source: list[InputFile] | Source = []
-    dim = None
-    given = config.read.collection
     run = RunDir(config.run.dir, patience_s=config.run.patience_s)
-    try:
-        run.refuse_foreign()
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        if given is None:
-            source = find_files(config.read, run.has_written, config.run.patience_s)
-        else:
-            source = find_collection(given)
-    except ConfigError as error:
-        problems += error.problems
+
+    def checked(check: Callable[[], T]) -> T | None:
+        try:
+            return check()
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return None
+
+    def find_source() -> list[InputFile] | Source:
+        if config.read.collection is not None:
+            return find_collection(config.read.collection)
+        return find_files(config.read, run.has_written, config.run.patience_s)
+
+    checked(run.refuse_foreign)
+    source = checked(find_source) or []
     problems += _inputs_within(run, config.read.paths, source)
-    try:
-        check_titles(config.describe.titles)
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        dim = source.dim if isinstance(source, Source) else check_encoder(config.embed)
-    except ConfigError as error:
-        problems += error.problems
-    if "/_ray_pkg_" in str(run.path):  # where Ray unpacks --working-dir, on each node anew
+    checked(lambda: check_titles(config.describe.titles))
+    dim = source.dim if isinstance(source, Source) else checked(lambda: check_encoder(config.embed))
+    if "/_ray_pkg_" in str(run.path):  # where Ray unpacks --working-dir on each node
         problems.append(
             f"run.dir={config.run.dir} would lie in the job's copy of --working-dir, which Ray deletes; give a path "
             f"that begins with /, or a bucket (s3://, gs://)"
@@ -84,9 +82,9 @@ def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int |
 
 
 def _inputs_within(run: RunDir, paths: tuple[str, ...], source: list[InputFile] | Source) -> list[str]:
-    """The problem of paths that name, or lead to, something in the run directory, where a run removes what it replaces.
+    """The problem of paths that name, or match, something in the run directory, where a run removes what it replaces.
 
-    What Covey itself has written there is no input of a path from farther up.
+    A path above the run directory does not match what Covey has written there.
     """
     found = [path for path in paths if run.contains(_before_the_glob(path))]
     if isinstance(source, list):
@@ -96,15 +94,16 @@ def _inputs_within(run: RunDir, paths: tuple[str, ...], source: list[InputFile] 
 
 
 def _before_the_glob(path: str) -> str:
-    """The folder in which a glob begins; a path without one as it is."""
+    """The folder in which a glob begins; a path without a glob unchanged."""
     fixed, *magic = re.split(r"[*?[]", path, maxsplit=1)
     return fixed.rpartition("/")[0] if magic and is_local(path) else fixed
 
 
 def make_plan(config: RunConfig, run: RunDir, read: Figures, dim: int, stages: list[str]) -> None:
-    """Log what each stage still to do will need before it starts, keep it in the manifest, and refuse what cannot fit.
+    """Log the memory and disk that the stages need, save the plan in the manifest, and refuse a run that cannot fit.
 
-    Raises: ConfigError with what is needed and what is there, unless run.check=false.
+    read : figures of the read stage; stages : those that are not finished
+    Raises: ConfigError with what is needed and what the nodes have, unless run.check=false.
     """
     if not stages:
         return
@@ -123,9 +122,9 @@ def make_plan(config: RunConfig, run: RunDir, read: Figures, dim: int, stages: l
 
 
 def check_nodes(config: RunConfig, run: RunDir) -> None:
-    """Whether every node that takes work sees the run directory and the store.
+    """Check that every node that takes work sees the run directory and the store.
 
-    Raises: ConfigError with the addresses of those that do not.
+    Raises: ConfigError with the addresses of the nodes that do not.
     """
     nodes = live_nodes()
     addresses = sorted({node.address for node in nodes})
@@ -153,14 +152,14 @@ def _sees(run: RunDir, run_id: str) -> bool:
 
 
 def require_gpus(config: RunConfig) -> None:
-    """Say so when no GPU is there for the encoder; a cluster may still bring one up, a single node will not.
+    """Check that the GPUs of one actor exist; on a cluster, which may add nodes, only warn.
 
-    Raises: ConfigError on a single node without the GPUs of one actor.
+    Raises: ConfigError on a single node.
     """
-    wanted, there = config.embed.gpus_per_actor, cluster_gpus()
-    if wanted <= there:
+    wanted, available = config.embed.gpus_per_actor, cluster_gpus()
+    if wanted <= available:
         return
-    problem = f"embed.gpus_per_actor={wanted:g}, but Ray has {there:g} GPUs"
+    problem = f"embed.gpus_per_actor={wanted:g}, but Ray has {available:g} GPUs"
     if "RAY_ADDRESS" in os.environ:
         log.warning("%s now; the run waits for them", problem)
     else:
@@ -168,7 +167,7 @@ def require_gpus(config: RunConfig) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that make the result."""
+    """Versions of Python and of the packages that shape the result."""
     present: dict[str, str] = {"python": sys.version.split()[0]}
     for name in ("covey", *PACKAGES):
         try:

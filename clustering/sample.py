@@ -1,4 +1,4 @@
-"""A seed in, a csv or parquet file of generated headlines with planted stories out."""
+"""A seed in; a csv or parquet file of generated headlines with planted stories out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from clustering.runs.storage import atomic_write, check_writable, locate
 BLOCK = 100_000
 NOISE_SHARE = 0.15
 COPY_SHARE = 0.04
-MEAN_STORY = 25  # headlines of an average story; sizes spread from 5 to some hundreds
-# Each kind of event: phrasings with {who} {where} {what} {n}, and what it can be about.
+MEAN_STORY = 25  # headlines of an average story; sizes range from 5 to some hundreds
+# Each kind of event: phrasings with {who} {where} {what} {n} {m}, and values of {what}.
 _EVENTS: list[tuple[list[str], list[str]]] = [
     (["{who} recalls {n} {what} over safety fears", "{n} {what} pulled from shops as {who} admits safety flaw",
       "Safety recall: {who} takes back {what}", "{who} {what} recall widens in {where}"],
@@ -84,7 +84,7 @@ _ENDS = "beck bridge dale den field ford gard holm kirk land lund mere mont nova
 
 
 def write_sample(path: str | Path, n_texts: int, seed: int = 0) -> dict[str, int]:
-    """Write generated headlines: some hundred stories told in several ways, single headlines, and exact copies.
+    """Write generated headlines: stories in several phrasings each, single headlines, and exact copies.
 
     path : ends in .csv or .parquet; columns id, title, story (-1 for a single headline)
     Returns: records and stories. The same seed and n_texts give the same file.
@@ -104,9 +104,9 @@ def write_sample(path: str | Path, n_texts: int, seed: int = 0) -> dict[str, int
     with atomic_write(target) as temporary, temporary.open("wb") as handle:
         make = pa.csv.CSVWriter if suffix == ".csv" else pq.ParquetWriter
         with make(handle, schema) as writer:
-            for table, told in _blocks(n_texts, seed, schema):
+            for table, stories_so_far in _blocks(n_texts, seed, schema):
                 writer.write_table(table)
-                stories = told
+                stories = stories_so_far
     return {"records": n_texts, "stories": stories}
 
 
@@ -119,27 +119,24 @@ def _blocks(n_texts: int, seed: int, schema: pa.Schema) -> Iterator[tuple[pa.Tab
         titles: list[str] = []
         story: list[int] = []
         while len(titles) < size * (1 - NOISE_SHARE - COPY_SHARE):
-            told = _Story(rng)
+            one_story = _Story(rng)
             count = 5 + int(rng.pareto(1.6) * (MEAN_STORY - 5) * 0.6)
-            titles += [told.headline(rng) for _ in range(min(count, 400))]
+            titles += [one_story.headline(rng) for _ in range(min(count, 400))]
             story += [stories] * (len(titles) - len(story))
             stories += 1
         copies = rng.integers(0, len(titles), int(size * COPY_SHARE)).tolist()
-        titles, story = titles + [titles[one] for one in copies], story + [story[one] for one in copies]
+        titles, story = titles + [titles[row] for row in copies], story + [story[row] for row in copies]
         while len(titles) < size:
             titles.append(_Story(rng).headline(rng))
             story.append(-1)
         order = rng.permutation(size)
-        ids = [f"h{start + place:08d}" for place in range(size)]
-        columns = [ids, [titles[one] for one in order], [story[one] for one in order]]
-        yield (
-            pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema),
-            stories,
-        )
+        ids = [f"h{start + number:08d}" for number in range(size)]
+        columns = {"id": ids, "title": [titles[row] for row in order], "story": [story[row] for row in order]}
+        yield pa.table(columns, schema), stories
 
 
 class _Story:
-    """Who did what where: every headline of the story names most of it."""
+    """Who did what where; every headline of the story names most of it."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         phrasings, subjects = _EVENTS[rng.integers(len(_EVENTS))]

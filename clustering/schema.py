@@ -8,12 +8,12 @@ import pyarrow as pa
 
 Figures = dict[str, Any]
 
-# read: one line for each distinct text, and one for each input record
+# read: one row for each distinct text, and one for each input record
 TEXTS = pa.schema([("row", pa.int64()), ("text", pa.string()), ("copies", pa.int32())])
-# A part of texts/ in which read.clean has changed a text has this, too: the text as it was, null where it is the same.
+# A part of texts/ with a text that read.clean changed also has this column: the original text, null where unchanged.
 SHOWN = pa.field("shown", pa.string())
-# And what is carried: time (timestamp in UTC), source, link, the columns of read.keep. text_id and these have the types
-# of the input; text_id is a string where no column gives one.
+# members/ also has the carried columns: time (timestamp in UTC), source, link, and those of read.keep. They and text_id
+# have the types of the input; text_id is a string when no column gives it.
 MEMBERS = pa.schema([("text_id", pa.string()), ("row", pa.int64())])
 # search: nearest other texts, ascending by (distance, row); the text itself is never among them
 NEIGHBORS = pa.schema(
@@ -21,14 +21,14 @@ NEIGHBORS = pa.schema(
         ("row", pa.int64()),
         ("neighbors", pa.list_(pa.int64())),
         ("distances", pa.list_(pa.float32())),
-        ("cell", pa.int32()),  # coarse region of the vectors; near cells have near numbers; -1 for none
+        ("cell", pa.int32()),  # partition of the vectors; near partitions have near numbers; -1 for none
     ]
 )
 # forest: minimum spanning forest of mutual reachability, ascending by (distance, left, right)
 FOREST = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("distance", pa.float32())])
 # cluster: the condensed tree in hdbscan's numbering (children below n_texts are rows; lambda = 1 / distance)
 TREE = pa.schema([("parent", pa.int64()), ("child", pa.int64()), ("lambda", pa.float64()), ("size", pa.int64())])
-# cluster: one line for each distinct text, joined with members/ and coords/ into labels.parquet
+# cluster: one row for each distinct text, joined with members/ and coords/ into labels.parquet
 ASSIGNMENT = pa.schema(
     [
         ("row", pa.int64()),
@@ -54,12 +54,12 @@ LABELS = pa.schema(
         ("y", pa.float32()),
     ]
 )
-# Names with one meaning in members/ or labels.parquet: a carried column of such a name comes out as input_<name>.
+# Names of columns of members/ or labels.parquet; a carried column with such a name is renamed input_<name>.
 RESERVED = frozenset([*LABELS.names, "row", "time", "source", "link", "text", "title", "theme"])
-# Columns of records/ besides the input's own, which are named as they please, but hardly so.
+# Columns of records/ besides those of the input; the prefix keeps their names apart.
 POSITION, LOCATION, DIGEST, ID_DIGEST = "covey:place", "covey:where", "covey:digest", "covey:id_digest"
 ORIGINAL, VECTOR = "covey:original", "covey:vector"
-NUMBERING_COLUMNS = (POSITION, DIGEST, ID_DIGEST)  # all that it takes to number the rows
+NUMBERING_COLUMNS = (POSITION, DIGEST, ID_DIGEST)  # the columns that the numbering of rows needs
 WORKING_COLUMNS = (POSITION, LOCATION, DIGEST, ID_DIGEST, ORIGINAL, VECTOR)
 CLUSTERS = pa.schema(
     [
@@ -71,17 +71,17 @@ CLUSTERS = pa.schema(
         ("exemplars", pa.list_(pa.string())),  # members of the highest strength
         ("persistence", pa.float32()),  # 0 to 1
         ("parent", pa.int32()),  # label of the cluster around it in a broader layer; null where there is none
-        ("layers", pa.list_(pa.int32())),  # places in labels' layers where this cluster stands
+        ("layers", pa.list_(pa.int32())),  # positions of this cluster in the layers of labels
     ]
 )
 
 
 def vectors_schema(dim: int) -> pa.Schema:
-    """vectors/: row, and a float32 vector of unit length; all zeros for a text that has none."""
+    """The schema of vectors/: row, and a float32 vector of unit length, or of zeros for a text without a vector."""
     return pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))])
 
 
 def labels_schema(members: pa.Schema) -> pa.Schema:
-    """labels.parquet of records with these members: LABELS with their type of text_id, and the carried columns."""
+    """The schema of labels.parquet: LABELS with the type of text_id of ``members``, and the carried columns."""
     carried = [field for field in members if field.name not in MEMBERS.names]
     return pa.schema([members.field("text_id"), *list(LABELS)[1:], *carried])

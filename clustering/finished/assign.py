@@ -1,4 +1,4 @@
-"""A finished run and new texts in; the clusters they belong to out."""
+"""A finished run and new texts in; the clusters that the texts belong to out."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from clustering.workers.exact_search import exact_neighbors, map_unordered
 from clustering.workers.remote import fetch, share, start_actor
 
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
-ALIKE = 0.95  # cosine of a text's vector with the one that the run has of it; below, another model has made it
-SAMPLE = 16  # texts of the run that are compared so
+SAME_MODEL = 0.95  # cosine of two vectors of one text; when it is lower, two models have made them
+SAMPLE = 16  # texts of the run whose vectors are compared
 BATCH = 2000  # texts that are encoded and searched at once
 ASSIGNED = pa.schema(
     [
-        ("text_id", pa.string()),  # in the type that the run's ids have
+        ("text_id", pa.string()),  # has the type of the run's ids
         ("label", pa.int32()),
         ("strength", pa.float32()),
         ("home", pa.int32()),
@@ -59,14 +59,14 @@ ASSIGNED = pa.schema(
 
 
 def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str | Location) -> Figures:
-    """Place new texts in the clusters of a finished run, by exact search over its vectors; the run is not changed.
+    """Assign new texts to the clusters of a finished run, by exact search over its vectors; the run is not changed.
 
-    With ``cluster.weights=diffused`` a text is placed by as many of its nearest as diffusion averages over, weighed by
-    a Gaussian of the distance: ``home`` is the home of most of them; ``label`` is the label (or noise) of most of those
-    in whose own lists the text would stand, -1 where there is none. With ``distance`` a new text meets the run's texts
-    at mutual reachability: ``home`` is the home of the text it meets first, ``label`` the same cluster when it meets it
-    no higher than the cluster's own members meet each other, else -1. A text that the run already has gets what it has
-    there; so does a new one whose vector equals that of a text.
+    With ``cluster.weights=diffused`` the nearest neighbors vote, as many as diffusion averages over, with a Gaussian
+    weight of the distance. ``home`` is the home with most votes. ``label`` is the label (or noise) with most votes of
+    those neighbors whose own lists would contain the text, -1 without such a neighbor. With ``distance`` a text joins
+    at its smallest mutual reachability distance: ``home`` is the home of the neighbor there, and ``label`` is the same
+    cluster if the distance is no larger than those at which the cluster's own members join, else -1. A text that the
+    run already has, or whose vector equals that of such a text, gets the values of that text.
 
     config : the run's, whose encoder is loaded: see ``saved_config.with_trusted_encoder``
     paths : files with the run's text columns (and its id column); output : a Parquet file
@@ -77,12 +77,11 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
         raise ConfigError([f"{run.path} holds no finished clusters; finish it with covey run first"])
     read = config.read
     if read.collection is not None:
-        raise ConfigError(
-            [
-                f"{run.path} clusters the vectors of a collection; their encoder is not known here, so new texts "
-                f"cannot be given vectors that fit"
-            ]
+        problem = (
+            f"{run.path} clusters the vectors of a collection; their encoder is not known here, so new texts "
+            f"cannot be given vectors that fit"
         )
+        raise ConfigError([problem])
     if not all(paths):
         raise ConfigError(["--input is empty; name files"])
     check_writable(locate(output), "--output")
@@ -106,14 +105,14 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
             rows = np.array([known.get(texts[number], -1) for number in batch])
             new = [texts[number] for number, row in zip(batch, rows, strict=True) if row < 0]
             vectors: Any = fetch(encoder.encode.remote(new)) if new else None
-            placed = clusters.table(ids.take(pa.array(batch, pa.int64())), rows, vectors)
-            assigned += int((placed["label"].to_numpy() >= 0).sum())
-            writer.write_table(placed)
+            table = clusters.table(ids.take(pa.array(batch, pa.int64())), rows, vectors)
+            assigned += int((table["label"].to_numpy() >= 0).sum())
+            writer.write_table(table)
     return {"records": len(texts), "empty": len(texts) - len(kept), "assigned": assigned}
 
 
 def _refuse_overwriting(run: RunDir, output: Location, inputs: list[str]) -> None:
-    """Raises: ConfigError when the output would take the place of an input, or of what the run has left."""
+    """Raises: ConfigError when the output would replace an input or an artefact of the run."""
     if run.has_written(str(output)):
         raise ConfigError([f"--output {output} is an artefact of the run, which is not changed; name another file"])
     for uri in inputs:
@@ -125,8 +124,11 @@ def _refuse_overwriting(run: RunDir, output: Location, inputs: list[str]) -> Non
             raise ConfigError([f"--output {output} is a file of --input, whose place it would take; name another file"])
 
 
-def ids_like(run: RunDir, given: pa.ChunkedArray, places: pa.ChunkedArray) -> pa.Array:
-    """The ids of new records in the type that the run's have, where they fit; else as strings."""
+def ids_like(run: RunDir, given: pa.ChunkedArray, locations: pa.ChunkedArray) -> pa.Array:
+    """The ids of new records, in the type of the run's ids if they fit it, else as strings.
+
+    given : ids of the input; locations : in the input files, which replace missing string ids
+    """
     members = parts(run / "members")
     kind = read_schema(members[0]).field("text_id").type if members else pa.string()
     ids = given.combine_chunks()
@@ -134,33 +136,33 @@ def ids_like(run: RunDir, given: pa.ChunkedArray, places: pa.ChunkedArray) -> pa
         ids = ids.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         ids = as_type(ids, pa.string())
-    return pc.coalesce(pc.if_else(pc.equal(ids, ""), None, ids), places) if pa.types.is_string(ids.type) else ids
+    return pc.coalesce(pc.if_else(pc.equal(ids, ""), None, ids), locations) if pa.types.is_string(ids.type) else ids
 
 
 def known_texts(run: RunDir, texts: list[str]) -> dict[str, int]:
     """The rows of those texts that the run already has."""
-    asked = share(pa.array(set(texts), pa.string()))
-    found: dict[str, int] = {}
-    for some in map_unordered(_known_in, [(path, asked) for path in parts(run / "texts")]):
-        found.update(some)
-    return found
+    wanted = share(pa.array(set(texts), pa.string()))
+    known: dict[str, int] = {}
+    for known_in_part in map_unordered(_known_in, [(path, wanted) for path in parts(run / "texts")]):
+        known.update(known_in_part)
+    return known
 
 
-def _known_in(path: Location, asked: pa.Array) -> dict[str, int]:
+def _known_in(path: Location, wanted: pa.Array) -> dict[str, int]:
     table = read_table(path, columns=["row", "text"])
-    held = table.filter(pc.is_in(table["text"], value_set=asked))
-    return dict(zip(held["text"].to_pylist(), held["row"].to_pylist(), strict=True))
+    known = table.filter(pc.is_in(table["text"], value_set=wanted))
+    return dict(zip(known["text"].to_pylist(), known["row"].to_pylist(), strict=True))
 
 
 class _Encoder:
-    """The run's encoder on a worker, loaded with the first texts: Ray would wrap an error before them."""
+    """The run's encoder on a worker. It loads with the first texts, because Ray wraps an error of the constructor."""
 
     def __init__(self, run: RunDir, cfg: EmbedSection) -> None:
         self.run, self.cfg = run, cfg
         self.encoder: Encoder | None = None
 
     def encode(self, texts: list[str]) -> FloatArray:
-        """Raises: ConfigError when texts of the run get other vectors than the run has."""
+        """float32, shape (n_texts, dim). Raises: ConfigError when the run's own texts get other vectors."""
         if self.encoder is None:
             name = hub_name(self.cfg)
             commit = recorded_commit(name, self.run.results.get("versions")) if name else None
@@ -170,25 +172,25 @@ class _Encoder:
 
     def _compare(self, encoder: Encoder) -> None:
         texts, vectors = (read_table(parts(self.run / folder)[0]) for folder in ("texts", "vectors"))
-        held = vectors_of(vectors)
-        some = np.flatnonzero(held.any(axis=1))[:SAMPLE]
-        again = encoder.encode(texts["text"].take(pa.array(some)).to_pylist()).vectors
-        fits = held.shape[1] == again.shape[1]
-        alike = float(np.median((held[some] * again).sum(axis=1))) if fits and some.size else 1.0
-        if fits and alike >= ALIKE:
+        stored = vectors_of(vectors)
+        sample = np.flatnonzero(stored.any(axis=1))[:SAMPLE]
+        encoded = encoder.encode(texts["text"].take(pa.array(sample)).to_pylist()).vectors
+        same_dim = stored.shape[1] == encoded.shape[1]
+        cosine = float(np.median((stored[sample] * encoded).sum(axis=1))) if same_dim and sample.size else 1.0
+        if same_dim and cosine >= SAME_MODEL:
             return
-        why = f"their cosine is {alike:.2f}" if fits else f"of {again.shape[1]} dimensions, not {held.shape[1]}"
-        raise ConfigError(
-            [
-                f"{model_location(self.cfg)} gives the run's own texts other vectors than the run has ({why}), so new "
-                f"ones would get none that fit. Name the model that the run was made with: embed.encoder, embed.model, "
-                f"or --config"
-            ]
+        sizes = f"of {encoded.shape[1]} dimensions, not {stored.shape[1]}"
+        why = f"their cosine is {cosine:.2f}" if same_dim else sizes
+        problem = (
+            f"{model_location(self.cfg)} gives the run's own texts other vectors than the run has ({why}), so new "
+            f"ones would get none that fit. Name the model that the run was made with: embed.encoder, embed.model, "
+            f"or --config"
         )
+        raise ConfigError([problem])
 
 
 class _Clusters:
-    """What placing a text needs of a run: an entry a text or a cluster, no vectors."""
+    """What the assignment of texts needs of a run: one entry for each text or cluster, no vectors."""
 
     def __init__(self, run: RunDir, config: RunConfig) -> None:
         self.vectors = run / "vectors"
@@ -199,30 +201,30 @@ class _Clusters:
         self.without = rows_without_vector(self.vectors)
         self.k = min(config.search.k, self.core.size - self.without.size)
         assignment = load_assignment(run)
-        self.held = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
+        self.of_run = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
         self.diffused = config.cluster.weights == "diffused"
         if self.diffused:
             self.radius = load_array(run / "graph" / "radius.npy")
             self.longest, self.averaged = config.graph.max_distance, load_group_sizes(run).n_averaged
             return
         self.reach = ReachabilityAssigner.from_forest(
-            load_forest(run), self.core, self.held["label"], self.held["home"], self.min_samples
+            load_forest(run), self.core, self.of_run["label"], self.of_run["home"], self.min_samples
         )
 
     def table(self, ids: pa.Array, rows: IntArray, vectors: FloatArray | None) -> pa.Table:
         """The table of assign_texts for some texts.
 
-        rows : of texts that the run already has, which are where the run has put them; -1 for new ones
-        vectors : of the new ones, in their order; None where there are none
+        rows : int64, shape (n_texts,), of texts that the run already has; -1 for new ones
+        vectors : float32, shape (n_new, dim), of the new ones in their order; None when there are none
         """
-        columns = {name: held[rows] for name, held in self.held.items()}
+        columns = {name: values[rows] for name, values in self.of_run.items()}
         columns |= {"nearest_row": rows.copy(), "distance": np.zeros(len(rows), np.float32)}
         without = np.isin(rows, self.without)
         new = rows < 0
         if vectors is not None:
-            for name, column in self.place(vectors).items():
+            for name, column in self.assign(vectors).items():
                 columns[name][new] = column
-            without[new] = ~vectors.any(axis=1)  # of these nothing is known: noise without a home
+            without[new] = ~vectors.any(axis=1)  # a text without a vector is noise without a home
             for name in ("label", "home", "strength", "home_strength"):
                 columns[name][new & without] = -1 if name in ("label", "home") else 0
         typed = {
@@ -234,16 +236,17 @@ class _Clusters:
         }
         return pa.table({"text_id": ids, **typed}, schema=ASSIGNED.set(0, pa.field("text_id", ids.type)))
 
-    def place(self, vectors: FloatArray) -> Assignments:
-        """The columns of new texts, by their vectors."""
+    def assign(self, vectors: FloatArray) -> Assignments:
+        """The columns of new texts; vectors : float32, shape (n_texts, dim)"""
         rows, dots = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
-        away = dot_distance(dots, self.metric)
-        found = self._by_neighbors(rows, away) if self.diffused else self.reach.assign(rows, away)
+        distances = dot_distance(dots, self.metric)
+        found = self._by_vote(rows, distances) if self.diffused else self.reach.assign(rows, distances)
         known = dots[:, 0] >= 1 - SAME  # the run has a text with an equal vector
-        placed = {name: np.where(known, self.held[name][rows[:, 0]], column) for name, column in found.items()}
-        return {**placed, "nearest_row": rows[:, 0], "distance": away[:, 0]}
+        columns = {name: np.where(known, self.of_run[name][rows[:, 0]], column) for name, column in found.items()}
+        return {**columns, "nearest_row": rows[:, 0], "distance": distances[:, 0]}
 
-    def _by_neighbors(self, rows: IntArray, away: FloatArray) -> Assignments:
+    def _by_vote(self, rows: IntArray, distances: FloatArray) -> Assignments:
         radius = np.minimum(self.radius[rows], np.float32(np.inf if self.longest is None else self.longest))
-        length = away if self.metric == "L2" else np.sqrt(2 * away)
-        return assign_by_vote(rows, length, away <= radius, self.averaged, self.held["label"], self.held["home"])
+        euclidean = distances if self.metric == "L2" else np.sqrt(2 * distances)
+        labels, homes = self.of_run["label"], self.of_run["home"]
+        return assign_by_vote(rows, euclidean, distances <= radius, self.averaged, labels, homes)

@@ -1,4 +1,4 @@
-"""A finished run and perhaps a truth file in; agreement, fidelity to exact HDBSCAN, and recall into report.json."""
+"""A finished run and an optional truth file in; agreement, fidelity to exact HDBSCAN, and recall in report.json out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from clustering.sources.formats.column_types import as_type
 from clustering.stages.read import read_columns_of
 from clustering.workers.tasks import run_on_one_node
 
-EXACT_TEXTS = {"L2": 30_000, "COSINE": 8_000, "IP": 8_000}  # minutes; hdbscan holds all pairs for cosine
+EXACT_TEXTS = {"L2": 30_000, "COSINE": 8_000, "IP": 8_000}  # takes minutes; hdbscan keeps all pairs for cosine
 
 
 def evaluate_run(
@@ -40,8 +40,8 @@ def evaluate_run(
         HDBSCAN), search.
     Raises: ConfigError when the run is not finished or in use by another command, or the truth file does not fit it.
     """
-    _require_whole(run)  # before anything is written
-    with run.locked():  # a report that another run has put there meanwhile would be lost
+    _require_whole(run)  # before the lock writes anything
+    with run.locked():  # so that no report of another run is lost
         return _evaluate(run, config, truth, truth_column, id_column)
 
 
@@ -51,7 +51,7 @@ def _evaluate(run: RunDir, config: RunConfig, truth: str | None, truth_column: s
     found: Figures = {"search": report.get("search")}
     if truth is not None:
         found["truth"] = compare_with_truth(run, config.read, truth, truth_column, id_column)
-    # hdbscan knows no weighed copies, diffusion or modularity, so there is nothing to compare such a run with.
+    # hdbscan has no weighed copies, diffusion or modularity, so such a run cannot be compared with it.
     plain = config.cluster.weights == "distance" and config.cluster.selection != "modularity"
     fits = plain and 1 < report["counts"]["texts"] <= EXACT_TEXTS[config.store.metric]
     if fits and config.cluster.copies == "fold":
@@ -70,7 +70,7 @@ def _require_whole(run: RunDir) -> None:
 def agreement(truth: NDArray[Any], label: NDArray[Any]) -> dict[str, float]:
     """How well labels agree with the truth; noise (-1) counts as one more cluster.
 
-    truth, label : shape (n_records,)
+    truth : any type, label : int, each shape (n_records,)
     Returns: nmi (arithmetic mean), ami, ari, homogeneity, completeness, each 1 for full agreement.
     """
     homogeneity, completeness, nmi = homogeneity_completeness_v_measure(truth, label)
@@ -94,8 +94,8 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
         time_column=None, source_column=None, link_column=None,
     )  # fmt: skip
     table = read_columns_of(find_files(section), section)
-    places = table[schema.LOCATION]  # the ids of records without one, as in the run
-    ids = places if key is None else pc.coalesce(_filled(as_type(table[key], pa.string())), places)
+    locations = table[schema.LOCATION]  # replace missing ids, as in the run
+    ids = locations if key is None else pc.coalesce(_filled(as_type(table[key], pa.string())), locations)
     truths = pa.table({"text_id": ids, "truth": _filled(table[truth_column])})
     truths = truths.filter(pc.is_valid(truths["truth"]))
     if not len(truths):
@@ -105,9 +105,8 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
     labels = read_table(run / "labels.parquet", columns=["text_id", "label", "home"])
     if not len(labels):
         raise ConfigError([f"{run.path} clusters no texts, so there is nothing to compare with --truth {truth}"])
-    labels = labels.set_column(
-        0, "text_id", as_type(labels["text_id"], pa.string())
-    )  # 7 in one file may be "7" in another
+    text_ids = as_type(labels["text_id"], pa.string())  # 7 in one file may be "7" in another
+    labels = labels.set_column(0, "text_id", text_ids)
     joined = labels.join(truths, "text_id", join_type="inner")
     if not len(joined):
         raise ConfigError([f"--truth {truth}: none of its ids ({ids[0]}, ...) is a text_id of the run "
@@ -121,19 +120,19 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
 
 
 def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Strings, with null for an empty one, which is how csv writes that there is none."""
+    """Strings with null in place of an empty one, which csv writes for a missing value."""
     return pc.if_else(pc.equal(column, ""), None, column)
 
 
 def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures | None:
-    """The run against hdbscan on the vectors themselves, with all pairwise distances; texts without one are left out.
+    """Compare the run with hdbscan on all pairwise distances of the vectors; texts without a vector are left out.
 
     Returns: ari_label (agreement of the labels of distinct texts), mst_weight_difference (of the trees' total
         lengths, relative to the exact one; None where all vectors are equal), noise_share of the exact labels; None
         for fewer than two vectors.
     """
-    held = [stored_vectors(read_table(path)) for path in parts(run / "vectors")]
-    rows, vectors = (np.concatenate(pieces) for pieces in zip(*held, strict=True))
+    by_part = [stored_vectors(read_table(path)) for path in parts(run / "vectors")]
+    rows, vectors = (np.concatenate(pieces) for pieces in zip(*by_part, strict=True))
     if len(vectors) < 2:
         return None
     exact = HDBSCAN(

@@ -1,4 +1,4 @@
-"""A finished run and other settings in; its stages after the search done again, out."""
+"""A finished run and new settings in; the same run with the stages after the search done again, out."""
 
 from __future__ import annotations
 
@@ -21,43 +21,45 @@ from clustering.workers.session import ray_session
 def recluster_run(
     run: RunDir, overrides: list[str], config_file: str | Path | None = None, trusted: bool = False
 ) -> RunDir:
-    """Do a finished run's later stages again under other settings; vectors and neighbors stay as they are.
+    """Do a finished run's later stages again with new settings; vectors and neighbors stay as they are.
 
     overrides : words such as ``cluster.min_samples=3``; only sections after the search may be named
-    config_file : a configuration that names the endpoint of the titles, where the run has one; trusted : or the word
-        that the one in the run directory is meant, which may come from anybody
-    Raises: ConfigError for other sections, wrong values, an endpoint that nobody has named, or a directory without a
-        finished search.
+    config_file : a configuration that names the endpoint of the titles, if the run has one
+    trusted : the endpoint in the run directory, which anybody may have prepared, is used
+    Raises: ConfigError for other sections, wrong values, an endpoint that the user has not named, or a directory
+        without a finished search.
     """
     later = ("graph", "cluster", "describe", "project", "plot")
     wrong = [word for word in overrides if word.partition(".")[0] not in later]
     if wrong:
         raise ConfigError([f"recluster takes keys of {', '.join(later)} only, not '{word}'" for word in wrong])
-    config, said = apply_overrides(load_run_config(run), overrides, config_file, trusted)
+    config, is_confirmed = apply_overrides(load_run_config(run), overrides, config_file, trusted)
     with run.locked():
         stages = run.results["stages"]
         _require_search(run, stages)
-        # The fingerprints of the stages that stay are taken as they are: the input files may be gone by now.
+        # The earlier stages keep their saved fingerprints, because the input files may be gone.
         fingerprints = later_fingerprints(config, stages["search"]["fingerprint"] if "search" in stages else "")
         if not run.finished("describe", fingerprints["describe"]):
-            if not said:
+            if not is_confirmed:
                 refuse_untrusted(config, run.path)
             check_titles(config.describe.titles)
         kept = {name: stage["fingerprint"] for name, stage in stages.items() if name not in fingerprints}
         read = stages["read"]["figures"]
         with ray_session():
             run.begin({**kept, **fingerprints}, config=config.as_dict())
-            dim = stages["embed"]["figures"].get("dim") or GUESSED_DIM  # no model of the directory is looked at
+            dim = stages["embed"]["figures"].get("dim") or GUESSED_DIM  # no model that the directory names is loaded
             make_plan(config, run, read, dim, run.unfinished(fingerprints))
-            # The store has nothing to do with it: no token goes to an address that only the directory names.
+            # The store is not used, so no token goes to a URL that only the directory names.
             cluster_stages(config, run, fingerprints, read["texts"])
             run.publish()
     return run
 
 
 def _require_search(run: RunDir, stages: Figures) -> None:
-    """Raises: ConfigError when the stages up to the graph are not finished; a single text has no search. StageError
-    when what they left is gone."""
+    """Raises: ConfigError when the stages up to the graph are not finished; a single text has no search.
+
+    StageError when their artefacts are missing.
+    """
     texts = stages.get("read", {}).get("figures", {}).get("texts", 0)
     needed = ["read", "embed", *(["search"] if texts > 1 else []), "graph"]
     missing = [name for name in needed if name not in stages]

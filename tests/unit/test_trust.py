@@ -169,13 +169,13 @@ def test_a_configuration_file_names_the_model(tmp_path: Path) -> None:
     file = tmp_path / "news.yaml"
     file.write_text("embed: {encoder: bge-m3, model: /own, max_tokens: 64}\n")
     saved = build_config({"embed": {"encoder": "bge-m3", "model": "/theirs", "max_tokens": 128}})
-    found = with_trusted_encoder(saved, [], file, trusted=False, place="runs/theirs").embed
+    found = with_trusted_encoder(saved, [], file, trusted=False, location="runs/theirs").embed
     assert (found.model, found.max_tokens) == ("/own", 128)
 
 
 def test_assign_takes_no_keys_of_other_sections() -> None:
     with pytest.raises(ConfigError, match=r"assign takes keys of embed only, not 'search\.k=3'"):
-        with_trusted_encoder(RunConfig(), ["search.k=3"], None, trusted=False, place="runs/theirs")
+        with_trusted_encoder(RunConfig(), ["search.k=3"], None, trusted=False, location="runs/theirs")
 
 
 @pytest.mark.parametrize("command", ["status", "recluster"])
