@@ -18,7 +18,7 @@ import pytest
 import clustering
 from clustering.cli.main import COMMANDS, main
 from clustering.config.loading import load_config
-from tests.unit.test_imports import FLOOR, room_of
+from tests.unit.test_imports import FLOOR, LIBRARY, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md"), reverse=True), *sorted((ROOT / "docs").rglob("*.md"))]  # README.md first
@@ -112,7 +112,7 @@ RUN_BY_CI = run_by_ci((ROOT / ".ci/run").read_text(encoding="utf-8"), PAGES[0].r
 
 def is_run(command: str, run: list[list[object]], run_by_ci: list[str]) -> bool:
     first = command.split()[:2]
-    if first in (["covey"], ["covey", "COMMAND"], ["covey", "--help"]):
+    if first in (["covey"], ["covey", "COMMAND"], ["covey", "--help"], ["covey", "--version"]):
         return True
     if first[0] == "covey":
         scripts = [["-m", script] for script, name in SCRIPTS.items() if name == first[1]]
@@ -170,8 +170,11 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     folders = "cluster_configs|docker|tests|clustering|benchmarks|docs"
-    named = re.findall(rf"`((?:{folders})/[\w./-]+\.\w+)`", page.read_text(encoding="utf-8"))
+    named = re.findall(rf"`((?:{folders})/[\w./-]+\.\w+)`", text)
+    rooms = "|".join(room for room in FLOOR if (LIBRARY / room).is_dir())
+    named += [f"clustering/{name}.py" for name in re.findall(rf"`((?:{rooms})/[\w/]*\w)`", text)]
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
