@@ -53,17 +53,6 @@ def _languages(run: RunDir, cfg: DescribeSection) -> list[str]:
     return list(dominant_languages(counts)) or ["en"]
 
 
-class _StopWords:
-    """The stop words of a text: those of its own language where the collection has several languages."""
-
-    def __init__(self, languages: list[str]) -> None:
-        self.all = all_stop_words(languages)
-        self.of = {code: stop_words(code) for code in languages}
-
-    def __call__(self, text: str) -> frozenset[str]:
-        return self.all if len(self.of) < 2 else self.of.get(language_of(text) or "", self.all)
-
-
 def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], languages: list[str]) -> pa.Table:
     """Count each term in each cluster of all layers, in one part of texts/; the copies of a text count once.
 
@@ -76,10 +65,13 @@ def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], languages: li
     for layer in range(1, layers.shape[1]):  # a cluster of several layers counts once
         layers[(layers[:, :layer] == layers[:, [layer]]).any(axis=1), layer] = -1
     groups, group = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
-    ignored = _StopWords(languages)
+    # Where the collection has several languages, a text's stop words are those of its own.
+    every = all_stop_words(languages)
+    of = {code: stop_words(code) for code in languages} if len(languages) > 1 else {}
     counts: Counter[tuple[int, str]] = Counter()
     for number, text in zip(group.reshape(-1).tolist(), texts["text"].to_pylist(), strict=True):
-        counts.update((number, token) for token in tokenize(text, ignored(text)))
+        ignored = of.get(language_of(text) or "", every) if of else every
+        counts.update((number, token) for token in tokenize(text, ignored))
     counted = np.array([number for number, _ in counts], np.int64)
     term, count = pa.array([term for _, term in counts], pa.string()), pa.array(counts.values(), pa.int64())
     tables = []

@@ -15,7 +15,7 @@ from clustering.kernels.graph.group_sizes import count_breaks, measure_group_siz
 from clustering.kernels.graph.repair import prove_forest, repair_forest
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_copies, read_neighbor_lists
-from clustering.runs.parts import load_graph, parts, read_rows, rows_without_vector, vectors_of
+from clustering.runs.parts import load_graph, part_names, read_rows, rows_without_vector, vectors_of
 from clustering.runs.storage import load_array
 from clustering.schema import Figures
 from clustering.workers.exact_search import outside_search
@@ -61,8 +61,8 @@ def _forest(
         forest, proof = listed, prove_forest(listed, radius)
     n_without = rows_without_vector(run / "vectors").size  # texts without a vector are in no piece
     breaks, equal = [], []
-    for path in parts(run / "texts"):
-        lists = read_neighbor_lists(run, [path.name], k, section, metric, n_texts)
+    for name in part_names(run / "texts"):
+        lists = read_neighbor_lists(run, [name], k, section, metric, n_texts)
         breaks.append(count_breaks(lists))
         equal.append(equal_edges(lists, MIN_DISTANCE))
     forest = tie_equal_rows(forest, _equal_texts(run, equal, n_texts), core, min_distance(metric))
@@ -94,7 +94,7 @@ def _equal_texts(run: RunDir, edges: list[EqualEdges], n_texts: int) -> IntArray
 def _diffused_forest(
     run: RunDir, cfg: ClusterSection, section: GraphSection, k: int, metric: str, seed: int, shards: int | None
 ) -> Figures:
-    names = [path.name for path in parts(run / "texts")]
+    names = part_names(run / "texts")
     copies = load_copies(run)
     n_texts = copies.size
     most = max(1, -(-n_texts * k // SHARD_EDGES))

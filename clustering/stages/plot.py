@@ -68,7 +68,9 @@ def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
     xy = np.column_stack([coords["x"].to_numpy(), coords["y"].to_numpy()])
     clusters = read_table(run / "clusters.parquet")
     shown = np.arange(label.size) if cfg.noise == "shown" else np.flatnonzero(label >= 0)
-    title = f"{one_line(name, TITLE_CHARACTERS)}: {_headline(label)}"  # it counts all texts, also where noise is hidden
+    noise = float((label < 0).mean()) if label.size else 0.0
+    counts = f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"  # noise may be hidden
+    title = f"{one_line(name, TITLE_CHARACTERS)}: {counts}"
     without_font = _draw_png(run, xy[shown], label[shown], clusters, title, seed)
     shown = _sample_rows(shown, cfg.points, seed)
     titles = clusters["title"].to_pylist()
@@ -125,11 +127,6 @@ def _middles(xy: NDArray[np.float32], label: NDArray[np.int32], n_named: int) ->
             x, y = np.median(own, axis=0)
             found.append((number, float(x), float(y)))
     return found
-
-
-def _headline(label: NDArray[np.int32]) -> str:
-    noise = float((label < 0).mean()) if label.size else 0.0
-    return f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"
 
 
 def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, title: str, seed: int) -> int:

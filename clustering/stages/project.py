@@ -80,17 +80,11 @@ def umap_layout(indices: IntArray, distances: FloatArray, start: FloatArray, cfg
     try:
         from umap import UMAP  # it compiles anew in each process
     except ImportError as error:
-        raise StageError(
-            f"project.method=umap needs umap-learn ({error}); pip install umap-learn, or method=layout"
-        ) from None
+        remedy = "pip install umap-learn, or method=layout"
+        raise StageError(f"project.method=umap needs umap-learn ({error}); {remedy}") from None
 
-    model = UMAP(
-        n_neighbors=indices.shape[1],
-        min_dist=cfg.min_dist,
-        init=start,
-        precomputed_knn=(indices.copy(), distances.copy()),  # umap-learn writes into them
-        random_state=cfg.seed,
-    )
+    knn = (indices.copy(), distances.copy())  # umap-learn writes into them
+    model = UMAP(indices.shape[1], min_dist=cfg.min_dist, init=start, precomputed_knn=knn, random_state=cfg.seed)
     with warnings.catch_warnings():
         # These two warnings mean that it would search again, in vectors that it does not have.
         warnings.filterwarnings("error", message=".*precomputed_knn.*")
@@ -101,7 +95,7 @@ def umap_layout(indices: IntArray, distances: FloatArray, start: FloatArray, cfg
         try:
             layout: FloatArray = model.fit_transform(np.zeros((len(indices), 1), np.float32))
         except UserWarning as warning:
-            raise StageError(f"umap-learn does not use the stored neighbors: {warning}") from None
+            raise StageError(f"umap-learn ignores the stored neighbors ({warning}); take method=layout") from None
     return np.nan_to_num(layout).astype(np.float32, copy=False)
 
 

@@ -34,7 +34,11 @@ T = TypeVar("T")
 
 
 def write_forest(run: RunDir, forest: Forest, core: FloatArray, group_sizes: GroupSizes, n_without: int) -> Figures:
-    """Leave forest/. n_without : texts that have no vector"""
+    """Leave forest/.
+
+    core : float32, shape (n_texts,), core distances
+    n_without : texts that have no vector
+    """
     columns = {"left": forest.left, "right": forest.right, "distance": forest.distance}
     write_table(run / "forest" / part_name(0), pa.table(columns, schema=schema.FOREST))
     save_array(run / "forest" / "core.npy", core)
@@ -114,8 +118,8 @@ def diffuse_shards(
     shards : the arguments of ``Shard`` for each, rows ascending
     rank : min_samples, 0 for none
     nodes : where the actors run, in turn
-    Returns: two forests, whose merge is the whole's; core distances; the group sizes; entries between equal vectors.
-        All are the same for any shards.
+    Returns: two forests, whose merge is the whole's; core distances (float32, shape (n_texts,)); the group sizes;
+        entries between equal vectors. All are the same for any shards.
     """
     on_each = -(-len(shards) // len(nodes))
     kind: Any = ray.remote(max_restarts=3, max_task_retries=3)(Shard)
