@@ -26,6 +26,7 @@ RENAMED = {f"{place}.{key}": f"{place}.server.{key}" for place in ("store", "rea
 def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a YAML file, lay ``section.key=value`` words over it, and check the whole.
 
+    path : a file; or a name such as ``laptop``: the ready configuration of this name, unless there is such a file
     overrides : words such as ``cluster.min_samples=3``. A value that is text is taken as it stands, a list is written
         [a, b], null means none where that is a choice.
     Raises: ConfigError that lists every problem of the file and the words at once.
@@ -33,7 +34,8 @@ def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunCo
     if CREDENTIALS.search(str(path)):
         raise ConfigError(["the configuration is a URI with a user or password; name a file of this machine"])
     problems: list[str] = []
-    return _build_overridden(_read_yaml(Path(path), problems) if path is not None else {}, overrides, problems)
+    raw = _read_yaml(values.find_config(Path(path)), problems) if path is not None else {}
+    return _build_overridden(raw, overrides, problems)
 
 
 def override_config(config: RunConfig, overrides: Iterable[str]) -> RunConfig:

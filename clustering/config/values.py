@@ -29,6 +29,19 @@ _CORE = "tag:yaml.org,2002:"
 TEXT_LIKE = ("str", "int", "float", "bool", "null", "merge")  # tags of what a key that takes text takes as written
 
 
+def ready_configs() -> dict[str, Path]:
+    """The configurations that come with Covey, by name: those in the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    folders = [package / "configs", package.parent / "cluster_configs"]
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(path: Path) -> Path:
+    """The file itself, or the ready configuration of this name where there is no such file."""
+    ready = ready_configs().get(str(path))
+    return path if ready is None or path.is_file() else ready
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core: no dates, no base 60, no yes and no, 010 is ten, 1e3 a number; an unknown tag is an error."""
 
@@ -70,7 +83,8 @@ def read_yaml(path: Path, shape: type) -> Any:
         near: list[str] = []
         with contextlib.suppress(OSError, ValueError):
             near = sorted(str(one) for one in path.parent.glob("*.yaml"))
-        hint = f". Configurations there: {', '.join(near)}." if near else ""
+        hint = f". Configurations there: {', '.join(near)}" if near else ""
+        hint += f". Ready ones, which need no file: {', '.join(ready_configs())}"
         what = getattr(error, "strerror", None) or error
         raise ConfigError([f"cannot read the configuration {shown_path(path)}: {what}{hint}"]) from None
     if len(content) > MOST_BYTES:

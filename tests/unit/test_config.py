@@ -17,6 +17,7 @@ from clustering.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
+READY = ("gpu", "laptop", "tutorial")
 
 
 def problems(raw: dict[str, Any]) -> list[str]:
@@ -451,6 +452,23 @@ def test_a_key_within_a_section_within_another_names_the_nearest() -> None:
     )
     assert problem({"store": {"server": "hush"}}) == ("store.server holds a str; expected keys such as 'token_env:'")
     assert build_config({"store": {"server": None}}) == RunConfig()
+
+
+# --- ready configurations ---
+
+
+def test_a_ready_configuration_goes_by_its_name_unless_a_file_has_it(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert {name: load_config(name) for name in READY} == {path.stem: load_config(path) for path in FILES}
+    (tmp_path / "laptop").mkdir()
+    assert load_config("laptop", ["search.k=20"]).search.k == 20
+    (tmp_path / "gpu").write_text("search: {k: 7}\n", encoding="utf-8")
+    assert load_config("gpu", ["project.n_neighbors=5"]).search.k == 7
+
+
+def test_an_unknown_name_lists_the_ready_ones() -> None:
+    with pytest.raises(ConfigError, match=r"configuration laptopp: No such file.*Ready .*: gpu, laptop, tutorial$"):
+        load_config("laptopp")
 
 
 # --- files that cannot be read ---
