@@ -329,14 +329,15 @@ def hive_partitions(name: str) -> dict[str, str]:
     return {key: "" if value in NO_PARTITION else value for key, value in values.items()}
 
 
+def and_more(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+
+
 def unread_warning(unread: list[str]) -> list[str]:
     """The warning that names files which are not read."""
     if not unread:
         return []
-    more = f" and {len(unread) - SHOWN:,} more" if len(unread) > SHOWN else ""
     count = f"{len(unread):,} files are" if len(unread) > 1 else "1 file is"
-    return [
-        f"{count} not read, for neither name nor content says csv, tsv, jsonl, json or parquet: "
-        f"{', '.join(unread[:SHOWN])}{more}. read.format names a format for all files; a narrower read.paths leaves "
-        f"such files out."
-    ]
+    return [f"{count} not read, for neither name nor content says csv, tsv, jsonl, json or parquet: {and_more(unread)}"
+            f". read.format names a format for all files; a narrower read.paths leaves such files out."]  # fmt: skip

@@ -1,4 +1,4 @@
-"""columns.py: what is carried keeps its type, files that differ meet in one, and times of any form are read."""
+"""column_types.py: what is carried keeps its type, files that differ meet in one, and times of any form are read."""
 
 from __future__ import annotations
 
@@ -330,3 +330,10 @@ def test_no_two_columns_meet_in_one_name() -> None:
     columns = ["label", "input_label", "input_input_label", "score", "input_score"]
     kept = ["input_label", "input_input_label", "input_input_input_label", "score", "input_score"]
     assert [carried_name(column) for column in columns] == kept
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_column_that_is_named_all_is_carried_like_any_other(name: str, write: Write, read_here: Read) -> None:
+    content = "title,all\nVote,7\n" if name.endswith("csv") else '{"title": "Vote", "all": 7}\n'
+    run, _ = read_here(section(write(name, content), keep=("all",)))
+    assert members_of(run, "all") == {"all": [7]}

@@ -409,10 +409,10 @@ def test_json_of_any_layout_is_read(layout: str, name: str, write: Write, read_h
 def test_a_large_array_is_read_a_block_at_a_time(
     block: int, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clustering.sources import detection, opening
+    from clustering.sources import layout, opening
 
     monkeypatch.setattr(opening, "BLOCK_BYTES", block)
-    monkeypatch.setattr(detection, "HEAD_BYTES", 500)
+    monkeypatch.setattr(layout, "HEAD_BYTES", 500)
     objects: list[Any] = [{"title": f"{title} – 北京", "more": ["x"] * 20} for title in HEADLINES]
     content = json.dumps(objects, ensure_ascii=False, indent=2)
     content = content.replace('"title": "Flood number 77 ', '"title": Flood number 77" ')
@@ -439,9 +439,10 @@ def test_a_key_is_sought_in_so_many_bytes_and_no_more(
     layout: str, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from clustering.sources import detection, opening
+    from clustering.sources import layout as one_file
 
     for name, value in {"SCAN_BYTES": 60_000, "SCAN_LEAST": 1, "BLOCK_BYTES": 10_000, "HEAD_BYTES": 1000}.items():
-        for module in (detection, opening):
+        for module in (detection, one_file, opening):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
     objects = [{"delete": {"id": n}} for n in range(9000)] + [{"title": h} for h in HEADLINES]

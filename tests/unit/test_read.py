@@ -25,7 +25,7 @@ from clustering import schema
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, InputError
 from clustering.runs.parts import read_columns
-from clustering.sources import batches, detection, files, opening
+from clustering.sources import batches, detection, files, layout, opening
 from clustering.sources.detection import find_files
 from clustering.sources.files import InputFile
 from clustering.sources.formats import parquet
@@ -56,7 +56,7 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Bound:
     """``bound(name, value)`` sets a bound where it stands."""
 
     def set_it(name: str, value: int) -> None:
-        for module in (files, detection, batches, read, parquet):
+        for module in (files, detection, layout, batches, read, parquet):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
 
@@ -136,7 +136,7 @@ def test_a_bucket_and_a_local_folder_are_read_in_one_run(
     def found_by(path: str) -> tuple[pa.fs.FileSystem, str]:
         return (bucket, path[5:]) if path.startswith("s3://") else plain(path)
 
-    for module in (files, detection, opening):
+    for module in (files, layout, opening):
         if hasattr(module, "filesystem"):
             monkeypatch.setattr(module, "filesystem", found_by)
     found = find_files(section(local, "s3://bucket/b.csv"))

@@ -1,1 +1,1 @@
-"""One format a module: bytes in, batches of wanted columns out, and what is odd in them counted."""
+"""One format a module: bytes in; batches of the wanted columns out, and a count of what is wrong in them."""

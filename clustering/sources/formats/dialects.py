@@ -44,7 +44,7 @@ class Head:
     names: list[str]
     records: list[list[str]] = field(default_factory=list)
 
-    def place(self, name: str) -> int | None:
+    def position(self, name: str) -> int | None:
         """Where a column stands: by its name, or by its number from 1 where none has that name.
 
         Raises: InputError for a name that stands twice.
@@ -172,7 +172,7 @@ def _score(head: Head, wanted: list[str], cfg: CsvSection) -> tuple[float, ...]:
     there = 0
     for name in wanted:
         try:
-            there += head.place(name) is not None
+            there += head.position(name) is not None
         except InputError:
             there += 1
     fits = sum(len(row) == head.dialect.width for row in head.records) / max(len(head.records), 1)

@@ -1,0 +1,237 @@
+"""One input file in; how it is written and where its wanted columns are, out, told by its first bytes and records."""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from clustering.config.sections import ReadSection
+from clustering.errors import InputError
+from clustering.sources.batches import RECORD_BYTES, other_names, text_names
+from clustering.sources.files import FORMATS, InputFile, filesystem, hive_partitions
+from clustering.sources.formats import dialects, jsonlines, parquet
+from clustering.sources.formats.encodings import Decoder
+from clustering.sources.formats.issues import Issues
+from clustering.sources.opening import UNREADABLE, archive_member, open_file, open_parquet, read_blocks, short_reason
+
+HEAD_BYTES = 1 << 18  # of a text file, which show its layout; more where a line is longer
+MAX_CARRIED = 1000  # columns that `read.keep: all` takes
+
+
+@dataclass
+class DetectedFile:
+    """A file with its layout, or with the problems that its head shows."""
+
+    file: InputFile
+    problems: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)  # all that it has
+    empty: bool = False
+    unseen: list[str] = field(default_factory=list)  # wanted keys of a JSON file that may follow what was searched
+    searched_bytes: int = 0  # for those keys
+    header: list[str] = field(default_factory=list)  # the first line, where text columns go by number all the same
+
+    def has(self, name: str) -> bool:
+        """Whether it has a column, as far as it was searched or beyond."""
+        return self.file.layout["positions"].get(name) is not None
+
+    def lacks(self, name: str) -> bool:
+        return not self.has(name) or name in self.unseen
+
+    def searched(self, names: list[str]) -> str:
+        """How much was searched for some names, in words; nothing where it is all."""
+        return f" in its first {self.searched_bytes:,} bytes" if {*names} & {*self.unseen} else ""
+
+
+def detect_layout(file: InputFile, cfg: ReadSection, max_search_bytes: int) -> DetectedFile:
+    """How a file is written and which columns it has; what is wrong becomes a problem, not an exception.
+
+    max_search_bytes : of a JSON file, in which a key is sought that its first records lack
+    """
+    try:
+        file = _with_member_format(file)
+        if file.size == 0 and file.format:
+            return _empty(file)
+        if file.format == "parquet":
+            return _detect_parquet(file, cfg)
+        text, whole = _read_head(file, cfg)
+        return (
+            _detect_json(file, cfg, text, whole, max_search_bytes)
+            if file.format == "jsonl"
+            else _detect_csv(file, cfg, text, whole)
+        )
+    except InputError as error:
+        return DetectedFile(file, [f"{file.uri}: {problem}" for problem in error.problems])
+    except (*UNREADABLE, ValueError) as error:
+        kind = f"{file.format} ({file.compression})" if file.compression else file.format
+        return DetectedFile(file, [f"{file.uri} cannot be read as {kind}: {short_reason(error, file)}"])
+
+
+def _with_member_format(file: InputFile) -> InputFile:
+    """A zip with the format of the file in it."""
+    if file.compression != "zip":
+        return file
+    with filesystem(file.pattern)[0].open_input_file(file.path) as source, zipfile.ZipFile(source) as archive:
+        name = archive_member(archive)
+    form = file.format or FORMATS.get(name.rpartition(".")[2].lower(), "")
+    if not form:
+        raise InputError(
+            [f"it is a zip of {name!r}, whose suffix is none of {', '.join(FORMATS)}; read.format names it"]
+        )
+    return replace(file, format=form)
+
+
+def _empty(file: InputFile) -> DetectedFile:
+    return DetectedFile(replace(file, layout={"positions": {}}), empty=True)
+
+
+def _detected(file: InputFile, positions: dict[str, Any], columns: list[str], **layout: Any) -> DetectedFile:
+    """A file with its layout; what it lacks may stand in the names of its folders."""
+    constants = hive_partitions(file.name)
+    for name, position in positions.items():
+        if position is None and name in constants:
+            positions[name] = "constant"
+    layout = {"positions": positions, "constants": constants, **layout}
+    return DetectedFile(replace(file, layout=layout), columns=list(dict.fromkeys([*columns, *constants])))
+
+
+def _wanted(cfg: ReadSection, own: list[str]) -> list[str]:
+    """The names of wanted columns; own : those that ``read.keep: all`` takes, a few more than it may at most"""
+    named = [*text_names(cfg), *other_names(cfg)]
+    kept = own[: MAX_CARRIED + len(named)] if cfg.keep == ("all",) else cfg.keep
+    return list(dict.fromkeys([*named, *kept]))
+
+
+def _text_and_id(cfg: ReadSection) -> list[str]:
+    return [*text_names(cfg), *([cfg.id_column] if cfg.id_column else [])]
+
+
+def _detect_csv(file: InputFile, cfg: ReadSection, text: str, whole: bool) -> DetectedFile:
+    head = dialects.detect_dialect(text, whole, file.format, cfg.csv, _wanted(cfg, []))
+    if head is None:
+        return _empty(file)
+    names = [name or str(number) for number, name in enumerate(head.names, 1)]
+    positions = {name: head.position(name) for name in _wanted(cfg, names)}
+    _check_widths(head, cfg)
+    detected = _detected(file, positions, names, dialect=asdict(head.dialect))
+    found = [(name, at) for name in text_names(cfg) if isinstance(at := positions[name], int)]
+    if cfg.csv.header == "first" and any(head.names[at].strip() not in ("", name) for name, at in found):
+        detected.header = head.names
+    return detected
+
+
+def _check_widths(head: dialects.Head, cfg: ReadSection) -> None:
+    """Raises: InputError when most of the first records do not have the fields of the header."""
+    width, count = head.dialect.width, len(head.records)
+    bad = [row for row in head.records if len(row) < width or any(cell.strip() for cell in row[width:])]
+    if count < 4 or 2 * len(bad) <= count or cfg.bad_lines == "skip":
+        return
+    names, cells = (", ".join(repr(one[:30]) for one in row[:6]) for row in (head.names, bad[0]))
+    raise InputError([f"{len(bad)} of the first {count} records have not the {width} fields of the header ({names}) "
+                      f"but, for one, {len(bad[0])}: {cells}. Set read.csv (delimiter, quote, escape, header), or "
+                      f"read.bad_lines=skip"])  # fmt: skip
+
+
+def _detect_json(file: InputFile, cfg: ReadSection, text: str, whole: bool, max_search_bytes: int) -> DetectedFile:
+    if not text.strip():
+        return _empty(file)
+    style, issues = jsonlines.detect_style(text, whole), Issues()
+    head = text if whole else text[: text.rfind("\n") + 1] or text
+    records = jsonlines.records_of([(head.encode("utf-8", "replace"), True)], style, RECORD_BYTES, issues)
+    first_records = list(itertools.islice(records, jsonlines.HEAD_LINES))
+    keys = jsonlines.keys_of(first_records)
+    for name in _text_and_id(cfg):
+        _check_plain(name, jsonlines.values_of(first_records, name))
+    if not keys and issues.counts["malformed"] and (whole or style == "lines"):
+        raise ValueError(f"no line holds a JSON object; {issues.example('malformed')}")
+    top = [key for key in keys if "." not in key]
+    wanted, constants = _wanted(cfg, top), hive_partitions(file.name)
+    positions: dict[str, Any] = {name: 0 if name in keys or _goes_deeper(name, keys) else None for name in wanted}
+    unseen = [name for name, position in positions.items() if position is None and name not in constants]
+    searched_bytes = 0
+    if unseen:
+        seen, searched_bytes = _search_keys(file, unseen, style, max_search_bytes)
+        positions.update(dict.fromkeys(unseen if searched_bytes else seen, 0))
+        unseen = [name for name in unseen if searched_bytes and name not in seen]
+    columns = top if cfg.keep == ("all",) else [*top, *(key for key in keys if "." in key)]
+    return replace(_detected(file, positions, columns, style=style), unseen=unseen, searched_bytes=searched_bytes)
+
+
+def _check_plain(name: str, values: list[Any]) -> None:
+    """Raises: InputError for a text or id column whose first values are all objects or lists."""
+    if not values or not all(isinstance(value, (dict, list)) for value in values):
+        return
+    inner = next((key for value in values if isinstance(value, dict) for key in value), None)
+    if inner is None:
+        raise InputError([f"column '{name}' holds lists; a text or id column holds strings or numbers"])
+    raise InputError([f"column '{name}' holds objects; name a key within them ({f'{name}.{inner}'!r}), or write one "
+                      f"record on each line (in pandas to_json(orient='records', lines=True))"])  # fmt: skip
+
+
+def _goes_deeper(name: str, keys: list[str]) -> bool:
+    """Whether a path goes deeper than ``keys_of``, which notes two levels."""
+    parts = name.split(".")
+    return len(parts) > 2 and ".".join(parts[:2]) in keys
+
+
+def _search_keys(file: InputFile, names: list[str], style: str, max_bytes: int) -> tuple[list[str], int]:
+    """Those keys that some record of a JSON file has, though its first records lack them.
+
+    Returns: the keys, and how many bytes were searched if that is not all of the file, else 0.
+    """
+    words = {name: f'"{name.rpartition(".")[2]}"' for name in names}
+    found: set[str] = set()
+    searched, whole = 0, False
+
+    def blocks() -> Iterator[tuple[bytes, bool]]:
+        nonlocal searched, whole
+        for block, final in read_blocks(file, Decoder(None, "replace", Issues())):
+            searched, whole = searched + len(block), final
+            yield block, final
+            if searched >= max_bytes:
+                break
+
+    if style == "stream":
+        records = jsonlines.records_of(blocks(), style, RECORD_BYTES, Issues())
+    else:
+        lines = jsonlines.lines_of(blocks(), RECORD_BYTES)
+        records = (jsonlines.value_of(line) for line in lines if any(word in line for word in words.values()))
+    for record in records:
+        found |= {name for name in words if isinstance(record, dict) and jsonlines.has(record, name)}
+        if len(found) == len(names):
+            break
+    return [name for name in names if name in found], 0 if whole or len(found) == len(names) else searched
+
+
+def _detect_parquet(file: InputFile, cfg: ReadSection) -> DetectedFile:
+    columns = parquet.ColumnIndex(parquet.open_table(open_parquet(file)).schema_arrow)
+    positions: dict[str, Any] = {name: columns.position(name) for name in _wanted(cfg, columns.names)}
+    for name in _text_and_id(cfg):
+        if positions[name] is not None and not parquet.is_text(kind := columns.type_of(positions[name])):
+            raise InputError([f"column '{name}' holds {kind}; a text or id column holds strings or numbers"])
+    return _detected(file, positions, columns.names if cfg.keep == ("all",) else columns.paths())
+
+
+def _read_head(file: InputFile, cfg: ReadSection) -> tuple[str, bool]:
+    """The first characters of a text file, up to the end of a line, and whether they are all."""
+    blocks: list[bytes] = []
+    size = 0
+    decoder = Decoder(cfg.csv.encoding if file.format != "jsonl" else None, "replace", Issues())
+    whole = False
+    with open_file(file) as stream:
+        while not whole and (size < HEAD_BYTES or not any(b"\n" in block or b"\r" in block for block in blocks)):
+            if size > 2 * RECORD_BYTES:
+                raise InputError([
+                    f"a line is longer than {RECORD_BYTES:,} characters. Write one record on each line."
+                    if file.format == "jsonl" else
+                    f"a record is longer than {RECORD_BYTES:,} bytes; a quote that is never closed makes one of many"
+                ])  # fmt: skip
+            block = stream.read(HEAD_BYTES)
+            whole = len(block) < HEAD_BYTES and not stream.read(1) if block else True
+            if not whole and len(block) < HEAD_BYTES:
+                raise OSError("it changed while it was read")
+            blocks.append(decoder(block, whole))
+            size += len(block)
+    return b"".join(blocks).decode("utf-8", "replace"), whole
