@@ -75,15 +75,9 @@ def search_collection(
 
 
 def _load_and_search(
-    config: RunConfig,
-    run: RunDir,
-    endpoint: Endpoint,
-    fingerprint: str,
-    n_texts: int,
-    embedded: Figures,
+    config: RunConfig, run: RunDir, endpoint: Endpoint, fingerprint: str, n_texts: int, embedded: Figures,
     stage: RunStage,
-) -> None:
-    """fingerprint : of the store stage"""
+) -> None:  # fmt: skip
     n_vectors = embedded.get("vectors", n_texts)
     if run.finished("store", fingerprint):
         try:

@@ -12,6 +12,8 @@ from clustering.runs.storage import digest
 from clustering.sources.collection import Source
 from clustering.sources.files import InputFile
 
+Fingerprints = dict[str, str]  # of each stage
+
 
 def known_commit(config: RunConfig, run: RunDir) -> str | None:
     """The commit of the hub model that the run embeds with, see ``resolve_commit``; None for other models."""
@@ -28,9 +30,7 @@ def model_versions(config: RunConfig, commit: str | None) -> dict[str, str]:
     return {name: commit or UNKNOWN} if name else {}
 
 
-def stage_fingerprints(
-    config: RunConfig, source: list[InputFile] | Source, commit: str | None = None
-) -> dict[str, str]:
+def stage_fingerprints(config: RunConfig, source: list[InputFile] | Source, commit: str | None = None) -> Fingerprints:
     """A digest for each stage of all that its artefact depends on; the stage is redone when the digest changes.
 
     commit : of the hub model, see ``known_commit``
@@ -56,7 +56,7 @@ def stage_fingerprints(
     return {**earlier, **later_fingerprints(config, search)}
 
 
-def later_fingerprints(config: RunConfig, search: str) -> dict[str, str]:
+def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
     """The fingerprints of the stages after the search, from that of the search."""
     settings = config.as_dict()
     diffused = config.cluster.weights == "diffused"
@@ -71,15 +71,8 @@ def later_fingerprints(config: RunConfig, search: str) -> dict[str, str]:
     project = digest(search, settings["project"], config.run.seed)
     plot = digest(describe, project, settings["plot"], config.name, config.run.seed)
     report = digest(plot, settings["run"]["prices"])
-    return {
-        "graph": graph,
-        "forest": forest,
-        "cluster": cluster,
-        "describe": describe,
-        "project": project,
-        "plot": plot,
-        "report": report,
-    }
+    clusters = {"graph": graph, "forest": forest, "cluster": cluster, "describe": describe}
+    return {**clusters, "project": project, "plot": plot, "report": report}
 
 
 def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from functools import partial
 from clustering.collection_lifecycle import discard_earlier_starts, keep_collection_name, search_collection
 from clustering.compile_ahead import start_compiling
 from clustering.config.sections import RunConfig
-from clustering.fingerprints import known_commit, model_versions, stage_fingerprints
+from clustering.fingerprints import Fingerprints, known_commit, model_versions, stage_fingerprints
 from clustering.milvus.collection import check_store
 from clustering.monitoring.progress import track_stage
 from clustering.monitoring.resources import dim_of
@@ -66,13 +66,9 @@ def run_pipeline(config: RunConfig) -> RunDir:
             if not config.run.resume:
                 discard_earlier_starts(config, run)
             run.begin(
-                fingerprints,
-                config=saved_config,
-                versions={**versions(), **model_versions(config, commit)},
-                seed=config.run.seed,
-                machine=f"{platform.system()} {platform.machine()}",
-                collection=config.collection,
-            )
+                fingerprints, config=saved_config, versions={**versions(), **model_versions(config, commit)},
+                seed=config.run.seed, machine=f"{platform.system()} {platform.machine()}", collection=config.collection,
+            )  # fmt: skip
             run_stages(config, run, source, fingerprints, commit)
             run.publish()
             del compiling
@@ -80,11 +76,7 @@ def run_pipeline(config: RunConfig) -> RunDir:
 
 
 def run_stages(
-    config: RunConfig,
-    run: RunDir,
-    source: list[InputFile] | Source,
-    fingerprints: dict[str, str],
-    commit: str | None,
+    config: RunConfig, run: RunDir, source: list[InputFile] | Source, fingerprints: Fingerprints, commit: str | None
 ) -> None:
     """Run every stage in order. Each line leaves an artefact, or keeps the one of an earlier start."""
     stage = partial(run_stage, config, run, fingerprints)
@@ -108,7 +100,7 @@ def run_stages(
     cluster_stages(config, run, fingerprints, n_texts)
 
 
-def cluster_stages(config: RunConfig, run: RunDir, fingerprints: dict[str, str], n_texts: int) -> None:
+def cluster_stages(config: RunConfig, run: RunDir, fingerprints: Fingerprints, n_texts: int) -> None:
     """Run the stages after the search, which need only the run directory."""
     stage = partial(run_stage, config, run, fingerprints)
     seed, metric = config.run.seed, config.store.metric
@@ -122,7 +114,7 @@ def cluster_stages(config: RunConfig, run: RunDir, fingerprints: dict[str, str],
 
 
 def run_stage(
-    config: RunConfig, run: RunDir, fingerprints: dict[str, str], name: str, work: Callable[[], Figures]
+    config: RunConfig, run: RunDir, fingerprints: Fingerprints, name: str, work: Callable[[], Figures]
 ) -> Figures:
     """Run a stage, unless it is finished, on nodes with the memory that the plan says it needs; report its progress."""
     manifest = run.manifest

@@ -31,18 +31,7 @@ from clustering.workers.remote import run_on_each_node
 log = logging.getLogger("covey")
 T = TypeVar("T")
 
-PACKAGES = (
-    "ray",
-    "pymilvus",
-    "milvus-lite",
-    "hdbscan",
-    "scipy",
-    "scikit-learn",
-    "umap-learn",
-    "numpy",
-    "pyarrow",
-    "plotly",
-)
+PACKAGES = "ray pymilvus milvus-lite hdbscan scipy scikit-learn umap-learn numpy pyarrow plotly".split()
 
 
 def check_everything(config: RunConfig) -> tuple[list[InputFile] | Source, int | None]:

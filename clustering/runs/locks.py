@@ -312,14 +312,11 @@ class Lease:
             self.path.upload(content, tries=1)
 
     def owner_now(self) -> str | None:
-        return _owner(self.path)
-
-
-def _owner(path: RemotePath) -> str | None:
-    try:
-        return str(json.loads(path.read_text())["owner"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
+        """The fencing token in the object; None when there is none."""
+        try:
+            return str(json.loads(self.path.read_text())["owner"])
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
 
 
 def remote_in_use(path: RemotePath) -> bool:

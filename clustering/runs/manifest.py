@@ -79,11 +79,8 @@ def parse_manifest(text: str) -> dict[str, Any]:
 
 def format_figures(figures: Figures) -> str:
     """A stage's figures for the log: single numbers and words, bytes in MiB."""
-    return " ".join(f"{key}={_short(key, value)}" for key, value in figures.items() if _is_plain(value))
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    plain = {key: value for key, value in figures.items() if isinstance(value, (int, float, str))}
+    return " ".join(f"{key}={_short(key, value)}" for key, value in plain.items() if not isinstance(value, bool))
 
 
 def _short(key: str, value: Any) -> str:

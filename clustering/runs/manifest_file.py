@@ -25,7 +25,6 @@ from clustering.runs.locks import (
     remote_in_use,
 )
 from clustering.runs.manifest import KEYS, parse_manifest
-from clustering.runs.object_store import RemotePath
 from clustering.runs.storage import Location, json_bytes, write_json
 from clustering.schema import Figures
 
@@ -130,37 +129,23 @@ class ManifestFile:
 
         Raises: ConfigError when another process holds it, or it cannot be written.
         """
-        with self._locally_locked() if isinstance(self.root, Path) else self._leased():
-            with contextlib.suppress(ConfigError):  # a damaged manifest is reported later
-                self.cached = {**self.read(), "id": self.id}
-                if self.lease is not None:
-                    self.update(owner=self.lease.owner)
+        with contextlib.ExitStack() as locks:
             try:
+                if isinstance(self.root, Path):
+                    self.local_lock = locks.enter_context(hold_local(self.root))
+                else:
+                    self.lease = locks.enter_context(Lease(self.root).held())
+                    if self.lease.fence is not None:
+                        self.fence = FencedObject(self.root / MANIFEST)
+                        self.fence.read()
+                with contextlib.suppress(ConfigError):  # a damaged manifest is reported later
+                    self.cached = {**self.read(), "id": self.id}
+                    if self.lease is not None:
+                        self.update(owner=self.lease.owner)
                 yield
             finally:
-                self.cached = None
+                self.cached = self.local_lock = self.lease = self.fence = None
                 self.changes += 1
-
-    @contextmanager
-    def _locally_locked(self) -> Iterator[None]:
-        assert isinstance(self.root, Path)
-        with hold_local(self.root) as self.local_lock:
-            try:
-                yield
-            finally:
-                self.local_lock = None
-
-    @contextmanager
-    def _leased(self) -> Iterator[None]:
-        assert isinstance(self.root, RemotePath)
-        with Lease(self.root).held() as self.lease:
-            if self.lease.fence is not None:
-                self.fence = FencedObject(self.root / MANIFEST)
-                self.fence.read()
-            try:
-                yield
-            finally:
-                self.lease = self.fence = None
 
     def _is_taken_over(self) -> bool:
         """Whether another process took the directory: the lease expired, or the lock's file was removed."""

@@ -146,9 +146,6 @@ class RemotePath:
     def parent(self) -> RemotePath:
         return replace(self, inner=str(PurePosixPath(self.inner).parent))
 
-    def with_suffix(self, suffix: str) -> RemotePath:
-        return replace(self, inner=str(PurePosixPath(self.inner).with_suffix(suffix)))
-
     @property
     def filesystem(self) -> pa.fs.FileSystem:
         return filesystem_of(self.root)[0]
