@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -66,12 +67,6 @@ def token_kinds(vocabulary: Sequence[str | None], special: Iterable[int]) -> NDA
     return kinds
 
 
-def read_vocabulary(tokenizer: Any) -> tuple[list[str | None], list[int]]:
-    """The arguments of ``token_kinds`` for a tokenizer of the package tokenizers."""
-    special = [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
-    return [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())], special
-
-
 class Encoder(Protocol):
     """The interface of every encoder. The other texts of a batch change a text's vector by rounding alone."""
 
@@ -79,6 +74,38 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """The vectors of the texts, in their order."""
+
+
+class TokenizerEncoder:
+    """An encoder with a tokenizer.json. It reads the tokens; a subclass makes vectors of them in ``encode_batch``."""
+
+    dim: int
+    special_tokens = True  # whether the tokenizer adds those that begin and end a text
+
+    def __init__(self, tokenizer: Path, max_tokens: int, tokens_per_batch: int) -> None:
+        from tokenizers import Tokenizer
+
+        self.tokenizer: Any = Tokenizer.from_file(str(tokenizer))
+        vocabulary = [self.tokenizer.id_to_token(number) for number in range(self.tokenizer.get_vocab_size())]
+        added = self.tokenizer.get_added_tokens_decoder()
+        self.kinds = token_kinds(vocabulary, [number for number, token in added.items() if token.special])
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(max_tokens)
+        self.tokens_per_batch = tokens_per_batch
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=self.special_tokens)
+        ids = [encoding.ids for encoding in encodings]
+        vectors = np.empty((len(ids), self.dim), np.float32)
+        started = time.perf_counter()
+        for batch in token_batches([len(own) for own in ids], self.tokens_per_batch):
+            vectors[batch] = self.encode_batch([ids[row] for row in batch])
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        return Encoded.of_tokens(vectors, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)
+
+    def encode_batch(self, ids: list[list[int]]) -> FloatArray:
+        """float32, shape (n_batch, dim), of any length: the vector of each text, by its tokens."""
+        raise NotImplementedError
 
 
 def unit_rows(vectors: NDArray[np.floating[Any]]) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from clustering.config.sections import EmbedSection
@@ -15,7 +16,7 @@ from clustering.encoders.weights import model_location
 from clustering.errors import ConfigError
 from clustering.kernels.printable import one_line
 
-CLASSES: dict[str, type[StaticEncoder | MiniLMEncoder]] = {"static": StaticEncoder, "minilm": MiniLMEncoder}
+CLASSES: dict[str, Callable[[EmbedSection], Encoder]] = {"static": StaticEncoder, "minilm": MiniLMEncoder}
 ENGLISH_ENCODERS = ("static", "minilm")  # with the weights of their packages
 ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilroberta)")  # in a model's name
 

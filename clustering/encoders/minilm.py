@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from clustering.config.sections import EmbedSection
-from clustering.encoders.base import Encoded, package_folder, read_vocabulary, token_batches, token_kinds
+from clustering.encoders.base import FloatArray, TokenizerEncoder, package_folder
 from clustering.encoders.weights import model_location
 from clustering.errors import ConfigError
 from clustering.kernels.threads import thread_count
@@ -34,7 +32,7 @@ def minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
     return model, tokenizer
 
 
-class MiniLMEncoder:
+class MiniLMEncoder(TokenizerEncoder):
     """all-MiniLM-L6-v2 (384-d, English) on onnxruntime: mean of the token states.
 
     Source: Wang et al. (2020), arXiv:2002.10957; huggingface.co/sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0).
@@ -44,7 +42,6 @@ class MiniLMEncoder:
 
     def __init__(self, cfg: EmbedSection) -> None:
         import onnxruntime
-        from tokenizers import Tokenizer
 
         model, tokenizer = minilm_files(cfg)
         options = onnxruntime.SessionOptions()
@@ -55,26 +52,16 @@ class MiniLMEncoder:
         width = self.session.get_outputs()[0].shape[-1]
         if width != self.dim and isinstance(width, int):
             raise ValueError(f"vectors of {width} dimensions, not {self.dim}")
-        self.tokenizer = Tokenizer.from_file(str(tokenizer))
-        self.kinds = token_kinds(*read_vocabulary(self.tokenizer))
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(min(cfg.max_tokens, 512))  # the model has 512 positions
-        self.tokens_per_batch = min(cfg.tokens_per_batch, 4096)  # a larger batch does not fit a CPU's cache
+        # The model has 512 positions; a larger batch does not fit a CPU's cache.
+        super().__init__(tokenizer, min(cfg.max_tokens, 512), min(cfg.tokens_per_batch, 4096))
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        encodings = self.tokenizer.encode_batch_fast(list(texts))
-        ids = [encoding.ids for encoding in encodings]
-        lengths = np.array([len(tokens) for tokens in ids], np.int64)
-        vectors = np.empty((len(ids), self.dim), np.float32)
-        started = time.perf_counter()
-        for batch in token_batches(lengths, self.tokens_per_batch):
-            padded = np.zeros((len(batch), lengths[batch].max()), np.int64)
-            mask = np.zeros_like(padded)
-            for line, row in enumerate(batch):
-                padded[line, : lengths[row]] = ids[row]
-                mask[line, : lengths[row]] = 1
-            inputs = {"input_ids": padded, "attention_mask": mask, "token_type_ids": np.zeros_like(padded)}
-            (states,) = self.session.run(None, inputs)
-            vectors[batch] = np.einsum("bsd,bs->bd", states, mask.astype(np.float32))
-        cut = sum(bool(encoding.overflowing) for encoding in encodings)
-        return Encoded.of_tokens(vectors, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)
+    def encode_batch(self, ids: list[list[int]]) -> FloatArray:
+        padded = np.zeros((len(ids), max(map(len, ids))), np.int64)
+        mask = np.zeros_like(padded)
+        for row, own in enumerate(ids):
+            padded[row, : len(own)] = own
+            mask[row, : len(own)] = 1
+        inputs = {"input_ids": padded, "attention_mask": mask, "token_type_ids": np.zeros_like(padded)}
+        (states,) = self.session.run(None, inputs)
+        sums: FloatArray = np.einsum("bsd,bs->bd", states, mask.astype(np.float32))
+        return sums
