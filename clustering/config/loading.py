@@ -19,8 +19,9 @@ from clustering.errors import ConfigError
 from clustering.kernels.printable import CREDENTIALS
 
 SERVER_KEYS = ("token_env", "token_file", "ca_file", "server_name", "db_name")
-# Names that keys had before -> the present ones.
+# Names that keys had before -> the present ones; "" where nobody needs the key.
 RENAMED = {f"{place}.{key}": f"{place}.server.{key}" for place in ("store", "read.collection") for key in SERVER_KEYS}
+RENAMED |= {"search.queries_per_request": ""}
 
 
 def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -55,7 +56,9 @@ def build_saved_config(raw: Any) -> RunConfig:
         for parent in parents:
             section = section.get(parent) if isinstance(section, dict) else None
         if isinstance(section, dict) and last in section:
-            _set(raw, new.split("."), section.pop(last))
+            value = section.pop(last)
+            if new:
+                _set(raw, new.split("."), value)
     return build_config(raw)
 
 
@@ -185,7 +188,8 @@ def _known_inner(value: Any, section: type, place: str, problems: list[str]) -> 
 
 def _unknown(key: Any, name: str, place: str, known: Iterable[str]) -> str:
     if name in RENAMED:
-        return f"'{name}' has a new name: '{RENAMED[name]}'"
+        new = RENAMED[name]
+        return f"'{name}' has a new name: '{new}'" if new else f"'{name}' is no longer a key; leave it out"
     elsewhere = {key: section for section, shape in SECTIONS.items() for key in values.hints_of(shape)}
     if "." not in place and key in elsewhere:
         return f"unknown key '{name}'; '{elsewhere[key]}.{key}' exists"

@@ -200,7 +200,6 @@ class SearchSection:
     params: Mapping[str, Any] = field(default_factory=dict)  # ef, nprobe
     target_recall: Annotated[float, Field(gt=0, lt=1)] | None = None  # raise ef or nprobe until a sample reaches it
     actors: Positive = 2
-    queries_per_request: Annotated[int, Field(ge=1, le=MILVUS_TOP_K)] = 1000  # fewer where bytes would pass the limits
     recall_sample: Annotated[int, Field(ge=0, le=10_000)] = (
         1000  # rows whose neighbors are compared with exact search; 0: none
     )

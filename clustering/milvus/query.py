@@ -22,6 +22,7 @@ from clustering.workers.recall import RecallSample
 
 log = logging.getLogger("covey")
 MESSAGE_BYTES = 32 << 20  # of a request or a reply, half of what servers allow
+QUERIES = 1000  # a request, at most
 IN_FLIGHT = 2  # requests of an actor that wait for the server at the same time
 # The embedded server gains nothing from queries that come together, so a request is kept to about a second.
 EMBEDDED_PRODUCTS = 1 << 31  # numbers multiplied for a request: queries x stored vectors x dimension
@@ -39,7 +40,7 @@ class NeighborQuery:
     """
 
     def __init__(
-        self, endpoint: Endpoint, metric: str, params: dict[str, Any], k: int, queries: int, n_texts: int = 0
+        self, endpoint: Endpoint, metric: str, params: dict[str, Any], k: int, n_texts: int = 0, queries: int = QUERIES
     ) -> None:
         self.endpoint, self.metric, self.params, self.k, self.n_texts = endpoint, metric, params, k, n_texts
         self.request_size = RequestSize(queries)
@@ -130,7 +131,7 @@ def tune_params(
     target = float(cfg.target_recall or 0)
     while True:
         params = {**cfg.params, key: value}
-        query = NeighborQuery(endpoint, store.metric, params, k, cfg.queries_per_request, n_texts)
+        query = NeighborQuery(endpoint, store.metric, params, k, n_texts)
         with query.channel:
             _, distances, counts = nearest_in_batches(query, sample.rows, sample.vectors)
         shares = sample.shares(distances, counts)

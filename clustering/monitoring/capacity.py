@@ -10,7 +10,7 @@ from clustering.monitoring.resources import Counts, NodeType, StageEstimate, est
 
 REMEDIES = {
     "embed": "lower embed.actors or embed.tokens_per_batch",
-    "search": "lower search.actors or search.queries_per_request",
+    "search": "lower search.actors",
     "graph": "lower search.k or graph.k",
     "forest": "lower search.k or graph.k",
     "project": "set project.sample",

@@ -47,12 +47,11 @@ class Searcher:
         metric: str,
         params: dict[str, Any],
         k: int,
-        queries: int,
         centers: FloatArray,
         n_texts: int = 0,
     ) -> None:
         self.run, self.centers = run, centers
-        self.query = NeighborQuery(endpoint, metric, params, k, queries, n_texts)
+        self.query = NeighborQuery(endpoint, metric, params, k, n_texts)
         self.in_flight = EMBEDDED_IN_FLIGHT if endpoint.embedded else IN_FLIGHT
 
     def __call__(self, item: Item) -> Item:
@@ -107,7 +106,7 @@ def search_neighbors(
     results = map_parts(
         Searcher, [{"names": todo[at : at + size]} for at in range(0, len(todo), max(size, 1))],
         actors=cfg.actors, run=run, endpoint=endpoint, metric=store.metric, params=params, k=k,
-        queries=cfg.queries_per_request, centers=centers, n_texts=n_vectors,
+        centers=centers, n_texts=n_vectors,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     queries = sum(result["rows"] for result in results)

@@ -68,7 +68,7 @@ def finish(endpoint: Endpoint, n_texts: int) -> None:
 
 def find(run: RunDir, endpoint: Endpoint, n_texts: int, k: int = 10) -> np.ndarray:
     """The neighbors as the product's own searcher leaves them, shape (n_texts, k)."""
-    searcher = Searcher(run, endpoint, "L2", {}, k, 1000, np.eye(1, DIM, dtype=np.float32), n_texts)
+    searcher = Searcher(run, endpoint, "L2", {}, k, np.eye(1, DIM, dtype=np.float32), n_texts)
     searcher({"names": part_names(run / "vectors")})
     return np.array(read_columns(run / "neighbors", ["neighbors"])["neighbors"].to_pylist())
 

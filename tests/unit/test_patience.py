@@ -123,7 +123,7 @@ def test_a_write_that_is_too_large_for_a_server_goes_in_halves(monkeypatch, tmp_
 def test_searches_of_the_embedded_store_are_kept_to_about_a_second():
     def queries(n_texts: int, dim: int, home: str | None = "/x", most: int = 1000) -> int:
         endpoint = Endpoint("http://127.0.0.1:1", "texts", home=home)
-        return NeighborQuery(endpoint, "L2", {}, 50, most, n_texts).batch(dim)
+        return NeighborQuery(endpoint, "L2", {}, 50, n_texts, most).batch(dim)
 
     assert queries(3000, 256) == 1000
     assert queries(50_000, 256) == 167
