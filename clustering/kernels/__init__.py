@@ -1,4 +1,4 @@
-"""Arrays in, arrays out; numba is told where to keep what it compiles before any kernel is loaded."""
+"""Arrays in, arrays out. The cache folder of numba is set here, before any kernel is loaded."""
 
 from clustering.kernels.cache import set_cache_folders
 

@@ -1,4 +1,4 @@
-"""Where numba keeps what it has compiled, for users whose home and whose packages cannot be written."""
+"""The environment in, a folder for compiled kernels out, even where home and packages cannot be written to."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-VARIABLE = "NUMBA_CACHE_DIR"
+CACHE_VARIABLE = "NUMBA_CACHE_DIR"
 
 
 def set_cache_folders() -> None:
-    """Name a private temporary folder to numba where it finds no other: it raises when a kernel is imported else.
+    """Give numba a private temporary folder where it would find none; without one, importing a kernel raises.
 
-    Matplotlib's folder goes the same way; it would make a new one in each process and read all fonts again.
+    Matplotlib gets one too: else it would make a new folder in each process and read all fonts again.
     """
     home = os.path.expanduser("~")
-    caches = _user_cache(home)
+    user_cache = _user_cache(home)
     numba = importlib.util.find_spec("numba")
     here = Path(__file__).parent
     packages = [here, here / "graph", here / "hierarchy"]
     packages += [Path(numba.origin).parent] if numba and numba.origin else []
-    places = [all(_can_hold(package / "__pycache__") for package in packages), _can_hold(caches / "numba")]
-    given = os.environ.get(VARIABLE)
-    if not (given and _can_hold(Path(given).absolute())) and not any(places):
-        os.environ[VARIABLE] = str(private_folder() / "numba")
-        if "numba" in sys.modules:  # it has read its settings
-            sys.modules["numba"].config.CACHE_DIR = os.environ[VARIABLE]
-    if not os.environ.get("MPLCONFIGDIR") and not (_can_hold(caches) and _can_hold(Path(home) / ".config")):
+    writable = [all(_is_writable(package / "__pycache__") for package in packages), _is_writable(user_cache / "numba")]
+    configured = os.environ.get(CACHE_VARIABLE)
+    if not (configured and _is_writable(Path(configured).absolute())) and not any(writable):
+        os.environ[CACHE_VARIABLE] = str(private_folder() / "numba")
+        if "numba" in sys.modules:  # it has read its settings already
+            sys.modules["numba"].config.CACHE_DIR = os.environ[CACHE_VARIABLE]
+    if not os.environ.get("MPLCONFIGDIR") and not (_is_writable(user_cache) and _is_writable(Path(home) / ".config")):
         os.environ["MPLCONFIGDIR"] = str(private_folder() / "matplotlib")
 
 
 def cache_folder() -> Path:
-    """Where numba keeps what it compiles of these kernels."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        return Path(given).absolute()
+    """The folder where numba keeps the compiled form of these kernels."""
+    configured = os.environ.get(CACHE_VARIABLE)
+    if configured:
+        return Path(configured).absolute()
     beside = Path(__file__).parent / "__pycache__"
-    return beside if _can_hold(beside) else _user_cache(os.path.expanduser("~")) / "numba"
+    return beside if _is_writable(beside) else _user_cache(os.path.expanduser("~")) / "numba"
 
 
 def _user_cache(home: str) -> Path:
@@ -51,18 +51,18 @@ def _user_cache(home: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path(home) / ".cache")
 
 
-def _can_hold(folder: Path) -> bool:
-    """Whether a folder can be written, or made."""
+def _is_writable(folder: Path) -> bool:
+    """Whether a folder can be written to, or created."""
     if not folder.is_absolute():  # a user without a home is "~"
         return False
-    there = next(above for above in (folder, *folder.parents) if os.path.lexists(above))
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    existing = next(above for above in (folder, *folder.parents) if os.path.lexists(above))
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 def private_folder() -> Path:
-    """covey-UID in the temporary directory; where that is somebody else's, one that goes with the process.
+    """covey-UID in the temporary directory, or a folder for this process alone where that belongs to somebody else.
 
-    What lies there is run as code.
+    The folder must be private: its files are run as code.
     """
     ours = Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
     try:
@@ -76,16 +76,16 @@ def private_folder() -> Path:
 
 
 def make_private(folder: Path) -> bool:
-    """Whether a folder, made where there is none, is one that only this user can enter.
+    """Create a folder if it is missing; return whether only this user can enter it.
 
-    One of this user's own that others could enter, but not write to, is closed to them.
-    Raises: OSError where it can neither be made nor looked at.
+    A folder of this user that others can enter, but not write to, is closed to them.
+    Raises: OSError if it can neither be created nor inspected.
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         return False
-    if found.st_mode & 0o077:
+    if status.st_mode & 0o077:
         folder.chmod(0o700)
     return True

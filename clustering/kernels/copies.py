@@ -1,19 +1,33 @@
-"""Digests of texts in reading order in, row numbers out: equal texts share a row."""
+"""Values in reading order in, numbers by first appearance out: equal texts, vectors or groups share a number."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
+def number_by_first(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number distinct values by their first appearance.
+
+    values : any dtype that sorts, shape (n_rows,)
+    Returns: int64, shape (n_rows,), the number of each row's value; int64, shape (n_distinct,), the first row of each.
+    """
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    rank = np.empty(first.size, np.int64)
+    rank[np.argsort(first)] = np.arange(first.size)
+    return rank[inverse.reshape(-1)], np.sort(first)
+
+
 def fold_copies(
     digests: NDArray[np.uint64],
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int32]]:
-    """Number distinct digests by their first appearance.
+    """Number distinct texts by their first appearance.
 
     digests : uint64, shape (n_records, 2), the two halves of a 128-bit digest, in reading order
-    Returns: row int64 (n_records,), the number of each record's text; first bool (n_records,), whether the record
-        is the first with its text; copies int32 (n_texts,), how many records carry each text.
+    Returns: row int64, shape (n_records,), the number of each record's text; first bool, shape (n_records,), whether
+        the record is the first with its text; copies int32, shape (n_texts,), records of each text.
     """
     n_records = len(digests)
     if n_records == 0:

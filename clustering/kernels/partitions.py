@@ -1,4 +1,4 @@
-"""Coarse partitions of the vectors, numbered so that near texts can be worked on together."""
+"""Vectors and centers in, coarse partitions out, numbered so that near texts can be worked on together."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import numpy as np
 
 from clustering.kernels.topk import FloatArray, IntArray
 
-PARTITION_TEXTS = 4096  # texts of a partition, on average
+PARTITION_TEXTS = 4096  # mean texts of a partition
 MAX_PARTITIONS = 256
-SAMPLE_TEXTS = 40  # texts a partition, by which the centers are found
+SAMPLE_TEXTS = 40  # texts a partition in the sample that the centers are computed from
 
 
 def count_partitions(n_texts: int, partition_texts: int = PARTITION_TEXTS) -> int:
-    """How many partitions so many texts are cut into; below 2 they stay together."""
+    """The number of partitions for n_texts texts; below 2 they are not partitioned."""
     return min(MAX_PARTITIONS, n_texts // partition_texts)
 
 
 def order_centers(centers: FloatArray) -> FloatArray:
-    """Centers in such an order that near ones follow each other.
+    """Order centers so that near ones follow each other.
 
-    centers : float32, shape (n_partitions, dim)
+    centers : float32, shape (n_partitions, dim). Returns: float32, same shape.
     Source: Bar-Joseph, Gifford and Jaakkola (2001): the leaves of an average-linkage tree, in their optimal order.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
@@ -29,13 +29,14 @@ def order_centers(centers: FloatArray) -> FloatArray:
 
 
 def assign_partitions(vectors: FloatArray, centers: FloatArray) -> IntArray:
-    """The partition with the nearest center.
+    """Assign each vector to the partition with the nearest center, by Euclidean distance.
 
-    vectors : float32, shape (n_texts, dim); centers : float32, shape (n_partitions, dim), or (1, 0) of a single one
-    Returns: int64, shape (n_texts,).
+    vectors : float32, shape (n_texts, dim)
+    centers : float32, shape (n_partitions, dim), or (1, 0) for a single partition
+    Returns: int64, shape (n_texts,), 0 to n_partitions - 1.
     """
     if not centers.shape[1]:
         return np.zeros(len(vectors), np.int64)
     squares = np.einsum("ij,ij->i", centers, centers)
-    found: IntArray = (vectors @ centers.T - squares / 2).argmax(axis=1)
-    return found
+    nearest: IntArray = (vectors @ centers.T - squares / 2).argmax(axis=1)
+    return nearest

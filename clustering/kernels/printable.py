@@ -1,32 +1,32 @@
-"""Somebody's text in; the same out as a page, a picture, a log or a terminal may show it."""
+"""Untrusted text in; text that is safe to show on a page, in a picture, in a log or on a terminal out."""
 
 from __future__ import annotations
 
 import re
 
-# Control characters, of which a terminal obeys some; lone surrogates, which nothing can write; marks that turn the
-# direction of all that follows around. Line ends and tabs are spaces.
+# Control characters, which a terminal may obey; lone surrogates, which cannot be encoded; marks that reverse the
+# direction of the text after them. Line ends and tabs become spaces.
 _SPACES = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
 _CONTROLS = re.compile(
     "\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
-# A URI with a user, or with a user and a password, in which / may stand. An @ further on is part of a path.
+# A URI with a user, or with a user and a password, which may contain /. A later @ is part of the path.
 CREDENTIALS = re.compile(r"://([^/?#]*|[^/?#@:]+:(?!\d+[/?#]).*)@", re.DOTALL)
 _USER = re.compile(r"^(\w+://)?.*@", re.DOTALL)
-REPLACED = "\ufffd"  # stands visibly for a character that is not shown
+REPLACEMENT = "\ufffd"  # shown instead of an unsafe character
 
 
 def printable(text: str) -> str:
-    """The text with its lines, without characters that a terminal or a page would obey: each is shown as \ufffd."""
-    return _CONTROLS.sub(REPLACED, text)
+    """Keep the lines of the text; replace each character that a terminal or a page would obey with \ufffd."""
+    return _CONTROLS.sub(REPLACEMENT, text)
 
 
-def one_line(text: str, most: int | None = None) -> str:
-    """The printable text in one line, cut to ``most`` characters with an ellipsis."""
-    line = _CONTROLS.sub(REPLACED, _SPACES.sub(" ", text)).strip()
-    return line if most is None or len(line) <= most else line[: most - 1] + "…"
+def one_line(text: str, max_length: int | None = None) -> str:
+    """Put the printable text on one line, cut to ``max_length`` characters with an ellipsis."""
+    line = _CONTROLS.sub(REPLACEMENT, _SPACES.sub(" ", text)).strip()
+    return line if max_length is None or len(line) <= max_length else line[: max_length - 1] + "…"
 
 
-def hide_credentials(address: str) -> str:
-    """An address without the user and password before its host."""
-    return _USER.sub(r"\1***@", address)
+def hide_credentials(uri: str) -> str:
+    """Replace the user and password of a URI with ***."""
+    return _USER.sub(r"\1***@", uri)

@@ -1,4 +1,4 @@
-"""Token counts of clusters in, the terms that set each cluster apart out."""
+"""Texts and token counts of clusters in, the terms that distinguish each cluster out."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-# Scripts written without spaces between words; runs of them are cut into pairs of characters.
+# Scripts that put no spaces between words; their runs are cut into pairs of characters.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
 _LETTER = rf"[^\W_{_UNSPACED}](?:(?![{_UNSPACED}])[{_MARKS}])*"
 _WORD = re.compile(rf"[{_UNSPACED}]+|(?:{_LETTER})+(?:['’\-.&](?:{_LETTER})+)*")
-LONGEST_WORD = 50  # characters; what is longer is an address, a key, or noise
-COMMON_CLUSTERS, COMMON_TEXTS = 0.18, 0.006  # a term in more of the clusters and texts says nothing of a subject,
-STANDS_OUT = 0.25  # unless it stands in so many of the texts of one cluster,
-OUT_TEXTS = 20  # of those of so many texts;
-MANY_CLUSTERS = 20  # fewer clusters do not tell
+LONGEST_WORD = 50  # characters; longer ones are URLs, keys or noise
+# A term is common if more than these shares of clusters and texts have it,
+COMMON_CLUSTERS, COMMON_TEXTS = 0.18, 0.006
+# unless some cluster of at least OUT_TEXTS texts has it in this share of them. Fewer clusters are too few to judge.
+STANDS_OUT, OUT_TEXTS, MANY_CLUSTERS = 0.25, 20, 20
 _UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]")
 
 
 def tokenize(text: str, stop_words: frozenset[str] = frozenset()) -> list[str]:
-    """Lower-cased words of 2 to LONGEST_WORD characters, without stop words and bare numbers.
+    """Split a text into lower-case words of 2 to LONGEST_WORD characters, without stop words and bare numbers.
 
-    Chinese, Japanese, Thai, Lao, Burmese and Khmer, which put no spaces between words, give pairs of characters, none
-    of which reaches into a stop word.
+    Chinese, Japanese, Thai, Lao, Burmese and Khmer put no spaces between words: they give pairs of characters, and no
+    pair overlaps a stop word.
     """
-    found: list[str] = []
+    words: list[str] = []
     for match in _WORD.finditer(unicodedata.normalize("NFKC", text).lower()):
         word = match.group()
         if _UNSPACED_RUN.match(word):
             pieces = _unspaced(stop_words).split(word)
-            found += [piece[at : at + 2] for piece in pieces for at in range(len(piece) - 1)]
-            found += [word] if len(word) == 1 else []
+            words += [piece[at : at + 2] for piece in pieces for at in range(len(piece) - 1)]
+            words += [word] if len(word) == 1 else []
             continue
         word = word.replace("’", "'").removesuffix("'s")
         if 1 < len(word) <= LONGEST_WORD and word not in stop_words and any(map(str.isalpha, word)):
-            found.append(word)
-    return found
+            words.append(word)
+    return words
 
 
 @lru_cache(8)
 def _unspaced(stop_words: frozenset[str]) -> re.Pattern[str]:
-    """Matches the stop words of two characters or more in scripts without spaces, the longest first.
+    """A pattern of the stop words of two or more characters in scripts without spaces, the longest first.
 
-    Those of one character are part of too many other words: runs are not cut at them.
+    One-character stop words are left out: they are part of too many other words.
     """
     longer = [word for word in stop_words if len(word) > 1 and _UNSPACED_RUN.match(word)]
     return re.compile("|".join(map(re.escape, sorted(longer, key=lambda word: (-len(word), word)))) or "(?!)")
@@ -55,10 +55,11 @@ def _unspaced(stop_words: frozenset[str]) -> re.Pattern[str]:
 def class_tf_idf(
     label: NDArray[np.int64], term: NDArray[np.int64], count: NDArray[np.int64], n_clusters: int
 ) -> NDArray[np.float64]:
-    """c-TF-IDF: how much a term stands out in its cluster against all clusters.
+    """c-TF-IDF: how much a term distinguishes its cluster from all clusters.
 
-    label, term, count : shape (n_pairs,), how often a term stands in a cluster, each pair once
-    Returns: float64, shape (n_pairs,): share of the term in the cluster x log(1 + words a cluster / uses of the term).
+    label, term, count : int64, shape (n_pairs,), how often a term occurs in a cluster, each pair once
+    Returns: float64, shape (n_pairs,), share of the term in its cluster x log(1 + mean words of a cluster / uses of
+        the term in all clusters).
     Source: Grootendorst (2022), BERTopic, arXiv:2203.05794.
     """
     in_cluster = np.bincount(label, weights=count, minlength=n_clusters)
@@ -70,11 +71,11 @@ def class_tf_idf(
 def common_terms(
     label: NDArray[np.int64], term: NDArray[np.int64], count: NDArray[np.int64], texts: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Which terms are spread so evenly that they name no cluster: stop words of a language or a trade.
+    """Find terms that are spread so evenly that they describe no cluster, such as stop words of a language or a field.
 
-    label, term, count : shape (n_pairs,), how often a term stands in a cluster, each pair once
-    texts : shape (n_clusters,), texts of each cluster
-    Returns: bool, shape (n_terms,); none of fewer than MANY_CLUSTERS clusters.
+    label, term, count : int64, shape (n_pairs,), how often a term occurs in a cluster, each pair once
+    texts : int64, shape (n_clusters,), texts of each cluster
+    Returns: bool, shape (n_terms,), True for a common term; all False with fewer than MANY_CLUSTERS clusters.
     """
     clusters, uses = np.bincount(term), np.bincount(term, weights=count)
     if texts.size < MANY_CLUSTERS:

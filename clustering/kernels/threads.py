@@ -1,4 +1,4 @@
-"""Work on ranges of rows in, the same work on all cores out; kernels that it calls release the interpreter's lock."""
+"""Work on ranges of rows in, the same work spread over threads out; the kernels release the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-RANGE = 1 << 14  # rows that a thread takes at a time
+RANGE = 1 << 14  # rows of a range
 
 
 def thread_count() -> int:
-    """Threads this process may use: Ray's share for the task when it set one, else all cores."""
-    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # one number a level of nesting
-    return max(1, int(given) if given.isdigit() else os.cpu_count() or 1)
+    """Threads that this process may use: OMP_NUM_THREADS, which Ray sets for a task, else one a core."""
+    number = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # one number for each level of nesting
+    return max(1, int(number) if number.isdigit() else os.cpu_count() or 1)
 
 
 def run_in_ranges(n_rows: int, work: Callable[[int, int], None], size: int | None = None) -> None:
-    """Call ``work(start, stop)`` for ranges of ``size`` rows that make up 0 to n_rows."""
+    """Call ``work(start, stop)`` for all ranges of ``size`` rows between 0 and n_rows, on several threads."""
     starts = [*range(0, n_rows, size or RANGE), n_rows]
     threads = thread_count()
     if threads == 1 or len(starts) < 3:

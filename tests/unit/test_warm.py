@@ -62,6 +62,6 @@ def test_the_note_lies_where_numba_keeps_what_it_compiles(
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     if xdg:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(cache, "_can_hold", lambda folder: folder.name != "__pycache__")  # packages that are read-only
+    monkeypatch.setattr(cache, "_is_writable", lambda folder: folder.name != "__pycache__")  # read-only packages
     locator = UserWideCacheLocator(_move, compile_ahead.__file__)
     assert Path(locator.get_cache_path()).parent == cache.cache_folder()

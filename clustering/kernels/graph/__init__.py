@@ -1,1 +1,1 @@
-"""Nearest neighbors as a graph: distances in, edges, forests and groups out; numpy, scipy and numba alone."""
+"""Nearest neighbors as a graph: distances in, edges, spanning forests and components out."""

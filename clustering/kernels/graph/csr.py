@@ -1,4 +1,4 @@
-"""Neighbor lists in, one symmetric distance graph out."""
+"""Neighbor lists in, distance graphs with checked and sorted rows out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from clustering.kernels.threads import run_in_ranges
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
-# Euclidean distances of unit vectors below this are float32 noise (d^2 = 2 - 2 cos loses 1e-6), and a zero would be
-# dropped by scipy and become an infinite lambda: shorter edges get this length.
+# Euclidean distances of unit vectors below this are float32 noise (d^2 = 2 - 2 cos loses 1e-6). scipy drops a zero, and
+# its lambda would be infinite, so shorter edges get this length.
 MIN_DISTANCE = 1e-3
 
 
 def min_distance(metric: str) -> float:
-    """The floor in the metric's own unit: MIN_DISTANCE for L2, the same angle for COSINE and IP."""
+    """The shortest length of an edge in the metric's unit: MIN_DISTANCE for L2, the same angle for COSINE and IP."""
     return MIN_DISTANCE if metric == "L2" else MIN_DISTANCE**2 / 2
 
 
@@ -49,8 +49,8 @@ def undirected_graph(
     if outside.any():
         e = int(outside.argmax())
         raise ValueError(f"edge {rows[e]}-{cols[e]} leaves the graph of {n_texts} texts; rows run from 0 to n - 1")
-    # Both directions of every edge in the rows of their ends; then each row is sorted, and its twins become one.
-    # Sorting all edges at once would take 115 bytes of an edge; this takes the 44 of what comes in and goes out.
+    # Each edge is written into the rows of both ends; then each row is sorted, and its duplicates become one entry.
+    # This takes 44 bytes an edge with input and output; sorting all edges at once would take 115.
     indptr = np.concatenate([[0], np.cumsum(_ends(rows, cols, n_texts))])
     indices, data = np.empty(indptr[-1], np.int64), np.empty(indptr[-1], np.float32)
     _fill_rows(rows, cols, distances, np.float32(floor), indptr[:-1].copy(), indices, data)
@@ -63,7 +63,7 @@ def undirected_graph(
 
 @numba.njit(cache=True)
 def _ends(rows: Any, cols: Any, n_texts: int) -> Any:
-    """How many entries each row will have."""
+    """The number of entries of each row."""
     counts = np.zeros(n_texts, np.int64)
     for edge in range(rows.size):
         if rows[edge] != cols[edge]:
@@ -87,7 +87,7 @@ def _fill_rows(rows: Any, cols: Any, distances: Any, floor: Any, slots: Any, ind
 
 @numba.njit(cache=True, nogil=True)
 def _merge_duplicates(indptr: Any, indices: Any, data: Any, kept: Any, first: int, last: int) -> None:
-    """Sort rows by index; of entries with one index keep the shortest, at the row's start."""
+    """Sort rows by index; of entries with equal index keep the shortest, moved to the start of the row."""
     for row in range(first, last):
         start, stop = indptr[row], indptr[row + 1]
         sort_pairs(indices[start:stop], data[start:stop])
@@ -108,7 +108,12 @@ def _close_gaps(indptr: Any, starts: Any, indices: Any, data: Any) -> None:
 
 
 def directed_graph(rows: IntArray, cols: NDArray[Any], distances: FloatArray, n_texts: int, floor: float) -> csr_array:
-    """Neighbor lists without entries of a row for itself; of those with the same ends the shortest."""
+    """Turn neighbor lists into a directed graph without self-edges, where duplicate edges become the shortest.
+
+    rows, cols : int64, shape (n_entries,), the row that an entry belongs to, and its neighbor
+    distances : float32, shape (n_entries,), not negative; shorter than ``floor`` becomes ``floor``
+    Returns: float32 csr_array, shape (n_texts, n_texts); columns ascend within a row.
+    """
     other = rows != cols
     rows, cols, distances = rows[other], cols[other], np.maximum(distances[other], np.float32(floor))
     order = np.lexsort((distances, cols, rows))
@@ -120,7 +125,7 @@ def directed_graph(rows: IntArray, cols: NDArray[Any], distances: FloatArray, n_
 
 
 def has_diagonal(graph: csr_array) -> bool:
-    """Whether any row stores an entry for itself."""
+    """Whether any row stores an entry for itself. graph : float32 csr_array, shape (n_rows, n_rows)"""
     return bool(_has_diagonal(graph.indptr, graph.indices))
 
 
@@ -134,7 +139,7 @@ def _has_diagonal(indptr: Any, indices: Any) -> bool:
 
 
 def has_duplicates(graph: csr_array) -> bool:
-    """Whether any row stores two entries for one other row."""
+    """Whether any row stores two entries for one other row. graph : float32 csr_array, shape (n_rows, n_rows)"""
     return bool(_has_duplicates(graph.indptr, graph.indices, np.full(graph.shape[0], -1, np.int64)))
 
 
@@ -150,15 +155,23 @@ def _has_duplicates(indptr: Any, indices: Any, last: Any) -> bool:
 
 @numba.njit(cache=True, nogil=True)
 def first_invalid(distances: Any) -> int:
-    """The place of the first distance that is negative, infinite or NaN; -1 where there is none."""
-    for place in range(distances.size):
-        if not 0 <= distances[place] < np.inf:
-            return place
+    """The position of the first distance that is negative, infinite or NaN; -1 if there is none.
+
+    distances : float32, shape (n_entries,)
+    """
+    for position in range(distances.size):
+        if not 0 <= distances[position] < np.inf:
+            return position
     return -1
 
 
 def ascending_rows(graph: csr_array) -> tuple[NDArray[Any], FloatArray]:
-    """Indices and data of a graph with every row ascending by (distance, index); its own where they are so already."""
+    """Indices and data of a graph with every row ascending by (distance, index).
+
+    graph : float32 csr_array, shape (n_rows, n_rows)
+    Returns: indices of the graph's dtype and distances float32, shape (n_entries,); the graph's own arrays if its rows
+        ascend already.
+    """
     if _ascends(graph.indptr, graph.indices, graph.data):
         return graph.indices, graph.data
     indices, distances = graph.indices.copy(), graph.data.copy()

@@ -1,9 +1,8 @@
-"""Neighbor lists in; lengths of the same edges after diffusion out, so that groups draw together and bridges do not.
+"""Neighbor lists in, diffused lengths of the same edges out: short within a group, long across a bridge between groups.
 
-Each row gets a random sketch of 128 numbers, a projection of its own coordinate; then the sketches are averaged over
-neighbors, round by round. Two rows end close when short random walks from them end in the same places. Neither the
-vectors nor a second search are needed, and every row of a round depends on the round before alone, so that rows can be
-shared out among threads and machines and the result stays the same, bit for bit.
+Each row starts with a random sketch of 128 numbers, and in each round becomes the weighted mean of its neighbors' and
+its own. Two rows end close when short random walks from them reach the same rows. A round reads only the one before,
+so any number of threads and machines gives the same bits.
 """
 
 from __future__ import annotations
@@ -23,18 +22,19 @@ Sketch = NDArray[np.int16]
 Keys = NDArray[np.uint64]
 DIMS = 128
 ROUNDS = 8
-AVERAGED = 15  # nearest neighbors that a row is averaged with
-PULL = np.float32(3)  # weight of the neighbors beside the row itself
-UNIT = np.float32(32767)  # of the sketch's whole numbers
+AVERAGED = 15  # nearest neighbors that a row is averaged with, at most
+NEIGHBOR_WEIGHT = np.float32(3)  # of a neighbor at distance 0; the row itself has weight 1
+UNIT = np.float32(32767)  # length 1 in the integers of a sketch
 MIN_SCALE = np.float32(1e-3)
-MIN_LENGTH = np.float32(1e-6)  # shorter edges count as this, so that no lambda is infinite
+MIN_LENGTH = np.float32(1e-6)  # shorter edges get this length, so that no lambda is infinite
 
 
 @dataclass(frozen=True)
 class NeighborLists:
-    """Neighbor lists of the rows from ``first`` on, as the arrays of a CSR matrix; a list ascends by (distance, row).
+    """Neighbor lists of consecutive rows from ``first`` on, as CSR arrays; a list ascends by (distance, row).
 
-    indptr : int64, shape (n_rows + 1,); indices : int32 or int64, rows of the whole graph; distances : float32
+    indptr : int64, shape (n_rows + 1,)
+    indices, distances : int32 or int64, rows of the whole graph, and float32; shape (n_edges,)
     """
 
     first: int
@@ -46,16 +46,20 @@ class NeighborLists:
         return self.indptr.size - 1
 
     def nearest(self, count: int) -> NDArray[Any]:
-        """Shape (n_rows, count): the first neighbors of each row, -1 where its list is shorter."""
-        found = np.full((len(self), count), -1, self.indices.dtype)
-        for place in range(count):
-            slot = self.indptr[:-1] + place
-            there = slot < self.indptr[1:]
-            found[there, place] = self.indices[slot[there]]
-        return found
+        """int32 or int64, shape (n_rows, count): the first neighbors of each row, -1 where its list is shorter."""
+        nearest = np.full((len(self), count), -1, self.indices.dtype)
+        for rank in range(count):
+            slot = self.indptr[:-1] + rank
+            listed = slot < self.indptr[1:]
+            nearest[listed, rank] = self.indices[slot[listed]]
+        return nearest
 
     def graph(self, lengths: FloatArray, n_rows: int) -> csr_array:
-        """The listed edges with other lengths, as a directed graph of all n_rows rows."""
+        """The listed edges with other lengths as a directed graph.
+
+        lengths : float32, shape (n_edges,); n_rows : rows of the whole graph
+        Returns: float32 csr_array, shape (n_rows, n_rows).
+        """
         indptr = np.full(n_rows + 1, self.indptr[-1])
         indptr[: self.first] = 0
         indptr[self.first : self.first + len(self) + 1] = self.indptr
@@ -64,73 +68,81 @@ class NeighborLists:
         return csr_array((lengths, self.indices, indptr), shape=(n_rows, n_rows))
 
 
-def diffuse(lists: NeighborLists, seed: int, averaged: int = AVERAGED, keys: Keys | None = None) -> FloatArray:
+def diffuse(lists: NeighborLists, seed: int, n_averaged: int = AVERAGED, keys: Keys | None = None) -> FloatArray:
     """The diffused length of every listed edge.
 
-    lists : of all rows; averaged : nearest neighbors that a row is averaged with
-    keys : uint64, shape (n_rows,), what a row's sketch is drawn from; none: its number. Keys that go with the rows make
-        the lengths the same in whatever order the rows come.
-    Returns: float32, shape (n_edges,), 1e-6 to 2; the same in both directions.
-    The distance to the neighbor half-way through those that are averaged is a row's local scale.
-    Memory: 572 bytes a row while the sketches are averaged, then 256 a row and 4 an edge.
+    lists : of all rows; n_averaged : nearest neighbors that a row is averaged with
+    keys : uint64, shape (n_rows,), seeds of the rows' sketches; none: row numbers. With keys that belong to the rows
+        the lengths do not depend on their order.
+    Returns: float32, shape (n_edges,), Euclidean, 1e-6 to 2; equal in both directions.
+    Memory: 572 bytes a row while sketches are averaged, then 256 a row and 4 an edge.
+    Source: docs/clustering.md; random projection, Achlioptas (2003).
     """
-    pull = affinities(lists, local_scales(lists, averaged // 2), averaged)
+    affinity = affinities(lists, local_scales(lists, n_averaged // 2), n_averaged)
     sketch = draw_sketch(np.arange(len(lists), dtype=np.uint64) if keys is None else keys, seed)
     for _ in range(ROUNDS):
-        sketch = average_sketches(lists, pull, sketch)
-    del pull
+        sketch = average_sketches(lists, affinity, sketch)
+    del affinity  # before the lengths need memory
     return edge_lengths(lists, sketch)
 
 
 def local_scales(lists: NeighborLists, rank: int = AVERAGED // 2) -> FloatArray:
-    """float32, shape (n_rows,): the distance to the neighbor of this rank, or the last."""
+    """The local scale of each row: the distance to its neighbor of this rank, or to the last of a shorter list.
+
+    Returns: float32, shape (n_rows,), at least 1e-3.
+    """
     scale = np.empty(len(lists), np.float32)
     run_in_ranges(len(lists), lambda a, b: _scales(lists.indptr[a : b + 1], lists.distances, rank, scale[a:b]))
     return scale
 
 
-def affinities(lists: NeighborLists, scale: FloatArray, averaged: int = AVERAGED) -> FloatArray:
-    """How strongly each row is drawn to its nearest neighbors: a Gaussian of the distance in units of both scales.
+def affinities(lists: NeighborLists, scale: FloatArray, n_averaged: int = AVERAGED) -> FloatArray:
+    """Weights of each row's nearest neighbors: a Gaussian of the distance in units of both rows' scales.
 
-    scale : of all rows of the graph
-    Returns: float32, shape (n_rows, averaged).
+    scale : float32, shape (n_graph_rows,), of all rows of the graph
+    Returns: float32, shape (n_rows, n_averaged), 0 to 3; 0 where a list is shorter.
     """
-    pull = np.zeros((len(lists), averaged), np.float32)
+    affinity = np.zeros((len(lists), n_averaged), np.float32)
 
     def work(a: int, b: int) -> None:
-        _affinities(lists.first + a, lists.indptr[a : b + 1], lists.indices, lists.distances, scale, pull[a:b])
+        _affinities(lists.first + a, lists.indptr[a : b + 1], lists.indices, lists.distances, scale, affinity[a:b])
 
     run_in_ranges(len(lists), work)
-    return pull
+    return affinity
 
 
 def draw_sketch(keys: Keys, seed: int) -> Sketch:
-    """A sketch of random signs for each row, from a counter: the same wherever the row is worked on.
+    """Draw a sketch of random signs for each row from its key alone, so that it is the same on every machine.
 
-    keys : uint64, shape (n_rows,)
-    Source: splitmix64, Steele, Lea and Flood (2014); signs, Achlioptas (2003).
+    keys : uint64, shape (n_rows,). Returns: int16, shape (n_rows, 128), of length 32767.
+    Source: Achlioptas (2003).
     """
     sketch = np.empty((keys.size, DIMS), np.int16)
     run_in_ranges(keys.size, lambda a, b: _draw(keys[a:b], np.uint64(seed), sketch[a:b]))
     return sketch
 
 
-def average_sketches(lists: NeighborLists, pull: FloatArray, sketch: Sketch) -> Sketch:
-    """One round: each row and its neighbors, weighed by affinity, brought to unit length.
+def average_sketches(lists: NeighborLists, affinity: FloatArray, sketch: Sketch) -> Sketch:
+    """One round: the mean of each row and its neighbors, weighted by affinity, scaled to unit length.
 
-    sketch : of all rows of the graph. Returns: of the lists' rows.
+    affinity : float32, shape (n_rows, n_averaged); sketch : int16, shape (n_graph_rows, 128), of all rows of the graph
+    Returns: int16, shape (n_rows, 128), of the lists' rows.
     """
     averaged = np.empty((len(lists), DIMS), sketch.dtype)
 
     def work(a: int, b: int) -> None:
-        _average(lists.first + a, lists.indptr[a : b + 1], lists.indices, pull[a:b], sketch, averaged[a:b])
+        _average(lists.first + a, lists.indptr[a : b + 1], lists.indices, affinity[a:b], sketch, averaged[a:b])
 
     run_in_ranges(len(lists), work)
     return averaged
 
 
 def edge_lengths(lists: NeighborLists, sketch: Sketch) -> FloatArray:
-    """Euclidean distance of the sketches at both ends of each listed edge. sketch : of all rows of the graph"""
+    """Euclidean distance between the sketches at both ends of each listed edge.
+
+    sketch : int16, shape (n_graph_rows, 128), of all rows of the graph
+    Returns: float32, shape (n_edges,), 1e-6 to 2.
+    """
     length = np.empty(lists.indices.size, np.float32)
     run_in_ranges(
         len(lists), lambda a, b: _lengths(lists.first + a, lists.indptr[a : b + 1], lists.indices, sketch, length)
@@ -139,9 +151,11 @@ def edge_lengths(lists: NeighborLists, sketch: Sketch) -> FloatArray:
 
 
 def listed_core_distances(graph: csr_array, rank: int, copies: NDArray[np.int32] | None = None) -> FloatArray:
-    """Core distances by the rows' own lists; 0 for a row without one, so that edges of other lists keep their length.
+    """Core distances by the rows' own lists; 0 for a row without a list, so that its edges keep their length.
 
-    graph : from ``NeighborLists.graph``; rank : min_samples; copies : records of each row, if they count
+    graph : float32 csr_array, shape (n_rows, n_rows), from ``NeighborLists.graph``; rank : min_samples
+    copies : int32, shape (n_rows,), records of each row; none: one each
+    Returns: float32, shape (n_rows,).
     """
     core = core_distances(graph, rank, copies)
     core[np.isinf(core)] = 0
@@ -157,12 +171,12 @@ def _scales(indptr: Any, distances: Any, rank: int, scale: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _affinities(first: int, indptr: Any, indices: Any, distances: Any, scale: Any, pull: Any) -> None:
+def _affinities(first: int, indptr: Any, indices: Any, distances: Any, scale: Any, affinity: Any) -> None:
     for row in range(indptr.size - 1):
         start, stop = indptr[row], indptr[row + 1]
-        for place in range(min(pull.shape[1], stop - start)):
-            away = distances[start + place]
-            pull[row, place] = PULL * np.exp(-away * away / (scale[first + row] * scale[indices[start + place]]))
+        for rank in range(min(affinity.shape[1], stop - start)):
+            away, other = distances[start + rank], indices[start + rank]
+            affinity[row, rank] = NEIGHBOR_WEIGHT * np.exp(-away * away / (scale[first + row] * scale[other]))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -172,13 +186,14 @@ def _draw(keys: Any, seed: Any, sketch: Any) -> None:
     for row in range(len(sketch)):
         for word in range(DIMS // 64):
             bits = mix_bits(key ^ (keys[row] * np.uint64(DIMS // 64) + np.uint64(word)))
-            for place in range(64):
-                positive = (bits >> np.uint64(place)) & np.uint64(1)
-                sketch[row, 64 * word + place] = size if positive else -size
+            for bit in range(64):
+                positive = (bits >> np.uint64(bit)) & np.uint64(1)
+                sketch[row, 64 * word + bit] = size if positive else -size
 
 
 @numba.njit(cache=True, nogil=True)
 def mix_bits(bits: Any) -> Any:
+    """A hash of 64 bits, uint64 of any shape. Source: splitmix64, Steele, Lea and Flood (2014)."""
     bits += np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -186,14 +201,14 @@ def mix_bits(bits: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def _average(first: int, indptr: Any, indices: Any, pull: Any, sketch: Any, averaged: Any) -> None:
+def _average(first: int, indptr: Any, indices: Any, affinity: Any, sketch: Any, averaged: Any) -> None:
     total, square = np.empty(DIMS, np.float32), np.empty(DIMS, np.float32)
     for row in range(indptr.size - 1):
         for dim in range(DIMS):
             total[dim] = sketch[first + row, dim]
         start = indptr[row]
-        for place in range(min(pull.shape[1], indptr[row + 1] - start)):  # in the list's order
-            other, weight = indices[start + place], pull[row, place]
+        for rank in range(min(affinity.shape[1], indptr[row + 1] - start)):
+            other, weight = indices[start + rank], affinity[row, rank]
             for dim in range(DIMS):
                 total[dim] += weight * np.float32(sketch[other, dim])
         for dim in range(DIMS):
@@ -217,7 +232,7 @@ def _lengths(first: int, indptr: Any, indices: Any, sketch: Any, length: Any) ->
 
 @numba.njit(cache=True, nogil=True)
 def _sum(values: Any) -> Any:
-    """The sum of 128 numbers in a fixed order that vectorizes; ``values`` is overwritten."""
+    """The sum of 128 numbers in a fixed order that the compiler can vectorize; ``values`` is overwritten."""
     half = DIMS // 2
     while half:
         for dim in range(half):

@@ -1,7 +1,7 @@
-"""A distance graph in; core distances and the minimum spanning forest of mutual reachability out.
+"""A distance graph in, core distances and the minimum spanning forest of mutual reachability out.
 
-Edges have one strict order (weight, smaller row, larger row), so a set of edges has one forest, bit for bit, whatever
-the order or the number of parts in which the edges come.
+Edges have one strict order (weight, smaller row, larger row), so a set of edges has one forest, bit for bit, in
+whatever order and however many parts the edges come.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from clustering.kernels.threads import run_in_ranges, thread_count
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
-BINS_SHIFT = 16  # weights are told apart by their upper 16 bits when they are shared out in bands
-SMALL_BAND = 1 << 16
-DEAD = np.uint32(0xFFFFFFFF)  # an edge that is in the forest, or can never be
+BINS_SHIFT = 16  # the upper 16 bits of a weight are its bin
+SMALL_BAND = 1 << 16  # least edges of a band
+DEAD = np.uint32(0xFFFFFFFF)  # the bits of an edge that is in the forest or can never be
 
 
 @dataclass(frozen=True)
 class Forest:
     """Edges of a minimum spanning forest, ascending by (distance, left, right); left < right.
 
-    left, right : int64; distance : float32; all of shape (n_edges,)
+    left, right, distance : int64, int64 and float32, shape (n_edges,)
     """
 
     left: IntArray
@@ -41,30 +41,29 @@ class Forest:
 
 
 def row_dtype(n_rows: int) -> type[np.int32] | type[np.int64]:
-    """32 bits where those are enough to number the rows."""
+    """The smallest of int32 and int64 that can number the rows."""
     return np.int32 if n_rows < 2**31 else np.int64
 
 
 def row_numbers(n_rows: int) -> NDArray[Any]:
-    """0 to n_rows - 1."""
+    """The numbers 0 to n_rows - 1: int32 or int64, shape (n_rows,)."""
     return np.arange(n_rows, dtype=row_dtype(n_rows))
 
 
 def core_distances(graph: csr_array, min_samples: int, weights: NDArray[np.int32] | None = None) -> FloatArray:
-    """Distance of every text to its min_samples-th other text; to its farthest stored one where there are fewer.
+    """The distance of every text to its min_samples-th nearest other text, or to its farthest stored one.
 
     graph : float32 csr_array, shape (n_texts, n_texts), a symmetric graph or neighbor lists; empty diagonal
-    weights : int32, shape (n_texts,), records a text; then the smallest radius that holds min_samples other records,
-        the text's own further records among them at distance 0
+    weights : int32, shape (n_texts,), records of each text; the core distance is then the smallest radius with
+        min_samples other records, where further records of the text itself are at distance 0
     Returns: float32, shape (n_texts,); infinite for a text without edges.
     Source: Campello, Moulavi and Sander (2013).
     """
-    none = np.empty(0, np.int32)
     data = np.asarray(graph.data, np.float32)
     core = np.full(graph.shape[0], np.inf, np.float32)
-    held = none if weights is None else weights
+    records = np.empty(0, np.int32) if weights is None else weights
     run_in_ranges(
-        core.size, lambda a, b: _core_distances(graph.indptr, graph.indices, data, min_samples, held, a, b, core)
+        core.size, lambda a, b: _core_distances(graph.indptr, graph.indices, data, min_samples, records, a, b, core)
     )
     return core
 
@@ -82,27 +81,27 @@ def _core_distances(
                 core[row] = 0
                 continue
             away, copies = data[start:stop].copy(), np.empty(stop - start, np.int32)
-            for place in range(stop - start):
-                copies[place] = weights[indices[start + place]]
+            for rank in range(stop - start):
+                copies[rank] = weights[indices[start + rank]]
             sort_pairs(away, copies)
-            for place in range(away.size):
-                held += copies[place]
-                core[row] = away[place]
+            for rank in range(away.size):
+                held += copies[rank]
+                core[row] = away[rank]
                 if held >= min_samples:
                     break
         elif start == stop:
             continue
-        else:  # keep the smallest so far, ascending; lists that ascend themselves cost one comparison an entry
+        else:  # keep the smallest so far, ascending; a list that ascends costs one comparison an entry
             held = 0
             for entry in range(start, stop):
                 distance = data[entry]
                 if held == min_samples and distance >= nearest[held - 1]:
                     continue
-                place = held if held < min_samples else held - 1
-                while place > 0 and nearest[place - 1] > distance:
-                    nearest[place] = nearest[place - 1]
-                    place -= 1
-                nearest[place] = distance
+                rank = held if held < min_samples else held - 1
+                while rank > 0 and nearest[rank - 1] > distance:
+                    nearest[rank] = nearest[rank - 1]
+                    rank -= 1
+                nearest[rank] = distance
                 if held < min_samples:
                     held += 1
             core[row] = nearest[held - 1]
@@ -113,13 +112,15 @@ def spanning_forest(
 ) -> Forest:
     """The minimum spanning forest of mutual reachability max(core_i, core_j, d_ij) over a graph's edges.
 
-    Kruskal's algorithm in bands of weight, lightest first: edges within a tree of the lighter bands are dropped before
-    they are sorted, so that few more edges than texts ever are.
+    Kruskal's algorithm in bands of weight, lightest first. Edges within a tree of the lighter bands are dropped before
+    a band is sorted, so only few more edges than texts are ever sorted.
 
     graph : float32 csr_array, shape (n_texts, n_texts), not negative; entries on the diagonal are ignored
-    symmetric : whether each edge is stored in both directions (then one is read); else in one or both, as in lists
-    rows : only the edges that are stored in these rows; none: all
-    Memory: 4 bytes a stored edge and 90 a text, besides the result of 20 a text.
+    core : float32, shape (n_texts,), core distances
+    symmetric : True if each edge is stored in both directions, so that one is read; False for neighbor lists
+    rows : int64, shape (n_rows,), only edges stored in these rows count; none: all
+    Memory: 4 bytes a stored edge and 90 a text, besides 20 a text for the result.
+    Source: Kruskal (1956); mutual reachability, Campello, Moulavi and Sander (2013).
     """
     n_texts = graph.shape[0]
     edges = _Edges(graph, core, symmetric, row_numbers(n_texts) if rows is None else rows)
@@ -134,7 +135,7 @@ def spanning_forest(
         total = np.cumsum(by_weight)
         if total[-1] == 0:
             break
-        # Edges up to a weight: as many as a band takes, or all of one bin where that is more.
+        # Take all edges up to a weight: as many as a band holds, or one bin if that has more.
         bins = max(int(np.searchsorted(total, band, side="right")), int(np.flatnonzero(by_weight)[0]) + 1)
         weights, ends = _sort(*edges.take(counts, bins))
         found = _grow(weights, ends, tree, left, right, distance, found)
@@ -144,7 +145,7 @@ def spanning_forest(
 
 
 class _Edges:
-    """A graph's stored edges as the bits of their weights. Threads work on ranges of rows, so on ranges of slots."""
+    """The stored edges of a graph as the bits of their weights; each thread works on a range of rows and its edges."""
 
     def __init__(self, graph: csr_array, core: FloatArray, symmetric: bool, rows: NDArray[Any]) -> None:
         self.indptr, self.indices, self.rows = graph.indptr, graph.indices, rows
@@ -162,7 +163,7 @@ class _Edges:
         run_in_ranges(rows.size, reach, self.size)
 
     def count(self, tree: NDArray[Any]) -> NDArray[Any]:
-        """Drop the edges within a tree; shape (n_ranges, n_bins), how many of the others have which upper bits."""
+        """Drop the edges within a tree; count the others by bin: uint32 or int64, shape (n_ranges, n_bins)."""
         dtype = np.uint32 if self.bits.size < 2**32 else np.int64
         counts = np.zeros((len(self.slots), 1 << (32 - BINS_SHIFT)), dtype)
 
@@ -174,24 +175,24 @@ class _Edges:
         return counts
 
     def take(self, counts: NDArray[Any], bins: int) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
-        """Take out the edges in the first bins: the weights' bits, and both rows in one number."""
+        """Remove the edges in the first bins; return the bits of their weights, and both rows packed in one number."""
         upto = np.cumsum(counts[:, :bins].sum(axis=1, dtype=np.int64))
         weights, ends = np.empty(upto[-1], np.uint32), np.empty(upto[-1], np.uint64)
         limit = min(bins << BINS_SHIFT, int(DEAD))
 
         def work(a: int, b: int) -> None:
-            place = int(upto[a // self.size - 1]) if a else 0
+            start = int(upto[a // self.size - 1]) if a else 0
             bits = self.bits[self.slots[a] :]
-            _collect(self.indptr, self.indices, self.rows[a:b], bits, limit, weights[place:], ends[place:])
+            _collect(self.indptr, self.indices, self.rows[a:b], bits, limit, weights[start:], ends[start:])
 
         run_in_ranges(self.rows.size, work, self.size)
         return weights, ends
 
 
 def merge_forests(forests: Sequence[Forest], n_texts: int) -> Forest:
-    """The minimum spanning forest of several sets of edges together; forests of parts of a graph give the whole's.
+    """The minimum spanning forest of several sets of edges; forests of the parts of a graph give that of the whole.
 
-    An edge that a part drops is the heaviest of a cycle there, and of the same cycle in the whole.
+    An edge that a part drops is the heaviest of a cycle there, and that cycle is in the whole graph too.
     """
     left, right = (np.concatenate([getattr(forest, side) for forest in forests]) for side in ("left", "right"))
     weight = np.concatenate([forest.distance for forest in forests]).astype(np.float32, copy=False)
@@ -206,7 +207,7 @@ def merge_forests(forests: Sequence[Forest], n_texts: int) -> Forest:
 
 @numba.njit(cache=True, nogil=True)
 def _reach(indptr: Any, indices: Any, data: Any, core: Any, rows: Any, symmetric: bool, bits: Any) -> None:
-    """The bits of each stored edge's mutual reachability; floats that are not negative order as their bits do."""
+    """The bits of each stored edge's mutual reachability; floats that are not negative sort like their bits."""
     reach = bits.view(np.float32)
     slot = 0
     for row in rows:
@@ -237,23 +238,23 @@ def _count(indptr: Any, indices: Any, rows: Any, tree: Any, bits: Any, counts: A
 
 @numba.njit(cache=True, nogil=True)
 def _collect(indptr: Any, indices: Any, rows: Any, bits: Any, limit: Any, weights: Any, ends: Any) -> None:
-    """Take out the edges below a weight: the weights' bits, and both rows in one number."""
-    slot, place = 0, 0
+    """Remove the edges below a weight; return the bits of their weights, and both rows packed in one number."""
+    slot, position = 0, 0
     for row in rows:
         for entry in range(indptr[row], indptr[row + 1]):
             if bits[slot] < limit:
                 other = indices[entry]
                 low, high = np.uint64(min(row, other)), np.uint64(max(row, other))
-                ends[place] = (low << np.uint64(32)) | high
-                weights[place] = bits[slot]
+                ends[position] = (low << np.uint64(32)) | high
+                weights[position] = bits[slot]
                 bits[slot] = DEAD
-                place += 1
+                position += 1
             slot += 1
 
 
 @numba.njit(cache=True, nogil=True)
 def find_root(tree: Any, node: Any) -> Any:
-    """The root of a node's tree; the way is halved."""
+    """The root of a node's tree; halves the path to it. tree : int32 or int64, shape (n_nodes,), parents"""
     while tree[node] != node:
         tree[node] = tree[tree[node]]
         node = tree[node]
@@ -262,21 +263,21 @@ def find_root(tree: Any, node: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _sort(bits: Any, ends: Any) -> Any:
-    """Both arrays in the order of ``bits``; radix sort, stable."""
+    """Sort both arrays by ``bits``; a stable radix sort."""
     spare_bits, spare_ends = np.empty_like(bits), np.empty_like(ends)
     counts = np.zeros((3, 2048), np.int64)
-    for place in range(bits.size):
+    for position in range(bits.size):
         for digit in range(3):
-            counts[digit, (bits[place] >> np.uint32(11 * digit)) & np.uint32(2047)] += 1
+            counts[digit, (bits[position] >> np.uint32(11 * digit)) & np.uint32(2047)] += 1
     for digit in range(3):
-        if counts[digit].max() == bits.size:  # all have the same
+        if counts[digit].max() == bits.size:  # all values have the same digit
             continue
         starts = np.cumsum(counts[digit]) - counts[digit]
-        for place in range(bits.size):
-            value = (bits[place] >> np.uint32(11 * digit)) & np.uint32(2047)
+        for position in range(bits.size):
+            value = (bits[position] >> np.uint32(11 * digit)) & np.uint32(2047)
             to = starts[value]
             starts[value] += 1
-            spare_bits[to], spare_ends[to] = bits[place], ends[place]
+            spare_bits[to], spare_ends[to] = bits[position], ends[position]
         bits, spare_bits = spare_bits, bits
         ends, spare_ends = spare_ends, ends
     return bits, ends
@@ -284,7 +285,7 @@ def _sort(bits: Any, ends: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _grow(bits: Any, ends: Any, tree: Any, left: Any, right: Any, distance: Any, found: int) -> int:
-    """Kruskal over edges of ascending weight. Those of equal weight are put in the order of their rows first."""
+    """Kruskal over edges of ascending weight; edges of equal weight are first sorted by their rows."""
     lower = np.uint64(0xFFFFFFFF)
     weights = bits.view(np.float32)
     start = 0
@@ -293,10 +294,10 @@ def _grow(bits: Any, ends: Any, tree: Any, left: Any, right: Any, distance: Any,
         while stop < bits.size and bits[stop] == bits[start]:
             stop += 1
         sort_pairs(ends[start:stop], ends[start:stop])
-        for place in range(start, stop):
-            if place > start and ends[place] == ends[place - 1]:  # the same edge, listed by its other end
+        for edge in range(start, stop):
+            if edge > start and ends[edge] == ends[edge - 1]:  # the same edge, listed by its other end
                 continue
-            low, high = np.int64(ends[place] >> np.uint64(32)), np.int64(ends[place] & lower)
+            low, high = np.int64(ends[edge] >> np.uint64(32)), np.int64(ends[edge] & lower)
             one, other = find_root(tree, low), find_root(tree, high)
             if one != other:
                 tree[max(one, other)] = min(one, other)
@@ -308,15 +309,19 @@ def _grow(bits: Any, ends: Any, tree: Any, left: Any, right: Any, distance: Any,
 
 @numba.njit(cache=True, nogil=True)
 def flatten(tree: Any) -> None:
-    """Let every node name its root, the smallest of its tree."""
+    """Point every node at its root, the smallest node of its tree. tree : int32 or int64, shape (n_nodes,), parents"""
     for node in range(tree.size):
         tree[node] = tree[tree[node]]  # smaller nodes are flat already
 
 
 @numba.njit(cache=True, nogil=True)
-def join_components(left: Any, right: Any, piece: Any) -> None:
-    """Overwrite ``piece`` (0..n-1 at first) with the smallest row of each row's connected piece."""
+def join_components(left: Any, right: Any, component: Any) -> None:
+    """Overwrite ``component`` with the smallest row of each row's connected component.
+
+    left, right : int64, shape (n_edges,)
+    component : int64, shape (n_rows,), 0 to n_rows - 1 in order, or the result of earlier edges
+    """
     for edge in range(left.size):
-        one, other = find_root(piece, left[edge]), find_root(piece, right[edge])
-        piece[max(one, other)] = min(one, other)
-    flatten(piece)
+        one, other = find_root(component, left[edge]), find_root(component, right[edge])
+        component[max(one, other)] = min(one, other)
+    flatten(component)

@@ -1,4 +1,4 @@
-"""Neighbor lists in; how finely a collection wants to be cut, out."""
+"""Neighbor lists in, the typical size of small groups and the granularity that suits it out."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from clustering.kernels.graph.diffusion import AVERAGED, MIN_SCALE, NeighborList
 from clustering.kernels.graph.forest import IntArray
 from clustering.kernels.threads import RANGE, run_in_ranges
 
-RANKS = 30  # of the neighbors among which a list may break off
-CLEAR = 8  # times the list's mean step, by which a break is clear
-FEW, MANY = 0.2, 0.45  # shares of broken lists at which small groups begin to count, and count alone
-GRANULARITY = 20_000  # texts for which a resolution of 1 was found right, on sets of 6,000 to 127,000 texts
-APART = 5  # a small group is told apart as in a collection of so many like it
-MIN_CLUSTER_SIZE, FEWEST = 5, 3  # texts of a cluster at least; where groups are small
+RANKS = 30  # neighbors among which a break is looked for
+CLEAR = 8  # a break is this many times as wide as the mean step of the list
+FEW, MANY = 0.2, 0.45  # shares of broken lists from which small groups count, and count alone
+GRANULARITY = 20_000  # texts for which a resolution of 1 is right, measured on sets of 6,000 to 127,000 texts
+APART = 5  # a small group is resolved as in a collection of this many such groups
+MIN_CLUSTER_SIZE, FEWEST = 5, 3  # least texts of a cluster, usually and where groups are small
 
 
 @dataclass(frozen=True)
 class GroupSizes:
-    """Whether many texts lie in groups that are smaller than their neighbor lists, such as events of a handful.
+    """How many texts are in groups smaller than their neighbor lists, such as news events with a handful of texts.
 
-    share : of the lists that break off clearly; size : texts of the groups that they belong to, at the median
+    share : share of lists with a clear break, 0 to 1; size : median texts of the groups that these lists belong to
     """
 
     share: float = 0.0
@@ -32,12 +32,12 @@ class GroupSizes:
 
     @property
     def small_weight(self) -> float:
-        """How far small groups set the resolution, 0 to 1."""
+        """The weight of small groups in the resolution, 0 to 1."""
         return min(max((self.share - FEW) / (MANY - FEW), 0.0), 1.0)
 
     @property
     def n_averaged(self) -> int:
-        """Neighbors that diffusion averages over: where small groups count alone, as many as one has texts."""
+        """Neighbors that diffusion averages over: the texts of a small group where those count alone, else more."""
         few = min(max(self.size, 4), AVERAGED)
         return round(float(AVERAGED ** (1 - self.small_weight) * few**self.small_weight))
 
@@ -46,7 +46,7 @@ class GroupSizes:
         return MIN_CLUSTER_SIZE if self.small_weight < 0.5 else FEWEST
 
     def gamma(self, n_texts: int, granularity: int | None = None) -> float:
-        """The resolution of modularity: max(1, n_texts / granularity), by default more where groups are small."""
+        """The resolution of modularity: max(1, n_texts / granularity); by default higher where groups are small."""
         usual = max(1.0, n_texts / (granularity or GRANULARITY))
         if granularity is not None or self.small_weight == 0:
             return usual
@@ -54,7 +54,7 @@ class GroupSizes:
 
 
 def measure_group_sizes(breaks: IntArray, n_texts: int) -> GroupSizes:
-    """breaks : int64, shape (31,), from ``count_breaks``, summed over all lists"""
+    """Estimate the group sizes of a collection. breaks : int64, shape (31,), from ``count_breaks``, of all its lists"""
     broken = int(breaks.sum())
     if not broken:
         return GroupSizes()
@@ -62,12 +62,13 @@ def measure_group_sizes(breaks: IntArray, n_texts: int) -> GroupSizes:
 
 
 def count_breaks(lists: NeighborLists, most: int | None = None) -> IntArray:
-    """In how many lists the distances break off clearly after so many neighbors, as those of a small group do.
+    """Count the lists whose distances jump after each rank, as they do after the last member of a small group.
 
-    With distances d_r at ranks r, the steps r ln(d_r+1 / d_r) are alike where texts lie evenly around a row, whatever
-    the dimension. A break is the widest step, if it is 8 times as wide as the others are on average.
-    most : entries that count, the row's own nearest: more may have come from the lists of others, and thin out
-    Returns: int64, shape (31,); ranks 0 and 1 are never a break.
+    With distances d_r at ranks r, the steps r ln(d_r+1 / d_r) have one mean where texts lie evenly around a row, in any
+    dimension. A break is the widest step, if it is 8 times as wide as the mean of the others.
+
+    most : entries of a list that are read, its own nearest: later ones may come from the lists of others and be sparse
+    Returns: int64, shape (31,), lists that break after each rank; 0 for ranks 0 and 1.
     Source: spacings of a Poisson process, as in Hill (1975).
     """
     counts = np.zeros((-(-len(lists) // RANGE), RANKS + 1), np.int64)

@@ -1,10 +1,9 @@
-"""Neighbor lists and a start in, a map in two dimensions out: UMAP's objective, without umap-learn.
+"""Neighbor lists and start positions in, a map in two dimensions out: UMAP's objective without umap-learn.
 
-Neighbors attract each other by the weights of a fuzzy graph, random others repel. An epoch reads the positions of the
-epoch before and each row moves itself alone, so rows can be shared out among threads and the map stays the same, bit
-for bit. Two things differ from umap-learn: an edge pulls in every epoch by its weight, instead of in some; and a hub is
-pulled no further than half-way to its neighbors' mean, as its many edges, all read at once, would throw it across the
-map.
+Neighbors attract each other by the weights of a fuzzy graph, and random others repel. In an epoch each row reads the
+positions of the epoch before and moves only itself, so any number of threads gives the same bits. Two things differ
+from umap-learn: an edge attracts in every epoch by its weight instead of in some epochs; and a hub moves at most half
+of the way to its neighbors' mean, because its many edges are applied at once and would throw it across the map.
 Source: McInnes, Healy and Melville (2018), UMAP, arXiv:1802.03426; umap-learn 0.5.12.
 """
 
@@ -21,25 +20,26 @@ from clustering.kernels.graph.diffusion import mix_bits
 from clustering.kernels.threads import run_in_ranges
 
 FloatArray = NDArray[np.float32]
-EPOCHS, EPOCHS_OF_FEW, FEW = 200, 500, 10_000  # umap-learn's: up to so many texts have more epochs
-NEGATIVES = np.float32(5)  # random others that an edge's weight of 1 repels
-HUB = 2  # times as many edges as a row has on average
+EPOCHS, EPOCHS_OF_FEW, FEW = 200, 500, 10_000  # as umap-learn; up to FEW texts get more epochs
+NEGATIVES = np.float32(5)  # random others that repel a row, for each edge of weight 1
+HUB = 2  # a hub has this many times the mean number of edges
 HALF_WAY = np.float32(0.5)
-WIDTH = 10  # of the start, along both axes
-JITTER = 1e-4  # so that texts of one place can part
-HALVINGS = 64  # of the interval in which a row's scale is looked for
-NEAR_ENOUGH = 1e-5  # of its weights' sum to log2(n_neighbors)
-LEAST_SCALE = 1e-3  # of the mean distance
-BLOCK_ROWS = 1 << 14  # rows whose scales are looked for at a time
+WIDTH = 10  # of the start positions along both axes
+JITTER = 1e-4  # so that texts at one position can separate
+HALVINGS = 64  # most steps of the bisection for a row's scale
+TOLERANCE = 1e-5  # of the sum of a row's weights around log2(n_neighbors)
+LEAST_SCALE = 1e-3  # in mean distances
+BLOCK_ROWS = 1 << 14  # rows whose scales are computed at a time
 THREAD_ROWS = 1 << 12  # rows that a thread moves at a time
 
 
 def fuzzy_graph(indices: NDArray[np.int64], distances: FloatArray) -> csr_array:
-    """UMAP's weights: 1 for a text's nearest, less with distance, so that each text's add up to log2(n_neighbors).
+    """UMAP's weights: 1 for the nearest neighbor, falling with distance, so that a text's sum to log2(n_neighbors).
 
-    indices, distances : shape (n_texts, n_neighbors), column 0 the text itself at distance 0; further entries of the
-        text itself stand for neighbors that it lacks
-    Returns: float32 csr_array, shape (n_texts, n_texts), symmetric: of a pair's two weights p and q, p + q - p q.
+    indices, distances : int64 and float32, shape (n_texts, n_neighbors); column 0 is the text itself at distance 0,
+        and further entries of the text itself stand for missing neighbors
+    Returns: float32 csr_array, shape (n_texts, n_texts), symmetric: p + q - p q of the two weights of a pair, 0 to 1.
+    Source: McInnes, Healy and Melville (2018).
     """
     n_texts, width = indices.shape
     usual = float(distances.mean(dtype=np.float64))
@@ -57,7 +57,7 @@ def fuzzy_graph(indices: NDArray[np.int64], distances: FloatArray) -> csr_array:
 
 
 def _memberships(distances: FloatArray, usual: float) -> FloatArray:
-    """The weights of some rows' lists. usual : mean distance of all rows"""
+    """The weights of a block of rows. usual : the mean distance of all rows"""
     width = distances.shape[1]
     nearest = np.where(distances > 0, distances, np.inf).min(axis=1)
     nearest[np.isinf(nearest)] = 0
@@ -65,7 +65,7 @@ def _memberships(distances: FloatArray, usual: float) -> FloatArray:
     scale, low, high = np.ones(len(distances)), np.zeros(len(distances)), np.full(len(distances), np.inf)
     for _ in range(HALVINGS):
         held = np.exp(-beyond / scale[:, None]).sum(axis=1)
-        off = np.abs(held - np.log2(width)) >= NEAR_ENOUGH
+        off = np.abs(held - np.log2(width)) >= TOLERANCE
         if not off.any():
             break
         above = off & (held > np.log2(width))
@@ -79,8 +79,8 @@ def _memberships(distances: FloatArray, usual: float) -> FloatArray:
 
 
 def fit_curve(min_dist: float) -> tuple[float, float]:
-    """a and b of 1 / (1 + a d^(2 b)), nearest to the curve that is 1 up to min_dist and falls off as exp from there."""
-    from scipy.optimize import curve_fit  # takes a while to load
+    """Fit a and b of 1 / (1 + a d^(2 b)) to the curve that is 1 up to min_dist and then decays exponentially."""
+    from scipy.optimize import curve_fit  # slow to load
 
     away = np.linspace(0, 3, 300)
     wanted = np.where(away < min_dist, 1.0, np.exp(-(away - min_dist)))
@@ -91,18 +91,19 @@ def fit_curve(min_dist: float) -> tuple[float, float]:
 def lay_out(
     graph: csr_array, start: FloatArray, *, min_dist: float = 0.1, seed: int = 0, epochs: int | None = None
 ) -> FloatArray:
-    """Positions of texts on a map.
+    """Compute the positions of texts on a map.
 
-    graph : from ``fuzzy_graph``; start : float32, shape (n_texts, 2); min_dist : how close neighbors lie
+    graph : float32 csr_array, shape (n_texts, n_texts), from ``fuzzy_graph``
+    start : float32, shape (n_texts, 2), any scale; min_dist : distance of near neighbors on the map
     epochs : none: 500 for up to 10,000 texts, else 200
-    Returns: float32, shape (n_texts, 2), the same bits for any number of threads
+    Returns: float32, shape (n_texts, 2), equal bits for any number of threads.
     Memory: 36 bytes a text, besides the graph.
     """
     n_texts = graph.shape[0]
     epochs = epochs or (EPOCHS_OF_FEW if n_texts <= FEW else EPOCHS)
     a, b = (np.float32(value) for value in fit_curve(min_dist))
     weight = graph.data / max(graph.data.max(initial=0), np.finfo(np.float32).tiny)
-    weight[weight < 1 / epochs] = 0  # as umap-learn, which would not sample them once
+    weight[weight < 1 / epochs] = 0  # umap-learn would never sample them either
     indptr = graph.indptr.astype(np.int64, copy=False)
     xy = _spread(start, seed)
     for epoch in range(epochs):
@@ -125,7 +126,7 @@ def _moved(
 
 
 def _spread(start: FloatArray, seed: int) -> FloatArray:
-    """The start, as wide as umap-learn's, no two texts in one place."""
+    """The start scaled to the width that umap-learn uses, with no two texts at one position."""
     low, high = start.min(axis=0), start.max(axis=0)
     wide = WIDTH * (start - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
     noise = np.random.default_rng(seed).normal(scale=JITTER, size=start.shape)
@@ -150,7 +151,7 @@ def _move(
             held += share
             if square > 0:
                 power = square**b
-                # Twice: umap-learn moves both ends of an edge, and has it in both directions.
+                # Doubled: umap-learn moves both ends of an edge, and stores it in both directions.
                 factor = two * two * a * b * power / (square * (one + a * power)) * share
                 pull += factor
                 by_x -= factor * away_x

@@ -1,8 +1,7 @@
-"""A spanning forest of nearest neighbors in; which of its merges are proven, and the exact forest, out.
+"""A spanning forest of nearest neighbors in, its proven merges and the exact forest out.
 
-What the lists of the k nearest neighbors lack is known to be long: an edge that neither end lists is no shorter than
-the last entry of both lists. A merge is proven when one of its sides has no shorter way out, listed or not (the cut
-property). The others are settled by asking for the nearest text outside one side.
+An edge that neither end lists is no shorter than the last entry of both lists. So a merge is proven if no edge out of
+one of its sides, listed or not, can be shorter (the cut property); a search outside one side settles the others.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from clustering.kernels.graph.forest import (
     row_numbers,
 )
 
-# rows int64 (n_rows,), piece int64 (n_texts,) -> for each row the nearest text of another piece by mutual reachability:
-# text int64 (-1: there is none) and reachability float32
+# Finds for each row the nearest text of another group by mutual reachability. Takes rows int64, shape (n_rows,), and
+# the group of every text, int64, shape (n_texts,); returns the text int64 (-1 for none) and its reachability float32.
 OutsideSearch = Callable[[IntArray, IntArray], tuple[IntArray, FloatArray]]
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How much of a forest is proven to belong to the exact one, given that the lists are exact.
+    """How much of a forest is proven to belong to the exact one, if the lists are exact.
 
-    lower_bound : float32, shape (n_edges,), the smallest height that each merge can have; where it equals ``distance``
-        the merge is proven, else its true height lies between the two
-    certified : merges proven by the lists alone; repaired : settled by asking; unproven : the others
-    queries : rows asked for; bridges : edges between texts that the lists leave in separate pieces
+    lower_bound : float32, shape (n_edges,), the least height that each merge can have; a merge is proven if it equals
+        ``distance``, else the true height lies between the two
+    certified : merges proven by the lists alone; repaired : merges settled by search; unproven : the others
+    queries : rows that were searched for; bridges : edges between components of the lists' graph
     """
 
     lower_bound: FloatArray
@@ -49,10 +48,11 @@ class Proof:
 
 
 def prove_forest(forest: Forest, bound: FloatArray) -> Proof:
-    """Tell which merges are proven by the lists alone.
+    """Find the merges that are proven by the lists alone.
 
-    bound : float32, shape (n_texts,), no edge of a text that is not listed is shorter: the distance of the last
+    bound : float32, shape (n_texts,), a lower bound on the unlisted edges of each text: the distance of the last
         neighbor in its list, infinite where the list holds all other texts
+    Source: the cut property of minimum spanning trees; Tarjan (1983).
     """
     least = np.empty(len(forest), np.float32)
     _prove(forest.left, forest.right, forest.distance, row_numbers(bound.size), bound.copy(), least)
@@ -62,7 +62,7 @@ def prove_forest(forest: Forest, bound: FloatArray) -> Proof:
 
 @numba.njit(cache=True, nogil=True)
 def _prove(left: Any, right: Any, distance: Any, tree: Any, bound: Any, least: Any) -> None:
-    """``bound`` at a root: of its whole tree."""
+    """``bound`` of a root is that of its whole tree."""
     for edge in range(left.size):
         one, other = find_root(tree, left[edge]), find_root(tree, right[edge])
         least[edge] = min(max(bound[one], bound[other]), distance[edge])
@@ -72,30 +72,33 @@ def _prove(left: Any, right: Any, distance: Any, tree: Any, bound: Any, least: A
 
 
 @numba.njit(cache=True, nogil=True)
-def nearest_outside(away: Any, core: Any, others_core: Any, piece: Any, others_piece: Any) -> Any:
-    """For each query the nearest of the others that lies in another piece, by mutual reachability; ties: the first.
+def nearest_outside(away: Any, core: Any, others_core: Any, group: Any, others_group: Any) -> Any:
+    """Find for each query the nearest other text of another group by mutual reachability; of equal ones the first.
 
-    away : float32, shape (n_queries, n_others), distances; core, piece : shape (n_queries,); others_* : (n_others,)
-    Returns: place int64 and reachability float32, shape (n_queries,); 0 and infinite where there is none.
+    away : float32, shape (n_queries, n_others), distances
+    core, group : float32 and int64, shape (n_queries,); others_core, others_group : likewise, shape (n_others,)
+    Returns: position int64 and reachability float32, shape (n_queries,); 0 and infinite if there is none.
     """
-    place, reach = np.zeros(core.size, np.int64), np.full(core.size, np.inf, np.float32)
+    position, reach = np.zeros(core.size, np.int64), np.full(core.size, np.inf, np.float32)
     for query in range(core.size):
         for other in range(others_core.size):
             far = max(away[query, other], max(core[query], others_core[other]))
-            if far < reach[query] and piece[query] != others_piece[other]:
-                place[query], reach[query] = other, far
-    return place, reach
+            if far < reach[query] and group[query] != others_group[other]:
+                position[query], reach[query] = other, far
+    return position, reach
 
 
-def repair_forest(forest: Forest, bound: FloatArray, ask: OutsideSearch, budget: int) -> tuple[Forest, Proof]:
-    """Turn the forest of the lists into the exact one, asking for the nearest text outside what is not proven.
+def repair_forest(forest: Forest, bound: FloatArray, search: OutsideSearch, budget: int) -> tuple[Forest, Proof]:
+    """Turn the forest of the lists into the exact one by searching outside the groups that proven edges form.
 
-    Proven edges join texts to groups. Each round asks, for every group but the largest, those members that may have a
-    shorter way out than the shortest known; that way is then proven, so at least half of the groups are joined. A group
-    without any listed way out is a piece of the graph, and the answer is its bridge.
+    Each round searches for those members of every group but the largest that may have a shorter edge out of the group
+    than the shortest known one. The edge found is proven, so at least half of the groups merge. A group without any
+    listed edge out is a component of the graph, and the edge found is its bridge.
 
-    ask : see ``OutsideSearch``; budget : rows that may be asked for; cheap groups first, the others stay as they are
+    bound : float32, shape (n_texts,), see ``prove_forest``
+    search : see ``OutsideSearch``; budget : most rows to search for; cheap groups first, the others stay unproven
     Returns: the forest, and what is proven of it.
+    Source: Boruvka's rounds; March, Ram and Gray (2010) for spanning trees by nearest-neighbor search.
     """
     n_texts = bound.size
     listed = prove_forest(forest, bound)
@@ -110,28 +113,28 @@ def repair_forest(forest: Forest, bound: FloatArray, ask: OutsideSearch, budget:
         if n_groups < 2:
             break
         size = np.bincount(group, minlength=n_groups)
-        out = np.full(n_groups, np.inf, np.float32)  # the shortest known way out
+        out = np.full(n_groups, np.inf, np.float32)  # the shortest known edge out
         ends = group[known.left], group[known.right]
         between = ends[0] != ends[1]
         for side in ends:
             np.minimum.at(out, side[between], known.distance[between])
-        asking = lowest < out[group]
-        asking &= group != size.argmax()
-        cost = np.bincount(group, weights=asking, minlength=n_groups).astype(np.int64)
+        searched = lowest < out[group]
+        searched &= group != size.argmax()
+        cost = np.bincount(group, weights=searched, minlength=n_groups).astype(np.int64)
         order = np.argsort(cost, kind="stable")
         order = order[cost[order] > 0]
         order = order[np.cumsum(cost[order]) <= budget - queries]
-        wanted = np.zeros(n_groups, bool)
-        wanted[order] = True
-        rows = np.flatnonzero(asking & wanted[group])
+        affordable = np.zeros(n_groups, bool)
+        affordable[order] = True
+        rows = np.flatnonzero(searched & affordable[group])
         if not rows.size:
             break
         queries += rows.size
-        other, reach = ask(rows, group)
-        there = other >= 0
-        lowest[rows] = np.where(there, reach, np.inf)
-        ways = Forest(np.minimum(rows, other)[there], np.maximum(rows, other)[there], reach[there])
-        known = merge_forests([known, ways], n_texts)
+        other, reach = search(rows, group)
+        exists = other >= 0
+        lowest[rows] = np.where(exists, reach, np.inf)
+        edges = Forest(np.minimum(rows, other)[exists], np.maximum(rows, other)[exists], reach[exists])
+        known = merge_forests([known, edges], n_texts)
     group = _groups(known, tree, lowest)
     least = known.distance.copy()
     between = np.flatnonzero(group[known.left] != group[known.right])
@@ -143,23 +146,22 @@ def repair_forest(forest: Forest, bound: FloatArray, ask: OutsideSearch, budget:
         _prove(*ends, known.distance[between], np.arange(floor.size), floor, rest)
         least[between] = rest
     unproven = int((least != known.distance).sum())
-    new = len(known) - len(forest)
     certified = min(listed.certified, len(known) - unproven)
     return known, replace(
         listed, lower_bound=least, certified=certified, repaired=len(known) - unproven - certified, unproven=unproven,
-        queries=queries, bridges=new,
+        queries=queries, bridges=len(known) - len(forest),
     )  # fmt: skip
 
 
 def _groups(known: Forest, tree: IntArray, lowest: FloatArray) -> IntArray:
-    """Join what is proven, as far as that goes; return the number of every text's group."""
+    """Join proven edges until none is left; return the number of every text's group."""
     _join_proven(known.left, known.right, known.distance, tree, lowest)
     return np.unique(tree, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 @numba.njit(cache=True, nogil=True)
 def _join_proven(left: Any, right: Any, distance: Any, tree: Any, lowest: Any) -> None:
-    """Boruvka's rounds, in which a group takes its shortest way out when no other can be shorter."""
+    """Boruvka's rounds, in which a group takes its shortest edge out if no unlisted one can be shorter."""
     n_texts = tree.size
     live = np.arange(left.size)
     n_live = left.size
@@ -169,8 +171,8 @@ def _join_proven(left: Any, right: Any, distance: Any, tree: Any, lowest: Any) -
             root = find_root(tree, text)
             floor[root] = min(floor[root], lowest[text])
         between = 0
-        for place in range(n_live):
-            edge = live[place]
+        for position in range(n_live):
+            edge = live[position]
             one, other = find_root(tree, left[edge]), find_root(tree, right[edge])
             if one != other:
                 live[between] = edge

@@ -22,7 +22,7 @@ def read_only(tmp_path: Path) -> dict[str, str]:
     copy = tmp_path / "packages" / "clustering"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "kernels" / "__pycache__").touch()
-    kept = {name: value for name, value in os.environ.items() if name not in (cache.VARIABLE, "XDG_CACHE_HOME")}
+    kept = {name: value for name, value in os.environ.items() if name not in (cache.CACHE_VARIABLE, "XDG_CACHE_HOME")}
     return kept | {"PYTHONPATH": str(copy.parent), "HOME": "/dev/null/home", "TMPDIR": str(tmp_path)}
 
 
@@ -66,15 +66,15 @@ def test_a_folder_of_the_user_that_others_could_read_is_closed_to_them(tmp_path:
 
 
 def test_what_the_user_has_set_stays(read_only: dict[str, str], tmp_path: Path) -> None:
-    assert python(IMPORTS, read_only | {cache.VARIABLE: str(tmp_path / "mine")}) == str(tmp_path / "mine")
+    assert python(IMPORTS, read_only | {cache.CACHE_VARIABLE: str(tmp_path / "mine")}) == str(tmp_path / "mine")
 
 
 def test_a_set_folder_that_cannot_be_written_stops_nothing(read_only: dict[str, str], tmp_path: Path) -> None:
-    found = python(IMPORTS, read_only | {cache.VARIABLE: "/dev/null/cache"})
+    found = python(IMPORTS, read_only | {cache.CACHE_VARIABLE: "/dev/null/cache"})
     assert found == str(tmp_path / f"covey-{os.getuid()}" / "numba")
 
 
 def test_a_user_without_a_home_gets_no_folder_named_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert not cache._can_hold(cache._user_cache("~"))
+    assert not cache._is_writable(cache._user_cache("~"))
     assert not list(tmp_path.iterdir())
