@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -18,6 +17,7 @@ from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, measure
 from clustering.workers.failures import MAX_ATTEMPTS, Attempts, WorkerProcess, is_retryable, unwrapped_errors
 from clustering.workers.nodes import free_resources, live_nodes, node_affinity
+from clustering.workers.process import environment
 from clustering.workers.reservations import (
     SETTLE_S,
     Request,
@@ -142,16 +142,8 @@ def _run_task(
 @contextmanager
 def limited_threads(threads: int) -> Iterator[None]:
     """Limit kernels, and the linear algebra of numpy and scipy, to so many threads within the block."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # also for libraries that are loaded within the block
-    try:
-        with threadpool_limits(threads):
-            yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+    with environment("OMP_NUM_THREADS", str(threads)), threadpool_limits(threads):
+        yield
 
 
 def _free_cores_of(node_id: str) -> int:

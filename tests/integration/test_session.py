@@ -211,10 +211,10 @@ def test_a_ray_address_that_is_none_is_told_at_once(address: str, said: str, sho
 def test_what_ray_raises_at_its_start_is_told_in_words() -> None:
     """As where nothing runs that RAY_ADDRESS=auto could find."""
     said = "Could not find any running Ray instance. Please specify the one to connect to by setting ..."
-    with pytest.raises(ConfigError) as error, session._start_in_words("auto"):
+    with pytest.raises(ConfigError) as error, session._explaining_start_errors("auto"):
         raise ConnectionError(f"\n{said}\nmore")
     assert error.value.problems == [f"RAY_ADDRESS=auto: no cluster could be joined ({said})"]
-    with pytest.raises(StageError, match=r"^Ray did not start: TimeoutError$"), session._start_in_words(None):
+    with pytest.raises(StageError, match=r"^Ray did not start: TimeoutError$"), session._explaining_start_errors(None):
         raise TimeoutError
 
 

@@ -14,9 +14,9 @@ from clustering.workers import session
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A Ray whose parts are gone as soon as something is in this list, such as its end on purpose."""
     ended: list[str] = []
-    monkeypatch.setattr(session, "LOOK_S", 0.01)
-    monkeypatch.setattr(session, "GONE_S", {"own": 0.05})
-    monkeypatch.setattr(session, "_looks", lambda _: lambda: "Ray's head is gone" if ended else "")
+    monkeypatch.setattr(session, "CHECK_EVERY_S", 0.01)
+    monkeypatch.setattr(session, "LOST_AFTER_S", {"own": 0.05})
+    monkeypatch.setattr(session, "_health_check", lambda _: lambda: "Ray's head is gone" if ended else "")
     monkeypatch.setattr(session._thread, "interrupt_main", lambda: ended.append("interrupted"))
 
     def shutdown() -> None:
@@ -29,14 +29,14 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("error", [ConfigError(["mine"]), StageError("mine"), StoreError("mine")])
 def test_an_error_of_the_work_comes_out_as_it_is(error: CoveyError, ended: list[str]) -> None:
-    with pytest.raises(CoveyError) as raised, session._guarded("own"):
+    with pytest.raises(CoveyError) as raised, session._watching_ray("own"):
         raise error
     assert raised.value is error
     assert ended == ["shut down"]
 
 
 def test_the_end_of_ray_on_purpose_is_no_loss(ended: list[str]) -> None:
-    with session._guarded("own"):
+    with session._watching_ray("own"):
         pass
     assert ended == ["shut down"]
 
@@ -51,6 +51,6 @@ def test_an_error_where_ray_is_gone_says_so(raised: BaseException, ended: list[s
             time.sleep(0.01)
         raise raised
 
-    with pytest.raises(StageError, match="Ray's head is gone"), session._guarded("own"):
+    with pytest.raises(StageError, match="Ray's head is gone"), session._watching_ray("own"):
         work()
     assert ended == ["killed", "interrupted", "shut down"]
