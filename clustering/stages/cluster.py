@@ -78,12 +78,8 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
         "modularity": None if result.modularity is None else round(result.modularity, 5),
         "layer": result.chosen_layer,
         "layers": [
-            {
-                "clusters": int(np.unique(column[column >= 0]).size),
-                "resolution": gamma,
-                "noise_share": share(column < 0),
-            }
-            for column, gamma in zip(layers.T, gammas, strict=True)
+            {"clusters": int(np.unique(layer[layer >= 0]).size), "resolution": gamma, "noise_share": share(layer < 0)}
+            for layer, gamma in zip(layers.T, gammas, strict=True)
         ],
     }
 

@@ -67,10 +67,10 @@ def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], languages: li
     groups, group = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
     # Where the collection has several languages, a text's stop words are those of its own.
     every = all_stop_words(languages)
-    of = {code: stop_words(code) for code in languages} if len(languages) > 1 else {}
+    ignored_in = {code: stop_words(code) for code in languages} if len(languages) > 1 else {}
     counts: Counter[tuple[int, str]] = Counter()
     for number, text in zip(group.reshape(-1).tolist(), texts["text"].to_pylist(), strict=True):
-        ignored = of.get(language_of(text) or "", every) if of else every
+        ignored = ignored_in.get(language_of(text) or "", every) if ignored_in else every
         counts.update((number, token) for token in tokenize(text, ignored))
     counted = np.array([number for number, _ in counts], np.int64)
     term, count = pa.array([term for _, term in counts], pa.string()), pa.array(counts.values(), pa.int64())
