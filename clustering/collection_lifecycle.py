@@ -41,7 +41,7 @@ def discard_earlier_starts(config: RunConfig, run: RunDir) -> None:
     if not config.store.embedded:
         drop_collection(endpoint_of(config, config.store.uri), run.id)
     run.clear()
-    log.info("run.resume=false: nothing of an earlier start is kept; without it the same command goes on after an end")
+    log.info("run.resume=false: earlier results are removed; without it the same command continues an interrupted run")
 
 
 def search_collection(

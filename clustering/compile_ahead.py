@@ -79,7 +79,7 @@ def _marker(config: RunConfig) -> Path:
 
 
 def compile_beside_run(config: RunConfig) -> None:
-    """Compile the kernels beside a run; an error is not one of the run, whose stages compile what they need."""
+    """Compile the kernels beside a run. An error does not end the run, because its stages compile what they need."""
     os.nice(5)  # the run itself comes first
     try:
         compile_kernels(config)

@@ -105,7 +105,7 @@ def make_plan(config: RunConfig, run: RunDir, read: Figures, dim: int, stages: l
     expected = estimate_times(run, config, counts, stages)
     run.update_manifest(plan=entries, nodes=[asdict(kind) for kind in machines], expected=expected)
     if config.run.check and not machines:
-        log.warning("plan: no node that takes work is up yet, so nothing says whether the run will fit")
+        log.warning("plan: no node that takes work is up yet, so the plan cannot check whether the run fits")
     elif config.run.check:
         check_fits(placed)
 

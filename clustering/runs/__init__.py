@@ -1,1 +1,1 @@
-"""The run directory: where artefacts lie, who holds it, what is finished; knows no stage and no Ray."""
+"""The run directory: its artefacts, its lock, its finished stages. Nothing here knows a stage's work, or Ray."""

@@ -135,7 +135,7 @@ class RunDir:
 
     @property
     def report(self) -> Figures:
-        """Raises: StageError where report.json is missing or damaged."""
+        """The content of report.json. Raises: StageError when it is missing or damaged."""
         try:
             report = json.loads((self / "report.json").read_text(encoding="utf-8"))
             if not isinstance(report, dict) or "counts" not in report:
@@ -274,7 +274,7 @@ class RunDir:
         if stale:
             log.info("changed configuration or input: %s will be done again", ", ".join(stale))
         if lost:
-            log.info("changed configuration or input: what was begun of %s is given up", ", ".join(lost))
+            log.info("changed configuration or input: the unfinished parts of %s are removed", ", ".join(lost))
         self.fingerprints, self._cached_paths = dict(fingerprints), None
         self._remove_stale()
 

@@ -31,7 +31,7 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "report": ("labels.parquet", "report.json", "report.html"),
 }
 STAGE_OF = {artefact: stage for stage, artefacts in STAGE_ARTEFACTS.items() for artefact in artefacts}
-FORMER_FOLDERS = ("given",)  # that earlier versions wrote; they are only removed
+FORMER_FOLDERS = ("given",)  # written by earlier versions; Covey only removes them
 ARTEFACTS = (*STAGE_OF, *FORMER_FOLDERS, PROGRESS)
 _PART = r"part-\d{6}\.parquet"
 # The artefacts that are folders, each with the names of the files in it.

@@ -1,4 +1,4 @@
-"""Artefacts in, the arrays that kernels work on out."""
+"""Artefacts in; the arrays that kernels work on out."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ class FencedObject:
                 self._retry(put)
             except (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError):
                 continue
-            raise UnsupportedError("it writes whatever the condition says")
+            raise UnsupportedError("it writes although the condition fails")
 
     def _retry(self, work: Callable[[], T], once: bool = False) -> T:
         deadline = time.monotonic() + self.path.patience_s
@@ -273,8 +273,8 @@ class Lease:
         except UnsupportedError as error:
             self.fence = None
             log.warning(
-                "%s takes no conditional writes (%s): two runs that start on it within a second are told apart less "
-                "surely", self.folder, error,
+                "%s takes no conditional writes (%s): two runs that start on it within a second may both take it",
+                self.folder, error,
             )  # fmt: skip
             self.path.upload(self.content)
             time.sleep(1)  # of two writes at the same time, the later one stays

@@ -88,7 +88,7 @@ def filesystem_of(uri: str) -> tuple[pa.fs.FileSystem, str]:
 
 @functools.lru_cache(maxsize=16)
 def object_client(root: str, bucket: str) -> Any:
-    """A client for atomic and conditional writes, which pyarrow has not.
+    """A client for atomic and conditional writes, which pyarrow does not have.
 
     Credentials come from the environment and the machine, as for pyarrow, but not from profiles.
     """

@@ -90,7 +90,7 @@ def walk_neighbors(
 
 
 def load_assignment(run: RunDir) -> pa.Table:
-    """label, strength, outlier_score, home and home_strength of every row, in row order."""
+    """The columns of ``schema.ASSIGNMENT`` of every row, in row order."""
     return read_table(run / "assignment.parquet")
 
 

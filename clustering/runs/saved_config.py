@@ -59,7 +59,7 @@ def refuse_untrusted(config: RunConfig, location: object) -> None:
     key = f" with the key in the environment variable {titles.key_env}" if titles.key_env else ""
     key_word = f" describe.titles.key_env={titles.key_env}" if titles.key_env else ""
     problem = (
-        f"{location} has titles written by {titles.url}{key}, which would be given texts of the run. Say that this is "
+        f"{location} has titles written by {titles.url}{key}, which would receive texts of the run. Say that this is "
         f"meant: --trust, or --config with the run's configuration file, or describe.titles.url={titles.url}"
         f"{key_word}; describe.titles=null does without"
     )

@@ -293,7 +293,7 @@ def test_a_store_without_conditional_writes_is_told_and_used_as_before(store: Ob
     finally:
         store.conditions = True
     assert "unconditional" in said[0]
-    assert "takes no conditional writes (it writes whatever the condition says): two runs that start on it" in said[0]
+    assert "takes no conditional writes (it writes although the condition fails): two runs that start on it" in said[0]
     assert not run.in_use()
     assert RunDir(run.path).manifest["seed"] == 1
 

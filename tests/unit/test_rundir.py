@@ -349,6 +349,17 @@ def test_a_first_run_keeps_nothing_twice(run: RunDir) -> None:
     assert len([name for name in files_below(run) if name not in ("manifest.json", ".lock")]) == len(lasting)
 
 
+def test_the_folder_of_source_vectors_that_earlier_versions_wrote_is_removed(run: RunDir) -> None:
+    do_all(run, fingerprints_of(DIGEST))
+    former = [f"given/{DIGEST}/{part_name(0)}", f"given/{part_name(0)}"]
+    for name in former:
+        write_json(run.path / name, "vectors")
+    with run.locked():
+        run.begin(fingerprints_of(DIGEST))
+    assert not set(former) & set(files_below(run))
+    assert not (run / "given").exists()
+
+
 def test_starting_anew_leaves_the_files_that_users_open_until_new_ones_are_whole(run: RunDir) -> None:
     do_all(run, fingerprints_of(DIGEST))
     with run.locked():
