@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from clustering.config import values
-from clustering.config.checks import broken_addresses, contradictions, credentials, shown
+from clustering.config.checks import find_broken_uris, find_contradictions, find_credentials, show_value
 from clustering.config.sections import SECTIONS, RunConfig
 from clustering.errors import ConfigError
 from clustering.kernels.printable import CREDENTIALS
@@ -70,16 +70,16 @@ def build_config(raw: Mapping[str, Any], problems: Iterable[str] = ()) -> RunCon
     problems = list(problems)
     if not isinstance(raw, Mapping):
         raise ConfigError([*problems, f"the configuration is a {type(raw).__name__}; expected a mapping of sections"])
-    odd = list(values.odd_values(raw, RunConfig))
+    odd = list(values.unsupported_values(raw, RunConfig))
     known = _known_sections(raw, problems)
     if odd:
         raise ConfigError(problems + odd)
-    problems += credentials(known) + broken_addresses(known)
+    problems += find_credentials(known) + find_broken_uris(known)
     try:
         config = TypeAdapter(RunConfig).validate_python(known)
     except ValidationError as error:
-        raise ConfigError(problems + [_in_words(detail) for detail in error.errors()]) from None
-    problems += contradictions(config)
+        raise ConfigError(problems + [_message(detail) for detail in error.errors()]) from None
+    problems += find_contradictions(config)
     if problems:
         raise ConfigError(problems)
     return config
@@ -106,16 +106,16 @@ def _override(raw: dict[str, Any], word: str, problems: list[str]) -> None:
     names = key.split(".")
     if not (equals and len(names) > 1 and all(names)):
         problems.append(
-            f"{shown(word)} is not an override; write section.key=value, for instance cluster.min_samples=3"
+            f"{show_value(word)} is not an override; write section.key=value, for instance cluster.min_samples=3"
         )
         return
     try:
         value = values.word_value(text, values.hint_at(RunConfig, names))
     except yaml.YAMLError:
-        problems.append(f"{shown(word)} is no list; put items that hold a comma, a colon or a # in quotes")
+        problems.append(f"{show_value(word)} is no list; put items that hold a comma, a colon or a # in quotes")
         return
     if not _set(raw, names, value):
-        problems.append(f"{shown(word)} reaches into '{names[0]}', which is not a mapping")
+        problems.append(f"{show_value(word)} reaches into '{names[0]}', which is not a mapping")
 
 
 def _set(raw: dict[str, Any], names: list[str], value: Any) -> bool:
@@ -137,12 +137,12 @@ def _known_sections(raw: Mapping[str, Any], problems: list[str]) -> dict[str, An
     known: dict[str, Any] = {}
     for name, keys in raw.items():
         if name not in SECTIONS:
-            problems.append(f"unknown section '{values.shown_key(name)}'{_nearest(name, SECTIONS)}")
+            problems.append(f"unknown section '{values.show_key(name)}'{_nearest(name, SECTIONS)}")
         elif keys is None:
             known[name] = {}
         elif not isinstance(keys, dict):
             first = next(iter(values.hints_of(SECTIONS[name])))
-            problems.append(f"section '{name}' holds {shown(keys)}; expected keys such as '{first}:'")
+            problems.append(f"section '{name}' holds {show_value(keys)}; expected keys such as '{first}:'")
         else:
             known[name] = _known_keys(keys, SECTIONS[name], name, problems)
     for key in ("paths", "text_columns", "keep"):  # one word stands for a list of one
@@ -154,11 +154,11 @@ def _known_sections(raw: Mapping[str, Any], problems: list[str]) -> dict[str, An
 def _known_keys(keys: dict[Any, Any], section: type, place: str, problems: list[str]) -> dict[str, Any]:
     """The keys that a section has, and those of the sections within it; each other key becomes a problem.
 
-    place : where the section stands. What stands in a wrong place may be a secret, so that no value is shown.
+    place : where the section stands. What stands in a wrong place may be a secret, so that no value is show_value.
     """
     hints, known = values.hints_of(section), {}
     for key, value in keys.items():
-        name = f"{place}.{values.shown_key(key)}"
+        name = f"{place}.{values.show_key(key)}"
         if key not in hints:
             problems.append(_unknown(key, name, place, hints))
             continue
@@ -197,14 +197,14 @@ def _unknown(key: Any, name: str, place: str, known: Iterable[str]) -> str:
 
 
 def _nearest(word: Any, known: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(values.shown_key(word), known, n=1, cutoff=0.0)
+    close = difflib.get_close_matches(values.show_key(word), known, n=1, cutoff=0.0)
     return f"; the nearest known one is '{prefix}{close[0]}'" if close else ""
 
 
-def _in_words(detail: Any) -> str:
+def _message(detail: Any) -> str:
     place = ".".join(
-        values.shown_key(str(part)) for part in detail["loc"] if not str(part).startswith(("function-", "tuple["))
+        values.show_key(str(part)) for part in detail["loc"] if not str(part).startswith(("function-", "tuple["))
     )
     misplaced = detail["type"] in ("missing", "unexpected_keyword_argument")  # then what is there may be a secret
-    got = "" if misplaced else f", got {shown(detail['input'])}"
+    got = "" if misplaced else f", got {show_value(detail['input'])}"
     return f"{place}: {detail['msg'][0].lower()}{detail['msg'][1:]}{got}"

@@ -20,11 +20,11 @@ import yaml
 
 from clustering.errors import ConfigError
 
-MOST_BYTES = 1 << 20  # of a configuration file
-MOST_VALUES = 100_000  # in it, aliases written out
-DEEPEST = 20  # maps and lists within each other
+MAX_BYTES = 1 << 20  # of a configuration file
+MAX_VALUES = 100_000  # in it, aliases written out
+MAX_DEPTH = 20  # maps and lists within each other
 SHOWN = 80  # characters of a key or a value in a message
-NO_TEXT = re.compile("[\0\ud800-\udfff]")  # no file's name, and nothing that can be written as UTF-8
+UNSUPPORTED_CHARACTER = re.compile("[\0\ud800-\udfff]")  # no file's name, and nothing that can be written as UTF-8
 _CORE = "tag:yaml.org,2002:"
 TEXT_LIKE = ("str", "int", "float", "bool", "null", "merge")  # tags of what a key that takes text takes as written
 
@@ -78,7 +78,7 @@ def read_yaml(path: Path, shape: type) -> Any:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         near: list[str] = []
         with contextlib.suppress(OSError, ValueError):
@@ -86,10 +86,10 @@ def read_yaml(path: Path, shape: type) -> Any:
         hint = f". Configurations there: {', '.join(near)}" if near else ""
         hint += f". Ready ones, which need no file: {', '.join(ready_configs())}"
         what = getattr(error, "strerror", None) or error
-        raise ConfigError([f"cannot read the configuration {shown_path(path)}: {what}{hint}"]) from None
-    if len(content) > MOST_BYTES:
+        raise ConfigError([f"cannot read the configuration {show_path(path)}: {what}{hint}"]) from None
+    if len(content) > MAX_BYTES:
         raise ConfigError(
-            [f"{path} is longer than {MOST_BYTES:,} bytes, which no configuration is; is it another file?"]
+            [f"{path} is longer than {MAX_BYTES:,} bytes, which no configuration is; is it another file?"]
         )
     try:
         return parse_yaml(content.decode("utf-8-sig"), shape)
@@ -111,7 +111,7 @@ def parse_yaml(text: str, hint: Any) -> Any:
         _count(node, {}, set())
         return _value(loader, node, hint)
     except RecursionError:
-        raise yaml.YAMLError(f"maps and lists lie more than {DEEPEST} deep within each other") from None
+        raise yaml.YAMLError(f"maps and lists lie more than {MAX_DEPTH} deep within each other") from None
     finally:
         loader.dispose()
 
@@ -147,22 +147,22 @@ def hint_at(shape: type, path: Sequence[str]) -> Any:
     return hint
 
 
-def odd_values(value: Any, hint: Any, place: str = "", depth: int = 0) -> Iterator[str]:
+def unsupported_values(value: Any, hint: Any, place: str = "", depth: int = 0) -> Iterator[str]:
     """What pydantic would let pass, named with its key: text that no file can hold, true for a number, numbers that
     64 bits do not hold, and levels without end."""
     members = _members(hint)
-    if depth > DEEPEST:
-        yield f"{place[:SHOWN]}: maps and lists lie more than {DEEPEST} deep within each other, or within themselves"
+    if depth > MAX_DEPTH:
+        yield f"{place[:SHOWN]}: maps and lists lie more than {MAX_DEPTH} deep within each other, or within themselves"
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            inner = f"{place}.{shown_key(key)}".lstrip(".")
-            if isinstance(key, str) and NO_TEXT.search(key):
+            inner = f"{place}.{show_key(key)}".lstrip(".")
+            if isinstance(key, str) and UNSUPPORTED_CHARACTER.search(key):
                 yield f"{inner} is no name of a key"
-            yield from odd_values(item, _keys(members).get(key, Any), inner, depth + 1)
+            yield from unsupported_values(item, _keys(members).get(key, Any), inner, depth + 1)
     elif isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
-            yield from odd_values(item, _item(members), f"{place}.{number}", depth + 1)
-    elif isinstance(value, str) and (odd := NO_TEXT.search(value)):
+            yield from unsupported_values(item, _item(members), f"{place}.{number}", depth + 1)
+    elif isinstance(value, str) and (odd := UNSUPPORTED_CHARACTER.search(value)):
         yield f"{place}: U+{ord(odd[0]):04X} stands in it, which no text holds; got {value[:SHOWN]!r}"
     elif isinstance(value, bool) and {int, float} & set(members) and bool not in members:
         yield f"{place}: input should be a number, got {value}"
@@ -170,7 +170,7 @@ def odd_values(value: Any, hint: Any, place: str = "", depth: int = 0) -> Iterat
         yield f"{place}: a number that 64 bits do not hold"
 
 
-def shown_key(key: Any) -> str:
+def show_key(key: Any) -> str:
     """A key as messages show it: short, on one line, of characters that every stream takes."""
     text = key if isinstance(key, str) else repr(key)
     if len(text) > SHOWN:
@@ -178,39 +178,39 @@ def shown_key(key: Any) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
-def shown_path(path: Path) -> str:
-    return shown_key(str(path)) if len(str(path)) > 4 * SHOWN or not str(path).isprintable() else str(path)
+def show_path(path: Path) -> str:
+    return show_key(str(path)) if len(str(path)) > 4 * SHOWN or not str(path).isprintable() else str(path)
 
 
 def _count(node: yaml.Node, counted: dict[int, int], around: set[int]) -> int:
     """The values in a node, aliases written out; keys that are given twice, and what is too much, raise."""
     if id(node) in around:
         raise yaml.YAMLError(f"an alias stands within itself{_line(node)}")
-    if len(around) > DEEPEST:
-        raise yaml.YAMLError(f"maps and lists lie more than {DEEPEST} deep within each other{_line(node)}")
+    if len(around) > MAX_DEPTH:
+        raise yaml.YAMLError(f"maps and lists lie more than {MAX_DEPTH} deep within each other{_line(node)}")
     if id(node) not in counted:
         total = 1
         if isinstance(node, yaml.MappingNode):
-            _refuse_twins(node)
+            _refuse_duplicate_keys(node)
             held = [part for pair in node.value for part in pair]
         else:
             held = node.value if isinstance(node, yaml.SequenceNode) else []
         for part in held:
             total += _count(part, counted, {*around, id(node)})
         counted[id(node)] = total
-    if counted[id(node)] > MOST_VALUES:
-        raise yaml.YAMLError(f"it holds more than {MOST_VALUES:,} values, aliases written out{_line(node)}")
+    if counted[id(node)] > MAX_VALUES:
+        raise yaml.YAMLError(f"it holds more than {MAX_VALUES:,} values, aliases written out{_line(node)}")
     return counted[id(node)]
 
 
-def _refuse_twins(node: yaml.MappingNode) -> None:
+def _refuse_duplicate_keys(node: yaml.MappingNode) -> None:
     seen: dict[str, yaml.Node] = {}
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode) or key.tag == _CORE + "merge":
             continue
         if key.value in seen:
             raise yaml.YAMLError(
-                f"the key '{shown_key(key.value)}' is given twice, in lines {seen[key.value].start_mark.line + 1} and "
+                f"the key '{show_key(key.value)}' is given twice, in lines {seen[key.value].start_mark.line + 1} and "
                 f"{key.start_mark.line + 1}; keep one"
             )
         seen[key.value] = key
@@ -225,7 +225,7 @@ def _value(loader: _Loader, node: yaml.Node, hint: Any) -> Any:
     if isinstance(node, yaml.ScalarNode):
         return _scalar(loader, node, members)
     if node.tag not in (_CORE + "map", _CORE + "seq"):
-        raise yaml.YAMLError(f"the tag {shown_key(node.tag)!r} is not known{_line(node)}")
+        raise yaml.YAMLError(f"the tag {show_key(node.tag)!r} is not known{_line(node)}")
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, item, _item(members)) for item in node.value]
     assert isinstance(node, yaml.MappingNode)
