@@ -1,4 +1,4 @@
-"""HDBSCAN of vectors or a graph of nearest neighbors, with the habits of scikit-learn; needs neither Ray nor Milvus."""
+"""Vectors or neighbor lists in, clusters out: a scikit-learn estimator that needs neither Ray nor Milvus."""
 
 from __future__ import annotations
 
@@ -29,56 +29,56 @@ from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
 from clustering.kernels.hierarchy.placement import ReachabilityAssigner, assign_by_vote
 
 OPEN = np.dtype([("left", np.int64), ("right", np.int64), ("least", np.float32), ("height", np.float32)])
-BLOCK_BYTES = 128 << 20  # of distances at a time, where vectors are asked for what the lists lack
-PLACED_ROWS = 8192  # new rows that are placed at a time
+BLOCK_BYTES = 128 << 20  # of distances at a time, when vectors are searched for unlisted edges
+PREDICTED_ROWS = 8192  # new rows at a time
 
 
 @dataclass(frozen=True)
 class _Input:
-    """The graph of what is to be clustered: of the rows, or of the distinct vectors among them.
+    """The graph of the rows to be clustered, or of the distinct vectors among them.
 
-    bound : float32, how long an edge that a row does not list must be; radius : how far its list reaches
-    outer : the distinct vector of each row; points : the distinct vectors; each None where a graph was given
+    bound, radius : float32, shape (n_rows,), a lower bound on the unlisted edges of each row, and its longest entry
+    distinct : the distinct vector of each row; points : the distinct vectors; both None if a graph was given
     """
 
     graph: csr_array
     bound: FloatArray
     radius: FloatArray
-    outer: IntArray | None = None
+    distinct: IntArray | None = None
     points: NDArray[Any] | None = None
 
 
 class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """Cluster vectors, lists of their nearest neighbors, or a sparse graph of distances.
 
-    Rows at distance 0 are copies: density and tree see one of them, sizes count all. Pieces of the graph that no edge
-    joins never share a cluster.
+    Rows at distance 0 are copies: density and tree count one of them, sizes count all. Rows in different components of
+    the graph never share a cluster.
 
-    min_samples : the core distance of a row reaches to its min_samples-th other row; none: 1 with diffused weights,
-        which means no core distance, else 5
-    min_cluster_size : rows that a cluster has at least; none: 5, and 3 where many rows lie in small groups
+    min_samples : the core distance of a row is the distance to its min_samples-th other row; none: 1 with diffused
+        weights, which means no core distance, else 5
+    min_cluster_size : least rows of a cluster; none: 5, or 3 where many rows are in small groups
     weights : "diffused", lengths of the edges after diffusion over the graph; or "distance", plain HDBSCAN
-    selection : "modularity", the cut of the tree whose clusters keep their neighbors to themselves; "eom"; or "leaf"
-    preset : of modularity: "events" for small stories, "topics" for few broad subjects
-    granularity : of modularity: smaller is finer; none: 20000, and less where many rows lie in small groups
+    selection : "modularity", the cut of the tree with the largest modularity; "eom"; or "leaf"
+    preset : for modularity: "events" for small stories, "topics" for few broad subjects
+    granularity : for modularity: smaller is finer; none: 20000, or less where many rows are in small groups
     epsilon, max_cluster_size : as in hdbscan, for "eom" and "leaf"; allow_single_cluster : the root may be a cluster
-    layers : of modularity: at most so many layers from broad to fine, 1 to 6
-    copies : "fold", or "weigh": density and tree see every copy, min_distance apart from the others
-    min_distance : shorter distances, save 0, are lifted to this
-    n_neighbors : nearest rows that are searched for vectors; none: 50. Of a sparse graph every row is known to hold at
-        least so many of its nearest; none: not known, and nothing can be certified
-    budget : rows for which ``vectors`` are searched at most, to settle what the graph leaves open
+    layers : for modularity: most layers from broad to fine, 1 to 6
+    copies : "fold", or "weigh": density and tree count every copy, at min_distance from the others
+    min_distance : shorter distances other than 0 are raised to this
+    n_neighbors : nearest rows that are searched for vectors; none: 50. For a sparse graph: each row stores at least
+        this many of its nearest; none: unknown, and nothing can be certified
+    budget : most rows that are searched among ``vectors`` for edges that the graph does not list
     seed : of the random sketches of diffusion
 
     After ``fit``, for every row: ``labels_`` int64, -1 is noise, clusters numbered by size; ``probabilities_`` and
-    ``outlier_scores_`` float64, 0 to 1; ``home_`` int64, the cluster that a row of noise meets first, and
-    ``home_strength_``, 1 for members and 1/2 for who joins at the median height of the tree; ``layers_`` int64, shape
-    (n_rows, n_layers), the cluster in each of several nested layers, broadest first. ``layer_`` : which of them
-    ``labels_`` is. For every cluster of any layer ``cluster_persistence_``, and ``layer_parents_``, the cluster around
-    it in a broader layer, -1 for none. ``modularity_`` : of ``home_``, where it was the choice. With weights="distance"
-    ``certified_`` : share of the merges that are proven to belong to the exact tree, given that the lists are exact;
-    ``open_merges_`` : left, right (rows), least and height of the others; ``n_queries_`` : rows searched among the
-    vectors.
+    ``outlier_scores_`` float64, 0 to 1; ``home_`` int64, the cluster that a noise row meets first, and
+    ``home_strength_`` float32, 1 for members, 1/2 at the median height of the tree; ``layers_`` int64, shape
+    (n_rows, n_layers), the cluster in each of several nested layers, broadest first. ``layer_`` : the layer that
+    ``labels_`` is. For every cluster of any layer: ``cluster_persistence_`` float64, and ``layer_parents_`` int64, the
+    cluster around it in a broader layer, -1 for none. ``modularity_`` : of ``home_``, None if it was not the selection.
+    With weights="distance": ``certified_``, the share of merges that are proven to belong to the exact tree if the
+    lists are exact; ``open_merges_``, left and right (rows), least possible height and height of the others;
+    ``n_queries_``, rows searched among the vectors.
     Source: Campello, Moulavi and Sander (2013); McInnes, Healy and Astels (2017); docs/clustering.md.
     """
 
@@ -128,19 +128,18 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ) -> GraphHDBSCAN:
         """Cluster vectors, or the rows of a graph.
 
-        X : dense, shape (n_rows, dim): vectors, whose n_neighbors nearest by Euclidean distance are searched, exactly
-            up to 15 dimensions or 50,000 rows, else approximately; plain HDBSCAN is settled by them, as by ``vectors``.
+        X : dense, float, shape (n_rows, dim): vectors, whose n_neighbors nearest by Euclidean distance are searched,
+            exactly up to 15 dimensions or 50,000 rows, else approximately; plain HDBSCAN also uses them as ``vectors``.
             Or sparse, shape (n_rows, n_rows): distances. Its rows are read as neighbor lists, so an edge is stored in
-            both directions, or each row holds its own nearest; plain HDBSCAN takes edges in one direction, too
-        neighbors : instead of X, (indices, distances), shape (n_rows, k), ascending; entries that name the row itself
-            or -1 are passed over, one that is named twice counts once; (distances, indices) is told by the types
-        vectors : float, shape (n_rows, dim), of which the distances are the Euclidean ones; what the graph leaves open
-            is then settled by exact search among them
-        keys : uint64, shape (n_rows,), for diffused weights: what names a row in whatever order the rows come; none:
-            its number, of vectors what is in them. With keys that go with the rows, their order changes nothing but
-            ties.
-        Raises: ValueError for a distance that is negative, infinite or NaN, with its place, for wrong shapes and types,
-            and for a parameter out of its range.
+            both directions, or each row stores its own nearest; plain HDBSCAN also accepts edges in one direction
+        neighbors : instead of X, (indices, distances), int and float, shape (n_rows, k), ascending; entries for the row
+            itself or -1 are ignored, duplicates count once; (distances, indices) is recognized by the dtypes
+        vectors : float, shape (n_rows, dim), whose Euclidean distances the graph has; unlisted edges are then found by
+            exact search among them
+        keys : uint64, shape (n_rows,), for diffused weights: an id of each row; none: its number, or a hash of its
+            vector. With ids that belong to the rows, their order changes nothing but ties
+        Raises: ValueError for a distance that is negative, infinite or NaN, with its position; for wrong shapes and
+            types; and for a parameter out of its range.
         """
         if (X is None) == (neighbors is None):
             raise ValueError("give either X, vectors or a sparse graph, or neighbors=(indices, distances)")
@@ -154,12 +153,12 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             keys = estimator_input.row_keys(X) if keys is None else keys
             vectors = X if own.weights == "distance" else None
         taken = _taken(X, neighbors, own)
-        n_rows = taken.graph.shape[0] if taken.outer is None else taken.outer.size
+        n_rows = taken.graph.shape[0] if taken.distinct is None else taken.distinct.size
         self.n_features_in_ = n_rows if taken.points is None else taken.points.shape[1]
         inner, graph, bound, radius = _fold(taken, own.min_distance)
-        group = inner if taken.outer is None else taken.outer if inner is None else inner[taken.outer]
+        group = inner if taken.distinct is None else taken.distinct if inner is None else inner[taken.distinct]
         copies = np.ones(n_rows, np.int32) if group is None else np.bincount(group).astype(np.int32)
-        first = None if group is None else np.unique(group, return_index=True)[1]  # of each group of copies
+        first = None if group is None else np.unique(group, return_index=True)[1]  # row of each group of copies
         if own.copies == "weigh" and own.min_distance <= 0 and copies.size < n_rows:
             raise ValueError(
                 f"copies='weigh' with {n_rows - copies.size} copies needs min_distance above 0, the distance between "
@@ -170,12 +169,12 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if diffused:
             estimator_input.check_magnitude("distances", graph.data)
         lists = _lists(graph) if diffused or options.n_neighbors else None
-        group_sizes = (
-            GroupSizes() if lists is None else measure_group_sizes(count_breaks(lists, _own(lists)), len(lists))
-        )
+        group_sizes = GroupSizes()
+        if lists is not None:
+            group_sizes = measure_group_sizes(count_breaks(lists, _own_entries(lists)), len(lists))
         nearest = None if lists is None else lists.nearest(options.n_neighbors)
         if diffused and lists is not None:
-            forest, core = _diffused(lists, group_sizes, _named(keys, n_rows, first), copies, own)
+            forest, core = _diffused(lists, group_sizes, _group_keys(keys, n_rows, first), copies, own)
             self.certified_: float | None = None
             self.open_merges_ = np.empty(0, OPEN)
             self.n_queries_ = 0
@@ -187,32 +186,28 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.labels_, self.probabilities_ = found.label[each], found.strength[each]
         self.outlier_scores_, self.layers_ = found.outlier_score[each], found.layers[each]
         self.home_, self.home_strength_ = found.home[each], found.home_strength[each]
-        self.cluster_persistence_, self.layer_parents_, self.layer_ = (
-            found.persistence,
-            found.parent,
-            found.chosen_layer,
-        )
-        self.modularity_ = found.modularity
+        self.cluster_persistence_, self.layer_parents_ = found.persistence, found.parent
+        self.layer_, self.modularity_ = found.chosen_layer, found.modularity
         self._tree = found.tree
-        # What predict needs, of each group of copies.
-        self._points, self._outer, self._inner = taken.points, taken.outer, inner
-        self._held = found.label, found.home
+        # For predict: rows -> distinct vectors -> groups of copies, and the clusters of those groups.
+        self._points, self._distinct, self._group = taken.points, taken.distinct, inner
+        self._clusters = found.label, found.home
         self._radius, self._averaged = radius, group_sizes.n_averaged
-        self._reach = ReachabilityAssigner.from_forest(forest, core, found.label, found.home, own.min_samples or 5)
+        self._assigner = ReachabilityAssigner.from_forest(forest, core, found.label, found.home, own.min_samples or 5)
         return self
 
     def predict(self, X: Any = None, *, neighbors: tuple[ArrayLike, ArrayLike] | None = None) -> IntArray:  # noqa: N803
-        """The cluster of each new row; the clusters stay as they are.
+        """Assign new rows to clusters; the clusters stay as they are.
 
-        With diffused weights the nearest rows vote, as many as diffusion averages over, weighed by their distance; only
-        those count in whose own lists the new row would stand, and where there is none it is noise. With
-        weights="distance" a new row belongs to the cluster that it meets no higher than its members meet each other.
-        A row that was there when the clusters were made has the label that it has there.
+        With diffused weights the nearest rows vote, as many as diffusion averages over, weighted by distance. Only rows
+        vote whose own lists would contain the new row; without any it is noise. With weights="distance" a new row joins
+        the cluster that it meets no higher than the cluster's members meet each other. A row equal to one of ``fit``
+        has its label.
 
-        X : shape (n_new, dim), vectors, after ``fit`` with vectors
-        neighbors : instead, (indices, distances) of the nearest rows that ``fit`` had, shape (n_new, k), ascending
+        X : float, shape (n_new, dim), vectors, after ``fit`` with vectors
+        neighbors : instead, (indices, distances) of the nearest rows of ``fit``, int and float, shape (n_new, k)
         Returns: int64, shape (n_new,), -1 is noise.
-        Raises: NotFittedError; ValueError for both or none, wrong shapes and types.
+        Raises: NotFittedError; ValueError for both or neither argument, and for wrong shapes and types.
         """
         check_is_fitted(self, "labels_")
         if (X is None) == (neighbors is None):
@@ -222,31 +217,31 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             rows = estimator_input.checked_rows(ids, self.labels_.size)
             if not (((away >= 0) & (away < np.inf)) | (rows < 0)).all():
                 raise ValueError("distances of neighbors are negative, infinite or NaN; -1 in indices is no neighbor")
-            if self._outer is not None:
-                rows = np.where(rows >= 0, self._outer[rows], -1)
+            if self._distinct is not None:
+                rows = np.where(rows >= 0, self._distinct[rows], -1)
             order = np.argsort(np.where(rows >= 0, away, np.inf), axis=1, kind="stable")
             return self._labels(np.take_along_axis(rows, order, 1), np.take_along_axis(away, order, 1))
         if self._points is None:
             raise ValueError("the clusters are those of a graph, without vectors; give neighbors=(indices, distances)")
         new = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
-        k = Parameters.from_estimator(self).n_neighbors or estimator_input.SEARCHED
+        k = Parameters.from_estimator(self).n_neighbors or estimator_input.NEIGHBORS
         return np.concatenate(
             [
-                self._labels(*estimator_input.nearest_vectors(self._points, new[at : at + PLACED_ROWS], k))
-                for at in range(0, len(new), PLACED_ROWS)
+                self._labels(*estimator_input.nearest_vectors(self._points, new[at : at + PREDICTED_ROWS], k))
+                for at in range(0, len(new), PREDICTED_ROWS)
             ]
         )
 
     def _labels(self, rows: IntArray, away: FloatArray) -> IntArray:
-        if self._inner is not None:
-            rows = np.where(rows >= 0, self._inner[rows], -1)
-        label, home = self._held
+        if self._group is not None:
+            rows = np.where(rows >= 0, self._group[rows], -1)
+        label, home = self._clusters
         if not rows.shape[1]:
             return np.full(len(rows), -1, np.int64)
         if self.weights == "diffused":
             found = assign_by_vote(rows, away, away <= self._radius[rows], self._averaged, label, home)
         else:
-            found = self._reach.assign(rows, away)
+            found = self._assigner.assign(rows, away)
         known = (away[:, 0] == 0) & (rows[:, 0] >= 0)
         chosen: IntArray = np.where(known, label[rows[:, 0]], found["label"]).astype(np.int64)
         return chosen
@@ -266,24 +261,22 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if points is None:
             proof = prove_forest(forest, bound)
         else:
-            ask = _search(points if first is None else points[first], core, np.float32(own.min_distance))
-            forest, proof = repair_forest(forest, bound, ask, own.budget)
-        undecided = np.flatnonzero(proof.lower_bound != forest.distance)
-        self.certified_ = 1 - undecided.size / len(forest) if len(forest) else 1.0
-        self.open_merges_ = np.empty(undecided.size, OPEN)
+            search = _outside_search(points if first is None else points[first], core, np.float32(own.min_distance))
+            forest, proof = repair_forest(forest, bound, search, own.budget)
+        unproven = np.flatnonzero(proof.lower_bound != forest.distance)
+        self.certified_ = 1 - unproven.size / len(forest) if len(forest) else 1.0
+        self.open_merges_ = np.empty(unproven.size, OPEN)
         for side in ("left", "right"):
-            rows = getattr(forest, side)[undecided]
+            rows = getattr(forest, side)[unproven]
             self.open_merges_[side] = rows if first is None else first[rows]
-        self.open_merges_["least"], self.open_merges_["height"] = (
-            proof.lower_bound[undecided],
-            forest.distance[undecided],
-        )
+        self.open_merges_["least"] = proof.lower_bound[unproven]
+        self.open_merges_["height"] = forest.distance[unproven]
         self.n_queries_ = proof.queries
         return forest, core
 
     @property
     def condensed_tree_(self) -> Any:
-        """hdbscan's CondensedTree over the distinct rows (copies count once): its plots and exports work."""
+        """hdbscan's CondensedTree over the distinct rows (copies count once), for its plots and exports."""
         from hdbscan.plots import CondensedTree
 
         return CondensedTree(self._tree.as_records(), self.labels_)
@@ -300,13 +293,13 @@ def _taken(X: Any, neighbors: Any, own: Parameters) -> _Input:  # noqa: N803
     outer, first = estimator_input.distinct_rows(X)
     points = X[first]
     graph, bound = estimator_input.graph_of_lists(
-        estimator_input.neighbors_of_vectors(points, own.n_neighbors or estimator_input.SEARCHED, own.seed)
+        estimator_input.neighbors_of_vectors(points, own.n_neighbors or estimator_input.NEIGHBORS, own.seed)
     )
     return _Input(graph, bound, bound, outer, points)
 
 
-def _named(keys: ArrayLike | None, n_rows: int, first: IntArray | None) -> NDArray[np.uint64]:
-    """A key for each group of copies: that of its first row."""
+def _group_keys(keys: ArrayLike | None, n_rows: int, first: IntArray | None) -> NDArray[np.uint64]:
+    """The key of the first row of each group of copies."""
     of_rows = np.arange(n_rows) if keys is None else np.asarray(keys)
     if of_rows.shape != (n_rows,):
         raise ValueError(f"keys have shape {of_rows.shape}; expected ({n_rows},)")
@@ -346,16 +339,16 @@ def _lists(graph: csr_array) -> NeighborLists:
     return NeighborLists(0, graph.indptr.astype(np.int64), indices, distances)
 
 
-def _own(lists: NeighborLists) -> int:
-    """How many entries nearly every list has: those beyond may have come from the lists of others."""
+def _own_entries(lists: NeighborLists) -> int:
+    """Entries that nearly every list has; further ones may come from the lists of others."""
     lengths = np.diff(lists.indptr)
     return int(np.quantile(lengths[lengths > 0], 0.05)) if lists.indices.size else 1
 
 
 def _fold(taken: _Input, min_distance: float) -> tuple[IntArray | None, csr_array, FloatArray, FloatArray]:
-    """One row for all that lie at distance 0 of each other.
+    """Merge rows at distance 0 of each other into one.
 
-    Returns: the new row of each old one, none where all are as they were; their graph; their bound and radius.
+    Returns: the new row of each old one, None if nothing changed; the graph, bound and radius of the new rows.
     """
     graph, n_rows = taken.graph, taken.graph.shape[0]
     none = not graph.nnz or graph.data.min() > 0
@@ -363,31 +356,31 @@ def _fold(taken: _Input, min_distance: float) -> tuple[IntArray | None, csr_arra
         return None, graph, taken.bound, taken.radius
     rows = np.repeat(np.arange(n_rows), np.diff(graph.indptr))
     same = graph.data == 0
-    piece = np.arange(n_rows)
-    join_components(rows[same], graph.indices[same].astype(np.int64), piece)
-    _, group = np.unique(piece, return_inverse=True)
+    component = np.arange(n_rows)
+    join_components(rows[same], graph.indices[same].astype(np.int64), component)
+    _, group = np.unique(component, return_inverse=True)
     count = int(group.max(initial=-1)) + 1
     lists = directed_graph(group[rows], group[graph.indices], graph.data, count, min_distance)
     bound, radius = np.full(count, min_distance, np.float32), np.zeros(count, np.float32)
-    np.maximum.at(bound, group, taken.bound)  # what no copy lists is as far as the farthest of their lists
+    np.maximum.at(bound, group, taken.bound)  # an edge that no copy lists is no shorter than any of their bounds
     np.maximum.at(radius, group, taken.radius)
     return group.astype(np.int64), lists, bound, radius
 
 
-def _search(points: FloatArray, core: FloatArray, floor: np.float32) -> OutsideSearch:
-    """Exact search for the nearest row of another piece by mutual reachability; equal ones: the smaller row."""
+def _outside_search(points: FloatArray, core: FloatArray, floor: np.float32) -> OutsideSearch:
+    """Exact search for the nearest row of another group by mutual reachability; of equal ones the smaller row."""
     squares = np.einsum("ij,ij->i", points, points)
     step = max(1, BLOCK_BYTES // (4 * max(len(points), 1)))
 
-    def ask(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
+    def search(rows: IntArray, group: IntArray) -> tuple[IntArray, FloatArray]:
         other, reach = np.empty(rows.size, np.int64), np.empty(rows.size, np.float32)
         for at in range(0, rows.size, step):
             some = rows[at : at + step]
             squared = squares[some][:, None] + squares[None, :] - 2 * points[some] @ points.T
             lengths = np.maximum(np.sqrt(np.maximum(squared, 0)), floor)
-            found = nearest_outside(lengths, core[some], core, piece[some], piece)
+            found = nearest_outside(lengths, core[some], core, group[some], group)
             other[at : at + step], reach[at : at + step] = found
         other[np.isinf(reach)] = -1
         return other, reach
 
-    return ask
+    return search

@@ -1,4 +1,4 @@
-"""What a user gives GraphHDBSCAN in; parameters, lists, graphs and vectors that are checked, out."""
+"""Arguments of GraphHDBSCAN in, checked parameters, neighbor lists, graphs and vectors out."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
+from clustering.kernels.copies import number_by_first
 from clustering.kernels.graph.csr import directed_graph, first_invalid, has_diagonal, has_duplicates
 from clustering.kernels.graph.forest import FloatArray, IntArray, core_distances
 
-SEARCHED = 50  # nearest rows of each that are searched where nothing else is said
-FLAT_DIMS = 15  # dimensions up to which a tree finds the nearest faster than comparing with all rows
-EXACT_ROWS = 50_000  # of more dimensions; beyond, the search is approximate
-LARGEST = 1e18  # of vectors and of diffused distances: float32 holds their squares
-WHOLE = {  # parameters that are whole numbers: least, most, and whether None is a choice
+NEIGHBORS = 50  # nearest rows that are searched by default
+TREE_DIMS = 15  # up to so many dimensions a tree is faster than comparing all rows
+EXACT_ROWS = 50_000  # with more dimensions; above, the search is approximate
+LARGEST = 1e18  # of vectors and of diffused distances: float32 can hold the squares
+INTEGERS = {  # parameters that are whole numbers: least, most, and whether None is allowed
     "min_samples": (1, None, True), "min_cluster_size": (2, None, True), "granularity": (1, None, True),
     "max_cluster_size": (0, None, False), "layers": (1, 6, False), "n_neighbors": (1, None, True),
     "budget": (0, None, False), "seed": (0, None, False),
 }  # fmt: skip
-WORDS = {
+CHOICES = {
     "weights": ("diffused", "distance"), "selection": ("modularity", "eom", "leaf"),
     "preset": (None, "events", "topics"), "copies": ("fold", "weigh"),
 }  # fmt: skip
@@ -31,7 +32,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Parameters:
-    """GraphHDBSCAN's parameters, whole numbers as int, in their range."""
+    """The checked parameters of GraphHDBSCAN; whole numbers are int."""
 
     min_samples: int | None
     min_cluster_size: int | None
@@ -51,29 +52,29 @@ class Parameters:
 
     @classmethod
     def from_estimator(cls, estimator: Any) -> Parameters:
-        """Raises: ValueError that names the parameter, its value and what is taken."""
-        given = {name: getattr(estimator, name) for name in cls.__dataclass_fields__}
-        for name, known in WORDS.items():
-            if not (given[name] is None or isinstance(given[name], str)) or given[name] not in known:
-                raise ValueError(f"{name}={given[name]!r} is not one of {', '.join(map(repr, known))}")
-        for name, (least, most, optional) in WHOLE.items():
-            if not (optional and given[name] is None):
-                given[name] = _whole(name, given[name], least, most)
+        """Read and check the parameters. Raises: ValueError with the parameter, its value and what is allowed."""
+        values = {name: getattr(estimator, name) for name in cls.__dataclass_fields__}
+        for name, known in CHOICES.items():
+            if not (values[name] is None or isinstance(values[name], str)) or values[name] not in known:
+                raise ValueError(f"{name}={values[name]!r} is not one of {', '.join(map(repr, known))}")
+        for name, (least, most, optional) in INTEGERS.items():
+            if not (optional and values[name] is None):
+                values[name] = _integer(name, values[name], least, most)
         for name in ("epsilon", "min_distance"):
-            value = given[name]
+            value = values[name]
             if not _is_number(value) or not 0 <= value <= np.finfo(np.float32).max:
                 raise ValueError(f"{name}={value!r} is no number from 0 on")
-            given[name] = float(value)
-        if not isinstance(given["allow_single_cluster"], (bool, np.bool_)):
-            raise ValueError(f"allow_single_cluster={given['allow_single_cluster']!r} is neither True nor False")
-        return cls(**given)
+            values[name] = float(value)
+        if not isinstance(values["allow_single_cluster"], (bool, np.bool_)):
+            raise ValueError(f"allow_single_cluster={values['allow_single_cluster']!r} is neither True nor False")
+        return cls(**values)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (Real, np.number)) and not isinstance(value, (bool, np.bool_, complex, np.complexfloating))
 
 
-def _whole(name: str, value: Any, least: int, most: int | None) -> int:
+def _integer(name: str, value: Any, least: int, most: int | None) -> int:
     if not _is_number(value) or not abs(value) < math.inf or abs(value - round(value)) > 1e-9 * abs(value):
         near = _is_number(value) and abs(value) < math.inf
         hint = f"; {math.floor(value)} and {math.ceil(value)} are near" if near else ""
@@ -89,15 +90,16 @@ def _whole(name: str, value: Any, least: int, most: int | None) -> int:
 
 
 def neighbor_arrays(neighbors: Any) -> tuple[NDArray[np.int64], FloatArray]:
-    """Row numbers and distances, each of shape (n_rows, k), from what a search gives.
+    """Row numbers and distances from the result of a search.
 
-    neighbors : (indices, distances); (distances, indices), as scikit-learn and Faiss give them, is told by the types;
-        a third thing, as umap-learn gives it, is passed over
-    Raises: ValueError for anything else, and for row numbers that are floats.
+    neighbors : (indices, distances); (distances, indices), as scikit-learn and Faiss return them, is recognized by the
+        dtypes; a third item, as umap-learn returns it, is ignored
+    Returns: indices of an integer dtype such as int64, and distances float32, each of shape (n_rows, k).
+    Raises: ValueError for other types and shapes, and for row numbers that are floats.
     """
     if not isinstance(neighbors, (tuple, list)) or len(neighbors) not in (2, 3):
-        held = f" of {len(neighbors)}" if isinstance(neighbors, (tuple, list)) else ""
-        raise ValueError(f"neighbors are a {type(neighbors).__name__}{held}; expected (indices, distances)")
+        size = f" of {len(neighbors)}" if isinstance(neighbors, (tuple, list)) else ""
+        raise ValueError(f"neighbors are a {type(neighbors).__name__}{size}; expected (indices, distances)")
     ids, lengths = (_array(name, one) for name, one in zip(("indices", "distances"), neighbors[:2], strict=True))
     if ids.dtype.kind == "f" and lengths.dtype.kind in "iu":
         ids, lengths = lengths, ids
@@ -110,16 +112,19 @@ def neighbor_arrays(neighbors: Any) -> tuple[NDArray[np.int64], FloatArray]:
     return ids, as_floats("distances of neighbors", lengths)
 
 
-def _array(name: str, given: Any) -> NDArray[Any]:
+def _array(name: str, values: Any) -> NDArray[Any]:
     try:
-        return np.asarray(given)
+        return np.asarray(values)
     except ValueError:
         raise ValueError(f"{name} of neighbors are lists of several lengths; fill them up with -1") from None
 
 
-def as_floats(name: str, given: Any) -> FloatArray:
-    """float32, so that a number beyond its range is infinite."""
-    array = np.asarray(given)
+def as_floats(name: str, values: Any) -> FloatArray:
+    """Convert numbers to float32, of the same shape; a number beyond its range becomes infinite.
+
+    Raises: ValueError for other types.
+    """
+    array = np.asarray(values)
     if array.dtype.kind not in "fiu" and array.size:
         raise ValueError(f"{name} are of type {array.dtype}; expected numbers")
     with np.errstate(over="ignore"):
@@ -127,9 +132,9 @@ def as_floats(name: str, given: Any) -> FloatArray:
 
 
 def checked_rows(ids: NDArray[Any], n_rows: int) -> NDArray[np.int64]:
-    """The row numbers as int64, -1 for no neighbor.
+    """Check row numbers. ids : integers, any shape, -1 for no neighbor. Returns: int64, same shape.
 
-    Raises: ValueError for a number that no row has.
+    Raises: ValueError for a number that is no row.
     """
     wrong = (ids >= n_rows) | ((ids < -1) if ids.dtype.kind == "i" else False)
     if wrong.any():
@@ -138,8 +143,11 @@ def checked_rows(ids: NDArray[Any], n_rows: int) -> NDArray[np.int64]:
 
 
 def graph_of_lists(neighbors: Any) -> tuple[csr_array, FloatArray]:
-    """Neighbor lists as a directed graph, each neighbor once, and how long an edge that a row does not list must be.
+    """Turn neighbor lists into a directed graph with each neighbor once.
 
+    neighbors : see ``neighbor_arrays``
+    Returns: float32 csr_array, shape (n_rows, n_rows); float32, shape (n_rows,), a lower bound on each row's unlisted
+        edges: its longest entry, infinite where it lists all other rows.
     Raises: ValueError for wrong shapes, types, row numbers, and for a distance that is negative, infinite or NaN.
     """
     ids, lengths = neighbor_arrays(neighbors)
@@ -158,17 +166,20 @@ def graph_of_lists(neighbors: Any) -> tuple[csr_array, FloatArray]:
     return graph, bound
 
 
-def graph_of_sparse(given: Any, n_neighbors: int | None) -> tuple[csr_array, FloatArray]:
-    """A sparse matrix of distances likewise; n_neighbors : what each row holds of its nearest at least, if known.
+def graph_of_sparse(matrix: Any, n_neighbors: int | None) -> tuple[csr_array, FloatArray]:
+    """Turn a sparse matrix of distances into a directed graph with each neighbor once.
 
-    Raises: ValueError for another shape, numbers that are none, indices out of range, and wrong distances.
+    matrix : scipy sparse, shape (n_rows, n_rows), floats or integers
+    n_neighbors : how many of its nearest rows each row stores at least; none: unknown
+    Returns: as ``graph_of_lists``, float32; the bounds are 0 without n_neighbors.
+    Raises: ValueError for another shape or type, indices out of range, and negative, infinite or NaN distances.
     """
-    if not hasattr(given, "tocsr") or len(given.shape) != 2 or given.shape[0] != given.shape[1]:
-        raise ValueError(f"X is {type(given).__name__} of shape {np.shape(given)}; expected a square sparse graph")
-    if given.dtype.kind not in "fiu":
-        raise ValueError(f"X holds {given.dtype}; expected distances")
-    n_rows = given.shape[0]
-    graph = _csr_of(given)
+    if not hasattr(matrix, "tocsr") or len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"X is {type(matrix).__name__} of shape {np.shape(matrix)}; expected a square sparse graph")
+    if matrix.dtype.kind not in "fiu":
+        raise ValueError(f"X holds {matrix.dtype}; expected distances")
+    n_rows = matrix.shape[0]
+    graph = _csr_of(matrix)
     if has_diagonal(graph):
         rows = np.repeat(np.arange(n_rows), np.diff(graph.indptr))
         other = graph.indices != rows
@@ -182,37 +193,37 @@ def graph_of_sparse(given: Any, n_neighbors: int | None) -> tuple[csr_array, Flo
     return graph, bound
 
 
-def _csr_of(given: Any) -> csr_array:
-    """float32; scipy's own conversions would add twins up, and know no float16."""
+def _csr_of(matrix: Any) -> csr_array:
+    """The matrix as float32; scipy's own conversions sum duplicates and do not accept float16."""
     try:
-        if given.format in ("csr", "csc"):
-            given.check_format(full_check=True)
-            whole = (as_floats("distances", given.data), given.indices, given.indptr)
-            given = (csr_array if given.format == "csr" else csc_array)(whole, shape=given.shape)
-        if isinstance(given, csr_array):
-            return given
-        ends = given.tocoo()
+        if matrix.format in ("csr", "csc"):
+            matrix.check_format(full_check=True)
+            arrays = (as_floats("distances", matrix.data), matrix.indices, matrix.indptr)
+            matrix = (csr_array if matrix.format == "csr" else csc_array)(arrays, shape=matrix.shape)
+        if isinstance(matrix, csr_array):
+            return matrix
+        ends = matrix.tocoo()
         rows, cols = (side.astype(np.int64) for side in ends.coords)
-        if rows.size and (min(rows.min(), cols.min()) < 0 or max(rows.max(), cols.max()) >= given.shape[0]):
-            raise ValueError(f"an entry lies outside of {given.shape[0]} rows")
+        if rows.size and (min(rows.min(), cols.min()) < 0 or max(rows.max(), cols.max()) >= matrix.shape[0]):
+            raise ValueError(f"an entry lies outside of {matrix.shape[0]} rows")
     except (ValueError, IndexError) as error:
         raise ValueError(f"X is no sound sparse graph: {error}") from None
-    kept = slice(None) if given.format != "bsr" else ends.data != 0  # blocks are full of zeros that are no distances
+    kept = slice(None) if matrix.format != "bsr" else ends.data != 0  # its blocks store zeros that are no distances
     rows, cols, data = rows[kept], cols[kept], as_floats("distances", ends.data)[kept]
     order = np.argsort(rows, kind="stable")
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=given.shape[0]))])
-    return csr_array((data[order], cols[order], indptr), shape=given.shape)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=matrix.shape[0]))])
+    return csr_array((data[order], cols[order], indptr), shape=matrix.shape)
 
 
 def check_magnitude(name: str, numbers: NDArray[Any]) -> None:
-    """Raises: ValueError for numbers whose squares float32 does not hold: they would all be alike."""
+    """Check that float32 can hold the squares. numbers : any float dtype and shape. Raises: ValueError otherwise."""
     most = max(-float(numbers.min(initial=0)), float(numbers.max(initial=0)))
     if most > LARGEST:
         raise ValueError(f"{name} reach to {most:.3g}, beyond {LARGEST:g}; divide them all by one number")
 
 
 def _checked(graph: csr_array) -> csr_array:
-    """The graph, if all its distances are finite and not negative."""
+    """Return the graph if all its distances are finite and not negative, else raise ValueError."""
     at = first_invalid(graph.data)
     if at >= 0:
         row = int(np.searchsorted(graph.indptr, at, side="right")) - 1
@@ -225,7 +236,7 @@ def _checked(graph: csr_array) -> csr_array:
 
 
 def without_duplicates(graph: csr_array) -> csr_array:
-    """The graph with each neighbor of a row once, at its shortest."""
+    """Keep each neighbor of a row once, at its shortest. graph : float32 csr_array, shape (n_rows, n_rows)"""
     if not has_duplicates(graph):
         return graph
     rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
@@ -233,16 +244,16 @@ def without_duplicates(graph: csr_array) -> csr_array:
 
 
 def farthest_distances(graph: csr_array) -> FloatArray:
-    """float32, shape (n_rows,): the longest entry of each row, 0 for an empty one."""
+    """The longest entry of each row: float32, shape (n_rows,), 0 for an empty row."""
     far = np.zeros(graph.shape[0], np.float32)
-    held = np.diff(graph.indptr) > 0
-    if held.any():
-        far[held] = np.maximum.reduceat(graph.data, graph.indptr[:-1][held])
+    filled = np.diff(graph.indptr) > 0
+    if filled.any():
+        far[filled] = np.maximum.reduceat(graph.data, graph.indptr[:-1][filled])
     return far
 
 
 def check_is_not_distances(points: NDArray[Any]) -> None:
-    """Raises: ValueError for what is a matrix of all distances rather than vectors."""
+    """Check that points, float, shape (n_rows, dim), are not a dense distance matrix. Raises: ValueError if so."""
     if len(points) < 3 or points.shape[0] != points.shape[1] or np.diagonal(points).any() or not points.any():
         return
     if (points >= 0).all() and np.allclose(points, points.T):
@@ -253,18 +264,16 @@ def check_is_not_distances(points: NDArray[Any]) -> None:
 
 
 def distinct_rows(points: NDArray[Any]) -> tuple[IntArray, IntArray]:
-    """The group of equal vectors that each row is in, and the first row of each; groups by first row."""
-    points = np.ascontiguousarray(points + 0.0)  # -0 is 0
-    whole = points.view(np.dtype((np.void, points.dtype.itemsize * points.shape[1]))).ravel()
-    _, first, group = np.unique(whole, return_index=True, return_inverse=True)
-    rank = np.empty(first.size, np.int64)
-    order = np.argsort(first)
-    rank[order] = np.arange(first.size)
-    return rank[group.ravel()], first[order]
+    """Number distinct vectors by first appearance. points : float32 or float64, shape (n_rows, dim)
+
+    Returns: int64, shape (n_rows,), the number of each row's vector; int64, shape (n_distinct,), the first row of each.
+    """
+    points = np.ascontiguousarray(points + 0.0)  # -0 becomes 0
+    return number_by_first(points.view(np.dtype((np.void, points.dtype.itemsize * points.shape[1]))).ravel())
 
 
 def row_keys(points: NDArray[Any]) -> NDArray[np.uint64]:
-    """uint64, shape (n_rows,): a number that goes with the vector, in whatever order the rows come."""
+    """A hash of each vector, uint64, shape (n_rows,), that does not depend on the order of the rows."""
     bits = np.ascontiguousarray(points.astype(np.float64) + 0.0).view(np.uint64)
     keys = np.zeros(len(bits), np.uint64)
     for column in bits.T:
@@ -274,36 +283,44 @@ def row_keys(points: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def neighbors_of_vectors(points: NDArray[Any], k: int, seed: int) -> tuple[NDArray[np.int64], FloatArray]:
-    """The k nearest other rows of each by Euclidean distance, for ``graph_of_lists``.
+    """Search the k nearest other rows of each row by Euclidean distance.
 
-    Exact up to 15 dimensions or 50,000 rows, else by pynndescent, whose lists lack a few.
+    Exact up to 15 dimensions or 50,000 rows, else approximate by pynndescent.
+
+    points : float32 or float64, shape (n_rows, dim)
+    Returns: int64 and float32, shape (n_rows, k), for ``graph_of_lists``; k is at most n_rows - 1.
+    Raises: ValueError for numbers beyond 1e18.
     """
     check_magnitude("numbers of X", points)
     n_rows, dim = points.shape
     k = min(k, n_rows - 1)
     if k < 1:
         return np.empty((n_rows, 0), np.int64), np.empty((n_rows, 0), np.float32)
-    if dim > FLAT_DIMS and n_rows > EXACT_ROWS:
+    if dim > TREE_DIMS and n_rows > EXACT_ROWS:
         from pynndescent import NNDescent
 
-        found = NNDescent(points.astype(np.float32), n_neighbors=k + 1, random_state=seed % (1 << 32))
-        ids, away = found.neighbor_graph  # the row itself is among them
+        index = NNDescent(points.astype(np.float32), n_neighbors=k + 1, random_state=seed % (1 << 32))
+        ids, away = index.neighbor_graph  # with the row itself
         return ids.astype(np.int64), as_floats("distances", np.where(ids >= 0, away, 0))
     distances, indices = _search(points).kneighbors(n_neighbors=k)
     return indices.astype(np.int64), as_floats("distances", distances)
 
 
 def nearest_vectors(points: NDArray[Any], new: NDArray[Any], k: int) -> tuple[NDArray[np.int64], FloatArray]:
-    """The k nearest of the rows to each new vector, exact; an equal one is at distance 0."""
+    """Search the k nearest rows of each new vector, exactly; an equal row comes first, at distance 0.
+
+    points, new : float32 or float64, shapes (n_rows, dim) and (n_new, dim)
+    Returns: int64 and float32, shape (n_new, k), ascending; k is at most n_rows.
+    """
     k = min(k, len(points))
     distances, indices = _search(points).kneighbors(new, n_neighbors=k)
-    for place in range(min(3, k)):  # by rounding, another may stand before it
-        same = (points[indices[:, place]] == new).all(axis=1)
-        indices[same, 0], distances[same, 0] = indices[same, place], 0
+    for rank in range(min(3, k)):  # by rounding, another row may come before it
+        same = (points[indices[:, rank]] == new).all(axis=1)
+        indices[same, 0], distances[same, 0] = indices[same, rank], 0
     return indices.astype(np.int64), as_floats("distances", distances)
 
 
 def _search(points: NDArray[Any]) -> Any:
     from sklearn.neighbors import NearestNeighbors
 
-    return NearestNeighbors(algorithm="kd_tree" if points.shape[1] <= FLAT_DIMS else "brute").fit(points)
+    return NearestNeighbors(algorithm="kd_tree" if points.shape[1] <= TREE_DIMS else "brute").fit(points)

@@ -41,7 +41,7 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     core = load_array(run / "forest" / "core.npy")
     floor = float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric)
     result = label_texts(
-        forest, copies, core, options, floor=floor, piece=find_tied_rows(forest, core, floor),
+        forest, copies, core, options, floor=floor, equal_to=find_tied_rows(forest, core, floor),
         nearest=_first_neighbors(run, min(options.n_neighbors, k), graph.max_distance, copies.size),
         group_sizes=load_group_sizes(run),
     )  # fmt: skip

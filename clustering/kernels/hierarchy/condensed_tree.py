@@ -1,7 +1,7 @@
-"""A spanning forest in; the condensed tree, the selected clusters, and what HDBSCAN says of every text, out.
+"""A spanning forest in, the condensed tree, the selected clusters, and label, strength and score of every text out.
 
-Every pass runs over arrays from the root down or from the leaves up; nothing recurses, and time and memory are linear
-in the number of texts.
+Every pass runs over arrays, from the root down or from the leaves up, without recursion; time and memory are linear in
+the number of texts.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from clustering.kernels.graph.forest import Forest, find_root
 
 TREE_DTYPE = np.dtype(
     [("parent", np.intp), ("child", np.intp), ("lambda_val", np.float64), ("child_size", np.intp)]
-)  # hdbscan's own
+)  # as in hdbscan
 
 
 @dataclass(frozen=True)
 class CondensedTree:
-    """The hierarchy of clusters of at least min_cluster_size texts; lambda = 1 / distance, 0 at infinite distance.
+    """The hierarchy of clusters of at least min_cluster_size texts; lambda is 1 / distance, 0 at infinite distance.
 
-    parent : int32, shape (n_clusters,), always a smaller number than the cluster's own; cluster 0 is the root, its own
-        parent
-    birth : float64, shape (n_clusters,), lambda at which the cluster leaves its parent; size : int64, its texts
-    cluster, departure : int32 and float64, shape (n_texts,), the cluster that a text leaves last, and at which lambda
-    n_components : components of the forest that are large enough for a cluster; 1 where there is one component
+    parent : int32, shape (n_clusters,), a smaller number than the cluster's own; cluster 0 is the root, its own parent
+    birth, size : float64 and int64, shape (n_clusters,), lambda at which a cluster leaves its parent, and its texts
+    cluster, departure : int32 and float64, shape (n_texts,), the last cluster of a text, and lambda at which it leaves
+    n_components : components of the forest that are large enough for a cluster; 1 if the forest is connected
     """
 
     parent: NDArray[np.int32]
@@ -39,7 +38,10 @@ class CondensedTree:
     n_components: int
 
     def as_records(self) -> NDArray[Any]:
-        """The same in hdbscan's form: a record a text and a cluster but the root, clusters from n_texts on."""
+        """The tree as hdbscan stores it: one record for each text, and for each cluster but the root.
+
+        Returns: TREE_DTYPE (integers and a float64), shape (n_texts + n_clusters - 1,); clusters count from n_texts.
+        """
         n_texts = self.cluster.size
         records = np.empty(n_texts + self.parent.size - 1, TREE_DTYPE)
         texts, clusters = records[:n_texts], records[n_texts:]
@@ -53,10 +55,11 @@ class CondensedTree:
 
 @dataclass(frozen=True)
 class Clusters:
-    """What HDBSCAN says of every text, and its tree; labels are not yet in a lasting order.
+    """The clusters of a condensed tree; labels are not yet in their final order.
 
-    label : int64, shape (n_texts,), -1 is noise; strength, outlier_score : float64, 0 to 1
-    persistence : float64, a value for each label, 0 to 1
+    label : int64, shape (n_texts,), -1 is noise
+    strength, outlier_score : float64, shape (n_texts,), 0 to 1
+    persistence : float64, shape (n_labels,), 0 to 1
     """
 
     label: NDArray[np.int64]
@@ -76,10 +79,14 @@ def cluster_forest(
     max_cluster_size: int = 0,
     allow_single_cluster: bool = False,
 ) -> Clusters:
-    """Condense the forest's hierarchy and select clusters as hdbscan does.
+    """Condense the hierarchy of the forest and select clusters as hdbscan does.
 
-    Pieces of the forest meet at lambda 0, and no cluster holds texts of two pieces. ``epsilon`` : clusters that leave
-    their parent at a shorter distance are not told apart; ``max_cluster_size`` : 0 is no limit, for ``eom`` only
+    Components of the forest meet at lambda 0, and no cluster holds texts of two components.
+
+    min_cluster_size : least texts of a cluster; selection : "eom" (excess of mass) or "leaf"
+    epsilon : distance; clusters that leave their parent at a shorter one are merged
+    max_cluster_size : in texts, for "eom"; 0 is no limit; allow_single_cluster : the root may be a cluster
+    Raises: ValueError for another selection, and for a min_cluster_size below 2.
     Source: McInnes, Healy and Astels (2017), hdbscan; outlier scores GLOSH, Campello et al. (2015).
     """
     tree = condense(forest, n_texts, min_cluster_size)
@@ -94,7 +101,7 @@ def cluster_forest(
     if epsilon > 0 and not selected[0]:
         selected = _merge_near(tree.parent, tree.birth, selected, epsilon, alone)
     edge = 1 / epsilon if epsilon > 0 else last[0]
-    label, strength, score = _describe(tree.parent, tree.cluster, tree.departure, selected, last, deepest, edge)
+    label, strength, score = _label_texts(tree.parent, tree.cluster, tree.departure, selected, last, deepest, edge)
     persistence = _persistence(tree, label, stability[selected])
     kept = np.bincount(label[label >= 0], minlength=persistence.size) > 0  # epsilon may leave the root without texts
     number = np.cumsum(kept) - 1
@@ -103,17 +110,18 @@ def cluster_forest(
 
 
 def clusters_from_labels(tree: CondensedTree, node_label: NDArray[np.int64]) -> Clusters:
-    """What the choice of a label for every cluster of a condensed tree says of the texts.
+    """Turn a label for every cluster of a condensed tree into labels, strengths and scores of the texts.
 
-    node_label : int64, shape (n_clusters,), 0 to n - 1; -1 where texts that leave the tree there are noise
-    Strength is 1 - d / D: d the distance at which a text leaves the tree, D that at which its label's cluster does.
+    Strength is 1 - d / D: d is the distance at which a text leaves the tree, D that at which its label's cluster does.
+
+    node_label : int64, shape (n_clusters,), 0 to n_labels - 1; -1 where texts that leave the tree are noise
     """
     stability, _, deepest = _stabilities(tree.parent, tree.birth, tree.size, tree.cluster, tree.departure)
-    label = np.where(tree.departure > 0, node_label[tree.cluster], -1)  # pieces too small for a cluster leave at 0
+    label = np.where(tree.departure > 0, node_label[tree.cluster], -1)  # components too small for a cluster leave at 0
     around = _tops(tree.parent, node_label)
     height = np.divide(1, tree.departure, out=np.full(label.size, np.inf), where=tree.departure > 0)
     end = np.divide(1, tree.birth, out=np.full(node_label.size, np.inf), where=tree.birth > 0)
-    end[np.isinf(end)] = height.max(where=np.isfinite(height), initial=0)  # whole pieces
+    end[np.isinf(end)] = height.max(where=np.isfinite(height), initial=0)  # whole components
     inside = label >= 0
     strength = np.zeros(label.size)
     depth = height[inside] / np.maximum(end[around[tree.cluster[inside]]], np.finfo(float).tiny)
@@ -127,14 +135,14 @@ def clusters_from_labels(tree: CondensedTree, node_label: NDArray[np.int64]) -> 
 
 
 def _persistence(tree: CondensedTree, label: NDArray[np.int64], stability: NDArray[np.float64]) -> Any:
-    """Excess of mass of each label's cluster, a text, in units of the largest lambda."""
+    """Excess of mass of each label's cluster for each text, in units of the largest lambda."""
     size = np.bincount(label[label >= 0], minlength=stability.size)
     scale = size * tree.departure.max(initial=0.0)
     return np.divide(stability, scale, out=np.ones(stability.size), where=scale > 0)
 
 
 def leaf_clusters(tree: CondensedTree, root_too: bool = False) -> NDArray[np.bool_]:
-    """bool, shape (n_clusters,): the clusters that split no more; the root only on request."""
+    """bool, shape (n_clusters,): the clusters without child clusters; the root only with ``root_too``."""
     leaf = np.ones(tree.parent.size, np.bool_)
     leaf[tree.parent[1:]] = False
     leaf[0] &= root_too
@@ -142,29 +150,33 @@ def leaf_clusters(tree: CondensedTree, root_too: bool = False) -> NDArray[np.boo
 
 
 def finish_labels(
-    found: Clusters, copies: NDArray[np.int32], min_cluster_size: int, piece: NDArray[np.int64] | None = None
+    clusters: Clusters, copies: NDArray[np.int32], min_cluster_size: int, equal_to: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Labels in their lasting order, with a cluster for each noise text that alone carries min_cluster_size records.
+    """Put labels in their final order, and make a cluster of each noise text with at least min_cluster_size records.
 
-    copies : int32, shape (n_texts,), records a text; further entries of ``found`` are copies and left out
-    piece : int64, shape (n_texts,), the smallest row of the texts with an equal vector, which count as one text
-    Returns: label int64 and strength float64, shape (n_texts,); persistence of each cluster.
+    copies : int32, shape (n_texts,), records of each text; further entries of ``clusters`` are copies and left out
+    equal_to : int64, shape (n_texts,), the smallest row of the texts with an equal vector, which count as one text
+    Returns: label int64 and strength float64, shape (n_texts,); persistence float64, shape (n_labels,).
     """
-    label, strength = found.label[: copies.size].copy(), found.strength[: copies.size].copy()
-    held = copies if piece is None else np.bincount(piece, copies, copies.size)[piece]
-    alone = np.flatnonzero((label < 0) & (held >= min_cluster_size))  # many printed the very same words
-    _, number = np.unique(alone if piece is None else piece[alone], return_inverse=True)
-    label[alone] = len(found.persistence) + number
+    label, strength = clusters.label[: copies.size].copy(), clusters.strength[: copies.size].copy()
+    records = copies if equal_to is None else np.bincount(equal_to, copies, copies.size)[equal_to]
+    alone = np.flatnonzero((label < 0) & (records >= min_cluster_size))
+    _, number = np.unique(alone if equal_to is None else equal_to[alone], return_inverse=True)
+    label[alone] = len(clusters.persistence) + number
     strength[alone] = 1
     extra = np.zeros(int(number.max(initial=-1)) + 1)
-    label, persistence = renumber_clusters(label, copies, np.concatenate([found.persistence, extra]))
+    label, persistence = renumber_clusters(label, copies, np.concatenate([clusters.persistence, extra]))
     return label, strength, persistence
 
 
 def renumber_clusters(
     label: NDArray[np.int64], copies: NDArray[np.int32], persistence: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Number clusters by records, largest first, then by smallest row, so that equal results have equal numbers."""
+    """Number clusters by records, largest first, then by smallest row, so that equal results have equal numbers.
+
+    label : int64, shape (n_texts,), -1 is noise; copies : int32, shape (n_texts,), records of each text
+    persistence : float64, shape (n_labels,). Returns: label and persistence likewise.
+    """
     n_clusters = persistence.size
     inside = np.flatnonzero(label >= 0)
     size = np.bincount(label[inside], weights=copies[inside], minlength=n_clusters)
@@ -179,15 +191,17 @@ def renumber_clusters(
 
 
 def condense(forest: Forest, n_texts: int, min_cluster_size: int) -> CondensedTree:
-    """The condensed tree: from the root down, a split makes two clusters when both sides have min_cluster_size texts.
+    """Build the condensed tree: a split makes two clusters if both sides have at least min_cluster_size texts.
 
-    A forest of several pieces has a root above them; where only one piece is large enough, that one is the root.
+    A forest of several components has a root above them; if only one is large enough, that one is the root.
+
+    forest : over n_texts rows
     Raises: ValueError for a min_cluster_size below 2.
     """
     if min_cluster_size < 2:
         raise ValueError(f"min_cluster_size={min_cluster_size}; a cluster has 2 texts at least")
     most = 2 * (n_texts // min_cluster_size) + 2
-    node = np.int32 if n_texts < 2**30 else np.int64  # of the merges there are as many again
+    node = np.int32 if n_texts < 2**30 else np.int64  # merges are numbered after the texts
     parent, birth, size = np.zeros(most, np.int32), np.zeros(most), np.zeros(most, np.int64)
     cluster, departure = np.zeros(n_texts, np.int32), np.zeros(n_texts)
     nodes = np.arange(n_texts, dtype=node)
@@ -201,7 +215,7 @@ def condense(forest: Forest, n_texts: int, min_cluster_size: int) -> CondensedTr
 
 @numba.njit(cache=True, nogil=True)
 def _tops(parent: Any, node_label: Any) -> Any:
-    """For each labelled cluster the highest one around it that has its label without a break; -1 for the others."""
+    """For each labelled cluster the highest ancestor with its label and no other label between; -1 without a label."""
     around = np.full(parent.size, -1, np.int64)
     for one in range(parent.size):
         if node_label[one] >= 0:
@@ -224,8 +238,8 @@ def _condense(
     departure: Any,
 ) -> Any:
     n_texts, n_edges = cluster.size, left.size
-    # The merges, as nodes: texts are 0 to n_texts - 1, edge e makes node n_texts + e.
-    top = tree.copy()  # at a root: the node of its whole tree
+    # Merges as nodes: texts are 0 to n_texts - 1, and edge e makes node n_texts + e.
+    top = tree.copy()  # of a root: the node of its whole tree
     first, second = np.empty(n_edges, tree.dtype), np.empty(n_edges, tree.dtype)
     held = np.ones(n_texts + n_edges, tree.dtype)
     for edge in range(n_edges):
@@ -234,13 +248,13 @@ def _condense(
         held[n_texts + edge] = held[top[one]] + held[top[other]]
         tree[max(one, other)] = min(one, other)
         top[min(one, other)] = n_texts + edge
-    # The pieces. ``home``: the cluster of a node's texts; ``gone``: the lambda at which they left it, -1 if not yet.
+    # Components. ``home``: the cluster of a node's texts; ``gone``: the lambda at which they left it, -1 if not yet.
     home = np.zeros(n_texts + n_edges, np.int32)
     gone = np.zeros(n_texts + n_edges)
-    large, pieces = 0, 0
+    large, components = 0, 0
     for row in range(n_texts):
         if tree[row] == row:
-            pieces += 1
+            components += 1
             large += held[top[row]] >= smallest
     n_clusters = 1
     size[0] = n_texts
@@ -248,7 +262,7 @@ def _condense(
         if tree[row] != row:
             continue
         node = top[row]
-        if pieces == 1 or (held[node] >= smallest and large == 1):
+        if components == 1 or (held[node] >= smallest and large == 1):
             gone[node] = -1
         elif held[node] >= smallest:
             home[node], gone[node] = n_clusters, -1
@@ -275,12 +289,12 @@ def _condense(
                 home[child], gone[child] = mine, leave
     for row in range(n_texts):
         cluster[row], departure[row] = home[row], max(gone[row], 0.0)
-    return n_clusters, large if pieces > 1 else 1
+    return n_clusters, large if components > 1 else 1
 
 
 @numba.njit(cache=True, nogil=True)
 def _stabilities(parent: Any, birth: Any, size: Any, cluster: Any, departure: Any) -> Any:
-    """For each cluster: excess of mass, the last lambda at which anything leaves it, and the last below it."""
+    """Of each cluster: excess of mass, the last lambda at which anything leaves it, and the last in its subtree."""
     n_clusters = parent.size
     stability, last = np.zeros(n_clusters), np.zeros(n_clusters)
     for text in range(cluster.size):
@@ -299,7 +313,7 @@ def _stabilities(parent: Any, birth: Any, size: Any, cluster: Any, departure: An
 
 @numba.njit(cache=True, nogil=True)
 def _excess_of_mass(parent: Any, size: Any, stability: Any, largest: int, root_too: bool) -> Any:
-    """The clusters that are not less stable than the best choice beneath them; ``stability`` becomes the choice's."""
+    """Select clusters that are as stable as the best selection below them; ``stability`` becomes the selection's."""
     n_clusters = parent.size
     selected = np.ones(n_clusters, np.bool_)
     below = np.zeros(n_clusters)
@@ -313,7 +327,7 @@ def _excess_of_mass(parent: Any, size: Any, stability: Any, largest: int, root_t
             stability[cluster] = below[cluster]
         if cluster:
             below[parent[cluster]] += stability[cluster]
-    inside = selected.copy()  # or below one that is selected
+    inside = selected.copy()  # selected, or below a selected cluster
     for cluster in range(1, n_clusters):
         if inside[parent[cluster]]:
             selected[cluster] = False
@@ -323,7 +337,7 @@ def _excess_of_mass(parent: Any, size: Any, stability: Any, largest: int, root_t
 
 @numba.njit(cache=True, nogil=True)
 def _merge_near(parent: Any, birth: Any, selected: Any, epsilon: float, root_too: bool) -> Any:
-    """Put each selected cluster that leaves its parent within epsilon in the place of the first above that does not."""
+    """Replace each selected cluster that leaves its parent within epsilon by the first ancestor that does not."""
     n_clusters = parent.size
     above = np.zeros(n_clusters, np.int32)
     chosen = np.zeros(n_clusters, np.bool_)
@@ -337,14 +351,14 @@ def _merge_near(parent: Any, birth: Any, selected: Any, epsilon: float, root_too
             above[cluster] = above[mine]
         if selected[cluster]:
             chosen[above[cluster] if birth[cluster] * epsilon > 1 else cluster] = True
-    return chosen  # where one leaves its parent at epsilon itself, it stays one of its own within another
+    return chosen  # a cluster that leaves its parent exactly at epsilon stays, even within another
 
 
 @numba.njit(cache=True, nogil=True)
-def _describe(parent: Any, cluster: Any, departure: Any, selected: Any, last: Any, deepest: Any, edge: float) -> Any:
-    """Label, strength and outlier score of every text. edge : the least lambda in a root that is the only cluster."""
+def _label_texts(parent: Any, cluster: Any, departure: Any, selected: Any, last: Any, deepest: Any, edge: float) -> Any:
+    """Label, strength and outlier score of every text. edge : least lambda in a root that is the only cluster."""
     n_texts, n_clusters = cluster.size, parent.size
-    number = np.full(n_clusters, -1, np.int64)  # of the selected cluster around each
+    number = np.full(n_clusters, -1, np.int64)  # of the selected ancestor
     around = np.zeros(n_clusters, np.int32)
     count = 0
     for one in range(n_clusters):

@@ -1,4 +1,4 @@
-"""A spanning forest and the number of copies of each text in; labels, strengths, homes and layers of the texts out."""
+"""A spanning forest and the records of each text in, labels, strengths, homes and layers of the texts out."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from clustering.kernels.hierarchy.homes import assign_homes, home_strength, medi
 
 PRESETS = {"events": 7, "topics": 50}  # neighbors in the quality graph
 NEIGHBORS = 10  # without a preset
-APART = 2  # times as many clusters in the next finer layer, at least
-BROADER = 2  # layers above the chosen one at most
-DOUBLINGS = 16  # of the resolution, within which a layer is looked for
-LUMP = 0.25  # share of the texts in one cluster with which a layer says nothing
+APART = 2  # a finer layer has at least this many times the clusters
+BROADER = 2  # most layers above the chosen one
+DOUBLINGS = 16  # of the resolution, among which layers are searched
+LUMP = 0.25  # a layer is useless if one cluster has this share of the texts
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """How clusters are chosen from the tree; the names are those of the configuration's section ``cluster``."""
+    """How clusters are selected from the tree; the fields are those of the configuration section ``cluster``."""
 
     selection: str = "modularity"
     preset: str | None = None
@@ -48,11 +48,11 @@ class ClusterOptions:
 
     @property
     def n_neighbors(self) -> int:
-        """First neighbors of each text that the options look at."""
+        """First neighbors of each text that label_texts needs."""
         return 0 if self.selection != "modularity" else PRESETS.get(self.preset or "", NEIGHBORS)
 
     def smallest_cluster(self, group_sizes: GroupSizes) -> int:
-        """Texts that a cluster has at least."""
+        """The least texts of a cluster."""
         if self.min_cluster_size is not None:
             return self.min_cluster_size
         if self.selection != "modularity" or self.preset == "topics":
@@ -60,24 +60,24 @@ class ClusterOptions:
         return FEWEST if self.preset == "events" else group_sizes.min_cluster_size
 
     def gamma(self, group_sizes: GroupSizes, n_nodes: int) -> float:
-        """The resolution of modularity. Subjects are broad, however small the groups that lie within them."""
+        """The resolution of modularity. Topics are broad even where the groups within them are small."""
         return (GroupSizes() if self.preset == "topics" else group_sizes).gamma(n_nodes, self.granularity)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What clustering says of every distinct text.
+    """The clusters of every distinct text.
 
-    label : int64, -1 is noise; clusters are numbered by records, then by smallest row
-    strength, outlier_score : float64, 0 to 1
-    home : int64, the cluster that a noise text meets first; home_strength : float32, 1 for members
-    layers : int64, shape (n_texts, n_layers), the cluster in each layer, broadest first, one of them ``label``; a
-        cluster that stands in several layers has one number; clusters of other layers follow those of ``label``
-    parent : int64, a value for each cluster of any layer, the one around it in a broader layer, -1 for none
-    persistence : float64, a value for each cluster of any layer, 0 to 1
+    label : int64, shape (n_texts,), -1 is noise; clusters are numbered by records, then by smallest row
+    strength, outlier_score : float64, shape (n_texts,), 0 to 1
+    home, home_strength : int64 and float32, shape (n_texts,), the cluster that a noise text meets first; members: 1
+    layers : int64, shape (n_texts, n_layers), the cluster in each layer, broadest first; one column is ``label``. A
+        cluster of several layers has one number; clusters of other layers are numbered after those of ``label``
+    parent, persistence : int64 and float64, shape (n_all_clusters,), for each cluster of any layer the one around it
+        in a broader layer, -1 for none, and 0 to 1
     n_clusters : clusters in ``label``; chosen_layer : which layer that is; n_copies_clusters : clusters that are the
         copies of one text
-    gammas : the resolution of each layer; modularity : of ``home`` (None where none was measured)
+    gammas : the resolution of each layer; modularity : of ``home``, None if it was not the selection
     tree : over the nodes of the forest
     """
 
@@ -105,14 +105,16 @@ def label_texts(
     *,
     floor: float,
     nearest: NDArray[Any] | None = None,
-    piece: IntArray | None = None,
+    equal_to: IntArray | None = None,
     group_sizes: GroupSizes = GroupSizes(),  # noqa: B008 (frozen)
 ) -> Labels:
     """Cluster the texts of a forest.
 
-    copies : int32, shape (n_texts,), records a text; core : float32, shape (n_texts,), core distances
-    floor : the shortest distance; nearest : shape (n_texts, options.n_neighbors), -1 where a list is shorter
-    piece : the smallest row of the texts with an equal vector; none: all differ
+    copies, core : int32 and float32, shape (n_texts,), records of each text, and core distances
+    floor : the shortest distance
+    nearest : int32 or int64, shape (n_texts, options.n_neighbors), -1 where a list is shorter; for modularity only
+    equal_to : int64, shape (n_texts,), the smallest row of the texts with an equal vector; none: all differ
+    Raises: ValueError for modularity without ``nearest``, an unknown selection, or a min_cluster_size below 2.
     """
     n_texts = copies.size
     weigh = options.copies == "weigh"
@@ -130,7 +132,7 @@ def label_texts(
             nodes, n_nodes, min_cluster_size=smallest, selection=options.selection, epsilon=options.epsilon,
             max_cluster_size=options.max_cluster_size, allow_single_cluster=options.allow_single_cluster,
         )  # fmt: skip
-    label, strength, persistence = finish_labels(found, copies, smallest, piece)
+    label, strength, persistence = finish_labels(found, copies, smallest, equal_to)
     home, height = assign_homes(forest.left, forest.right, forest.distance, label)
     count = len(persistence)
     table, parent = label[:, None], np.full(count, -1, np.int64)
@@ -155,7 +157,7 @@ def label_texts(
 
 
 class _Layers:
-    """Nested ways to share out the leaves of a tree: broad themes, the chosen clusters, and what lies within them."""
+    """Nested partitions of the leaves of a tree: broad themes, the chosen clusters, and the clusters within them."""
 
     def __init__(
         self,
@@ -190,7 +192,7 @@ class _Layers:
         self._add_finer(quality, gamma, options.layers)
 
     def _add_broader(self, graph: csr_array, gamma: float, texts: IntArray, most: int) -> None:
-        """Merge the clusters of the layer before, at ever lower resolution, until half of them are left."""
+        """Merge the clusters of the last layer at ever lower resolution until at most half of them are left."""
         for doubling in range(1, DOUBLINGS):
             if len(self.maps) >= most or graph.shape[0] < 2 * APART:
                 break
@@ -208,7 +210,7 @@ class _Layers:
             graph = modularity_cut.contract_graph(graph, group)
 
     def _add_finer(self, quality: modularity_cut.Quality, gamma: float, most: int) -> None:
-        """Cut the tree at ever higher resolution, within the layer before, until there are twice as many clusters."""
+        """Cut the tree at ever higher resolution, within the last layer, until there are twice as many clusters."""
         for doubling in range(1, DOUBLINGS):
             if len(self.maps) >= most:
                 break
@@ -228,7 +230,7 @@ class _Layers:
     ) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
         """Number the clusters of all layers: those of ``label`` as they are, the others after them, layer by layer.
 
-        found : the chosen layer's clusters; label, persistence : the same in their lasting order
+        found : the clusters of the chosen layer; label, persistence : likewise, in their final order
         Returns: layers, parent and persistence as in ``Labels``.
         """
         numbers, columns = {self.chosen: _renamed(found.label, label)}, {self.chosen: label}
@@ -239,7 +241,7 @@ class _Layers:
         for layer, beside in below + above:
             mine, theirs = self._pairs(layer, beside)
             broad = theirs if layer > beside else mine
-            same = np.bincount(broad)[broad] == 1  # a cluster of the broader layer that is one of the finer, too
+            same = np.bincount(broad)[broad] == 1  # a cluster of the broader layer that is also one of the finer
             found = self.clusters(self.maps[layer])
             number = np.full(found.persistence.size, -1, np.int64)
             number[mine[same]] = numbers[beside][theirs[same]]
@@ -258,18 +260,18 @@ class _Layers:
             mine, theirs = self._pairs(layer, layer - 1)
             inner, around = numbers[layer][mine], numbers[layer - 1][theirs]
             parent[inner[inner != around]] = around[inner != around]
-            rows = alone & (columns[layer] == label) & (columns[layer - 1] != label)  # copies that lie in a broader one
+            rows = alone & (columns[layer] == label) & (columns[layer - 1] != label)  # copies within a broader cluster
             parent[label[rows]] = columns[layer - 1][rows]
         table = np.stack([columns[layer] for layer in range(len(self.maps))], axis=1)
         return table, parent, np.concatenate(persistences)
 
     def _pairs(self, layer: int, beside: int) -> NDArray[Any]:
-        """The clusters of two layers that share leaves, each pair once."""
+        """The pairs of clusters of two layers that share leaves, each once."""
         return np.unique(np.stack([self.maps[layer][self.leaves], self.maps[beside][self.leaves]]), axis=1)
 
 
 def _renamed(old: IntArray, new: IntArray, n_old: int | None = None) -> IntArray:
-    """The new number of each old label, from rows that have both; the number of rows where none has."""
+    """The new number of each old label, from rows that have both; n_rows for a label of no row."""
     name = np.full(int(old.max(initial=-1)) + 1 if n_old is None else n_old, new.size, np.int64)
     inside = old[: new.size] >= 0
     name[old[: new.size][inside]] = new[inside]
@@ -277,10 +279,11 @@ def _renamed(old: IntArray, new: IntArray, n_old: int | None = None) -> IntArray
 
 
 def unfold_copies(forest: Forest, copies: NDArray[np.int32], core: FloatArray, floor: float) -> Forest:
-    """Give every further copy of a text a node of its own, tied to the text at the text's core distance.
+    """Make a node of every further copy of a text, with an edge to the text at the text's core distance.
 
-    copies : int32, shape (n_texts,), nodes a text; core : float32, shape (n_texts,); floor : the shortest distance
-    Returns: a forest over sum(copies) nodes whose first n_texts are the texts; the same forest when all are 1.
+    copies, core : int32 and float32, shape (n_texts,), nodes of each text, and core distances
+    floor : the shortest distance
+    Returns: a forest over sum(copies) nodes, the texts first; the same forest if all copies are 1.
     """
     extra = copies.astype(np.int64) - 1
     if not extra.any():
@@ -288,7 +291,7 @@ def unfold_copies(forest: Forest, copies: NDArray[np.int32], core: FloatArray, f
     owner = np.repeat(np.arange(copies.size, dtype=np.int64), extra)
     copy = copies.size + np.arange(owner.size, dtype=np.int64)
     left, right = np.concatenate([forest.left, owner]), np.concatenate([forest.right, copy])
-    # A text without any edge has no core distance, yet its copies belong together: far out, but not at infinity.
+    # A text without any edge has no core distance, but its copies belong together: far out, not at infinity.
     reach = np.minimum(np.maximum(core[owner], np.float32(floor)), np.float32(1e6))
     distance = np.concatenate([forest.distance, reach])
     order = np.lexsort((right, left, distance))

@@ -1,8 +1,8 @@
-"""A condensed tree and neighbor lists in; the clusters that keep their neighbors to themselves, out.
+"""A condensed tree and neighbor lists in, the cut of the tree with the largest modularity out.
 
-The quality graph joins each row to its first neighbors, weighed by how many neighbors both share. A set of rows is good
-when more of that weight stays inside than chance would leave there: its modularity. Of all ways to cut the tree into
-clusters, one pass from the leaves up finds the best. Weights are whole numbers, so that sums have no order.
+The quality graph joins each row to its first neighbors, weighted by the share of neighbors that both have in common.
+Modularity is the share of that weight inside clusters, less what chance would put there; one pass from the leaves up
+finds the best cut. Weights are integers, so sums do not depend on their order.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
+from clustering.kernels.copies import number_by_first
 from clustering.kernels.graph.forest import Forest, IntArray
 from clustering.kernels.hierarchy.condensed_tree import CondensedTree
 from clustering.kernels.hierarchy.homes import assign_homes
 from clustering.kernels.threads import run_in_ranges
 
-WEIGHT = 1 << 16  # of an edge whose ends share all neighbors
+WEIGHT = 1 << 16  # of an edge whose ends have all neighbors in common
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Quality:
 
     nearest : int32 or int64, shape (n_rows, q), first neighbors of each row, -1 where a list is shorter
     weight : int32 or int64, shape (n_rows, q), of the edge to each
-    leaf : int64, shape (n_rows,), the leaf whose territory a row lies in, -1 for none
+    leaf : int64, shape (n_rows,), the leaf in whose territory a row is, -1 for none
     inside, volume : int64, shape (n_clusters,), see ``_sum``
     """
 
@@ -49,12 +50,13 @@ def measure_quality(
     shared: bool = True,
     copies: NDArray[Any] | None = None,
 ) -> Quality:
-    """Let each leaf of the tree grow into a territory, and sum up the quality graph over the tree.
+    """Assign each row to the leaf that it meets first, and sum the quality graph over the tree.
 
-    leaves : bool, shape (n_clusters,); nearest : shape (n_rows, q), first neighbors of each row, -1 where a list is
-        shorter; the tree may have further nodes
-    shared : weigh edges by Jaccard's index of both ends' lists, each row in its own; else all the same
-    copies : int32, shape (n_rows,), records of a row, as whose each of its edges counts; none: 1
+    leaves : bool, shape (n_clusters,)
+    nearest : int32 or int64, shape (n_rows, q), first neighbors of each row, -1 where a list is shorter; the tree may
+        have further nodes
+    shared : weigh edges by the Jaccard index of both ends' lists, each with its own row; else all alike
+    copies : int32, shape (n_rows,), records of each row, a factor of its edges' weights; none: 1
     """
     leaf, _ = assign_homes(
         forest.left,
@@ -72,11 +74,11 @@ def measure_quality(
 
 
 def cut_tree(tree: CondensedTree, quality: Quality, gamma: float, root_too: bool = False) -> IntArray:
-    """The cut of the tree whose clusters, with all rows in their territories, have the largest modularity.
+    """Find the cut of the tree whose clusters, with all rows in their territories, have the largest modularity.
 
-    gamma : resolution; larger is finer, and the clusters at a larger gamma lie within those at a smaller one
+    gamma : resolution; larger is finer, and clusters at a larger gamma are within those at a smaller one
     root_too : the root may be a cluster
-    Returns: int64, shape (n_clusters,), a number for each cluster that is chosen or below one, else -1.
+    Returns: int64, shape (n_clusters,), a number for each chosen cluster and all below it, else -1.
     Source: Reichardt and Bornholdt (2006) for gamma; Guigues, Cocquerez and Le Men (2006) for the nesting.
     """
     number: IntArray = _best_cut(tree.parent, quality.inside, quality.volume, gamma, root_too)
@@ -84,82 +86,80 @@ def cut_tree(tree: CondensedTree, quality: Quality, gamma: float, root_too: bool
 
 
 def common_labels(tree: CondensedTree, leaves: NDArray[np.bool_], leaf_label: IntArray) -> IntArray:
-    """For each cluster of the tree the label that all leaves below it have, else -1.
+    """The label that all leaves below each cluster of the tree have in common, else -1.
 
-    leaf_label : int64, shape (n_clusters,), the label of a leaf; anything for other clusters
+    leaves : bool, shape (n_clusters,); leaf_label : int64, shape (n_clusters,), read for leaves only
+    Returns: int64, shape (n_clusters,).
     """
-    found: IntArray = _common(tree.parent, leaves, leaf_label)
-    return found
+    label: IntArray = _common(tree.parent, leaves, leaf_label)
+    return label
 
 
 def unit_graph(quality: Quality, unit: IntArray) -> csr_array:
-    """Summed weights between and within sets of rows, symmetric; weight within counts twice.
+    """Sum the weights of the quality graph between and within sets of rows, its units.
 
-    unit : int64, shape (n_rows,), the set of each row, 0 to n - 1; -1 for none
-    Returns: int64 csr_array, shape (n_units, n_units).
+    unit : int64, shape (n_rows,), the set of each row, 0 to n_units - 1; -1 for none
+    Returns: int64 csr_array, shape (n_units, n_units), symmetric; weight within a unit counts twice.
     """
     n_units = int(unit.max(initial=-1)) + 1
     total = csr_array((n_units, n_units), dtype=np.int64)
     step = max((1 << 19) // max(quality.nearest.shape[1], 1), -(-len(unit) // 16), 1)
-    for at in range(0, len(unit), step):  # a share of the edges at a time
+    for at in range(0, len(unit), step):  # a block of edges at a time
         other = quality.nearest[at : at + step]
         mine = np.repeat(unit[at : at + step], other.shape[1])
         theirs = np.where(other >= 0, unit[other], -1).ravel()
-        there = (mine >= 0) & (theirs >= 0)
-        weight = quality.weight[at : at + step].ravel()[there].astype(np.int64)
-        total = total + csr_array(coo_array((weight, (mine[there], theirs[there])), shape=total.shape))
+        both = (mine >= 0) & (theirs >= 0)
+        weight = quality.weight[at : at + step].ravel()[both].astype(np.int64)
+        total = total + csr_array(coo_array((weight, (mine[both], theirs[both])), shape=total.shape))
     return csr_array(total + total.T)
 
 
 def merge_by_louvain(graph: csr_array, gamma: float) -> IntArray:
-    """Join units by local moving as long as modularity grows: Louvain's method.
+    """Merge units by Louvain's method: local moves as long as modularity grows.
 
-    graph : from ``unit_graph``. Returns: int64, shape (n_units,), the group of each unit, 0 to n_groups - 1.
+    graph : int64 csr_array, shape (n_units, n_units), from ``unit_graph``
+    Returns: int64, shape (n_units,), the group of each unit, 0 to n_groups - 1.
     Source: Blondel, Guillaume, Lambiotte and Lefebvre (2008).
     """
-    # Heavy units first: an order that the numbering of rows does not change, but for units of the same weight.
+    # Heavy units first, so that the order does not depend on row numbers, except among equal weights.
     order = np.lexsort((-graph.diagonal(), -graph.sum(axis=1)))
     graph = csr_array(graph[order][:, order])
     group = np.arange(graph.shape[0])
     while True:
         volume = np.asarray(graph.sum(axis=1))
-        moved = _ranked(_move(graph.indptr, graph.indices, graph.data, volume, gamma))
+        moved, _ = number_by_first(_move(graph.indptr, graph.indices, graph.data, volume, gamma))
         group = moved[group]
         if moved.max(initial=-1) + 1 == graph.shape[0]:
             break
         graph = contract_graph(graph, moved)
-    found = np.empty(group.size, np.int64)
-    found[order] = group
-    return found
+    unordered = np.empty(group.size, np.int64)
+    unordered[order] = group
+    return unordered
 
 
 def contract_graph(graph: csr_array, group: IntArray) -> csr_array:
-    """The graph of groups of units. group : int64, shape (n_units,), 0 to n_groups - 1"""
+    """The graph of groups of units.
+
+    graph : int64 csr_array, shape (n_units, n_units); group : int64, shape (n_units,), 0 to n_groups - 1
+    Returns: int64 csr_array, shape (n_groups, n_groups).
+    """
     ends, count = coo_array(graph), int(group.max(initial=-1)) + 1
     return csr_array(coo_array((ends.data, (group[ends.row], group[ends.col])), shape=(count, count)))
 
 
 def modularity(graph: csr_array, gamma: float) -> float:
-    """Of the units of ``unit_graph`` as clusters."""
+    """Modularity of the units as clusters, at most 1. graph : int64 csr_array, shape (n_units, n_units)"""
     total = max(float(graph.sum()), 1.0)
     share = np.asarray(graph.sum(axis=1)) / total
     return float(graph.diagonal().sum() / total - gamma * (share**2).sum())
-
-
-def _ranked(group: IntArray) -> IntArray:
-    """Number groups by their first member."""
-    _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
-    rank = np.empty(first.size, np.int64)
-    rank[np.argsort(first)] = np.arange(first.size)
-    return rank[inverse.reshape(-1)]
 
 
 @numba.njit(cache=True, nogil=True)
 def _share(start: int, nearest: Any, lists: Any, weight: Any) -> None:
     width = lists.shape[1]
     for row in range(len(nearest)):
-        for place in range(nearest.shape[1]):
-            other = nearest[row, place]
+        for rank in range(nearest.shape[1]):
+            other = nearest[row, rank]
             if other < 0:
                 continue
             one, two, both = 0, 0, 0
@@ -173,7 +173,7 @@ def _share(start: int, nearest: Any, lists: Any, weight: Any) -> None:
                 both += a == b
                 one += a <= b
                 two += b <= a
-            weight[row, place] = (both * WEIGHT) // (held - both)
+            weight[row, rank] = (both * WEIGHT) // (held - both)
 
 
 def _shared_weights(nearest: NDArray[Any]) -> NDArray[np.int32]:
@@ -186,8 +186,7 @@ def _shared_weights(nearest: NDArray[Any]) -> NDArray[np.int32]:
 
 @numba.njit(cache=True, nogil=True)
 def _sum(nearest: Any, weight: Any, leaf: Any, parent: Any, size: Any, inside: Any, volume: Any) -> None:
-    """Add to ``inside`` twice each edge's weight, at the lowest cluster that holds both ends; to ``volume`` the weight
-    at each end, at its leaf."""
+    """Add each edge's weight twice to ``inside`` at the lowest cluster of both ends, and to ``volume`` at each leaf."""
     n_clusters = parent.size
     heavy = np.full(n_clusters, -1, np.int32)  # the largest child
     head = np.arange(n_clusters).astype(np.int32)  # the top of a chain of largest children
@@ -202,11 +201,11 @@ def _sum(nearest: Any, weight: Any, leaf: Any, parent: Any, size: Any, inside: A
         mine = leaf[row]
         if mine < 0:
             continue
-        for place in range(nearest.shape[1]):
-            other = nearest[row, place]
+        for rank in range(nearest.shape[1]):
+            other = nearest[row, rank]
             if other < 0 or leaf[other] < 0:
                 continue
-            theirs, both = leaf[other], np.int64(weight[row, place])
+            theirs, both = leaf[other], np.int64(weight[row, rank])
             volume[mine] += both
             volume[theirs] += both
             one, two = mine, theirs
@@ -251,26 +250,26 @@ def _best_cut(parent: Any, inside: Any, volume: Any, gamma: float, root_too: boo
 
 @numba.njit(cache=True, nogil=True)
 def _common(parent: Any, leaf: Any, group: Any) -> Any:
-    found = np.full(parent.size, -2, np.int64)  # -2: no leaf seen yet; -1: leaves of several groups
+    label = np.full(parent.size, -2, np.int64)  # -2: no leaf seen yet; -1: leaves with several labels
     for one in range(parent.size - 1, -1, -1):
         if leaf[one]:
-            found[one] = group[one]
+            label[one] = group[one]
         mine = parent[one]
-        if one and found[mine] == -2:
-            found[mine] = found[one]
-        elif one and found[mine] != found[one]:
-            found[mine] = -1
-    return np.maximum(found, -1)
+        if one and label[mine] == -2:
+            label[mine] = label[one]
+        elif one and label[mine] != label[one]:
+            label[mine] = -1
+    return np.maximum(label, -1)
 
 
 @numba.njit(cache=True, nogil=True)
 def _move(indptr: Any, indices: Any, data: Any, volume: Any, gamma: float) -> Any:
-    """Move each node to the neighboring group with the largest gain, until none moves; ties to the group seen first."""
+    """Move each node to the neighboring group with the largest gain until none moves; of equal gains the first."""
     n_nodes = volume.size
     group = np.arange(n_nodes)
     weight = volume.astype(np.float64)  # of a group
     total = max(weight.sum(), 1.0)
-    links = np.zeros(n_nodes)  # of the node at hand to each group
+    links = np.zeros(n_nodes)  # of the current node to each group
     seen = np.empty(n_nodes, np.int64)
     moved, passes = True, 0
     while moved and passes < 100:  # rounding could move one back and forth
@@ -288,8 +287,8 @@ def _move(indptr: Any, indices: Any, data: Any, volume: Any, gamma: float) -> An
                 links[other] += data[slot]
             weight[mine] -= own
             best, gain = mine, links[mine] - gamma * own * weight[mine] / total
-            for place in range(count):
-                other = seen[place]
+            for index in range(count):
+                other = seen[index]
                 this = links[other] - gamma * own * weight[other] / total
                 if this > gain:
                     best, gain = other, this

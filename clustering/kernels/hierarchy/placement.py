@@ -1,4 +1,8 @@
-"""New rows' nearest among clustered ones in; the clusters that the new rows belong to, out."""
+"""Nearest clustered rows of new rows in, clusters of the new rows out; the clusters stay as they are.
+
+With diffused weights the nearest rows vote. In plain HDBSCAN a new row takes the cluster of the row that is nearest by
+mutual reachability, if that is no farther than the cluster's own members are joined.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +20,24 @@ Assignments = dict[str, NDArray[Any]]
 
 
 def assign_by_vote(
-    rows: IntArray, length: FloatArray, inside: NDArray[np.bool_], averaged: int, label: IntArray, home: IntArray
+    rows: IntArray, length: FloatArray, inside: NDArray[np.bool_], n_averaged: int, label: IntArray, home: IntArray
 ) -> Assignments:
-    """Let the nearest rows vote, weighed by a Gaussian of the distance, as diffusion weighs them.
+    """Assign new rows by a vote of their nearest rows, weighted by a Gaussian of the distance as in diffusion.
 
-    rows : shape (n_new, k), nearest first, -1 for none; length : float32, Euclidean distances to them
-    inside : whether a new row would stand in the other's own list, as only then it can be a member beside it
-    averaged : how many of the nearest vote; label, home : of all clustered rows
-    Returns: label, strength, home, home_strength of each new row; -1 and 0 where nobody votes.
+    rows, length : int64 and float32, shape (n_new, k), nearest first, -1 for none, and Euclidean distances
+    inside : bool, shape (n_new, k), whether the new row would be in the other's list; only then that votes for label
+    n_averaged : how many of the nearest vote; label, home : int64, shape (n_rows,), of all clustered rows
+    Returns: label and home, int64, strength and home_strength, float, shape (n_new,); -1 and 0 without votes.
     """
-    rows, length, inside = rows[:, :averaged], length[:, :averaged], inside[:, :averaged]
-    there = rows >= 0
-    held = np.maximum(np.minimum(there.sum(axis=1), averaged // 2), 1)
-    middle = np.take_along_axis(length, held[:, None] - 1, axis=1) if length.size else np.ones((len(rows), 1))
-    scale = np.maximum(middle, MIN_SCALE)
+    rows, length, inside = rows[:, :n_averaged], length[:, :n_averaged], inside[:, :n_averaged]
+    exists = rows >= 0
+    rank = np.maximum(np.minimum(exists.sum(axis=1), n_averaged // 2), 1)
+    local = np.take_along_axis(length, rank[:, None] - 1, axis=1) if length.size else np.ones((len(rows), 1))
+    scale = np.maximum(local, MIN_SCALE)
     with np.errstate(invalid="ignore"):  # infinity by infinity, where there is no row
-        weight = np.where(there, np.exp(-((length / scale) ** 2)), 0)
-    homes, home_share = _most(home[rows], weight)
-    labels, share = _most(label[rows], np.where(inside, weight, 0))
+        weight = np.where(exists, np.exp(-((length / scale) ** 2)), 0)
+    homes, home_share = _winner(home[rows], weight)
+    labels, share = _winner(label[rows], np.where(inside, weight, 0))
     return {
         "label": labels,
         "strength": np.where(labels >= 0, share, 0),
@@ -42,8 +46,8 @@ def assign_by_vote(
     }
 
 
-def _most(label: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The label with the largest share of each row's weight, and that share; -1 and 0 without weight."""
+def _winner(label: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The label with the largest share of each row's weight, and the share; -1 and 0 without weight."""
     if not label.size:
         return np.full(len(label), -1, np.int64), np.zeros(len(label))
     votes = ((label[:, :, None] == label[:, None, :]) * weight[:, None, :]).sum(axis=2)
@@ -53,44 +57,47 @@ def _most(label: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[np.int64],
 
 @dataclass(frozen=True)
 class ReachabilityAssigner:
-    """What HDBSCAN's clusters say to new rows.
+    """Assigns new rows to HDBSCAN's clusters by mutual reachability.
 
-    core : float32, shape (n_rows,), core distances; home : of all rows; rank : min_samples
-    ceiling : float32, the longest edge of the forest between two members of each cluster; a last 0 for no cluster
-    middle : the median height of the forest
+    core, home : float32 and int64, shape (n_rows,), core distances and homes of the clustered rows
+    rank : min_samples
+    ceiling : float32, shape (n_labels + 1,), the longest forest edge between two members of each cluster; a last 0
+    median : the median height of the forest
     """
 
     core: FloatArray
     home: NDArray[Any]
     rank: int
     ceiling: FloatArray
-    middle: np.float32
+    median: np.float32
 
     @classmethod
     def from_forest(
         cls, forest: Forest, core: FloatArray, label: NDArray[Any], home: NDArray[Any], rank: int
     ) -> ReachabilityAssigner:
+        """label, home : int64, shape (n_rows,), of the clustered rows; core : float32, shape (n_rows,)"""
         ceiling = np.zeros(int(label.max(initial=-1)) + 2, np.float32)
         within = (label[forest.left] == label[forest.right]) & (label[forest.left] >= 0)
         np.maximum.at(ceiling, label[forest.left[within]], forest.distance[within])
         return cls(core, home, rank, ceiling, median_height(forest.distance))
 
-    def assign(self, rows: IntArray, away: FloatArray) -> Assignments:
-        """Where new rows meet the clustered ones at mutual reachability: ``home`` is the home of the row met first,
-        ``label`` the same cluster when that is no higher than its own members meet each other, else -1.
+    def assign(self, rows: IntArray, distances: FloatArray) -> Assignments:
+        """Find the nearest clustered row of each new row by mutual reachability.
 
-        rows : shape (n_new, k), nearest first, -1 for none; away : float32, distances to them
+        ``home`` is the home of that row; ``label`` is the same cluster if it is no farther than the ceiling, else -1.
+
+        rows, distances : int64 and float32, shape (n_new, k), nearest first, -1 for none
+        Returns: label, strength, home and home_strength, shape (n_new,), as ``assign_by_vote``.
         """
         if not rows.size:
             nothing = np.full(len(rows), -1, np.int64)
             return {"label": nothing, "strength": np.zeros(len(rows)), "home": nothing, "home_strength": nothing + 1.0}
-        away = np.where(rows >= 0, away, np.inf)
+        away = np.where(rows >= 0, distances, np.inf)
         own_core = away[:, min(self.rank, away.shape[1]) - 1]
         reach = np.maximum(np.maximum(away, self.core[rows]), own_core[:, None])
-        meets = reach.argmin(axis=1)
-        each = np.arange(len(rows))
-        height = reach[each, meets]
-        home = np.where(np.isfinite(away[each, meets]), self.home[rows[each, meets]], -1)
+        nearest, each = reach.argmin(axis=1), np.arange(len(rows))
+        height = reach[each, nearest]
+        home = np.where(np.isfinite(away[each, nearest]), self.home[rows[each, nearest]], -1)
         top = np.maximum(self.ceiling[home], np.float32(1e-12))
         inside = (home >= 0) & (height <= top)
         with np.errstate(invalid="ignore"):
@@ -99,5 +106,5 @@ class ReachabilityAssigner:
             "label": np.where(inside, home, -1),
             "strength": strength,
             "home": home,
-            "home_strength": np.where(inside, 1, home_strength(height, self.middle)),
+            "home_strength": np.where(inside, 1, home_strength(height, self.median)),
         }

@@ -119,7 +119,7 @@ def test_equal_vectors_share_cluster_strength_and_home(weights: str, equal: int,
         ):
             nearest = lists.nearest(options.n_neighbors)
             before = label_texts(forest, copies, core, options, floor=floor, nearest=nearest)
-            after = label_texts(whole, copies, core, options, floor=floor, nearest=nearest, piece=smallest)
+            after = label_texts(whole, copies, core, options, floor=floor, nearest=nearest, equal_to=smallest)
             parted |= bool((before.label != before.label[smallest]).any())
             for one in fields(after):
                 if one.name in ("label", "strength", "home", "home_strength", "outlier_score", "layers"):
@@ -147,7 +147,7 @@ def test_noise_that_has_one_vector_is_a_cluster_where_its_records_are_enough() -
     nearest = np.full((6, 10), -1)
     found = label_texts(
         forest, copies, np.zeros(6, np.float32), ClusterOptions(), floor=FLOORED, nearest=nearest,
-        piece=find_tied_rows(forest, np.zeros(6, np.float32), FLOORED),
+        equal_to=find_tied_rows(forest, np.zeros(6, np.float32), FLOORED),
     )  # fmt: skip
     assert found.label.tolist() == [0, 0, 0, -1, -1, -1]
     assert found.n_clusters == found.n_copies_clusters == 1
