@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from clustering.kernels.topk import FloatArray, IntArray
+
 log = logging.getLogger("covey")
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float32]
 ROBERTA = ("xlm-roberta", "roberta", "camembert")  # they count positions from the padding token's id on
 ARCHITECTURES = ("bert", *ROBERTA)
 SIDE_BY_SIDE = 8192  # tokens with their padding that attention takes at a time where it must pad

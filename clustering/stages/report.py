@@ -169,17 +169,13 @@ def collect_warnings(figures: Figures, config: RunConfig) -> list[str]:
         )
     if search["short_rows"]:
         warnings.append(f"The index gave {search['short_rows']:,} texts fewer than k={search['k']} neighbors.")
-    if (graph["pieces_left"] or 1) > 1 and config.cluster.weights == "diffused":
-        warnings.append(
-            f"The graph is in {graph['pieces_left']:,} separate pieces. A piece that is too small for a cluster is "
-            f"noise without a home. A larger search.k leaves fewer pieces."
-        )
-    elif (graph["pieces_left"] or 1) > 1:
-        warnings.append(
-            f"The graph is in {graph['pieces_left']:,} separate pieces, with graph.bridge={config.graph.bridge}, "
-            f"graph.max_distance={config.graph.max_distance} and cluster.budget={config.cluster.budget:,} texts that "
-            f"may be compared with all others. A larger search.k leaves fewer pieces."
-        )
+    if (graph["pieces_left"] or 1) > 1:
+        effect = "A piece that is too small for a cluster is noise without a home"
+        if config.cluster.weights == "distance":
+            effect = f"graph.bridge={config.graph.bridge}, graph.max_distance={config.graph.max_distance} and "
+            effect += f"cluster.budget={config.cluster.budget:,} leave them so"
+        pieces = f"The graph is in {graph['pieces_left']:,} separate pieces"
+        warnings.append(f"{pieces}. {effect}. A larger search.k leaves fewer pieces.")
     if forest["open"]:
         warnings.append(
             f"{forest['open']:,} of the tree's {forest['edges']:,} merges may differ from those of exact HDBSCAN, with "
