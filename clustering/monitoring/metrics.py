@@ -1,4 +1,4 @@
-"""What Prometheus sees of a stage, through Ray; trouble with it is told once and ends no run."""
+"""Names of metrics in; Ray's gauges for Prometheus, and the cluster's resources, out. No failure here ends a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ray
 
 log = logging.getLogger("covey")
 
-# What Prometheus sees, each with the labels run and stage; Ray puts "ray_" before the names.
+# Each metric has the labels run and stage. Ray puts "ray_" before its name.
 METRICS = {
     "covey_stage_running": "1 while the stage works",
     "covey_stage_seconds": "seconds since the stage began",
@@ -23,14 +23,14 @@ METRICS = {
     "covey_peak_bytes": "highest resident memory of a process of the stage",
     "covey_driver_bytes": "highest resident memory of the driver so far",
 }
-_hindered: set[str] = set()
+_warned: set[str] = set()
 
 
-def warn_once(what: str, error: Exception) -> None:
-    """Warn of what hinders telling, once a process."""
-    if what not in _hindered:
-        _hindered.add(what)
-        log.warning("%s (%s: %s)", what, type(error).__name__, error)
+def warn_once(message: str, error: Exception) -> None:
+    """Warn of a failure of the monitoring, once a process."""
+    if message not in _warned:
+        _warned.add(message)
+        log.warning("%s (%s: %s)", message, type(error).__name__, error)
 
 
 _gauges: dict[str, Any] = {}
@@ -45,10 +45,9 @@ def gauge(name: str) -> Any:
 
 
 def cluster_resources() -> dict[str, float]:
-    """What the cluster has of each resource."""
+    """The cluster's total of each resource, such as CPU and GPU; empty where Ray does not answer."""
     try:
-        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
     except Exception as error:
         warn_once("the cluster's size is not known; the run goes on", error)
-        found = {}
-    return found
+        return {}

@@ -1,4 +1,4 @@
-"""What a stage does while it works: progress, speed, memory and cost, for people, Prometheus and ``covey status``."""
+"""A stage's finished parts in; its progress out, for the log, Prometheus and ``covey status``."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ from clustering.schema import Figures
 
 T = TypeVar("T")
 log = logging.getLogger("covey")
-WRITE_EVERY_S = 2  # progress.json and metrics
-LOG_EVERY_S = 30  # a line for people
+WRITE_EVERY_S = 2  # progress.json and the metrics
+LOG_EVERY_S = 30
 
 
 class StageProgress:
-    """One stage at work, as its driver sees it."""
+    """The progress of one stage, in its driver."""
 
     def __init__(self, run: RunDir, name: str, stage: str, expected: dict[str, float] | None = None) -> None:
-        """expected : seconds of this stage and those to come, in their order, where finished runs tell them"""
+        """expected : the estimated seconds of this stage and the later ones, in their order"""
         self.run, self.name, self.stage = run, name, stage
         expected = expected or {}
-        self.expected = expected.get(stage)
+        self.expected_s = expected.get(stage)
         order = list(expected)
-        self.later = sum(expected[name] for name in order[order.index(stage) + 1 :]) if stage in expected else 0.0
+        self.later_s = sum(expected[name] for name in order[order.index(stage) + 1 :]) if stage in expected else 0.0
         self.usage = Usage()
         self.started = self.since = self.logged = time.time()
         self.written = 0.0
         self.done = self.total = self.rows = self.retries = 0
-        self.what = ""  # of a stage's own steps, such as its index
-        self.waits = ""  # in words, while its task has no place on the cluster
-        self.gpus = 0.0  # held at the moment
+        self.what = ""  # what is counted, where it is not parts
+        self.waits = ""  # what its task waits for before it starts
+        self.gpus = 0.0  # held now
 
     def expect(self, total: int, gpus: float = 0) -> None:
-        """From now on so many parts are worked on, while so many GPUs are held."""
+        """Start to count so many parts, done with so many GPUs."""
         self.done, self.total, self.rows, self.gpus, self.what = 0, total, 0, gpus, ""
         self.since = time.time()
         self.report()
 
     def advance(self, result: Figures) -> None:
-        """A part is done; ``result`` may count its rows and retries."""
+        """Count a finished part, with the rows and retries of its result."""
         self.done += 1
         self.rows += int(result.get("rows", 0))
         self.retries += int(result.get("retries", 0))
         self.report()
 
     def step(self, what: str, done: int, goal: int) -> None:
-        """A step that somebody else does, such as the server its index, has come so far."""
+        """Note how far another process has come, such as the server with its index."""
         if what != self.what:
             self.what, self.since = what, time.time()
         self.done, self.total, self.rows = done, goal, 0
@@ -68,17 +68,17 @@ class StageProgress:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the parts at hand are done, at the speed so far; before the first, as finished runs tell."""
+        """Seconds until all parts are done: by the speed so far, or by the estimate before the first part is done."""
         now = time.time()
         if self.done and now - self.since > 1:
             return (now - self.since) * (self.total - self.done) / self.done
-        left = (self.expected or 0) - (now - self.started)
+        left = (self.expected_s or 0) - (now - self.started)
         return left if left > 0 else None
 
     @property
     def run_left_s(self) -> float | None:
-        """Seconds until the run is done, where finished runs tell them."""
-        return None if self.expected is None or self.left_s is None else self.left_s + self.later
+        """Seconds until the run is done, where they are estimated."""
+        return None if self.expected_s is None or self.left_s is None else self.left_s + self.later_s
 
     @property
     def rows_per_second(self) -> float | None:
@@ -91,7 +91,7 @@ class StageProgress:
         return max(0.0, 1 - self.usage.gpu_busy_seconds / held) if held else None
 
     def figures(self) -> Figures:
-        """What progress.json holds."""
+        """The content of progress.json."""
         return {
             "stage": self.stage,
             "started": round(self.started, 3),
@@ -108,8 +108,8 @@ class StageProgress:
         }
 
     def report(self) -> None:
-        """Say how far it is, as often as who listens wants to hear it; what hinders this is no trouble of the run."""
-        if not _telling.acquire(blocking=False):  # another thread does
+        """Write, export and log the progress, each in its own interval. A failure of these does not end the run."""
+        if not _reporting.acquire(blocking=False):  # another thread reports
             return
         try:
             now = time.time()
@@ -121,30 +121,30 @@ class StageProgress:
                 self.logged = now
                 log.info("%s", progress_line(self.figures()), extra={"fields": {"event": "progress", **self.figures()}})
         finally:
-            _telling.release()
+            _reporting.release()
 
     def write(self) -> None:
-        """Leave progress.json: the first of the stages at work, and those beside it."""
-        first, *beside = [watch.figures() for watch in _at_work if watch.run == self.run] or [self.figures()]
-        progress, place = {**first, "beside": beside}, self.run / PROGRESS
+        """Write progress.json: the first of the stages at work, with the others beside it."""
+        first, *beside = [stage.figures() for stage in _at_work if stage.run == self.run] or [self.figures()]
+        progress, path = {**first, "beside": beside}, self.run / PROGRESS
         try:
-            if isinstance(place, RemotePath):
-                place.upload(json.dumps(progress).encode(), tries=1)  # the next one comes soon
+            if isinstance(path, RemotePath):
+                path.upload(json.dumps(progress).encode(), tries=1)  # the next write follows soon
             else:
-                write_json(place, progress)
-        except Exception as error:  # of a disk, an object store, or a client of one
+                write_json(path, progress)
+        except Exception as error:  # from a disk, an object store, or its client
             warn_once(f"{PROGRESS} cannot be written, so `covey status` tells less; the run goes on", error)
 
     @contextmanager
     def reporting_regularly(self) -> Iterator[None]:
-        """Tell within the block also while no part is done for long, or the stage has none."""
+        """Report throughout the block, also while no part is finished, or the stage has no parts."""
         ended = threading.Event()
 
-        def tell_on() -> None:
+        def keep_reporting() -> None:
             while not ended.wait(WRITE_EVERY_S):
                 self.report()
 
-        thread = threading.Thread(target=tell_on, daemon=True)
+        thread = threading.Thread(target=keep_reporting, daemon=True)
         thread.start()
         try:
             yield
@@ -153,7 +153,7 @@ class StageProgress:
             thread.join()
 
     def export(self, **more: Any) -> None:
-        """Set the metrics that Ray hands to Prometheus."""
+        """Set the metrics that Ray exports to Prometheus."""
         values = {
             "covey_stage_running": 1,
             "covey_stage_seconds": time.time() - self.started,
@@ -173,32 +173,32 @@ class StageProgress:
             warn_once("metrics for Prometheus cannot be set; the run goes on", error)
 
 
-_telling = threading.Lock()
-_at_work: list[StageProgress] = []  # of this driver: stages may work beside each other, each in a thread
+_reporting = threading.Lock()
+_at_work: list[StageProgress] = []  # in this driver; stages may run beside each other, each in a thread
 _current: ContextVar[StageProgress | None] = ContextVar("current", default=None)
 
 
 def current_stage() -> StageProgress | None:
-    """The stage at work in this thread; None in a worker, and where a stage is called on its own."""
+    """The stage of this thread; None in a worker, and where a stage function is called without a pipeline."""
     return _current.get()
 
 
 def track_stage(
     run: RunDir, name: str, stage: str, work: Callable[[], Figures], expected: dict[str, float] | None = None
 ) -> Figures:
-    """Do a stage's work under watch; return its figures, and what it used.
+    """Do a stage's work and report its progress; return its figures, with its memory and usage.
 
-    name : of the run, for metrics; expected : seconds of stages, where finished runs tell them
-    Raises: StageError when the run directory's disk is full, or it has vanished.
+    name : of the run, for metrics; expected : the estimated seconds of the stages
+    Raises: StageError when the run directory cannot be written, for instance because its disk is full.
     """
-    watch = StageProgress(run, name, stage, expected)
-    _at_work.append(watch)
-    token = _current.set(watch)
+    progress = StageProgress(run, name, stage, expected)
+    _at_work.append(progress)
+    token = _current.set(progress)
     log.debug("%s begins", stage, extra={"fields": {"event": "stage_started", "stage": stage}})
     try:
-        with counting_usage() as watch.usage:
-            watch.report()
-            with watch.reporting_regularly():
+        with counting_usage() as progress.usage:
+            progress.report()
+            with progress.reporting_regularly():
                 figures = work()
     except OSError as error:
         raise StageError(
@@ -207,26 +207,29 @@ def track_stage(
         ) from error
     finally:
         _current.reset(token)
-        _at_work.remove(watch)
-    usage, driver_bytes = watch.usage, peak_bytes()
+        _at_work.remove(progress)
+    usage, driver_bytes = progress.usage, peak_bytes()
     cluster = cluster_resources()
-    watch.export(
+    progress.export(
         covey_stage_running=0, covey_seconds_left=0, covey_recall=figures.get("recall"),
         covey_retries=figures.get("retries"), covey_peak_bytes=usage.peak_bytes, covey_driver_bytes=driver_bytes,
     )  # fmt: skip
     used = {
         "cpu_seconds": round(usage.cpu_seconds, 2),
         "gpu_seconds": round(usage.gpu_seconds, 2),
-        "gpu_idle": watch.gpu_idle and round(watch.gpu_idle, 3),
+        "gpu_idle": progress.gpu_idle and round(progress.gpu_idle, 3),
         "driver_bytes": driver_bytes,
-        "cpus": cluster.get("CPU", 0),  # of the cluster, which is paid for meanwhile
+        "cpus": cluster.get("CPU", 0),  # of the whole cluster, which is paid for
         "gpus": cluster.get("GPU", 0),
     }
     return {**figures, "peak_bytes": usage.peak_bytes, "used": used}
 
 
 def progress_line(progress: Figures) -> str:
-    """A line for people: how far a stage is, how fast, and what is left."""
+    """One line: how far a stage is, how fast, and how long it will take.
+
+    progress : the content of progress.json
+    """
     if progress.get("waits"):
         line = f"{progress['stage']}: {progress['waits']}"
     elif progress["total"]:
@@ -244,7 +247,7 @@ def progress_line(progress: Figures) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as people say them: 12 s, 3 min, 2.5 h."""
+    """Seconds in a readable unit: 12 s, 3 min, 2.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Work in; the memory, processor and GPU time that it has used out, charged to who asked for it."""
+"""Work in; the memory, CPU time and GPU time that it has used out, charged to the caller's account."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 @dataclass
 class Usage:
-    """What work has used."""
+    """The resources that some work has used."""
 
     peak_bytes: int = 0  # of the largest process
     cpu_seconds: float = 0.0  # of all processes
-    gpu_seconds: float = 0.0  # GPUs times the seconds for which they were held
-    gpu_busy_seconds: float = 0.0  # of these, while the model was at work
+    gpu_seconds: float = 0.0  # GPUs times the seconds for which they were reserved
+    gpu_busy_seconds: float = 0.0  # those in which the model was at work
 
     def add(self, other: Usage) -> None:
         self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
@@ -34,18 +34,18 @@ class Usage:
         self.gpu_busy_seconds += other.gpu_busy_seconds
 
 
-_account: ContextVar[Usage | None] = ContextVar("account", default=None)  # of the work at hand in this thread
+_account: ContextVar[Usage | None] = ContextVar("account", default=None)  # of this thread
 
 
 def charge(usage: Usage) -> None:
-    """Add what others have used to the account of the work at hand in this thread, if there is any."""
-    if (held := _account.get()) is not None:
-        held.add(usage)
+    """Add usage to this thread's account, if it has one."""
+    if (account := _account.get()) is not None:
+        account.add(usage)
 
 
 @contextmanager
 def counting_usage() -> Iterator[Usage]:
-    """Count what this thread is charged within the block."""
+    """Open an account for what this thread is charged within the block."""
     usage = Usage()
     token = _account.set(usage)
     try:
@@ -55,7 +55,7 @@ def counting_usage() -> Iterator[Usage]:
 
 
 def measure(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
-    """Do the work; return its result, and what this process and those it called have used for it."""
+    """Do the work; return its result and usage, with the usage of the tasks that it has collected."""
     with counting_usage() as usage, measured_peak() as peak:
         before = time.process_time()
         result = work(*args)
@@ -65,16 +65,16 @@ def measure(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
 
 @dataclass
 class Peak:
-    """Peak resident memory of this process since the last reset."""
+    """The peak resident memory of a block, set at its end."""
 
     bytes: int = 0
 
 
 @contextmanager
 def measured_peak() -> Iterator[Peak]:
-    """Measure the highest resident memory of this process inside the block (Linux; elsewhere since its start)."""
+    """Measure the peak resident memory of this process within the block (on Linux; elsewhere since its start)."""
     peak = Peak()
-    _release()
+    _release_memory()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
     try:
@@ -83,15 +83,16 @@ def measured_peak() -> Iterator[Peak]:
         peak.bytes = peak_bytes()
 
 
-def _release() -> None:
-    """Give back what this process has freed: a worker goes on to other stages, whose memory it is not."""
+def _release_memory() -> None:
+    """Return freed memory to the system, so that it does not count for the next stage of this worker."""
     gc.collect()
     pa.default_memory_pool().release_unused()
-    with contextlib.suppress(OSError, AttributeError):  # glibc's own
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_bytes() -> int:
+    """The peak resident memory of this process since the last reset."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from clustering.cli.main import JsonLines, main
-from clustering.cli.status import show_status
 from clustering.config.loading import build_config
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StageError
@@ -164,7 +163,7 @@ def test_progress_that_cannot_be_written_is_told_once_and_ends_no_run(
 
     told: list[str] = []
     monkeypatch.setattr(metrics.log, "warning", lambda line, *words: told.append(line % words))
-    monkeypatch.setattr(metrics, "_hindered", set())
+    monkeypatch.setattr(metrics, "_warned", set())
     monkeypatch.setattr(progress, "write_json", fails)
     monkeypatch.setattr(metrics.ray, "cluster_resources", fails)
     monkeypatch.setattr(progress, "gauge", fails)
@@ -414,7 +413,7 @@ def test_status_takes_any_progress(key: str, wrong: Any, tmp_path: Path) -> None
 
 def test_status_shows_a_terminal_nothing_to_obey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = finished_run(tmp_path / "r\x1b[2J", 1000)
-    show_status(str(run.path))
+    assert main(["status", "--run", str(run.path)]) == 0
     assert "r�[2J: finished" in capsys.readouterr().out
 
 
