@@ -41,9 +41,9 @@ def stage_fingerprints(config: RunConfig, source: list[InputFile] | Source, comm
         return {key: settings[section][key] for key in keys}
 
     if isinstance(source, Source):  # its vectors are used unchanged
-        given = settings["read"]["collection"]
-        given = {**_without(given, "server"), "db_name": given["server"]["db_name"]}
-        read = embed = digest({**settings["read"], "collection": given}, asdict(source), "source_vectors")
+        collection = settings["read"]["collection"]
+        collection = {**_without(collection, "server"), "db_name": collection["server"]["db_name"]}
+        read = embed = digest({**settings["read"], "collection": collection}, asdict(source), "source_vectors")
     else:
         read = digest(settings["read"], [(file.uri, file.size, file.modified) for file in source])
         embed = digest(read, encoder_fingerprint(config.embed, commit))

@@ -116,22 +116,22 @@ def _refuse_overwriting(run: RunDir, output: Location, inputs: list[str]) -> Non
     if run.has_written(str(output)):
         raise ConfigError([f"--output {output} is an artefact of the run, which is not changed; name another file"])
     for uri in inputs:
-        given = locate(uri)
-        same = given == output
-        if isinstance(given, Path) and isinstance(output, Path) and output.exists():
-            same = given.samefile(output)
+        source = locate(uri)
+        same = source == output
+        if isinstance(source, Path) and isinstance(output, Path) and output.exists():
+            same = source.samefile(output)
         if same:
             raise ConfigError([f"--output {output} is a file of --input, whose place it would take; name another file"])
 
 
-def ids_like(run: RunDir, given: pa.ChunkedArray, locations: pa.ChunkedArray) -> pa.Array:
+def ids_like(run: RunDir, new_ids: pa.ChunkedArray, locations: pa.ChunkedArray) -> pa.Array:
     """The ids of new records, in the type of the run's ids if they fit it, else as strings.
 
-    given : ids of the input; locations : in the input files, which replace missing string ids
+    new_ids : of the input; locations : in the input files, which replace missing string ids
     """
     members = parts(run / "members")
     kind = read_schema(members[0]).field("text_id").type if members else pa.string()
-    ids = given.combine_chunks()
+    ids = new_ids.combine_chunks()
     try:
         ids = ids.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

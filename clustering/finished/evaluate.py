@@ -147,11 +147,11 @@ def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures
         metric="cosine" if metric != "L2" else "euclidean",
     ).fit(vectors.astype(np.float64))
     label = load_assignment(run)["label"].to_numpy()[rows]
-    weight = float(exact._min_spanning_tree[:, 2].sum())
-    ours = float(load_forest(run).distance.astype(np.float64).sum())
+    exact_length = float(exact._min_spanning_tree[:, 2].sum())
+    length = float(load_forest(run).distance.astype(np.float64).sum())
     return {
         "ari_label": round(float(adjusted_rand_score(exact.labels_, label)), 5),
-        "mst_weight_difference": round(ours / weight - 1, 8) if weight else None,
+        "mst_weight_difference": round(length / exact_length - 1, 8) if exact_length else None,
         "exact_noise_share": round(float((exact.labels_ < 0).mean()), 5),
         "exact_count": int(exact.labels_.max()) + 1,
     }

@@ -118,16 +118,16 @@ class RunDir:
         """
         if isinstance(self.path, Path):
             return self.path / name
-        ours = Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
-        if not make_private(ours):
-            status = ours.lstat()
+        private = Path(tempfile.gettempdir()) / f"covey-{os.getuid()}"
+        if not make_private(private):
+            status = private.lstat()
             problem = (
-                f"{ours} is not a folder that only this user can enter (owner {status.st_uid}, mode "
+                f"{private} is not a folder that only this user can enter (owner {status.st_uid}, mode "
                 f"{status.st_mode & 0o7777:o}), and the embedded store of {self.path} is to lie there. Remove it, "
                 f"or set TMPDIR to a folder of your own"
             )
             raise ConfigError([problem])
-        return ours / self.id / name
+        return private / self.id / name
 
     @property
     def manifest(self) -> Figures:
@@ -258,18 +258,18 @@ class RunDir:
         """
         with self.file.changed() as manifest:
             results = _results(manifest)
-            whole = {key: results[key] for key in _RESULTS if key in results} if "report" in results["stages"] else None
-            known = [manifest["stages"], *([whole["stages"]] if whole else [])]
+            complete = {key: results[key] for key in _RESULTS if key in results and "report" in results["stages"]}
+            known = [manifest["stages"], complete.get("stages", {})]
             found = {name: _finished_entry(known, name, own) for name, own in fingerprints.items()}
             stages = {name: entry for name, entry in found.items() if entry}
             stale = [name for name in manifest["stages"] if name not in stages]
             begun = {name: own for name, own in manifest.get("begun", {}).items() if own == fingerprints.get(name)}
             lost = sorted(manifest.get("begun", {}).keys() - begun.keys())
             manifest.pop("previous", None)
-            if whole and whole["stages"] == stages:
-                manifest.update(whole)
-            elif whole:
-                manifest["previous"] = whole
+            if complete and complete["stages"] == stages:
+                manifest.update(complete)
+            elif complete:
+                manifest["previous"] = complete
             manifest.update(entries, stages=stages, begun=begun)
         if stale:
             log.info("changed configuration or input: %s will be done again", ", ".join(stale))

@@ -129,12 +129,12 @@ def _discard_objects(root: RemotePath, inner: str) -> None:
     selector = pyarrow.fs.FileSelector(top.inner, recursive=True, allow_not_found=True)
     listed = top.retry(lambda fs: fs.get_file_info(selector))
     files = [info.path[len(root.inner) + 1 :] for info in listed if info.type == pyarrow.fs.FileType.File]
-    ours = [name for name in files if is_written_by_covey(name)]
-    if len(ours) == len(files) and (files or is_written_by_covey(inner) or _OUR_FOLDER.fullmatch(inner)):
+    written = [name for name in files if is_written_by_covey(name)]
+    if len(written) == len(files) and (files or is_written_by_covey(inner) or _OUR_FOLDER.fullmatch(inner)):
         top.remove()  # one request for a thousand objects
         return
     with ThreadPoolExecutor(REMOVALS) as pool:
-        list(pool.map(lambda name: (root / name).remove(), ours))
+        list(pool.map(lambda name: (root / name).remove(), written))
 
 
 def remove_others(root: Location, kept: set[str]) -> None:

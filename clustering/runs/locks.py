@@ -123,12 +123,11 @@ class LocalLock:
 
 def _cannot_lock(path: Path, error: OSError) -> ConfigError:
     why = "its file system has no locks" if error.errno in NO_LOCKS else "its file system refuses a lock"
-    return ConfigError(
-        [
-            f"run.dir {path} cannot be held: {why} ({error.strerror}). Two runs could write there at once: "
-            f"mount it with locks (NFS: version 4, or lockd; Lustre: flock), or take another run.dir"
-        ]
+    problem = (
+        f"run.dir {path} cannot be held: {why} ({error.strerror}). Two runs could write there at once: "
+        f"mount it with locks (NFS: version 4, or lockd; Lustre: flock), or take another run.dir"
     )
+    return ConfigError([problem])
 
 
 def unshared_locks(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
@@ -138,8 +137,8 @@ def unshared_locks(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str 
     except OSError:
         return None
     real = os.path.realpath(path)
-    whole = [line for line in lines if len(line) > 3]
-    above = [line for line in whole if os.path.commonpath([real, _decoded(line[1])]) == _decoded(line[1])]
+    mounted = [line for line in lines if len(line) > 3]
+    above = [line for line in mounted if os.path.commonpath([real, _decoded(line[1])]) == _decoded(line[1])]
     if not above:
         return None
     _, _, kind, options, *_ = max(above, key=lambda line: len(line[1]))
@@ -324,14 +323,14 @@ def remote_in_use(path: RemotePath) -> bool:
     if path.age_s() > LEASE_S:
         return False
     try:
-        held = json.loads(path.read_text())
-        owner, host, pid = held["owner"], held["host"], int(held["pid"])
+        holder = json.loads(path.read_text())
+        owner, host, pid = holder["owner"], holder["host"], int(holder["pid"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return False
     if not owner:  # it was released
         return False
     here = pid_namespace()
-    if host != platform.node() or not here or held.get("numbers") != here:
+    if host != platform.node() or not here or holder.get("numbers") != here:
         return True  # its process cannot be checked from here
     return owner in _own_leases if pid == os.getpid() else Path(f"/proc/{pid}").exists()
 

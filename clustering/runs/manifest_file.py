@@ -51,9 +51,8 @@ class ManifestFile:
         except FileNotFoundError:
             return {"id": uuid.uuid4().hex[:12], "stages": {}}
         except (ValueError, RecursionError) as error:
-            raise ConfigError(
-                [f"{self.root / MANIFEST} is damaged ({error}); start anew with run.resume=false"]
-            ) from None
+            problem = f"{self.root / MANIFEST} is damaged ({error}); start anew with run.resume=false"
+            raise ConfigError([problem]) from None
         except OSError as error:
             raise ConfigError([f"{str(self.root)[:200]} is no run directory: {error.strerror or error}"]) from None
 
@@ -95,9 +94,8 @@ class ManifestFile:
             self._refuse_another(manifest)
             raise self._taken_over_error() from None
         except UnsupportedError as error:
-            raise StageError(
-                f"{self.root / MANIFEST}: {error}. When that is mended, the same command goes on"
-            ) from None
+            problem = f"{self.root / MANIFEST}: {error}. When that is mended, the same command goes on"
+            raise StageError(problem) from None
 
     @contextmanager
     def reporting_disk_errors(self) -> Iterator[None]:

@@ -50,19 +50,19 @@ def _filesystem(scheme: str, authority: str, query: str) -> pa.fs.FileSystem:
     return pa.fs.S3FileSystem(region=filesystem.region, retry_strategy=retry, allow_delayed_open=True, **kept)
 
 
-def is_local(given: str) -> bool:
+def is_local(uri: str) -> bool:
     """Whether a path or URI lies on this machine, as file:///home/u/a%20b does."""
-    return "://" not in given or given[:7].lower() == "file://"
+    return "://" not in uri or uri[:7].lower() == "file://"
 
 
-def local_path(given: str) -> str:
+def local_path(uri: str) -> str:
     """The path that is_local's path or file URI means; in a URI, %20 is a space.
 
     Raises: ValueError for a URI that names another machine, or options, which are for buckets.
     """
-    if "://" not in given:
-        return os.path.expanduser(given)  # ~unknown stays as it is
-    _, authority, path, query, _ = urllib.parse.urlsplit(given, allow_fragments=False)
+    if "://" not in uri:
+        return os.path.expanduser(uri)  # ~unknown stays as it is
+    _, authority, path, query, _ = urllib.parse.urlsplit(uri, allow_fragments=False)
     if authority not in ("", "localhost") or not path:
         raise ValueError(f"file:// is followed by an absolute path (file:///home), not by {authority!r}")
     if query:

@@ -69,21 +69,21 @@ class RetryingFile(io.RawIOBase):
 Location = Path | RemotePath
 
 
-def locate(given: str | Location) -> Location:
+def locate(uri: str | Location) -> Location:
     """An absolute path of this machine, or the path in an object store that a URI names.
 
     Raises: ConfigError for what is neither.
     """
-    if isinstance(given, RemotePath):
-        return given
-    if not str(given) or "\0" in str(given):
-        raise ConfigError([f"{str(given)!r} is no path"])
-    if CREDENTIALS.search(str(given)):
+    if isinstance(uri, RemotePath):
+        return uri
+    if not str(uri) or "\0" in str(uri):
+        raise ConfigError([f"{str(uri)!r} is no path"])
+    if CREDENTIALS.search(str(uri)):
         raise ConfigError([SECRET_SHOWN])
     try:
-        return Path(local_path(str(given))).absolute() if is_local(str(given)) else RemotePath.of(str(given))
+        return Path(local_path(str(uri))).absolute() if is_local(str(uri)) else RemotePath.of(str(uri))
     except ValueError as error:
-        raise ConfigError([f"{str(given)[:200]!r} is no URI: {error}"]) from None
+        raise ConfigError([f"{str(uri)[:200]!r} is no URI: {error}"]) from None
 
 
 def is_within(path: Location, folder: Location) -> bool:
