@@ -1,4 +1,4 @@
-"""YAML file and ``section.key=value`` words in, one frozen RunConfig out; every problem is named at once."""
+"""A YAML file and ``section.key=value`` words in, a RunConfig out; all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -20,27 +20,33 @@ from clustering.kernels.printable import CREDENTIALS
 
 SERVER_KEYS = ("token_env", "token_file", "ca_file", "server_name", "db_name")
 # Names that keys had before -> the present ones; "" where nobody needs the key.
-RENAMED = {f"{place}.{key}": f"{place}.server.{key}" for place in ("store", "read.collection") for key in SERVER_KEYS}
+RENAMED = {
+    f"{section}.{key}": f"{section}.server.{key}" for section in ("store", "read.collection") for key in SERVER_KEYS
+}
 RENAMED |= {"search.queries_per_request": ""}
 
 
 def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a YAML file, lay ``section.key=value`` words over it, and check the whole.
+    """Read a YAML file, override its keys, and check the result.
 
-    path : a file; or a name such as ``laptop``: the ready configuration of this name, unless there is such a file
-    overrides : words such as ``cluster.min_samples=3``. A value that is text is taken as it stands, a list is written
-        [a, b], null means none where that is a choice.
-    Raises: ConfigError that lists every problem of the file and the words at once.
+    path : a file, or the name of a ready configuration such as ``laptop``; a file of this name comes first
+    overrides : words such as ``cluster.min_samples=3``. Text is taken as it stands, a list is written [a, b], and null
+        means none where that is a choice.
+    Raises: ConfigError with every problem of the file and the words.
     """
     if CREDENTIALS.search(str(path)):
         raise ConfigError(["the configuration is a URI with a user or password; name a file of this machine"])
     problems: list[str] = []
-    raw = _read_yaml(values.find_config(Path(path)), problems) if path is not None else {}
+    raw: dict[str, Any] = {}
+    if path is not None:
+        file = Path(path)
+        ready = values.ready_configs().get(str(path))
+        raw = _read_yaml(file if ready is None or file.is_file() else ready, problems)
     return _build_overridden(raw, overrides, problems)
 
 
 def override_config(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
-    """The configuration with ``section.key=value`` words laid over it, checked again as a whole."""
+    """Override keys of a configuration by ``section.key=value`` words, and check the result."""
     return _build_overridden(config.as_dict(), overrides, [])
 
 
@@ -63,17 +69,17 @@ def build_saved_config(raw: Any) -> RunConfig:
 
 
 def build_config(raw: Mapping[str, Any], problems: Iterable[str] = ()) -> RunConfig:
-    """Check a nested mapping of sections and build the frozen configuration.
+    """Check a nested mapping of sections and build the configuration.
 
-    Raises: ConfigError with ``problems`` and whatever else is wrong in ``raw``.
+    Raises: ConfigError with ``problems`` and every problem of ``raw``.
     """
     problems = list(problems)
     if not isinstance(raw, Mapping):
         raise ConfigError([*problems, f"the configuration is a {type(raw).__name__}; expected a mapping of sections"])
-    odd = list(values.unsupported_values(raw, RunConfig))
+    unsupported = list(values.unsupported_values(raw, RunConfig))
     known = _known_sections(raw, problems)
-    if odd:
-        raise ConfigError(problems + odd)
+    if unsupported:
+        raise ConfigError(problems + unsupported)
     problems += find_credentials(known) + find_broken_uris(known)
     try:
         config = TypeAdapter(RunConfig).validate_python(known)
@@ -119,7 +125,7 @@ def _override(raw: dict[str, Any], word: str, problems: list[str]) -> None:
 
 
 def _set(raw: dict[str, Any], names: list[str], value: Any) -> bool:
-    """Set a key within nested mappings, which are made where there are none; False where something else is."""
+    """Set a key within nested mappings, making those that are missing; False where one is no mapping."""
     *parents, last = names
     section: Any = raw
     for parent in parents:
@@ -151,16 +157,16 @@ def _known_sections(raw: Mapping[str, Any], problems: list[str]) -> dict[str, An
     return known
 
 
-def _known_keys(keys: dict[Any, Any], section: type, place: str, problems: list[str]) -> dict[str, Any]:
-    """The keys that a section has, and those of the sections within it; each other key becomes a problem.
+def _known_keys(keys: dict[Any, Any], section: type, prefix: str, problems: list[str]) -> dict[str, Any]:
+    """The known keys of a section and of those within it; an unknown key becomes a problem.
 
-    place : where the section stands. What stands in a wrong place may be a secret, so that no value is show_value.
+    prefix : the section's own dotted key. No value is shown: under a wrong key it may be a secret.
     """
     hints, known = values.hints_of(section), {}
     for key, value in keys.items():
-        name = f"{place}.{values.show_key(key)}"
+        name = f"{prefix}.{values.show_key(key)}"
         if key not in hints:
-            problems.append(_unknown(key, name, place, hints))
+            problems.append(_unknown(key, name, prefix, hints))
             continue
         inner = values.section_of(hints[key])
         if inner is None:
@@ -171,29 +177,29 @@ def _known_keys(keys: dict[Any, Any], section: type, place: str, problems: list[
     return known
 
 
-def _known_inner(value: Any, section: type, place: str, problems: list[str]) -> dict[str, Any] | None:
-    """The known keys of a section within another; None where it is none, or lacks a key that it needs."""
+def _known_inner(value: Any, section: type, prefix: str, problems: list[str]) -> dict[str, Any] | None:
+    """The known keys of a section within another; None where it is no mapping or lacks a key that it needs."""
     needed = [key.name for key in fields(section) if key.default is MISSING and key.default_factory is MISSING]
     if not isinstance(value, dict):
         expected = f"the keys {', '.join(needed)}" if needed else f"keys such as '{fields(section)[0].name}:'"
-        problems.append(f"{place} holds a {type(value).__name__}; expected {expected}")
+        problems.append(f"{prefix} holds a {type(value).__name__}; expected {expected}")
         return None
-    known = _known_keys(value, section, place, problems)
+    known = _known_keys(value, section, prefix, problems)
     missing = [key for key in needed if value.get(key) is None]
     if missing:
-        problems.append(f"{place} lacks {', '.join(missing)}; it needs {', '.join(needed)}")
+        problems.append(f"{prefix} lacks {', '.join(missing)}; it needs {', '.join(needed)}")
         return None
     return known
 
 
-def _unknown(key: Any, name: str, place: str, known: Iterable[str]) -> str:
+def _unknown(key: Any, name: str, prefix: str, known: Iterable[str]) -> str:
     if name in RENAMED:
         new = RENAMED[name]
         return f"'{name}' has a new name: '{new}'" if new else f"'{name}' is no longer a key; leave it out"
     elsewhere = {key: section for section, shape in SECTIONS.items() for key in values.hints_of(shape)}
-    if "." not in place and key in elsewhere:
+    if "." not in prefix and key in elsewhere:
         return f"unknown key '{name}'; '{elsewhere[key]}.{key}' exists"
-    return f"unknown key '{name}'{_nearest(key, known, f'{place}.')}"
+    return f"unknown key '{name}'{_nearest(key, known, f'{prefix}.')}"
 
 
 def _nearest(word: Any, known: Iterable[str], prefix: str = "") -> str:
@@ -202,9 +208,7 @@ def _nearest(word: Any, known: Iterable[str], prefix: str = "") -> str:
 
 
 def _message(detail: Any) -> str:
-    place = ".".join(
-        values.show_key(str(part)) for part in detail["loc"] if not str(part).startswith(("function-", "tuple["))
-    )
-    misplaced = detail["type"] in ("missing", "unexpected_keyword_argument")  # then what is there may be a secret
+    names = [str(part) for part in detail["loc"] if not str(part).startswith(("function-", "tuple["))]
+    misplaced = detail["type"] in ("missing", "unexpected_keyword_argument")  # the value may be a secret
     got = "" if misplaced else f", got {show_value(detail['input'])}"
-    return f"{place}: {detail['msg'][0].lower()}{detail['msg'][1:]}{got}"
+    return f"{'.'.join(map(values.show_key, names))}: {detail['msg'][0].lower()}{detail['msg'][1:]}{got}"

@@ -1,7 +1,7 @@
-"""YAML text, or the value of a ``section.key=value`` word, and its key's type in; the value that the key wants out.
+"""A YAML file, or the value of a ``section.key=value`` word, and the key's type in; a value of that type out.
 
-YAML alone would make a number of the column 007, false of the column no, and a comment of what follows ' #'. Here a key
-that takes text gets what is written. Of YAML there are maps, lists, text, numbers as in YAML 1.2, true, false and null.
+A key that takes text gets the text as written: plain YAML would read the column 007 as a number and the column no as
+false. Of YAML this takes maps, lists, text, the numbers of YAML 1.2, true, false and null.
 """
 
 from __future__ import annotations
@@ -21,25 +21,19 @@ import yaml
 from clustering.errors import ConfigError
 
 MAX_BYTES = 1 << 20  # of a configuration file
-MAX_VALUES = 100_000  # in it, aliases written out
-MAX_DEPTH = 20  # maps and lists within each other
+MAX_VALUES = 100_000  # of a configuration file, aliases written out
+MAX_DEPTH = 20  # levels of maps and lists
 SHOWN = 80  # characters of a key or a value in a message
-UNSUPPORTED_CHARACTER = re.compile("[\0\ud800-\udfff]")  # no file's name, and nothing that can be written as UTF-8
+UNSUPPORTED_CHARACTER = re.compile("[\0\ud800-\udfff]")  # no part of a file's name, or not writable as UTF-8
 _CORE = "tag:yaml.org,2002:"
-TEXT_LIKE = ("str", "int", "float", "bool", "null", "merge")  # tags of what a key that takes text takes as written
+TEXT_LIKE = ("str", "int", "float", "bool", "null", "merge")  # tags of values that a key for text takes as written
 
 
 def ready_configs() -> dict[str, Path]:
-    """The configurations that come with Covey, by name: those in the installed package, or beside it in a checkout."""
+    """The configurations that come with Covey, by name; they lie in the package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     folders = [package / "configs", package.parent / "cluster_configs"]
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
-
-
-def find_config(path: Path) -> Path:
-    """The file itself, or the ready configuration of this name where there is no such file."""
-    ready = ready_configs().get(str(path))
-    return path if ready is None or path.is_file() else ready
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,23 +64,22 @@ for _kind, _pattern, _first in (
 
 
 def read_yaml(path: Path, shape: type) -> Any:
-    """What a YAML file holds, each value read as its key's type in ``shape``, a dataclass, wants it.
+    """Read a YAML file; each value gets the type that its key has in ``shape``, a dataclass.
 
-    Raises: ConfigError for a file that cannot be read, is no YAML, gives a key twice, or holds more than a
-        configuration does: too many bytes, values or levels, an alias within itself. No line of it is quoted, for
-        there may be secrets in it.
+    Raises: ConfigError for a file that cannot be read, is no YAML, gives a key twice, holds an alias within itself, or
+        too many bytes, values or levels. No line is quoted, because it may hold a secret.
     """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        near: list[str] = []
+        hints = [f"Ready ones, which need no file: {', '.join(ready_configs())}"]
         with contextlib.suppress(OSError, ValueError):
-            near = sorted(str(one) for one in path.parent.glob("*.yaml"))
-        hint = f". Configurations there: {', '.join(near)}" if near else ""
-        hint += f". Ready ones, which need no file: {', '.join(ready_configs())}"
-        what = getattr(error, "strerror", None) or error
-        raise ConfigError([f"cannot read the configuration {show_path(path)}: {what}{hint}"]) from None
+            near = sorted(str(file) for file in path.parent.glob("*.yaml"))
+            hints = [f"Configurations there: {', '.join(near)}", *hints] if near else hints
+        why = getattr(error, "strerror", None) or error
+        shown = show_key(str(path), 4 * SHOWN)
+        raise ConfigError([f"cannot read the configuration {shown}: {'. '.join([str(why), *hints])}"]) from None
     if len(content) > MAX_BYTES:
         raise ConfigError(
             [f"{path} is longer than {MAX_BYTES:,} bytes, which no configuration is; is it another file?"]
@@ -94,16 +87,15 @@ def read_yaml(path: Path, shape: type) -> Any:
     try:
         return parse_yaml(content.decode("utf-8-sig"), shape)
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            [f"{path} is not valid YAML: its byte {error.start} is no UTF-8; save it as UTF-8 text"]
-        ) from None
+        why = f"its byte {error.start} is no UTF-8; save it as UTF-8 text"
     except yaml.YAMLError as error:
-        raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split())}"]) from None
+        why = " ".join(str(error).split())
+    raise ConfigError([f"{path} is not valid YAML: {why}"])
 
 
 def parse_yaml(text: str, hint: Any) -> Any:
     """Raises: YAMLError."""
-    loader = _Loader(io.StringIO(text))  # of a string, an error would quote lines
+    loader = _Loader(io.StringIO(text))  # from a string, an error would quote lines
     try:
         node = loader.get_single_node()
         if node is None:
@@ -117,11 +109,10 @@ def parse_yaml(text: str, hint: Any) -> Any:
 
 
 def word_value(text: str, hint: Any) -> Any:
-    """The value of a ``section.key=value`` word: text as it stands where the key takes text, else YAML.
+    """The value of a ``section.key=value`` word: the text itself where the key takes text, else YAML.
 
-    Where null is a choice, the word null means it; where the key takes a list, [a, b] is one, and anything else is its
-    only item.
-    Raises: YAMLError for a list that is none.
+    null means none where that is a choice. Where the key takes a list, [a, b] is one, and other text is its only item.
+    Raises: YAMLError for a value in brackets that is no list.
     """
     members = _members(hint)
     listed = any(map(_is_list, members))
@@ -136,54 +127,52 @@ def word_value(text: str, hint: Any) -> Any:
     try:
         return parse_yaml(text, hint)
     except yaml.YAMLError:
-        return text  # which is wrong, and shown
+        return text  # the check of the key refuses and shows it
 
 
 def hint_at(shape: type, path: Sequence[str]) -> Any:
-    """The type of a key some levels within a dataclass; Any where there is no such key."""
+    """The type of the key at a path within a dataclass; Any where there is no such key."""
     hint: Any = shape
     for name in path:
         hint = _keys(_members(hint)).get(name, Any)
     return hint
 
 
-def unsupported_values(value: Any, hint: Any, place: str = "", depth: int = 0) -> Iterator[str]:
-    """What pydantic would let pass, named with its key: text that no file can hold, true for a number, numbers that
-    64 bits do not hold, and levels without end."""
+def unsupported_values(value: Any, hint: Any, prefix: str = "", depth: int = 0) -> Iterator[str]:
+    """A problem for each value that pydantic would accept but nothing can work with.
+
+    These are text that no file can hold, true for a number, numbers beyond 64 bits, and endless levels.
+    """
     members = _members(hint)
     if depth > MAX_DEPTH:
-        yield f"{place[:SHOWN]}: maps and lists lie more than {MAX_DEPTH} deep within each other, or within themselves"
+        yield f"{prefix[:SHOWN]}: maps and lists lie more than {MAX_DEPTH} deep within each other, or within themselves"
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            inner = f"{place}.{show_key(key)}".lstrip(".")
+            name = f"{prefix}.{show_key(key)}".lstrip(".")
             if isinstance(key, str) and UNSUPPORTED_CHARACTER.search(key):
-                yield f"{inner} is no name of a key"
-            yield from unsupported_values(item, _keys(members).get(key, Any), inner, depth + 1)
+                yield f"{name} is no name of a key"
+            yield from unsupported_values(item, _keys(members).get(key, Any), name, depth + 1)
     elif isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
-            yield from unsupported_values(item, _item(members), f"{place}.{number}", depth + 1)
-    elif isinstance(value, str) and (odd := UNSUPPORTED_CHARACTER.search(value)):
-        yield f"{place}: U+{ord(odd[0]):04X} stands in it, which no text holds; got {value[:SHOWN]!r}"
+            yield from unsupported_values(item, _item(members), f"{prefix}.{number}", depth + 1)
+    elif isinstance(value, str) and (bad := UNSUPPORTED_CHARACTER.search(value)):
+        yield f"{prefix}: U+{ord(bad[0]):04X} stands in it, which no text holds; got {value[:SHOWN]!r}"
     elif isinstance(value, bool) and {int, float} & set(members) and bool not in members:
-        yield f"{place}: input should be a number, got {value}"
+        yield f"{prefix}: input should be a number, got {value}"
     elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        yield f"{place}: a number that 64 bits do not hold"
+        yield f"{prefix}: a number that 64 bits do not hold"
 
 
-def show_key(key: Any) -> str:
+def show_key(key: Any, most: int = SHOWN) -> str:
     """A key as messages show it: short, on one line, of characters that every stream takes."""
     text = key if isinstance(key, str) else repr(key)
-    if len(text) > SHOWN:
-        text = text[:SHOWN] + "..."
+    if len(text) > most:
+        text = text[:most] + "..."
     return text if text.isprintable() else repr(text)[1:-1]
 
 
-def show_path(path: Path) -> str:
-    return show_key(str(path)) if len(str(path)) > 4 * SHOWN or not str(path).isprintable() else str(path)
-
-
 def _count(node: yaml.Node, counted: dict[int, int], around: set[int]) -> int:
-    """The values in a node, aliases written out; keys that are given twice, and what is too much, raise."""
+    """Count the values in a node, aliases written out; raise for a key that is given twice, and for too many values."""
     if id(node) in around:
         raise yaml.YAMLError(f"an alias stands within itself{_line(node)}")
     if len(around) > MAX_DEPTH:
@@ -230,13 +219,13 @@ def _value(loader: _Loader, node: yaml.Node, hint: Any) -> Any:
         return [_value(loader, item, _item(members)) for item in node.value]
     assert isinstance(node, yaml.MappingNode)
     loader.flatten_mapping(node)
-    found = {}
+    keys = {}
     for name, item in node.value:
         key = _scalar(loader, name, (Any,)) if isinstance(name, yaml.ScalarNode) else None
         if key is None:
             raise yaml.YAMLError(f"a key is neither text nor a number{_line(name)}")
-        found[key] = _value(loader, item, _keys(members).get(key, Any))
-    return found
+        keys[key] = _value(loader, item, _keys(members).get(key, Any))
+    return keys
 
 
 def _scalar(loader: _Loader, node: yaml.ScalarNode, members: Sequence[Any]) -> Any:
@@ -253,7 +242,7 @@ def _scalar(loader: _Loader, node: yaml.ScalarNode, members: Sequence[Any]) -> A
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-    """The types of a union; the type itself of any other."""
+    """The types of a union, or the type itself."""
     if get_origin(hint) is Annotated:
         return _members(get_args(hint)[0])
     if get_origin(hint) in (Union, types.UnionType):
@@ -262,7 +251,7 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 
 def _takes_text(members: Sequence[Any]) -> bool:
-    """Whether text is what stands there as a single value, or nothing."""
+    """Whether the only single values there are text and none."""
     single = [one for one in members if one is not type(None) and (get_origin(one) in (None, Literal))]
     single = [one for one in single if not is_dataclass(one)]
     return bool(single) and all(
@@ -276,12 +265,12 @@ def _is_list(member: Any) -> bool:
 
 
 def _item(members: Sequence[Any]) -> Any:
-    """The type of a list's items; Any where no list is wanted."""
+    """The type of a list's items; Any where there is no list."""
     return next((get_args(member)[0] for member in members if _is_list(member)), Any)
 
 
 def _keys(members: Sequence[Any]) -> dict[Any, Any]:
-    """The types of the keys that a map has there; none where any are taken."""
+    """The types of the keys of a section; empty where there is none, so that any key is taken."""
     section = next(filter(_is_section, members), None)
     return {} if section is None else hints_of(section)
 
