@@ -29,7 +29,7 @@ def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 
 def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -> Figures:
-    """Give every record its row: rows count distinct texts by first appearance, whatever read them."""
+    """Give every record its row: rows number the distinct texts by first appearance."""
     with_ids = False
     digests, id_digests, kept_of = [], [], []
     before = 0
@@ -38,8 +38,9 @@ def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -
             run / "records" / f"{count['name']}.arrow", lambda name: name in schema.NUMBERING_COLUMNS
         )
         with_ids = schema.ID_DIGEST in table.schema.names
-        places = table[schema.POSITION].to_numpy()
-        keep = int(np.searchsorted(places, limit - before)) if limit is not None else len(table)
+        keep = len(table)
+        if limit is not None:
+            keep = int(np.searchsorted(table[schema.POSITION].to_numpy(), limit - before))
         digests.append(_digests(table[schema.DIGEST].slice(0, keep)))
         if with_ids:
             id_digests.append(_digests(table[schema.ID_DIGEST].slice(0, keep)))
@@ -80,9 +81,7 @@ class RowWriter:
         name = part_name(item["item"])
         if len(table):
             members = self._members(table, numbers["row"])
-            with atomic_write(
-                self.run / "members" / name
-            ) as temporary:  # ids ascend or differ: dictionaries would only cost
+            with atomic_write(self.run / "members" / name) as temporary:  # dictionaries of ids would only cost
                 pq.write_table(members, temporary, compression="zstd", use_dictionary=False)
         first = numbers["first"]
         text_bytes = 0
@@ -102,34 +101,30 @@ class RowWriter:
         return {"text_bytes": text_bytes, "rows": len(table)}
 
     def _members(self, table: pa.Table, row: np.ndarray[Any, Any]) -> pa.Table:
-        columns: dict[str, Any] = {"row": row}
-        for field in self.members:
-            if field.name != "row":
-                there = field.name in table.schema.names
-                columns[field.name] = (
-                    as_type(table[field.name], field.type) if there else pa.nulls(len(table), field.type)
-                )
+        table = table.append_column("row", pa.array(row))
+        columns: dict[str, Any] = {
+            field.name: as_type(table[field.name], field.type)
+            if field.name in table.schema.names
+            else pa.nulls(len(table), field.type)
+            for field in self.members
+        }
         if schema.LOCATION in table.schema.names and pa.types.is_string(self.members.field("text_id").type):
             columns["text_id"] = pc.coalesce(columns["text_id"], table[schema.LOCATION])
-        return pa.table({name: columns[name] for name in self.members.names}, schema=self.members)
+        return pa.table(columns, schema=self.members)
 
 
 def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[pa.Schema, list[str]]:
-    """The schema of members/ that holds what all parts of records/ hold.
+    """The schema of members/ that holds the values of all parts of records/.
 
-    kinds : the schemas of parts, each with the names of its strings that are all numbers, and of its whole numbers
-        that a float does not hold
+    kinds : the schemas of parts, each with the names of its numeric and large columns, see ``carried_columns``
     Returns: the schema, and the names of columns that are strings only because types differ.
     """
-    names = dict.fromkeys(name for held, _, _ in kinds for name in held.names)
+    names = dict.fromkeys(name for part, _, _ in kinds for name in part.names)
     carried = [name for name in names if name not in (*schema.WORKING_COLUMNS, "text", "text_id")]
     fields, mixed = [], []
     for name in ("text_id", *carried):
-        types = [
-            pa.float64() if name in numeric else held.field(name).type
-            for held, numeric, _ in kinds
-            if name in held.names
-        ]
+        found = [(part.field(name).type, name in numeric) for part, numeric, _ in kinds if name in part.names]
+        types = [pa.float64() if is_numeric else kind for kind, is_numeric in found]
         kind = common_type(types, ids=name == "text_id" or any(name in large for _, _, large in kinds))
         if has_mixed_types(types, kind):
             mixed.append(name)
@@ -138,22 +133,22 @@ def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[p
 
 
 def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int) -> Figures:
-    """Turn records/ into texts/ and members/, and into source_vectors/ where it holds vectors; records/ goes.
+    """Turn records/ into texts/ and members/, and into source_vectors/ where it holds vectors; remove records/.
 
-    counts : of each part what ``write_records`` tells, and numeric and large as ``carried_columns`` tells them
-    limit : only the first records
+    counts : of each part, what ``write_records`` and ``carried_columns`` return
+    limit : of records; the others are left out
     Returns: records, texts, empty, repeated_ids, missing_ids, largest_copies, text_bytes; mixed: names of columns that
         are strings because their types differ.
     """
     numbered = run_on_one_node(_number_rows, run, counts, limit)
     kinds = {(one["schema"], tuple(one.get("numeric", ())), tuple(one.get("large", ()))): None for one in counts}
-    members, mixed = members_schema([(schema_of(text), set(numeric), set(large)) for text, numeric, large in kinds])
+    parts = [
+        (pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text))), set(numeric), set(large))
+        for text, numeric, large in kinds
+    ]
+    members, mixed = members_schema(parts)
     names = [{"name": one["name"]} for one in counts]
     written = map_parts(RowWriter, names, actors=actors, run=run, members=members)
     run.remove("records")
     text_bytes = sum(result["text_bytes"] for result in written)
     return {**numbered, "text_bytes": text_bytes, "mixed": mixed}
-
-
-def schema_of(text: str) -> pa.Schema:
-    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text)))

@@ -1,4 +1,4 @@
-"""read.paths in; the files of the input out, each with how it is written and where its wanted columns stand."""
+"""read.paths in; the files of the input out, with what their names and first bytes say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -22,31 +22,19 @@ from clustering.runs.object_store import RemotePath, filesystem_of, is_local
 from clustering.runs.storage import SECRET_SHOWN
 
 FORMATS = {
-    "csv": "csv",
-    "tsv": "tsv",
-    "jsonl": "jsonl",
-    "ndjson": "jsonl",
-    "json": "jsonl",
-    "parquet": "parquet",
+    "csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "parquet": "parquet",
     "pq": "parquet",
-}
+}  # fmt: skip
 COMPRESSIONS = {
-    "gz": "gzip",
-    "gzip": "gzip",
-    "bz2": "bz2",
-    "zst": "zstd",
-    "zstd": "zstd",
-    "lz4": "lz4",
-    "xz": "xz",
-    "zip": "zip",
-}
+    "gz": "gzip", "gzip": "gzip", "bz2": "bz2", "zst": "zstd", "zstd": "zstd", "lz4": "lz4", "xz": "xz", "zip": "zip",
+}  # fmt: skip
 MAGIC = {
     b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4",
     b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip",
 }  # fmt: skip
-NO_PARTITION = ("__HIVE_DEFAULT_PARTITION__",)
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 SHOWN = 5  # files that a message names before it counts the others
-DETECTION_THREADS = 8  # threads that look into files, which on an object store is mostly waiting
+DETECTION_THREADS = 8  # that look into files; on an object store they mostly wait
 
 
 @dataclass(frozen=True)
@@ -54,26 +42,28 @@ class InputFile:
     """One file of the input, as found before any work."""
 
     path: str  # as the filesystem names it
-    uri: str  # as a user would write it, with the options of the store it lies in
+    uri: str  # as a user would write it, with the options of its store
     name: str  # short, for ids: the path below the folder that all files share
     format: str  # csv, tsv, jsonl or parquet; '' where only the content can tell
     compression: str | None  # gzip, bz2, zstd, lz4, xz, zip
     size: int  # bytes
     modified: str  # time of the last change, for the run's fingerprint
     pattern: str  # the item of ``paths`` that found it, which names its filesystem
-    layout: dict[str, Any] = field(default_factory=dict)  # how it is written, and where its columns stand
-    patience_s: float = 0  # how long a bucket that fails is waited for while it is read
+    # positions: of each wanted column, None where the file lacks it, "constant" where its folders name it; constants:
+    # what the folders say; and the csv dialect, or the style of JSON.
+    layout: dict[str, Any] = field(default_factory=dict)
+    patience_s: float = 0  # how long reading retries a bucket that fails
 
     @property
     def remote(self) -> RemotePath | None:
-        """Where an object lies that is waited for; none for a file, and before any work."""
+        """The location of an object whose reading is retried; None for a local file, and during detection."""
         if not self.patience_s or not self.pattern.startswith(("s3://", "gs://")):
             return None
         return replace(RemotePath.of(self.uri), inner=self.path, patience_s=self.patience_s)
 
 
 class Inputs(list[InputFile]):
-    """The files of an input, and what is to be said of it."""
+    """The files of an input, with the columns that are carried and warnings about the files."""
 
     def __init__(self, files: list[InputFile], keep: tuple[str, ...] = (), warnings: list[str] | None = None) -> None:
         super().__init__(files)
@@ -81,6 +71,7 @@ class Inputs(list[InputFile]):
 
 
 def filesystem(path: str) -> tuple[pa.fs.FileSystem, str]:
+    """The filesystem that a path or URI names, and the path there."""
     store, inner = filesystem_of(path)
     return store, posixpath.abspath(inner) if is_local(path) else inner
 
@@ -96,23 +87,24 @@ def _uri(path: str, pattern: str) -> str:
 def resolve_paths(
     cfg: ReadSection, exclude: Callable[[str], bool], problems: list[str]
 ) -> tuple[list[InputFile], list[str]]:
-    """Files that paths, globs, directories and URIs find, in their order, each path's by name; one named twice once.
+    """The files that paths, globs, directories and URIs find, in their order, each path's by name, each file once.
 
-    exclude : says of a file's URI whether it is no input; problems : takes a line for every path that finds nothing
-    Returns: the files, and the names of those whose format is not known even by their content's first bytes.
+    exclude : says of a file's URI whether it is no input
+    problems : takes a line for every path that finds nothing
+    Returns: the files, and the names of those whose format neither name nor first bytes tell.
     """
     found: dict[str, InputFile] = {}
     unread: dict[str, None] = {}
     if not cfg.paths:
         problems.append("read.paths is empty; name files, globs, directories or URIs, or give a read.collection")
-    for path in cfg.paths:
-        if CREDENTIALS.search(path):
+    for pattern in cfg.paths:
+        if CREDENTIALS.search(pattern):
             problems.append(f"read.paths: {SECRET_SHOWN}")
             continue
-        files, others = _resolve(path, cfg.format, problems)
+        files, others = _resolve(pattern, cfg.format, problems)
         inputs = [file for file in files if not exclude(file.uri)]
         if files and not inputs:
-            problems.append(f"read.paths: {path} finds nothing but artefacts of the run itself")
+            problems.append(f"read.paths: {pattern} finds nothing but artefacts of the run itself")
         for file in inputs:
             found.setdefault(file.uri, file)
         unread.update(dict.fromkeys(name for name in others if not exclude(name)))
@@ -138,64 +130,69 @@ class _Entry:
         return self.path.rsplit("/", 1)[-1]
 
 
+class _Listing(NamedTuple):
+    """What a path finds: one file that it names, or files of a folder or glob."""
+
+    entries: list[_Entry]
+    is_file: bool = False
+    is_glob: bool = False
+
+
 def _resolve(pattern: str, kind: str | None, problems: list[str]) -> tuple[list[InputFile], list[str]]:
+    """Files that one item of read.paths finds, and the names of those that are not read; kind : read.format"""
     try:
         store, path = filesystem(pattern)
-        entries, named, magic = _entries(store, path, problems)
+        listing = _list_pattern(store, path, problems)
     except (OSError, ValueError) as error:
         problems.append(f"read.paths: cannot look for {pattern}: {error}")
         return [], []
-    if entries is None:
+    if listing is None:
         problems.append(f"read.paths: no such file: {pattern}")
         return [], []
     files, unread = [], []
-    for entry in sorted(entries, key=lambda entry: entry.path):
-        if entry.base.startswith(".") and not named:
+    for entry in sorted(listing.entries, key=lambda entry: entry.path):
+        if entry.base.startswith(".") and not listing.is_file:
             continue
-        file = _file_of(entry, pattern, kind, named)
-        if file is not None and _readable_name(entry.path):
+        file = _file_of(entry, pattern, kind, listing.is_file)
+        if file is not None and _is_utf8(entry.path):
             files.append(file)
-        elif not named and not entry.base.startswith("_"):  # _SUCCESS and its like say something of the others
+        elif not listing.is_file and not entry.base.startswith("_"):  # _SUCCESS and its like describe the others
             unread.append(_uri(entry.path, pattern))
-    files, others = _by_content(files, kind, named, problems, pattern)
+    files, others = _by_content(files, kind, listing.is_file, problems)
     unread += others
-    if not files and not named:
-        what = "the glob matches no" if magic else "the directory holds no"
-        shown = f"; it finds {', '.join(map(repr, unread[:SHOWN]))} (read.format names their format)" if unread else ""
+    if not files and not listing.is_file:
+        what = "the glob matches no" if listing.is_glob else "the directory holds no"
+        shown = ", ".join(map(repr, unread[:SHOWN]))
+        shown = f"; it finds {shown} (read.format names their format)" if unread else ""
         problems.append(f"read.paths: {what} csv, tsv, jsonl, json or parquet file: {pattern}{shown}")
     return files, [name.encode("utf-8", "replace").decode() for name in unread]
 
 
-def _readable_name(path: str) -> bool:
+def _is_utf8(path: str) -> bool:
     try:
         path.encode()
-    except UnicodeEncodeError:  # a name of the system that is not UTF-8
+    except UnicodeEncodeError:  # the operating system allows any bytes in a name
         return False
     return True
 
 
-def _file_of(entry: _Entry, pattern: str, kind: str | None, named: bool) -> InputFile | None:
-    """The file with what its name says; None for a suffix that says that it is something else."""
+def _file_of(entry: _Entry, pattern: str, kind: str | None, is_named: bool) -> InputFile | None:
+    """The file with what its name says; None where its suffix says that it is something else."""
     words = entry.base.lower().split(".")
     compression = COMPRESSIONS.get(words[-1]) if len(words) > 1 else None
     suffix = words[-2 if compression else -1] if len(words) > (2 if compression else 1) else ""
     form = {"json": "jsonl"}.get(kind or "", kind or "") or FORMATS.get(suffix, "")
-    if not (form or named) and ((suffix and not _may_be_a_part(suffix)) or entry.base.startswith("_")):
+    may_be_part = suffix in ("", "snappy", "part") or suffix.isdigit()  # as in part-00000-c000.snappy
+    if not (form or is_named) and (not may_be_part or entry.base.startswith("_")):
         return None
-    return InputFile(
-        entry.path, _uri(entry.path, pattern), entry.path, form, compression, entry.size, entry.modified, pattern
-    )
-
-
-def _may_be_a_part(suffix: str) -> bool:
-    """What stands behind a dot of no known suffix: of part-00000-c000.snappy, say."""
-    return suffix in ("snappy", "part") or suffix.isdigit()
+    uri = _uri(entry.path, pattern)
+    return InputFile(entry.path, uri, entry.path, form, compression, entry.size, entry.modified, pattern)
 
 
 def _by_content(
-    files: list[InputFile], kind: str | None, named: bool, problems: list[str], pattern: str
+    files: list[InputFile], kind: str | None, is_named: bool, problems: list[str]
 ) -> tuple[list[InputFile], list[str]]:
-    """The files with what their first bytes say: how they are packed, and whether they are Parquet."""
+    """The files with what their first bytes say: the compression, and whether they are Parquet."""
     found, unread = [], []
     with ThreadPoolExecutor(DETECTION_THREADS) as pool:
         for file, head in zip(files, pool.map(_first_bytes, files), strict=True):
@@ -203,19 +200,16 @@ def _by_content(
                 reason = head.strerror or " ".join(str(head).split())
                 problems.append(f"read.paths: {file.uri} cannot be read: {reason}")
                 continue
-            told = next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
-            if told or not file.compression:
-                file = replace(file, compression=told)
+            compression = next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
+            if compression or not file.compression:
+                file = replace(file, compression=compression)
             if head.startswith(b"PAR1") and kind is None:
                 file = replace(file, format="parquet")
-            if not file.format and named and file.compression != "zip":
-                problems.append(
-                    f"read.paths: {pattern} is none of {', '.join(FORMATS)} (each also packed: "
-                    f"{', '.join(COMPRESSIONS)}); read.format names its format"
-                )
-                continue
             if file.format or file.compression == "zip":
                 found.append(file)
+            elif is_named:
+                problems.append(f"read.paths: {file.pattern} is none of {', '.join(FORMATS)} (each also packed: "
+                                f"{', '.join(COMPRESSIONS)}); read.format names its format")  # fmt: skip
             else:
                 unread.append(file.uri)
     return found, unread
@@ -234,43 +228,47 @@ def _first_bytes(file: InputFile) -> bytes | OSError:
         return error
 
 
-def _entries(store: pa.fs.FileSystem, path: str, problems: list[str]) -> tuple[list[_Entry] | None, bool, bool]:
-    """The files that a path finds, whether it names one itself, and whether it is a glob; None where nothing is."""
+def _list_pattern(store: pa.fs.FileSystem, path: str, problems: list[str]) -> _Listing | None:
+    """The files that a path finds; None where nothing is."""
     local = isinstance(store, pa.fs.LocalFileSystem)
     parts = path.split("/")
-    magic = [at for at, part in enumerate(parts) if any(c in part for c in "*?[")]
-    if magic and (os.path.lexists(path) if local else store.get_file_info(path).type == pa.fs.FileType.File):
-        magic = []
-    if magic:
-        base = "/".join(parts[: magic[0]]) or "/"
-        depth = None if "**" in parts else len(parts) - magic[0]
+    wild = [at for at, part in enumerate(parts) if any(c in part for c in "*?[")]
+    if wild and not (os.path.lexists(path) if local else store.get_file_info(path).type == pa.fs.FileType.File):
+        base = "/".join(parts[: wild[0]]) or "/"
+        depth = None if "**" in parts else len(parts) - wild[0]
         listed = _walk(base, depth, problems) if local else _list(store, base)
-        return [one for one in listed if _matches(one.path, path) and not _hidden(one.path, base)], False, True
+        matched = [one for one in listed if _match_parts(one.path.split("/"), parts) and not _hidden(one.path, base)]
+        return _Listing(matched, is_glob=True)
     if local:
         try:
             info = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
-            return None, False, False
-        if stat.S_ISDIR(info.st_mode):
-            return [one for one in _walk(path, None, problems) if not _hidden(one.path, path)], False, False
-        if not stat.S_ISREG(info.st_mode):
+            return None
+        is_folder, entry = stat.S_ISDIR(info.st_mode), _Entry(path, info.st_size, str(info.st_mtime_ns))
+        if not is_folder and not stat.S_ISREG(info.st_mode):
             raise OSError("it is no regular file; write what comes out of it to one")
-        return [_Entry(path, info.st_size, str(info.st_mtime_ns))], True, False
-    found = store.get_file_info(path)
-    if found.type == pa.fs.FileType.NotFound:
-        return None, False, False
-    if found.type == pa.fs.FileType.Directory:
-        return [one for one in _list(store, path) if not _hidden(one.path, path)], False, False
-    return [_Entry(path, found.size or 0, str(found.mtime_ns))], True, False
+    else:
+        found = store.get_file_info(path)
+        if found.type == pa.fs.FileType.NotFound:
+            return None
+        is_folder, entry = found.type == pa.fs.FileType.Directory, replace(_entry_of(found), path=path)
+    if not is_folder:
+        return _Listing([entry], is_file=True)
+    listed = _walk(path, None, problems) if local else _list(store, path)
+    return _Listing([one for one in listed if not _hidden(one.path, path)])
+
+
+def _entry_of(info: pa.fs.FileInfo) -> _Entry:
+    return _Entry(info.path, info.size or 0, str(info.mtime_ns))
 
 
 def _list(store: pa.fs.FileSystem, base: str) -> list[_Entry]:
     found = store.get_file_info(pa.fs.FileSelector(base, recursive=True, allow_not_found=True))
-    return [_Entry(info.path, info.size or 0, str(info.mtime_ns)) for info in found if info.type == pa.fs.FileType.File]
+    return [_entry_of(info) for info in found if info.type == pa.fs.FileType.File]
 
 
 def _walk(base: str, depth: int | None, problems: list[str]) -> list[_Entry]:
-    """The regular files below a folder, through links; a folder, and a file that links lead to, once."""
+    """The regular files below a folder, also through links; each folder and each linked file once."""
     folders_seen: set[tuple[int, int]] = set()
     found: dict[bool, list[tuple[tuple[int, int], _Entry]]] = {False: [], True: []}
 
@@ -290,7 +288,7 @@ def _walk(base: str, depth: int | None, problems: list[str]) -> list[_Entry]:
             path = posixpath.join(folder, name)
             try:
                 info = os.stat(path)
-            except OSError:  # a link to nothing
+            except OSError:  # a broken link
                 continue
             if stat.S_ISREG(info.st_mode):
                 entry = _Entry(path, info.st_size, str(info.st_mtime_ns))
@@ -301,17 +299,13 @@ def _walk(base: str, depth: int | None, problems: list[str]) -> list[_Entry]:
 
 
 def _hidden(path: str, base: str) -> bool:
-    """Whether a file lies in a folder that is hidden, or that a program keeps beside its own files (_delta_log)."""
+    """Whether a file or its folder is hidden, or a program keeps the folder beside its own files (_delta_log)."""
     *folders, name = path[len(base) :].split("/")
     return name.startswith(".") or any(part.startswith((".", "_")) for part in folders)
 
 
-def _matches(path: str, pattern: str) -> bool:
-    """A glob where * stays within a folder and ** crosses folders."""
-    return _match_parts(path.split("/"), pattern.split("/"))
-
-
 def _match_parts(path: list[str], pattern: list[str]) -> bool:
+    """A glob where * stays within a folder and ** crosses folders."""
     if not pattern:
         return not path
     if pattern[0] == "**":
@@ -320,13 +314,13 @@ def _match_parts(path: list[str], pattern: list[str]) -> bool:
 
 
 def hive_partitions(name: str) -> dict[str, str]:
-    """What a file's folders say of its records, as Hive writes it: date=2024-05-01, with %2F for what no name may hold.
+    """What a file's folders say of its records, as Hive writes it: date=2024-05-01, with %2F for a slash.
 
-    A value that Hive writes for none is empty.
+    The value that Hive writes for null is empty.
     """
     found = (re.fullmatch(r"([^=]+)=(.*)", part) for part in name.split("/")[:-1])
     values = {unquote(match[1]): unquote(match[2]) for match in found if match}
-    return {key: "" if value in NO_PARTITION else value for key, value in values.items()}
+    return {key: "" if value == HIVE_NULL else value for key, value in values.items()}
 
 
 def and_more(names: list[str]) -> str:

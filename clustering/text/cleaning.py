@@ -1,4 +1,4 @@
-"""Texts as they came in; what is compared and embedded out: entities decoded, tags gone, white space folded."""
+"""Texts as they came in; texts as they are compared and embedded out: entities decoded, tags and extra space gone."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _BLOCK = (
     "section|select|source|span|strike|style|summary|svg|table|tbody|td|textarea|tfoot|th|thead|time|title|tr|ul|var|"
     "video"
 )
-_UNSEEN = re.compile(r"<(script|style)\b[^<>]*>|(<!--)|<!\[CDATA\[|\]\]>|<!doctype\b[^<>]*>", re.I)
+_HIDDEN = re.compile(r"<(script|style)\b[^<>]*>|(<!--)|<!\[CDATA\[|\]\]>|<!doctype\b[^<>]*>", re.I)
 _ENDS = {
     "script": re.compile(r"</script\s*>", re.I),
     "style": re.compile(r"</style\s*>", re.I),
     "<!--": re.compile("-->"),
 }
-# Attributes hold a =, which tells <q cite="x"> from p<q and r>s; a tag that the end of a text cuts off has some.
+# A tag has attributes with =, which sets <q cite="x"> apart from p<q and r>s; so has one that the end cuts off.
 _REST = r"(?:(?:\s[^<>]*=[^<>]*)?\s*/?>|\s[^<>]*=[^<>]*$)"
 _INLINE_TAG = re.compile(rf"</?(?:{_INLINE})\b{_REST}", re.I)
 _TAG = re.compile(rf"</?(?:{_BLOCK})\b{_REST}", re.I)
@@ -42,7 +42,7 @@ class Cleaning:
     case: str = "keep"  # keep, lower
 
     def __call__(self, text: str) -> str:
-        """The text with what ``normalized`` does, and with what this asks for."""
+        """The text after these steps and ``normalized``."""
         if self.markup and ("<" in text or "&" in text):
             text = without_markup(text)
         if self.urls == "drop":
@@ -55,18 +55,18 @@ class Cleaning:
 
     @property
     def keeps_plain_ascii(self) -> bool:
-        """Whether a text of printable ASCII, without markup and with single spaces, stays as it is."""
+        """Whether printable ASCII without markup and with single spaces stays as it is."""
         return (self.urls, self.hashtags, self.case) == ("keep", "keep", "keep")
 
 
 def normalized(text: str) -> str:
-    """Unicode NFC, white space folded to single spaces, a lone surrogate (legal in JSON) replaced by ?."""
+    """Unicode NFC with single spaces; a lone surrogate, which JSON may hold, becomes a question mark."""
     text = " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def without_markup(text: str) -> str:
-    """A text without the tags of HTML, its entities decoded; a tag may stand as entities, and these as entities."""
+    """A text without HTML tags, with entities decoded: up to three times, since both may be written as entities."""
     for _ in range(3):
         plain = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
         if plain == text:
@@ -74,15 +74,15 @@ def without_markup(text: str) -> str:
         text = plain
     if "<" not in text:
         return text
-    return _TAG.sub(" ", _INLINE_TAG.sub("", _without_unseen(text)))
+    return _TAG.sub(" ", _INLINE_TAG.sub("", _without_hidden(text)))
 
 
-def _without_unseen(text: str) -> str:
-    """A text without what no browser shows: scripts, styles, comments. One without an end stays, and is sought once."""
+def _without_hidden(text: str) -> str:
+    """A text without scripts, styles and comments. One without an end stays; its end is searched for only once."""
     kept: list[str] = []
     at = search = 0
     endless: set[str] = set()
-    while found := _UNSEEN.search(text, search):
+    while found := _HIDDEN.search(text, search):
         search = found.end()
         kind = (found[1] or found[2] or "").lower()
         if kind in endless:

@@ -1,4 +1,4 @@
-"""Columns that are carried from the input to the labels: their types in each file in, one type for all out."""
+"""Columns as each file has them in; columns of one type for all files out, and times in UTC; columns by name."""
 
 from __future__ import annotations
 
@@ -13,21 +13,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clustering.errors import InputError
+
 TIME = pa.timestamp("us", "UTC")
-INTEGER = r"^(?:0|-?[1-9][0-9]{0,17})$"  # a number that is written as it would be again
+INTEGER = r"^(?:0|-?[1-9][0-9]{0,17})$"  # written as Python would write it
 NUMBER = r"^-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?$"  # that a float holds
-LARGEST_EXACT = 1 << 53  # up to which a float holds every whole number
+LARGEST_EXACT = 1 << 53  # a float holds every integer up to here
 INTEGER_DIGITS = 20
 SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 FIRST_S = -62_135_596_800  # 1 January 1
-LAST_S = 253_402_300_800  # 1 January 10000: what is larger counts milliseconds or less
+LAST_S = 253_402_300_800  # 1 January 10000: a larger number counts milliseconds or less
 _COMPACT = re.compile(
     r"(?:19|20)\d\d(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?)?)?"
 )
 
 
+def find_column(names: list[str], name: str) -> int | None:
+    """The position of a name. Raises: InputError where it stands twice"""
+    at = [number for number, other in enumerate(names) if other == name]
+    if len(at) > 1:
+        numbers = ", ".join(str(number + 1) for number in at[:10])
+        raise InputError([f"column '{name}' stands {len(at)} times, as columns {numbers}; name one by its number"])
+    return at[0] if at else None
+
+
+def column_number(names: list[str], name: str) -> int | None:
+    """The position of a column that is named by its number from 1."""
+    return int(name) - 1 if re.fullmatch(r"[1-9]\d{0,6}", name) and int(name) <= len(names) else None
+
+
 def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column in a type that any reader of Parquet knows: no dictionaries, views or extensions."""
+    """A column in a type that every reader of Parquet knows: no dictionaries, views or extensions."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
@@ -50,28 +66,27 @@ def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def infer_integers(column: pa.Array) -> pa.Array:
-    """A column of a csv file: nothing for what is empty, whole numbers where all values are such, else strings."""
+    """A column of a csv file: integers where all values are such, else strings; an empty value is null."""
     column = pc.if_else(pc.equal(column, ""), None, column)
     if column.null_count == len(column):
         return pa.nulls(len(column))
-    first = next((value for value in column.slice(0, 64).to_pylist() if value is not None), None)
-    if first is not None and not re.match(INTEGER, first):
-        return column
-    if pc.all(pc.match_substring_regex(column, INTEGER)).as_py():
-        return column.cast(pa.int64())
-    return column
+    return column.cast(pa.int64()) if _all_match(column, INTEGER) else column
 
 
 def all_numeric(column: pa.Array) -> bool:
     """Whether all strings of a column are numbers."""
+    return _all_match(column, NUMBER)
+
+
+def _all_match(column: pa.Array, pattern: str) -> bool:
     first = next((value for value in column.slice(0, 64).to_pylist() if value is not None), None)
-    if first is not None and not re.match(NUMBER, first):
-        return False
-    return bool(pc.all(pc.match_substring_regex(column, NUMBER), min_count=0).as_py())
+    if first is not None and not re.match(pattern, first):
+        return False  # as of most columns, without a look at the others
+    return bool(pc.all(pc.match_substring_regex(column, pattern), min_count=0).as_py())
 
 
 def common_type(kinds: Iterable[pa.DataType], ids: bool = False) -> pa.DataType:
-    """The type that holds the values of all; strings where none else does. ids : whole numbers stay exact"""
+    """The type that holds the values of all; string where no other does. ids : integers stay exact"""
     distinct = list(dict.fromkeys(kind for kind in kinds if not pa.types.is_null(kind)))
     if not distinct:
         return pa.string()
@@ -84,7 +99,7 @@ def common_type(kinds: Iterable[pa.DataType], ids: bool = False) -> pa.DataType:
         return pa.string()
     if all(_holds(found, kind) for kind in distinct):
         return found
-    # Nanoseconds reach from 1677 to 2262 only; what they say beyond microseconds goes.
+    # Nanoseconds reach only from 1677 to 2262, so their last digits go.
     return pa.timestamp("us", found.tz) if pa.types.is_timestamp(found) else pa.string()
 
 
@@ -102,9 +117,9 @@ def concat_tables(tables: list[pa.Table]) -> tuple[pa.Table, set[str]]:
 
 
 def _holds(wide: pa.DataType, kind: pa.DataType) -> bool:
-    """Whether a type that Arrow finds for several holds each value of one of them; not all that it finds do.
+    """Whether the type that Arrow finds for several holds each value of one of them; not every one does.
 
-    A whole number in a float is one that ``has_large_integers`` does not tell.
+    A float counts as one that holds integers: ``has_large_integers`` finds the exceptions.
     """
     if wide == kind or pa.types.is_null(kind):
         return True
@@ -129,7 +144,7 @@ def _holds_within(wide: pa.DataType, kind: pa.DataType) -> bool:
 
 
 def has_large_integers(column: pa.Array) -> bool:
-    """Whether a column holds whole numbers that a float does not hold."""
+    """Whether a column holds integers that a float does not hold."""
     if not pa.types.is_integer(column.type) or column.type.bit_width < 64:
         return False
     ends = pc.min_max(column).as_py()
@@ -137,7 +152,7 @@ def has_large_integers(column: pa.Array) -> bool:
 
 
 def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """A column in a type that ``common_type`` has found."""
+    """A column cast to a type that ``common_type`` has returned."""
     if column.type == kind:
         return column
     if pa.types.is_timestamp(kind) and pa.types.is_timestamp(column.type) and column.type.unit == "ns":
@@ -151,12 +166,11 @@ def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array |
 
 
 def parse_times(column: pa.Array) -> tuple[pa.Array, int, str]:
-    """When something was. A time without a zone is one of UTC.
+    """A column as times. A time without a zone is in UTC.
 
     column : dates, times of any unit and zone, ISO 8601 and RFC 2822, seconds or milliseconds of the epoch (also as
         strings), YYYY, YYYYMM, YYYYMMDD and YYYYMMDDhhmmss
-
-    Returns: timestamps in microseconds UTC with nothing for what is none; how many these are; the first of them.
+    Returns: timestamps in microseconds UTC, null for a value that is no time; how many these are; the first of them.
     """
     kind = column.type
     if pa.types.is_timestamp(kind):
@@ -180,12 +194,12 @@ def parse_times(column: pa.Array) -> tuple[pa.Array, int, str]:
 def _shown(value: pa.Scalar) -> str:
     try:
         return repr(value.as_py())[:60]
-    except (OverflowError, ValueError):  # Python's own times end there
+    except (OverflowError, ValueError):  # Python has no such time
         return "time outside of the years 1 to 9999"
 
 
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A column of days or times in microseconds; nothing for what no calendar of four digits has."""
+    """A column of days or times in microseconds; null outside of the years 1 to 9999."""
     days = pa.types.is_date32(column.type)
     unit = 86_400 if days else 1e-3 if pa.types.is_date64(column.type) else SECONDS[column.type.unit]
     whole = (column.cast(pa.int32()) if days else column).cast(pa.int64())
@@ -210,18 +224,15 @@ def _of_numbers(column: pa.Array) -> pa.Array:
     named = np.array([bool(_COMPACT.fullmatch(text)) for text in written], bool)
     if not named.any():
         return found
-    split = [(text[:4], text[4:6], text[6:8], text[8:10], text[10:12], text[12:]) for text in written]
-    days = [
-        f"{year}-{month or '01'}-{day or '01'}T{hour or '00'}:{minute or '00'}:{second or '00'}" if use else None
-        for (year, month, day, hour, minute, second), use in zip(split, named, strict=True)
-    ]
-    return pc.if_else(pa.array(named), _iso(pa.array(days, pa.string())), found)  # 30 February is none
+    full = [text + "0101000000"[len(text) - 4 :] if use else "" for text, use in zip(written, named, strict=True)]
+    days = [f"{t[:4]}-{t[4:6]}-{t[6:8]}T{t[8:10]}:{t[10:12]}:{t[12:]}" if t else None for t in full]
+    return pc.if_else(pa.array(named), _iso(pa.array(days, pa.string())), found)  # 30 February is null
 
 
 def _iso(column: pa.Array) -> pa.Array:
-    import pandas as pd  # comes with Ray Data; takes half a second, which only a column of times needs
+    import pandas as pd  # takes half a second, which only a column of times needs
 
-    plain_zone = pc.replace_substring_regex(column, r"(\d) ?(?:UTC|GMT)$", r"\1Z")  # as BigQuery writes it
+    plain_zone = pc.replace_substring_regex(column, r"(\d) ?(?:UTC|GMT)$", r"\1Z")  # as BigQuery writes times
     parsed = pd.to_datetime(
         pd.Series(plain_zone.to_pylist(), dtype=object), format="ISO8601", utc=True, errors="coerce"
     )
@@ -233,7 +244,7 @@ def _of_strings(column: pa.Array) -> pa.Array:
     distinct = coded.dictionary
     numeric = pc.match_substring_regex(distinct, r"^[+-]?[0-9]{5,19}(?:\.[0-9]*)?$")
     numbers = pc.if_else(numeric, distinct, None)
-    dated = pc.match_substring_regex(distinct, "^[0-9]")  # pandas knows "now", too
+    dated = pc.match_substring_regex(distinct, "^[0-9]")  # pandas reads "now", too
     found = _iso(pc.if_else(pc.and_not(dated, numeric), distinct, None))
     if pc.any(numeric).as_py():
         found = pc.coalesce(_of_numbers(numbers.cast(pa.float64())), found)

@@ -23,13 +23,9 @@ csv.field_size_limit(1 << 30)
 
 
 def read_records(
-    blocks: Iterable[tuple[bytes, bool]],
-    dialect: Dialect,
-    columns: dict[str, int],
-    texts: Collection[str],
-    max_bytes: int,
-    issues: Issues,
-) -> Iterator[pa.Table]:
+    blocks: Iterable[tuple[bytes, bool]], dialect: Dialect, columns: dict[str, int], texts: Collection[str],
+    max_bytes: int, issues: Issues,
+) -> Iterator[pa.Table]:  # fmt: skip
     """The wanted columns of a file as strings, some thousand records at a time.
 
     blocks : UTF-8, each with whether it is the last

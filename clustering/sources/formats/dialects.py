@@ -11,10 +11,11 @@ from typing import Any
 
 from clustering.config.sections import CsvSection
 from clustering.errors import InputError
+from clustering.sources.formats.column_types import column_number, find_column
 
 DELIMITERS = ",;\t|"
-HEAD_RECORDS = 200  # from which the dialect is told
-SWALLOWED_LINES = 3  # lines of a field that look like records: a quote was opened by mistake
+HEAD_RECORDS = 200  # that show the dialect
+SWALLOWED_LINES = 3  # so many lines of a field that look like records mean that its quote was opened by mistake
 
 
 @dataclass(frozen=True)
@@ -25,46 +26,42 @@ class Dialect:
     quote: str | None = '"'
     escape: str | None = None
     comment: str | None = None
-    carriage: bool = False  # lines end with a carriage return, some of them at least
+    carriage: bool = False  # some lines at least end with a carriage return alone
     skip: int = 0  # lines before the first record
     width: int = 0  # fields of a record
-    nulls: Collection[str] = ()  # unquoted cells of texts that mean none
+    nulls: Collection[str] = ()  # unquoted cells of text columns that mean null
 
     def rows(self, lines: Iterable[str]) -> Iterator[list[str]]:
-        if self.quote is None:
-            return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, escapechar=self.escape)
-        return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote, escapechar=self.escape)
+        quoting: Any = {"quoting": csv.QUOTE_NONE} if self.quote is None else {"quotechar": self.quote}
+        return csv.reader(lines, delimiter=self.delimiter, escapechar=self.escape, **quoting)
 
 
 @dataclass
 class Head:
-    """What the first lines tell: the dialect, and the columns' names ('' without one)."""
+    """What the first lines show: the dialect, and the names of the columns ('' for one without)."""
 
     dialect: Dialect
     names: list[str]
     records: list[list[str]] = field(default_factory=list)
 
     def position(self, name: str) -> int | None:
-        """Where a column stands: by its name, or by its number from 1 where none has that name.
+        """The position of a column by its name, or by its number from 1 where no column has that name.
 
-        Raises: InputError for a name that stands twice.
+        Raises: InputError for a name that several columns have.
         """
-        at = [number for number, held in enumerate(self.names) if held == name]
-        at = at or [number for number, held in enumerate(self.names) if held.strip() == name]
-        if len(at) > 1:
-            numbers = ", ".join(str(number + 1) for number in at[:10])
-            raise InputError([f"column '{name}' stands {len(at)} times, as columns {numbers}; name one by its number"])
-        if at:
-            return at[0]
-        if re.fullmatch(r"[1-9]\d{0,6}", name) and int(name) <= len(self.names):
-            return int(name) - 1
-        return None
+        for names in (self.names, [other.strip() for other in self.names]):
+            if (position := find_column(names, name)) is not None:
+                return position
+        return column_number(self.names, name)
 
 
 def detect_dialect(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: list[str]) -> Head | None:
-    """Tell how a file is written from its first characters; None where there is not even a header.
+    """Choose the reading of a file's first characters that fits best; None where there is not even a header.
 
-    text : ends with a whole line, unless the file does not; whole : it is all of the file
+    text : up to the end of a line
+    whole : whether it is all of the file
+    kind : csv or tsv
+    wanted : names of columns that speak for a reading in which they are found
     """
     if not text.strip("\0 \t\r\n"):
         return None
@@ -73,16 +70,13 @@ def detect_dialect(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: l
     lines = [line + "\n" for line in lines]
     if not whole and len(lines) > 1:
         lines.pop()
-    skip, told = 0, None
-    blank = 0
-    while blank < len(lines) and not lines[blank].strip():
-        blank += 1
-    found = re.fullmatch(r'"?sep=(.)"?\s*', lines[blank]) if blank < len(lines) else None
-    if found:
-        told, skip = found[1], blank + 1
+    skip, declared = 0, None
+    blank = next((at for at, line in enumerate(lines) if line.strip()), len(lines))
+    if found := re.fullmatch(r'"?sep=(.)"?\s*', "".join(lines[blank : blank + 1])):
+        declared, skip = found[1], blank + 1
     heads = []
     for start in dict.fromkeys([skip, _after_comments(lines, skip, cfg.comment)]):
-        for delimiter, quote in itertools.product(_delimiters(kind, cfg, told), _quotes(kind, cfg)):
+        for delimiter, quote in itertools.product(_delimiters(kind, cfg, declared), _quotes(kind, cfg)):
             dialect = Dialect(delimiter, quote, cfg.escape, cfg.comment, carriage, nulls=cfg.nulls)
             heads.append(_head(lines, start, dialect, whole, cfg))
     known = [head for head in heads if head is not None]
@@ -93,16 +87,16 @@ def detect_dialect(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: l
 
 
 def _after_comments(lines: list[str], start: int, comment: str | None) -> int:
-    """The first line that is no comment; without a set mark, lines at the top that begin with # may be comments."""
+    """The first line that is no comment; a comment begins with #, or with what read.csv.comment says."""
     at = start
     while at < len(lines) - 1 and (lines[at].startswith(comment or "#") or not lines[at].strip()):
         at += 1
     return at
 
 
-def _delimiters(kind: str, cfg: CsvSection, told: str | None) -> list[str]:
-    if cfg.delimiter or told:
-        return [cfg.delimiter or told or ","]
+def _delimiters(kind: str, cfg: CsvSection, declared: str | None) -> list[str]:
+    if given := cfg.delimiter or declared:
+        return [given]
     first = "\t" if kind == "tsv" else ","
     return [first, *(one for one in DELIMITERS if one != first)]
 
@@ -152,8 +146,8 @@ def _records(dialect: Dialect, lines: list[str], whole: bool) -> list[list[str]]
 def _with_surplus(names: list[str], records: list[list[str]]) -> list[str]:
     """The names of the fields that records have, where header and records differ by one.
 
-    The header ends with an empty name; or each record ends with an empty field; or begins with an index without a
-    name, as R and pandas write it: a count from 0 or 1. A comma within texts looks much like that, but a space follows.
+    The header ends with an empty name; or each record ends with an empty field, or begins with an index without a
+    name, as R and pandas write it: a count from 0 or 1. A comma within texts looks like that, but a space follows it.
     """
     if records and len(names) > 1 and not names[-1].strip() and all(len(row) == len(names) - 1 for row in records):
         return names[:-1]
@@ -168,7 +162,7 @@ def _with_surplus(names: list[str], records: list[list[str]]) -> list[str]:
 
 
 def _score(head: Head, wanted: list[str], cfg: CsvSection) -> tuple[float, ...]:
-    """How well a reading of the first lines fits: the wanted columns are there, and records have as many fields."""
+    """How well a reading fits: it has the wanted columns, and its records have as many fields as its header."""
     there = 0
     for name in wanted:
         try:
@@ -182,19 +176,13 @@ def _score(head: Head, wanted: list[str], cfg: CsvSection) -> tuple[float, ...]:
 
 
 def _with_escape(head: Head, lines: list[str], whole: bool, cfg: CsvSection) -> Head:
-    """Quotes within fields may be escaped by a backslash rather than doubled: whichever fits more records."""
+    """The reading in which a backslash escapes quotes, if that fits more records than doubled quotes do."""
     dialect = head.dialect
     rest = lines[dialect.skip :]
     if cfg.escape or dialect.quote is None or not any("\\" + dialect.quote in line for line in rest):
         return head
     other = Dialect(**{**asdict(dialect), "escape": "\\"})
     records = _records(other, rest, whole)
-
-    def sound(one: Dialect, rows: list[list[str]]) -> int:
-        # Python's reader takes what follows a closing quote for a part of the field, so a quote there is counted, too.
-        quote = one.quote or ""
-        return sum(len(row) == one.width and sum(quote in cell for cell in row) == 0 for row in rows)
-
     fits = sum(len(row) == dialect.width for row in records)
     before = sum(len(row) == dialect.width for row in head.records)
     escaped = sum(line.count("\\" + dialect.quote) for line in rest)

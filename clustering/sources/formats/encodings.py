@@ -1,8 +1,9 @@
-"""Bytes of a text file in, UTF-8 out; the encoding is told by the first bytes, by the configuration, or guessed."""
+"""Bytes of a text file in; UTF-8 out. The encoding is declared by the first bytes, configured, or guessed."""
 
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 from typing import Any
 
@@ -13,9 +14,9 @@ BOMS = (
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
-GUESS_BYTES = 1 << 16  # of lines with bytes beyond ASCII, from which an encoding is guessed
-FEW = 12  # as many such bytes tell nothing; they are taken for those of Western Europe, the most common by far
-# What files are written in; others, as those of old Macs and of DOS, look like these and are hardly met.
+GUESS_BYTES = 1 << 16  # of lines with bytes beyond ASCII, which an encoding is guessed from
+FEW = 12  # so few such bytes show nothing; they are taken for Western European, the most common by far
+# What files are written in. Others, such as those of old Macs and of DOS, look like these and are rare.
 KNOWN = (
     *(f"cp125{number}" for number in range(7)), "cp1258", "cp874", "latin_1", "iso8859_2", "iso8859_15", "koi8_r",
     "koi8_u", "cp932", "shift_jis", "euc_jp", "iso2022_jp", "gb18030", "big5", "big5hkscs", "cp949", "euc_kr",
@@ -25,7 +26,7 @@ _MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
 
 
 def declared_encoding(head: bytes) -> tuple[str | None, int]:
-    """The encoding that a file's first bytes tell, and the length of its mark; None where they tell nothing."""
+    """The encoding that a file's first bytes show, and the length of its byte order mark; None if they show nothing."""
     for mark, name in BOMS:
         if head.startswith(mark):
             return name, len(mark)
@@ -41,55 +42,41 @@ def guess_encoding(content: bytes) -> str:
     """The likely encoding of bytes that are not UTF-8."""
     from charset_normalizer import from_bytes
 
-    lines = _odd_lines(content)
+    lines = _non_ascii_lines(content)
     high = sum(byte > 127 for byte in lines)
-    if high <= FEW or high < 0.02 * len(lines):
-        return _western(lines)
-    best = from_bytes(lines, cp_isolation=list(KNOWN)).best()
-    name = best.encoding if best is not None else ""
-    if not name or name in ("ascii", "utf_8"):
-        return _western(lines)
-    return "cp1252" if (name in LATIN and _fits(lines, "cp1252")) or _reads_as(lines, name, "cp1252") else name
+    western = _fits(lines, "cp1252")
+    likely = None if high <= FEW or high < 0.02 * len(lines) else from_bytes(lines, cp_isolation=list(KNOWN)).best()
+    if likely is None or likely.encoding in ("", "ascii", "utf_8"):
+        return "cp1252" if western else "latin-1"
+    # Where bytes mean the same in the most common encoding, the bytes that follow are rather of that one.
+    name = likely.encoding
+    same = western and (name in LATIN or lines.decode(name, "replace") == lines.decode("cp1252"))
+    return "cp1252" if same else name
 
 
-def _odd_lines(content: bytes) -> bytes:
-    """Whole lines that are not ASCII: half a character at the end would rule out what the bytes are."""
+def _non_ascii_lines(content: bytes) -> bytes:
+    """Whole lines that are not ASCII: half a character at the end would rule out the right encoding."""
     lines = content.splitlines(keepends=True)
     if len(lines) > 1 and not lines[-1].endswith((b"\n", b"\r")):
         lines.pop()
     lines = [line for line in lines if not line.isascii()]
-    found: list[bytes] = []
-    size = 0
-    for line in lines:
-        if found and size + len(line) > GUESS_BYTES:
-            break
-        found.append(line)
-        size += len(line)
-    return b"".join(found)
+    ends = itertools.accumulate(map(len, lines))
+    return b"".join(line for line, end in zip(lines, ends, strict=True) if end <= max(GUESS_BYTES, len(lines[0])))
 
 
-def _western(lines: bytes) -> str:
-    return "cp1252" if _fits(lines, "cp1252") else "latin-1"
-
-
-def _reads_as(content: bytes, one: str, other: str) -> bool:
-    """Whether bytes say the same in two encodings, so that what follows them is rather in the more common one."""
-    return _fits(content, other) and content.decode(one, "replace") == content.decode(other)
-
-
-def _fits(content: bytes, encoding: str) -> bool:
+def _fits(content: bytes, encoding: str, final: bool = True) -> bool:
     try:
-        content.decode(encoding)
+        codecs.getincrementaldecoder(encoding)().decode(content, final)
     except UnicodeDecodeError:
         return False
     return True
 
 
 class Decoder:
-    """Blocks of a file as UTF-8, whatever they were; whole characters only.
+    """Turn the blocks of a file into UTF-8, whole characters only.
 
-    Without a given encoding a file is UTF-8 unless its first bytes tell otherwise. The first byte that is not, with
-    nothing but ASCII before, shows an older encoding, which is guessed and told; among UTF-8 it is an error.
+    A file is UTF-8 unless an encoding is given or its first bytes show another. The first byte that is not UTF-8 shows
+    an older encoding if only ASCII stands before it: that is guessed, and counted. Among UTF-8 it is an error.
     """
 
     def __init__(self, given: str | None, errors: str, issues: Issues) -> None:
@@ -105,12 +92,12 @@ class Decoder:
         data = self.rest + block
         if not self.begun and (len(data) >= 4096 or final or not block):
             self.begun = True
-            told, mark = declared_encoding(data)
-            name = self.given or told or "utf-8"
+            declared, mark = declared_encoding(data)
+            name = self.given or declared or "utf-8"
             if codecs.lookup(name).name != "utf-8":
-                # The mark belongs to the encoding that it tells; a given one such as utf-16 reads it itself.
+                # A byte order mark belongs to the encoding that it shows; utf-16, if given, reads it itself.
                 self.other = codecs.getincrementaldecoder(name)(self.errors)
-            if told and (not self.given or codecs.lookup(self.given).name == codecs.lookup(told).name):
+            if declared and (not self.given or codecs.lookup(self.given).name == codecs.lookup(declared).name):
                 data = data[mark:]
         elif not self.begun:
             self.rest = data
@@ -151,7 +138,7 @@ class Decoder:
         return self._transcode(data, final)
 
     def _transcode(self, data: bytes, final: bool) -> bytes:
-        if self.guessed and len(_MULTIBYTE.findall(data)) >= FEW and self._whole_utf8(data):
+        if self.guessed and len(_MULTIBYTE.findall(data)) >= FEW and _fits(data, "utf-8", False):
             raise InputError([f"it is UTF-8 from line {self.lines + 1} on, and {self.guessed} before; write it in one "
                               f"encoding, or set read.csv.encoding and read.errors=replace"])  # fmt: skip
         try:
@@ -160,21 +147,10 @@ class Decoder:
             name = self.guessed or self.given or error.encoding
             raise InputError([f"{self._where(data, error, name)}; set read.csv.encoding, or read.errors=replace"]
                              ) from None  # fmt: skip
-        if self.errors == "replace" and "\ufffd" in text:
-            self.issues.count(
-                "replaced",
-                text.count("\ufffd"),
-                f"line {self.lines + 1 + text[: text.index(chr(0xFFFD))].count(chr(10))}",
-            )
+        if self.errors == "replace" and (count := text.count("\ufffd")):
+            line = self.lines + 1 + text[: text.index("\ufffd")].count("\n")
+            self.issues.count("replaced", count, f"line {line}")
         return self._done(text.encode("utf-8", "replace"), len(data))
-
-    @staticmethod
-    def _whole_utf8(data: bytes) -> bool:
-        try:
-            codecs.utf_8_decode(data, "strict", False)
-        except UnicodeDecodeError:
-            return False
-        return True
 
     def _where(self, data: bytes, error: UnicodeDecodeError, name: str = "UTF-8") -> str:
         line = self.lines + 1 + data[: error.start].count(b"\n")

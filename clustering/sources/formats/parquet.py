@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from clustering.errors import InputError
 from clustering.runs.storage import has_extension_types
-from clustering.sources.formats.column_types import plain
+from clustering.sources.formats.column_types import column_number, find_column, plain
 from clustering.sources.formats.issues import Issues
 
 DENSE_BYTES = 1 << 30  # of a batch in the worst case, where equal values cannot be read as one
@@ -83,24 +83,19 @@ class ColumnIndex:
 
         Raises: InputError for a name that several columns have.
         """
-        at = [number for number, other in enumerate(self.names) if other == name]
-        if len(at) > 1:
-            numbers = ", ".join(str(number + 1) for number in at[:10])
-            raise InputError([f"column '{name}' stands {len(at)} times, as columns {numbers}; name one by its number"])
-        if at:
-            return at[0], []
+        if (top := find_column(self.names, name)) is not None:
+            return top, []
         first, *path = name.split(".")
         if path and self.names.count(first) == 1:
-            at = [self.names.index(first)]
-            kind = self.schema.field(at[0]).type
+            top = self.names.index(first)
+            kind = self.schema.field(top).type
             for key in path:
                 if not pa.types.is_struct(kind) or kind.get_field_index(key) < 0:
                     return None
                 kind = kind.field(key).type
-            return at[0], path
-        if re.fullmatch(r"[1-9]\d{0,6}", name) and int(name) <= len(self.names):
-            return int(name) - 1, []
-        return None
+            return top, path
+        number = column_number(self.names, name)
+        return None if number is None else (number, [])
 
     def type_of(self, position: Position) -> pa.DataType:
         kind = self.schema.field(position[0]).type
@@ -251,11 +246,10 @@ def _slices(columns: dict[str, pa.Array], rows: int, limits: Limits) -> Iterator
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return any(
-        test(kind)
-        for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary,
-                     pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    )  # fmt: skip
+    types = pa.types
+    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_large_binary,
+             types.is_fixed_size_binary)  # fmt: skip
+    return any(test(kind) for test in tests)
 
 
 def _validated(column: pa.Array, name: str, number: int) -> pa.Array:

@@ -58,7 +58,7 @@ class RecordSplitter:
     def _repaired(self, data: bytes, cut: int, final: bool) -> tuple[list[bytes], bytes]:
         chunks: list[bytes] = []
         at = 0
-        while 0 <= at < cut:
+        while at < cut:
             end = cut if cut - at <= WINDOW else data.rfind(b"\n", at, at + WINDOW) + 1 or data.find(b"\n", at) + 1
             chunk, at, whole = self._window(data, at, end, final)
             chunks.append(chunk)
