@@ -15,18 +15,12 @@ from clustering import estimator_input
 from clustering.estimator_input import Parameters
 from clustering.kernels.graph.csr import ascending_rows, directed_graph
 from clustering.kernels.graph.diffusion import MIN_LENGTH, NeighborLists, diffuse, listed_core_distances
-from clustering.kernels.graph.forest import (
-    FloatArray,
-    Forest,
-    IntArray,
-    core_distances,
-    join_components,
-    spanning_forest,
-)
+from clustering.kernels.graph.forest import Forest, core_distances, join_components, spanning_forest
 from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
 from clustering.kernels.graph.repair import OutsideSearch, nearest_outside, prove_forest, repair_forest
 from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
 from clustering.kernels.hierarchy.placement import ReachabilityAssigner, assign_by_vote
+from clustering.kernels.topk import FloatArray, IntArray
 
 OPEN = np.dtype([("left", np.int64), ("right", np.int64), ("least", np.float32), ("height", np.float32)])
 BLOCK_BYTES = 128 << 20  # of distances at a time, when vectors are searched for unlisted edges
@@ -225,12 +219,8 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("the clusters are those of a graph, without vectors; give neighbors=(indices, distances)")
         new = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         k = Parameters.from_estimator(self).n_neighbors or estimator_input.NEIGHBORS
-        return np.concatenate(
-            [
-                self._labels(*estimator_input.nearest_vectors(self._points, new[at : at + PREDICTED_ROWS], k))
-                for at in range(0, len(new), PREDICTED_ROWS)
-            ]
-        )
+        blocks = [new[at : at + PREDICTED_ROWS] for at in range(0, len(new), PREDICTED_ROWS)]
+        return np.concatenate([self._labels(*estimator_input.nearest_vectors(self._points, one, k)) for one in blocks])
 
     def _labels(self, rows: IntArray, away: FloatArray) -> IntArray:
         if self._group is not None:
@@ -247,14 +237,9 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return chosen
 
     def _plain(
-        self,
-        graph: csr_array,
-        bound: FloatArray,
-        copies: NDArray[np.int32],
-        points: FloatArray | None,
-        first: IntArray | None,
-        own: Parameters,
-    ) -> tuple[Forest, FloatArray]:
+        self, graph: csr_array, bound: FloatArray, copies: NDArray[np.int32], points: FloatArray | None,
+        first: IntArray | None, own: Parameters,
+    ) -> tuple[Forest, FloatArray]:  # fmt: skip
         rank = min(own.min_samples or 5, max(int(copies.sum()), 1))
         core = core_distances(graph, rank, copies if own.copies == "weigh" else None)
         forest = spanning_forest(graph, core, symmetric=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
 from clustering.kernels.copies import number_by_first
-from clustering.kernels.graph.csr import directed_graph, first_invalid, has_diagonal, has_duplicates
+from clustering.kernels.graph.csr import directed_graph, first_invalid, has_diagonal, has_duplicates, join_rows
 from clustering.kernels.graph.forest import FloatArray, IntArray, core_distances
 
 NEIGHBORS = 50  # nearest rows that are searched by default
@@ -155,11 +155,8 @@ def graph_of_lists(neighbors: Any) -> tuple[csr_array, FloatArray]:
     ids = checked_rows(ids, n_rows)
     listed = (ids >= 0) & (ids != np.arange(n_rows)[:, None])
     indptr = np.concatenate([[0], np.cumsum(listed.sum(axis=1))])
-    all_listed = bool(listed.all())
-    graph = csr_array(
-        (lengths.ravel() if all_listed else lengths[listed], ids.ravel() if all_listed else ids[listed], indptr),
-        shape=(n_rows, n_rows),
-    )
+    entries = (lengths.ravel(), ids.ravel()) if listed.all() else (lengths[listed], ids[listed])
+    graph = csr_array((*entries, indptr), shape=(n_rows, n_rows))
     graph = without_duplicates(_checked(graph))
     bound = farthest_distances(graph)
     bound[np.diff(graph.indptr) >= n_rows - 1] = np.inf
@@ -180,11 +177,10 @@ def graph_of_sparse(matrix: Any, n_neighbors: int | None) -> tuple[csr_array, Fl
         raise ValueError(f"X holds {matrix.dtype}; expected distances")
     n_rows = matrix.shape[0]
     graph = _csr_of(matrix)
-    if has_diagonal(graph):
+    if has_diagonal(graph.indptr, graph.indices):
         rows = np.repeat(np.arange(n_rows), np.diff(graph.indptr))
         other = graph.indices != rows
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[other], minlength=n_rows))])
-        graph = csr_array((graph.data[other], graph.indices[other], indptr), shape=graph.shape)
+        graph = join_rows(rows[other], graph.indices[other], graph.data[other], n_rows)
     graph = without_duplicates(_checked(graph))
     bound = np.zeros(n_rows, np.float32)
     if n_neighbors is not None:
@@ -211,8 +207,7 @@ def _csr_of(matrix: Any) -> csr_array:
     kept = slice(None) if matrix.format != "bsr" else ends.data != 0  # its blocks store zeros that are no distances
     rows, cols, data = rows[kept], cols[kept], as_floats("distances", ends.data)[kept]
     order = np.argsort(rows, kind="stable")
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=matrix.shape[0]))])
-    return csr_array((data[order], cols[order], indptr), shape=matrix.shape)
+    return join_rows(rows[order], cols[order], data[order], matrix.shape[0])
 
 
 def check_magnitude(name: str, numbers: NDArray[Any]) -> None:
@@ -237,7 +232,7 @@ def _checked(graph: csr_array) -> csr_array:
 
 def without_duplicates(graph: csr_array) -> csr_array:
     """Keep each neighbor of a row once, at its shortest. graph : float32 csr_array, shape (n_rows, n_rows)"""
-    if not has_duplicates(graph):
+    if not has_duplicates(graph.indptr, graph.indices):
         return graph
     rows = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
     return directed_graph(rows, graph.indices, graph.data, graph.shape[0], 0)

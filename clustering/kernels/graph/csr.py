@@ -11,9 +11,8 @@ from scipy.sparse import csr_array
 
 from clustering.kernels.sort import sort_pairs
 from clustering.kernels.threads import run_in_ranges
+from clustering.kernels.topk import FloatArray, IntArray
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float32]
 # Euclidean distances of unit vectors below this are float32 noise (d^2 = 2 - 2 cos loses 1e-6). scipy drops a zero, and
 # its lambda would be infinite, so shorter edges get this length.
 MIN_DISTANCE = 1e-3
@@ -120,17 +119,24 @@ def directed_graph(rows: IntArray, cols: NDArray[Any], distances: FloatArray, n_
     rows, cols, distances = rows[order], cols[order], distances[order]
     first = np.ones(rows.size, np.bool_)
     first[1:] = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[first], minlength=n_texts))])
-    return csr_array((distances[first], cols[first], indptr), shape=(n_texts, n_texts))
+    return join_rows(rows[first], cols[first], distances[first], n_texts)
 
 
-def has_diagonal(graph: csr_array) -> bool:
-    """Whether any row stores an entry for itself. graph : float32 csr_array, shape (n_rows, n_rows)"""
-    return bool(_has_diagonal(graph.indptr, graph.indices))
+def join_rows(rows: NDArray[Any], cols: NDArray[Any], distances: FloatArray, n_rows: int) -> csr_array:
+    """Make a directed graph of edges that ascend by row.
+
+    rows, cols, distances : int32 or int64, and float32, shape (n_edges,). Returns: csr_array, shape (n_rows, n_rows).
+    """
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_rows))])
+    return csr_array((distances, cols, indptr), shape=(n_rows, n_rows))
 
 
 @numba.njit(cache=True, nogil=True)
-def _has_diagonal(indptr: Any, indices: Any) -> bool:
+def has_diagonal(indptr: Any, indices: Any) -> bool:
+    """Whether any row stores an entry for itself.
+
+    indptr, indices : int32 or int64, shapes (n_rows + 1,) and (n_entries,), as in scipy
+    """
     for row in range(indptr.size - 1):
         for slot in range(indptr[row], indptr[row + 1]):
             if indices[slot] == row:
@@ -138,13 +144,10 @@ def _has_diagonal(indptr: Any, indices: Any) -> bool:
     return False
 
 
-def has_duplicates(graph: csr_array) -> bool:
-    """Whether any row stores two entries for one other row. graph : float32 csr_array, shape (n_rows, n_rows)"""
-    return bool(_has_duplicates(graph.indptr, graph.indices, np.full(graph.shape[0], -1, np.int64)))
-
-
 @numba.njit(cache=True, nogil=True)
-def _has_duplicates(indptr: Any, indices: Any, last: Any) -> bool:
+def has_duplicates(indptr: Any, indices: Any) -> bool:
+    """Whether any row stores two entries for one other row. indptr, indices : int, shapes as in ``has_diagonal``"""
+    last = np.full(indptr.size - 1, -1, np.int64)  # the last row with an entry for each column
     for row in range(indptr.size - 1):
         for slot in range(indptr[row], indptr[row + 1]):
             if last[indices[slot]] == row:

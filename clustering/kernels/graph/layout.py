@@ -18,8 +18,8 @@ from scipy.sparse import csr_array
 
 from clustering.kernels.graph.diffusion import mix_bits
 from clustering.kernels.threads import run_in_ranges
+from clustering.kernels.topk import FloatArray
 
-FloatArray = NDArray[np.float32]
 EPOCHS, EPOCHS_OF_FEW, FEW = 200, 500, 10_000  # as umap-learn; up to FEW texts get more epochs
 NEGATIVES = np.float32(5)  # random others that repel a row, for each edge of weight 1
 HUB = 2  # a hub has this many times the mean number of edges

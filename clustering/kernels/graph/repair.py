@@ -13,16 +13,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from clustering.kernels.graph.forest import (
-    FloatArray,
-    Forest,
-    IntArray,
-    find_root,
-    flatten,
-    join_components,
-    merge_forests,
-    row_numbers,
-)
+from clustering.kernels.graph.forest import Forest, find_root, flatten, join_components, merge_forests, row_numbers
+from clustering.kernels.topk import FloatArray, IntArray
 
 # Finds for each row the nearest text of another group by mutual reachability. Takes rows int64, shape (n_rows,), and
 # the group of every text, int64, shape (n_texts,); returns the text int64 (-1 for none) and its reachability float32.

@@ -226,17 +226,9 @@ def _tops(parent: Any, node_label: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _condense(
-    left: Any,
-    right: Any,
-    distance: Any,
-    smallest: int,
-    tree: Any,
-    parent: Any,
-    birth: Any,
-    size: Any,
-    cluster: Any,
-    departure: Any,
-) -> Any:
+    left: Any, right: Any, distance: Any, smallest: int, tree: Any,
+    parent: Any, birth: Any, size: Any, cluster: Any, departure: Any,
+) -> Any:  # fmt: skip
     n_texts, n_edges = cluster.size, left.size
     # Merges as nodes: texts are 0 to n_texts - 1, and edge e makes node n_texts + e.
     top = tree.copy()  # of a root: the node of its whole tree

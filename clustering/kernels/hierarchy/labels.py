@@ -160,14 +160,9 @@ class _Layers:
     """Nested partitions of the leaves of a tree: broad themes, the chosen clusters, and the clusters within them."""
 
     def __init__(
-        self,
-        forest: Forest,
-        tree: CondensedTree,
-        options: ClusterOptions,
-        nearest: NDArray[Any] | None,
-        copies: NDArray[np.int32] | None,
-        gamma: float,
-    ) -> None:
+        self, forest: Forest, tree: CondensedTree, options: ClusterOptions, nearest: NDArray[Any] | None,
+        copies: NDArray[np.int32] | None, gamma: float,
+    ) -> None:  # fmt: skip
         if nearest is None:
             raise ValueError("selection='modularity' needs the first neighbors of each row")
         self.tree = tree

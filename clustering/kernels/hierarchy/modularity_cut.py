@@ -58,13 +58,8 @@ def measure_quality(
     shared : weigh edges by the Jaccard index of both ends' lists, each with its own row; else all alike
     copies : int32, shape (n_rows,), records of each row, a factor of its edges' weights; none: 1
     """
-    leaf, _ = assign_homes(
-        forest.left,
-        forest.right,
-        forest.distance,
-        np.where(leaves[tree.cluster] & (tree.departure > 0), tree.cluster, -1).astype(np.int64),
-    )
-    leaf = leaf[: len(nearest)]
+    own_leaf = np.where(leaves[tree.cluster] & (tree.departure > 0), tree.cluster, -1).astype(np.int64)
+    leaf = assign_homes(forest.left, forest.right, forest.distance, own_leaf)[0][: len(nearest)]
     weight: NDArray[Any] = _shared_weights(nearest) if shared else np.where(nearest >= 0, np.int32(WEIGHT), np.int32(0))
     if copies is not None:
         weight = weight.astype(np.int64) * copies[:, None]
