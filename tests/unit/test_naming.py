@@ -1,4 +1,4 @@
-"""naming.py: what names a part in messages is short, whatever its text ids are."""
+"""parts.describe_item: what names a part in messages is short, whatever its text ids are."""
 
 from __future__ import annotations
 

@@ -1,0 +1,104 @@
+"""pipeline.py and collection_lifecycle.py with stages that only leave figures: their order, and what is done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustering import collection_lifecycle, pipeline
+from clustering.config.loading import build_config
+from clustering.milvus.collection import ChangedError
+from clustering.milvus.endpoint import Endpoint
+from clustering.runs.directory import RunDir
+
+LATER = ["graph", "forest", "cluster", "describe", "plot", "report"]  # project works beside them
+FIGURES = {"read": {"texts": 9, "records": 9, "text_bytes": 90}, "embed": {"dim": 8, "vectors": 9}}
+WORK = {"read_texts": "read", "embed_texts": "embed", "build_graph": "graph", "build_forest": "forest",
+        "cluster_graph": "cluster", "describe_clusters": "describe", "project_texts": "project", "plot_map": "plot",
+        "write_report": "report"}  # fmt: skip
+Run = Callable[..., RunDir]
+
+
+@pytest.fixture
+def done() -> list[str]:
+    """What was done, in its order."""
+    return []
+
+
+@pytest.fixture
+def run(done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """``run(key=value)`` runs the pipeline on one file and a server, with such keys of section run."""
+
+    def stub(name: str) -> Callable[..., Any]:
+        return lambda *_: done.append(name) or dict(FIGURES.get(name, {}))  # type: ignore[func-returns-value]
+
+    for function, stage in WORK.items():
+        monkeypatch.setattr(pipeline, function, stub(stage))
+    for function in ("make_plan", "check_nodes", "check_store", "require_gpus"):
+        monkeypatch.setattr(pipeline, function, lambda *_: None)
+    monkeypatch.setattr(pipeline, "ray_session", nullcontext)
+    monkeypatch.setattr(pipeline, "start_compiling", lambda _: None)
+    monkeypatch.setattr(pipeline, "node_cpus", lambda: 2)
+    monkeypatch.setattr(pipeline, "track_stage", lambda run, name, stage, work, expected: work())
+    for function, name in {"store_vectors": "store", "search_neighbors": "search", "confirm_store": "confirm",
+                           "release_store": "release", "drop_collection": "drop"}.items():  # fmt: skip
+        monkeypatch.setattr(collection_lifecycle, function, stub(name))
+    monkeypatch.setattr(collection_lifecycle, "confirm_unchanged", lambda *_: None)
+    monkeypatch.setattr(collection_lifecycle, "is_in_use", lambda _: False)
+    endpoint = Endpoint("http://milvus.example", "covey_one")
+    monkeypatch.setattr(collection_lifecycle, "open_store", lambda *_: nullcontext(endpoint))
+    texts = tmp_path / "texts.csv"
+    texts.write_text("id,title\n1,one\n2,two\n", encoding="utf-8")
+    read = {"paths": [str(texts)], "text_columns": ["title"], "id_column": "id"}
+    embed, store = {"encoder": "static"}, {"uri": "http://milvus.example"}
+
+    def run_with(**words: Any) -> RunDir:
+        done.clear()
+        own = {"dir": str(tmp_path / "run"), **words}
+        return pipeline.run_pipeline(build_config({"run": own, "embed": embed, "store": store, "read": read}))
+
+    return run_with
+
+
+def without_project(done: list[str]) -> list[str]:
+    return [name for name in done if name != "project"]
+
+
+def test_the_stages_run_in_order_and_a_finished_run_does_nothing(run: Run, done: list[str]) -> None:
+    manifest = run().manifest
+    assert without_project(done) == ["read", "embed", "store", "search", "release", *LATER]
+    assert done.index("release") < done.index("project") < done.index("plot")
+    assert manifest["loaded"] is None
+    run()
+    assert done == []
+
+
+def test_a_start_anew_drops_the_collection_first(run: Run, done: list[str]) -> None:
+    run()
+    run(resume=False)
+    assert without_project(done) == ["drop", "read", "embed", "store", "search", "release", *LATER]
+
+
+def test_another_seed_searches_the_confirmed_collection_again(run: Run, done: list[str]) -> None:
+    run()
+    run(seed=5)
+    assert without_project(done) == ["confirm", "search", "release", *LATER]
+
+
+def test_a_collection_that_changes_during_the_search_is_loaded_and_searched_again(
+    run: Run, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(*_: object) -> None:
+        raise ChangedError("somebody has written to it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(collection_lifecycle, "confirm_unchanged", changed)
+        with pytest.raises(ChangedError):
+            run()
+    assert done == ["read", "embed", "store", "search"]
+    run()
+    assert without_project(done) == ["store", "search", "release", *LATER]
