@@ -71,12 +71,8 @@ def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None
     if metrics:
         reasons.append(f"its metric is {metrics[0]}, not {metric}")
     reasons.append("another run made it" if description.startswith(DESCRIPTION_PREFIX) else "no run of Covey made it")
-    raise ConfigError(
-        [
-            f"store.collection: {name} exists and is not this run's: {'; '.join(reasons)}. Choose another "
-            f"store.collection, or drop that one"
-        ]
-    )
+    problem = f"store.collection: {name} exists and is not this run's: {'; '.join(reasons)}"
+    raise ConfigError([f"{problem}. Choose another store.collection, or drop that one"])
 
 
 def prepare_collection(run: RunDir, client: MilvusClient, name: str, metric: str, dim: int, fingerprint: str) -> None:

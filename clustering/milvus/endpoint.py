@@ -268,7 +268,7 @@ def warn_of_open_token(endpoint: Endpoint, token: str) -> None:
 def _refuse_unreachable(endpoint: Endpoint) -> None:
     """Report within ``timeout_s`` that nothing listens; a client would try far longer."""
     host, _, port = endpoint.host_port.rpartition(":")
-    section, deadline = endpoint.section, time.monotonic() + endpoint.timeout_s
+    deadline = time.monotonic() + endpoint.timeout_s
     while True:
         try:
             left = max(0.1, deadline - time.monotonic())
@@ -276,13 +276,11 @@ def _refuse_unreachable(endpoint: Endpoint) -> None:
             return
         except OSError as error:
             if time.monotonic() + 0.5 >= deadline:
-                raise ConfigError(
-                    [
-                        f"{section}.uri: nothing answers at {endpoint.uri} ({error}); tried for "
-                        f"{endpoint.timeout_s:g} s. Start Milvus there, or correct {section}.uri"
-                        f"{', or set it to embedded' if section == 'store' else ''}"
-                    ]
-                ) from None
+                key = f"{endpoint.section}.uri"
+                problem = f"{key}: nothing answers at {endpoint.uri} ({error}); tried for {endpoint.timeout_s:g} s"
+                remedy = f"Start Milvus there, or correct {key}"
+                other = ", or set it to embedded" if endpoint.section == "store" else ""
+                raise ConfigError([f"{problem}. {remedy}{other}"]) from None
             time.sleep(0.5)
 
 

@@ -1,7 +1,7 @@
 """Columns in, Milvus requests out; replies in, columns out: Milvus's wire format without a Python object a value.
 
-The client of pymilvus takes a dict for each row and builds an object for each hit; on millions of rows that costs more
-than the server's own work. Requests and replies are the same protocol buffers, filled and read a column at a time.
+The client of pymilvus takes a dict for each row and builds an object for each hit. On millions of rows that costs more
+than the server's own work. This module fills and reads the same protocol buffers a column at a time.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pymilvus import DataType as DataType  # who reads columns asks for it here
+from pymilvus import DataType as DataType  # for those who read columns
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
 from clustering.kernels.topk import FloatArray, IntArray
 
 ROW, VECTOR = "row", "vector"  # the two fields of a run's own collection
-HIT_BYTES = 72  # what a hit takes of a server's reply limit, its way from query node to proxy included
+HIT_BYTES = 72  # of a hit in a server's largest reply, that from a query node to the proxy
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -48,17 +48,13 @@ def write_request(kind: str, collection_name: str, db_name: str, rows: IntArray,
 
 
 def _packed_floats(values: FloatArray) -> Any:
-    """The message FloatArray of all values, parsed from its own encoding, which is the array's bytes with a header."""
+    """The message FloatArray of all values, parsed from its own encoding: a header and the array's bytes."""
     raw = np.ascontiguousarray(values, "<f4").tobytes()
-    return schema_pb2.FloatArray.FromString(b"\x0a" + _encoded(len(raw)) + raw)
-
-
-def _encoded(number: int) -> bytes:
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*found, number])
+    size, length = bytearray(), len(raw)
+    while length > 0x7F:
+        size.append(length & 0x7F | 0x80)
+        length >>= 7
+    return schema_pb2.FloatArray.FromString(b"\x0a" + bytes([*size, length]) + raw)
 
 
 def search_request(
@@ -73,13 +69,14 @@ def search_request(
     """A request for the ``limit`` nearest entities of each vector.
 
     vectors : float32, shape (n_queries, dim)
-    strong : wait until everything written before is visible; else read whatever is loaded
+    strong : wait until all earlier writes are visible; else read what is loaded
     """
-    rows = np.ascontiguousarray(vectors, "<f4")
-    asked = common_pb2.PlaceholderValue(
-        tag="$0", type=common_pb2.PlaceholderType.FloatVector, values=[row.tobytes() for row in rows]
+    queries = common_pb2.PlaceholderValue(
+        tag="$0",
+        type=common_pb2.PlaceholderType.FloatVector,
+        values=[vector.tobytes() for vector in np.ascontiguousarray(vectors, "<f4")],
     )
-    words = {
+    options = {
         "anns_field": VECTOR,
         "topk": str(limit),
         "metric_type": metric,
@@ -91,11 +88,11 @@ def search_request(
         collection_name=collection_name,
         db_name=db_name,
         dsl_type=common_pb2.DslType.BoolExprV1,
-        placeholder_group=common_pb2.PlaceholderGroup(placeholders=[asked]).SerializeToString(),
-        search_params=[common_pb2.KeyValuePair(key=key, value=value) for key, value in words.items()],
-        nq=len(rows),
+        placeholder_group=common_pb2.PlaceholderGroup(placeholders=[queries]).SerializeToString(),
+        search_params=[common_pb2.KeyValuePair(key=key, value=value) for key, value in options.items()],
+        nq=len(vectors),
         consistency_level=common_pb2.ConsistencyLevel.Strong if strong else common_pb2.ConsistencyLevel.Eventually,
-        guarantee_timestamp=0 if strong else 1,  # the server's code for "now" and for "any time"
+        guarantee_timestamp=0 if strong else 1,  # 0: as of now; 1: as of any time
     )
 
 
@@ -103,31 +100,31 @@ def search_request(
 class Hits:
     """The hits of several queries one after the other, each query's nearest first."""
 
-    ids: IntArray  # shape (n_hits,)
-    scores: FloatArray  # shape (n_hits,), as the metric gives them
-    counts: IntArray  # shape (n_queries,): how many of the hits belong to each query
+    ids: IntArray  # int64, shape (n_hits,)
+    scores: FloatArray  # float32, shape (n_hits,), as the metric gives them
+    counts: IntArray  # int64, shape (n_queries,): how many of the hits belong to each query
 
 
 def read_hits(reply: bytes) -> tuple[Any, Hits]:
     """The status and the hits of a serialized SearchResults with int64 keys."""
     status = common_pb2.Status()
     ids, scores, counts = [], [], []
-    for number, part in _parts_of(memoryview(reply)):
+    for number, content in _fields_of(memoryview(reply)):
         if number == 1:
-            status = common_pb2.Status.FromString(bytes(part))
+            status = common_pb2.Status.FromString(bytes(content))
         elif number == 2:  # SearchResultData
-            for inner, chunk in _parts_of(part):
+            for inner, packed in _fields_of(content):
                 if inner == 4:
-                    scores.append(np.frombuffer(chunk, "<f4"))
-                elif inner == 5:  # IDs, of which 1 are integers: a LongArray, whose field 1 is packed
+                    scores.append(np.frombuffer(packed, "<f4"))
+                elif inner == 5:  # IDs: their field 1 is a LongArray, whose field 1 is packed
                     ids += [
                         _decoded(values)
-                        for kind, held in _parts_of(chunk)
+                        for kind, array in _fields_of(packed)
                         if kind == 1
-                        for _, values in _parts_of(held)
+                        for _, values in _fields_of(array)
                     ]
                 elif inner == 6:
-                    counts.append(_decoded(chunk))
+                    counts.append(_decoded(packed))
     return status, Hits(_joined(ids, np.int64), _joined(scores, np.float32), _joined(counts, np.int64))
 
 
@@ -135,25 +132,26 @@ def _joined(chunks: list[Any], dtype: Any) -> Any:
     return np.concatenate(chunks).astype(dtype, copy=False) if chunks else np.empty(0, dtype)
 
 
-def _parts_of(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of the fields of a message that have a length; the others are passed over."""
+def _fields_of(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of a message's fields that have a length; the others are skipped."""
     at = 0
     while at < len(message):
-        key, at = _number_at(message, at)
+        key, at = _varint(message, at)
         kind = key & 7
         if kind == _BYTES:
-            size, at = _number_at(message, at)
+            size, at = _varint(message, at)
             yield key >> 3, message[at : at + size]
             at += size
         elif kind == _VARINT:
-            _, at = _number_at(message, at)
+            _, at = _varint(message, at)
         elif kind in (_FIXED32, _FIXED64):
             at += 4 if kind == _FIXED32 else 8
         else:
             raise ValueError(f"wire type {kind} at byte {at} of a reply of {len(message)} bytes is not Milvus's")
 
 
-def _number_at(message: memoryview, at: int) -> tuple[int, int]:
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and the position after it."""
     number = shift = 0
     while True:
         byte = message[at]
@@ -171,8 +169,8 @@ def _decoded(packed: memoryview) -> IntArray:
         return np.empty(0, np.int64)
     ends = np.flatnonzero(raw < 0x80) + 1
     starts = np.concatenate([[0], ends[:-1]])
-    place = np.arange(raw.size) - np.repeat(starts, ends - starts)
-    shifted = (raw & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
+    position = np.arange(raw.size) - np.repeat(starts, ends - starts)
+    shifted = (raw & 0x7F).astype(np.uint64) << (7 * position).astype(np.uint64)
     return np.add.reduceat(shifted, starts).view(np.int64)
 
 
@@ -184,18 +182,18 @@ DENSE = {"float16_vector": "<f2", "bfloat16_vector": "<u2", "int8_vector": "i1"}
 
 
 def column_of(field: Any) -> pa.Array:
-    """A field of a query's reply as an Arrow array of its own type, also where nothing is in it.
+    """A field of a query's reply as an Arrow array of its own type, also when it is empty.
 
     Vectors become float32 lists of fixed size, of zeros for an entity without one.
     Raises: ValueError for a field that is neither a number, a string nor a dense vector.
     """
     kind = field.WhichOneof("field")
     if kind == "vectors":
-        return _vectors_in(field)
+        return _vectors_of(field)
     if kind == "scalars":
-        held = field.scalars.WhichOneof("data")
-        if held in SCALARS:
-            values = pa.array(list(getattr(field.scalars, held).data), SCALARS[held])
+        data = field.scalars.WhichOneof("data")
+        if data in SCALARS:
+            values = pa.array(list(getattr(field.scalars, data).data), SCALARS[data])
             if len(field.valid_data):  # a nullable field
                 values = pc.if_else(pa.array(list(field.valid_data)), values, None)
             return values
@@ -204,27 +202,25 @@ def column_of(field: Any) -> pa.Array:
 
 def documents_of(field: Any) -> list[dict[str, Any]]:
     """The objects of a JSON field of a query's reply; an empty one for an entity that has none."""
-    found = [json.loads(value) if value else {} for value in field.scalars.json_data.data]
-    return [document if isinstance(document, dict) else {} for document in found]
+    values = [json.loads(value) if value else {} for value in field.scalars.json_data.data]
+    return [value if isinstance(value, dict) else {} for value in values]
 
 
-def _vectors_in(field: Any) -> pa.Array:
-    vectors, held = field.vectors, field.vectors.WhichOneof("data")
-    if held == "float_vector":
-        packed = vectors.float_vector.SerializeToString()
-        flat = np.concatenate(
-            [np.empty(0, "<f4"), *(np.frombuffer(p, "<f4") for _, p in _parts_of(memoryview(packed)))]
-        )
-    elif held in DENSE:
-        flat = np.frombuffer(getattr(vectors, held), DENSE[held])
-        flat = (flat.astype("<u4") << 16).view("<f4") if held == "bfloat16_vector" else flat.astype("<f4")
+def _vectors_of(field: Any) -> pa.Array:
+    vectors, data = field.vectors, field.vectors.WhichOneof("data")
+    if data == "float_vector":
+        message = memoryview(vectors.float_vector.SerializeToString())
+        flat = _joined([np.frombuffer(packed, "<f4") for _, packed in _fields_of(message)], "<f4")
+    elif data in DENSE:
+        flat = np.frombuffer(getattr(vectors, data), DENSE[data])
+        flat = (flat.astype("<u4") << 16).view("<f4") if data == "bfloat16_vector" else flat.astype("<f4")
     else:
-        raise ValueError(f"field '{field.field_name}' holds {held or 'no vectors'}; dense float vectors are needed")
+        raise ValueError(f"field '{field.field_name}' holds {data or 'no vectors'}; dense float vectors are needed")
     dim = int(vectors.dim)
-    if len(field.valid_data):  # a nullable field: only the vectors that are there are sent
-        there = np.array(list(field.valid_data), bool)
-        if flat.size == there.sum() * dim:
-            spread = np.zeros((there.size, dim), "<f4")
-            spread[there] = flat.reshape(-1, dim)
-            flat = spread.ravel()
+    if len(field.valid_data):  # a nullable field: the reply has only the vectors that are not null
+        valid = np.array(list(field.valid_data), bool)
+        if flat.size == valid.sum() * dim:
+            rows = np.zeros((valid.size, dim), "<f4")
+            rows[valid] = flat.reshape(-1, dim)
+            flat = rows.ravel()
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dim)

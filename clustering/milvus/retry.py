@@ -22,13 +22,8 @@ GROW_AFTER = 8  # requests in a row that work, until they hold twice as much aga
 PERMANENT_STATUS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
 PERMANENT_CODES = {100, 1100, 1400, 1401, 1801}
 PERMANENT_WORDS = (
-    "disk quota",
-    "no space left",
-    "permission deny",
-    "privilege",
-    "auth check failure",
-    "token is expired",
-)
+    "disk quota", "no space left", "permission deny", "privilege", "auth check failure", "token is expired",
+)  # fmt: skip
 # Transient: the server restarts or is overloaded. One that was killed waits until the sessions of its nodes expire, and
 # says so without a code.
 TRANSIENT_STATUS = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "INTERNAL", "UNKNOWN"}
