@@ -1,4 +1,4 @@
-"""The embedded Milvus: Milvus Lite in a process of its own on a loopback port, kept alive for the length of a block."""
+"""A folder in; the URI of Milvus Lite out, which runs in its own process on a loopback port while a block runs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pathlib import Path
 from clustering.errors import ConfigError, StoreError
 
 log = logging.getLogger("covey")
-START_TIMEOUT_S = 30  # until a server that was started answers
-QUICK_EXIT_S = 6  # a server that ends earlier after its start ends soon
-MAX_QUICK_EXITS = 6  # in a row, after which it is not started again
+START_TIMEOUT_S = 30  # until a started server answers
+QUICK_EXIT_S = 6  # a server that ends within this time after its start has ended quickly
+MAX_QUICK_EXITS = 6  # in a row, after which the server is not started again
 GIVEN_UP = "given-up"  # in the store's folder: why the server is not started again, for workers that wait for it
 
 
 @contextmanager
 def embedded_server(folder: Path) -> Iterator[str]:
-    """Run Milvus Lite on a free loopback port, with its data in ``folder``; yield its address.
+    """Run Milvus Lite on a free loopback port, with its data in ``folder``; yield its URI.
 
-    A server that dies is started again at the same address; what it had answered is on the disk. A watcher ends it when
-    this process is gone, even when it was killed, and it dies with its watcher.
-    Raises: StoreError when it does not come up.
+    A server that dies is started again on the same port; what it has confirmed is on the disk. A watcher ends the
+    server when this process is gone, even if it was killed, and the server dies with its watcher.
+    Raises: StoreError when it does not start; ConfigError without Milvus Lite.
     """
     spec = importlib.util.find_spec("milvus_lite")
     if spec is None or not spec.submodule_search_locations:
@@ -42,15 +42,14 @@ def embedded_server(folder: Path) -> Iterator[str]:
         server = _Server(binary, folder, port)
         try:
             server.start()
-            keeper = threading.Thread(target=server.keep, name="covey-embedded-milvus", daemon=True)
-            keeper.start()
+            threading.Thread(target=server.keep, name="covey-embedded-milvus", daemon=True).start()
             yield f"http://127.0.0.1:{port}"
         finally:
             server.stop()
 
 
 def reason_given_up(home: str | None) -> str:
-    """Why the embedded server of a folder is not started again; "" while it is, and for no folder."""
+    """Why the embedded server of a folder is not started again; "" while it runs, and without a folder."""
     try:
         return (Path(home) / GIVEN_UP).read_text(encoding="utf-8") if home else ""
     except OSError:
@@ -59,12 +58,12 @@ def reason_given_up(home: str | None) -> str:
 
 @contextmanager
 def _reserved_port() -> Iterator[int]:
-    """A free port that nobody else is given meanwhile; the server shares it, as gRPC's servers do."""
-    with socket.socket() as held:  # bound, but it does not listen, so no connection comes here
+    """A free port that no other process gets meanwhile; the server shares it, as gRPC's servers do."""
+    with socket.socket() as reserving:  # bound, but not listening, so no connection comes here
         if hasattr(socket, "SO_REUSEPORT"):
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
+            reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserving.bind(("127.0.0.1", 0))
+        yield reserving.getsockname()[1]
 
 
 class _Server:
@@ -77,12 +76,12 @@ class _Server:
             "ERROR",
         ]  # fmt: skip
         self.log = folder / "server.log"
-        self.ending = threading.Event()
+        self.stopping = threading.Event()
         self.starting = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Raises: StoreError when the server ends at once, or does not answer within UP_S."""
+        """Start the server and wait until it answers; StoreError when it ends, or is silent for START_TIMEOUT_S."""
         with contextlib.suppress(OSError):
             (self.folder / GIVEN_UP).unlink(missing_ok=True)
         with self.log.open("ab") as log:
@@ -90,7 +89,7 @@ class _Server:
                 self.command, cwd=self.folder, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self.ending.is_set():
+        while not self.stopping.is_set():
             if self.process.poll() is not None:
                 raise StoreError(
                     f"the embedded Milvus ended at once (status {self.process.returncode}); see {self.log}"
@@ -104,32 +103,30 @@ class _Server:
             time.sleep(0.05)
 
     def keep(self) -> None:
-        """Start the server again whenever it ends, until it ends soon after its start several times in a row."""
-        soon = 0
+        """Start the server again whenever it ends, until several quick exits in a row."""
+        quick_exits = 0
         while self.process is not None:
-            since = time.monotonic()
+            started = time.monotonic()
             status = self.process.wait()
             with self.starting:
-                if self.ending.is_set():
+                if self.stopping.is_set():
                     return
                 self._kill()  # what a killed watcher may have left
-                soon = soon + 1 if time.monotonic() - since < QUICK_EXIT_S else 1
-                words = f"the embedded Milvus ended (status {status}); see {self.log}"
-                if soon >= MAX_QUICK_EXITS:
-                    self._give_up(f"{words}. It did so {soon} times, each within {QUICK_EXIT_S} s of its start")
+                quick_exits = quick_exits + 1 if time.monotonic() - started < QUICK_EXIT_S else 1
+                reason = f"the embedded Milvus ended (status {status}); see {self.log}"
+                if quick_exits >= MAX_QUICK_EXITS:
+                    reason += f". It did so {quick_exits} times, each within {QUICK_EXIT_S} s of its start"
+                    log.warning("store: %s; it is not started again", reason)
+                    with contextlib.suppress(OSError):
+                        (self.folder / GIVEN_UP).write_text(reason, encoding="utf-8")
                     return
-                log.warning("store: %s. It is started again", words)
+                log.warning("store: %s. It is started again", reason)
                 with contextlib.suppress(StoreError, OSError):  # then it has ended again
                     self.start()
-            self.ending.wait(0.1 * soon)
-
-    def _give_up(self, why: str) -> None:
-        log.warning("store: %s; it is not started again", why)
-        with contextlib.suppress(OSError):
-            (self.folder / GIVEN_UP).write_text(why, encoding="utf-8")
+            self.stopping.wait(0.1 * quick_exits)
 
     def stop(self) -> None:
-        self.ending.set()
+        self.stopping.set()
         with self.starting:
             if self.process is None:
                 return
@@ -148,12 +145,12 @@ class _Server:
 
 
 # The watcher ends the server when its standard input closes, which the kernel does when the job's process is gone. It
-# ends with the server, which tells the job's process. The server dies with its watcher: on Linux by the kernel's signal
-# for a parent's death, elsewhere the job's process kills what is left of the group.
+# ends when the server ends, so that the job's process notices. The server dies with its watcher: on Linux the kernel
+# signals a parent's death, elsewhere the job's process kills what is left of the group.
 _WATCHER = """
 import ctypes, os, signal, subprocess, sys, threading
 libraries = os.path.dirname(sys.argv[1])
-# The server aborts without a HOME, as services and containers may have none.
+# The server aborts without a HOME; services and containers may have none.
 environment = {"HOME": os.getcwd(), **os.environ, "LD_LIBRARY_PATH": libraries, "DYLD_LIBRARY_PATH": libraries}
 prctl = getattr(ctypes.CDLL(None), "prctl", None)
 die_with_me = (lambda: prctl(1, signal.SIGKILL)) if prctl else None
