@@ -31,27 +31,26 @@ REPLY_BYTES = 16 << 20  # of a range's entities; servers send 64 MiB at most
 TEXT_BYTES = 1024  # assumed of an entity's text and key
 RANGE_ROWS = 8192  # servers list 16,384 entities at most
 KEYS_PER_QUERY = 16_384
-VECTORS = (DataType.FLOAT_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR, DataType.INT8_VECTOR)
-KEYS = (DataType.INT64, DataType.VARCHAR)
-TEXTS = (DataType.VARCHAR, DataType.TEXT)
-DYNAMIC = "$meta"  # the server's own field, JSON, in which lies what the schema does not name
-LOOKED_AT = 100  # entities in which a name that the schema does not know must occur
+VECTOR_TYPES = (DataType.FLOAT_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR, DataType.INT8_VECTOR)
+TEXT_TYPES = (DataType.VARCHAR, DataType.TEXT)
+ID_TYPES = (DataType.INT64, DataType.VARCHAR, DataType.INT8, DataType.INT16, DataType.INT32)
+DYNAMIC = "$meta"  # the server's own JSON field for what the schema does not name
+SAMPLED_ENTITIES = 100  # in which a name that the schema does not know must occur
 SHOWN_IDS = 5
-IDS = (*KEYS, DataType.INT8, DataType.INT16, DataType.INT32)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A collection as it was found before any work; ``key`` is its primary key."""
+    """A collection as it is before any work. The fingerprint of the read stage depends on these names and values."""
 
-    key: str
+    key: str  # the primary key's field
     id: str
     text: str
     vector: str
     dim: int
     rows: int
     identity: str  # changes when the collection is made anew
-    asked: tuple[str, ...] = ()  # the fields to ask for, in which these lie
+    asked: tuple[str, ...] = ()  # the fields to ask for, in which all of these lie
 
 
 def input_endpoint(cfg: CollectionInput) -> Endpoint:
@@ -59,34 +58,34 @@ def input_endpoint(cfg: CollectionInput) -> Endpoint:
 
 
 def find_collection(cfg: CollectionInput) -> Source:
-    """Look at the collection for the fields it must have; nothing is loaded, for that would change their server.
+    """Check that the collection has the fields it must have. Nothing is loaded: that would change their server.
 
     Raises: ConfigError with every problem: no such collection or field, a type that does not fit, not loaded.
     """
     endpoint = input_endpoint(cfg)
     with connected(endpoint) as client:
         if not client.has_collection(cfg.name):
-            there = ", ".join(sorted(client.list_collections())) or "none"
-            raise ConfigError([f"read.collection.name: {cfg.uri} has no collection {cfg.name}; it has {there}"])
-        found = client.describe_collection(cfg.name)
-        fields = {field["name"]: field for field in found["fields"]}
+            names = ", ".join(sorted(client.list_collections())) or "none"
+            raise ConfigError([f"read.collection.name: {cfg.uri} has no collection {cfg.name}; it has {names}"])
+        described = client.describe_collection(cfg.name)
+        fields = {field["name"]: field for field in described["fields"]}
         problems: list[str] = []
         key = next(name for name, field in fields.items() if field.get("is_primary"))
-        floats = [name for name, field in fields.items() if field["type"] in VECTORS]
-        if cfg.vector_field is None and len(floats) != 1:
+        vectors = [name for name, field in fields.items() if field["type"] in VECTOR_TYPES]
+        if cfg.vector_field is None and len(vectors) != 1:
             problems.append(
-                f"read.collection.vector_field: {cfg.name} has {len(floats)} fields of float vectors "
-                f"({', '.join(floats) or 'none'}); name one"
+                f"read.collection.vector_field: {cfg.name} has {len(vectors)} fields of float vectors "
+                f"({', '.join(vectors) or 'none'}); name one"
             )
-        vector = cfg.vector_field or (floats or [""])[0]
-        dynamic = bool(found.get("enable_dynamic_field"))
-        named = {"vector_field": (vector, VECTORS), "text_field": (cfg.text_field, TEXTS),
-                 "id_field": (cfg.id_field or key, IDS)}  # fmt: skip
+        vector = cfg.vector_field or (vectors or [""])[0]
+        dynamic = bool(described.get("enable_dynamic_field"))
+        shown = ", ".join(f"{name} ({DataType(field['type']).name})" for name, field in fields.items())
+        shown += f" and what {DYNAMIC} holds" if dynamic else ""
+        named = {"vector_field": (vector, VECTOR_TYPES), "text_field": (cfg.text_field, TEXT_TYPES),
+                 "id_field": (cfg.id_field or key, ID_TYPES)}  # fmt: skip
         for option, (name, types) in named.items():
-            shown = ", ".join(f"{field} ({DataType(entry['type']).name})" for field, entry in fields.items())
-            shown += f" and what {DYNAMIC} holds" if dynamic else ""
-            if types is not VECTORS and name not in fields and _field_of(name, fields, dynamic):
-                continue  # looked for in the entities
+            if types is not VECTOR_TYPES and name not in fields and _field_of(name, fields, dynamic):
+                continue  # checked in the entities
             if name and name not in fields:
                 problems.append(f"read.collection.{option}: {cfg.name} has no field '{name}'; it has {shown}")
             elif name and fields[name]["type"] not in types:
@@ -100,20 +99,20 @@ def find_collection(cfg: CollectionInput) -> Source:
             )
         if problems:
             raise ConfigError(problems)
-    asked = {name: _field_of(name, fields, dynamic) for name in (key, cfg.id_field or key, cfg.text_field)}
+    field_of = {name: _field_of(name, fields, dynamic) for name in (key, cfg.id_field or key, cfg.text_field)}
     with Channel(endpoint) as channel:
         rows, _ = retry(endpoint, lambda _: channel.count())
-        for name, field in asked.items():
+        for name, field in field_of.items():
             if rows and field != name:
-                _look_for(channel, name, field, "text_field" if name == cfg.text_field else "id_field")
-    identity = json.dumps([found.get("collection_id"), found.get("created_timestamp")])
+                _check_sample(channel, name, field, "text_field" if name == cfg.text_field else "id_field")
+    identity = json.dumps([described.get("collection_id"), described.get("created_timestamp")])
     dim = int(fields[vector]["params"]["dim"])
-    fields_asked = tuple(dict.fromkeys([*asked.values(), vector]))
-    return Source(key, cfg.id_field or key, cfg.text_field, vector, dim, rows, identity, fields_asked)
+    asked = tuple(dict.fromkeys([*field_of.values(), vector]))
+    return Source(key, cfg.id_field or key, cfg.text_field, vector, dim, rows, identity, asked)
 
 
 def _field_of(name: str, fields: dict[str, Any], dynamic: bool) -> str:
-    """The server's field in which a name lies: its own, a JSON field ("info" for "info.title"), or the dynamic one."""
+    """The field in which a name lies: its own, a JSON field ("info" for "info.title"), the dynamic one; "": none."""
     top = name.partition(".")[0]
     if name in fields:
         return name
@@ -122,26 +121,19 @@ def _field_of(name: str, fields: dict[str, Any], dynamic: bool) -> str:
     return DYNAMIC if dynamic else ""
 
 
-def _look_for(channel: Channel, name: str, field: str, option: str) -> None:
-    """Raises: ConfigError when none of the first entities has the name within a JSON field."""
-    fields, _ = retry(channel.endpoint, lambda _: channel.query("", [field], LOOKED_AT))
-    held = [document for each in fields if _name_of(each) == field for document in documents_of(each)]
-    if held and not any(_within(document, name, field) is not None for document in held):
-        there = ", ".join(sorted({key for document in held for key in document})[:20]) or "nothing"
-        raise ConfigError(
-            [
-                f"read.collection.{option}: none of the first {len(held)} entities of {channel.endpoint.collection} "
-                f"has '{name}' in its field {field}; there are {there}"
-            ]
-        )
+def _check_sample(channel: Channel, name: str, field: str, option: str) -> None:
+    """Raise ConfigError when none of the first entities has the name within a JSON field."""
+    fields, _ = retry(channel.endpoint, lambda _: channel.query("", [field], SAMPLED_ENTITIES))
+    documents = Entities(fields).documents.get(field, [])
+    if documents and not any(_value_in(document, name, field) is not None for document in documents):
+        names = ", ".join(sorted({key for document in documents for key in document})[:20]) or "nothing"
+        entities = f"none of the first {len(documents)} entities of {channel.endpoint.collection}"
+        problem = f"read.collection.{option}: {entities} has '{name}' in its field {field}; there are {names}"
+        raise ConfigError([problem])
 
 
-def _name_of(field: Any) -> str:
-    return DYNAMIC if field.is_dynamic else str(field.field_name)
-
-
-def _within(document: dict[str, Any], name: str, field: str) -> str | None:
-    """What stands under a name in a JSON document, in words: under the name as it is, or along its path."""
+def _value_in(document: dict[str, Any], name: str, field: str) -> str | None:
+    """The value of a name in a JSON document as a string: of the name as it is, or along its path."""
     if field != DYNAMIC:
         name = name.partition(".")[2]
     value: Any = document
@@ -152,21 +144,37 @@ def _within(document: dict[str, Any], name: str, field: str) -> str | None:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _values(columns: dict[str, Any], documents: dict[str, list[dict[str, Any]]], name: str) -> list[str | None]:
-    """The values under a name as words: of a column of its own, or out of the documents of a JSON field."""
-    if name in columns:
-        return [None if value is None else str(value) for value in columns[name].to_pylist()]
-    top = name.partition(".")[0]
-    field = top if top in documents else DYNAMIC
-    return [_within(document, name, field) for document in documents[field]]
+class Entities:
+    """The fields of a query's reply: columns, and the documents of JSON fields."""
 
+    def __init__(self, fields: Any) -> None:
+        self.columns: dict[str, pa.Array] = {}
+        self.documents: dict[str, list[dict[str, Any]]] = {}
+        for field in fields:
+            if field.type == DataType.JSON:
+                self.documents[DYNAMIC if field.is_dynamic else field.field_name] = documents_of(field)
+            else:
+                self.columns[field.field_name] = column_of(field)
 
-def _ids(columns: dict[str, Any], documents: dict[str, list[dict[str, Any]]], source: Source) -> pa.Array:
-    """The ids with the type of their field; as words where entities lack one, whose key stands in."""
-    if source.id in columns and not columns[source.id].null_count:
-        return columns[source.id]
-    pairs = zip(*(_values(columns, documents, name) for name in (source.key, source.id)), strict=True)
-    return pa.array([key if value is None else value for key, value in pairs], pa.string())
+    def sort_by(self, key: str) -> None:
+        order = pc.sort_indices(self.columns[key])
+        self.columns = {name: column.take(order) for name, column in self.columns.items()}
+        self.documents = {name: [held[at] for at in order.to_pylist()] for name, held in self.documents.items()}
+
+    def values(self, name: str) -> list[str | None]:
+        """The values of a name as strings: of its own column, or out of a JSON field's documents."""
+        if name in self.columns:
+            return [None if value is None else str(value) for value in self.columns[name].to_pylist()]
+        top = name.partition(".")[0]
+        field = top if top in self.documents else DYNAMIC
+        return [_value_in(document, name, field) for document in self.documents[field]]
+
+    def ids(self, source: Source) -> pa.Array:
+        """The ids with the type of their field; as strings where some lack one, whose key stands in."""
+        if source.id in self.columns and not self.columns[source.id].null_count:
+            return self.columns[source.id]
+        pairs = zip(self.values(source.key), self.values(source.id), strict=True)
+        return pa.array([key if value is None else value for key, value in pairs], pa.string())
 
 
 def key_literal(key: int | str) -> str:
@@ -177,20 +185,20 @@ def key_literal(key: int | str) -> str:
 
 
 def cut_ranges(keys: list[Any], size: int) -> list[dict[str, Any]]:
-    """Ranges low <= key < high of ``size`` keys each; the last has no high, for it ends where the collection ends.
+    """Ranges low <= key < high of ``size`` keys each; the last has no high, so it ends where the collection ends.
 
     keys : ascending
     """
     lows = keys[::size]
     highs = [*lows[1:], None] if lows else []
     return [
-        {"low": low, "high": high, "rows": min(size, len(keys) - at * size)}
-        for at, (low, high) in enumerate(zip(lows, highs, strict=True))
+        {"low": low, "high": high, "rows": min(size, len(keys) - number * size)}
+        for number, (low, high) in enumerate(zip(lows, highs, strict=True))
     ]
 
 
-def _walk_keys(endpoint: Endpoint, source: Source, limit: int | None) -> list[dict[str, Any]]:
-    """The ranges of the collection's keys, in the order of keys; only the keys are read."""
+def _list_ranges(endpoint: Endpoint, source: Source, limit: int | None) -> list[dict[str, Any]]:
+    """The ranges of the collection's keys, ascending; only the keys are read."""
     keys: list[Any] = []
     with Channel(endpoint) as channel:
         while limit is None or len(keys) <= limit:
@@ -215,7 +223,7 @@ def _smallest_keys(channel: Channel, after: str, key: str, _: int) -> list[Any]:
 
 
 class RangeReader:
-    """Read ranges of keys with texts and vectors, and leave them as parts of records/."""
+    """Read ranges of keys with texts and vectors into parts of records/."""
 
     def __init__(self, run: RunDir, endpoint: Endpoint, source: dict[str, Any], cfg: ReadSection) -> None:
         self.run, self.endpoint = run, endpoint
@@ -224,69 +232,69 @@ class RangeReader:
         self.channel = Channel(endpoint)
 
     def __call__(self, item: Item) -> Item:
-        source, span = self.source, item["range"]
-        bounds = [f"{source.key} >= {key_literal(span['low'])}"]
-        if span["high"] is not None:
-            bounds.append(f"{source.key} < {key_literal(span['high'])}")
-        wanted, words = list(source.asked), " and ".join(bounds)
-        fields, _ = retry(self.endpoint, lambda _: self.channel.query(words, wanted, KEYS_PER_QUERY))
-        columns = {field.field_name: column_of(field) for field in fields if field.type != DataType.JSON}
-        documents = {_name_of(field): documents_of(field) for field in fields if field.type == DataType.JSON}
-        found = len(columns[source.key]) if source.key in columns else 0
-        if found != span["rows"]:
-            raise StoreError(
-                f"{self.endpoint} changed while it was read: keys from "
-                f"{span['low']!r} were {span['rows']}, and are {found} now. Start again when nobody "
-                f"writes to it"
-            )
-        order = pc.sort_indices(columns[source.key])
-        columns = {name: column.take(order) for name, column in columns.items()}
-        documents = {name: [held[at] for at in order.to_pylist()] for name, held in documents.items()}
-        vectors = columns[source.vector].flatten().to_numpy().reshape(-1, source.dim)
+        source, entities = self.source, self.read(item["range"])
+        vectors = entities.columns[source.vector].flatten().to_numpy().reshape(-1, source.dim)
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        sound = np.isfinite(lengths) & (lengths > 0)
-        ids = _ids(columns, documents, source)
-        words = pa.array(_values(columns, documents, source.text), pa.string())
-        issues = Issues()
-        texts, shown = self.clean(pa.table({source.text: words}), issues)
-        left_out = [at for at, (text, good) in enumerate(zip(texts, sound, strict=True)) if text and not good]
-        lost = [str(ids[at].as_py()) for at in left_out[:SHOWN_IDS]]
-        texts = [text if good else "" for text, good in zip(texts, sound, strict=True)]
-        spool = records_table(texts, shown, [""] * len(texts), {"text_id": ids})
-        kept = spool[schema.POSITION].to_numpy()
+        usable = np.isfinite(lengths) & (lengths > 0)
+        ids, issues = entities.ids(source), Issues()
+        strings = pa.array(entities.values(source.text), pa.string())
+        texts, shown = self.clean(pa.table({source.text: strings}), issues)
+        dropped = [at for at, (text, good) in enumerate(zip(texts, usable, strict=True)) if text and not good]
+        texts = [text if good else "" for text, good in zip(texts, usable, strict=True)]
+        records = records_table(texts, shown, [""] * len(texts), {"text_id": ids})
+        kept = records[schema.POSITION].to_numpy()
         unit = (vectors[kept] / lengths[kept, None]).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(unit.ravel()), source.dim)
-        spool = spool.append_column(schema.VECTOR, column)
-        part = write_records(self.run, f"part-{item['item']:06d}", len(texts), spool)
-        return {**part, "dropped": len(left_out), "lost": lost, "issues": issues.as_dict()}
+        records = records.append_column(schema.VECTOR, column)
+        part = write_records(self.run, f"part-{item['item']:06d}", len(texts), records)
+        dropped_ids = [str(ids[at].as_py()) for at in dropped[:SHOWN_IDS]]
+        return {**part, "dropped": len(dropped), "dropped_ids": dropped_ids, "issues": issues.as_dict()}
+
+    def read(self, keys: dict[str, Any]) -> Entities:
+        """The entities of a range of keys, sorted by key. Raises: StoreError when their number has changed."""
+        source = self.source
+        bounds = [f"{source.key} >= {key_literal(keys['low'])}"]
+        if keys["high"] is not None:
+            bounds.append(f"{source.key} < {key_literal(keys['high'])}")
+        expression = " and ".join(bounds)
+        fields, _ = retry(self.endpoint, lambda _: self.channel.query(expression, list(source.asked), KEYS_PER_QUERY))
+        entities = Entities(fields)
+        rows = len(entities.columns[source.key]) if source.key in entities.columns else 0
+        if rows != keys["rows"]:
+            raise StoreError(
+                f"{self.endpoint} changed while it was read: keys from {keys['low']!r} were {keys['rows']}, and are "
+                f"{rows} now. Start again when nobody writes to it"
+            )
+        entities.sort_by(source.key)
+        return entities
 
 
 def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) -> Figures:
     """Read all entities into texts/, members/ and source_vectors/; fold equal texts, number rows in the order of keys.
 
     Returns: counts of records, texts, empty (left out), dropped (without a vector that has a direction), repeated_ids,
-        markup (texts that carry some), and ``warnings``.
+        markup (texts that contain some), and ``warnings``.
     Raises: StoreError when the collection changes while it is read.
     """
     assert cfg.collection is not None
     endpoint = input_endpoint(cfg.collection)
-    ranges = run_on_one_node(_walk_keys, endpoint, source, cfg.limit)
+    ranges = run_on_one_node(_list_ranges, endpoint, source, cfg.limit)
     results = map_parts(
-        RangeReader, [{"range": span} for span in ranges], actors=actors,
+        RangeReader, [{"range": keys} for keys in ranges], actors=actors,
         run=run, endpoint=endpoint, source=asdict(source), cfg=cfg,
     )  # fmt: skip
     figures = deduplicate_records(run, results, cfg.limit, actors)
     del figures["mixed"]  # a field of a collection has one type
     dropped = sum(result["dropped"] for result in results)
-    lost = [one_line(name, 80) for result in results for name in result["lost"]][:SHOWN_IDS]
+    dropped_ids = [one_line(name, 80) for result in results for name in result["dropped_ids"]][:SHOWN_IDS]
     issues = Issues()
     for result in results:
         issues.merge(result["issues"])
-    told = f"{dropped:,} entities were left out: their vector is zero, infinite or not a number, for instance of "
+    warning = f"{dropped:,} entities were left out: their vector is zero, infinite or not a number, for instance of "
     return {
         **figures,
         "empty": figures["empty"] - dropped,
         "dropped": dropped,
         "markup": issues.counts["markup"],
-        "warnings": [*([told + ", ".join(lost)] if dropped else []), *issues.warnings(figures)],
+        "warnings": [*([warning + ", ".join(dropped_ids)] if dropped else []), *issues.warnings(figures)],
     }
