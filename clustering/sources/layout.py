@@ -56,11 +56,11 @@ def detect_layout(file: InputFile, cfg: ReadSection, max_search_bytes: int) -> D
             return _empty(file)
         if file.format == "parquet":
             return _detect_parquet(file, cfg)
-        text, whole = _read_head(file, cfg)
+        text, complete = _read_head(file, cfg)
         return (
-            _detect_json(file, cfg, text, whole, max_search_bytes)
+            _detect_json(file, cfg, text, complete, max_search_bytes)
             if file.format == "jsonl"
-            else _detect_csv(file, cfg, text, whole)
+            else _detect_csv(file, cfg, text, complete)
         )
     except InputError as error:
         return DetectedFile(file, [f"{file.uri}: {problem}" for problem in error.problems])
@@ -108,8 +108,8 @@ def _text_and_id(cfg: ReadSection) -> list[str]:
     return [*text_names(cfg), *([cfg.id_column] if cfg.id_column else [])]
 
 
-def _detect_csv(file: InputFile, cfg: ReadSection, text: str, whole: bool) -> DetectedFile:
-    head = dialects.detect_dialect(text, whole, file.format, cfg.csv, _wanted(cfg, []))
+def _detect_csv(file: InputFile, cfg: ReadSection, text: str, complete: bool) -> DetectedFile:
+    head = dialects.detect_dialect(text, complete, file.format, cfg.csv, _wanted(cfg, []))
     if head is None:
         return _empty(file)
     names = [name or str(number) for number, name in enumerate(head.names, 1)]
@@ -134,17 +134,17 @@ def _check_widths(head: dialects.Head, cfg: ReadSection) -> None:
                       f"read.bad_lines=skip"])  # fmt: skip
 
 
-def _detect_json(file: InputFile, cfg: ReadSection, text: str, whole: bool, max_search_bytes: int) -> DetectedFile:
+def _detect_json(file: InputFile, cfg: ReadSection, text: str, complete: bool, max_search_bytes: int) -> DetectedFile:
     if not text.strip():
         return _empty(file)
-    style, issues = jsonlines.detect_style(text, whole), Issues()
-    head = text if whole else text[: text.rfind("\n") + 1] or text
+    style, issues = jsonlines.detect_style(text, complete), Issues()
+    head = text if complete else text[: text.rfind("\n") + 1] or text
     records = jsonlines.records_of([(head.encode("utf-8", "replace"), True)], style, RECORD_BYTES, issues)
     first_records = list(itertools.islice(records, jsonlines.HEAD_LINES))
     keys = jsonlines.keys_of(first_records)
     for name in _text_and_id(cfg):
         _check_plain(name, jsonlines.values_of(first_records, name))
-    if not keys and issues.counts["malformed"] and (whole or style == "lines"):
+    if not keys and issues.counts["malformed"] and (complete or style == "lines"):
         raise ValueError(f"no line holds a JSON object; {issues.example('malformed')}")
     top = [key for key in keys if "." not in key]
     wanted, constants = _wanted(cfg, top), hive_partitions(file.name)
@@ -183,12 +183,12 @@ def _search_keys(file: InputFile, names: list[str], style: str, max_bytes: int) 
     """
     words = {name: f'"{name.rpartition(".")[2]}"' for name in names}
     found: set[str] = set()
-    searched, whole = 0, False
+    searched, complete = 0, False
 
     def blocks() -> Iterator[tuple[bytes, bool]]:
-        nonlocal searched, whole
+        nonlocal searched, complete
         for block, final in read_blocks(file, Decoder(None, "replace", Issues())):
-            searched, whole = searched + len(block), final
+            searched, complete = searched + len(block), final
             yield block, final
             if searched >= max_bytes:
                 break
@@ -202,7 +202,7 @@ def _search_keys(file: InputFile, names: list[str], style: str, max_bytes: int) 
         found |= {name for name in words if isinstance(record, dict) and jsonlines.has(record, name)}
         if len(found) == len(names):
             break
-    return [name for name in names if name in found], 0 if whole or len(found) == len(names) else searched
+    return [name for name in names if name in found], 0 if complete or len(found) == len(names) else searched
 
 
 def _detect_parquet(file: InputFile, cfg: ReadSection) -> DetectedFile:
@@ -215,13 +215,13 @@ def _detect_parquet(file: InputFile, cfg: ReadSection) -> DetectedFile:
 
 
 def _read_head(file: InputFile, cfg: ReadSection) -> tuple[str, bool]:
-    """The first characters of a text file, up to the end of a line, and whether they are all."""
+    """The first characters of a text file, up to the end of a line, and whether that is all of it."""
     blocks: list[bytes] = []
     size = 0
     decoder = Decoder(cfg.csv.encoding if file.format != "jsonl" else None, "replace", Issues())
-    whole = False
+    complete = False
     with open_file(file) as stream:
-        while not whole and (size < HEAD_BYTES or not any(b"\n" in block or b"\r" in block for block in blocks)):
+        while not complete and (size < HEAD_BYTES or not any(b"\n" in block or b"\r" in block for block in blocks)):
             if size > 2 * RECORD_BYTES:
                 raise InputError([
                     f"a line is longer than {RECORD_BYTES:,} characters. Write one record on each line."
@@ -229,9 +229,9 @@ def _read_head(file: InputFile, cfg: ReadSection) -> tuple[str, bool]:
                     f"a record is longer than {RECORD_BYTES:,} bytes; a quote that is never closed makes one of many"
                 ])  # fmt: skip
             block = stream.read(HEAD_BYTES)
-            whole = len(block) < HEAD_BYTES and not stream.read(1) if block else True
-            if not whole and len(block) < HEAD_BYTES:
+            complete = len(block) < HEAD_BYTES and not stream.read(1) if block else True
+            if not complete and len(block) < HEAD_BYTES:
                 raise OSError("it changed while it was read")
-            blocks.append(decoder(block, whole))
+            blocks.append(decoder(block, complete))
             size += len(block)
-    return b"".join(blocks).decode("utf-8", "replace"), whole
+    return b"".join(blocks).decode("utf-8", "replace"), complete

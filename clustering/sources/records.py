@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from typing import Any
 
@@ -26,8 +27,7 @@ class TextCleaner:
 
     def __init__(self, cfg: ReadSection) -> None:
         self.columns, self.separator = cfg.text_columns, cfg.separator
-        clean = cfg.clean
-        self.clean = Cleaning(clean.markup, clean.urls, clean.hashtags, clean.case)
+        self.clean = Cleaning(cfg.clean.markup, cfg.clean.urls, cfg.clean.hashtags, cfg.clean.case)
 
     def __call__(self, table: pa.Table, issues: Issues) -> tuple[list[str], list[str | None]]:
         """Count markup, and return for each record its text, '' without one, and the original where it differs."""
@@ -42,11 +42,7 @@ class TextCleaner:
                 originals[at] = self.separator.join(filter(None, (found.get(at, own[at]) for own, found in pairs)))
         if self.clean.markup:
             issues.count("markup", sum("<" in original or "&" in original for original in originals.values()))
-        shown: list[str | None] = [None] * len(texts)
-        for at, original in originals.items():
-            if texts[at]:
-                shown[at] = original
-        return texts, shown
+        return texts, [originals.get(at) if text else None for at, text in enumerate(texts)]
 
     def _column(self, column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
         """The cleaned values of a column, and the originals that differ from them by position."""
@@ -98,10 +94,7 @@ def carried_name(column: str) -> str:
 
     An input's own input_label becomes input_input_label, so that no two columns get the same name.
     """
-    bare = column
-    while bare.startswith("input_"):
-        bare = bare[len("input_") :]
-    return f"input_{column}" if bare in schema.RESERVED else column
+    return f"input_{column}" if re.sub("^(input_)+", "", column) in schema.RESERVED else column
 
 
 def records_table(
@@ -114,28 +107,26 @@ def records_table(
     columns : what members/ carries, text_id among them
     """
     kept = [at for at, text in enumerate(texts) if text]
-    whole_part = len(kept) == len(texts)
-    digests = [blake2b(texts[at].encode(), digest_size=16).digest() for at in kept]
-    ids = columns.get("text_id")
+    if len(kept) < len(texts):
+        columns = {name: column.take(pa.array(kept, pa.int64())) for name, column in columns.items()}
     found: dict[str, Any] = {
         "text": pa.array([texts[at] for at in kept], pa.string()),
         schema.ORIGINAL: pa.array([originals[at] for at in kept], pa.string()),
         schema.POSITION: pa.array(kept, pa.int32()),
-        schema.DIGEST: pa.array(digests, pa.binary(16)),
+        schema.DIGEST: _digests([texts[at] for at in kept]),
     }
-    if ids is None:
+    ids = columns.get("text_id")
+    if ids is None or ids.null_count:
         found[schema.LOCATION] = pa.array([default_ids[at] for at in kept], pa.string())
-    else:
-        taken = ids if whole_part else ids.take(pa.array(kept, pa.int64()))
-        if taken.null_count:
-            found[schema.LOCATION] = pa.array([default_ids[at] for at in kept], pa.string())
-        words = pc.fill_null(as_type(taken, pa.string()), "").to_pylist()
-        found[schema.ID_DIGEST] = pa.array(
-            [blake2b(word.encode(), digest_size=16).digest() if word else None for word in words], pa.binary(16)
-        )
-    for name, column in columns.items():
-        found[name] = column if whole_part else column.take(pa.array(kept, pa.int64()))
+    if ids is not None:
+        found[schema.ID_DIGEST] = _digests(pc.fill_null(as_type(ids, pa.string()), "").to_pylist())
+    found.update(columns)
     return pa.table(found)
+
+
+def _digests(texts: list[str]) -> pa.Array:
+    """128 bits of each text; null for an empty one."""
+    return pa.array([blake2b(t.encode(), digest_size=16).digest() if t else None for t in texts], pa.binary(16))
 
 
 def write_records(run: RunDir, name: str, records: int, table: pa.Table) -> dict[str, Any]:

@@ -29,7 +29,6 @@ _TAG = re.compile(rf"</?(?:{_BLOCK})\b{_REST}", re.I)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _URL = re.compile(r"\b(?:https?://|www\.)[^\s<>\"]+", re.I)
 _HASHTAG = re.compile(r"(?<![\w&/])#(\w+)")
-MARKUP_CHARACTERS = "<&"  # a text without them has no markup
 
 
 @dataclass(frozen=True)

@@ -202,16 +202,18 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """A column of days or times in microseconds; null outside of the years 1 to 9999."""
     days = pa.types.is_date32(column.type)
     unit = 86_400 if days else 1e-3 if pa.types.is_date64(column.type) else SECONDS[column.type.unit]
-    whole = (column.cast(pa.int32()) if days else column).cast(pa.int64())
-    seconds = pc.multiply(whole.cast(pa.float64(), safe=False), float(unit))
+    numbers = (column.cast(pa.int32()) if days else column).cast(pa.int64())
+    seconds = pc.multiply(numbers.cast(pa.float64(), safe=False), float(unit))
     good = pc.and_(pc.greater_equal(seconds, FIRST_S), pc.less(seconds, LAST_S))
     return pc.if_else(good, column, None).cast(kind, safe=False)
 
 
 def _of_numbers(column: pa.Array) -> pa.Array:
     values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    whole = values == np.floor(values)
-    compact = whole & np.any([(values >= 1900 * unit) & (values < 2100 * unit) for unit in (1, 1e2, 1e4, 1e10)], axis=0)
+    integers = values == np.floor(values)
+    compact = integers & np.any(
+        [(values >= 1900 * unit) & (values < 2100 * unit) for unit in (1, 1e2, 1e4, 1e10)], axis=0
+    )
     size = np.abs(values)
     with np.errstate(invalid="ignore", over="ignore"):
         unit = np.select(

@@ -55,11 +55,11 @@ class Head:
         return column_number(self.names, name)
 
 
-def detect_dialect(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: list[str]) -> Head | None:
+def detect_dialect(text: str, complete: bool, kind: str, cfg: CsvSection, wanted: list[str]) -> Head | None:
     """Choose the reading of a file's first characters that fits best; None where there is not even a header.
 
     text : up to the end of a line
-    whole : whether it is all of the file
+    complete : whether it is all of the file
     kind : csv or tsv
     wanted : names of columns that speak for a reading in which they are found
     """
@@ -68,7 +68,7 @@ def detect_dialect(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: l
     carriage = re.search("\r(?!\n|$)", text) is not None
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if carriage else text.split("\n")
     lines = [line + "\n" for line in lines]
-    if not whole and len(lines) > 1:
+    if not complete and len(lines) > 1:
         lines.pop()
     skip, declared = 0, None
     blank = next((at for at, line in enumerate(lines) if line.strip()), len(lines))
@@ -78,12 +78,12 @@ def detect_dialect(text: str, whole: bool, kind: str, cfg: CsvSection, wanted: l
     for start in dict.fromkeys([skip, _after_comments(lines, skip, cfg.comment)]):
         for delimiter, quote in itertools.product(_delimiters(kind, cfg, declared), _quotes(kind, cfg)):
             dialect = Dialect(delimiter, quote, cfg.escape, cfg.comment, carriage, nulls=cfg.nulls)
-            heads.append(_head(lines, start, dialect, whole, cfg))
+            heads.append(_head(lines, start, dialect, complete, cfg))
     known = [head for head in heads if head is not None]
     if not known:
         raise InputError(["its first lines are no header and records of csv. Set read.csv (delimiter, quote, header)"])
     chosen = max(known, key=lambda head: _score(head, wanted, cfg))  # the first of equals
-    return _with_escape(chosen, lines, whole, cfg)
+    return _with_escape(chosen, lines, complete, cfg)
 
 
 def _after_comments(lines: list[str], start: int, comment: str | None) -> int:
@@ -107,21 +107,17 @@ def _quotes(kind: str, cfg: CsvSection) -> list[str | None]:
     return [None, '"'] if kind == "tsv" else ['"']
 
 
-def _head(lines: list[str], start: int, dialect: Dialect, whole: bool, cfg: CsvSection) -> Head | None:
-    comment = dialect.comment
-    kept = lines[start:]
+def _head(lines: list[str], start: int, dialect: Dialect, complete: bool, cfg: CsvSection) -> Head | None:
+    reader: Any = dialect.rows(lines[start:])
     try:
-        first: list[str] = []
-        used = 0
-        reader: Any = dialect.rows(kept)
-        while not first:
-            first, used = next(reader), reader.line_num
+        first = next(row for row in reader if row)
     except (StopIteration, csv.Error):
         return None
-    records = _records(dialect, lines[start + used :], whole)
+    used = reader.line_num
+    records = _records(dialect, lines[start + used :], complete)
     if cfg.header == "first":
         names, skip = [name.lstrip("\ufeff") for name in first], start + used
-        if comment is None and first[0].startswith("#") and start == 0:
+        if dialect.comment is None and first[0].startswith("#") and start == 0:
             names[0] = names[0].lstrip("# ")
     else:
         records, skip = [first, *records], start
@@ -130,7 +126,7 @@ def _head(lines: list[str], start: int, dialect: Dialect, whole: bool, cfg: CsvS
     return Head(Dialect(**{**asdict(dialect), "skip": skip, "width": len(names)}), names, records)
 
 
-def _records(dialect: Dialect, lines: list[str], whole: bool) -> list[list[str]]:
+def _records(dialect: Dialect, lines: list[str], complete: bool) -> list[list[str]]:
     found: list[list[str]] = []
     comment = dialect.comment
     kept = (line for line in lines if not (comment and line.startswith(comment)))
@@ -140,7 +136,7 @@ def _records(dialect: Dialect, lines: list[str], whole: bool) -> list[list[str]]
                 found.append(row)
     except csv.Error:
         pass
-    return found if whole or len(found) < 2 else found[:-1]
+    return found if complete or len(found) < 2 else found[:-1]
 
 
 def _with_surplus(names: list[str], records: list[list[str]]) -> list[str]:
@@ -175,14 +171,14 @@ def _score(head: Head, wanted: list[str], cfg: CsvSection) -> tuple[float, ...]:
     return (there, fits if fits > 0.5 else 0, -head.dialect.skip if there else 0)
 
 
-def _with_escape(head: Head, lines: list[str], whole: bool, cfg: CsvSection) -> Head:
+def _with_escape(head: Head, lines: list[str], complete: bool, cfg: CsvSection) -> Head:
     """The reading in which a backslash escapes quotes, if that fits more records than doubled quotes do."""
     dialect = head.dialect
     rest = lines[dialect.skip :]
     if cfg.escape or dialect.quote is None or not any("\\" + dialect.quote in line for line in rest):
         return head
     other = Dialect(**{**asdict(dialect), "escape": "\\"})
-    records = _records(other, rest, whole)
+    records = _records(other, rest, complete)
     fits = sum(len(row) == dialect.width for row in records)
     before = sum(len(row) == dialect.width for row in head.records)
     escaped = sum(line.count("\\" + dialect.quote) for line in rest)

@@ -32,21 +32,21 @@ _lines = json.JSONDecoder(parse_constant=_null, strict=False)
 _stream = json.JSONDecoder(parse_constant=_null)
 
 
-def detect_style(text: str, whole: bool) -> str:
+def detect_style(text: str, complete: bool) -> str:
     """``lines`` where each line is an object, ``stream`` for an array or objects over several lines.
 
-    text : the first characters of a file; whole : whether they are all
+    text : the first characters of a file; complete : whether they are all of it
     """
     start = text.lstrip()
     lines = [line for line in start.split("\n") if line.strip()]
-    if not whole and len(lines) > 1:
+    if not complete and len(lines) > 1:
         lines.pop()
     values = [value_of(line) for line in lines[:HEAD_LINES]]
     if start.startswith("["):
         return "lines" if len(values) > 1 and isinstance(values[0], list) else "stream"
     if any(isinstance(value, dict) for value in values) or not start.startswith("{"):
         return "lines"
-    objects = _objects_of_stream(iter([(text, whole)]), len(text), Issues())
+    objects = _objects_of_stream(iter([(text, complete)]), len(text), Issues())
     return "stream" if next(objects, None) is not None else "lines"
 
 

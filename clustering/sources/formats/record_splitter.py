@@ -60,25 +60,25 @@ class RecordSplitter:
         at = 0
         while at < cut:
             end = cut if cut - at <= WINDOW else data.rfind(b"\n", at, at + WINDOW) + 1 or data.find(b"\n", at) + 1
-            chunk, at, whole = self._window(data, at, end, final)
+            chunk, at = self._window(data, at, end, final)
             chunks.append(chunk)
-            if not whole:
-                break
+            if at < end:
+                break  # the record that begins there is not whole yet
         return chunks, data[at:]
 
-    def _window(self, data: bytes, at: int, cut: int, final: bool) -> tuple[bytes, int, bool]:
-        """The records that begin in a window, where the next one begins, and whether that one can be read yet."""
+    def _window(self, data: bytes, at: int, cut: int, final: bool) -> tuple[bytes, int]:
+        """The whole records that begin in a window, and where the next one begins."""
         out: list[bytes] = []
         for start in (self.scanner.irregular_lines(data[at:cut]) + at).tolist():
             if start < at:
                 continue  # within a record that is done
             record = self.scanner.scan(data, start, final)
             if record is None:
-                return b"".join([*out, data[at:start]]), start, False
+                return b"".join([*out, data[at:start]]), start
             self._count(record, data, start)
             out += [data[at:start], data[start : record.end] if record.repaired is None else record.repaired]
             at = record.end
-        return b"".join([*out, data[at:cut]]), max(at, cut), True
+        return b"".join([*out, data[at:cut]]), max(at, cut)
 
     def _count(self, record: ScannedRecord, data: bytes, start: int) -> None:
         def where() -> str:
