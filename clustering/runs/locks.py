@@ -30,6 +30,7 @@ T = TypeVar("T")
 log = logging.getLogger("covey")
 HEARTBEAT_S = 10  # between two writes of the lease of a directory in an object store
 LEASE_S = 60  # the lease expires so long after its last write
+FAILED_CONDITIONS = (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 # File systems on which other machines do not see a lock, with the mount options that cause it; None: always.
 UNSHARED_LOCKS = {"nfs": ("nolock", "local_lock=all", "local_lock=flock"), "nfs4": ("nolock", "local_lock=all",
@@ -197,7 +198,7 @@ class FencedObject:
 
         try:
             self._retry(put, once)
-        except (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError):
+        except FAILED_CONDITIONS:
             before = self.seen
             if self.read() != content:  # otherwise the write succeeded, and only the reply was lost
                 self.seen = before  # so that no later write replaces what others wrote
@@ -211,7 +212,7 @@ class FencedObject:
             put = functools.partial(obstore.put, client, self.key, content, mode=mode, use_multipart=False)
             try:
                 self._retry(put)
-            except (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError):
+            except FAILED_CONDITIONS:
                 continue
             raise UnsupportedError("it writes although the condition fails")
 
@@ -221,7 +222,7 @@ class FencedObject:
         while True:
             try:
                 return work()
-            except (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError):
+            except FAILED_CONDITIONS:
                 raise
             except BaseError as error:
                 words = " ".join(str(error).split("Debug source")[0].split())[:300]
@@ -296,19 +297,18 @@ class Lease:
 
     def _heartbeat(self, ended: threading.Event) -> None:
         while not ended.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError, StageError, ConflictError, UnsupportedError):
-                self._write(self.content)
+            self._write(self.content)
 
     def _release(self) -> None:
-        free = json.dumps({"owner": "", "host": "", "pid": 0}).encode()
-        with contextlib.suppress(OSError, StageError, ConflictError, UnsupportedError):
-            self._write(free)
+        self._write(json.dumps({"owner": "", "host": "", "pid": 0}).encode())
 
     def _write(self, content: bytes) -> None:
-        if self.fence is not None:
-            self.fence.write(content, once=True)
-        elif self.owner_now() == self.owner:
-            self.path.upload(content, tries=1)
+        """Write the lease if it is still this process's; errors are ignored, and the lease then expires."""
+        with contextlib.suppress(OSError, StageError, ConflictError, UnsupportedError):
+            if self.fence is not None:
+                self.fence.write(content, once=True)
+            elif self.owner_now() == self.owner:
+                self.path.upload(content, tries=1)
 
     def owner_now(self) -> str | None:
         """The fencing token in the object; None when there is none."""
