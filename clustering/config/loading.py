@@ -18,12 +18,12 @@ from clustering.config.sections import SECTIONS, RunConfig
 from clustering.errors import ConfigError
 from clustering.kernels.printable import CREDENTIALS
 
-SERVER_KEYS = ("token_env", "token_file", "ca_file", "server_name", "db_name")
 # Names that keys had before -> the present ones; "" where nobody needs the key.
 RENAMED = {
-    f"{section}.{key}": f"{section}.server.{key}" for section in ("store", "read.collection") for key in SERVER_KEYS
-}
-RENAMED |= {"search.queries_per_request": ""}
+    f"{section}.{key}": f"{section}.server.{key}"
+    for section in ("store", "read.collection")
+    for key in ("token_env", "token_file", "ca_file", "server_name", "db_name")
+} | {"search.queries_per_request": ""}
 
 
 def load_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:

@@ -27,7 +27,6 @@ ENCODERS = {  # any other name is a sentence-transformers model
     "bge-m3": TORCH_PACKAGES,
 }
 EMBEDDED_INDEXES = ("FLAT", "IVF_FLAT")  # what Milvus Lite 2.5 offers
-SERVER_INDEXES = ("HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA")
 MILVUS_TOP_K = 16_384  # the server's own limit of hits a query
 # The parameters of an index when it is built and when it is searched, with the range that servers accept.
 BUILD_PARAMS: dict[str, dict[str, tuple[int, int]]] = {
