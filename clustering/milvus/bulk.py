@@ -152,11 +152,10 @@ class ImportJobs:
         unknown = [file for file, state in self.states.items() if state == ASKED]  # an earlier start ended there
         known = retry(endpoint, lambda _: self.known())[0] if unknown else {}
         for file in unknown:
-            job = _job_of(known, file)
-            if job is None:
-                del self.states[file]
-            else:
+            if job := _job_of(known, file):
                 self._note(file, job)
+            else:
+                del self.states[file]
 
     def known(self) -> dict[str, str]:
         """The server's import jobs for the collection that have not failed, each with the names of its files."""
@@ -181,8 +180,7 @@ class ImportJobs:
         self._note(file, ASKED)
 
         def attempt(failures: int) -> str:
-            started = _job_of(self.known(), file) if failures else None  # when only the reply was lost
-            if started:
+            if failures and (started := _job_of(self.known(), file)):  # only the reply was lost
                 return started
             if self.rest:
                 body = {"collectionName": self.endpoint.collection, **self._database, "files": [[server_path]]}

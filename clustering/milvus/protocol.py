@@ -30,18 +30,11 @@ def write_request(kind: str, collection_name: str, db_name: str, rows: IntArray,
     kind : "insert" or "upsert"
     rows : int64, shape (n_rows,); vectors : float32, shape (n_rows, dim)
     """
-    dim = int(vectors.shape[1])
+    keys = schema_pb2.ScalarField(long_data=schema_pb2.LongArray(data=rows.tolist()))
+    values = schema_pb2.VectorField(dim=int(vectors.shape[1]), float_vector=_packed_floats(vectors))
     fields = [
-        schema_pb2.FieldData(
-            type=schema_pb2.Int64,
-            field_name=ROW,
-            scalars=schema_pb2.ScalarField(long_data=schema_pb2.LongArray(data=rows.tolist())),
-        ),
-        schema_pb2.FieldData(
-            type=schema_pb2.FloatVector,
-            field_name=VECTOR,
-            vectors=schema_pb2.VectorField(dim=dim, float_vector=_packed_floats(vectors)),
-        ),
+        schema_pb2.FieldData(type=schema_pb2.Int64, field_name=ROW, scalars=keys),
+        schema_pb2.FieldData(type=schema_pb2.FloatVector, field_name=VECTOR, vectors=values),
     ]
     make = {"insert": milvus_pb2.InsertRequest, "upsert": milvus_pb2.UpsertRequest}[kind]
     return make(collection_name=collection_name, db_name=db_name, num_rows=len(rows), fields_data=fields)

@@ -44,6 +44,7 @@ class NeighborQuery:
     ) -> None:
         self.endpoint, self.metric, self.params, self.k, self.n_texts = endpoint, metric, params, k, n_texts
         self.request_size = RequestSize(queries)
+        self.in_flight = EMBEDDED_IN_FLIGHT if endpoint.embedded else IN_FLIGHT
         self.channel = Channel(endpoint)
         self.waited = False  # whether a request has waited for all earlier writes; none follow
         self.retries = 0

@@ -20,14 +20,7 @@ from clustering.kernels.partitions import (
 )
 from clustering.kernels.topk import FloatArray
 from clustering.milvus.endpoint import Endpoint
-from clustering.milvus.query import (
-    EMBEDDED_IN_FLIGHT,
-    IN_FLIGHT,
-    NeighborQuery,
-    nearest_in_batches,
-    search_params,
-    tune_params,
-)
+from clustering.milvus.query import NeighborQuery, nearest_in_batches, search_params, tune_params
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_names, parts, read_rows, rows_without_vector, stored_vectors, vectors_of
 from clustering.runs.storage import read_schema, read_table, write_table
@@ -41,22 +34,15 @@ class Searcher:
     """Find the neighbors of parts of vectors/, several requests at a time."""
 
     def __init__(
-        self,
-        run: RunDir,
-        endpoint: Endpoint,
-        metric: str,
-        params: dict[str, Any],
-        k: int,
-        centers: FloatArray,
+        self, run: RunDir, endpoint: Endpoint, metric: str, params: dict[str, Any], k: int, centers: FloatArray,
         n_texts: int = 0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.run, self.centers = run, centers
         self.query = NeighborQuery(endpoint, metric, params, k, n_texts)
-        self.in_flight = EMBEDDED_IN_FLIGHT if endpoint.embedded else IN_FLIGHT
 
     def __call__(self, item: Item) -> Item:
         before = self.query.retries
-        with ThreadPoolExecutor(self.in_flight) as pool:
+        with ThreadPoolExecutor(self.query.in_flight) as pool:
             missing = [name for name in item["names"] if not (self.run / "neighbors" / name).exists()]
             rows = sum(self.search(name, pool) for name in missing)
         return {"rows": rows, "retries": self.query.retries - before}
