@@ -153,7 +153,7 @@ def check_malformed(records: int, issues: Issues, cfg: ReadSection) -> list[str]
     if cfg.bad_lines == "skip" or bad * 100 <= records + bad:
         return []
     return [
-        f"{bad:,} of {records + bad:,} records are malformed; the first: {issues.example('malformed')}. Mend the "
+        f"{bad:,} of {records + bad:,} records are malformed; the first: {issues.example('malformed')}. Repair the "
         f"input, set read.csv (delimiter, quote, escape) or read.format, or leave such records out with "
         f"read.bad_lines=skip"
     ]

@@ -1,4 +1,4 @@
-"""One input file in; how it is written and where its wanted columns are, out, told by its first bytes and records."""
+"""One input file in; how it is written, and where its wanted columns are, out; its first records show both."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DetectedFile:
     header: list[str] = field(default_factory=list)  # the first line, where text columns go by number all the same
 
     def has(self, name: str) -> bool:
-        """Whether it has a column, as far as it was searched or beyond."""
+        """Whether it has a column, or may have it beyond what was searched."""
         return self.file.layout["positions"].get(name) is not None
 
     def lacks(self, name: str) -> bool:
@@ -129,8 +129,8 @@ def _check_widths(head: dialects.Head, cfg: ReadSection) -> None:
     if count < 4 or 2 * len(bad) <= count or cfg.bad_lines == "skip":
         return
     names, cells = (", ".join(repr(one[:30]) for one in row[:6]) for row in (head.names, bad[0]))
-    raise InputError([f"{len(bad)} of the first {count} records have not the {width} fields of the header ({names}) "
-                      f"but, for one, {len(bad[0])}: {cells}. Set read.csv (delimiter, quote, escape, header), or "
+    raise InputError([f"{len(bad)} of the first {count} records do not have the {width} fields of the header "
+                      f"({names}); one has {len(bad[0])}: {cells}. Set read.csv (delimiter, quote, escape, header), or "
                       f"read.bad_lines=skip"])  # fmt: skip
 
 

@@ -83,8 +83,8 @@ def carried_columns(
         columns[carried_name(column)] = table[column].combine_chunks()
     kept = {name: columns[name] for name in map(carried_name, keep)}
     kinds = {
-        "numeric": [name for name, held in kept.items() if pa.types.is_string(held.type) and all_numeric(held)],
-        "large": [name for name, held in kept.items() if has_large_integers(held)],
+        "numeric": [name for name, column in kept.items() if pa.types.is_string(column.type) and all_numeric(column)],
+        "large": [name for name, column in kept.items() if has_large_integers(column)],
     }
     return columns, kinds
 

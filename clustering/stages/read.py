@@ -36,10 +36,9 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: in
         ``warnings``: what was lost, repaired or guessed, in words.
     Raises: InputError that names the file and the record where reading stopped, or the first of too many malformed.
     """
-    keep = files.keep if isinstance(files, Inputs) else ()
-    warnings = files.warnings if isinstance(files, Inputs) else []
+    inputs = files if isinstance(files, Inputs) else Inputs(files)
     items = [{"task": asdict(task)} for task in _read_tasks(files)]
-    results = map_parts(RecordReader, items, actors=actors, run=run, cfg=cfg, keep=keep)
+    results = map_parts(RecordReader, items, actors=actors, run=run, cfg=cfg, keep=inputs.keep)
     issues = Issues()
     for result in results:
         issues.merge(result["issues"])
@@ -52,7 +51,7 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: in
     if problems:
         raise InputError(problems)
     figures = deduplicate_records(run, parts, cfg.limit, actors)
-    warnings = [*warnings, *issues.warnings(figures)]
+    warnings = [*inputs.warnings, *issues.warnings(figures)]
     if mixed := dict.fromkeys([*figures.pop("mixed"), *(name for result in results for name in result["mixed"])]):
         warnings.append(f"Columns whose types differ between files or records are strings: {', '.join(mixed)}.")
     return {**figures, "dropped": issues.counts["malformed"], "keyless": issues.counts["keyless"],
@@ -168,18 +167,18 @@ def _joined(tables: list[pa.Table], mixed: set[str]) -> pa.Table:
 
 def _read_tasks(files: list[InputFile]) -> list[ReadTask]:
     tasks: list[ReadTask] = []
-    held: list[dict[str, Any]] = []
-    held_bytes = 0
+    small: list[dict[str, Any]] = []
+    small_bytes = 0
     for file in files:
-        if held and (held_bytes + file.size > READ_TASK_BYTES or len(held) == READ_TASK_FILES):
-            tasks.append(ReadTask(held))
-            held, held_bytes = [], 0
+        if small and (small_bytes + file.size > READ_TASK_BYTES or len(small) == READ_TASK_FILES):
+            tasks.append(ReadTask(small))
+            small, small_bytes = [], 0
         if file.format == "parquet" and not file.compression and file.size > READ_TASK_BYTES:
             tasks += _row_group_tasks(file)
             continue
-        held.append(asdict(file))
-        held_bytes += file.size
-    return [*tasks, ReadTask(held)] if held else tasks
+        small.append(asdict(file))
+        small_bytes += file.size
+    return [*tasks, ReadTask(small)] if small else tasks
 
 
 def _row_group_tasks(file: InputFile) -> list[ReadTask]:

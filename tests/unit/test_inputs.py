@@ -188,7 +188,7 @@ def test_an_index_without_a_name_is_understood(write: Write, read_here: Read) ->
 
 def test_records_that_do_not_fit_the_header_are_refused_with_one(write: Write, read_here: Read) -> None:
     problem = refused(write("a.csv", rows(form="{n},{title}, and more")))
-    assert "200 of the first 200 records have not the 2 fields of the header ('id', 'title') but, for one, 3" in problem
+    assert "200 of the first 200 records do not have the 2 fields of the header ('id', 'title'); one has 3" in problem
     assert "read.bad_lines=skip" in problem
 
 

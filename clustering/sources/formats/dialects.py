@@ -6,7 +6,7 @@ import csv
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clustering.config.sections import CsvSection
@@ -49,10 +49,10 @@ class Head:
 
         Raises: InputError for a name that several columns have.
         """
-        for names in (self.names, [other.strip() for other in self.names]):
-            if (position := find_column(names, name)) is not None:
-                return position
-        return column_number(self.names, name)
+        position = find_column(self.names, name)
+        if position is None:
+            position = find_column([other.strip() for other in self.names], name)
+        return column_number(self.names, name) if position is None else position
 
 
 def detect_dialect(text: str, complete: bool, kind: str, cfg: CsvSection, wanted: list[str]) -> Head | None:
@@ -95,8 +95,8 @@ def _after_comments(lines: list[str], start: int, comment: str | None) -> int:
 
 
 def _delimiters(kind: str, cfg: CsvSection, declared: str | None) -> list[str]:
-    if given := cfg.delimiter or declared:
-        return [given]
+    if known := cfg.delimiter or declared:
+        return [known]
     first = "\t" if kind == "tsv" else ","
     return [first, *(one for one in DELIMITERS if one != first)]
 
@@ -123,7 +123,7 @@ def _head(lines: list[str], start: int, dialect: Dialect, complete: bool, cfg: C
         records, skip = [first, *records], start
         names = [str(number + 1) for number in range(len(first))] if cfg.header == "none" else list(cfg.header)
     names = _with_surplus(names, records)
-    return Head(Dialect(**{**asdict(dialect), "skip": skip, "width": len(names)}), names, records)
+    return Head(replace(dialect, skip=skip, width=len(names)), names, records)
 
 
 def _records(dialect: Dialect, lines: list[str], complete: bool) -> list[list[str]]:
@@ -177,7 +177,7 @@ def _with_escape(head: Head, lines: list[str], complete: bool, cfg: CsvSection) 
     rest = lines[dialect.skip :]
     if cfg.escape or dialect.quote is None or not any("\\" + dialect.quote in line for line in rest):
         return head
-    other = Dialect(**{**asdict(dialect), "escape": "\\"})
+    other = replace(dialect, escape="\\")
     records = _records(other, rest, complete)
     fits = sum(len(row) == dialect.width for row in records)
     before = sum(len(row) == dialect.width for row in head.records)

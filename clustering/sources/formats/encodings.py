@@ -75,34 +75,34 @@ def _fits(content: bytes, encoding: str, final: bool = True) -> bool:
 class Decoder:
     """Turn the blocks of a file into UTF-8, whole characters only.
 
-    A file is UTF-8 unless an encoding is given or its first bytes show another. The first byte that is not UTF-8 shows
-    an older encoding if only ASCII stands before it: that is guessed, and counted. Among UTF-8 it is an error.
+    A file is UTF-8 unless an encoding is requested or its first bytes show another. The first byte that is not UTF-8
+    shows an older encoding if only ASCII stands before it: that is guessed, and counted. Among UTF-8 it is an error.
     """
 
-    def __init__(self, given: str | None, errors: str, issues: Issues) -> None:
-        self.given, self.errors, self.issues = given, errors, issues
-        self.other: Any = None  # decoder of an encoding that is not UTF-8
+    def __init__(self, requested: str | None, errors: str, issues: Issues) -> None:
+        self.requested, self.errors, self.issues = requested, errors, issues
+        self.decoder: Any = None  # decoder of an encoding that is not UTF-8
         self.guessed = ""
         self.rest = b""
         self.offset = self.lines = 0
-        self.begun = self.multibyte = False
+        self.started = self.multibyte = False
 
     def __call__(self, block: bytes, final: bool = False) -> bytes:
         """Raises: InputError that names the line and the byte."""
         data = self.rest + block
-        if not self.begun and (len(data) >= 4096 or final or not block):
-            self.begun = True
+        if not self.started and (len(data) >= 4096 or final or not block):
+            self.started = True
             declared, mark = declared_encoding(data)
-            name = self.given or declared or "utf-8"
+            name = self.requested or declared or "utf-8"
             if codecs.lookup(name).name != "utf-8":
-                # A byte order mark belongs to the encoding that it shows; utf-16, if given, reads it itself.
-                self.other = codecs.getincrementaldecoder(name)(self.errors)
-            if declared and (not self.given or codecs.lookup(self.given).name == codecs.lookup(declared).name):
+                # A byte order mark belongs to the encoding that it shows; utf-16, if requested, reads it itself.
+                self.decoder = codecs.getincrementaldecoder(name)(self.errors)
+            if declared and (not self.requested or codecs.lookup(self.requested).name == codecs.lookup(declared).name):
                 data = data[mark:]
-        elif not self.begun:
+        elif not self.started:
             self.rest = data
             return b""
-        if self.other is not None:
+        if self.decoder is not None:
             self.rest = b""
             return self._transcode(data, final)
         return self._utf8(data, final)
@@ -123,18 +123,18 @@ class Decoder:
         replaced = data.decode("utf-8", "replace")
         broken = replaced.count("\ufffd")
         mixed = self.multibyte or sum(not one.isascii() for one in replaced) >= 2 * broken
-        if self.errors == "replace" and (mixed or self.given):
+        if self.errors == "replace" and (mixed or self.requested):
             text, used = codecs.utf_8_decode(data, "replace", final)
             self.rest = data[used:]
             self.issues.count("replaced", text.count("\ufffd"), self._where(data, error))
             return self._done(text.encode())
-        if mixed or self.given:
+        if mixed or self.requested:
             raise InputError([self._where(data, error) + "; read.csv.encoding names another encoding (cp1252, for one),"
                               " and read.errors=replace puts U+FFFD in the place of such bytes"])  # fmt: skip
         self.guessed = guess_encoding(data)
         self.issues.count("guessed", 1, f"{self._where(data, error)}; taken for {self.guessed}")
         self.rest = b""
-        self.other = codecs.getincrementaldecoder(self.guessed)(self.errors)
+        self.decoder = codecs.getincrementaldecoder(self.guessed)(self.errors)
         return self._transcode(data, final)
 
     def _transcode(self, data: bytes, final: bool) -> bytes:
@@ -142,9 +142,9 @@ class Decoder:
             raise InputError([f"it is UTF-8 from line {self.lines + 1} on, and {self.guessed} before; write it in one "
                               f"encoding, or set read.csv.encoding and read.errors=replace"])  # fmt: skip
         try:
-            text = self.other.decode(data, final)
+            text = self.decoder.decode(data, final)
         except UnicodeDecodeError as error:
-            name = self.guessed or self.given or error.encoding
+            name = self.guessed or self.requested or error.encoding
             raise InputError([f"{self._where(data, error, name)}; set read.csv.encoding, or read.errors=replace"]
                              ) from None  # fmt: skip
         if self.errors == "replace" and (count := text.count("\ufffd")):

@@ -102,7 +102,7 @@ def _objects_of_lines(blocks: Iterable[tuple[bytes, bool]], max_length: int, iss
 
 
 def lines_of(blocks: Iterable[tuple[bytes, bool]], max_length: int) -> Iterator[str]:
-    """The lines of a file. Raises: InputError before a line that is too long is held."""
+    """The lines of a file. Raises: InputError before it holds a line that is too long."""
     rest = b""
     for block, final in blocks:
         end, *lines = block.split(b"\n")
@@ -216,7 +216,7 @@ def read_values(
     names = [*texts, *others]
     paths = [(name, _path_of(name)) for name in names]
     n_texts = len(texts)
-    held: list[list[Any]] = []
+    rows: list[list[Any]] = []
     size = 0
     for record in records:
         values = [_pick(record, name, path) for name, path in paths]
@@ -224,21 +224,21 @@ def read_values(
             issues.count("keyless", 1, partial(_keys_words, record))
         values = [None if value is _MISSING else value for value in values]
         values[:n_texts] = [string_of(value) for value in values[:n_texts]]
-        held.append(values)
+        rows.append(values)
         size += sum(len(value) for value in values if isinstance(value, str)) + 8
-        if len(held) == max_rows or size > max_length:
-            yield _table(held, names, n_texts)
-            held, size = [], 0
-    if held:
-        yield _table(held, names, n_texts)
+        if len(rows) == max_rows or size > max_length:
+            yield _table(rows, names, n_texts)
+            rows, size = [], 0
+    if rows:
+        yield _table(rows, names, n_texts)
 
 
 def _keys_words(record: dict[str, Any]) -> str:
     return f"record with the keys {', '.join(map(repr, list(record)[:5]))}"
 
 
-def _table(held: list[list[Any]], names: list[str], n_texts: int) -> pa.Table:
-    columns = list(zip(*held, strict=True))
+def _table(rows: list[list[Any]], names: list[str], n_texts: int) -> pa.Table:
+    columns = list(zip(*rows, strict=True))
     return pa.table({
         name: pa.array(column, pa.string()) if at < n_texts else typed_array(column)
         for at, (name, column) in enumerate(zip(names, columns, strict=True))
