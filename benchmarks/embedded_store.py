@@ -3,8 +3,8 @@
     python benchmarks/embedded_store.py --texts 2000 20000 50000 --dims 256 1024 --busy 0 2
 
 Vectors of a run's kind (clustered, unit length) lie in parts of the product's size. Each case starts the embedded
-server anew, loads all parts through ``store.Loader`` and searches some through ``search.Searcher``, once with the sizes
-of requests that a server gets, which were the embedded store's, too, and once with its own. --busy N keeps N
+server anew, loads all parts through ``loader.Loader`` and searches some through ``search.Searcher``, once with the
+sizes of requests that a server gets, which were the embedded store's, too, and once with its own. --busy N keeps N
 processes at work beside it. A case that takes longer than --limit seconds is stopped, and its speed is that of the
 rows which were there by then. --request-kib tries other sizes. Prints a Markdown table.
 """

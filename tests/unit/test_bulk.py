@@ -85,7 +85,7 @@ def service() -> Iterator[tuple[Service, str]]:
 
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address behaves as that of a server whose jobs are a REST service."""
+    """The endpoint behaves as that of a server whose jobs are a REST service."""
     monkeypatch.setenv("COVEY_TEST_TOKEN", "root:sesame")
     monkeypatch.setattr(bulk, "server_version", lambda _: (2, 5, 4))
     monkeypatch.setattr(bulk, "connected", lambda _: contextlib.nullcontext())

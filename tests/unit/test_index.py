@@ -1,4 +1,4 @@
-"""index.py: what a server works on is waited for by its own word, and what stands still is named."""
+"""index.py: each step is waited for as the server reports it, and a step without progress is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""milvus.py: what is waited for and what is not, and that no secret is told."""
+"""retry.py and endpoint.py: transient errors are retried, permanent ones raised, and no message shows a secret."""
 
 from __future__ import annotations
 

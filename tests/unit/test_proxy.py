@@ -1,4 +1,4 @@
-"""milvus.py: whom a proxy of the environment stands before, and what is said about tokens on open lines."""
+"""endpoint.py: which servers are asked through a proxy, and the warning of a token on an open line."""
 
 from __future__ import annotations
 

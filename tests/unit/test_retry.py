@@ -1,4 +1,4 @@
-"""patience.py and index.wait_for: same size first, halves then, back to the whole; one clock for how long it takes."""
+"""retry.py and index.wait_until: the same size first, then halves, then the whole again; one clock for the patience."""
 
 from __future__ import annotations
 

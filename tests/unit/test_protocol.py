@@ -1,4 +1,4 @@
-"""wire.py: what is written is what Milvus's own classes read, and the other way round."""
+"""protocol.py: Milvus's own classes read what it writes, and it reads what they write."""
 
 from __future__ import annotations
 
