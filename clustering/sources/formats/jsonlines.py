@@ -21,7 +21,6 @@ _BETWEEN = re.compile(r"[\s,\[\]\x1e]*")
 _NEXT = re.compile(r"\n[\s,\[]*(?=\{)")
 _AROUND = "\ufeff\x1e\0 \t\r"  # byte order marks, separators of RFC 7464, and what fills up a block
 _MISSING = object()
-Path = tuple[str, ...]
 
 
 def _null(_: str) -> None:
@@ -165,28 +164,26 @@ def _objects_of_stream(blocks: Iterator[tuple[str, bool]], max_length: int, issu
         at = end
 
 
-def _path_of(name: str) -> Path:
-    """The keys that lead to a value: ``data.title`` is the title within data, where no key has that name."""
-    return tuple(name.split("."))
+def _pick(record: dict[str, Any], name: str) -> Any:
+    """The value at a key, or at a path where no key has that name: ``data.title`` is the title within data.
 
-
-def _pick(record: dict[str, Any], name: str, path: Path) -> Any:
-    """A value of a record; _MISSING where the record has no such key."""
+    Returns: _MISSING where the record has neither.
+    """
     value = record.get(name, _MISSING)
-    if value is _MISSING and len(path) > 1:
+    if value is _MISSING and "." in name:
         value = record
-        for key in path:
+        for key in name.split("."):
             value = value.get(key, _MISSING) if isinstance(value, dict) else _MISSING
     return value
 
 
 def has(record: dict[str, Any], name: str) -> bool:
-    return _pick(record, name, _path_of(name)) is not _MISSING
+    return _pick(record, name) is not _MISSING
 
 
 def values_of(records: Iterable[dict[str, Any]], name: str) -> list[Any]:
     """The values that records have at a key, without nulls."""
-    found = (_pick(record, name, _path_of(name)) for record in records)
+    found = (_pick(record, name) for record in records)
     return [value for value in found if value is not _MISSING and value is not None]
 
 
@@ -214,12 +211,11 @@ def read_values(
     max_rows, max_length : of a batch; the length in characters
     """
     names = [*texts, *others]
-    paths = [(name, _path_of(name)) for name in names]
     n_texts = len(texts)
     rows: list[list[Any]] = []
     size = 0
     for record in records:
-        values = [_pick(record, name, path) for name, path in paths]
+        values = [_pick(record, name) for name in names]
         if all(value is _MISSING for value in values[:n_texts]):
             issues.count("keyless", 1, partial(_keys_words, record))
         values = [None if value is _MISSING else value for value in values]
