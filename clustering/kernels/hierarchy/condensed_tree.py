@@ -205,12 +205,11 @@ def condense(forest: Forest, n_texts: int, min_cluster_size: int) -> CondensedTr
     parent, birth, size = np.zeros(most, np.int32), np.zeros(most), np.zeros(most, np.int64)
     cluster, departure = np.zeros(n_texts, np.int32), np.zeros(n_texts)
     nodes = np.arange(n_texts, dtype=node)
-    n_clusters, pieces = _condense(
+    n_clusters, n_components = _condense(
         forest.left, forest.right, forest.distance, min_cluster_size, nodes, parent, birth, size, cluster, departure
     )
-    return CondensedTree(
-        parent[:n_clusters].copy(), birth[:n_clusters].copy(), size[:n_clusters].copy(), cluster, departure, pieces
-    )
+    parent, birth, size = parent[:n_clusters].copy(), birth[:n_clusters].copy(), size[:n_clusters].copy()
+    return CondensedTree(parent, birth, size, cluster, departure, n_components)
 
 
 @numba.njit(cache=True, nogil=True)
