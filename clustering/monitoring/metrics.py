@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import Any
 
 import ray
@@ -33,15 +34,11 @@ def warn_once(message: str, error: Exception) -> None:
         log.warning("%s (%s: %s)", message, type(error).__name__, error)
 
 
-_gauges: dict[str, Any] = {}
-
-
+@cache
 def gauge(name: str) -> Any:
-    if name not in _gauges:
-        from ray.util.metrics import Gauge
+    from ray.util.metrics import Gauge
 
-        _gauges[name] = Gauge(name, METRICS[name], ("run", "stage"))
-    return _gauges[name]
+    return Gauge(name, METRICS[name], ("run", "stage"))
 
 
 def cluster_resources() -> dict[str, float]:
