@@ -33,6 +33,7 @@ from clustering.milvus.endpoint import endpoint_of
 from clustering.monitoring.usage import Usage
 from clustering.preflight import versions
 from clustering.runs.directory import RunDir
+from clustering.sources.detection import find_files
 from clustering.sample import write_sample
 from clustering.stages import cluster, describe, embed, forest, graph, plot, project, read, report, search, store
 from clustering.workers import exact_search
@@ -83,12 +84,14 @@ def without_ray() -> Any:
     plain = {
         "ray": Plain,
         "map_parts": map_parts,
-        "on_worker": lambda work, *args: work(*args),
-        "start": lambda work, *args, **_: (work(*args), Usage()),
+        "run_on_one_node": lambda work, *args: work(*args),
+        "compute_remotely": lambda work, *args: work(*args),
+        "submit": lambda work, *args, **_: (work(*args), Usage()),
         "node_cpus": lambda: 2,
         "cluster_gpus": lambda: 0.0,
     }
-    kept = [(module, name, getattr(module, name)) for module in STAGES for name in plain if hasattr(module, name)]
+    modules = [module for name, module in sys.modules.items() if name.startswith("clustering.")]
+    kept = [(module, name, getattr(module, name)) for module in modules for name in plain if hasattr(module, name)]
     for module, name, _ in kept:
         setattr(module, name, plain[name])
     yield
@@ -108,7 +111,7 @@ def bare_stages(words: list[str], run: RunDir) -> dict[str, float]:
         seconds[name] = round(time.perf_counter() - started, 2)
         return found
 
-    files = read.find_files(config.read)
+    files = find_files(config.read)
     n_texts = timed("read", lambda: read.read_texts(files, config.read, run, 2))["texts"]
     dim = timed("embed", lambda: embed.embed_texts(run, config.embed))["dim"]
     timed("store", lambda: store.store_vectors(run, endpoint, config.store, n_texts, dim, "bare"))

@@ -44,7 +44,7 @@ class StageProgress:
         self.done = self.total = self.rows = self.retries = 0
         self.what = ""  # what is counted, where it is not parts
         self.waits = ""  # what its task waits for before it starts
-        self.gpus = 0.0  # held now
+        self.gpus = 0.0  # reserved now
 
     def expect(self, total: int, gpus: float = 0) -> None:
         """Start to count so many parts, done with so many GPUs."""
@@ -59,11 +59,11 @@ class StageProgress:
         self.retries += int(result.get("retries", 0))
         self.report()
 
-    def step(self, what: str, done: int, goal: int) -> None:
+    def step(self, what: str, done: int, total: int) -> None:
         """Note how far another process has come, such as the server with its index."""
         if what != self.what:
             self.what, self.since = what, time.time()
-        self.done, self.total, self.rows = done, goal, 0
+        self.done, self.total, self.rows = done, total, 0
         self.report()
 
     @property
@@ -78,7 +78,8 @@ class StageProgress:
     @property
     def run_left_s(self) -> float | None:
         """Seconds until the run is done, where they are estimated."""
-        return None if self.expected_s is None or self.left_s is None else self.left_s + self.later_s
+        left = self.left_s
+        return None if self.expected_s is None or left is None else left + self.later_s
 
     @property
     def rows_per_second(self) -> float | None:
@@ -87,8 +88,9 @@ class StageProgress:
 
     @property
     def gpu_idle(self) -> float | None:
-        held = self.usage.gpu_seconds + self.gpus * (time.time() - self.since)
-        return max(0.0, 1 - self.usage.gpu_busy_seconds / held) if held else None
+        """The share of the reserved GPU time in which the model was not at work."""
+        reserved = self.usage.gpu_seconds + self.gpus * (time.time() - self.since)
+        return max(0.0, 1 - self.usage.gpu_busy_seconds / reserved) if reserved else None
 
     def figures(self) -> Figures:
         """The content of progress.json."""
@@ -100,9 +102,9 @@ class StageProgress:
             "waits": self.waits,
             "done": self.done,
             "total": self.total,
-            "rows_per_second": self.rows_per_second and round(self.rows_per_second, 1),
-            "left_s": None if self.left_s is None else round(self.left_s, 1),
-            "run_left_s": None if self.run_left_s is None else round(self.run_left_s, 1),
+            "rows_per_second": _rounded(self.rows_per_second),
+            "left_s": _rounded(self.left_s),
+            "run_left_s": _rounded(self.run_left_s),
             "host": platform.node(),
             "pid": os.getpid(),
         }
@@ -119,7 +121,8 @@ class StageProgress:
                 self.export()
             if now - self.logged >= LOG_EVERY_S:
                 self.logged = now
-                log.info("%s", progress_line(self.figures()), extra={"fields": {"event": "progress", **self.figures()}})
+                figures = self.figures()
+                log.info("%s", progress_line(figures), extra={"fields": {"event": "progress", **figures}})
         finally:
             _reporting.release()
 
@@ -173,6 +176,10 @@ class StageProgress:
             warn_once("metrics for Prometheus cannot be set; the run goes on", error)
 
 
+def _rounded(value: float | None, digits: int = 1) -> float | None:
+    return None if value is None else round(value, digits)
+
+
 _reporting = threading.Lock()
 _at_work: list[StageProgress] = []  # in this driver; stages may run beside each other, each in a thread
 _current: ContextVar[StageProgress | None] = ContextVar("current", default=None)
@@ -217,7 +224,7 @@ def track_stage(
     used = {
         "cpu_seconds": round(usage.cpu_seconds, 2),
         "gpu_seconds": round(usage.gpu_seconds, 2),
-        "gpu_idle": progress.gpu_idle and round(progress.gpu_idle, 3),
+        "gpu_idle": _rounded(progress.gpu_idle, 3),
         "driver_bytes": driver_bytes,
         "cpus": cluster.get("CPU", 0),  # of the whole cluster, which is paid for
         "gpus": cluster.get("GPU", 0),
