@@ -33,13 +33,11 @@ from clustering.milvus.endpoint import endpoint_of
 from clustering.monitoring.usage import Usage
 from clustering.preflight import versions
 from clustering.runs.directory import RunDir
-from clustering.sources.detection import find_files
 from clustering.sample import write_sample
+from clustering.sources.detection import find_files
 from clustering.stages import cluster, describe, embed, forest, graph, plot, project, read, report, search, store
-from clustering.workers import exact_search
 from tests.integration.conftest import start_milvus, stop_milvus
 
-STAGES = [cluster, describe, embed, exact_search, forest, graph, plot, project, read, report, search, store]
 _worker: Any = None
 
 

@@ -15,7 +15,7 @@ from clustering.config.sections import RunConfig
 from clustering.config.values import hint_at
 from clustering.errors import ConfigError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "cluster_configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "cluster_configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
 READY = ("gpu", "laptop", "tutorial")
 

@@ -18,7 +18,7 @@ from clustering.milvus.index import StalledError, wait_until
 from clustering.milvus.loader import Loader
 from clustering.milvus.query import NeighborQuery
 from clustering.milvus.retry import GROW_AFTER, RequestSize, retry_in_halves
-from tests.unit.test_milvus import CallError
+from tests.unit.milvus.test_endpoint import CallError
 
 
 @pytest.fixture(autouse=True)

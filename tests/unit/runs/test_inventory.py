@@ -20,7 +20,7 @@ from clustering.runs.inventory import (
 )
 from clustering.runs.storage import write_json
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAPTOP = str(ROOT / "cluster_configs/laptop.yaml")
 
 

@@ -31,7 +31,7 @@ from clustering.runs.directory import RunDir
 from clustering.runs.inventory import PROGRESS, STAGE_ARTEFACTS
 from clustering.runs.storage import write_json
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MACHINE = NodeType(cpus=4, gpus=2, memory_bytes=8 << 30)
 COUNTS = Counts(texts=1_000_000, records=1_200_000, dim=256, text_bytes=60.0)
 

@@ -361,7 +361,7 @@ def read_alone(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     def run(path: str | Path, **bounds: int) -> dict[str, Any]:
         words = [sys.executable, "-c", READ_ALL, str(path), str(tmp_path / "run-alone"), json.dumps(bounds)]
-        result = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        result = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3])
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
 

@@ -12,7 +12,7 @@ import pytest
 from clustering.cli.main import main
 from clustering.config.sections import RunConfig
 
-CONFIG = str(Path(__file__).parents[2] / "cluster_configs/laptop.yaml")
+CONFIG = str(Path(__file__).parents[3] / "cluster_configs/laptop.yaml")
 ID = "0123456789ab"
 MANIFESTS: dict[str, Any] = {
     "empty": {}, "list": [1], "text": "not json", "bytes": b"\xff\xfe{}", "nothing": {"id": ID, "stages": {}},
