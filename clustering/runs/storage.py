@@ -116,11 +116,11 @@ def check_writable(path: Location, option: str) -> None:
 def _make_empty(path: Path) -> None:
     """Make an empty file and its folder; another thread may remove the folder while it is empty."""
     for tries_left in range(EMPTIED, -1, -1):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             return
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):  # mkdir raises either when the folder vanishes meanwhile
             if not tries_left:
                 raise
 
