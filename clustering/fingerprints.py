@@ -8,6 +8,7 @@ from typing import Any
 from clustering.config.sections import RunConfig
 from clustering.encoders.weights import UNKNOWN, encoder_fingerprint, hub_name, recorded_commit, resolve_commit
 from clustering.runs.directory import RunDir
+from clustering.runs.inventory import READS
 from clustering.runs.storage import digest
 from clustering.sources.collection import Source
 from clustering.sources.files import InputFile
@@ -64,15 +65,19 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
     if not diffused or config.cluster.core_rank > 1:
         others.append(settings["cluster"]["copies"])
     titles = settings["describe"]["titles"] and _without(settings["describe"]["titles"], "key_env")
-    graph = digest(search, settings["graph"], "with radius")
-    forest = digest(graph, config.cluster.weights, config.cluster.core_rank, others)
-    cluster = digest(forest, settings["cluster"])
-    describe = digest(cluster, {**settings["describe"], "titles": titles})
-    project = digest(search, settings["project"], config.run.seed)
-    plot = digest(describe, project, settings["plot"], config.name, config.run.seed)
-    report = digest(plot, settings["run"]["prices"])
-    clusters = {"graph": graph, "forest": forest, "cluster": cluster, "describe": describe}
-    return {**clusters, "project": project, "plot": plot, "report": report}
+    own: dict[str, list[Any]] = {  # of the other stages, their section of the configuration
+        "graph": [settings["graph"], "with radius"],
+        "forest": [config.cluster.weights, config.cluster.core_rank, others],
+        "describe": [{**settings["describe"], "titles": titles}],
+        "project": [settings["project"], config.run.seed],
+        "plot": [settings["plot"], config.name, config.run.seed],
+        "report": [settings["run"]["prices"]],
+    }
+    found = {"search": search}
+    for stage, read in READS.items():
+        found[stage] = digest(*(found[earlier] for earlier in read), *own.get(stage, [settings.get(stage)]))
+    del found["search"]
+    return found
 
 
 def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:

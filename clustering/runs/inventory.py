@@ -30,6 +30,16 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "plot": ("map.html", "map.png"),
     "report": ("labels.parquet", "report.json", "report.html"),
 }
+# The stages after the search, in their order, each with those whose artefacts it reads.
+READS: dict[str, tuple[str, ...]] = {
+    "graph": ("search",),
+    "forest": ("graph",),
+    "cluster": ("forest",),
+    "describe": ("cluster",),
+    "project": ("search",),
+    "plot": ("describe", "project"),
+    "report": ("plot",),
+}
 STAGE_OF = {artefact: stage for stage, artefacts in STAGE_ARTEFACTS.items() for artefact in artefacts}
 FORMER_FOLDERS = ("given",)  # written by earlier versions; Covey only removes them
 ARTEFACTS = (*STAGE_OF, *FORMER_FOLDERS, PROGRESS)
