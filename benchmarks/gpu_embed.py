@@ -220,9 +220,9 @@ class Bench:
         lengths = self.lengths[:count]
         return self.ids[: lengths.sum()], lengths
 
-    def timed(self, name: str, lengths: Any, work: Callable[[], Any], *, first_only: bool, **told: Any) -> float:
+    def timed(self, name: str, lengths: Any, work: Callable[[], Any], *, first_only: bool, **settings: Any) -> float:
         """Run ``work`` once and record what it reached; ``first_only`` as in ``flops``."""
-        found: dict[str, Any] = {"name": name, **told}
+        found: dict[str, Any] = {"name": name, **settings}
         try:
             self.wait()
             with self.gpu.watched(found):
@@ -267,12 +267,12 @@ def padded_reference(model: Any, ids: Any, lengths: Any, size: int = 128) -> Any
     found = np.empty((len(lengths), model[0].auto_model.config.hidden_size), np.float32)
     for at in range(0, len(order), size):
         rows = order[at : at + size]
-        laid = np.ones((len(rows), lengths[rows].max()), np.int64)
-        mask = np.zeros_like(laid)
+        padded = np.ones((len(rows), lengths[rows].max()), np.int64)
+        mask = np.zeros_like(padded)
         for place, row in enumerate(rows):
-            laid[place, : lengths[row]] = ids[starts[row] : starts[row] + lengths[row]]
+            padded[place, : lengths[row]] = ids[starts[row] : starts[row] + lengths[row]]
             mask[place, : lengths[row]] = 1
-        inputs = {"input_ids": laid, "attention_mask": mask, "token_type_ids": np.zeros_like(laid)}
+        inputs = {"input_ids": padded, "attention_mask": mask, "token_type_ids": np.zeros_like(padded)}
         with torch.inference_mode():
             given = {name: torch.from_numpy(array).to(model.device) for name, array in inputs.items()}
             found[rows] = model(given)["sentence_embedding"].float().cpu().numpy()
@@ -334,28 +334,28 @@ def warm(bench: Bench, encoder: PackedEncoder, budget: int = 16_384) -> None:
     encoder.encode(*bench.some(8192), budget)
 
 
-def loop(bench: Bench, name: str, encoder: PackedEncoder, budget: int, **told: Any) -> None:
+def loop(bench: Bench, name: str, encoder: PackedEncoder, budget: int, **settings: Any) -> None:
     ids, lengths = bench.some(bench.args.loop_texts)
     bench.timed(
         name, lengths, lambda: encoder.encode(ids, lengths, budget),
-        first_only=not encoder.mean, tokens_per_batch=budget, **told,
+        first_only=not encoder.mean, tokens_per_batch=budget, **settings,
     )  # fmt: skip
 
 
 def variants(bench: Bench) -> None:
     """The best of the bare loops, with one thing changed each."""
     best = best_run(bench)
-    way, budget, told = best["name"].removeprefix("packed "), best["tokens_per_batch"], {"dtype": best["dtype"]}
+    way, budget, settings = best["name"].removeprefix("packed "), best["tokens_per_batch"], {"dtype": best["dtype"]}
     model = bench.model(getattr(torch, best["dtype"]))
     encoder = PackedEncoder(model, way, exact_gelu=True)
     warm(bench, encoder)
-    loop(bench, f"packed {way}, GELU by erf", encoder, budget, **told)
+    loop(bench, f"packed {way}, GELU by erf", encoder, budget, **settings)
     if bench.device != "cuda":
         return
     encoder = PackedEncoder(model, way)
     encoder.kernels, encoder.attention = None, "varlen"
     warm(bench, encoder)
-    loop(bench, "packed varlen, no own kernels", encoder, budget, **told)
+    loop(bench, "packed varlen, no own kernels", encoder, budget, **settings)
     encoder = PackedEncoder(model, "varlen", exact_gelu=True)
     encoder.kernels = None
     encoder._rest = torch.compile(encoder._rest, dynamic=True)  # type: ignore[method-assign]
@@ -366,7 +366,7 @@ def variants(bench: Bench) -> None:
         bench.show("torch.compile", f"{type(error).__name__}: {error}"[:500])
         return
     compiled = round(time.perf_counter() - started, 1)
-    loop(bench, "packed varlen, torch.compile", encoder, budget, startup_seconds=compiled, **told)
+    loop(bench, "packed varlen, torch.compile", encoder, budget, startup_seconds=compiled, **settings)
 
 
 def best_run(bench: Bench) -> dict[str, Any]:

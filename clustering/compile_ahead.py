@@ -32,6 +32,9 @@ from clustering.stages.project import _project
 from clustering.workers.nodes import live_nodes
 from clustering.workers.remote import start_in_background
 
+log = logging.getLogger("covey")
+TEXTS, DIM, LISTED = 48, 8, 6
+
 
 def start_compiling(config: RunConfig) -> Any:
     """Start a task that compiles the kernels of later stages beside the first ones, on a single node without them.
@@ -42,10 +45,6 @@ def start_compiling(config: RunConfig) -> Any:
     if len(live_nodes()) != 1 or are_kernels_compiled(config):
         return None
     return start_in_background(compile_beside_run, config)
-
-
-log = logging.getLogger("covey")
-TEXTS, DIM, LISTED = 48, 8, 6
 
 
 def compile_kernels(config: RunConfig | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What people type: ``covey`` and its commands, one a module; here are the arguments that several commands share."""
+"""The command line ``covey``: one module a command; here, the arguments that several commands share."""
 
 from __future__ import annotations
 

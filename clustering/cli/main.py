@@ -1,4 +1,4 @@
-"""Words of a command line in, its exit status out; every command runs here, and its errors end in words."""
+"""A command line in, its exit status out; every command runs here, and its errors become messages."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class JsonLines(logging.Formatter):
 
 
 def run_command(work: Callable[[], None], log_format: str = "text") -> int:
-    """Run a command's body and return its exit status; an error is printed in words.
+    """Run a command's body and return its exit status; an error is printed as a message.
 
     0: done. 1: the run failed. 2: the configuration or the input is wrong. 130, 143: an interrupt or SIGTERM ended it.
 
@@ -131,13 +131,13 @@ def _start_logging(log_format: str) -> None:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(JsonLines() if log_format == "json" else Lines("%(message)s"))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a locale without a character ends no command
+        sys.stdout.reconfigure(errors="backslashreplace")  # a character that the locale lacks ends no command
 
 
 def _keep_ray_local() -> None:
     """Let a Ray that this command starts for itself listen on the loopback address only.
 
-    Ray reads the variable when it is imported; its name does not tell this effect.
+    Ray reads the variable when it is imported; its name does not say so.
     """
     if os.environ.get("RAY_ADDRESS", "") in ("", "local") and "ray" not in sys.modules:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -162,7 +162,7 @@ def _load_env_file() -> None:
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8, or move it away"]) from None
     except OSError as error:
-        raise ConfigError([f"{path} cannot be read: {error.strerror}; mend that, or move it away"]) from None
+        raise ConfigError([f"{path} cannot be read: {error.strerror}; fix that, or move it away"]) from None
     taken = {name: value for name, value in found.items() if value is not None and name not in os.environ}
     os.environ.update(taken)
     if taken:

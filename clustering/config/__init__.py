@@ -1,1 +1,1 @@
-"""What a run is told: sections of settings, checks between them, and how they are read."""
+"""The settings of a run: their sections, the checks between them, and how they are read."""

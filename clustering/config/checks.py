@@ -52,7 +52,7 @@ def find_credentials(sections: Mapping[str, Any]) -> list[str]:
 
 
 def find_broken_uris(sections: Mapping[str, Any]) -> list[str]:
-    """A problem for each value that begins as a URI does and is none. What may be a secret is not shown."""
+    """A problem for each value that looks like a URI but is not one. What may be a secret is not shown."""
     problems = []
     for key, text in _strings(sections):
         server = key in SECRET_KEYS

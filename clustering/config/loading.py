@@ -18,7 +18,7 @@ from clustering.config.sections import SECTIONS, RunConfig
 from clustering.errors import ConfigError
 from clustering.kernels.printable import CREDENTIALS
 
-# Names that keys had before -> the present ones; "" where nobody needs the key.
+# The former name of a key -> its present name; "" for a key that was removed.
 RENAMED = {
     f"{section}.{key}": f"{section}.server.{key}"
     for section in ("store", "read.collection")

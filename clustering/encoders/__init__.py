@@ -10,6 +10,6 @@ To add an encoder:
 3. In ``config/sections.py``, add its name to ``ENCODERS``, with the packages that decide its vectors. A run embeds anew
    when one of them changes.
 
-The class also goes into the tests of ``tests/unit/test_encoders.py``. A sentence-transformers model needs no code:
+Add the class to ``tests/unit/encoders/test_encoders.py``. A sentence-transformers model needs no code:
 ``embed.encoder`` names it.
 """

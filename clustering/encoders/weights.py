@@ -12,7 +12,7 @@ from typing import Any
 from clustering.config.sections import ENCODERS, TORCH_PACKAGES, EmbedSection, EncoderPackages
 
 BGE_M3 = "BAAI/bge-m3"
-UNKNOWN = "unknown"  # in a manifest: the commit of a model that no one could tell
+UNKNOWN = "unknown"  # in a manifest: a commit that could not be found out
 HUB_TIMEOUT_S = 5
 
 

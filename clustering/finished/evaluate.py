@@ -40,13 +40,13 @@ def evaluate_run(
         HDBSCAN), search.
     Raises: ConfigError when the run is not finished or in use by another command, or the truth file does not fit it.
     """
-    _require_whole(run)  # before the lock writes anything
+    _require_finished(run)  # before the lock writes anything
     with run.locked():  # so that no report of another run is lost
         return _evaluate(run, config, truth, truth_column, id_column)
 
 
 def _evaluate(run: RunDir, config: RunConfig, truth: str | None, truth_column: str, id_column: str | None) -> Figures:
-    _require_whole(run)
+    _require_finished(run)
     report: Figures = run.report
     found: Figures = {"search": report.get("search")}
     if truth is not None:
@@ -62,7 +62,7 @@ def _evaluate(run: RunDir, config: RunConfig, truth: str | None, truth_column: s
     return found
 
 
-def _require_whole(run: RunDir) -> None:
+def _require_finished(run: RunDir) -> None:
     if not run.is_complete:
         raise ConfigError([f"{run.path} is not finished; finish it with covey run first"])
 

@@ -47,7 +47,7 @@ def stage_bytes(
     edges = listed if graph_k is None else n_texts * graph_k
     vectors = n_texts * dim * 4
     laid_out = n_texts if map_texts is None else min(map_texts, n_texts)
-    # The map's lists. With a sample they are the whole ones, and as much again while the other texts are placed.
+    # The map's lists. With a sample they are those of all texts, and as much again while the others are placed.
     lists = n_texts * (map_neighbors * 12 if map_texts is None else k * 24)
     edge_bytes = 125 if map_method == "umap" else 55
     pictured = min(n_texts, PICTURE_POINTS)

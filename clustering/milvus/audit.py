@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 
 
 def audit_collection(run: RunDir, channel: Channel, n_texts: int, attempt: int = 0) -> list[Item]:
-    """What the collection lacks, doubles or holds wrongly, as pieces of vectors/ to load again; [] when it is whole.
+    """What the collection lacks, doubles or holds wrongly, as pieces of vectors/ to load again; [] when it is complete.
 
     The count of entities comes first and waits for all writes. Every key is listed, range by range; the count shows
     doubled keys, which a list does not; a sample of vectors, another one at each attempt, is compared bit by bit.

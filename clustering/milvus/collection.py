@@ -85,7 +85,7 @@ def prepare_collection(run: RunDir, client: MilvusClient, name: str, metric: str
     if description == wanted:
         return
     run.remove(LOAD_STATE)
-    touch(run / LOAD_STATE / "filling")  # before the collection: an empty one without it would pass for a damaged one
+    touch(run / LOAD_STATE / "filling")  # before the collection: an empty one without it would look damaged
     if description is not None:
         client.drop_collection(name)
     fields = client.create_schema(auto_id=False, enable_dynamic_field=False, description=wanted)

@@ -182,7 +182,7 @@ def wait_until(endpoint: Endpoint, what: str, progress: Callable[[], int], goal:
         if done >= goal:
             return
         now = time.monotonic()
-        if done != last:  # less than before counts, too: the server has begun anew
+        if done != last:  # a decrease counts, too: the server has begun anew
             last, changed = done, now
         if now - changed >= endpoint.stall_s:
             raise StalledError(

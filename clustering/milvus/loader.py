@@ -46,18 +46,18 @@ class Loader:
     def load(self, piece: Item) -> tuple[int, int]:
         """Rows sent and requests repeated for a piece: a whole part, or rows first to stop - 1 of it."""
         begun, done = (self.run / LOAD_STATE / f"{piece['name']}.{state}" for state in ("begun", "done"))
-        whole = "first" not in piece
-        if whole and done.exists():
+        is_part = "first" not in piece
+        if is_part and done.exists():
             return 0, 0
-        again = not whole or begun.exists()
-        if whole:
+        again = not is_part or begun.exists()
+        if is_part:
             touch(begun)
         rows, vectors = stored_vectors(read_table(self.run / "vectors" / piece["name"]))
-        if not whole:
+        if not is_part:
             within = (rows >= piece["first"]) & (rows < piece["stop"])
             rows, vectors = rows[within], vectors[within]
         retries = self.send(rows, vectors, again)
-        if whole:
+        if is_part:
             touch(done)
         return len(rows), retries
 

@@ -87,6 +87,7 @@ def nearest_in_batches(
 ) -> Neighbors:
     """What ``query.nearest`` returns, for any number of rows: one request a batch.
 
+    rows : int64, shape (n,); vectors : float32, shape (n, dim)
     map_batches : ``map``, or that of a pool of threads
     """
     size = query.batch(vectors.shape[1])

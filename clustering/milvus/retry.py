@@ -32,7 +32,7 @@ TRANSIENT_WORDS = ("node not found", "session not found", "node not match")
 
 
 class Server(Protocol):
-    """What a retry needs to know of a server; an Endpoint is one."""
+    """What a retry needs of a server; an Endpoint provides it."""
 
     @property
     def patience_s(self) -> float: ...
@@ -44,7 +44,7 @@ class Server(Protocol):
 
 
 class RefusedError(Exception):
-    """A reply whose status is not success, with the server's code and its own word on whether a retry may help."""
+    """A reply whose status is not success, with the server's code, and whether it says that a retry may help."""
 
     def __init__(self, status: Any) -> None:
         super().__init__(str(status.reason))

@@ -143,8 +143,8 @@ def unshared_locks(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str 
     if not above:
         return None
     _, _, kind, options, *_ = max(above, key=lambda line: len(line[1]))
-    lonely = UNSHARED_LOCKS.get(kind, ())
-    found = None if lonely is None else next((word for word in options.split(",") if word in lonely), "")
+    causes = UNSHARED_LOCKS.get(kind, ())
+    found = None if causes is None else next((word for word in options.split(",") if word in causes), "")
     return None if found == "" else f"{kind} ({found})" if found else kind
 
 

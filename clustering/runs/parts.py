@@ -44,14 +44,14 @@ def read_columns(folder: Location, columns: list[str]) -> pa.Table:
 
 
 def read_rows(folder: Location, rows: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:
-    """Some columns of some rows of an artefact, ascending by row; parts are read one by one."""
+    """Some columns of some rows of an artefact, ascending by row, part by part. rows : int64, shape (n_rows,)"""
     return pa.concat_tables(
         read_table(path, columns=columns).take(positions) for path, positions, _ in _parts_with(folder, rows)
     )
 
 
 def read_row_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
-    """The texts of some rows as they are shown, by row."""
+    """The texts of some rows as they are shown, by row. rows : int64, shape (n_rows,)"""
     texts: dict[int, str] = {}
     for path, positions, found in _parts_with(run / "texts", rows) if rows.size else ():
         columns = [name for name in ("shown", "text") if name in read_schema(path).names]
@@ -112,18 +112,18 @@ def stored_vectors(table: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[An
 
 
 def rows_without_vector(folder: Location) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The rows of vectors/ whose text has no usable vector: int64, ascending."""
+    """The rows of vectors/ whose text has no usable vector: int64, shape (n_rows,), ascending."""
     return rows_in_metadata(folder, WITHOUT_VECTOR)
 
 
 def rows_in_metadata(folder: Location, key: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The rows that the metadata of an artefact's parts lists under a key: int64."""
+    """The rows that the metadata of an artefact's parts lists under a key: int64, shape (n_rows,)."""
     listed = [(read_schema(path).metadata or {}).get(key, b"").decode() for path in parts(folder)]
     return np.array([int(row) for rows in listed for row in rows.split()], np.int64)
 
 
 def save_graph(folder: Location, graph: csr_array) -> None:
-    """Write the graph as three memory-mappable arrays."""
+    """Write the graph, shape (n_texts, n_texts), as three memory-mappable arrays."""
     for name in ("indptr", "indices", "data"):
         save_array(folder / f"{name}.npy", getattr(graph, name))
 

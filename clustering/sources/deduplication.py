@@ -81,7 +81,7 @@ class RowWriter:
         name = part_name(item["item"])
         if len(table):
             members = self._members(table, numbers["row"])
-            with atomic_write(self.run / "members" / name) as temporary:  # dictionaries of ids would only cost
+            with atomic_write(self.run / "members" / name) as temporary:  # a dictionary of ids saves nothing
                 pq.write_table(members, temporary, compression="zstd", use_dictionary=False)
         first = numbers["first"]
         text_bytes = 0

@@ -156,7 +156,7 @@ def _resolve(pattern: str, kind: str | None, problems: list[str]) -> tuple[list[
         file = _file_of(entry, pattern, kind, listing.is_file)
         if file is not None and _is_utf8(entry.path):
             files.append(file)
-        elif not listing.is_file and not entry.base.startswith("_"):  # _SUCCESS and its like describe the others
+        elif not listing.is_file and not entry.base.startswith("_"):  # such as _SUCCESS, which describe the others
             unread.append(_uri(entry.path, pattern))
     files, others = _by_content(files, kind, listing.is_file, problems)
     unread += others

@@ -34,7 +34,7 @@ def store_vectors(
     with connected(endpoint) as client, Channel(endpoint) as channel:
         prepare_collection(run, client, endpoint.collection, store.metric, dim, fingerprint)
         figures: Figures = {"rows_per_second": None, "retries": 0}
-        if (run / LOAD_STATE).exists():  # else the collection was whole once: the audit says what it lacks
+        if (run / LOAD_STATE).exists():  # else the collection was complete once; the audit finds what it lacks
             load = load_bulk if store.load == "bulk" else load_stream
             figures = load(run, endpoint, store)
         segments = make_searchable(client, channel, store, n_vectors)

@@ -31,7 +31,7 @@ PAUSE_S = 1.0  # before the second try; twice as long before each later one
 CONCURRENCY = 8
 MAX_FAILED_IN_A_ROW = 24  # then no further title is requested
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
-TRANSIENT_STATUS = (408, 409, 425, 429)  # of the client errors, those that a later try may not meet
+TRANSIENT_STATUS = (408, 409, 425, 429)  # client errors that a later try may not get
 FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, LookupError, TypeError, RecursionError)
 
 

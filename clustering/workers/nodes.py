@@ -45,7 +45,7 @@ def live_nodes() -> list[Node]:
 
 
 def free_resources(nodes: list[Node]) -> dict[str, FreeResources]:
-    """The free resources of each node, by id. Ray's head, which is asked, hears of changes a moment later.
+    """The free resources of each node, by id, as Ray's head says; it learns of changes a moment later.
 
     A node of which the head says nothing counts as free.
     """
@@ -58,7 +58,7 @@ def free_resources(nodes: list[Node]) -> dict[str, FreeResources]:
             if node.node_id in free and node.resource_usage:
                 left = {item.resource_name: item.total - item.used for item in node.resource_usage.usage}
                 free[node.node_id] = FreeResources(left.get("CPU", 0), int(left.get("memory", 0)), left.get("GPU", 0))
-    except Exception as error:  # another release of Ray may raise anything; the sizes alone will do
+    except Exception as error:  # another release of Ray may raise anything; the sizes suffice
         log.debug("the free resources of the nodes are not known: %s", error)
     return free
 

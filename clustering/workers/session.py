@@ -120,7 +120,7 @@ def _private_folder() -> Iterator[Path]:
     finally:
         assert watcher.stdin is not None
         watcher.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on alone
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the watcher goes on by itself
             watcher.wait(timeout=10)
 
 

@@ -93,7 +93,7 @@ class Shard:
         return diffusion.edge_lengths(self.lists, np.concatenate(ray.get(sketches)))
 
     def core_distances(self, length: FloatArray, rank: int) -> FloatArray:
-        """Core distances by the rows' own lists; 0 for rank 0."""
+        """Core distances by the rows' own lists, float32, shape (n_rows,); 0 for rank 0."""
         if rank == 0:
             return np.zeros(len(self.lists), np.float32)
         own = slice(self.lists.first, self.lists.first + len(self.lists))
@@ -118,8 +118,8 @@ def diffuse_shards(
     shards : the arguments of ``Shard`` for each, rows ascending
     rank : min_samples, 0 for none
     nodes : where the actors run, in turn
-    Returns: two forests, whose merge is the whole's; core distances (float32, shape (n_texts,)); the group sizes;
-        entries between equal vectors. All are the same for any shards.
+    Returns: two forests, which merge into that of all rows; core distances (float32, shape (n_texts,)); the group
+        sizes; entries between equal vectors. All are the same for any shards.
     """
     on_each = -(-len(shards) // len(nodes))
     kind: Any = ray.remote(max_restarts=3, max_task_retries=3)(Shard)
@@ -170,7 +170,8 @@ def reduce_forest(run: RunDir, graph: csr_array, core: FloatArray, n_shards: int
 def shard_rows(run: RunDir, graph: csr_array, n_shards: int) -> list[IntArray]:
     """All rows in shards of about as many edges each. Rows of a partition, and near partitions, stay together.
 
-    Returns: int64, ascending, for each shard
+    graph : float32 csr_array, shape (n_texts, n_texts)
+    Returns: for each shard its rows, int64, shape (n_shard_rows,), ascending
     """
     cell = read_columns(run / "neighbors", ["cell"])["cell"].to_numpy()
     order = np.argsort(cell, kind="stable")

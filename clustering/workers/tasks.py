@@ -99,7 +99,7 @@ def _start(request: Request, work: Callable[..., Any], *args: Any) -> tuple[Any,
     with reporting_waits() as report:
         while not ray.wait([stream], timeout=REPORT_WAIT_AFTER_S)[0]:
             report(request, since)
-            if request.node:  # others have taken the preferred node: any other will do
+            if request.node:  # the preferred node is busy: any other will do
                 ray.cancel(stream)
                 request = replace(request, node=None)
                 stream = _submit_stream(request, work, *args)
@@ -119,7 +119,7 @@ def _submit_stream(request: Request, work: Callable[..., Any], *args: Any) -> An
     stream = _run_task.options(**options).remote(free_cores(), time.time(), work, *args)
     if thread := _thread_task.get():
         thread.stream = stream
-        if thread.cancelled:  # in the meantime
+        if thread.cancelled:  # while the task was submitted
             thread.cancel()
     return stream
 

@@ -1,4 +1,4 @@
-"""forest.py and exact.py on Ray: shards give the forest of the whole, and search over vectors/ makes it exact."""
+"""forest.py and exact_search.py on Ray: shards give the same forest, and search over vectors/ makes it exact."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Nodes:
         return {node.node_id for node in (self.cluster.head_node, *self.workers.values())}
 
     def start(self, undisturbed: Undisturbed, run: RunDir, *overrides: str, spread: int = 1) -> subprocess.Popen[str]:
-        seen = marks_of(run)
+        seen = traces_of(run)
         seen.mkdir(exist_ok=True)
         env = {**os.environ, "RAY_ADDRESS": self.cluster.address, SEEN: str(seen), SPREAD: str(spread)}
         words = [sys.executable, "-m", "tests.integration.slow", *undisturbed.words, f"run.dir={run.path}", *overrides]
@@ -45,7 +45,7 @@ class Nodes:
 
     def kill_a_worker(self, run: RunDir, kind: str) -> None:
         """As a machine that loses its power, where a worker of the kind is; another takes its place."""
-        at_work = (name for name, node in self.workers.items() if (marks_of(run) / f"{kind}-{node.node_id}").exists())
+        at_work = (name for name, node in self.workers.items() if (traces_of(run) / f"{kind}-{node.node_id}").exists())
         name = next(at_work, None)
         assert name, f"no {kind} is on a node that could be killed"
         self.cluster.remove_node(self.workers[name], allow_graceful=False)
@@ -59,7 +59,7 @@ def nodes() -> Iterator[Nodes]:
     nodes.cluster.shutdown()
 
 
-def marks_of(run: RunDir) -> Path:
+def traces_of(run: RunDir) -> Path:
     """Where each kind of worker leaves a mark of its node."""
     return Path(f"{run.path}-seen")
 
@@ -85,7 +85,7 @@ def some(artefact: str, pattern: str = "part-*.parquet", many: int = 2) -> Calla
 
 
 def rounds_on_two_nodes(run: RunDir) -> bool:
-    return len(list(marks_of(run).glob("_Shard-*"))) >= 2
+    return len(list(traces_of(run).glob("_Shard-*"))) >= 2
 
 
 MIDST = {
@@ -124,7 +124,7 @@ def test_a_node_that_dies_changes_nothing(stage: str, battered: Any, undisturbed
 def test_work_lands_on_all_nodes(nodes: Nodes, battered: Any) -> None:
     run, _, at_first = battered
     seen: dict[str, set[str]] = {}
-    for path in marks_of(run).iterdir():
+    for path in traces_of(run).iterdir():
         worker, _, node = path.name.partition("-")
         seen.setdefault(worker, set()).add(node)
     assert len(at_first) == 3

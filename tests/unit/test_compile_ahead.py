@@ -1,4 +1,4 @@
-"""warm.py: what a run calls is in numba's cache beforehand, for the types that its stages give."""
+"""compile_ahead.py: what a run calls is in numba's cache beforehand, for the types that its stages give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""given.py and predict: what users give GraphHDBSCAN, in every form that other libraries give it."""
+"""estimator_input.py and predict: what users give GraphHDBSCAN, in every form that other libraries give it."""
 
 from __future__ import annotations
 

@@ -225,7 +225,9 @@ class _Layers:
     ) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
         """Number the clusters of all layers: those of ``label`` as they are, the others after them, layer by layer.
 
-        found : the clusters of the chosen layer; label, persistence : likewise, in their final order
+        found : the clusters of the chosen layer
+        label, persistence : the same in their final order, int64, shape (n_texts,), and float64, shape (n_labels,)
+        copies : int32, shape (n_texts,), records of each text
         Returns: layers, parent and persistence as in ``Labels``.
         """
         numbers, columns = {self.chosen: _renamed(found.label, label)}, {self.chosen: label}

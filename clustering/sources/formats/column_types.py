@@ -81,7 +81,7 @@ def all_numeric(column: pa.Array) -> bool:
 def _all_match(column: pa.Array, pattern: str) -> bool:
     first = next((value for value in column.slice(0, 64).to_pylist() if value is not None), None)
     if first is not None and not re.match(pattern, first):
-        return False  # as of most columns, without a look at the others
+        return False  # the first value decides for most columns
     return bool(pc.all(pc.match_substring_regex(column, pattern), min_count=0).as_py())
 
 
@@ -109,7 +109,7 @@ def has_mixed_types(kinds: Iterable[pa.DataType], common: pa.DataType) -> bool:
 
 
 def concat_tables(tables: list[pa.Table]) -> tuple[pa.Table, set[str]]:
-    """Tables of the same columns below each other, in common types; and the columns that are strings for that only."""
+    """One table of several, its columns in common types; and the columns that are strings only because types differ."""
     kinds = {name: [table.schema.field(name).type for table in tables] for name in tables[0].schema.names}
     common = {name: common_type(types, ids=True) for name, types in kinds.items()}
     cast = [pa.table({name: as_type(table[name], kind) for name, kind in common.items()}) for table in tables]
@@ -117,7 +117,7 @@ def concat_tables(tables: list[pa.Table]) -> tuple[pa.Table, set[str]]:
 
 
 def _holds(wide: pa.DataType, kind: pa.DataType) -> bool:
-    """Whether the type that Arrow finds for several holds each value of one of them; not every one does.
+    """Whether the common type that Arrow finds holds each value of one of the types; it does not always.
 
     A float counts as one that holds integers: ``has_large_integers`` finds the exceptions.
     """

@@ -82,7 +82,7 @@ def detect_dialect(text: str, complete: bool, kind: str, cfg: CsvSection, wanted
     known = [head for head in heads if head is not None]
     if not known:
         raise InputError(["its first lines are no header and records of csv. Set read.csv (delimiter, quote, header)"])
-    chosen = max(known, key=lambda head: _score(head, wanted, cfg))  # the first of equals
+    chosen = max(known, key=lambda head: _score(head, wanted))  # the first of those that fit equally
     return _with_escape(chosen, lines, complete, cfg)
 
 
@@ -157,7 +157,7 @@ def _with_surplus(names: list[str], records: list[list[str]]) -> list[str]:
     return ["", *names] if counts and len(index) > 2 and not spaced else names
 
 
-def _score(head: Head, wanted: list[str], cfg: CsvSection) -> tuple[float, ...]:
+def _score(head: Head, wanted: list[str]) -> tuple[float, ...]:
     """How well a reading fits: it has the wanted columns, and its records have as many fields as its header."""
     there = 0
     for name in wanted:

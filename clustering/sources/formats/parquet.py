@@ -187,7 +187,7 @@ def _batches(
         # A record first: a broken footer is an error there, but pyarrow aborts in the metadata of its columns.
         try:
             first: Any = next(compact.iter_batches(1, row_groups=[group], columns=wanted), None)
-        except OSError:  # no dictionaries of delta encodings; of any other error the next line fails, too
+        except OSError:  # delta encodings have no dictionary; any other error is raised below, too
             first = next(table.iter_batches(1, row_groups=[group], columns=wanted), None)
         chunks = [(name, info.column(at)) for name in wanted for at in leaves[name]] if first else []
         unpacked = sum(chunk.total_uncompressed_size for _, chunk in chunks)
@@ -236,7 +236,7 @@ def _slices(columns: dict[str, pa.Array], rows: int, limits: Limits) -> Iterator
         if longest > limits.value_bytes:
             raise InputError([f"column '{name}' holds a value of {longest:,} bytes; at most {limits.value_bytes:,} "
                               f"are read. Shorten it."])  # fmt: skip
-        if longest * rows > limits.batch_bytes // len(columns):  # else all could be as long as the longest
+        if longest * rows > limits.batch_bytes // len(columns):  # else any lengths fit
             sizes += np.asarray(pc.fill_null(lengths.take(column.indices) if in_dictionary else lengths, 0))
     start = 0
     while start < rows:

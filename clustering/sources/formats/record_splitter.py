@@ -32,7 +32,7 @@ class RecordSplitter:
         self.line = 1 + dialect.skip
 
     def split(self, data: bytes, final: bool) -> tuple[list[bytes], bytes]:
-        """Whole records in chunks, and the bytes of the next record, which is not whole yet.
+        """Whole records in chunks, and the bytes of the next record, which is not complete yet.
 
         Raises: InputError for a record that is too long.
         """
@@ -63,7 +63,7 @@ class RecordSplitter:
             chunk, at = self._window(data, at, end, final)
             chunks.append(chunk)
             if at < end:
-                break  # the record that begins there is not whole yet
+                break  # the record that begins there is not complete yet
         return chunks, data[at:]
 
     def _window(self, data: bytes, at: int, cut: int, final: bool) -> tuple[bytes, int]:

@@ -1,4 +1,4 @@
-"""config.py: every problem is named at once, with what to do; what is accepted stays as it is."""
+"""config/: every problem is named at once, with what to do; what is accepted stays as it is."""
 
 from __future__ import annotations
 

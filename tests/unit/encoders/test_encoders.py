@@ -1,4 +1,4 @@
-"""encoders.py: unit vectors that depend on their own text alone, however the texts are batched."""
+"""encoders/: unit vectors that depend on their own text alone, however the texts are batched."""
 
 from __future__ import annotations
 

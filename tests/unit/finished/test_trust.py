@@ -1,4 +1,4 @@
-"""trust.py: an address or a secret's name that only a run directory gives is not used without a word."""
+"""saved_config.py: an address or a secret's name that only a run directory gives is not used without a word."""
 
 from __future__ import annotations
 

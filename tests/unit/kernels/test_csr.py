@@ -1,4 +1,4 @@
-"""kernels/csr.py: one symmetric distance graph out of directed neighbor edges."""
+"""kernels/graph/csr.py: one symmetric distance graph out of directed neighbor edges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kernels/forest.py and growth.py: core distances, the forest of mutual reachability, and homes for noise."""
+"""graph/forest.py and hierarchy/homes.py: core distances, the forest of mutual reachability, and homes for noise."""
 
 from __future__ import annotations
 

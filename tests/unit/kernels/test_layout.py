@@ -1,4 +1,4 @@
-"""kernels/layout.py: UMAP's weights and objective, the same bits for any number of threads, maps as good as its own."""
+"""graph/layout.py: UMAP's weights and objective, the same bits for any number of threads, maps as good as its own."""
 
 from __future__ import annotations
 

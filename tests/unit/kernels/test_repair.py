@@ -1,4 +1,4 @@
-"""kernels/repair.py: the certificate and the repair of forests of short lists, against the dense truth."""
+"""kernels/graph/repair.py: the certificate and the repair of forests of short lists, against the dense truth."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def true_heights(reach: FloatArray) -> FloatArray:
     return way
 
 
-def asker(reach: FloatArray, asked: list[int]) -> OutsideSearch:
+def search_of(reach: FloatArray, asked: list[int]) -> OutsideSearch:
     """Exact answers, counted."""
 
     def ask(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
@@ -109,7 +109,7 @@ def test_a_repaired_forest_weighs_what_prim_finds(seed: int, dim: int, kind: str
     forest, core, bound = forest_of_lists(dense, k=8, min_samples=5)
     reach = reachability(dense, core)
     asked: list[int] = []
-    exact, proof = repair_forest(forest, bound, asker(reach, asked), budget=10**9)
+    exact, proof = repair_forest(forest, bound, search_of(reach, asked), budget=10**9)
     assert_array_equal(exact.distance, tree_weights(reach))
     assert proof.unproven == 0
     assert proof.certified + proof.repaired == len(exact) == len(dense) - 1
@@ -136,7 +136,7 @@ def test_a_budget_is_kept_and_what_stays_open_is_counted(budget: int) -> None:
     forest, core, bound = forest_of_lists(dense, k=6, min_samples=5)
     reach = reachability(dense, core)
     asked: list[int] = []
-    exact, proof = repair_forest(forest, bound, asker(reach, asked), budget)
+    exact, proof = repair_forest(forest, bound, search_of(reach, asked), budget)
     assert proof.queries == sum(asked) <= budget
     assert proof.certified + proof.repaired + proof.unproven == len(exact)
     assert proof.unproven > 0
@@ -149,7 +149,7 @@ def test_a_budget_is_kept_and_what_stays_open_is_counted(budget: int) -> None:
 def test_a_piece_without_an_answer_stays_apart() -> None:
     dense = distances(planted(2, 3, "pieces"))
     forest, core, bound = forest_of_lists(dense, k=8, min_samples=5)
-    answer = asker(reachability(dense, core), [])
+    answer = search_of(reachability(dense, core), [])
 
     def near_only(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:
         other, reach = answer(rows, piece)

@@ -1,4 +1,4 @@
-"""watch.py, plan.py and status.py: what is told of a run at work, before it, and from another shell."""
+"""progress.py, plan.py and status.py: what is reported of a run at work, before it, and from another shell."""
 
 from __future__ import annotations
 

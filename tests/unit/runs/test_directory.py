@@ -1,4 +1,4 @@
-"""rundir.py: what is finished stays, what is half done is not taken, and one process holds a run."""
+"""directory.py: what is finished stays, what is half done is not taken, and one process holds a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""graph.py and exact.py: what lists leave unknown, and the nearest text of another piece."""
+"""graph.py and exact_search.py: what lists leave unknown, and the nearest text of another piece."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from clustering.runs.storage import read_schema, write_table
 from clustering.stages import search
 
 
-class Asker:
+class FixedNeighbors:
     """Finds one neighbor for even rows, two for odd ones."""
 
     def __init__(self, *_: object) -> None:
@@ -31,7 +31,7 @@ class Asker:
 
 
 def test_a_part_says_how_many_of_its_lists_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "NeighborQuery", Asker)
+    monkeypatch.setattr(search, "NeighborQuery", FixedNeighbors)
     run = RunDir(tmp_path)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(7 * 4, np.float32)), 4)
     write_table(run / "vectors" / "part-000000.parquet", pa.table([range(7), vectors], schema=schema.vectors_schema(4)))

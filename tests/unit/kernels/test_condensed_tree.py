@@ -1,4 +1,4 @@
-"""kernels/tree.py: hierarchy and selection against hdbscan's on the same tree; deep, wide and empty forests."""
+"""condensed_tree.py: hierarchy and selection against hdbscan's on the same tree; deep, wide and empty forests."""
 
 from __future__ import annotations
 

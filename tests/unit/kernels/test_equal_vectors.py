@@ -1,4 +1,4 @@
-"""kernels/equal.py: rows of equal vectors are found, also where no list joins them, and no tree parts them."""
+"""equal_vectors.py: rows of equal vectors are found, also where no list joins them, and no tree parts them."""
 
 from __future__ import annotations
 
