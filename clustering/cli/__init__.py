@@ -13,7 +13,7 @@ def add_config(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, help="YAML file, or the name of a ready configuration: laptop, gpu, tutorial"
     )
-    add_overrides(parser, "section.key=value", "laid over the file")
+    add_overrides(parser, "section.key=value", "override the file")
 
 
 def add_trust(parser: ArgumentParser, meant: str, why: str) -> None:
