@@ -86,7 +86,7 @@ def _raise_errors(errors: list[CoveyError]) -> None:
 Outcome = tuple[int, Item, Usage] | CoveyError  # of an item: its number, result and usage, or the worker's error
 
 
-class _Actor:
+class _PoolActor:
     """Make a worker, and call it for each item. A CoveyError is a result, unlike an error that ends the pool."""
 
     def __init__(self, make: Callable[..., Worker], kwargs: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ class _Actor:
 
 
 def _run_only_item(make: Callable[..., Worker], kwargs: dict[str, Any], item: Item) -> Outcome:
-    actor = _Actor(make, kwargs)
+    actor = _PoolActor(make, kwargs)
     return actor.start() or actor.run(item)
 
 
@@ -168,7 +168,7 @@ class _Pool:
                 ray.kill(slot.actor)
 
     def _add_actor(self) -> None:
-        kind: Any = ray.remote(_Actor)
+        kind: Any = ray.remote(_PoolActor)
         options = {"num_cpus": self.request.cpus, "num_gpus": self.request.gpus, "scheduling_strategy": "SPREAD"}
         actor = kind.options(**options, max_restarts=0).remote(self.make, self.kwargs)
         slot = _Slot(actor, actor.process.remote())

@@ -166,7 +166,7 @@ def kill_an_actor() -> None:
     actors = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::_PartActor") and is_ours(int(process.name)):
+            if (process / "cmdline").read_bytes().startswith(b"ray::_PoolActor") and is_ours(int(process.name)):
                 actors.append(int(process.name))
         except OSError:
             continue

@@ -85,14 +85,14 @@ def some(artefact: str, pattern: str = "part-*.parquet", many: int = 2) -> Calla
 
 
 def rounds_on_two_nodes(run: RunDir) -> bool:
-    return len(list(traces_of(run).glob("_Shard-*"))) >= 2
+    return len(list(traces_of(run).glob("Shard-*"))) >= 2
 
 
 MIDST = {
     "embed": (some("vectors"), "Embedder"),
     "store": (some("loaded", "*.done"), "Loader"),
     "search": (some("neighbors"), "Searcher"),
-    "forest": (rounds_on_two_nodes, "_Shard"),
+    "forest": (rounds_on_two_nodes, "Shard"),
 }
 
 
@@ -130,7 +130,7 @@ def test_work_lands_on_all_nodes(nodes: Nodes, battered: Any) -> None:
     assert len(at_first) == 3
     assert seen["Embedder"] >= at_first
     assert len(seen["Searcher"]) >= 3
-    assert len(seen["_Shard"]) >= 2
+    assert len(seen["Shard"]) >= 2
 
 
 KILLED = [some("records", "part-*.arrow", many=1), finished("read"), some("vectors"), finished("embed"),

@@ -110,7 +110,7 @@ def test_a_bulk_load_leaves_the_same_collection_and_no_file(covey, sample, milvu
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
              f"run.dir={run.path}", "store.load=bulk", f"store.bulk_path={shared}"]  # fmt: skip
     with monkeypatch.context() as patched:  # killed while the server imports
-        patched.setattr("clustering.milvus.bulk._Jobs.wait", interrupt)
+        patched.setattr("clustering.milvus.bulk.ImportJobs.wait", interrupt)
         assert covey(*words).status == 130
     (asked,) = json.loads((run / "loaded" / "bulk.json").read_text()).values()
     assert asked.isdigit()
@@ -140,7 +140,8 @@ def test_a_file_that_the_server_cannot_see_is_told(covey, sample, milvus_server,
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
              f"run.dir={run.path}", "store.load=bulk", f"store.bulk_path={shared}"]  # fmt: skip
     with monkeypatch.context() as patched:
-        patched.setattr("clustering.milvus.bulk._as_server_sees", lambda *_: "/nowhere/part-000000.parquet")
+        start = ImportJobs.start
+        patched.setattr(ImportJobs, "start", lambda jobs, file, _: start(jobs, file, "/nowhere/part-000000.parquet"))
         result = covey(*words)
     assert result.status == 1
     assert "the import of part-000000.parquet failed" in result.err
@@ -189,7 +190,7 @@ def test_a_collection_that_shall_not_stay_is_dropped_by_the_next_start(
         raise KeyboardInterrupt
 
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
-             f"run.dir={tmp_path / 'retriable'}", "store.keep=false"]  # fmt: skip
+             f"run.dir={tmp_path / 'passing'}", "store.keep=false"]  # fmt: skip
     with monkeypatch.context() as patched:
         patched.setattr("clustering.collection_lifecycle.drop_collection", interrupt)
         assert covey(*words).status == 130

@@ -16,8 +16,8 @@ from clustering.kernels.graph.layout import _move
 
 LATER = """
 import numba, sys
-from clustering.compile_ahead import warm_kernels
-warm_kernels()
+from clustering.compile_ahead import compile_kernels
+compile_kernels()
 import gc
 for one in gc.get_objects():
     if isinstance(one, numba.core.dispatcher.Dispatcher) and one.py_func.__module__.startswith("clustering."):
