@@ -41,9 +41,8 @@ from clustering.milvus.index import make_searchable
 from clustering.milvus.loader import Loader
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_name, part_names
-from clustering.runs.storage import write_table
+from clustering.runs.storage import read_table, write_table
 from clustering.schema import vectors_schema
-from clustering.stages import store
 from clustering.stages.search import Searcher
 
 K, QUERIES = 50, 400
@@ -113,7 +112,7 @@ def rows_per_second(run: RunDir, endpoint: Endpoint, n_texts: int, limit_s: floa
 def queries_per_second(run: RunDir, endpoint: Endpoint, n_texts: int, dim: int) -> float:
     """Queries a second through the searcher, on the first QUERIES rows, by one actor of two that the product has."""
     searcher = Searcher(run, endpoint, "L2", {}, K, np.eye(1, dim, dtype=np.float32), n_texts)
-    table = store.read_table(run / "vectors" / part_name(0)).slice(0, min(QUERIES, n_texts))
+    table = read_table(run / "vectors" / part_name(0)).slice(0, min(QUERIES, n_texts))
     asked = RunDir(Path(str(run.path) + "-asked"))
     write_table(asked / "vectors" / part_name(0), table)
     searcher.run = asked
