@@ -113,11 +113,11 @@ def partition_centers(run: RunDir, n_texts: int, seed: int, partition_texts: int
 
     Returns: float32, shape (n_partitions, dim); shape (1, 0) for a single partition, which needs no center.
     """
-    from sklearn.cluster import KMeans
-
     n_partitions = count_partitions(n_texts, partition_texts)
     if n_partitions < 2:
         return np.empty((1, 0), np.float32)
+    from sklearn.cluster import KMeans  # takes a second, which a small run need not spend
+
     drawn = np.random.default_rng(seed).choice(n_texts, min(n_texts, SAMPLE_TEXTS * n_partitions), replace=False)
     sample = vectors_of(read_rows(run / "vectors", np.sort(drawn), ["vector"]))
     found = KMeans(n_partitions, n_init=1, max_iter=20, random_state=seed).fit(sample[sample.any(axis=1)])
