@@ -73,11 +73,12 @@ class Cuts:
         self.tree = condense(forest, n_rows, 5)
         leaves = leaf_clusters(self.tree)
         near = np.ascontiguousarray(case.indices[:, :10])
-        self.quality = modularity_cut.measure_quality(forest, self.tree, leaves, near)
-        self.halves = [
-            modularity_cut.measure_quality(forest, self.tree, leaves, np.ascontiguousarray(near[:, side::2]))
-            for side in (0, 1)
-        ]
+        self.quality, *self.halves = (
+            modularity_cut.measure_quality(
+                forest, self.tree, leaves, modularity_cut.QualityBlock.of(np.ascontiguousarray(lists)), n_rows
+            )
+            for lists in (near, near[:, 0::2], near[:, 1::2])
+        )
         self.grid = [self.at(gamma) for gamma in GRID]
 
     def at(self, gamma: float, quality: modularity_cut.Quality | None = None) -> Cut:

@@ -51,6 +51,11 @@ class ClusterOptions:
         """First neighbors of each text that label_texts needs."""
         return 0 if self.selection != "modularity" else PRESETS.get(self.preset or "", NEIGHBORS)
 
+    @property
+    def shares_neighbors(self) -> bool:
+        """Whether edges of the quality graph weigh by the neighbors that both ends have in common."""
+        return self.preset != "topics"
+
     def smallest_cluster(self, group_sizes: GroupSizes) -> int:
         """The least texts of a cluster."""
         if self.min_cluster_size is not None:
@@ -104,7 +109,7 @@ def label_texts(
     options: ClusterOptions,
     *,
     floor: float,
-    nearest: NDArray[Any] | None = None,
+    nearest: NDArray[Any] | modularity_cut.QualityGraph | None = None,
     equal_to: IntArray | None = None,
     group_sizes: GroupSizes = GroupSizes(),  # noqa: B008 (frozen)
 ) -> Labels:
@@ -112,7 +117,8 @@ def label_texts(
 
     copies, core : int32 and float32, shape (n_texts,), records of each text, and core distances
     floor : the shortest distance
-    nearest : int32 or int64, shape (n_texts, options.n_neighbors), -1 where a list is shorter; for modularity only
+    nearest : int32 or int64, shape (n_texts, options.n_neighbors), -1 where a list is shorter, or the quality graph of
+        such lists; for modularity only
     equal_to : int64, shape (n_texts,), the smallest row of the texts with an equal vector; none: all differ
     Raises: ValueError for modularity without ``nearest``, an unknown selection, or a min_cluster_size below 2.
     """
@@ -125,7 +131,11 @@ def label_texts(
     if options.selection == "modularity":
         tree = condense(nodes, n_nodes, smallest)
         gamma = options.gamma(group_sizes, n_nodes)
-        layers = _Layers(nodes, tree, options, nearest, copies if weigh else None, gamma)
+        if nearest is None:
+            raise ValueError("selection='modularity' needs the first neighbors of each row")
+        if isinstance(nearest, np.ndarray):
+            nearest = modularity_cut.QualityBlock.of(nearest, options.shares_neighbors, copies if weigh else None)
+        layers = _Layers(nodes, tree, options, nearest, n_texts, gamma)
         found = layers.clusters(layers.maps[layers.chosen])
     else:
         found = cluster_forest(
@@ -160,29 +170,26 @@ class _Layers:
     """Nested partitions of the leaves of a tree: broad themes, the chosen clusters, and the clusters within them."""
 
     def __init__(
-        self, forest: Forest, tree: CondensedTree, options: ClusterOptions, nearest: NDArray[Any] | None,
-        copies: NDArray[np.int32] | None, gamma: float,
+        self, forest: Forest, tree: CondensedTree, options: ClusterOptions, graph: modularity_cut.QualityGraph,
+        n_texts: int, gamma: float,
     ) -> None:  # fmt: skip
-        if nearest is None:
-            raise ValueError("selection='modularity' needs the first neighbors of each row")
         self.tree = tree
         alone = options.allow_single_cluster and tree.n_components == 1 and tree.cluster.size > 1
         self.leaves = leaf_clusters(tree, alone and tree.parent.size == 1)
-        topics = options.preset == "topics"
-        quality = modularity_cut.measure_quality(forest, tree, self.leaves, nearest, shared=not topics, copies=copies)
-        if topics:
+        quality = modularity_cut.measure_quality(forest, tree, self.leaves, graph, n_texts)
+        if options.preset == "topics":
             leaf_number = np.cumsum(self.leaves) - 1
-            graph = modularity_cut.unit_graph(quality, np.where(quality.leaf >= 0, leaf_number[quality.leaf], -1))
-            group = modularity_cut.merge_by_louvain(graph, gamma)
+            units = modularity_cut.unit_graph(quality, np.where(quality.leaf >= 0, leaf_number[quality.leaf], -1))
+            group = modularity_cut.merge_by_louvain(units, gamma)
             chosen = np.where(self.leaves, group[leaf_number] if group.size else -1, -1)
-            graph = modularity_cut.contract_graph(graph, group)
+            units = modularity_cut.contract_graph(units, group)
         else:
             chosen = modularity_cut.cut_tree(tree, quality, gamma, alone)
-            graph = modularity_cut.unit_graph(quality, np.where(quality.leaf >= 0, chosen[quality.leaf], -1))
-        self.modularity = modularity_cut.modularity(graph, gamma)
+            units = modularity_cut.unit_graph(quality, np.where(quality.leaf >= 0, chosen[quality.leaf], -1))
+        self.modularity = modularity_cut.modularity(units, gamma)
         self.maps, self.gammas = [chosen], [gamma]
         texts = np.bincount(quality.leaf[quality.leaf >= 0], minlength=tree.parent.size)
-        self._add_broader(graph, gamma, texts, min(BROADER + 1, options.layers))
+        self._add_broader(units, gamma, texts, min(BROADER + 1, options.layers))
         self.chosen = len(self.maps) - 1
         self._add_finer(quality, gamma, options.layers)
 

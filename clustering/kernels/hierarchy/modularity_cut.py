@@ -8,7 +8,7 @@ finds the best cut. Weights are integers, so sums do not depend on their order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numba
 import numpy as np
@@ -25,47 +25,93 @@ WEIGHT = 1 << 16  # of an edge whose ends have all neighbors in common
 
 
 @dataclass(frozen=True)
+class QualityBlock:
+    """The edges of the quality graph that some rows list. Rows have local numbers, the block's own rows first.
+
+    rows : int64, shape (n_local,), the row of each local number; none: numbers are rows
+    nearest : int32 or int64, shape (n_own, q), local numbers of each row's first neighbors, -1 where a list is shorter
+    weight : int32 or int64, shape (n_own, q), of the edge to each
+    """
+
+    rows: IntArray | None
+    nearest: NDArray[Any]
+    weight: NDArray[Any]
+
+    @classmethod
+    def of(
+        cls, nearest: NDArray[Any], shared: bool = True, copies: NDArray[np.int32] | None = None,
+        rows: IntArray | None = None, lists: NDArray[Any] | None = None,
+    ) -> QualityBlock:  # fmt: skip
+        """Weigh the edges of a block; ``nearest`` and ``rows`` as above.
+
+        shared : weigh edges by the Jaccard index of both ends' lists, each with its own row; else all alike
+        copies : int32, shape (n_own,), records of each row, a factor of its edges' weights; none: 1
+        lists : int32 or int64, shape (n_local, q), first neighbors of all local rows by row; none: ``nearest``
+        """
+        weight: NDArray[Any] = np.where(nearest >= 0, np.int32(WEIGHT), np.int32(0))
+        if shared:
+            lists = nearest if lists is None else lists
+            weight = _shared_weights(nearest, lists, np.arange(len(lists)) if rows is None else rows)
+        return cls(rows, nearest, weight if copies is None else weight.astype(np.int64) * copies[:, None])
+
+    def local(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The values of the block's local rows. values : shape (n_rows,), of all rows"""
+        return values if self.rows is None else values[self.rows]
+
+    def sum_over(self, leaf: IntArray, parent: NDArray[np.int32], size: IntArray) -> tuple[IntArray, IntArray]:
+        """``inside`` and ``volume`` as in ``Quality``, of the block's edges alone; leaf : of all rows"""
+        inside, volume = np.zeros(parent.size, np.int64), np.zeros(parent.size, np.int64)
+        _sum(self.nearest, self.weight, self.local(leaf), parent, size, inside, volume)
+        return inside, volume
+
+    def between(self, unit: IntArray, n_units: int) -> csr_array:
+        """The weights that the block's edges add between and within units, counted once; unit : of all rows"""
+        unit = self.local(unit)
+        total = csr_array((n_units, n_units), dtype=np.int64)
+        step = max((1 << 19) // max(self.nearest.shape[1], 1), -(-len(self.nearest) // 16), 1)
+        for at in range(0, len(self.nearest), step):  # some edges at a time
+            other = self.nearest[at : at + step]
+            mine = np.repeat(unit[at : at + len(other)], other.shape[1])
+            theirs = np.where(other >= 0, unit[other], -1).ravel()
+            both = (mine >= 0) & (theirs >= 0)
+            weight = self.weight[at : at + step].ravel()[both].astype(np.int64)
+            total = total + csr_array(coo_array((weight, (mine[both], theirs[both])), shape=total.shape))
+        return total
+
+
+class QualityGraph(Protocol):
+    """A quality graph of any number of blocks. A single ``QualityBlock`` of all rows is one."""
+
+    def sum_over(self, leaf: IntArray, parent: NDArray[np.int32], size: IntArray) -> tuple[IntArray, IntArray]: ...
+
+    def between(self, unit: IntArray, n_units: int) -> csr_array: ...
+
+
+@dataclass(frozen=True)
 class Quality:
     """The quality graph over the territories of a condensed tree's leaves.
 
-    nearest : int32 or int64, shape (n_rows, q), first neighbors of each row, -1 where a list is shorter
-    weight : int32 or int64, shape (n_rows, q), of the edge to each
     leaf : int64, shape (n_rows,), the leaf in whose territory a row is, -1 for none
     inside, volume : int64, shape (n_clusters,), see ``_sum``
     """
 
-    nearest: NDArray[Any]
-    weight: NDArray[Any]
+    graph: QualityGraph
     leaf: IntArray
     inside: IntArray
     volume: IntArray
 
 
 def measure_quality(
-    forest: Forest,
-    tree: CondensedTree,
-    leaves: NDArray[np.bool_],
-    nearest: NDArray[Any],
-    *,
-    shared: bool = True,
-    copies: NDArray[Any] | None = None,
+    forest: Forest, tree: CondensedTree, leaves: NDArray[np.bool_], graph: QualityGraph, n_rows: int
 ) -> Quality:
     """Assign each row to the leaf that it meets first, and sum the quality graph over the tree.
 
     leaves : bool, shape (n_clusters,)
-    nearest : int32 or int64, shape (n_rows, q), first neighbors of each row, -1 where a list is shorter; the tree may
-        have further nodes
-    shared : weigh edges by the Jaccard index of both ends' lists, each with its own row; else all alike
-    copies : int32, shape (n_rows,), records of each row, a factor of its edges' weights; none: 1
+    n_rows : rows of the quality graph; the tree may have further nodes
     """
     own_leaf = np.where(leaves[tree.cluster] & (tree.departure > 0), tree.cluster, -1).astype(np.int64)
-    leaf = assign_homes(forest.left, forest.right, forest.distance, own_leaf)[0][: len(nearest)]
-    weight: NDArray[Any] = _shared_weights(nearest) if shared else np.where(nearest >= 0, np.int32(WEIGHT), np.int32(0))
-    if copies is not None:
-        weight = weight.astype(np.int64) * copies[:, None]
-    inside, volume = np.zeros(tree.parent.size, np.int64), np.zeros(tree.parent.size, np.int64)
-    _sum(nearest, weight, leaf, tree.parent, tree.size, inside, volume)
-    return Quality(nearest, weight, leaf, inside, volume)
+    leaf = assign_homes(forest.left, forest.right, forest.distance, own_leaf)[0][:n_rows]
+    return Quality(graph, leaf, *graph.sum_over(leaf, tree.parent, tree.size))
 
 
 def cut_tree(tree: CondensedTree, quality: Quality, gamma: float, root_too: bool = False) -> IntArray:
@@ -96,16 +142,7 @@ def unit_graph(quality: Quality, unit: IntArray) -> csr_array:
     unit : int64, shape (n_rows,), the set of each row, 0 to n_units - 1; -1 for none
     Returns: int64 csr_array, shape (n_units, n_units), symmetric; weight within a unit counts twice.
     """
-    n_units = int(unit.max(initial=-1)) + 1
-    total = csr_array((n_units, n_units), dtype=np.int64)
-    step = max((1 << 19) // max(quality.nearest.shape[1], 1), -(-len(unit) // 16), 1)
-    for at in range(0, len(unit), step):  # a block of edges at a time
-        other = quality.nearest[at : at + step]
-        mine = np.repeat(unit[at : at + step], other.shape[1])
-        theirs = np.where(other >= 0, unit[other], -1).ravel()
-        both = (mine >= 0) & (theirs >= 0)
-        weight = quality.weight[at : at + step].ravel()[both].astype(np.int64)
-        total = total + csr_array(coo_array((weight, (mine[both], theirs[both])), shape=total.shape))
+    total = quality.graph.between(unit, int(unit.max(initial=-1)) + 1)
     return csr_array(total + total.T)
 
 
@@ -171,11 +208,12 @@ def _share(start: int, nearest: Any, lists: Any, weight: Any) -> None:
             weight[row, rank] = (both * WEIGHT) // (held - both)
 
 
-def _shared_weights(nearest: NDArray[Any]) -> NDArray[np.int32]:
-    lists = np.concatenate([np.arange(len(nearest), dtype=nearest.dtype)[:, None], nearest], axis=1)
-    lists.sort(axis=1)
+def _shared_weights(nearest: NDArray[Any], lists: NDArray[Any], rows: IntArray) -> NDArray[np.int32]:
+    """The Jaccard index of both ends' lists, in units of WEIGHT; arguments as in ``QualityBlock.of``."""
+    held = np.concatenate([rows.astype(lists.dtype)[:, None], lists], axis=1)
+    held.sort(axis=1)
     weight = np.zeros(nearest.shape, np.int32)
-    run_in_ranges(len(nearest), lambda a, b: _share(a, nearest[a:b], lists, weight[a:b]))
+    run_in_ranges(len(nearest), lambda a, b: _share(a, nearest[a:b], held, weight[a:b]))
     return weight
 
 

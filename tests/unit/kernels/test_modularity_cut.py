@@ -388,7 +388,9 @@ def test_cuts_at_larger_gammas_lie_within_those_at_smaller(seed: int) -> None:
     forest = spanning_forest(graph, np.zeros(len(lists), np.float32), symmetric=False)
     tree = condense(forest, len(lists), 3)
     leaves = leaf_clusters(tree)
-    quality = modularity_cut.measure_quality(forest, tree, leaves, indices[:, :10])
+    quality = modularity_cut.measure_quality(
+        forest, tree, leaves, modularity_cut.QualityBlock.of(indices[:, :10]), len(lists)
+    )
     before = None
     for gamma in (0.25, 0.5, 1, 2, 4, 8):
         number = modularity_cut.cut_tree(tree, quality, gamma)[leaves]
@@ -439,3 +441,49 @@ def test_the_preset_topics_takes_no_fine_granularity_from_small_groups() -> None
     assert adjusted_rand_score(np.arange(6).repeat(100), found.home_) > 0.9
     usual = GraphHDBSCAN(preset="topics", granularity=20_000, min_cluster_size=5).fit(neighbors=lists)
     assert_array_equal(found.labels_, usual.labels_)
+
+
+class Blocks:
+    """A quality graph in blocks, each with its own rows and those that they list."""
+
+    def __init__(self, nearest: NDArray[Any], owner: NDArray[Any], shared: bool, copies: NDArray[Any] | None) -> None:
+        self.blocks = []
+        for own in (np.flatnonzero(owner == number) for number in np.unique(owner)):
+            listed = nearest[own]
+            rows = np.concatenate([own, np.setdiff1d(listed[listed >= 0], own)])
+            local = np.full(len(nearest) + 1, -1)
+            local[rows] = np.arange(rows.size)
+            mine = None if copies is None else copies[own]
+            self.blocks.append(modularity_cut.QualityBlock.of(local[listed], shared, mine, rows, nearest[rows]))
+
+    def sum_over(self, leaf: Any, parent: Any, size: Any) -> Any:
+        inside, volume = zip(*(block.sum_over(leaf, parent, size) for block in self.blocks), strict=True)
+        return sum(inside), sum(volume)
+
+    def between(self, unit: Any, n_units: int) -> Any:
+        return sum((block.between(unit, n_units) for block in self.blocks), csr_array((n_units, n_units), dtype=int))
+
+
+@pytest.mark.parametrize("n_blocks", [1, 3, 40])
+@pytest.mark.parametrize("preset", [None, "topics"])
+@pytest.mark.parametrize("weigh", [False, True])
+def test_blocks_of_the_quality_graph_give_the_labels_of_the_whole(
+    n_blocks: int, preset: str | None, weigh: bool
+) -> None:
+    rng = np.random.default_rng(n_blocks)
+    indices, distances = nearest_lists(blobs(5, n_blobs=8, each=25, noise=40, spread=0.3).vectors)
+    nearest = np.where(rng.random((len(indices), 10)) < 0.9, indices[:, :10], -1)  # some lists are shorter
+    nearest.sort(axis=1)
+    nearest = nearest[:, ::-1].copy()
+    graph = csr_array((distances.ravel(), indices.ravel(), np.arange(len(indices) + 1) * K))
+    core = np.zeros(len(indices), np.float32)
+    forest = spanning_forest(graph, core, symmetric=False)
+    copies = rng.integers(1, 4, len(indices)).astype(np.int32)
+    options = ClusterOptions(preset=preset, copies="weigh" if weigh else "fold", granularity=40, min_cluster_size=4)
+    whole = label_texts(forest, copies, core, options, floor=1e-3, nearest=nearest)
+    blocks = Blocks(nearest, rng.integers(0, n_blocks, len(indices)), preset is None, copies if weigh else None)
+    found = label_texts(forest, copies, core, options, floor=1e-3, nearest=blocks)
+    assert whole.n_clusters > 3
+    for name in ("label", "home", "layers", "strength", "parent"):
+        assert_array_equal(getattr(found, name), getattr(whole, name))
+    assert found.modularity == whole.modularity
