@@ -43,13 +43,14 @@ READS: dict[str, tuple[str, ...]] = {
 STAGE_OF = {artefact: stage for stage, artefacts in STAGE_ARTEFACTS.items() for artefact in artefacts}
 FORMER_FOLDERS = ("given",)  # written by earlier versions; Covey only removes them
 ARTEFACTS = (*STAGE_OF, *FORMER_FOLDERS, PROGRESS)
-_PART = r"part-\d{6}\.parquet"
+_PART, _BLOCK = r"part-\d{6}\.parquet", r"block-\d{5}"
 # The artefacts that are folders, each with the names of the files in it.
 FOLDERS = {
     "records": r"part-\d{6}(-\d{6})?\.(arrow|npz|parquet)",  # parquet: of an earlier version
     **dict.fromkeys(("texts", "members", "source_vectors", "vectors", "neighbors", "coords", *FORMER_FOLDERS), _PART),
     "loaded": rf"{_PART}\.(begun|done)|filling|bulk\.json",
-    "graph": r"(indptr|indices|data|radius)\.npy",
+    # An earlier version wrote the arrays of the whole graph, without a folder for each block.
+    "graph": rf"(?:{_BLOCK}/)?(rows|(list_)?(indptr|indices)|data|list_distances|radius|keys|copies)\.npy|blocks\.json",
     "forest": rf"{_PART}|core\.npy|grain\.json",
 }
 TEMPORARY = ("records", "loaded")  # their stage removes them at its end
@@ -63,7 +64,9 @@ _BELOW = "|".join(
 )  # fmt: skip
 _TOP = "|".join(map(re.escape, (*FILES, LOCK, MANIFEST, PROGRESS)))
 _OURS = re.compile(f"(?:{_BELOW}|{_TOP})")
-_OUR_FOLDER = re.compile(f"(?:{'|'.join([*FOLDERS, PENDING])})(?:/{_FINGERPRINT})?|store")
+_OUR_FOLDER = re.compile(
+    f"(?:{'|'.join([*FOLDERS, PENDING])})(?:/{_FINGERPRINT})?|graph/(?:{_FINGERPRINT}/)?{_BLOCK}|store"
+)
 _HALF = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")  # ``storage.atomic_write`` writes to such a name first
 # What file systems and desktops put into empty directories; none of it is touched.
 _NO_CONTENT = re.compile(r"lost\+found|\.DS_Store|\.snapshot|\.nfs.*|\.gitkeep|\.gitignore|Thumbs\.db|desktop\.ini")
@@ -162,14 +165,15 @@ def remove_others(root: Location, kept: set[str]) -> None:
 
 def remove_half_written(root: Path) -> None:
     """Remove temporary files that killed processes left in a local run directory."""
-    for folder in ("", *FOLDERS, PENDING):
+    folders = ["", *FOLDERS, PENDING]
+    while folders:
+        folder = folders.pop()
         for name in list_names(root / folder):
             inner = f"{folder}/{name}".lstrip("/")
             if is_half_written(name):
                 remove_written(root, inner)
-            elif _OUR_FOLDER.fullmatch(inner) and folder:
-                for half in filter(is_half_written, list_names(root / inner)):
-                    remove_written(root, f"{inner}/{half}")
+            elif folder and _OUR_FOLDER.fullmatch(inner):
+                folders.append(inner)
 
 
 def list_names(folder: Location) -> list[str]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clustering.config.sections import GraphSection
+from clustering.errors import StageError
+from clustering.kernels.graph.blocks import Block
 from clustering.kernels.graph.csr import MIN_DISTANCE
 from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.graph.forest import Forest, row_dtype
 from clustering.kernels.graph.group_sizes import GroupSizes
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import read_columns, walk_neighbors
-from clustering.runs.storage import read_table
+from clustering.runs.storage import Location, load_array, read_table, save_array, write_json
+
+BLOCK_ARRAYS = tuple(one.name for one in fields(Block))
+TRANSFERS = len(BLOCK_ARRAYS)  # files of a block that are written or read at once
 
 
 def read_neighbor_lists(
@@ -38,6 +46,58 @@ def read_neighbor_lists(
         euclidean = distance if metric == "L2" else np.sqrt(2 * distance)
         distances.append(np.maximum(euclidean, np.float32(MIN_DISTANCE)))
     return NeighborLists(first, np.cumsum(indptr), np.concatenate(others), np.concatenate(distances))
+
+
+@dataclass(frozen=True)
+class BlockIndex:
+    """What blocks.json says of a graph in blocks: each block's rows, entries of the graph, and of the lists."""
+
+    n_texts: int
+    rows: list[int]
+    edges: list[int]
+    list_entries: list[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def block_index(run: RunDir) -> BlockIndex:
+    """The sizes of the blocks of the run's graph; its length is their number. Raises: StageError without a graph."""
+    try:
+        return BlockIndex(**json.loads((run / "graph" / "blocks.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        raise StageError(f"{run / 'graph'} holds no finished graph; run the stage graph first") from None
+
+
+def write_block_index(run: RunDir, index: BlockIndex) -> None:
+    """Write blocks.json, which makes the blocks a finished graph."""
+    write_json(run / "graph" / "blocks.json", vars(index))
+
+
+def block_folder(run: RunDir, number: int) -> Location:
+    return run / "graph" / f"block-{number:05d}"
+
+
+def save_block(run: RunDir, number: int, block: Block) -> None:
+    """Write a block of the graph as memory-mappable arrays."""
+    folder = block_folder(run, number)
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        list(pool.map(lambda name: save_array(folder / f"{name}.npy", getattr(block, name)), BLOCK_ARRAYS))
+
+
+def load_block(run: RunDir, number: int) -> Block:
+    """A block of the run's graph, memory-mapped. Raises: StageError when it is missing."""
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        return Block(*pool.map(lambda name: load_block_array(run, number, name), BLOCK_ARRAYS))
+
+
+def load_block_array(run: RunDir, number: int, name: str) -> Any:
+    """One array of a block, memory-mapped; name : a field of ``Block``. Raises: StageError when it is missing."""
+    path = block_folder(run, number) / f"{name}.npy"
+    try:
+        return load_array(path, mapped=True)
+    except FileNotFoundError:
+        raise StageError(f"{path.parent.parent} holds no finished graph ({path} is missing)") from None
 
 
 def text_digests(run: RunDir, names: list[str]) -> NDArray[np.uint64]:

@@ -60,7 +60,9 @@ def run_here(capsys: pytest.CaptureFixture[str]):
      "loaded/part-000000.parquet.begun", "loaded/bulk.json", "graph/radius.npy", "forest/grain.json", "map.png",
      "store/milvus.db", "store/milvus.db-journal", "store/server.log", "manifest.json", ".report.json.0123abcd.tmp",
      "vectors/.part-000009.parquet.0123abcd.tmp", "vectors/0123456789abcdef/part-000009.parquet",
-     "pending/0123456789abcdef/labels.parquet", "graph/0123456789abcdef/.data.npy.0123abcd.tmp"],
+     "pending/0123456789abcdef/labels.parquet", "graph/0123456789abcdef/.data.npy.0123abcd.tmp",
+     "graph/blocks.json", "graph/0123456789abcdef/block-00012/list_indices.npy",
+     "graph/0123456789abcdef/block-00012/.rows.npy.0123abcd.tmp"],
 )  # fmt: skip
 def test_what_covey_writes_is_known(inner: str) -> None:
     assert is_written_by_covey(inner)
@@ -71,7 +73,8 @@ def test_what_covey_writes_is_known(inner: str) -> None:
     ["texts/a.csv", "texts/part-00000-6f2c.parquet", "texts/deep/part-000001.parquet", "texts", "notes.txt",
      "store/a.db", "graph/data.csv", "mine/map.png", ".notes.tmp", ".notes.txt.0123abcd.tmp",
      "texts/.a.csv.0123abcd.tmp", "forest/radius.npy", "part-000000.parquet", "../map.png",
-     "texts/0123456789abcdef/a.csv", "texts/2024/part-000000.parquet", "pending/0123456789abcdef/notes.txt"],
+     "texts/0123456789abcdef/a.csv", "texts/2024/part-000000.parquet", "pending/0123456789abcdef/notes.txt",
+     "graph/block-00012/a.npy", "graph/block-12/rows.npy", "forest/block-00012/rows.npy"],
 )  # fmt: skip
 def test_what_others_write_is_not_ours(inner: str) -> None:
     assert not is_written_by_covey(inner)
@@ -150,9 +153,17 @@ def test_starting_anew_leaves_others_files_in_every_folder(tmp_path: Path) -> No
 
 def test_only_what_covey_leaves_half_written_is_swept(tmp_path: Path) -> None:
     mine = [".notes.tmp", ".a.csv.0123abcd.tmp", "texts/.x.tmp"]
-    written(tmp_path, *mine, ".map.png.0123abcd.tmp", "texts/.part-000000.parquet.0123abcd.tmp", "map.png")
+    half = ["texts/.part-000000.parquet.0123abcd.tmp", "graph/0123456789abcdef/block-00003/.rows.npy.0123abcd.tmp"]
+    written(tmp_path, *mine, ".map.png.0123abcd.tmp", *half, "map.png")
     remove_half_written(tmp_path)
     assert set(files_of(tmp_path)) == {*mine, "map.png"}
+
+
+def test_the_blocks_of_a_graph_go_with_their_folders(tmp_path: Path) -> None:
+    blocks = [f"graph/block-{number:05d}/{name}.npy" for number in range(2) for name in ("rows", "list_indptr")]
+    run = RunDir(written(tmp_path / "run", *blocks, "graph/blocks.json"))
+    run.remove("graph")
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_what_is_no_artefact_is_not_removed(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""kernel_inputs.py: blocks of the graph are written and come back as they were, without being read whole."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from clustering.errors import StageError
+from clustering.kernels.graph.blocks import Block
+from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import (
+    BlockIndex,
+    block_folder,
+    block_index,
+    load_block,
+    load_block_array,
+    save_block,
+    write_block_index,
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+def two_rows() -> Block:
+    """Rows 1 and 4 of a run of five, which list each other; row 4 lists row 0, too."""
+    return Block(
+        rows=np.array([1, 4]),
+        indptr=np.array([0, 1, 3]),
+        indices=np.array([4, 0, 1], np.int32),
+        data=np.array([0.5, 0.7, 0.5], np.float32),
+        radius=np.array([0.5, 0.7], np.float32),
+        list_indptr=np.array([0, 1, 3]),
+        list_indices=np.array([4, 1, 0], np.int32),
+        list_distances=np.array([0.5, 0.5, 0.7], np.float32),
+        keys=np.array([1 << 63, 5], np.uint64),
+        copies=np.array([1, 3], np.int32),
+    )
+
+
+def test_a_block_comes_back_memory_mapped(run: RunDir) -> None:
+    block = two_rows()
+    save_block(run, 7, block)
+    found = load_block(run, 7)
+    assert len(found) == 2
+    for name in (one.name for one in fields(Block)):
+        array = getattr(found, name)
+        assert_array_equal(array, getattr(block, name))
+        assert_array_equal(load_block_array(run, 7, name), array)
+        assert array.dtype == getattr(block, name).dtype
+        while isinstance(array, np.ndarray):
+            array = array.base
+        assert isinstance(array, mmap.mmap), name
+
+
+def test_a_block_that_is_not_whole_is_named(run: RunDir) -> None:
+    save_block(run, 0, two_rows())
+    Path(str(block_folder(run, 0) / "keys.npy")).unlink()
+    with pytest.raises(StageError, match=r"graph holds no finished graph \(.*block-00000/keys\.npy is missing\)"):
+        load_block(run, 0)
+
+
+def test_the_index_tells_the_sizes_of_the_blocks(run: RunDir) -> None:
+    with pytest.raises(StageError, match="graph holds no finished graph; run the stage graph first"):
+        block_index(run)
+    index = BlockIndex(n_texts=5, rows=[2, 3], edges=[3, 3], list_entries=[3, 2])
+    write_block_index(run, index)
+    assert block_index(run) == index
+    assert len(block_index(run)) == 2
