@@ -195,6 +195,11 @@ class StoreSection:
         """The configured index; without one, FLAT (exact) in the embedded store and HNSW on a server."""
         return self.index or ("FLAT" if self.embedded else "HNSW")
 
+    @property
+    def exact_distances(self) -> bool:
+        """Whether searched distances are those of the vectors in vectors/, not of rounded ones."""
+        return self.index_type != "IVF_SQ8"
+
 
 @dataclass(frozen=True, config=_strict)
 class SearchSection:

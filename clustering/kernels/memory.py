@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clustering.kernels.topk import BLOCK_BYTES
+
 PART_ROWS = 8192
 PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
 
@@ -49,6 +51,7 @@ def stage_bytes(
     laid_out = n_texts if map_texts is None else min(map_texts, n_texts)
     # The map's lists. With a sample they are those of all texts, and as much again while the others are placed.
     lists = n_texts * (map_neighbors * 12 if map_texts is None else k * 24)
+    sampled = recall_sample * (dim * 4 + k * 60) + 3 * BLOCK_BYTES if recall_sample else 0
     edge_bytes = 125 if map_method == "umap" else 55
     pictured = min(n_texts, PICTURE_POINTS)
     # The first number is in MiB: an interpreter with Ray and the stage's libraries, before it reads a row.
@@ -56,8 +59,8 @@ def stage_bytes(
         ("read", 230, n_records * 110, n_texts * (text_bytes + 12) + n_records * 40),  # two 16-byte digests, sorted
         ("embed", 150, encoder_bytes + part * (dim * 8 + text_bytes * 350 + 400), vectors),  # tokens are objects
         ("store", 265, part * dim * 70, vectors * 1.3),  # two parts and their requests in flight
-        # A hit is 250 bytes of Python objects until it is decoded; exact search holds a block of products twice.
-        ("search", 385, max(part * (dim * 8 + k * 250), part * recall_sample * 12), listed * 12),
+        # A hit is 250 bytes of Python objects until it is decoded. Beside it, a block of products with the sample.
+        ("search", 385, part * (dim * 8 + k * 250) + sampled, listed * 12),
         ("graph", 365, edges * 62, edges * 24),  # the lists, then both directions of every edge
         ("forest", 0, forest_bytes(n_texts, edges), n_texts * 24),
         ("cluster", 420, n_texts * 380, n_texts * 80),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
+BLOCK_BYTES = 32 << 20  # of inner products that are computed at a time
 
 
 def score_distance(scores: NDArray[np.floating[Any]], metric: str) -> FloatArray:
@@ -54,36 +55,46 @@ def nearest_others(
     return ids[order], distances[order], np.minimum(left, k)
 
 
-def block_top_k(
-    queries: FloatArray, block: FloatArray, query_rows: IntArray, first_row: int, k: int
-) -> tuple[IntArray, FloatArray]:
-    """Find the k largest inner products of each query with one block of vectors, without the query itself.
+class TopK:
+    """The k largest inner products of some queries with vectors that come block by block, in any order.
 
-    queries, block : float32, shapes (n_queries, dim) and (n_block, dim), unit length
-    query_rows : int64, shape (n_queries,), -1 for a query that is no row; first_row : the row of block[0]
-    Returns: rows int64 and inner products float32, shape (n_queries, min(k, n_block)), ascending by row; of equal
-        inner products the smaller rows are kept.
+    rows, dots : int64 and float32, shape (n_queries, k), descending by inner product, then ascending by row; -1 and
+        -inf where there are fewer
     """
-    dots = queries @ block.T
-    inside = (query_rows >= first_row) & (query_rows < first_row + len(block))
-    dots[np.flatnonzero(inside), query_rows[inside] - first_row] = -np.inf
-    width = min(k, len(block))
-    edge = np.partition(dots, len(block) - width, axis=1)[:, [len(block) - width]]
-    above, ties = dots > edge, dots == edge
-    take = above | (ties & (np.cumsum(ties, axis=1) <= width - above.sum(axis=1, keepdims=True)))
-    best = np.nonzero(take)[1].reshape(-1, width)
-    return best + first_row, np.take_along_axis(dots, best, axis=1)
 
+    def __init__(self, n_queries: int, k: int) -> None:
+        self.rows = np.full((n_queries, k), -1, np.int64)
+        self.dots = np.full((n_queries, k), -np.inf, np.float32)
 
-def merge_top_k(rows: list[IntArray], dots: list[FloatArray], k: int) -> tuple[IntArray, FloatArray]:
-    """Merge the results of several blocks into the k largest.
+    def scan(self, queries: FloatArray, query_rows: IntArray, rows: IntArray, vectors: FloatArray) -> None:
+        """Take the products of all queries with some vectors; a query is no neighbor of itself.
 
-    rows, dots : int64 and float32, shape (n_queries, k of the block), from ``block_top_k``
-    Returns: int64 and float32, shape (n_queries, k), descending by inner product, then ascending by row.
-    """
-    all_rows, all_dots = np.concatenate(rows, axis=1), np.concatenate(dots, axis=1)
-    order = np.lexsort((all_rows, -all_dots), axis=1)[:, :k]
-    return np.take_along_axis(all_rows, order, axis=1), np.take_along_axis(all_dots, order, axis=1)
+        queries, vectors : float32, shapes (n_queries, dim) and (n_vectors, dim), unit length
+        query_rows : int64, shape (n_queries,), -1 for a query that is no row
+        rows : int64, shape (n_vectors,), ascending, of the vectors; none of them has been taken before
+        """
+        step = max(1, BLOCK_BYTES // (4 * max(len(queries), 1)))
+        for at in range(0, len(rows), step):
+            block = rows[at : at + step]
+            dots = queries @ vectors[at : at + step].T
+            own = np.searchsorted(block[:-1], query_rows)
+            itself = np.flatnonzero(block[own] == query_rows)
+            dots[itself, own[itself]] = -np.inf
+            edge = self.dots[:, -1:]
+            if np.isinf(edge).any() and self.dots.shape[1] < len(block):  # so that few are sorted
+                edge = np.maximum(edge, np.partition(dots, -self.dots.shape[1], axis=1)[:, [-self.dots.shape[1]]])
+            owner, place = np.nonzero((dots >= edge) & (dots > -np.inf))
+            self.merge(owner, block[place], dots[owner, place])
+
+    def merge(self, owner: IntArray, rows: IntArray, dots: FloatArray) -> None:
+        """Take products that are known; owner : int64, shape (n_products,), the number of the query of each"""
+        n_queries, k = self.rows.shape
+        owner = np.concatenate([np.repeat(np.arange(n_queries), k), owner])
+        rows, dots = np.concatenate([self.rows.ravel(), rows]), np.concatenate([self.dots.ravel(), dots])
+        order = np.lexsort((rows, -dots, owner))
+        counts = np.bincount(owner, minlength=n_queries)
+        kept = order[np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts) < k]
+        self.rows, self.dots = rows[kept].reshape(n_queries, k), dots[kept].reshape(n_queries, k)
 
 
 def wilson_interval(mean: float, n: int) -> tuple[float, float]:

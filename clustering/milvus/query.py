@@ -16,7 +16,6 @@ from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.index import nlist_of
 from clustering.milvus.protocol import HIT_BYTES, Hits, search_request
 from clustering.milvus.retry import RequestSize, retry_in_halves
-from clustering.runs.directory import RunDir
 from clustering.schema import Figures
 from clustering.workers.recall import RecallSample
 
@@ -115,28 +114,27 @@ def search_params(cfg: SearchSection, store: StoreSection, n_texts: int) -> dict
 
 
 def tune_params(
-    run: RunDir, endpoint: Endpoint, store: StoreSection, cfg: SearchSection, n_texts: int, seed: int
+    endpoint: Endpoint, store: StoreSection, cfg: SearchSection, k: int, n_texts: int, sample: RecallSample
 ) -> tuple[dict[str, Any], Figures]:
     """Raise the index's parameter step by step until a sample's recall exceeds ``cfg.target_recall``.
 
     The rows are not those on which the finished search is measured. A step is enough when the sample's mean exceeds the
     target by so many standard errors that it is 95 % sure. The configured value, if any, is where the steps begin.
+
+    n_texts : with a vector; sample : with its true neighbors
     Returns: the parameters, and target_recall, target_reached and the steps with the recall of each.
     """
-    k = min(cfg.k, n_texts - 1)
     (key, (_, most)), *_ = SEARCH_PARAMS[store.index_type].items()
     start = 8 if key == "nprobe" else k + 1
     most = min(most, nlist_of(store, n_texts) if key == "nprobe" else max(n_texts, start))
     value = min(int(cfg.params.get(key, start)), most)
-    sample = RecallSample(run, store.metric, k, cfg.recall_sample, n_texts, [seed, 1])
     steps: list[dict[str, float]] = []
     target = float(cfg.target_recall or 0)
     while True:
         params = {**cfg.params, key: value}
         query = NeighborQuery(endpoint, store.metric, params, k, n_texts)
         with query.channel:
-            _, distances, counts = nearest_in_batches(query, sample.rows, sample.vectors)
-        shares = sample.shares(distances, counts)
+            shares = sample.shares(*nearest_in_batches(query, sample.rows, sample.vectors))
         recall, error = float(shares.mean()), float(shares.std()) / math.sqrt(len(shares))
         steps.append({key: value, "recall": round(recall, 5)})
         reached = recall - STANDARD_ERRORS * error >= target

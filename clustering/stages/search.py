@@ -26,30 +26,41 @@ from clustering.runs.parts import part_names, parts, read_rows, rows_without_vec
 from clustering.runs.storage import read_schema, read_table, write_table
 from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
-from clustering.workers.recall import measure_recall
+from clustering.workers.recall import NO_RECALL, RecallSample, SampleWatch, find_true_neighbors
 from clustering.workers.tasks import run_on_one_node
 
 
 class Searcher:
-    """Find the neighbors of parts of vectors/, several requests at a time."""
+    """Find the neighbors of parts of vectors/, several requests at a time, and compare the parts with a sample."""
 
     def __init__(
         self, run: RunDir, endpoint: Endpoint, metric: str, params: dict[str, Any], k: int, centers: FloatArray,
-        n_texts: int = 0,
+        n_texts: int = 0, sample: SampleWatch | None = None,
     ) -> None:  # fmt: skip
-        self.run, self.centers = run, centers
+        self.run, self.centers, self.sample = run, centers, sample
         self.query = NeighborQuery(endpoint, metric, params, k, n_texts)
 
     def __call__(self, item: Item) -> Item:
         before = self.query.retries
-        with ThreadPoolExecutor(self.query.in_flight) as pool:
-            missing = [name for name in item["names"] if not (self.run / "neighbors" / name).exists()]
-            rows = sum(self.search(name, pool) for name in missing)
-        return {"rows": rows, "retries": self.query.retries - before}
+        with ThreadPoolExecutor(self.query.in_flight) as requests, ThreadPoolExecutor(1) as beside:
+            rows = sum(self.handle(name, requests, beside) for name in item["names"])
+        found = {} if self.sample is None else {"sample": self.sample.result()}
+        return {"rows": rows, "retries": self.query.retries - before, **found}
 
-    def search(self, name: str, pool: ThreadPoolExecutor) -> int:
-        """Write a part of neighbors/; return the number of its rows that have a vector."""
-        table = read_table(self.run / "vectors" / name)
+    def handle(self, name: str, requests: ThreadPoolExecutor, beside: ThreadPoolExecutor) -> int:
+        """Search a part, unless that is done; return the number of queries. The sample sees the part in any case."""
+        path = self.run / "neighbors" / name
+        vectors, is_done = read_table(self.run / "vectors" / name), path.exists()
+        if self.sample is None:
+            return 0 if is_done else self.search(name, vectors, requests)[0]
+        seen = beside.submit(self.sample.see_vectors, *stored_vectors(vectors))
+        queries, lists = (0, read_table(path)) if is_done else self.search(name, vectors, requests)
+        seen.result()
+        self.sample.see_lists(lists)
+        return queries
+
+    def search(self, name: str, table: pa.Table, pool: ThreadPoolExecutor) -> tuple[int, pa.Table]:
+        """Write a part of neighbors/ for one of vectors/; return the number of queries, and the part."""
         rows, vectors = stored_vectors(table)
         position = rows - table["row"][0].as_py()  # a row without a vector has an empty list, and no partition
         lengths, partitions = np.zeros(len(table), np.int64), np.full(len(table), -1)
@@ -64,8 +75,9 @@ class Searcher:
         ]
         # The count lies in the part, so that a run of several starts still reports all of them.
         short = {"short": str(int((counts < self.query.k).sum()))}
-        write_table(self.run / "neighbors" / name, pa.table(columns, schema=schema.NEIGHBORS.with_metadata(short)))
-        return len(rows)
+        lists = pa.table(columns, schema=schema.NEIGHBORS.with_metadata(short))
+        write_table(self.run / "neighbors" / name, lists)
+        return len(rows), lists
 
 
 def search_neighbors(
@@ -81,18 +93,25 @@ def search_neighbors(
     n_vectors = n_texts - rows_without_vector(run / "vectors").size
     k = min(cfg.k, n_vectors - 1)
     params = search_params(cfg, store, n_vectors)
+    size = cfg.recall_sample if k else 0
+    sample = RecallSample(run, store.metric, k, size, n_texts, seed, store.exact_distances) if size else None
     tuned: Figures = {}
-    if cfg.target_recall is not None:
-        params, tuned = tune_params(run, endpoint, store, cfg, n_texts, seed)
+    if sample and cfg.target_recall is not None:
+        # Not the rows on which the finished search is measured, but their true neighbors are found in the same pass.
+        other = RecallSample(run, store.metric, k, size, n_texts, [seed, 1], store.exact_distances)
+        find_true_neighbors(sample, other)
+        params, tuned = tune_params(endpoint, store, cfg, k, n_vectors, other)
     started = time.perf_counter()
     done = set(part_names(run / "neighbors"))
-    todo = [name for name in part_names(run / "vectors") if name not in done]
+    names = part_names(run / "vectors")
+    todo = [name for name in names if name not in done]
     centers = run_on_one_node(partition_centers, run, n_texts, seed) if todo else None
-    size = min(4, -(-len(todo) // (4 * cfg.actors)))  # parts a call
+    names = names if sample else todo
+    size = min(4, -(-len(names) // (4 * cfg.actors)))  # parts a call
     results = map_parts(
-        Searcher, [{"names": todo[at : at + size]} for at in range(0, len(todo), max(size, 1))],
-        actors=cfg.actors, run=run, endpoint=endpoint, metric=store.metric, params=params, k=k,
-        centers=centers, n_texts=n_vectors,
+        Searcher, [{"names": names[at : at + size]} for at in range(0, len(names), max(size, 1))],
+        actors=cfg.actors, take=sample.take if sample else None, run=run, endpoint=endpoint, metric=store.metric,
+        params=params, k=k, centers=centers, n_texts=n_vectors, sample=sample.watch() if sample else None,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     queries = sum(result["rows"] for result in results)
@@ -104,7 +123,7 @@ def search_neighbors(
         "short_rows": sum(int(read_schema(path).metadata[b"short"]) for path in parts(run / "neighbors")),
         "retries": sum(result["retries"] for result in results),
         **tuned,
-        **measure_recall(run, store.metric, k, cfg.recall_sample, n_texts, seed),
+        **(sample.figures() if sample else NO_RECALL),
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import ray
 
 from clustering.kernels.graph.repair import OutsideSearch, nearest_outside
-from clustering.kernels.topk import FloatArray, IntArray, block_top_k, dot_distance, merge_top_k
+from clustering.kernels.topk import FloatArray, IntArray, TopK, dot_distance
 from clustering.runs.parts import parts, read_rows, stored_vectors, vectors_of
 from clustering.runs.storage import Location, read_table
 from clustering.workers.nodes import node_cpus
@@ -26,13 +26,14 @@ def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray,
     folder : vectors/
     queries : float32, shape (n_queries, dim), unit length
     query_rows : int64, shape (n_queries,); a query's own row is no neighbor of it; -1 for a text that is not stored
-    Returns: rows (int64) and inner products (float32), shape (n_queries, at most k), nearest first
+    Returns: rows (int64) and inner products (float32), shape (n_queries, k), nearest first; -1 and -inf where fewer
+        texts have a vector
     """
     shared = ray.put((queries, query_rows))
-    best = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    for rows, dots in map_unordered(_block_neighbors, [(path, shared, k) for path in parts(folder)]):
-        best = merge_top_k([best[0], rows], [best[1], dots], k)
-    return best
+    best, owner = TopK(len(queries), k), np.repeat(np.arange(len(queries)), k)
+    for rows, dots in map_unordered(_part_neighbors, [(path, shared, k) for path in parts(folder)]):
+        best.merge(owner, rows.ravel(), dots.ravel())
+    return best.rows, best.dots
 
 
 def map_unordered(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
@@ -97,11 +98,8 @@ def _block_outside(
     return stored[position], reach
 
 
-def _block_neighbors(path: Location, shared: Queries, k: int) -> tuple[IntArray, FloatArray]:
-    stored, block = stored_vectors(read_table(path))
+def _part_neighbors(path: Location, shared: Queries, k: int) -> tuple[IntArray, FloatArray]:
     queries, query_rows = shared
-    if not stored.size:
-        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    own = np.searchsorted(stored[:-1], query_rows)
-    position, dots = block_top_k(queries, block, np.where(stored[own] == query_rows, own, -1), 0, k)
-    return stored[position], dots
+    best = TopK(len(queries), k)
+    best.scan(queries, query_rows, *stored_vectors(read_table(path)))
+    return best.rows, best.dots

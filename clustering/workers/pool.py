@@ -35,6 +35,7 @@ def map_parts(
     actors: int,
     cpus: float = 1,
     gpus: float = 0,
+    take: Callable[[Item], None] | None = None,
     **kwargs: Any,
 ) -> list[Item]:
     """Give every item to a worker of a pool of actors; return the results in the items' order.
@@ -42,6 +43,7 @@ def map_parts(
     make : builds the worker on its actor, with ``kwargs``
     items : each gets its number as ``item``; a worker must be safe to repeat, because a lost actor's item starts again
     cpus : cores of an actor; fewer where no node has so many free
+    take : called with each result as it comes, so that what is large can be merged and taken out
     Raises: ConfigError with the problems of all items, when a worker raises one; any other CoveyError at once, because
         the other items would fail alike; StageError for an item that ends its worker three times.
     """
@@ -63,6 +65,8 @@ def map_parts(
                     break
                 continue
             number, result, usage = outcome
+            if take:
+                take(result)
             results[number] = result
             usage.gpu_busy_seconds = gpus * result.get("model_seconds", 0)
             charge(usage)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
+from clustering.kernels import topk
 from clustering.kernels.topk import (
-    block_top_k,
+    TopK,
     dot_distance,
-    merge_top_k,
     nearest_others,
     score_distance,
     wilson_interval,  # fmt: skip
@@ -90,8 +90,10 @@ def test_a_query_without_hits_keeps_its_place() -> None:
 def blocked(
     vectors: NDArray[np.float32], rows: NDArray[np.int64], blocks: list[slice], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    found = [block_top_k(vectors[rows], vectors[block], rows, block.start, k) for block in blocks]
-    return merge_top_k([near for near, _ in found], [dots for _, dots in found], k)
+    top, every = TopK(len(rows), k), np.arange(len(vectors))
+    for block in blocks[::-1]:
+        top.scan(vectors[rows], rows, every[block], vectors[block])
+    return top.rows, top.dots
 
 
 @given(exact_vectors(), st.data())
@@ -124,9 +126,34 @@ def test_equal_vectors_rank_by_row_whatever_the_blocks() -> None:
 
 
 def test_a_query_that_is_not_stored_keeps_every_row() -> None:
-    near, dots = block_top_k(np.eye(4, dtype=np.float32)[[2]], np.eye(4, dtype=np.float32), np.array([-1]), 0, 4)
-    assert sorted(near[0].tolist()) == [0, 1, 2, 3]
-    assert near[0, dots[0].argmax()] == 2
+    top, axes = TopK(1, 5), np.eye(4, dtype=np.float32)
+    top.scan(axes[[2]], np.array([-1]), np.arange(4), axes)
+    assert top.rows.tolist() == [[2, 0, 1, 3, -1]]
+    assert top.dots.tolist() == [[1, 0, 0, 0, -np.inf]]
+
+
+@given(exact_vectors(), st.data())
+def test_several_counts_of_some_blocks_each_merge_to_that_of_all(
+    vectors: NDArray[np.float32], data: st.DataObject
+) -> None:
+    n_texts = len(vectors)
+    every, k = np.arange(n_texts), data.draw(st.integers(1, n_texts - 1))
+    expected = blocked(vectors, every, [slice(0, n_texts)], k)
+    merged = TopK(n_texts, k)
+    for block in data.draw(cuts(n_texts)):
+        near, dots = blocked(vectors, every, [block], k)
+        known = near >= 0
+        merged.merge(np.nonzero(known)[0], near[known], dots[known])
+    assert_array_equal(merged.rows, expected[0])
+    assert_array_equal(merged.dots, expected[1])
+
+
+def test_a_block_of_products_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk, "BLOCK_BYTES", 4 * 60 * 7)
+    vectors = blobs(seed=1, n_blobs=3, each=20).vectors
+    found = blocked(vectors, np.arange(60), [slice(0, 60)], 5)
+    monkeypatch.undo()
+    assert_array_equal(found[0], blocked(vectors, np.arange(60), [slice(0, 60)], 5)[0])
 
 
 def test_the_wilson_interval_has_its_published_values() -> None:
