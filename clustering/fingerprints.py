@@ -68,6 +68,7 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
     own: dict[str, list[Any]] = {  # of the other stages, their section of the configuration
         "graph": [settings["graph"], "with radius"],
         "forest": [config.cluster.weights, config.cluster.core_rank, others],
+        "cluster": [settings["cluster"], "with sizes"],
         "describe": [{**settings["describe"], "titles": titles}],
         "project": [settings["project"], config.run.seed],
         "plot": [settings["plot"], config.name, config.run.seed],

@@ -380,3 +380,31 @@ def layout_epoch(
             drive += np.clip(factor * away, -4, 4)
         moved[row] += speed * (draw + drive * 5 * float(held) / max(samples, 1))
     return moved
+
+
+def described(
+    words: Sequence[Sequence[str]], order: Sequence[tuple[float, int]], layers: Sequence[Sequence[int]], chosen: int
+) -> dict[int, tuple[list[str], list[int]]]:
+    """Every cluster's terms and members, strongest first.
+
+    words, order, layers : of each text: its words, (strength, copies), and its cluster in each layer (-1: none)
+    """
+    members: dict[int, set[int]] = {}
+    for row, clusters in enumerate(layers):
+        for cluster in set(clusters) - {-1}:
+            members.setdefault(cluster, set()).add(row)
+    counts = {cluster: Counter(word for row in rows for word in words[row]) for cluster, rows in members.items()}
+    found = {}
+    n_layers = len(layers[0])
+    for layer in [*(number for number in range(n_layers) if number != chosen), chosen]:
+        clusters = sorted({own[layer] for own in layers} - {-1})
+        uses = sum((counts[cluster] for cluster in clusters), Counter())
+        average = uses.total() / len(clusters) if clusters else 0.0
+        for cluster in clusters:
+            weight = {
+                word: count / counts[cluster].total() * float(np.log1p(average / uses[word]))
+                for word, count in counts[cluster].items()
+            }
+            terms = sorted(weight, key=lambda word: (-weight[word], word))
+            found[cluster] = terms, sorted(members[cluster], key=lambda row: (-order[row][0], -order[row][1], row))
+    return found

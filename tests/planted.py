@@ -7,14 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from clustering import schema
 from clustering.encoders.base import unit_rows
 from clustering.kernels.graph.csr import undirected_graph
+from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_name
-from clustering.runs.storage import write_table
+from clustering.runs.storage import write_json, write_table
+from clustering.sample import write_sample
 from clustering.schema import vectors_schema
+from clustering.stages.cluster import _cluster_sizes
 
 
 class Blobs(NamedTuple):
@@ -104,3 +109,53 @@ PLACES = {
 def headlines_in(code: str) -> list[str]:
     """60 headlines in a language: en, de, zh or ru."""
     return [happening.format(place) for happening in HAPPENINGS[code] for place in PLACES[code]]
+
+
+def write_clustered(run: RunDir, n_records: int, part_records: int, seed: int = 0) -> int:
+    """Leave what the stages before describe and report leave of generated headlines; return the distinct texts.
+
+    The stories are the clusters. A broader layer joins some, a finer one cuts large ones in two, and each layer leaves
+    other texts out. Strengths are often equal. A copy's line stands in a later part of members/ than its text.
+    """
+    write_sample(run.path / "sample.parquet", n_records, seed)
+    sample = pq.read_table(run.path / "sample.parquet")
+    (run.path / "sample.parquet").unlink()
+    text = sample["title"].combine_chunks().dictionary_encode()
+    row = text.indices.to_numpy().astype(np.int64)  # numbered by first appearance
+    copies = np.bincount(row).astype(np.int32)
+    n_texts = copies.size
+    rng = np.random.default_rng(seed)
+    label = np.full(n_texts, -1, np.int64)
+    label[row] = sample["story"].to_numpy()
+    _, label = np.unique(label, return_inverse=True)
+    label = label.reshape(-1) - 1
+    n_stories = int(label.max()) + 1
+    broad = np.where(rng.random(n_texts) < 0.9, label % max(n_stories // 8, 1) + n_stories, -1)
+    large = np.bincount(label[label >= 0], minlength=n_stories) > 20
+    fine = np.where((label >= 0) & large[label], broad.max() + 1 + 2 * label + np.arange(n_texts) % 2, label)
+    layers = np.column_stack([broad, label, fine])
+    used, numbered = np.unique(np.append(layers.ravel(), np.arange(-1, n_stories)), return_inverse=True)
+    layers = numbered.reshape(-1)[: layers.size].reshape(layers.shape).astype(np.int32) - 1
+    strength = (rng.integers(1, 6, n_texts) / 5).astype(np.float32)
+    assignment = {
+        "row": np.arange(n_texts), "label": layers[:, 1], "strength": strength, "layers": layers.tolist(),
+        "outlier_score": 1 - strength, "home": np.maximum(layers[:, 1], 0), "home_strength": strength,
+    }  # fmt: skip
+    write_table(run / "assignment.parquet", pa.table(assignment, schema=schema.ASSIGNMENT))
+    texts, size = _cluster_sizes(layers, copies, used.size - 1)
+    kept = {"chosen": 1, "layers": [np.unique(layer[layer >= 0]).tolist() for layer in layers.T],
+            "parent": [-1] * (used.size - 1), "persistence": [0.5] * (used.size - 1), "texts": texts.tolist(),
+            "size": size.tolist()}  # fmt: skip
+    write_json(run / "layers.json", kept)
+    x, y = rng.normal(size=(2, n_texts)).astype(np.float32)
+    new = np.r_[0, np.flatnonzero(np.diff(np.maximum.accumulate(row))) + 1]  # the record of each row's first appearance
+    carried = pa.table([sample["id"], pa.array(row), sample["story"]], ["text_id", "row", "story"])
+    for number, first in enumerate(range(0, n_records, part_records)):
+        write_table(run / "members" / part_name(number), carried.slice(first, part_records))
+        own = np.flatnonzero((new >= first) & (new < first + part_records))
+        if own.size:
+            columns = {"row": own, "text": text.dictionary.take(pa.array(own)), "copies": copies[own]}
+            write_table(run / "texts" / part_name(number), pa.table(columns, schema=schema.TEXTS))
+            places = {"row": own, "x": x[own], "y": y[own]}
+            write_table(run / "coords" / part_name(number), pa.table(places, schema=schema.COORDS))
+    return n_texts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,27 +54,29 @@ def _unspaced(stop_words: frozenset[str]) -> re.Pattern[str]:
 
 
 def class_tf_idf(
-    label: NDArray[np.int64], term: NDArray[np.int64], count: NDArray[np.int64], n_clusters: int
+    label: NDArray[Any], term: NDArray[Any], count: NDArray[np.int64], words: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """c-TF-IDF: how much a term distinguishes its cluster from all clusters.
 
-    label, term, count : int64, shape (n_pairs,), how often a term occurs in a cluster, each pair once
+    label, term, count : integers, shape (n_pairs,), how often a term occurs in a cluster, each pair once; all pairs of
+        these terms
+    words : int64, shape (n_clusters,), words of each cluster, those of other terms, too
     Returns: float64, shape (n_pairs,), share of the term in its cluster x log(1 + mean words of a cluster / uses of
         the term in all clusters).
     Source: Grootendorst (2022), BERTopic, arXiv:2203.05794.
     """
-    in_cluster = np.bincount(label, weights=count, minlength=n_clusters)
     uses = np.bincount(term, weights=count)
-    average = in_cluster.sum() / max(n_clusters, 1)
-    return count / in_cluster[label] * np.log1p(average / uses[term])  # type: ignore[no-any-return]
+    average = words.sum() / max(words.size, 1)
+    return count / words[label] * np.log1p(average / uses[term])  # type: ignore[no-any-return]
 
 
 def common_terms(
-    label: NDArray[np.int64], term: NDArray[np.int64], count: NDArray[np.int64], texts: NDArray[np.int64]
+    label: NDArray[Any], term: NDArray[Any], count: NDArray[np.int64], texts: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Find terms that are spread so evenly that they describe no cluster, such as stop words of a language or a field.
 
-    label, term, count : int64, shape (n_pairs,), how often a term occurs in a cluster, each pair once
+    label, term, count : integers, shape (n_pairs,), how often a term occurs in a cluster, each pair once; all pairs of
+        these terms
     texts : int64, shape (n_clusters,), texts of each cluster
     Returns: bool, shape (n_terms,), True for a common term; all False with fewer than MANY_CLUSTERS clusters.
     """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from clustering.errors import StageError
 from clustering.kernels.printable import one_line
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
-from clustering.runs.storage import Location, load_array, read_schema, read_table, save_array
+from clustering.runs.storage import Location, load_array, read_metadata, read_schema, read_table, save_array
 
 SHOWN_IDS = 3
 WITHOUT_VECTOR = b"without_vector"  # metadata of a part of vectors/: rows whose text has no usable vector
@@ -33,6 +35,26 @@ def parts(folder: Location) -> list[Location]:
 def part_names(folder: Location) -> list[str]:
     """The names of the finished parts; they are the same in all artefacts."""
     return [path.name for path in parts(folder)]
+
+
+@dataclass(frozen=True)
+class PartGroup:
+    """Some consecutive parts, and their rows: first to stop."""
+
+    names: list[str]
+    first: int
+    stop: int
+
+
+def group_parts(folder: Location, smallest: int, most: int) -> list[PartGroup]:
+    """All parts of an artefact in groups of about as many rows: at least ``smallest``, and ``most`` groups at most."""
+    found = parts(folder)
+    rows = [read_metadata(path).num_rows for path in found]
+    ends = np.cumsum([0, *rows]).tolist()
+    share = max(smallest, -(-ends[-1] // most), 1)
+    groups = itertools.groupby(range(len(found)), lambda number: ends[number] // share)
+    numbers = [list(group) for _, group in groups]
+    return [PartGroup([found[at].name for at in own], ends[own[0]], ends[own[-1] + 1]) for own in numbers]
 
 
 def read_columns(folder: Location, columns: list[str]) -> pa.Table:

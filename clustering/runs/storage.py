@@ -25,6 +25,7 @@ from clustering.kernels.printable import CREDENTIALS
 from clustering.runs.object_store import COPIED_BYTES, LOCAL, RemotePath, is_local, local_path
 
 T = TypeVar("T")
+ROW_GROUP = 131_072  # rows that are read at once at least
 REDO_HINT = "covey run with run.resume=false makes it anew"
 SECRET_SHOWN = "a URI holds a user or password; object stores take credentials from the environment"
 
@@ -229,6 +230,21 @@ def read_table(path: Location, columns: list[str] | None = None) -> pa.Table:
     return _read_parquet(path, lambda file: file.read(columns=columns))
 
 
+def read_slice(path: Location, first: int, stop: int, columns: list[str]) -> pa.Table:
+    """Some columns of some consecutive rows of a Parquet file; only the row groups that hold them are read.
+
+    first, stop : positions in the file, stop at most its rows
+    """
+
+    def read(file: pq.ParquetFile) -> pa.Table:
+        ends = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
+        wanted = [group for group in range(file.num_row_groups) if ends[group] < stop and ends[group + 1] > first]
+        table = file.read_row_groups(wanted, columns=columns)
+        return table.slice(first - ends[wanted[0]], stop - first) if wanted else table
+
+    return _read_parquet(path, read)
+
+
 def read_metadata(path: Location) -> pq.FileMetaData:
     """The footer of a Parquet file. Raises: StageError when the file holds extension types."""
     return _read_parquet(path, lambda file: file.metadata)
@@ -291,7 +307,7 @@ def write_json(path: Location, content: Any) -> None:
 def write_table(path: Location, table: pa.Table) -> None:
     """Write a Parquet file atomically."""
     with atomic_write(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
 
 
 def save_array(path: Location, array: np.ndarray[Any, Any]) -> None:

@@ -27,7 +27,8 @@ from clustering.workers.tasks import run_on_one_node
 def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
     """Leave assignment.parquet (a line for each distinct text), tree.parquet and layers.json.
 
-    layers.json holds the chosen layer, and the parent and persistence of every cluster of all layers.
+    layers.json holds the chosen layer, the clusters of each layer, and parent, persistence, texts and size (records) of
+    every cluster.
     k : neighbors of each text that are edges
     Returns: count; noise_share, home_share and largest_share (shares of the records); copies_clusters; modularity;
         layers (clusters, resolution and noise share of each, broadest first); layer (the one that the labels are of).
@@ -60,7 +61,16 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     records = result.tree.as_records()
     tree = [pa.array(records[name]) for name in ("parent", "child", "lambda_val", "child_size")]
     write_table(run / "tree.parquet", pa.table(tree, schema=schema.TREE))
-    kept = {"chosen": result.chosen_layer, "parent": result.parent.tolist(), "persistence": result.persistence.tolist()}
+    texts, size = _cluster_sizes(layers, copies, result.parent.size)
+    in_layers = [np.unique(layer[layer >= 0]) for layer in layers.T]
+    kept = {
+        "chosen": result.chosen_layer,
+        "layers": [numbers.tolist() for numbers in in_layers],
+        "parent": result.parent.tolist(),
+        "persistence": result.persistence.tolist(),
+        "texts": texts.tolist(),
+        "size": size.tolist(),
+    }
     write_json(run / "layers.json", kept)
     n_records = int(copies.sum())
 
@@ -78,10 +88,22 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
         "modularity": None if result.modularity is None else round(result.modularity, 5),
         "layer": result.chosen_layer,
         "layers": [
-            {"clusters": int(np.unique(layer[layer >= 0]).size), "resolution": gamma, "noise_share": share(layer < 0)}
-            for layer, gamma in zip(layers.T, gammas, strict=True)
+            {"clusters": numbers.size, "resolution": gamma, "noise_share": share(layer < 0)}
+            for layer, numbers, gamma in zip(layers.T, in_layers, gammas, strict=True)
         ],
     }
+
+
+def _cluster_sizes(
+    layers: NDArray[Any], copies: NDArray[np.int32], n_clusters: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The texts and records of each cluster; a cluster of several layers counts a text once."""
+    texts, size = np.zeros(n_clusters, np.int64), np.zeros(n_clusters, np.int64)
+    for number, layer in enumerate(layers.T):
+        own = (layer >= 0) & (layers[:, :number] != layer[:, None]).all(axis=1)
+        texts += np.bincount(layer[own], minlength=n_clusters)
+        size += np.bincount(layer[own], weights=copies[own], minlength=n_clusters).astype(np.int64)
+    return texts, size
 
 
 def _first_neighbors(run: RunDir, count: int, longest: float | None, n_texts: int) -> NDArray[Any]:

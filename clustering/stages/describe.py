@@ -2,133 +2,218 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config.sections import DescribeSection
 from clustering.kernels.printable import one_line
-from clustering.kernels.terms import class_tf_idf, common_terms, tokenize
 from clustering.kernels.topk import IntArray
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import part_names, read_columns, read_row_texts
-from clustering.runs.storage import read_table, write_table
+from clustering.runs.parts import PartGroup, group_parts, part_names, read_row_texts
+from clustering.runs.storage import read_slice, read_table, write_table
 from clustering.schema import Figures
-from clustering.text.languages import all_stop_words, count_languages, dominant_languages, language_of, stop_words
+from clustering.text.languages import count_languages, dominant_languages
+from clustering.text.terms import (
+    BestTerms,
+    TermCounts,
+    best_terms,
+    count_terms,
+    merge_counts,
+    once_each,
+    without_common,
+)
 from clustering.text.titles import write_titles
-from clustering.workers.remote import compute_remotely
-from clustering.workers.tasks import collect, run_on_one_node, submit
+from clustering.workers.tasks import Starter, collect, make_pieces, run_on_one_node, submit_pieces
 
 SAMPLED_PARTS = 20  # of texts/, in which the languages are counted
 TITLE_TERMS = 3
 TITLE_CHARACTERS = 80
+COUNTED_TEXTS = 32_768  # by one task, at least
+MOST_TASKS = 64
+SUMMED_TEXTS = 2_000_000  # the counts of so many texts are added up by one task
+# A candidate for a cluster's exemplars.
+MEMBER = np.dtype([("label", np.int32), ("strength", np.float32), ("copies", np.int32), ("row", np.int64)])
+Measured = tuple[Any, Usage]
 
 
-def describe_clusters(run: RunDir, cfg: DescribeSection) -> Figures:
+def describe_clusters(run: RunDir, cfg: DescribeSection, counted_texts: int = COUNTED_TEXTS,
+                      summed_texts: int = SUMMED_TEXTS) -> Figures:  # fmt: skip
     """Leave clusters.parquet.
 
+    Tasks count the terms in parts of texts/, and cut the counts by term. Others add up those of their terms, know thus
+    which are common, and find each cluster's best terms among their own once all have told how many words each cluster
+    has. A run of few texts is one task.
+    counted_texts, summed_texts : the share of a task
     Returns: clusters, vocabulary (distinct terms), titles_failed (clusters without a title of the endpoint, which have
         their terms as title).
     """
-    layers, languages = compute_remotely(_layers, run), compute_remotely(_languages, run, cfg)
-    counted = [submit(_count_terms, run, name, layers, languages) for name in part_names(run / "texts")]
-    return run_on_one_node(_describe, run, cfg, layers, *counted)
+    groups = group_parts(run / "texts", counted_texts, MOST_TASKS)
+    n_sums = -(-groups[-1].stop // summed_texts)
+    if len(groups) == n_sums == 1:
+        return run_on_one_node(_describe_alone, run, cfg, groups)
+    return run_on_one_node(_write_clusters, run, cfg, n_sums, *_find_terms(submit_pieces, run, cfg, groups, n_sums))
 
 
-def _languages(run: RunDir, cfg: DescribeSection) -> list[str]:
+def _describe_alone(run: RunDir, cfg: DescribeSection, groups: list[PartGroup]) -> Figures:
+    return _write_clusters(run, cfg, 1, *_find_terms(make_pieces, run, cfg, groups, 1))
+
+
+def _find_terms(start: Starter, run: RunDir, cfg: DescribeSection, groups: list[PartGroup], n_sums: int) -> list[Any]:
+    """What ``_write_clusters`` takes: n_sums summaries, as many best terms, and the exemplars' texts of each group."""
+    (languages,) = start(1, _languages, run, cfg)
+    counted = [start(n_sums, _count, run, cfg, group, languages, n_sums) for group in groups]
+    added = [start(2, _add_up, run, cfg, *pieces) for pieces in zip(*counted, strict=True)]
+    del counted
+    summaries = [summary for _, summary in added]
+    best = [start(1, _choose_terms, run, cfg, counts, *summaries)[0] for counts, _ in added]
+    return [*summaries, *best, *(start(1, _exemplar_texts, run, group, *summaries)[0] for group in groups)]
+
+
+def _languages(run: RunDir, cfg: DescribeSection) -> list[list[str]]:
     """The languages whose stop words are no terms: with ``auto``, those of enough texts of a sample."""
     if cfg.language != "auto":
-        return ["en"] if cfg.language == "english" else []
+        return [["en"] if cfg.language == "english" else []]
     names = part_names(run / "texts")
     counts: Counter[str] = Counter()
     for name in names[:: -(-len(names) // SAMPLED_PARTS)]:
         counts += count_languages(read_table(run / "texts" / name, columns=["text"])["text"].to_pylist())
-    return list(dominant_languages(counts)) or ["en"]
+    return [list(dominant_languages(counts)) or ["en"]]
 
 
-def _count_terms(run: RunDir, name: str, table: NDArray[np.int32], languages: list[str]) -> pa.Table:
-    """Count each term in each cluster of all layers, in one part of texts/; the copies of a text count once.
+def _count(
+    run: RunDir, cfg: DescribeSection, group: PartGroup, languages: Measured, n_sums: int
+) -> list[tuple[TermCounts, NDArray[Any]]]:
+    """The counts of terms, and each cluster's candidates for exemplars, in some parts of texts/; a piece for each sum.
 
-    table : int32, shape (n_texts, n_layers), the cluster of each text in each layer
-    Returns: label int64, term string, count int64
+    Counts are cut by term, candidates by cluster. The copies of a text count once.
     """
-    texts = read_table(run / "texts" / name, columns=["row", "text"])
-    first = texts["row"][0].as_py()
-    layers = table[first : first + len(texts)].copy()
-    for layer in range(1, layers.shape[1]):  # a cluster of several layers counts once
-        layers[(layers[:, :layer] == layers[:, [layer]]).any(axis=1), layer] = -1
-    groups, group = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
-    # Where the collection has several languages, a text's stop words are those of its own.
-    every = all_stop_words(languages)
-    ignored_in = {code: stop_words(code) for code in languages} if len(languages) > 1 else {}
-    counts: Counter[tuple[int, str]] = Counter()
-    for number, text in zip(group.reshape(-1).tolist(), texts["text"].to_pylist(), strict=True):
-        ignored = ignored_in.get(language_of(text) or "", every) if ignored_in else every
-        counts.update((number, token) for token in tokenize(text, ignored))
-    counted = np.array([number for number, _ in counts], np.int64)
-    term, count = pa.array([term for _, term in counts], pa.string()), pa.array(counts.values(), pa.int64())
-    tables = []
-    for column in groups.T.astype(np.int64):
-        of_layer = pa.table({"label": pa.array(column[counted]), "term": term, "count": count})
-        tables.append(of_layer.filter(pa.array(column[counted] >= 0)))
-    return _sum_counts(tables)
+    counted, members = [], []
+    known = collect(languages)
+    for name in group.names:
+        texts = read_table(run / "texts" / name, columns=["row", "text", "copies"])
+        row, copies = texts["row"].to_numpy(), texts["copies"].to_numpy()
+        assigned = read_slice(run / "assignment.parquet", int(row[0]), int(row[-1]) + 1, columns=["strength", "layers"])
+        layers = once_each(assigned["layers"].combine_chunks().flatten().to_numpy().reshape(row.size, -1))
+        counted.append(count_terms(texts["text"].to_pylist(), layers, known))
+        at, layer = np.nonzero(layers >= 0)
+        found = np.empty(at.size, MEMBER)
+        found["label"], found["row"], found["copies"] = layers[at, layer], row[at], copies[at]
+        found["strength"] = assigned["strength"].to_numpy()[at]
+        members.append(_strongest(found, cfg.exemplars))
+    candidates = _strongest(np.concatenate(members), cfg.exemplars)
+    pieces = merge_counts(counted).cut(n_sums)
+    return [(piece, candidates[candidates["label"] % n_sums == number]) for number, piece in enumerate(pieces)]
 
 
-def _sum_counts(tables: list[pa.Table]) -> pa.Table:
-    """The sums of the counts of each label and term."""
-    summed = pa.concat_tables(tables).group_by(["label", "term"]).aggregate([("count", "sum")])
-    return summed.rename_columns({"count_sum": "count"})
+def _strongest(members: NDArray[Any], n_exemplars: int) -> NDArray[Any]:
+    """Of each cluster the members with the highest strength, then with the most copies, then with the smallest row."""
+    order = np.lexsort((members["row"], -members["copies"], -members["strength"], members["label"]))
+    label = members["label"][order]
+    return members[order[np.arange(label.size) - np.searchsorted(label, label) < n_exemplars]]
 
 
-def _describe(run: RunDir, cfg: DescribeSection, table: NDArray[np.int32], *counted: tuple[pa.Table, Usage]) -> Figures:
-    known = json.loads((run / "layers.json").read_text(encoding="utf-8"))
-    parent = np.array(known["parent"], np.int64)
-    n_clusters = parent.size
-    copies = read_columns(run / "texts", ["copies"])["copies"].to_numpy()
-    layers = [np.unique(column[column >= 0]) for column in table.T]
-    # A pair for each text and each of its clusters; a cluster may be in several layers.
-    n_texts = max(copies.size, 1)
-    pairs = [column[column >= 0].astype(np.int64) * n_texts + np.flatnonzero(column >= 0) for column in table.T]
-    label, row = np.divmod(np.unique(np.concatenate(pairs)), n_texts)
-    summed = _sum_counts([collect(part) for part in counted])
-    terms: list[list[str]] = [[] for _ in range(n_clusters)]
-    chosen = layers[known["chosen"]]
+@dataclass(frozen=True)
+class _Clusters:
+    """What the cluster stage tells of the clusters of all layers."""
+
+    layers: list[NDArray[np.int32]]  # the clusters of each layer
+    chosen: int  # the layer of the labels
+    parent: IntArray  # of each cluster, as the following
+    persistence: NDArray[np.float32]
+    texts: IntArray
+    size: IntArray
+
+    @classmethod
+    def of(cls, run: RunDir) -> _Clusters:
+        known = json.loads((run / "layers.json").read_text(encoding="utf-8"))
+        numbers = {name: np.array(known[name], np.int64) for name in ("parent", "texts", "size")}
+        layers = [np.array(layer, np.int32) for layer in known["layers"]]
+        return cls(layers, known["chosen"], persistence=np.array(known["persistence"], np.float32), **numbers)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What a sum tells the others: words of each cluster, terms, and the exemplars of its clusters."""
+
+    words: IntArray
+    vocabulary: int
+    exemplars: NDArray[Any]
+
+
+def _add_up(run: RunDir, cfg: DescribeSection, *pieces: Measured) -> list[Any]:
+    """The counts of some terms in all texts, and their summary."""
+    counted, members = zip(*map(collect, pieces), strict=True)
+    counts = merge_counts(list(counted))
+    known = _Clusters.of(run)
     if cfg.language == "auto":
-        summed = _without_common(summed, chosen, np.bincount(label, minlength=n_clusters))
-    for layer in (*layers, chosen):  # terms set a cluster apart within its layer, first of all within the chosen one
-        for number, words in zip(layer.tolist(), _best_terms(summed, layer, cfg.terms), strict=True):
-            terms[number] = words
-    exemplars = _exemplars(run, label, row, copies, n_clusters, cfg.exemplars)
+        counts = without_common(counts, known.layers[known.chosen], known.texts)
+    exemplars = _strongest(np.concatenate(members), cfg.exemplars)
+    return [counts, _Summary(counts.words_of(known.texts.size), len(counts.words), exemplars)]
+
+
+def _choose_terms(run: RunDir, cfg: DescribeSection, counts: Measured, *summaries: Measured) -> list[BestTerms]:
+    """The best of some terms for each cluster; they set a cluster apart within its layer, first within the chosen."""
+    known = _Clusters.of(run)
+    words = np.sum([collect(summary).words for summary in summaries], axis=0)
+    return [best_terms(collect(counts), [*known.layers, known.layers[known.chosen]], words, cfg.terms)]
+
+
+def _exemplar_texts(run: RunDir, group: PartGroup, *summaries: Measured) -> list[dict[int, str]]:
+    """The texts of the exemplars that lie in some parts of texts/, by row."""
+    rows = np.unique(np.concatenate([collect(summary).exemplars["row"] for summary in summaries]))
+    return [read_row_texts(run, rows[(rows >= group.first) & (rows < group.stop)])]
+
+
+def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Measured) -> Figures:
+    """Leave clusters.parquet. found : of ``_find_terms``"""
+    pieces = [collect(piece) for piece in found]
+    summaries, best = pieces[:n_sums], BestTerms.merged(pieces[n_sums : 2 * n_sums], cfg.terms)
+    text_of = {row: text for texts in pieces[2 * n_sums :] for row, text in texts.items()}
+    known = _Clusters.of(run)
+    n_clusters = known.parent.size
+    terms: list[list[str]] = [[] for _ in range(n_clusters)]
+    for number, word in zip(best.label.tolist(), best.word.to_pylist(), strict=True):
+        terms[number].append(word)
+    exemplars: list[list[str]] = [[] for _ in range(n_clusters)]
+    for summary in summaries:
+        members = summary.exemplars
+        for number, row in zip(members["label"].tolist(), members["row"].tolist(), strict=True):
+            exemplars[number].append(text_of[row])
     titles = [
         one_line(", ".join(words[:TITLE_TERMS]) or (texts[0] if texts else ""), TITLE_CHARACTERS)
         for words, texts in zip(terms, exemplars, strict=True)
     ]
     # The endpoint names the clusters of the labels, which come first; those of other layers keep their terms.
-    written, warnings = _written_titles(cfg, terms[: chosen.size], exemplars[: chosen.size])
+    n_chosen = known.layers[known.chosen].size
+    written, warnings = _written_titles(cfg, terms[:n_chosen], exemplars[:n_chosen])
     titles[: len(written)] = [new or old for new, old in zip(written, titles, strict=False)]
-    in_layer = [set(layer.tolist()) for layer in layers]
+    of_cluster: list[list[int]] = [[] for _ in range(n_clusters)]
+    for at, numbers in enumerate(known.layers):
+        for number in numbers.tolist():
+            of_cluster[number].append(at)
     columns = {
         "label": np.arange(n_clusters, dtype=np.int32),
-        "size": np.bincount(label, weights=copies[row], minlength=n_clusters).astype(np.int64),
-        "texts": np.bincount(label, minlength=n_clusters).astype(np.int64),
+        "size": known.size,
+        "texts": known.texts,
         "title": titles,
         "terms": terms,
         "exemplars": exemplars,
-        "persistence": np.array(known["persistence"], np.float32),
-        "parent": pa.array(parent, pa.int32(), mask=parent < 0),
-        "layers": [[at for at, numbers in enumerate(in_layer) if number in numbers] for number in range(n_clusters)],
+        "persistence": known.persistence,
+        "parent": pa.array(known.parent, pa.int32(), mask=known.parent < 0),
+        "layers": of_cluster,
     }
     write_table(run / "clusters.parquet", pa.table(columns, schema=schema.CLUSTERS))
     return {
-        "clusters": chosen.size,
-        "vocabulary": pc.count_distinct(summed["term"]).as_py(),
+        "clusters": n_chosen,
+        "vocabulary": sum(summary.vocabulary for summary in summaries),
         "titles_failed": written.count(None),
         "warnings": warnings,
     }
@@ -147,62 +232,3 @@ def _written_titles(
         f"terms as title. The first failure: {reason}."
     )
     return titles, [warning] if failed else []
-
-
-def _layers(run: RunDir) -> NDArray[np.int32]:
-    """int32, shape (n_texts, n_layers): the cluster of each text in each layer."""
-    column = read_table(run / "assignment.parquet", columns=["layers"])["layers"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), -1)  # type: ignore[no-any-return]
-
-
-def _counts_in(summed: pa.Table, layer: NDArray[np.int32]) -> tuple[IntArray, IntArray, IntArray, pa.Array]:
-    """Of the counts in the clusters of a layer: positions in the layer, numbers of the terms, counts; and the terms."""
-    inside = summed.filter(pc.is_in(summed["label"], pa.array(layer.astype(np.int64))))
-    encoded = inside["term"].combine_chunks().dictionary_encode()
-    position, term = np.searchsorted(layer, inside["label"].to_numpy()), encoded.indices.to_numpy().astype(np.int64)
-    return position, term, inside["count"].to_numpy(), encoded.dictionary
-
-
-def _without_common(summed: pa.Table, layer: NDArray[np.int32], texts: IntArray) -> pa.Table:
-    """The counts without the terms that are common in the clusters of a layer. texts : of each cluster"""
-    position, term, count, words = _counts_in(summed, layer)
-    if not count.size:
-        return summed
-    common = common_terms(position, term, count, texts[layer])
-    return summed.filter(pc.invert(pc.is_in(summed["term"], words.filter(pa.array(common)))))
-
-
-def _best_terms(summed: pa.Table, layer: NDArray[np.int32], n_terms: int) -> list[list[str]]:
-    """The strongest terms of each cluster of a layer."""
-    position, term, count, words = _counts_in(summed, layer)
-    if not count.size:
-        return [[] for _ in layer]
-    weight = class_tf_idf(position, term, count, layer.size)
-    # The alphabet orders equal weights, so that the order of the parts changes nothing.
-    alphabet = np.empty(len(words), np.int64)
-    alphabet[pc.sort_indices(words).to_numpy()] = np.arange(len(words))
-    order = np.lexsort((alphabet[term], -weight, position))
-    starts = np.searchsorted(position[order], np.arange(layer.size + 1))
-    return [
-        words.take(pa.array(term[order[start : min(start + n_terms, end)]])).to_pylist()
-        for start, end in itertools.pairwise(starts)
-    ]
-
-
-def _exemplars(
-    run: RunDir, label: IntArray, row: IntArray, copies: NDArray[np.int32], n_clusters: int, n_exemplars: int
-) -> list[list[str]]:
-    """The texts of each cluster with the highest strength, then with the most copies, then with the smallest row.
-
-    label, row : shape (n_pairs,), every cluster with each of its texts
-    """
-    strength = read_table(run / "assignment.parquet", columns=["strength"])["strength"].to_numpy()
-    order = np.lexsort((row, -copies[row], -strength[row], label))
-    label, row = label[order], row[order]
-    best = np.arange(label.size) - np.searchsorted(label, label) < n_exemplars
-    label, row = label[best], row[best]
-    text_of = read_row_texts(run, np.unique(row))
-    found: list[list[str]] = [[] for _ in range(n_clusters)]
-    for number, text in zip(label.tolist(), row.tolist(), strict=True):
-        found[number].append(text_of[text])
-    return found

@@ -46,6 +46,28 @@ def submit(work: Callable[..., T], *args: Any, **options: Any) -> Any:
     ).remote(work, *args)
 
 
+Starter = Callable[..., list[Any]]
+
+
+def submit_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any) -> list[Any]:
+    """Start ``work(*args)``, which returns so many pieces, as a Ray task; a reference to each, for ``collect``."""
+    options = {"num_returns": n_pieces, "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS}
+    found = _measured_pieces.options(name=work.__name__, **options).remote(work, *args)
+    return found if n_pieces > 1 else [found]
+
+
+def make_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any) -> list[Any]:
+    """Do in this process what ``submit_pieces`` starts as a task."""
+    return [(piece, Usage()) for piece in work(*args)]
+
+
+@ray.remote
+def _measured_pieces(work: Callable[..., list[Any]], *args: Any) -> Any:
+    pieces, usage = measure(work, *args)
+    charged = [(piece, Usage() if number else usage) for number, piece in enumerate(pieces)]
+    return charged if len(charged) > 1 else charged[0]
+
+
 @ray.remote
 def _measured(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
     return measure(work, *args)

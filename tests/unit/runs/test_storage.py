@@ -29,6 +29,7 @@ from clustering.runs.storage import (
     locate,
     read_metadata,
     read_schema,
+    read_slice,
     read_table,
     read_temporary,
     write_temporary,
@@ -85,6 +86,7 @@ def test_the_trap_of_the_tests_springs(trap: tuple[Path, Path]) -> None:
         lambda path: read_table(path, columns=["row"]),
         read_metadata,
         read_schema,
+        lambda path: read_slice(path, 0, 1, ["row"]),
         lambda path: read_columns(path.parent, ["row"]),
         lambda path: read_rows(path.parent, np.array([0]), ["row"]),
         lambda path: load_assignment(_as_assignment(path)),
@@ -115,6 +117,21 @@ def test_an_input_that_would_run_code_is_refused_by_name(trap: tuple[Path, Path]
     with pytest.raises(ConfigError, match=r"part-000000\.parquet: it holds a column of an Arrow extension type"):
         find_files(ReadSection(paths=(str(path),), text_columns=("row",)))
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 7), (2, 3), (3, 3), (1, 6), (6, 7)])
+def test_a_slice_of_a_file_reads_only_its_row_groups(first: int, stop: int, tmp_path: Path) -> None:
+    table = pa.table({"row": np.arange(7), "label": np.arange(7) * 2, "other": np.zeros(7)})
+    path = tmp_path / "assignment.parquet"
+    pq.write_table(table, path, row_group_size=3)
+    assert read_slice(path, first, stop, ["row", "label"]).equals(
+        table.select(["row", "label"]).slice(first, stop - first)
+    )
+    damaged = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(2).column(0).data_page_offset
+    damaged[start : start + 8] = b"\xff" * 8
+    path.write_bytes(damaged)
+    assert read_slice(path, 1, 6, ["row"])["row"].to_pylist() == [1, 2, 3, 4, 5]  # the last group has row 6 alone
 
 
 def _as_assignment(path: Path) -> RunDir:

@@ -1,4 +1,4 @@
-"""describe.py: whose words are left out of the terms."""
+"""describe.py and text/terms.py: whose words are no terms, and which terms and texts describe a cluster."""
 
 from __future__ import annotations
 
@@ -7,15 +7,29 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clustering import schema
 from clustering.config.sections import DescribeSection
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import part_name
-from clustering.runs.storage import write_table
-from clustering.stages.describe import _count_terms, _languages, _without_common
+from clustering.runs.parts import group_parts, load_assignment, part_name
+from clustering.runs.storage import read_table, write_table
+from clustering.schema import Figures
+from clustering.stages import describe
 from clustering.text.languages import stop_words
-from tests.planted import headlines_in
+from clustering.text.terms import (
+    BestTerms,
+    TermCounts,
+    best_terms,
+    count_terms,
+    merge_counts,
+    once_each,
+    without_common,
+)
+from clustering.workers.tasks import make_pieces
+from tests import oracles
+from tests.planted import headlines_in, write_clustered
 
 
 def run_of(folder: Path, texts: list[str], part_rows: int = 50) -> RunDir:
@@ -30,31 +44,103 @@ def run_of(folder: Path, texts: list[str], part_rows: int = 50) -> RunDir:
 @pytest.mark.parametrize(("asked", "found"), [("auto", {"de", "en"}), ("english", {"en"}), ("none", set())])
 def test_the_languages_are_those_of_the_texts_or_as_asked(asked: str, found: set[str], tmp_path: Path) -> None:
     run = run_of(tmp_path, [*headlines_in("de"), *headlines_in("en")])
-    assert set(_languages(run, DescribeSection(language=asked))) == found
+    assert set(describe._languages(run, DescribeSection(language=asked))[0]) == found
 
 
 def test_of_too_few_texts_the_language_is_taken_for_english(tmp_path: Path) -> None:
-    assert _languages(run_of(tmp_path, headlines_in("de")[:20]), DescribeSection()) == ["en"]
+    assert describe._languages(run_of(tmp_path, headlines_in("de")[:20]), DescribeSection()) == [["en"]]
 
 
-def test_a_text_loses_the_stop_words_of_its_own_language(tmp_path: Path) -> None:
+def words_of(counts: TermCounts, label: int) -> set[str]:
+    return set(counts.words.take(pa.array(counts.term[counts.label == label])).to_pylist())
+
+
+def test_a_text_loses_the_stop_words_of_its_own_language() -> None:
     texts = [
         "Die Polizei sucht nach dem Brand in der Schule für alle",
         "Why people die in the war on the roads of Ashton",
     ]
-    run = run_of(tmp_path, texts)
-    counted = _count_terms(run, part_name(0), np.array([[0], [1]], np.int32), ["de", "en"])
-    terms = {label: {row["term"] for row in counted.to_pylist() if row["label"] == label} for label in (0, 1)}
-    assert not terms[0] & stop_words("de")
-    assert {"polizei", "brand", "schule"} <= terms[0]
-    assert {"die", "war", "roads"} <= terms[1]  # which German would leave out
+    counts = count_terms(texts, np.array([[0], [1]], np.int32), ["de", "en"])
+    german, english = words_of(counts, 0), words_of(counts, 1)
+    assert not german & stop_words("de")
+    assert {"polizei", "brand", "schule"} <= german
+    assert {"die", "war", "roads"} <= english  # which German would leave out
 
 
 def test_a_term_that_all_clusters_share_goes_from_every_layer() -> None:
-    rows = [(label, "common", 2) for label in range(31)] + [(label, f"own{label}", 20) for label in range(31)]
-    summed = pa.table(dict(zip(("label", "term", "count"), map(list, zip(*rows, strict=True)), strict=True)))
-    layer, texts = np.arange(30, dtype=np.int32), np.full(31, 25)
-    left = _without_common(summed, layer, texts)
-    assert set(left["term"].to_pylist()) == {f"own{label}" for label in range(31)}
-    few = np.arange(9, dtype=np.int32)
-    assert len(_without_common(summed, few, texts)) == len(summed)
+    label, n_clusters = np.arange(31, dtype=np.int32), 31
+    words = pa.array(["common", *(f"own{number}" for number in label)], pa.large_string())
+    term = np.concatenate([np.zeros(n_clusters, np.int32), label + 1])
+    counts = TermCounts(np.tile(label, 2), term, np.repeat([2, 20], n_clusters), words)
+    layer, texts = np.arange(30, dtype=np.int32), np.full(n_clusters, 25)
+    left = without_common(counts, layer, texts)
+    assert left.words.to_pylist() == [f"own{number}" for number in label]
+    assert [words_of(left, number) for number in label.tolist()] == [{f"own{number}"} for number in label]
+    assert len(without_common(counts, np.arange(9, dtype=np.int32), texts)) == len(counts)
+
+
+WORDS = st.sampled_from(["flood", "goal", "vote", "kettle", "bridge", "straße", "北京"])
+LAYERS = st.sampled_from([(-1, -1, -1), (2, 0, 0), (2, 0, 4), (2, 1, 1), (3, 1, 1), (-1, 1, 5), (3, -1, -1)])
+TEXTS = st.tuples(st.lists(WORDS, max_size=4), st.sampled_from([0.2, 0.7]), st.integers(1, 3), LAYERS)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 4))
+def test_terms_and_members_are_those_of_the_slow_reference_however_the_work_is_cut(
+    texts: list[tuple[list[str], float, int, tuple[int, ...]]], share: int, n_sums: int
+) -> None:
+    words, strength, copies, of_text = zip(*texts, strict=True)
+    expected = oracles.described(words, list(zip(strength, copies, strict=True)), of_text, chosen=1)
+    layers = once_each(np.array(of_text, np.int32))
+    counted, members = [], []
+    for first in range(0, len(texts), share):
+        own = slice(first, first + share)
+        counted.append(count_terms(map(" ".join, words[own]), layers[own], []).cut(n_sums))
+        at, layer = np.nonzero(layers[own] >= 0)
+        rows = [(layers[first + row, column], strength[first + row], copies[first + row], first + row)
+                for row, column in zip(at.tolist(), layer.tolist(), strict=True)]  # fmt: skip
+        members.append(describe._strongest(np.array(rows, describe.MEMBER), 2))
+    sums = [merge_counts(list(pieces)) for pieces in zip(*counted, strict=True)]
+    n_words = np.sum([counts.words_of(6) for counts in sums], axis=0)
+    in_layers = [np.unique(layer[layer >= 0]) for layer in np.array(of_text, np.int32).T]
+    best = [best_terms(counts, [*in_layers, in_layers[1]], n_words, 3) for counts in sums]
+    merged, strongest = BestTerms.merged(best, 3), describe._strongest(np.concatenate(members), 2)
+    for label in range(6):
+        terms, rows = expected.get(label, ([], []))
+        assert merged.word.filter(pa.array(merged.label == label)).to_pylist() == terms[:3]
+        assert strongest["row"][strongest["label"] == label].tolist() == rows[:2]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """clusters.parquet of one task and one part."""
+    run = RunDir(tmp_path_factory.mktemp("whole"))
+    write_clustered(run, 3000, 3000)
+    described(run, 3000, 1)
+    return read_table(run / "clusters.parquet")
+
+
+def described(run: RunDir, counted_texts: int, n_sums: int) -> Figures:
+    groups, cfg = group_parts(run / "texts", counted_texts, describe.MOST_TASKS), DescribeSection()
+    found = describe._find_terms(make_pieces, run, cfg, groups, n_sums)
+    return describe._write_clusters(run, cfg, n_sums, *found)
+
+
+@pytest.mark.parametrize(("part_records", "counted_texts", "n_sums"), [(100, 1, 1), (700, 1000, 3), (3000, 1, 9)])
+def test_parts_and_tasks_change_nothing(
+    part_records: int, counted_texts: int, n_sums: int, whole: pa.Table, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path)
+    write_clustered(run, 3000, part_records)
+    figures = described(run, counted_texts, n_sums)
+    assert read_table(run / "clusters.parquet").equals(whole)
+    assert figures["clusters"] == len({label for label in load_assignment(run)["label"].to_pylist() if label >= 0})
+    assert whole["texts"].to_pylist() == [sum(at in set(own) for own in load_assignment(run)["layers"].to_pylist())
+                                          for at in range(len(whole))]  # fmt: skip
+
+
+def test_groups_of_parts_are_even_and_few(tmp_path: Path) -> None:
+    run = run_of(tmp_path, [f"text {number}" for number in range(100)], part_rows=7)
+    assert [(len(group.names), group.first, group.stop) for group in group_parts(run / "texts", 30, 64)] == [
+        (5, 0, 35), (4, 35, 63), (4, 63, 91), (2, 91, 100)
+    ]  # fmt: skip
+    assert len(group_parts(run / "texts", 1, 3)) == 3
