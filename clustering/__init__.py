@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clustering.finished.recluster import recluster_run
     from clustering.pipeline import run_pipeline
     from clustering.runs.directory import RunDir
-    from clustering.runs.parts import load_graph
+    from clustering.runs.kernel_inputs import load_graph, load_graph_block
     from clustering.runs.saved_config import load_run_config
     from clustering.sample import write_sample
 
@@ -36,7 +36,7 @@ _HOMES = {
     "finished.recluster": ["recluster_run"],
     "pipeline": ["run_pipeline"],
     "runs.directory": ["RunDir"],
-    "runs.parts": ["load_graph"],
+    "runs.kernel_inputs": ["load_graph", "load_graph_block"],
     "runs.saved_config": ["load_run_config"],
     "sample": ["write_sample"],
 }
@@ -55,6 +55,7 @@ __all__ = [
     "evaluate_run",
     "load_config",
     "load_graph",
+    "load_graph_block",
     "load_run_config",
     "recluster_run",
     "run_pipeline",

@@ -66,7 +66,7 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
         others.append(settings["cluster"]["copies"])
     titles = settings["describe"]["titles"] and _without(settings["describe"]["titles"], "key_env")
     own: dict[str, list[Any]] = {  # of the other stages, their section of the configuration
-        "graph": [settings["graph"], "with radius"],
+        "graph": [settings["graph"], "in blocks"],
         "forest": [config.cluster.weights, config.cluster.core_rank, others],
         "cluster": [settings["cluster"], "with sizes"],
         "describe": [{**settings["describe"], "titles": titles}],

@@ -13,8 +13,10 @@ from scipy.sparse import csr_array
 
 from clustering import schema
 from clustering.encoders.base import unit_rows
-from clustering.kernels.graph.csr import undirected_graph
+from clustering.kernels.graph.blocks import Block
+from clustering.kernels.graph.csr import MIN_DISTANCE, ascending_rows, check_edges, join_directions
 from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import BlockIndex, save_block, write_block_index
 from clustering.runs.parts import part_name
 from clustering.runs.storage import write_json, write_table
 from clustering.sample import write_sample
@@ -44,6 +46,32 @@ def pair_distances(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     distances = np.linalg.norm(exact[:, None] - exact[None], axis=2)
     np.fill_diagonal(distances, np.inf)
     return distances
+
+
+def undirected_graph(
+    rows: NDArray[np.int64],
+    cols: NDArray[np.int64],
+    distances: NDArray[np.float32],
+    n_texts: int,
+    floor: float = MIN_DISTANCE,
+) -> csr_array:
+    """The symmetric distance graph of directed edges in any order, as the stage graph makes it."""
+    check_edges(rows, cols, distances, n_texts)
+    order = np.argsort(rows, kind="stable")
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_texts))])
+    lists, everyone = (indptr, cols[order], distances[order]), np.arange(n_texts)
+    indptr, indices, data = join_directions(lists, everyone, everyone, 0, [], floor)
+    return csr_array((data, indices, indptr), shape=(n_texts, n_texts))
+
+
+def leave_graph(run: RunDir, graph: csr_array) -> None:
+    """Leave graph/ in one block, whose lists are the rows of the graph; they prove nothing."""
+    n_rows = graph.shape[0]
+    lists = (graph.indptr, *ascending_rows(graph))
+    rows, keys = np.arange(n_rows), np.arange(n_rows, dtype=np.uint64)
+    zeros, ones = np.zeros(n_rows, np.float32), np.ones(n_rows, np.int32)
+    save_block(run, 0, Block(rows, graph.indptr, graph.indices, graph.data, zeros, *lists, keys, ones))
+    write_block_index(run, BlockIndex(n_rows, [n_rows], [graph.nnz], [graph.nnz]))
 
 
 def neighbor_graph(vectors: NDArray[np.float32], k: int | None = None) -> csr_array:

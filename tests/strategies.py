@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from clustering.kernels.graph.csr import MIN_DISTANCE, undirected_graph
+from clustering.kernels.graph.csr import MIN_DISTANCE
+from tests.planted import undirected_graph
 
 # Few values, so that ties are common; zero and lengths around the floor among them.
 _COMMON = [0.0, 1e-7, MIN_DISTANCE / 2, MIN_DISTANCE, 0.25, 0.5, 0.75, 1.0, 2.0]

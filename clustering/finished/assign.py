@@ -20,7 +20,7 @@ from clustering.errors import ConfigError, StageError
 from clustering.kernels.hierarchy.placement import Assignments, ReachabilityAssigner, assign_by_vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.runs.directory import RunDir
-from clustering.runs.kernel_inputs import load_forest, load_group_sizes
+from clustering.runs.kernel_inputs import load_forest, load_group_sizes, load_radius
 from clustering.runs.parts import load_assignment, parts, rows_without_vector, vectors_of
 from clustering.runs.storage import (
     REDO_HINT,
@@ -204,7 +204,7 @@ class _Clusters:
         self.of_run = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
         self.diffused = config.cluster.weights == "diffused"
         if self.diffused:
-            self.radius = load_array(run / "graph" / "radius.npy")
+            self.radius = load_radius(run)
             self.longest, self.averaged = config.graph.max_distance, load_group_sizes(run).n_averaged
             return
         self.reach = ReachabilityAssigner.from_forest(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from clustering.kernels.topk import BLOCK_BYTES
 
 PART_ROWS = 8192
+LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
+MOST_ENTRIES = 1 << 27  # entries of the lists of a block
 PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
 
 
@@ -81,6 +83,32 @@ def stage_bytes(
 def forest_bytes(n_texts: int, edges: int) -> int:
     """Memory of a process with the neighbor lists of some texts, ``edges`` directed edges, and the sketches of all."""
     return (415 << 20) + edges * 16 + n_texts * 550
+
+
+def graph_bytes(n_texts: int, k: int, n_blocks: int = 1) -> int:
+    """Memory of the largest process that makes the graph in so many blocks."""
+    own, entries = n_texts / n_blocks, n_texts * k / n_blocks
+    return (365 << 20) + int(entries * 24 + own * 90)
+
+
+def count_blocks(n_texts: int, k: int, n_nodes: int, node_bytes: int) -> int:
+    """The number of blocks of near rows that the graph is made in.
+
+    One where it is small; otherwise at least one a node, and so many that one fills at most half a node.
+    n_nodes, node_bytes : nodes that can be had, and the memory of the smallest; 0 where it is not known
+    """
+    entries = n_texts * k
+    if entries < LEAST_SHARED:
+        return 1
+    n_blocks = max(1, n_nodes, -(-entries // MOST_ENTRIES))
+    while node_bytes and n_blocks < n_texts and _block_bytes(n_texts, k, n_blocks) > max(node_bytes // 2, 1 << 30):
+        n_blocks += 1
+    return n_blocks
+
+
+def _block_bytes(n_texts: int, k: int, n_blocks: int) -> int:
+    own = -(-n_texts // n_blocks)
+    return max(graph_bytes(n_texts, k, n_blocks), forest_bytes(min(n_texts, 2 * own), own * k))
 
 
 def server_bytes(n_texts: int, dim: int, links: int) -> int:

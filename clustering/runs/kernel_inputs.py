@@ -9,18 +9,22 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from clustering.config.sections import GraphSection
 from clustering.errors import StageError
-from clustering.kernels.graph.blocks import Block
-from clustering.kernels.graph.csr import MIN_DISTANCE
+from clustering.kernels.graph.blocks import Block, Piece, join_blocks, list_radius
+from clustering.kernels.graph.csr import MIN_DISTANCE, check_edges, min_distance
 from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.graph.forest import Forest, row_dtype
 from clustering.kernels.graph.group_sizes import GroupSizes
+from clustering.kernels.topk import FloatArray
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import read_columns, walk_neighbors
-from clustering.runs.storage import Location, load_array, read_table, save_array, write_json
+from clustering.runs.storage import REDO_HINT, Location, load_array, read_table, save_array, write_json
 
 BLOCK_ARRAYS = tuple(one.name for one in fields(Block))
 TRANSFERS = len(BLOCK_ARRAYS)  # files of a block that are written or read at once
@@ -100,14 +104,126 @@ def load_block_array(run: RunDir, number: int, name: str) -> Any:
         raise StageError(f"{path.parent.parent} holds no finished graph ({path} is missing)") from None
 
 
+def load_graph(run: str | Location | RunDir) -> csr_array:
+    """The run's distance graph as a symmetric float32 csr_array, shape (n_texts, n_texts).
+
+    The graph of a single block is memory-mapped; several blocks are joined in memory.
+    run : a run directory, or its URI
+    Raises: StageError when the run has no finished graph.
+    """
+    run = run if isinstance(run, RunDir) else RunDir(run)
+    index = block_index(run)
+    return join_blocks([load_block(run, number) for number in range(len(index))], index.n_texts)
+
+
+def load_graph_block(run: str | Location | RunDir, number: int) -> Block:
+    """One block of the run's distance graph, memory-mapped: some near rows with their edges, lists and texts' digests.
+
+    run : a run directory, or its URI
+    number : 0 to the number of blocks - 1
+    Raises: StageError when the run has no finished graph, or no such block.
+    """
+    run = run if isinstance(run, RunDir) else RunDir(run)
+    n_blocks = len(block_index(run))
+    if not 0 <= number < n_blocks:
+        raise StageError(f"{run / 'graph'} has no block {number}; its blocks are 0 to {n_blocks - 1}")
+    return load_block(run, number)
+
+
+def load_radius(run: RunDir) -> FloatArray:
+    """For each row, the least length of an edge that its list does not hold: float32, shape (n_texts,)."""
+    index = block_index(run)
+    if len(index) == 1:
+        return load_block_array(run, 0, "radius")  # type: ignore[no-any-return]
+    radius = np.empty(index.n_texts, np.float32)
+    for number in range(len(index)):
+        radius[load_block_array(run, number, "rows")] = load_block_array(run, number, "radius")
+    return radius
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Which entries of neighbors/ become edges.
+
+    k : the nearest of each list; max_distance : farther ones are left out
+    n_texts, n_without : of the run, and those of them that have no vector
+    """
+
+    k: int
+    max_distance: float | None
+    metric: str
+    n_texts: int
+    n_without: int
+
+
+def read_piece(run: RunDir, name: str, options: ListOptions) -> tuple[Piece, int, int]:
+    """The neighbor lists of a part, with what else belongs to its rows.
+
+    Returns: the piece, without incoming entries; the part's first row; the entries left out by max_distance.
+    Raises: StageError when neighbors/ does not list the texts of the part.
+    """
+    texts = read_table(run / "texts" / name, columns=["row", "text", "copies"])
+    first, copies = texts["row"][0].as_py(), texts["copies"].to_numpy()
+    keys = digest_texts(texts["text"].to_pylist())
+    dtype = row_dtype(options.n_texts)
+    if options.n_texts == 1:
+        listed, others, distances = np.zeros(1, np.int64), np.empty(0, dtype), np.empty(0, np.float32)
+        without = np.zeros(1, np.bool_)
+    else:
+        table = _read_lists(run, name, texts["row"])
+        listed = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
+        others, distances = (table[one].combine_chunks().flatten().to_numpy() for one in ("neighbors", "distances"))
+        without = table["cell"].to_numpy() < 0
+        if (listed > options.k).any():
+            near = np.arange(others.size) - np.repeat(np.cumsum(listed) - listed, listed) < options.k
+            listed, others, distances = np.minimum(listed, options.k), others[near], distances[near]
+    rows = np.repeat(np.arange(first, first + listed.size), listed)
+    check_edges(rows, others, distances, options.n_texts)
+    n_others, floor = options.n_texts - 1 - options.n_without, min_distance(options.metric)
+    radius = list_radius(listed, distances, n_others, floor, options.max_distance)
+    radius[without] = np.inf
+    too_long = 0
+    if options.max_distance is not None:
+        near = distances <= options.max_distance
+        too_long = int(near.size - near.sum())
+        listed = np.bincount(rows[near] - first, minlength=listed.size)
+        others, distances = others[near], distances[near]
+    nothing = np.empty(0, dtype), np.empty(0, dtype), np.empty(0, np.float32)
+    piece = Piece(listed, others.astype(dtype, copy=False), distances, radius, keys, copies, *nothing)
+    return piece, first, too_long
+
+
+def _read_lists(run: RunDir, name: str, rows: pa.ChunkedArray) -> pa.Table:
+    """A part of neighbors/. Raises: StageError when it does not list the rows."""
+    table = _read_part(run, name, None)
+    if not table["row"].equals(rows):
+        raise StageError(f"{run / 'neighbors'} lists {len(table)} of the {len(rows)} texts of {name}. {REDO_HINT}")
+    return table
+
+
+def read_cells(run: RunDir, name: str) -> NDArray[Any]:
+    """The partition of each row of a part: int16, or int32 where it must be; -1 for a row without a vector."""
+    cell: NDArray[np.int32] = _read_part(run, name, ["cell"])["cell"].to_numpy()
+    return cell.astype(np.int16) if cell.max(initial=0) < 1 << 15 else cell
+
+
+def _read_part(run: RunDir, name: str, columns: list[str] | None) -> pa.Table:
+    try:
+        return read_table(run / "neighbors" / name, columns=columns)
+    except FileNotFoundError:
+        raise StageError(f"{run / 'neighbors'} does not list the texts of {name}. {REDO_HINT}") from None
+
+
 def text_digests(run: RunDir, names: list[str]) -> NDArray[np.uint64]:
     """A digest of each text in some parts of texts/: uint64, shape (n_texts,)."""
-    keys = [np.empty(0, np.uint64)]
-    for name in names:
-        texts = read_table(run / "texts" / name, columns=["text"])["text"].to_pylist()
-        digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in texts)
-        keys.append(np.frombuffer(digests, "<u8").astype(np.uint64))
-    return np.concatenate(keys)
+    parts = [read_table(run / "texts" / name, columns=["text"])["text"].to_pylist() for name in names]
+    return np.concatenate([np.empty(0, np.uint64), *map(digest_texts, parts)])
+
+
+def digest_texts(texts: list[str]) -> NDArray[np.uint64]:
+    """A digest of each text: uint64, shape (n_texts,)."""
+    digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
 def load_copies(run: RunDir) -> NDArray[np.int32]:

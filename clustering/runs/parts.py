@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import csr_array
 
 from clustering.errors import StageError
 from clustering.kernels.printable import one_line
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
-from clustering.runs.storage import Location, load_array, read_metadata, read_schema, read_table, save_array
+from clustering.runs.storage import Location, read_metadata, read_schema, read_table
 
 SHOWN_IDS = 3
 WITHOUT_VECTOR = b"without_vector"  # metadata of a part of vectors/: rows whose text has no usable vector
@@ -142,27 +141,6 @@ def rows_in_metadata(folder: Location, key: bytes) -> np.ndarray[Any, np.dtype[n
     """The rows that the metadata of an artefact's parts lists under a key: int64, shape (n_rows,)."""
     listed = [(read_schema(path).metadata or {}).get(key, b"").decode() for path in parts(folder)]
     return np.array([int(row) for rows in listed for row in rows.split()], np.int64)
-
-
-def save_graph(folder: Location, graph: csr_array) -> None:
-    """Write the graph, shape (n_texts, n_texts), as three memory-mappable arrays."""
-    for name in ("indptr", "indices", "data"):
-        save_array(folder / f"{name}.npy", getattr(graph, name))
-
-
-def load_graph(run: str | Location | RunDir) -> csr_array:
-    """The run's distance graph as a symmetric float32 csr_array, memory-mapped, shape (n_texts, n_texts).
-
-    run : a run directory, or its URI
-    Raises: StageError when the run has no finished graph.
-    """
-    folder = (run if isinstance(run, RunDir) else RunDir(run)) / "graph"
-    try:
-        arrays = [load_array(folder / f"{name}.npy", mapped=True) for name in ("data", "indices", "indptr")]
-    except FileNotFoundError as error:
-        raise StageError(f"{folder} holds no finished graph ({error.filename} is missing)") from None
-    n_texts = arrays[2].size - 1
-    return csr_array(tuple(arrays), shape=(n_texts, n_texts))
 
 
 def describe_item(item: dict[str, Any], run: RunDir | None = None) -> str:

@@ -14,9 +14,8 @@ from clustering.kernels.graph.forest import IntArray, core_distances, join_compo
 from clustering.kernels.graph.group_sizes import count_breaks, measure_group_sizes
 from clustering.kernels.graph.repair import prove_forest, repair_forest
 from clustering.runs.directory import RunDir
-from clustering.runs.kernel_inputs import load_copies, read_neighbor_lists
-from clustering.runs.parts import load_graph, part_names, read_rows, rows_without_vector, vectors_of
-from clustering.runs.storage import load_array
+from clustering.runs.kernel_inputs import load_copies, load_graph, load_radius, read_neighbor_lists
+from clustering.runs.parts import part_names, read_rows, rows_without_vector, vectors_of
 from clustering.schema import Figures
 from clustering.workers.exact_search import outside_search
 from clustering.workers.nodes import live_nodes
@@ -53,7 +52,7 @@ def _forest(
     n_texts = graph.shape[0]
     core = core_distances(graph, cfg.core_rank, load_copies(run) if cfg.copies == "weigh" else None)
     listed, figures = reduce_forest(run, graph, core, shards or -(-graph.nnz // SHARD_EDGES))
-    radius = load_array(run / "graph" / "radius.npy")
+    radius = load_radius(run)
     if section.bridge == "nearest":
         search = outside_search(run / "vectors", core, metric, min_distance(metric), section.max_distance)
         forest, proof = repair_forest(listed, radius, search, cfg.budget)

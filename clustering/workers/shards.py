@@ -23,8 +23,8 @@ from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measu
 from clustering.kernels.memory import forest_bytes
 from clustering.monitoring.usage import Usage, peak_bytes
 from clustering.runs.directory import RunDir
-from clustering.runs.kernel_inputs import read_neighbor_lists, text_digests
-from clustering.runs.parts import load_graph, part_name, read_columns
+from clustering.runs.kernel_inputs import load_graph, read_neighbor_lists, text_digests
+from clustering.runs.parts import part_name, read_columns
 from clustering.runs.storage import save_array, write_json, write_table
 from clustering.schema import Figures
 from clustering.workers.nodes import Node, live_nodes, node_affinity

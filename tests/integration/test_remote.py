@@ -37,9 +37,10 @@ from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, StageError
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import LOCK
+from clustering.runs.kernel_inputs import load_graph
 from clustering.runs.locks import pid_namespace
 from clustering.runs.object_store import RemotePath
-from clustering.runs.parts import load_graph, parts
+from clustering.runs.parts import parts
 from clustering.runs.storage import (
     atomic_write,
     load_array,

@@ -10,9 +10,9 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from clustering.kernels.graph.csr import MIN_DISTANCE, directed_graph, min_distance, undirected_graph
+from clustering.kernels.graph.csr import MIN_DISTANCE, directed_graph, min_distance
 from tests import oracles
-from tests.planted import edges_of
+from tests.planted import edges_of, undirected_graph
 from tests.strategies import Edges, edge_lists, graphs
 
 

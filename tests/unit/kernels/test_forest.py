@@ -14,7 +14,6 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from clustering.kernels.graph import forest
-from clustering.kernels.graph.csr import undirected_graph
 from clustering.kernels.graph.forest import (
     SMALL_BAND,
     Forest,
@@ -25,7 +24,7 @@ from clustering.kernels.graph.forest import (
 )
 from clustering.kernels.hierarchy.homes import assign_homes
 from tests import oracles
-from tests.planted import blobs, edges_of, neighbor_graph
+from tests.planted import blobs, edges_of, neighbor_graph, undirected_graph
 from tests.strategies import full_graphs, graphs
 
 

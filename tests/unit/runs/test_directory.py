@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import mmap
 import os
 import pickle
 import subprocess
@@ -20,13 +19,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
-from scipy.sparse import csr_array
 
 from clustering.errors import ConfigError, StageError
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import ARTEFACTS, FILES, FOLDERS, LOCK, STAGE_ARTEFACTS, STAGE_OF, TEMPORARY
-from clustering.runs.parts import load_graph, part_name, parts, read_columns, read_row_texts, save_graph
+from clustering.runs.parts import part_name, parts, read_columns, read_row_texts
 from clustering.runs.storage import (
     atomic_write,
     digest,
@@ -34,7 +31,6 @@ from clustering.runs.storage import (
     write_json,
     write_table,  # fmt: skip
 )
-from tests.planted import blobs, neighbor_graph
 
 DIGEST, OTHER = "0123456789abcdef", "fedcba9876543210"
 
@@ -610,32 +606,6 @@ def test_texts_are_gathered_from_their_parts(run: RunDir) -> None:
         write_table(run / "texts" / part_name(part), pa.table({"row": rows, "text": [f"text {row}" for row in rows]}))
     assert read_row_texts(run, np.array([9, 1, 9, 0])) == {0: "text 0", 1: "text 1", 9: "text 9"}
     assert read_row_texts(run, np.empty(0, np.int64)) == {}
-
-
-# --- the graph ---
-
-
-def test_a_graph_comes_back_memory_mapped(run: RunDir) -> None:
-    graph = neighbor_graph(blobs(seed=0, n_blobs=2, each=10).vectors, k=3)
-    save_graph(run / "graph", graph)
-    for given_as in (run, run.path, str(run.path)):
-        found = load_graph(given_as)
-        assert isinstance(found, csr_array)
-        for name in ("data", "indices", "indptr"):
-            array = getattr(found, name)
-            assert_array_equal(array, getattr(graph, name))
-            assert array.dtype == getattr(graph, name).dtype
-            while isinstance(array, np.ndarray):
-                array = array.base
-            assert isinstance(array, mmap.mmap), name
-
-
-@pytest.mark.parametrize("missing", ["data", "indices", "indptr"])
-def test_a_run_without_a_whole_graph_is_named(missing: str, run: RunDir) -> None:
-    save_graph(run / "graph", neighbor_graph(blobs(seed=0, n_blobs=1, each=5).vectors))
-    (run / "graph" / f"{missing}.npy").unlink()
-    with pytest.raises(StageError, match=rf"graph holds no finished graph \(.*{missing}\.npy is missing\)"):
-        load_graph(run)
 
 
 # --- fingerprints ---

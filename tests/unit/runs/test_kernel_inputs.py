@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.sparse import csr_array
 
 from clustering.errors import StageError
 from clustering.kernels.graph.blocks import Block
@@ -19,9 +20,13 @@ from clustering.runs.kernel_inputs import (
     block_index,
     load_block,
     load_block_array,
+    load_graph,
+    load_graph_block,
+    load_radius,
     save_block,
     write_block_index,
 )
+from tests.planted import blobs, leave_graph, neighbor_graph
 
 
 @pytest.fixture
@@ -68,9 +73,33 @@ def test_a_block_that_is_not_whole_is_named(run: RunDir) -> None:
 
 
 def test_the_index_tells_the_sizes_of_the_blocks(run: RunDir) -> None:
-    with pytest.raises(StageError, match="graph holds no finished graph; run the stage graph first"):
-        block_index(run)
+    for load in (block_index, load_graph, load_radius):
+        with pytest.raises(StageError, match="graph holds no finished graph; run the stage graph first"):
+            load(run)
     index = BlockIndex(n_texts=5, rows=[2, 3], edges=[3, 3], list_entries=[3, 2])
     write_block_index(run, index)
     assert block_index(run) == index
     assert len(block_index(run)) == 2
+
+
+def test_a_graph_of_one_block_is_not_copied(run: RunDir) -> None:
+    graph = neighbor_graph(blobs(seed=0, n_blobs=2, each=10).vectors, k=3)
+    leave_graph(run, graph)
+    for given_as in (run, run.path, str(run.path)):
+        found = load_graph(given_as)
+        assert isinstance(found, csr_array)
+        for name in ("data", "indices", "indptr"):
+            assert_array_equal(getattr(found, name), getattr(graph, name))
+        for name in ("data", "indices"):
+            array = getattr(found, name)
+            while isinstance(array, np.ndarray):
+                array = array.base
+            assert isinstance(array, mmap.mmap), name
+        assert_array_equal(load_graph_block(given_as, 0).rows, np.arange(20))
+
+
+@pytest.mark.parametrize("number", [-1, 1])
+def test_a_block_that_is_not_there_is_named(run: RunDir, number: int) -> None:
+    leave_graph(run, neighbor_graph(blobs(seed=0, n_blobs=1, each=5).vectors))
+    with pytest.raises(StageError, match=rf"graph has no block {number}; its blocks are 0 to 0$"):
+        load_graph_block(run, number)

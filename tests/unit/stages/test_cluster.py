@@ -20,18 +20,18 @@ from sklearn.metrics import adjusted_rand_score
 from clustering import schema
 from clustering.config.sections import ClusterSection, GraphSection
 from clustering.encoders.base import unit_rows
-from clustering.kernels.graph.csr import MIN_DISTANCE, undirected_graph
+from clustering.kernels.graph.csr import MIN_DISTANCE
 from clustering.kernels.graph.forest import Forest, core_distances, join_components, spanning_forest
 from clustering.kernels.hierarchy.condensed_tree import Clusters, cluster_forest, renumber_clusters
 from clustering.kernels.hierarchy.labels import unfold_copies
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import load_assignment, part_name, save_graph
+from clustering.runs.parts import load_assignment, part_name
 from clustering.runs.storage import write_table
 from clustering.schema import Figures
 from clustering.stages.cluster import _cluster
 from clustering.stages.forest import _diffused_forest, _forest
 from tests import oracles
-from tests.planted import blobs, neighbor_graph
+from tests.planted import blobs, leave_graph, neighbor_graph, undirected_graph
 from tests.strategies import graphs
 
 SELECTIONS = ["eom", "leaf"]
@@ -308,7 +308,7 @@ def clustered(run: RunDir, graph: csr_array, records: list[int], **keys: Any) ->
         "copies": records,
     }
     write_table(run / "texts" / part_name(0), pa.table(columns, schema=schema.TEXTS))
-    save_graph(run / "graph", graph)
+    leave_graph(run, graph)
     rows = [np.arange(*graph.indptr[row : row + 2]) for row in range(len(records))]
     near = [entries[np.argsort(graph.data[entries], kind="stable")] for entries in rows]
     neighbors = {
@@ -319,7 +319,6 @@ def clustered(run: RunDir, graph: csr_array, records: list[int], **keys: Any) ->
     }
     write_table(run / "neighbors" / part_name(0), pa.table(neighbors, schema=schema.NEIGHBORS))
     cfg = ClusterSection(**{"weights": "distance", "selection": "eom", **keys})
-    np.save(run / "graph" / "radius.npy", np.zeros(len(records), np.float32))
     forest = _diffused_forest if cfg.weights == "diffused" else _forest
     forest(run, cfg, GraphSection(bridge="none"), len(records), "L2", 0, 1)
     figures = _cluster(run, cfg, GraphSection(), len(records), "L2")

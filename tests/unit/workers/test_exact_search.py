@@ -1,4 +1,4 @@
-"""graph.py and exact_search.py: what lists leave unknown, and the nearest text of another piece."""
+"""exact_search.py: the nearest text of another piece."""
 
 from __future__ import annotations
 
@@ -6,41 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from clustering.kernels.graph.csr import MIN_DISTANCE
 from clustering.runs.parts import parts
-from clustering.stages.graph import list_radius
 from clustering.workers import exact_search
 from clustering.workers.exact_search import _block_outside
-from tests.planted import blobs, pair_distances, write_vectors
+from tests.planted import write_vectors
 from tests.strategies import exact_units
-
-
-@pytest.mark.parametrize("longest", [None, 0.4])
-@pytest.mark.parametrize("k", [1, 3, 11])
-def test_what_a_list_lacks_is_no_shorter_than_its_radius(k: int, longest: float | None) -> None:
-    distances = pair_distances(blobs(0, n_blobs=2, each=6).vectors).astype(np.float32)
-    nearest = np.argsort(distances, axis=1)[:, :k]
-    listed = np.take_along_axis(distances, nearest, axis=1)
-    radius = list_radius(np.repeat(np.arange(12), k), listed.ravel(), 12, MIN_DISTANCE, longest)
-    missing = distances.copy()
-    np.put_along_axis(missing, nearest, np.float32(np.inf), axis=1)
-    if longest is not None:
-        missing[missing > longest] = np.inf
-    assert (missing.min(axis=1) >= radius).all()
-    if k < 11:
-        within = np.isfinite(radius)
-        assert within.any()
-        assert_array_equal(radius[within], listed.max(axis=1)[within])
-    else:
-        assert np.isinf(radius).all()
-
-
-def test_an_empty_list_proves_nothing() -> None:
-    radius = list_radius(np.array([0, 0]), np.array([0.2, 0.0003], np.float32), 4, MIN_DISTANCE)
-    assert_allclose(radius, [0.2, 0.001, 0.001, 0.001])
 
 
 @pytest.mark.parametrize("longest", [None, 0.7])

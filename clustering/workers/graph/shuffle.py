@@ -1,0 +1,162 @@
+"""neighbors/ and texts/ in, the blocks of graph/ out: map tasks cut the lists by block, reduce tasks join them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+
+from clustering.errors import StageError
+from clustering.kernels.graph.blocks import Piece, Places, cut_piece, join_pieces, place_rows
+from clustering.kernels.graph.csr import min_distance
+from clustering.kernels.graph.forest import row_numbers
+from clustering.monitoring import progress
+from clustering.monitoring.usage import Usage, measured_peak
+from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import BlockIndex, ListOptions, read_cells, read_piece, save_block, write_block_index
+from clustering.runs.parts import part_names
+from clustering.runs.storage import REDO_HINT
+from clustering.schema import Figures
+from clustering.workers.failures import MAX_ATTEMPTS, unwrapped_errors
+from clustering.workers.reservations import single_task_request
+from clustering.workers.tasks import RETRIED_ERRORS, collect, submit
+
+T = TypeVar("T")
+AHEAD = 2  # parts that are read while another one is worked on
+Sizes = tuple[int, int, int]  # rows, entries of the graph, entries of the lists
+
+
+def build_whole(run: RunDir, options: ListOptions) -> Figures:
+    """Leave graph/ as a single block, in this process."""
+    places = Places(row_numbers(options.n_texts), options.n_texts, 1)
+    too_long = 0
+
+    def pieces() -> Iterator[Piece]:
+        nonlocal too_long
+        for piece, _, left_out in _read_pieces(run, part_names(run / "texts"), options):
+            too_long += left_out
+            yield piece
+
+    return _finish(run, options, [_save_joined(run, 0, pieces(), places, options)], too_long)
+
+
+def shuffle_blocks(run: RunDir, options: ListOptions, n_blocks: int) -> Figures:
+    """Leave graph/ in at most so many blocks.
+
+    A map task reads some parts and returns an object for each block; a reduce task joins those of its block. A lost
+    node costs the tasks whose objects it held. Every task holds a block's share of the entries, and all share an array
+    with the place of each row.
+    """
+    names, stage = part_names(run / "texts"), progress.current_stage()
+    spread = {"scheduling_strategy": "SPREAD", "memory": single_task_request("graph").memory_bytes}
+    retried = {**spread, "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS}
+    with unwrapped_errors():
+        place: Any = _place_rows.options(num_returns=2, **retried)
+        places, placed = place.remote(run, names, options, n_blocks)
+        n_blocks = collect(ray.get(placed))
+        n_maps = min(len(names), n_blocks)
+        if stage:
+            stage.expect(n_maps + n_blocks)
+        cut: Any = _cut_lists.options(num_returns=n_blocks + 1, **retried)
+        cuts = np.linspace(0, len(names), n_maps + 1).astype(int)
+        maps = [cut.remote(run, names[start:stop], options, places) for start, stop in pairwise(cuts)]
+        too_long = sum(_as_they_finish([done for *_, done in maps]))
+        reduces = [
+            submit(_join_block, run, number, places, [one[number] for one in maps], options, **spread)
+            for number in range(n_blocks)
+        ]
+        del maps  # a block's objects are freed when its task is done
+        sizes = _as_they_finish(reduces)
+    return _finish(run, options, sizes, too_long)
+
+
+def _as_they_finish(tasks: list[Any]) -> list[Any]:
+    """The results of some tasks, in their order; each is charged and counted when it is done."""
+    stage, left = progress.current_stage(), list(tasks)
+    results: dict[Any, Any] = {}
+    while left:
+        (done, *_), left = ray.wait(left)
+        results[done] = collect(ray.get(done))
+        if stage:
+            stage.advance({})
+    return [results[task] for task in tasks]
+
+
+@ray.remote
+def _place_rows(run: RunDir, names: list[str], options: ListOptions, n_blocks: int) -> Iterator[Any]:
+    """Yield the places of all rows, then the number of blocks with this task's usage."""
+
+    with _counted() as counted:
+        cell = np.concatenate(list(_ahead(lambda name: read_cells(run, name), names)))
+        if cell.size != options.n_texts:
+            raise StageError(f"{run / 'neighbors'} lists {cell.size} of {options.n_texts} texts. {REDO_HINT}")
+        places = place_rows(cell, n_blocks, options.k)
+        del cell
+        yield places
+    yield places.n_blocks, counted[0]
+
+
+@ray.remote
+def _cut_lists(run: RunDir, names: list[str], options: ListOptions, places: Places) -> Iterator[Any]:
+    """Yield for each block its pieces of some parts, then what max_distance left out, with this task's usage."""
+    with _counted() as counted:
+        blocks: list[list[Piece]] = [[] for _ in range(places.n_blocks)]
+        too_long = 0
+        for piece, first, left_out in _read_pieces(run, names, options):
+            for held, cut in zip(blocks, cut_piece(piece, first, places), strict=True):
+                held.append(cut)
+            too_long += left_out
+        blocks.reverse()
+        while blocks:
+            yield blocks.pop()  # Ray stores it, and its memory is free for the next one
+    yield too_long, counted[0]
+
+
+def _join_block(run: RunDir, number: int, places: Places, maps: list[Any], options: ListOptions) -> Sizes:
+    pieces = (piece for held in ray.get(maps) for piece in held)
+    return _save_joined(run, number, pieces, places, options)
+
+
+def _save_joined(run: RunDir, number: int, pieces: Iterable[Piece], places: Places, options: ListOptions) -> Sizes:
+    block = join_pieces(pieces, places, number, min_distance(options.metric))
+    save_block(run, number, block)
+    return len(block), block.indices.size, block.list_indices.size
+
+
+def _finish(run: RunDir, options: ListOptions, sizes: list[Sizes], too_long: int) -> Figures:
+    rows, edges, list_entries = map(list, zip(*sizes, strict=True))
+    write_block_index(run, BlockIndex(options.n_texts, rows, edges, list_entries))
+    return {"edges": sum(edges) // 2, "too_long": too_long, "blocks": len(sizes)}
+
+
+def _read_pieces(run: RunDir, names: list[str], options: ListOptions) -> Iterator[tuple[Piece, int, int]]:
+    return _ahead(lambda name: read_piece(run, name, options), names)
+
+
+def _ahead(work: Callable[[str], T], names: list[str]) -> Iterator[T]:
+    """The results of ``work`` on each name, of which a few are done while another one is used."""
+    with ThreadPoolExecutor(AHEAD) as pool:
+        pending: deque[Future[T]] = deque()
+        for name in names:
+            pending.append(pool.submit(work, name))
+            if len(pending) > AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+@contextmanager
+def _counted() -> Iterator[list[Usage]]:
+    """A list that holds the usage of the block at its end."""
+    counted: list[Usage] = []
+    before = time.process_time()
+    with measured_peak() as peak:
+        yield counted
+    counted.append(Usage(peak.bytes, time.process_time() - before))
