@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from clustering.config.sections import StoreSection
 from clustering.errors import StoreError
-from clustering.kernels.memory import PART_ROWS
+from clustering.kernels.memory import GROUP_ROWS
 from clustering.milvus import loader, query
 from clustering.milvus.audit import audit_collection
 from clustering.milvus.channel import Channel
@@ -52,8 +52,8 @@ def made_vectors(folder: Path, n_texts: int, dim: int) -> RunDir:
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(max(n_texts // 50, 1), dim)).astype(np.float32)
     run = RunDir(folder)
-    for number, start in enumerate(range(0, n_texts, PART_ROWS)):
-        size = min(PART_ROWS, n_texts - start)
+    for number, start in enumerate(range(0, n_texts, GROUP_ROWS)):
+        size = min(GROUP_ROWS, n_texts - start)
         some = centers[rng.integers(0, len(centers), size)] + 0.6 * rng.normal(size=(size, dim)).astype(np.float32)
         some = (some / np.linalg.norm(some, axis=1, keepdims=True)).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), dim)
@@ -93,7 +93,7 @@ def rows_per_second(run: RunDir, endpoint: Endpoint, n_texts: int, limit_s: floa
 
     def load() -> None:
         try:
-            Loader(run, endpoint)(items)
+            Loader(run, endpoint, again=False)(items)
         except StoreError as error:
             failed.append(error)
 
@@ -117,7 +117,7 @@ def queries_per_second(run: RunDir, endpoint: Endpoint, n_texts: int, dim: int) 
     write_table(asked / "vectors" / part_name(0), table)
     searcher.run = asked
     started = time.perf_counter()
-    searcher({"names": [part_name(0)]})
+    searcher({"name": part_name(0)})
     return len(table) / (time.perf_counter() - started)
 
 

@@ -36,7 +36,8 @@ from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.loader import load_stream
 from clustering.monitoring.usage import counting_usage, measured_peak
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import parts, read_columns, vectors_of
+from clustering.runs.index import write_index
+from clustering.runs.parts import parts, read_columns, vectors_of, write_part
 from clustering.sample import write_sample
 from clustering.sources.detection import find_files
 from clustering.stages.embed import embed_texts
@@ -70,7 +71,7 @@ def embedded_texts(folder: Path, n_texts: int) -> tuple[RunDir, np.ndarray]:
     run, sample = RunDir(folder / "run"), folder / "sample.parquet"
     write_sample(sample, int(1.6 * n_texts), seed=0)  # more than are needed, because equal headlines are folded
     cfg = ReadSection(paths=(str(sample),), text_columns=("title",), id_column="id")
-    read_texts(find_files(cfg), cfg, run, node_cpus())
+    read_texts(find_files(cfg), cfg, run, node_cpus(), DIM)
     keep_first(run, n_texts)
     embed_texts(run, EmbedSection(encoder="static", actors=2))
     return run, vectors_of(read_columns(run / "vectors", ["vector"]))
@@ -79,14 +80,13 @@ def embedded_texts(folder: Path, n_texts: int) -> tuple[RunDir, np.ndarray]:
 def keep_first(run: RunDir, n_texts: int) -> None:
     """Only the first rows of texts/, so that the number of distinct texts is the one asked for."""
     left = n_texts
+    kept = []
     for path in parts(run / "texts"):
-        table = pq.read_table(path)
-        if left <= 0:
-            path.unlink()
-        elif len(table) > left:
-            pq.write_table(table.slice(0, left), path)
-        left -= len(table)
+        if left > 0:
+            kept.append(write_part(run / "texts", path.name, pq.read_table(path).slice(0, left)))
+            left -= kept[-1].rows
     assert left <= 0, f"{-left} texts too few"
+    write_index(run / "texts", kept)
 
 
 def bare_collection(client: MilvusClient, name: str) -> None:
@@ -132,17 +132,15 @@ def stage_load(run: RunDir, uri: str, n_texts: int, load: str) -> Figures:
         client.drop_collection(name)
     prepare_collection(run, client, name, "L2", DIM, "mark")
     with timed() as loaded, counting_usage() as used:
-        (load_bulk if load == "bulk" else load_stream)(run, endpoint, store)
-    begun = [path.stat().st_mtime for path in (run / "loaded").glob("*.begun")]
-    done = [path.stat().st_mtime for path in (run / "loaded").glob("*.done")]
+        figures = load_bulk(run, endpoint, store) if load == "bulk" else load_stream(run, endpoint, store, fresh=True)
     with timed() as flushed:
         client.flush(name)
     counted = int(client.get_collection_stats(name)["row_count"])
     assert counted == n_texts, f"{counted} of {n_texts} rows"
     run.remove("loaded")
     found = {
-        "rows_per_second": n_texts / (max(done) - min(begun)) if begun else n_texts / loaded.seconds,
-        "rows_per_second_flushed": n_texts / (max(done) - min(begun) + flushed.seconds) if begun else None,
+        "rows_per_second": figures["rows_per_second"],
+        "rows_per_second_flushed": n_texts / (n_texts / figures["rows_per_second"] + flushed.seconds),
         "rows_per_second_with_start": n_texts / loaded.seconds,
         "client_peak_mib": used.peak_bytes >> 20,
     }

@@ -50,13 +50,20 @@ def _call(item: dict[str, Any]) -> dict[str, Any]:
     return {**_worker(item), "item": item["item"]}
 
 
-def map_parts(make: Any, items: list[Any], *, actors: int, cpus: float = 1, gpus: float = 0, **kwargs: Any) -> Any:
+def map_parts(
+    make: Any, items: list[Any], *, actors: int, cpus: float = 1, gpus: float = 0, take: Any = None, **kwargs: Any
+) -> Any:
     """Workers in plain processes."""
     numbered = [{**item, "item": number} for number, item in enumerate(items)]
     if not items:
         return []
     with ProcessPoolExecutor(min(actors, len(items)), get_context("spawn"), _make, (make, kwargs)) as pool:
-        return list(pool.map(_call, numbered))
+        results = []
+        for result in pool.map(_call, numbered):
+            results.append(result)
+            if take:
+                take(result)
+        return results
 
 
 class Plain:
@@ -110,7 +117,7 @@ def bare_stages(words: list[str], run: RunDir) -> dict[str, float]:
         return found
 
     files = find_files(config.read)
-    n_texts = timed("read", lambda: read.read_texts(files, config.read, run, 2))["texts"]
+    n_texts = timed("read", lambda: read.read_texts(files, config.read, run, 2, 256))["texts"]
     dim = timed("embed", lambda: embed.embed_texts(run, config.embed))["dim"]
     timed("store", lambda: store.store_vectors(run, endpoint, config.store, n_texts, dim, "bare"))
     timed("search", lambda: search.search_neighbors(run, endpoint, config.store, config.search, n_texts, seed))

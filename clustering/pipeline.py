@@ -80,16 +80,16 @@ def run_stages(
 ) -> None:
     """Run every stage in order. Each line leaves an artefact, or keeps the one of an earlier start."""
     stage = partial(run_stage, config, run, fingerprints)
+    dim = source.dim if isinstance(source, Source) else dim_of(config)
     if isinstance(source, Source):
         read = stage("read", lambda: read_collection(source, config.read, run, node_cpus()))
     else:
-        read = stage("read", lambda: read_texts(source, config.read, run, node_cpus()))
+        read = stage("read", lambda: read_texts(source, config.read, run, node_cpus(), dim))
     n_texts = read["texts"]
     if n_texts == 0:
         log.warning("no texts: %d records, none with text in read.text_columns", read["records"])
         stage("report", lambda: write_report(run, config))
         return
-    dim = source.dim if isinstance(source, Source) else dim_of(config)
     make_plan(config, run, read, dim, run.unfinished(fingerprints))
     if isinstance(source, Source):
         embedded = stage("embed", lambda: adopt_vectors(run))

@@ -21,7 +21,7 @@ from clustering.kernels.hierarchy.placement import Assignments, ReachabilityAssi
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_forest, load_group_sizes, load_radius
-from clustering.runs.parts import load_assignment, parts, rows_without_vector, vectors_of
+from clustering.runs.parts import load_assignment, parts, rows_without_vector, vectors_of, walk_tables
 from clustering.runs.storage import (
     REDO_HINT,
     Location,
@@ -30,7 +30,6 @@ from clustering.runs.storage import (
     load_array,
     locate,
     read_schema,
-    read_table,
 )
 from clustering.schema import Figures
 from clustering.sources.detection import find_files
@@ -149,9 +148,11 @@ def known_texts(run: RunDir, texts: list[str]) -> dict[str, int]:
 
 
 def _known_in(path: Location, wanted: pa.Array) -> dict[str, int]:
-    table = read_table(path, columns=["row", "text"])
-    known = table.filter(pc.is_in(table["text"], value_set=wanted))
-    return dict(zip(known["text"].to_pylist(), known["row"].to_pylist(), strict=True))
+    found: dict[str, int] = {}
+    for table in walk_tables([path], ["row", "text"]):
+        known = table.filter(pc.is_in(table["text"], value_set=wanted))
+        found.update(zip(known["text"].to_pylist(), known["row"].to_pylist(), strict=True))
+    return found
 
 
 class _Encoder:
@@ -171,7 +172,7 @@ class _Encoder:
         return self.encoder.encode(texts).vectors
 
     def _compare(self, encoder: Encoder) -> None:
-        texts, vectors = (read_table(parts(self.run / folder)[0]) for folder in ("texts", "vectors"))
+        texts, vectors = (next(walk_tables(parts(self.run / folder)[:1])) for folder in ("texts", "vectors"))
         stored = vectors_of(vectors)
         sample = np.flatnonzero(stored.any(axis=1))[:SAMPLE]
         encoded = encoder.encode(texts["text"].take(pa.array(sample)).to_pylist()).vectors

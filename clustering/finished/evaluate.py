@@ -18,7 +18,7 @@ from clustering.errors import ConfigError
 from clustering.kernels.graph.group_sizes import MIN_CLUSTER_SIZE
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_forest
-from clustering.runs.parts import load_assignment, parts, stored_vectors
+from clustering.runs.parts import load_assignment, parts, stored_vectors, walk_tables
 from clustering.runs.storage import read_table, write_json
 from clustering.schema import Figures
 from clustering.sources.detection import find_files
@@ -131,7 +131,7 @@ def exact_fidelity(run: RunDir, cluster: ClusterSection, metric: str) -> Figures
         lengths, relative to the exact one; None where all vectors are equal), noise_share of the exact labels; None
         for fewer than two vectors.
     """
-    by_part = [stored_vectors(read_table(path)) for path in parts(run / "vectors")]
+    by_part = [stored_vectors(table) for table in walk_tables(parts(run / "vectors"))]
     rows, vectors = (np.concatenate(pieces) for pieces in zip(*by_part, strict=True))
     if len(vectors) < 2:
         return None

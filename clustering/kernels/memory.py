@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from clustering.kernels.topk import BLOCK_BYTES
 
-PART_ROWS = 8192
+GROUP_ROWS = 8192  # of a row group of a part: what a worker holds at a time
+LARGEST_PART = 131_072  # rows
+PART_VECTOR_BYTES, PART_TEXT_BYTES = 512 << 20, 64 << 20  # of a part, at most
+SMALL_RUN_PARTS = 64  # about so many parts share out the work of a run with smaller ones
 LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
 MOST_ENTRIES = 1 << 27  # entries of the lists of a block
 PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
@@ -19,6 +22,16 @@ class StageBytes:
     stage: str
     memory_bytes: int
     disk_bytes: int
+
+
+def part_rows(n_rows: int, dim: int, row_bytes: float) -> int:
+    """Rows of a part of texts/, vectors/ and neighbors/: a power of two, and several row groups where it can be.
+
+    n_rows : of the run, or more; dim : of its vectors; row_bytes : mean size of a record's text and other columns
+    """
+    most = min(LARGEST_PART, PART_VECTOR_BYTES // (4 * dim), int(PART_TEXT_BYTES / max(row_bytes, 1)))
+    rows = max(min(most, n_rows // SMALL_RUN_PARTS), GROUP_ROWS)
+    return 1 << (rows.bit_length() - 1)
 
 
 def stage_bytes(
@@ -46,7 +59,7 @@ def stage_bytes(
     drawn : texts in the interactive map
     Source: fitted to runs of 2,291 to 859,941 texts (docs/operations.md).
     """
-    part = min(n_texts, PART_ROWS)
+    part = min(n_texts, GROUP_ROWS)  # in a worker's memory at a time
     listed = n_texts * k  # directed edges
     edges = listed if graph_k is None else n_texts * graph_k
     vectors = n_texts * dim * 4

@@ -16,8 +16,8 @@ from clustering.milvus.index import load_collection
 from clustering.milvus.protocol import ROW, VECTOR, column_of
 from clustering.milvus.retry import retry
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import parts, read_rows, rows_without_vector, vectors_of
-from clustering.runs.storage import read_table
+from clustering.runs.index import read_index
+from clustering.runs.parts import read_rows, rows_without_vector, vectors_of
 from clustering.workers.pool import Item
 
 KEYS_PER_QUERY = 8192  # servers list 16,384 at most
@@ -26,7 +26,7 @@ AUDIT_SAMPLE = 200  # vectors that are compared
 
 
 class Rows(NamedTuple):
-    """The rows first to stop - 1, which lie in a part of vectors/."""
+    """The rows first to stop - 1, which lie in one part of vectors/."""
 
     name: str
     first: int
@@ -49,10 +49,11 @@ def audit_collection(run: RunDir, channel: Channel, n_texts: int, attempt: int =
     """
     endpoint = channel.endpoint
     total = _count(channel)
-    all_parts, without = _parts_of_vectors(run), rows_without_vector(run / "vectors")
+    ranges, without = _ranges_of_vectors(run), rows_without_vector(run / "vectors")
     with ThreadPoolExecutor(4) as pool:
-        keys = list(pool.map(lambda part: _stored_keys(channel, part), all_parts))
-    wrong = [piece for part, stored in zip(all_parts, keys, strict=True) for piece in _missing(part, stored, without)]
+        keys = list(pool.map(lambda part: _stored_keys(channel, part), ranges))
+    missing = [_missing(part, stored, without) for part, stored in zip(ranges, keys, strict=True)]
+    wrong = [piece for pieces in missing for piece in pieces]
     if total > sum(stored.size for stored in keys):
         foreign = _count(channel, f"{ROW} < 0 or {ROW} >= {n_texts}")
         if foreign:
@@ -61,18 +62,21 @@ def audit_collection(run: RunDir, channel: Channel, n_texts: int, attempt: int =
                 f"it, or choose another store.collection"
             )
         with ThreadPoolExecutor(4) as pool:
-            counts = list(pool.map(lambda part: _count(channel, part.expression), all_parts))
-        damaged = {piece.name for piece in wrong}
+            counts = list(pool.map(lambda part: _count(channel, part.expression), ranges))
         wrong += [
-            part for part, stored, count in zip(all_parts, keys, counts, strict=True)
-            if count > stored.size and part.name not in damaged
+            part for part, stored, count, lost in zip(ranges, keys, counts, missing, strict=True)
+            if count > stored.size and not lost
         ]  # fmt: skip
-    return [piece._asdict() for piece in wrong or _wrong_vectors(run, channel, all_parts, without, attempt)]
+    return [piece._asdict() for piece in wrong or _wrong_vectors(run, channel, ranges, without, attempt)]
 
 
-def _parts_of_vectors(run: RunDir) -> list[Rows]:
-    rows = {path.name: read_table(path, columns=["row"])["row"] for path in parts(run / "vectors")}
-    return [Rows(name, int(row[0].as_py()), int(row[-1].as_py()) + 1) for name, row in rows.items()]
+def _ranges_of_vectors(run: RunDir) -> list[Rows]:
+    """The rows of vectors/ in ranges of at most KEYS_PER_QUERY."""
+    return [
+        Rows(part.name, first, min(first + KEYS_PER_QUERY, part.first + part.rows))
+        for part in read_index(run / "vectors")
+        for first in range(part.first, part.first + part.rows, KEYS_PER_QUERY)
+    ]
 
 
 def _count(channel: Channel, expression: str = "") -> int:
@@ -82,16 +86,12 @@ def _count(channel: Channel, expression: str = "") -> int:
 def _stored_keys(channel: Channel, part: Rows) -> IntArray:
     """The rows of a part that the collection has, ascending and each once."""
 
-    def keys_of(rows: Rows) -> list[IntArray]:
-        fields, _ = retry(
-            channel.endpoint,
-            lambda failures: channel.query(rows.expression, [ROW], KEYS_PER_QUERY, strong=failures > 0),
-        )
-        return [column_of(field).to_numpy() for field in fields if field.field_name == ROW]
-
-    starts = range(part.first, part.stop, KEYS_PER_QUERY)
-    ranges = [Rows(part.name, start, min(start + KEYS_PER_QUERY, part.stop)) for start in starts]
-    return np.unique(np.concatenate([np.empty(0, np.int64), *(keys for rows in ranges for keys in keys_of(rows))]))
+    fields, _ = retry(
+        channel.endpoint,
+        lambda failures: channel.query(part.expression, [ROW], KEYS_PER_QUERY, strong=failures > 0),
+    )
+    keys = [column_of(field).to_numpy() for field in fields if field.field_name == ROW]
+    return np.unique(np.concatenate([np.empty(0, np.int64), *keys]))
 
 
 def _missing(part: Rows, stored: IntArray, without: IntArray) -> list[Rows]:
@@ -103,9 +103,9 @@ def _missing(part: Rows, stored: IntArray, without: IntArray) -> list[Rows]:
     return [Rows(part.name, int(first), int(stop)) for first, stop in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _wrong_vectors(run: RunDir, channel: Channel, all_parts: list[Rows], without: IntArray, attempt: int) -> list[Rows]:
+def _wrong_vectors(run: RunDir, channel: Channel, ranges: list[Rows], without: IntArray, attempt: int) -> list[Rows]:
     """The parts with sampled rows whose stored vector differs from that of vectors/, or is not there."""
-    n_texts = all_parts[-1].stop
+    n_texts = ranges[-1].stop
     rng = np.random.default_rng([n_texts, attempt])
     rows = np.setdiff1d(rng.choice(n_texts, min(AUDIT_SAMPLE, n_texts), replace=False), without)
     if not rows.size:
@@ -119,7 +119,7 @@ def _wrong_vectors(run: RunDir, channel: Channel, all_parts: list[Rows], without
         stored = columns[VECTOR].flatten().to_numpy().reshape(len(keys), -1)
         sent = vectors_of(read_rows(run / "vectors", rows, ["vector"]))
         wrong = np.setdiff1d(rows, keys[(stored == sent[np.searchsorted(rows, keys)]).all(axis=1)])
-    return [part for part in all_parts if part.select(wrong).size]
+    return [part for part in ranges if part.select(wrong).size]
 
 
 def describe_pieces(pieces: list[Item]) -> str:
@@ -152,7 +152,7 @@ def confirm_unchanged(run: RunDir, endpoint: Endpoint, n_vectors: int) -> None:
     """
     with Channel(endpoint) as channel:
         total, without = _count(channel), rows_without_vector(run / "vectors")
-        wrong = _wrong_vectors(run, channel, _parts_of_vectors(run), without, AUDIT_ROUNDS + 1)
+        wrong = _wrong_vectors(run, channel, _ranges_of_vectors(run), without, AUDIT_ROUNDS + 1)
     if total != n_vectors or wrong:
         pieces = describe_pieces([piece._asdict() for piece in wrong])
         change = f"holds {total} entities in place of {n_vectors}" if total != n_vectors else f"differs in {pieces}"

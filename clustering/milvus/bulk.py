@@ -23,9 +23,10 @@ from clustering.milvus.protocol import ROW, VECTOR
 from clustering.milvus.retry import RefusedError, reason_of, retry
 from clustering.monitoring import progress
 from clustering.runs.directory import RunDir
+from clustering.runs.index import read_index
 from clustering.runs.object_store import filesystem_of, is_local
-from clustering.runs.parts import parts, stored_vectors
-from clustering.runs.storage import read_metadata, read_schema, read_table, write_json
+from clustering.runs.parts import stored_vectors, walk_tables
+from clustering.runs.storage import read_schema, write_json
 from clustering.schema import Figures
 from clustering.workers.nodes import node_cpus
 from clustering.workers.pool import Item, map_parts
@@ -83,8 +84,7 @@ class Exporter:
         rows = 0
         writer: Any = None
         with self.filesystem.open_output_stream(f"{self.folder}/{item['file']}") as stream:
-            for name in item["names"]:
-                table = read_table(self.run / "vectors" / name)
+            for table in walk_tables(self.run / "vectors" / name for name in item["names"]):
                 keys, vectors = stored_vectors(table)
                 # Older servers read lists, but no lists of fixed size.
                 offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32))
@@ -110,13 +110,12 @@ def load_bulk(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
     filesystem, root = bulk_folder(store)
     folder = f"{root}/{endpoint.collection}-{run.id}"
     filesystem.create_dir(folder, recursive=True)
-    paths = parts(run / "vectors")
-    dim = int(read_schema(paths[0]).field("vector").type.list_size)
-    rows = sum(read_metadata(path).num_rows for path in paths)
-    n_files = min(max(1, round(rows * dim * 4 / FILE_BYTES)), len(paths))
+    index = read_index(run / "vectors")
+    dim = int(read_schema(run / "vectors" / index.names[0]).field("vector").type.list_size)
+    n_files = min(max(1, round(index.rows * dim * 4 / FILE_BYTES)), len(index))
     items: list[Item] = [
         {"file": f"part-{number:06d}.parquet", "names": names.tolist()}
-        for number, names in enumerate(np.array_split([path.name for path in paths], n_files))
+        for number, names in enumerate(np.array_split(index.names, n_files))
     ]
     todo = [item for item in items if item["file"] not in jobs.states]
     map_parts(Exporter, todo, actors=node_cpus(), run=run, store=store, folder=folder)
@@ -126,7 +125,7 @@ def load_bulk(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
     jobs.wait(store)
     _remove_files(filesystem, folder, {item["file"] for item in items})
     seconds = time.perf_counter() - started
-    return {"rows_per_second": round(rows / seconds, 1), "retries": retries}
+    return {"rows_per_second": round(index.rows / seconds, 1), "retries": retries}
 
 
 def _remove_files(filesystem: pa.fs.FileSystem, folder: str, names: set[str]) -> None:

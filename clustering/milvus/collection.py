@@ -15,12 +15,12 @@ from clustering.milvus.index import is_loaded, release_collection
 from clustering.milvus.protocol import ROW, VECTOR
 from clustering.milvus.retry import retry
 from clustering.runs.directory import RunDir
-from clustering.runs.storage import touch
+from clustering.runs.index import write_index
 
 log = logging.getLogger("covey")
 
 DESCRIPTION_PREFIX = "covey"  # opens the description of every collection that a run made
-LOAD_STATE = "loaded"  # in the run directory while a collection is filled: which parts are begun, which are done
+LOAD_STATE = "loaded"  # in the run directory while a collection is filled: its index lists the parts that are stored
 
 
 class ChangedError(StoreError):
@@ -75,23 +75,25 @@ def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None
     raise ConfigError([f"{problem}. Choose another store.collection, or drop that one"])
 
 
-def prepare_collection(run: RunDir, client: MilvusClient, name: str, metric: str, dim: int, fingerprint: str) -> None:
+def prepare_collection(run: RunDir, client: MilvusClient, name: str, metric: str, dim: int, fingerprint: str) -> bool:
     """Make the run's collection unless it is there with the same fingerprint; nothing counts as loaded in a new one.
 
+    Returns: whether it was made
     Raises: ConfigError when another's collection has the name.
     """
     refuse_foreign(client, name, metric, dim, run.id)
     description, wanted = description_of(client, name), describe(run.id, fingerprint)
     if description == wanted:
-        return
+        return False
     run.remove(LOAD_STATE)
-    touch(run / LOAD_STATE / "filling")  # before the collection: an empty one without it would look damaged
+    write_index(run / LOAD_STATE, [])  # before the collection: an empty one without it would look damaged
     if description is not None:
         client.drop_collection(name)
     fields = client.create_schema(auto_id=False, enable_dynamic_field=False, description=wanted)
     fields.add_field(ROW, DataType.INT64, is_primary=True)
     fields.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=dim)
     client.create_collection(name, schema=fields, consistency_level="Strong")
+    return True
 
 
 def is_in_use(endpoint: Endpoint) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
 
 from clustering.config.sections import StoreSection
 from clustering.kernels.topk import FloatArray, IntArray
@@ -13,8 +16,8 @@ from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.protocol import write_request
 from clustering.milvus.retry import RequestSize, retry_in_halves
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import part_names, stored_vectors
-from clustering.runs.storage import read_table, touch
+from clustering.runs.index import IndexWriter, read_index
+from clustering.runs.parts import read_ahead, read_rows, stored_vectors, walk_tables
 from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
 
@@ -30,36 +33,35 @@ class Loader:
 
     A piece is inserted where nothing of it can lie there yet. Where something may, because a worker ended or a reply
     was lost, it is upserted, which leaves one entity a key however often it is repeated.
+    again : whether that holds for all pieces
     """
 
-    def __init__(self, run: RunDir, endpoint: Endpoint) -> None:
-        self.run, self.endpoint, self.channel = run, endpoint, Channel(endpoint)
+    def __init__(self, run: RunDir, endpoint: Endpoint, again: bool = True) -> None:
+        self.run, self.endpoint, self.channel, self.again = run, endpoint, Channel(endpoint), again
         self.request_bytes = EMBEDDED_REQUEST_BYTES if endpoint.embedded else REQUEST_BYTES
         self.in_flight = EMBEDDED_IN_FLIGHT if endpoint.embedded else IN_FLIGHT
         self.request_size: RequestSize | None = None
 
     def __call__(self, item: Item) -> Item:
-        with ThreadPoolExecutor(self.in_flight) as pool:
-            done = list(pool.map(self.load, item["pieces"]))
-        return {"rows": sum(rows for rows, _ in done), "retries": sum(retries for _, retries in done)}
+        done = [self.load(piece, self.again or item.get("again", False)) for piece in item["pieces"]]
+        return {"rows": sum(rows for rows, _ in done), "retries": sum(retries for _, retries in done), **item}
 
-    def load(self, piece: Item) -> tuple[int, int]:
-        """Rows sent and requests repeated for a piece: a whole part, or rows first to stop - 1 of it."""
-        begun, done = (self.run / LOAD_STATE / f"{piece['name']}.{state}" for state in ("begun", "done"))
-        is_part = "first" not in piece
-        if is_part and done.exists():
-            return 0, 0
-        again = not is_part or begun.exists()
-        if is_part:
-            touch(begun)
-        rows, vectors = stored_vectors(read_table(self.run / "vectors" / piece["name"]))
-        if not is_part:
-            within = (rows >= piece["first"]) & (rows < piece["stop"])
-            rows, vectors = rows[within], vectors[within]
-        retries = self.send(rows, vectors, again)
-        if is_part:
-            touch(done)
-        return len(rows), retries
+    def load(self, piece: Item, again: bool = False) -> tuple[int, int]:
+        """Rows sent and requests repeated for a piece: a whole part, or rows first to stop - 1 of it.
+
+        again : whether some of its rows may be stored already
+        """
+
+        def send(table: pa.Table) -> tuple[int, int]:
+            rows, vectors = stored_vectors(table)
+            return len(rows), self.send(rows, vectors, again)
+
+        tables: Iterable[pa.Table] = walk_tables([self.run / "vectors" / piece["name"]])
+        if "first" in piece:
+            rows = np.arange(piece["first"], piece["stop"])
+            tables = [read_rows(self.run / "vectors", rows, ["row", "vector"])]
+        sent = list(read_ahead(send, tables, self.in_flight))
+        return sum(rows for rows, _ in sent), sum(retries for _, retries in sent)
 
     def send(self, rows: IntArray, vectors: FloatArray, again: bool) -> int:
         """Write rows in requests of about the same size; return how often requests were repeated.
@@ -87,17 +89,21 @@ class Loader:
         return retry_in_halves(self.endpoint, request_size, len(rows), ask)[1]
 
 
-def load_stream(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
-    """Send all parts through actors that write. Returns: rows_per_second, retries."""
+def load_stream(run: RunDir, endpoint: Endpoint, store: StoreSection, fresh: bool) -> Figures:
+    """Send all parts through actors that write; those that the index of loaded/ lists are stored already.
+
+    fresh : whether this start has made the collection, so that nothing is stored
+    Returns: rows_per_second, retries.
+    """
     started = time.perf_counter()
     actors = 1 if store.embedded else 2  # Milvus Lite takes one writer for a collection
-    names = part_names(run / "vectors")
-    in_flight = EMBEDDED_IN_FLIGHT if store.embedded else IN_FLIGHT
-    size = min(
-        8, max(in_flight, -(-len(names) // (4 * actors)))
-    )  # parts a call: enough to keep requests in flight, few enough to share out
-    items = [{"pieces": [{"name": name} for name in names[at : at + size]]} for at in range(0, len(names), size)]
-    results = map_parts(Loader, items, actors=actors, run=run, endpoint=endpoint)
+    vectors, done = read_index(run / "vectors"), read_index(run / LOAD_STATE)
+    items = [{"pieces": [{"name": name}]} for name in vectors.names if name not in done]
+    with IndexWriter(run / LOAD_STATE, done) as index:
+        results = map_parts(
+            Loader, items, actors=actors, run=run, endpoint=endpoint, again=not fresh,
+            take=lambda result: index.add(vectors[result["pieces"][0]["name"]]),
+        )  # fmt: skip
     rows = sum(result["rows"] for result in results)
     return {
         "rows_per_second": round(rows / (time.perf_counter() - started), 1),

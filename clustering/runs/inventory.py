@@ -43,12 +43,14 @@ READS: dict[str, tuple[str, ...]] = {
 STAGE_OF = {artefact: stage for stage, artefacts in STAGE_ARTEFACTS.items() for artefact in artefacts}
 FORMER_FOLDERS = ("given",)  # written by earlier versions; Covey only removes them
 ARTEFACTS = (*STAGE_OF, *FORMER_FOLDERS, PROGRESS)
+_INDEX = r"_parts\.json"
 _PART, _BLOCK = r"part-\d{6}\.parquet", r"block-\d{5}"
+_LISTED = ("texts", "members", "source_vectors", "vectors", "neighbors", "coords", *FORMER_FOLDERS)
 # The artefacts that are folders, each with the names of the files in it.
 FOLDERS = {
     "records": r"part-\d{6}(-\d{6})?\.(arrow|npz|parquet)",  # parquet: of an earlier version
-    **dict.fromkeys(("texts", "members", "source_vectors", "vectors", "neighbors", "coords", *FORMER_FOLDERS), _PART),
-    "loaded": rf"{_PART}\.(begun|done)|filling|bulk\.json",
+    **dict.fromkeys(_LISTED, f"{_PART}|{_INDEX}"),
+    "loaded": rf"{_INDEX}|bulk\.json|{_PART}\.(begun|done)|filling",  # the last ones: of an earlier version
     # An earlier version wrote the arrays of the whole graph, without a folder for each block.
     "graph": rf"(?:{_BLOCK}/)?(rows|(list_)?(indptr|indices)|data|list_distances|radius|keys|copies)\.npy|blocks\.json",
     "forest": rf"{_PART}|core\.npy|grain\.json",

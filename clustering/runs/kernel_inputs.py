@@ -23,6 +23,7 @@ from clustering.kernels.graph.forest import Forest, row_dtype
 from clustering.kernels.graph.group_sizes import GroupSizes
 from clustering.kernels.topk import FloatArray
 from clustering.runs.directory import RunDir
+from clustering.runs.index import read_index
 from clustering.runs.parts import read_columns, walk_neighbors
 from clustering.runs.storage import REDO_HINT, Location, load_array, read_table, save_array, write_json
 
@@ -39,9 +40,9 @@ def read_neighbor_lists(
     k : neighbors of each text that count, the nearest first; n_texts : of the whole run
     Returns: lists with Euclidean distances for every metric: of unit vectors, the root of twice the cosine distance.
     """
-    rows = [read_table(run / "texts" / name, columns=["row"])["row"] for name in names]
-    first = rows[0][0].as_py() if rows else 0
-    indptr = np.zeros(sum(map(len, rows)) + 1, np.int64)
+    index = read_index(run / "texts")
+    first = index.first(names[0]) if names else 0
+    indptr = np.zeros(sum(index[name].rows for name in names) + 1, np.int64)
     others, distances = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
     for row, _, other, distance in walk_neighbors(run, k, section.max_distance, names):
         if row.size:

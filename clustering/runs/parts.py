@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from clustering.errors import StageError
+from clustering.kernels.memory import GROUP_ROWS
 from clustering.kernels.printable import one_line
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
-from clustering.runs.storage import Location, read_metadata, read_schema, read_table
+from clustering.runs.index import Part, read_index
+from clustering.runs.storage import Location, ParquetGroups, atomic_write, read_schema, read_table
 
 SHOWN_IDS = 3
-WITHOUT_VECTOR = b"without_vector"  # metadata of a part of vectors/: rows whose text has no usable vector
+WITHOUT_VECTOR = "without_vector"  # counted of a part of vectors/: rows whose text has no usable vector
+AHEAD, AHEAD_BYTES = 4, 64 << 20  # row groups that are read before they are asked for, and their bytes, at most
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 def part_name(index: int) -> str:
@@ -28,12 +38,79 @@ def part_name(index: int) -> str:
 
 def parts(folder: Location) -> list[Location]:
     """The finished Parquet parts of an artefact, in row order."""
-    return sorted(folder.glob("part-*.parquet"), key=lambda path: path.name)
+    return [folder / name for name in part_names(folder)]
 
 
 def part_names(folder: Location) -> list[str]:
     """The names of the finished parts; they are the same in all artefacts."""
-    return [path.name for path in parts(folder)]
+    return read_index(folder).names
+
+
+class PartWriter:
+    """A part that is written table by table, in row groups; see ``writing_part``."""
+
+    def __init__(self, name: str, temporary: Path) -> None:
+        self.name, self.temporary = name, temporary
+        self.first = self.rows = self.bytes = 0
+        self.writer: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        if self.writer is None:
+            self.first = int(table["row"][0].as_py())
+            # Numbers that hardly repeat, and texts, take more time and bytes with a dictionary than without.
+            self.writer = pq.ParquetWriter(self.temporary, table.schema, compression="zstd", use_dictionary=False)
+        self.writer.write_table(table, row_group_size=GROUP_ROWS)
+        self.rows += len(table)
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+        self.bytes = self.temporary.stat().st_size
+
+    def listed(self, **counts: Any) -> Part:
+        """The written part for the index."""
+        return Part(self.name, self.first, self.rows, self.bytes, counts)
+
+
+@contextmanager
+def writing_part(folder: Location, name: str) -> Iterator[PartWriter]:
+    """Write a part, with column ``row``, atomically."""
+    with atomic_write(folder / name) as temporary:
+        part = PartWriter(name, temporary)
+        yield part
+        part.close()
+
+
+def write_part(folder: Location, name: str, table: pa.Table, **counts: Any) -> Part:
+    """Write a table with column ``row`` as a part. Returns: the part for the index"""
+    with writing_part(folder, name) as part:
+        part.write(table)
+    return part.listed(**counts)
+
+
+def read_ahead(read: Callable[[S], T], items: Iterable[S], ahead: int = AHEAD) -> Iterator[T]:
+    """``read(item)`` of each item, in their order. Threads read up to ``ahead`` items before they are asked for."""
+    reading: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(ahead) as pool:
+        try:
+            for item in items:
+                reading.append(pool.submit(read, item))
+                if len(reading) > ahead:
+                    yield reading.popleft().result()
+            while reading:
+                yield reading.popleft().result()
+        finally:
+            for future in reading:
+                future.cancel()
+
+
+def walk_tables(paths: Iterable[Location], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Parts, or some of their columns, row group by row group, read ahead. columns : those that a part has are read"""
+    files = read_ahead(ParquetGroups, paths, 2)
+    for first in files:  # whose row groups are as large as those of the others
+        groups = ((part, group) for part in itertools.chain([first], files) for group in range(len(part)))
+        ahead = min(AHEAD, max(1, AHEAD_BYTES // max(first.group_bytes, 1)))
+        yield from read_ahead(lambda item: item[0].read(item[1], columns), groups, ahead)
 
 
 @dataclass(frozen=True)
@@ -47,13 +124,12 @@ class PartGroup:
 
 def group_parts(folder: Location, smallest: int, most: int) -> list[PartGroup]:
     """All parts of an artefact in groups of about as many rows: at least ``smallest``, and ``most`` groups at most."""
-    found = parts(folder)
-    rows = [read_metadata(path).num_rows for path in found]
-    ends = np.cumsum([0, *rows]).tolist()
+    index = read_index(folder)
+    ends = np.cumsum([0, *(part.rows for part in index)]).tolist()
     share = max(smallest, -(-ends[-1] // most), 1)
-    groups = itertools.groupby(range(len(found)), lambda number: ends[number] // share)
+    groups = itertools.groupby(range(len(index)), lambda number: ends[number] // share)
     numbers = [list(group) for _, group in groups]
-    return [PartGroup([found[at].name for at in own], ends[own[0]], ends[own[-1] + 1]) for own in numbers]
+    return [PartGroup([index.names[at] for at in own], ends[own[0]], ends[own[-1] + 1]) for own in numbers]
 
 
 def read_columns(folder: Location, columns: list[str]) -> pa.Table:
@@ -61,39 +137,52 @@ def read_columns(folder: Location, columns: list[str]) -> pa.Table:
     found = parts(folder)
     if not found:
         raise StageError(f"{folder} holds no parts; run the stage that makes it first")
-    return pa.concat_tables([read_table(path, columns=columns) for path in found])
+    return pa.concat_tables(read_ahead(lambda path: read_table(path, columns=columns), found))
 
 
 def read_rows(folder: Location, rows: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:
-    """Some columns of some rows of an artefact, ascending by row, part by part. rows : int64, shape (n_rows,)"""
-    return pa.concat_tables(
-        read_table(path, columns=columns).take(positions) for path, positions, _ in _parts_with(folder, rows)
-    )
+    """Some columns of some rows of an artefact, ascending by row. rows : int64, shape (n_rows,)"""
+    found = [table for _, table in _rows_by_part(folder, rows, columns)]
+    return pa.concat_tables(found) if found else read_schema(parts(folder)[0]).empty_table().select(columns)
 
 
 def read_row_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
     """The texts of some rows as they are shown, by row. rows : int64, shape (n_rows,)"""
     texts: dict[int, str] = {}
-    for path, positions, found in _parts_with(run / "texts", rows) if rows.size else ():
-        columns = [name for name in ("shown", "text") if name in read_schema(path).names]
-        table = read_table(path, columns=columns).take(positions)
-        texts |= dict(zip(found.tolist(), pc.coalesce(*table.select(columns).columns).to_pylist(), strict=True))
+    for found, table in _rows_by_part(run / "texts", rows, ["shown", "text"]):
+        shown = pc.coalesce(*(table[name] for name in ("shown", "text") if name in table.column_names))
+        texts |= dict(zip(found.tolist(), shown.to_pylist(), strict=True))
     return texts
 
 
-def _parts_with(folder: Location, rows: np.ndarray[Any, Any]) -> Iterator[tuple[Location, IntArray, IntArray]]:
-    """The parts that hold some of the rows, each with their positions in it and the rows there."""
-    for path in parts(folder):
-        own = read_table(path, columns=["row"])["row"].to_numpy()
-        positions = np.flatnonzero(np.isin(own, rows))
-        if positions.size:
-            yield path, positions, own[positions]
+def records_of(run: RunDir, name: str, rows: Iterable[int]) -> Iterator[tuple[int, Any]]:
+    """The row and text id of the records in a part of members/ whose text is one of some rows, in their order."""
+    wanted = pa.array(list(rows), pa.int64())
+    for table in walk_tables([run / "members" / name], ["row", "text_id"]):
+        found = table.filter(pc.is_in(table["row"], wanted))
+        yield from zip(found["row"].to_pylist(), found["text_id"].to_pylist(), strict=True)
+
+
+def _rows_by_part(
+    folder: Location, rows: np.ndarray[Any, Any], columns: list[str]
+) -> Iterator[tuple[IntArray, pa.Table]]:
+    """For each part that holds some of the rows, these, ascending, and their columns. Other parts are not read."""
+    index = read_index(folder)
+    rows = np.unique(rows)
+    part = index.part_of(rows)
+
+    def read(position: int) -> tuple[IntArray, pa.Table]:
+        own = rows[part == position]
+        name = index.names[position]
+        return own, ParquetGroups(folder / name).take(own - index.first(name), columns)
+
+    yield from read_ahead(read, np.unique(part[part >= 0]).tolist())
 
 
 def walk_neighbors(
     run: RunDir, k: int, longest: float | None = None, names: list[str] | None = None
 ) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
-    """The k nearest of each list of neighbors/, part by part, with an entry for each neighbor.
+    """The k nearest of each list of neighbors/, some rows at a time, with an entry for each neighbor.
 
     longest : farther neighbors are left out
     names : of the parts; one that does not exist has no lists; None reads all parts
@@ -101,8 +190,8 @@ def walk_neighbors(
         of shape (n_entries,), rows ascending
     """
     folder = run / "neighbors"
-    for path in parts(folder) if names is None else [path for name in names if (path := folder / name).exists()]:
-        table = read_table(path, columns=["row", "neighbors", "distances"])
+    found = [name for name in part_names(folder) if names is None or name in names]
+    for table in walk_tables([folder / name for name in found], ["row", "neighbors", "distances"]):
         lengths = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
         position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         neighbor, distance = (table[name].combine_chunks().flatten().to_numpy() for name in ("neighbors", "distances"))
@@ -134,13 +223,7 @@ def stored_vectors(table: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[An
 
 def rows_without_vector(folder: Location) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The rows of vectors/ whose text has no usable vector: int64, shape (n_rows,), ascending."""
-    return rows_in_metadata(folder, WITHOUT_VECTOR)
-
-
-def rows_in_metadata(folder: Location, key: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The rows that the metadata of an artefact's parts lists under a key: int64, shape (n_rows,)."""
-    listed = [(read_schema(path).metadata or {}).get(key, b"").decode() for path in parts(folder)]
-    return np.array([int(row) for rows in listed for row in rows.split()], np.int64)
+    return read_index(folder).listed_rows(WITHOUT_VECTOR)
 
 
 def describe_item(item: dict[str, Any], run: RunDir | None = None) -> str:
@@ -162,9 +245,9 @@ def describe_item(item: dict[str, Any], run: RunDir | None = None) -> str:
 def _first_ids(run: RunDir, name: str) -> str:
     """Rows and first text ids of a part; empty when they cannot be read, as before the stage read is finished."""
     try:
-        rows = read_table(run / "texts" / name, columns=["row"])["row"]
-        members = read_table(run / "members" / name, columns=["text_id", "row"])
-        ids = members.filter(pc.is_in(members["row"], rows[:SHOWN_IDS]))["text_id"].to_pylist()[:SHOWN_IDS]
+        part = read_index(run / "texts")[name]
+        rows = range(part.first, part.first + part.rows)
+        ids = [text_id for _, text_id in itertools.islice(records_of(run, name, rows[:SHOWN_IDS]), SHOWN_IDS)]
     except Exception:  # the error itself is reported already
         return ""
     shown = ", ".join(one_line(str(one), 80) for one in ids)

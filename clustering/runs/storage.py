@@ -197,8 +197,10 @@ def has_extension_types(file: Any) -> bool:
     return any(name in footer for name in _EXTENSION)
 
 
-def _read(path: Location, work: Callable[[pa.NativeFile], T], at_once: bool = False) -> T:
-    """The result of ``work`` on a Parquet or Arrow file; at_once : read the file in one request
+def _read(path: Location, work: Callable[[pa.NativeFile], T], at_once: bool = False, checked: bool = False) -> T:
+    """The result of ``work`` on a Parquet or Arrow file.
+
+    at_once : read the file in one request; checked : its footer is known to name no extension types
 
     Raises: StageError when the file is damaged, or holds extension types, which Covey never writes.
     """
@@ -206,7 +208,7 @@ def _read(path: Location, work: Callable[[pa.NativeFile], T], at_once: bool = Fa
     def read(fs: pa.fs.FileSystem) -> T:
         with fs.open_input_file(path.inner if isinstance(path, RemotePath) else str(path)) as opened:
             file = pa.BufferReader(opened.read_buffer()) if at_once else opened
-            if has_extension_types(file):
+            if not checked and has_extension_types(file):
                 raise StageError(
                     f"{path} holds columns of an Arrow extension type, which may run code when they are read; Covey "
                     f"writes none. Use only run directories whose origin you know"
@@ -248,6 +250,41 @@ def read_slice(path: Location, first: int, stop: int, columns: list[str]) -> pa.
 def read_metadata(path: Location) -> pq.FileMetaData:
     """The footer of a Parquet file. Raises: StageError when the file holds extension types."""
     return _read_parquet(path, lambda file: file.metadata)
+
+
+class ParquetGroups:
+    """A Parquet file whose row groups are read one at a time; its footer is read once.
+
+    Raises: StageError when the file holds extension types.
+    """
+
+    def __init__(self, path: Location) -> None:
+        self.path, self.footer = path, read_metadata(path)
+        rows = [self.footer.row_group(group).num_rows for group in range(self.footer.num_row_groups)]
+        self.starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])  # positions, and the number of rows
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def group_bytes(self) -> int:
+        """Of the first row group, in memory."""
+        return self.footer.row_group(0).total_byte_size if len(self) else 0
+
+    def read(self, group: int, columns: list[str] | None = None) -> pa.Table:
+        """A row group, or those of some columns that the file has."""
+
+        def read(file: pa.NativeFile) -> pa.Table:
+            return pq.ParquetFile(file, metadata=self.footer, pre_buffer=True).read_row_group(group, columns)
+
+        return _read(self.path, read, checked=True)
+
+    def take(self, positions: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:
+        """Some columns of some rows, of which only the row groups are read. positions : int64, ascending"""
+        group = np.searchsorted(self.starts, positions, side="right") - 1
+        return pa.concat_tables(
+            self.read(int(one), columns).take(positions[group == one] - self.starts[one]) for one in np.unique(group)
+        )
 
 
 def read_schema(path: Location) -> pa.Schema:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from clustering import schema
 from clustering.kernels.copies import fold_copies
+from clustering.kernels.memory import part_rows
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import part_name
-from clustering.runs.storage import atomic_write, load_array, read_temporary, write_table
+from clustering.runs.index import Part, write_index
+from clustering.runs.parts import PartWriter, part_name, writing_part
+from clustering.runs.storage import atomic_write, load_array, read_temporary
 from clustering.schema import Figures
 from clustering.sources.formats.column_types import as_type, common_type, has_mixed_types
 from clustering.workers.pool import Item, map_parts
@@ -68,37 +71,51 @@ def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -
 
 
 class RowWriter:
-    """Turn one part of records/ into its part of texts/, members/ and, where it has vectors, source_vectors/."""
+    """Turn consecutive parts of records/ into one part of texts/, members/ and, where it has vectors, source_vectors/.
+
+    A part of records/ is in memory at a time, and the texts of the whole part.
+    """
 
     def __init__(self, run: RunDir, members: pa.Schema) -> None:
         self.run, self.members = run, members
 
     def __call__(self, item: Item) -> Item:
+        name, written = part_name(item["item"]), dict[str, PartWriter]()
+        texts: list[pa.Table] = []
+        with ExitStack() as stack:
+
+            def add(artefact: str, table: pa.Table) -> None:
+                if len(table):
+                    if artefact not in written:
+                        written[artefact] = stack.enter_context(writing_part(self.run / artefact, name))
+                    written[artefact].write(table)
+
+            for record_name in item["names"]:
+                numbers, table = self._records(record_name)
+                add("members", self._members(table, numbers["row"]))
+                first = numbers["first"]
+                rows = pa.array(numbers["row"][first])
+                columns = [rows, table["text"].filter(first), pa.array(numbers["copies"], pa.int32())]
+                shown = table[schema.ORIGINAL].filter(first)
+                texts.append(pa.table([*columns, shown], schema.TEXTS.append(schema.SHOWN)))
+                if schema.VECTOR in table.schema.names:
+                    vectors = table[schema.VECTOR].filter(first)
+                    layout = schema.vectors_schema(vectors.type.list_size)
+                    add("source_vectors", pa.table([rows, vectors], layout))
+            held = pa.concat_tables(texts)
+            if held[schema.SHOWN.name].null_count == len(held):
+                held = held.drop_columns(schema.SHOWN.name)
+            add("texts", held)
+        text_bytes = int(pc.sum(pc.binary_length(held["text"])).as_py() or 0)
+        listed = {artefact: part.listed() for artefact, part in written.items()}
+        return {"text_bytes": text_bytes, "rows": listed["members"].rows if listed else 0, "parts": listed}
+
+    def _records(self, name: str) -> tuple[Any, pa.Table]:
+        """The numbers of the records in a part of records/, and the records."""
         records = self.run / "records"
-        numbers = load_array(records / f"{item['name']}.npz")
-        table = read_temporary(records / f"{item['name']}.arrow", lambda name: name not in schema.NUMBERING_COLUMNS)
-        table = table.slice(0, len(numbers["row"]))
-        name = part_name(item["item"])
-        if len(table):
-            members = self._members(table, numbers["row"])
-            with atomic_write(self.run / "members" / name) as temporary:  # a dictionary of ids saves nothing
-                pq.write_table(members, temporary, compression="zstd", use_dictionary=False)
-        first = numbers["first"]
-        text_bytes = 0
-        if first.any():
-            texts = {"row": numbers["row"][first], "text": table["text"].filter(first), "copies": numbers["copies"]}
-            held_texts = pa.table(texts, schema=schema.TEXTS)
-            shown = table[schema.ORIGINAL].filter(first)
-            if shown.null_count < len(shown):
-                held_texts = held_texts.append_column(schema.SHOWN, shown)
-            write_table(self.run / "texts" / name, held_texts)
-            text_bytes = int(pc.sum(pc.binary_length(texts["text"])).as_py())
-            if schema.VECTOR in table.schema.names:
-                vectors = table[schema.VECTOR].filter(first)
-                layout = schema.vectors_schema(vectors.type.list_size)
-                own_vectors = pa.table({"row": texts["row"], "vector": vectors}, layout)
-                write_table(self.run / "source_vectors" / name, own_vectors)
-        return {"text_bytes": text_bytes, "rows": len(table)}
+        numbers = load_array(records / f"{name}.npz")
+        table = read_temporary(records / f"{name}.arrow", lambda name: name not in schema.NUMBERING_COLUMNS)
+        return numbers, table.slice(0, len(numbers["row"]))
 
     def _members(self, table: pa.Table, row: np.ndarray[Any, Any]) -> pa.Table:
         table = table.append_column("row", pa.array(row))
@@ -132,11 +149,37 @@ def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[p
     return pa.schema([fields[0], ("row", pa.int64()), *fields[1:]]), mixed
 
 
-def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int) -> Figures:
+def _share_out(counts: list[dict[str, Any]], most: int) -> list[Item]:
+    """Consecutive parts of records/ for each part of texts/ and members/, which gets at most so many records."""
+    items: list[Item] = []
+    held = most
+    for count in counts:
+        if held + count["records"] > most:
+            items.append({"names": []})
+            held = 0
+        items[-1]["names"].append(count["name"])
+        held += count["records"]
+    return items
+
+
+def _write_indexes(run: RunDir, written: list[Item]) -> None:
+    found: dict[str, list[Part]] = {"texts": [], "members": [], "source_vectors": []}
+    lines = 0
+    for result in written:
+        for artefact, part in result["parts"].items():
+            found[artefact].append(replace(part, first=lines) if artefact == "members" else part)
+        lines += result["rows"]
+    for artefact, parts in found.items():
+        if parts or artefact != "source_vectors":
+            write_index(run / artefact, parts)
+
+
+def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int, dim: int) -> Figures:
     """Turn records/ into texts/ and members/, and into source_vectors/ where it holds vectors; remove records/.
 
     counts : of each part, what ``write_records`` and ``carried_columns`` return
     limit : of records; the others are left out
+    dim : of the vectors, or a guess; the size of the parts depends on it
     Returns: records, texts, empty, repeated_ids, missing_ids, largest_copies, text_bytes; mixed: names of columns that
         are strings because their types differ.
     """
@@ -147,8 +190,10 @@ def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | 
         for text, numeric, large in kinds
     ]
     members, mixed = members_schema(parts)
-    names = [{"name": one["name"]} for one in counts]
-    written = map_parts(RowWriter, names, actors=actors, run=run, members=members)
+    n_records, held_bytes = (sum(one[key] for one in counts) for key in ("records", "text_bytes"))
+    items = _share_out(counts, part_rows(n_records, dim, held_bytes / max(n_records, 1)))
+    written = map_parts(RowWriter, items, actors=actors, run=run, members=members)
+    _write_indexes(run, written)
     run.remove("records")
     text_bytes = sum(result["text_bytes"] for result in written)
     return {**numbered, "text_bytes": text_bytes, "mixed": mixed}

@@ -137,4 +137,4 @@ def write_records(run: RunDir, name: str, records: int, table: pa.Table) -> dict
     """
     write_temporary(run / "records" / f"{name}.arrow", table)
     layout = table.schema.remove_metadata().serialize().to_pybytes().hex()  # travels as JSON
-    return {"name": name, "records": records, "schema": layout}
+    return {"name": name, "records": records, "text_bytes": table["text"].nbytes, "schema": layout}

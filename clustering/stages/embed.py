@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,16 +18,17 @@ from clustering.encoders.loading import english_only, load_encoder
 from clustering.errors import StageError
 from clustering.kernels.printable import one_line
 from clustering.runs.directory import RunDir
+from clustering.runs.index import IndexWriter, PartIndex, read_index
 from clustering.runs.object_store import RemotePath
-from clustering.runs.parts import WITHOUT_VECTOR, part_names, parts, read_rows, rows_in_metadata
-from clustering.runs.storage import Location, atomic_write, read_metadata, read_schema, read_table, write_table
+from clustering.runs.parts import WITHOUT_VECTOR, part_names, read_ahead, records_of, walk_tables, writing_part
+from clustering.runs.storage import Location, atomic_write, read_schema
 from clustering.schema import Figures
 from clustering.text.languages import ENGLISH, count_languages, dominant_languages, language_names
 from clustering.workers.nodes import cluster_gpus, node_cpus
 from clustering.workers.pool import Item, map_parts
 
 COPIES = 16  # parts that are copied at the same time
-UNREAD = b"unread"  # key in the metadata of a part of vectors/: rows of texts without a token that the encoder knows
+UNREAD = "unread"  # counted of a part of vectors/: rows of texts without a token that the encoder knows
 NO_NEIGHBORS = "These texts have no neighbors: they are noise, unless the copies of one alone make a cluster."
 SHOWN_IDS = 5
 OTHER_LANGUAGES = 0.25  # share of texts that earns a warning: 0 in English sets, 0.7 and more in others
@@ -43,22 +43,25 @@ class Embedder:
         self.encoder = load_encoder(cfg, commit)
 
     def __call__(self, item: Item) -> Item:
-        texts = read_table(self.run / "texts" / item["name"], columns=["row", "text"])
-        encoded = self.encoder.encode(texts["text"].to_pylist())
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors.ravel()), self.encoder.dim)
-        table = pa.table([texts["row"], vectors], schema=schema.vectors_schema(self.encoder.dim))
-        # The part itself holds the counts, so that a run of several starts still reports all of them.
-        rows = texts["row"].to_numpy()
-        counts = {
-            b"tokens": str(encoded.tokens),
-            b"cut": str(encoded.cut),
-            b"unknown": str(encoded.unknown),
-            UNREAD: " ".join(map(str, rows[encoded.unread])),
-            WITHOUT_VECTOR: " ".join(map(str, rows[~encoded.vectors.any(axis=1)])),
-            b"languages": json.dumps(count_languages(texts["text"].to_pylist())),
-        }
-        write_table(self.run / "vectors" / item["name"], table.replace_schema_metadata(counts))
-        return {"rows": len(texts), "model_seconds": encoded.model_seconds}
+        dim, model_seconds = self.encoder.dim, 0.0
+        tokens = cut = unknown = 0
+        unread: list[int] = []
+        without: list[int] = []
+        languages: Counter[str] = Counter()
+        with writing_part(self.run / "vectors", item["name"]) as part:
+            for texts in walk_tables([self.run / "texts" / item["name"]], ["row", "text"]):
+                rows, strings = texts["row"].to_numpy(), texts["text"].to_pylist()
+                encoded = self.encoder.encode(strings)
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(encoded.vectors.ravel()), dim)
+                part.write(pa.table([texts["row"], vectors], schema=schema.vectors_schema(dim)))
+                tokens, cut, unknown = tokens + encoded.tokens, cut + encoded.cut, unknown + encoded.unknown
+                unread += rows[encoded.unread].tolist()
+                without += rows[~encoded.vectors.any(axis=1)].tolist()
+                languages.update(count_languages(strings))
+                model_seconds += encoded.model_seconds
+        rows_of = {UNREAD: unread, WITHOUT_VECTOR: without}
+        listed = part.listed(tokens=tokens, cut=cut, unknown=unknown, languages=dict(languages), **rows_of)
+        return {"rows": part.rows, "model_seconds": model_seconds, "part": listed}
 
 
 def adopt_vectors(run: RunDir) -> Figures:
@@ -66,12 +69,18 @@ def adopt_vectors(run: RunDir) -> Figures:
 
     Returns: dim, tokens, cut, vectors, actors, as ``embed_texts``.
     """
-    todo = _missing_parts(run, "source_vectors")
-    with ThreadPoolExecutor(COPIES) as pool:
-        list(pool.map(lambda name: _copy(run / "source_vectors" / name, run / "vectors" / name), todo))
-    dim = int(read_schema(parts(run / "vectors")[0]).field("vector").type.list_size)
-    rows = sum(read_metadata(path).num_rows for path in parts(run / "vectors"))
-    return {"dim": dim, "tokens": 0, "cut": 0, "vectors": rows, "actors": 0}
+    source, folder = run / "source_vectors", run / "vectors"
+    found, done = read_index(source), read_index(folder)
+
+    def copy(name: str) -> str:
+        _copy(source / name, folder / name)
+        return name
+
+    with IndexWriter(folder, done) as index:
+        for name in read_ahead(copy, [name for name in found.names if name not in done], COPIES):
+            index.add(found[name])
+    dim = int(read_schema(folder / found.names[0]).field("vector").type.list_size)
+    return {"dim": dim, "tokens": 0, "cut": 0, "vectors": found.rows, "actors": 0}
 
 
 def _copy(path: Location, to: Location) -> None:
@@ -98,33 +107,28 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
         (texts whose vector has no direction), vectors (texts that have one), actors.
     Raises: StageError when fewer than two of several texts have a vector.
     """
-    todo = _missing_parts(run, "texts")
+    done = read_index(run / "vectors")
+    todo = [name for name in part_names(run / "texts") if name not in done]
     default = int(cluster_gpus() / cfg.gpus_per_actor) if cfg.gpus_per_actor else min(node_cpus(), 4)
     actors = min(cfg.actors or max(default, 1), max(len(todo), 1))
     cpus = max(1, node_cpus() // actors)
-    map_parts(
-        Embedder, [{"name": name} for name in todo],
-        actors=actors, cpus=cpus, gpus=cfg.gpus_per_actor, run=run, cfg=cfg, commit=commit,
-    )  # fmt: skip
+    with IndexWriter(run / "vectors", done) as index:
+        map_parts(
+            Embedder, [{"name": name} for name in todo], actors=actors, cpus=cpus, gpus=cfg.gpus_per_actor,
+            take=lambda result: index.add(result["part"]), run=run, cfg=cfg, commit=commit,
+        )  # fmt: skip
     return {**embedding_figures(run, cfg), "actors": actors}
 
 
-def _missing_parts(run: RunDir, source: str) -> list[str]:
-    """The parts of another artefact that vectors/ does not have yet."""
-    done = set(part_names(run / "vectors"))
-    return [name for name in part_names(run / source) if name not in done]
-
-
 def embedding_figures(run: RunDir, cfg: EmbedSection) -> Figures:
-    """What ``embed_texts`` returns except actors, from the metadata of all parts, also those of earlier starts."""
-    schemas = [read_schema(path) for path in parts(run / "vectors")]
-    counts = [part.metadata for part in schemas]
-    tokens, cut, unknown = (sum(int(of.get(key, 0)) for of in counts) for key in (b"tokens", b"cut", b"unknown"))
-    in_languages = sum((Counter(json.loads(of.get(b"languages", b"{}"))) for of in counts), Counter[str]())
+    """What ``embed_texts`` returns except actors, from the index of all parts, also those of earlier starts."""
+    index = read_index(run / "vectors")
+    tokens, cut, unknown = (sum(index.counts(key)) for key in ("tokens", "cut", "unknown"))
+    in_languages = sum(map(Counter, index.counts("languages")), Counter[str]())
     languages, unknown_share = dominant_languages(in_languages), unknown / max(tokens, 1)
-    figures = _without_vector(run, cfg)
+    figures = _without_vector(run, cfg, index)
     return {
-        "dim": int(schemas[0].field("vector").type.list_size),
+        "dim": int(read_schema(run / "vectors" / index.names[0]).field("vector").type.list_size),
         "tokens": tokens,
         "cut": cut,
         **figures,
@@ -155,11 +159,10 @@ def language_warnings(cfg: EmbedSection, languages: dict[str, float], unknown_sh
     ]
 
 
-def _without_vector(run: RunDir, cfg: EmbedSection) -> Figures:
+def _without_vector(run: RunDir, cfg: EmbedSection, index: PartIndex) -> Figures:
     """How many texts have no vector, and warnings that say why and name the first of them."""
-    unread, without = (rows_in_metadata(run / "vectors", key) for key in (UNREAD, WITHOUT_VECTOR))
-    unusable = np.setdiff1d(without, unread)
-    n_texts = sum(read_metadata(path).num_rows for path in parts(run / "vectors"))
+    unread, without = index.listed_rows(UNREAD), index.listed_rows(WITHOUT_VECTOR)
+    unusable, n_texts = np.setdiff1d(without, unread), index.rows
     reasons = {
         f"The encoder {cfg.encoder} knows no word or sign of": unread,
         f"The encoder {cfg.encoder} gives a vector that is zero, infinite or not a number to": unusable,
@@ -182,6 +185,9 @@ def _without_vector(run: RunDir, cfg: EmbedSection) -> Figures:
 
 def _ids_of(run: RunDir, rows: NDArray[np.int64]) -> str:
     """The id of the first record of each of some rows."""
-    members = read_rows(run / "members", rows, ["row", "text_id"])
-    first = dict(zip(reversed(members["row"].to_pylist()), reversed(members["text_id"].to_pylist()), strict=True))
+    index = read_index(run / "texts")
+    first: dict[int, Any] = {}
+    for position in np.unique(index.part_of(rows)).tolist():
+        for row, text_id in records_of(run, index.names[position], rows):
+            first.setdefault(row, text_id)
     return ", ".join(one_line(str(first[row]), 80) for row in rows.tolist())

@@ -17,8 +17,8 @@ from clustering.errors import StageError
 from clustering.kernels.graph.layout import fuzzy_graph, lay_out
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import part_name, parts, vectors_of, walk_neighbors
-from clustering.runs.storage import read_table, write_table
+from clustering.runs.parts import part_name, parts, vectors_of, walk_neighbors, walk_tables
+from clustering.runs.storage import write_table
 from clustering.schema import Figures
 from clustering.workers.tasks import run_on_one_node
 
@@ -197,7 +197,7 @@ def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tup
     A text with fewer neighbors stands again at distance 0 in the other columns, which adds no edge.
     """
     if n_neighbors is None:
-        tables = (read_table(path, columns=["neighbors"]) for path in parts(run / "neighbors"))
+        tables = walk_tables(parts(run / "neighbors"), ["neighbors"])
         n_neighbors = 1 + max(pc.max(pc.list_value_length(table["neighbors"])).as_py() for table in tables)
     indices = np.repeat(np.arange(n_texts)[:, None], n_neighbors, axis=1)
     distances = np.zeros((n_texts, n_neighbors), np.float32)
@@ -209,19 +209,18 @@ def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tup
 def _principal_components(run: RunDir, n_texts: int) -> FloatArray:
     """float32, shape (n_texts, 2): the first two principal components of all vectors, by the exact covariance.
 
-    One part is in memory at a time.
+    A few row groups are in memory at a time.
     """
     total: Any = 0.0
     product: Any = 0.0
-    for path in parts(run / "vectors"):
-        vectors = vectors_of(read_table(path, columns=["vector"]))
+    for table in walk_tables(parts(run / "vectors"), ["vector"]):
+        vectors = vectors_of(table)
         total = total + vectors.sum(axis=0, dtype=np.float64)
         product = product + (vectors.T @ vectors).astype(np.float64)
     mean = total / n_texts
     _, axes = np.linalg.eigh(product / n_texts - np.outer(mean, mean))
     axes = axes[:, :-3:-1]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an eigenvector may have either sign
-    projected = [
-        vectors_of(read_table(path, columns=["vector"])) @ axes.astype(np.float32) for path in parts(run / "vectors")
-    ]
+    tables = walk_tables(parts(run / "vectors"), ["vector"])
+    projected = [vectors_of(table) @ axes.astype(np.float32) for table in tables]
     return np.ascontiguousarray(np.concatenate(projected) - (mean @ axes).astype(np.float32), np.float32)

@@ -29,9 +29,10 @@ READ_TASK_BYTES = 32 << 20  # a task has about this size: small files together, 
 READ_TASK_FILES = 500  # to open a file takes longer than to read what little it may hold
 
 
-def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: int) -> Figures:
+def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: int, dim: int) -> Figures:
     """Read all records, deduplicate their texts and number the rows; leave texts/ and members/ in row order.
 
+    dim : of the vectors that the texts will get, or a guess
     Returns: counts of records, texts, empty (left out), dropped (malformed), keyless, repeated_ids, missing_ids, and
         ``warnings``: what was lost, repaired or guessed, in words.
     Raises: InputError that names the file and the record where reading stopped, or the first of too many malformed.
@@ -50,7 +51,7 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: in
                         f"{issues.example('keyless')}. Set it")  # fmt: skip
     if problems:
         raise InputError(problems)
-    figures = deduplicate_records(run, parts, cfg.limit, actors)
+    figures = deduplicate_records(run, parts, cfg.limit, actors, dim)
     warnings = [*inputs.warnings, *issues.warnings(figures)]
     if mixed := dict.fromkeys([*figures.pop("mixed"), *(name for result in results for name in result["mixed"])]):
         warnings.append(f"Columns whose types differ between files or records are strings: {', '.join(mixed)}.")

@@ -18,12 +18,20 @@ from clustering.kernels.partitions import (
     count_partitions,
     order_centers,
 )
-from clustering.kernels.topk import FloatArray
+from clustering.kernels.topk import FloatArray, IntArray
 from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.query import NeighborQuery, nearest_in_batches, search_params, tune_params
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import part_names, parts, read_rows, rows_without_vector, stored_vectors, vectors_of
-from clustering.runs.storage import read_schema, read_table, write_table
+from clustering.runs.index import IndexWriter, Part, read_index
+from clustering.runs.parts import (
+    part_names,
+    read_rows,
+    rows_without_vector,
+    stored_vectors,
+    vectors_of,
+    walk_tables,
+    writing_part,
+)
 from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.recall import NO_RECALL, RecallSample, SampleWatch, find_true_neighbors
@@ -43,24 +51,39 @@ class Searcher:
     def __call__(self, item: Item) -> Item:
         before = self.query.retries
         with ThreadPoolExecutor(self.query.in_flight) as requests, ThreadPoolExecutor(1) as beside:
-            rows = sum(self.handle(name, requests, beside) for name in item["names"])
+            part: Part | None = None
+            if item.get("done"):
+                self.show(item["name"])
+            else:
+                part = self.search(item["name"], requests, beside)
         found = {} if self.sample is None else {"sample": self.sample.result()}
-        return {"rows": rows, "retries": self.query.retries - before, **found}
+        queries = 0 if part is None else part.counts["queries"]
+        return {"rows": queries, "retries": self.query.retries - before, "part": part, **found}
 
-    def handle(self, name: str, requests: ThreadPoolExecutor, beside: ThreadPoolExecutor) -> int:
-        """Search a part, unless that is done; return the number of queries. The sample sees the part in any case."""
-        path = self.run / "neighbors" / name
-        vectors, is_done = read_table(self.run / "vectors" / name), path.exists()
-        if self.sample is None:
-            return 0 if is_done else self.search(name, vectors, requests)[0]
-        seen = beside.submit(self.sample.see_vectors, *stored_vectors(vectors))
-        queries, lists = (0, read_table(path)) if is_done else self.search(name, vectors, requests)
-        seen.result()
-        self.sample.see_lists(lists)
-        return queries
+    def show(self, name: str) -> None:
+        """Show the sample a part that has been searched before."""
+        assert self.sample is not None
+        for table in walk_tables([self.run / "vectors" / name]):
+            self.sample.see_vectors(*stored_vectors(table))
+        for table in walk_tables([self.run / "neighbors" / name]):
+            self.sample.see_lists(table)
 
-    def search(self, name: str, table: pa.Table, pool: ThreadPoolExecutor) -> tuple[int, pa.Table]:
-        """Write a part of neighbors/ for one of vectors/; return the number of queries, and the part."""
+    def search(self, name: str, requests: ThreadPoolExecutor, beside: ThreadPoolExecutor) -> Part:
+        """Write a part of neighbors/, which the sample sees, too; count its queries, and its short lists."""
+        queries = short = 0
+        with writing_part(self.run / "neighbors", name) as part:
+            for table in walk_tables([self.run / "vectors" / name]):
+                seen = beside.submit(self.sample.see_vectors, *stored_vectors(table)) if self.sample else None
+                lists, counts = self._lists(table, requests)
+                part.write(lists)
+                if self.sample and seen:
+                    seen.result()
+                    self.sample.see_lists(lists)
+                queries, short = queries + len(counts), short + int((counts < self.query.k).sum())
+        return part.listed(queries=queries, short=short)
+
+    def _lists(self, table: pa.Table, pool: ThreadPoolExecutor) -> tuple[pa.Table, IntArray]:
+        """Rows of neighbors/ for rows of vectors/, and the lengths of the lists of those that have a vector."""
         rows, vectors = stored_vectors(table)
         position = rows - table["row"][0].as_py()  # a row without a vector has an empty list, and no partition
         lengths, partitions = np.zeros(len(table), np.int64), np.full(len(table), -1)
@@ -73,11 +96,7 @@ class Searcher:
             pa.ListArray.from_arrays(offsets, pa.array(distances)),
             pa.array(partitions, pa.int32()),
         ]
-        # The count lies in the part, so that a run of several starts still reports all of them.
-        short = {"short": str(int((counts < self.query.k).sum()))}
-        lists = pa.table(columns, schema=schema.NEIGHBORS.with_metadata(short))
-        write_table(self.run / "neighbors" / name, lists)
-        return len(rows), lists
+        return pa.table(columns, schema=schema.NEIGHBORS), counts
 
 
 def search_neighbors(
@@ -102,17 +121,22 @@ def search_neighbors(
         find_true_neighbors(sample, other)
         params, tuned = tune_params(endpoint, store, cfg, k, n_vectors, other)
     started = time.perf_counter()
-    done = set(part_names(run / "neighbors"))
-    names = part_names(run / "vectors")
+    done, names = read_index(run / "neighbors"), part_names(run / "vectors")
     todo = [name for name in names if name not in done]
     centers = run_on_one_node(partition_centers, run, n_texts, seed) if todo else None
-    names = names if sample else todo
-    size = min(4, -(-len(names) // (4 * cfg.actors)))  # parts a call
-    results = map_parts(
-        Searcher, [{"names": names[at : at + size]} for at in range(0, len(names), max(size, 1))],
-        actors=cfg.actors, take=sample.take if sample else None, run=run, endpoint=endpoint, metric=store.metric,
-        params=params, k=k, centers=centers, n_texts=n_vectors, sample=sample.watch() if sample else None,
-    )  # fmt: skip
+    with IndexWriter(run / "neighbors", done) as index:
+
+        def take(result: Item) -> None:
+            if part := result.pop("part"):
+                index.add(part)
+            if sample:
+                sample.take(result)
+
+        results = map_parts(
+            Searcher, [{"name": name, "done": name in done} for name in (names if sample else todo)],
+            actors=cfg.actors, take=take, run=run, endpoint=endpoint, metric=store.metric,
+            params=params, k=k, centers=centers, n_texts=n_vectors, sample=sample.watch() if sample else None,
+        )  # fmt: skip
     seconds = time.perf_counter() - started
     queries = sum(result["rows"] for result in results)
     return {
@@ -120,7 +144,7 @@ def search_neighbors(
         "index": store.index_type,
         "params": params,
         "queries_per_second": round(queries / seconds, 1),
-        "short_rows": sum(int(read_schema(path).metadata[b"short"]) for path in parts(run / "neighbors")),
+        "short_rows": sum(read_index(run / "neighbors").counts("short")),
         "retries": sum(result["retries"] for result in results),
         **tuned,
         **(sample.figures() if sample else NO_RECALL),

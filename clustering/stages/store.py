@@ -32,11 +32,11 @@ def store_vectors(
     """
     n_vectors = n_texts - rows_without_vector(run / "vectors").size
     with connected(endpoint) as client, Channel(endpoint) as channel:
-        prepare_collection(run, client, endpoint.collection, store.metric, dim, fingerprint)
+        fresh = prepare_collection(run, client, endpoint.collection, store.metric, dim, fingerprint)
         figures: Figures = {"rows_per_second": None, "retries": 0}
         if (run / LOAD_STATE).exists():  # else the collection was complete once; the audit finds what it lacks
-            load = load_bulk if store.load == "bulk" else load_stream
-            figures = load(run, endpoint, store)
+            bulk = store.load == "bulk"
+            figures = load_bulk(run, endpoint, store) if bulk else load_stream(run, endpoint, store, fresh)
         segments = make_searchable(client, channel, store, n_vectors)
         repaired = attempt = 0
         while wrong := audit_collection(run, channel, n_texts, attempt):

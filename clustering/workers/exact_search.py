@@ -10,8 +10,8 @@ import ray
 
 from clustering.kernels.graph.repair import OutsideSearch, nearest_outside
 from clustering.kernels.topk import FloatArray, IntArray, TopK, dot_distance
-from clustering.runs.parts import parts, read_rows, stored_vectors, vectors_of
-from clustering.runs.storage import Location, read_table
+from clustering.runs.parts import parts, read_rows, stored_vectors, vectors_of, walk_tables
+from clustering.runs.storage import Location
 from clustering.workers.nodes import node_cpus
 from clustering.workers.tasks import collect, submit
 
@@ -82,10 +82,22 @@ def outside_search(
 def _block_outside(
     path: Location, shared: Queries, core: FloatArray, piece: IntArray, metric: str, floor: float, longest: float | None
 ) -> tuple[IntArray, FloatArray]:
-    stored, block = stored_vectors(read_table(path))
+    _, rows = shared
+    other, reach = np.full(rows.size, -1), np.full(rows.size, np.inf, np.float32)
+    for table in walk_tables([path]):
+        stored, block = stored_vectors(table)
+        if stored.size:
+            found, away = _nearest_outside(stored, block, shared, core, piece, metric, floor, longest)
+            nearer = away < reach  # rows ascend: of equally near ones the first stays
+            other[nearer], reach[nearer] = found[nearer], away[nearer]
+    return other, reach
+
+
+def _nearest_outside(
+    stored: IntArray, block: FloatArray, shared: Queries, core: FloatArray, piece: IntArray, metric: str, floor: float,
+    longest: float | None,
+) -> tuple[IntArray, FloatArray]:  # fmt: skip
     queries, rows = shared
-    if not stored.size:
-        return np.full(rows.size, -1), np.full(rows.size, np.inf, np.float32)
     step = max(1, BLOCK_BYTES // (4 * len(stored)))
     found = []
     for at in range(0, len(rows), step):
@@ -101,5 +113,6 @@ def _block_outside(
 def _part_neighbors(path: Location, shared: Queries, k: int) -> tuple[IntArray, FloatArray]:
     queries, query_rows = shared
     best = TopK(len(queries), k)
-    best.scan(queries, query_rows, *stored_vectors(read_table(path)))
+    for table in walk_tables([path]):
+        best.scan(queries, query_rows, *stored_vectors(table))
     return best.rows, best.dots

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import ray
@@ -41,7 +42,8 @@ def map_parts(
     """Give every item to a worker of a pool of actors; return the results in the items' order.
 
     make : builds the worker on its actor, with ``kwargs``
-    items : each gets its number as ``item``; a worker must be safe to repeat, because a lost actor's item starts again
+    items : each gets its number as ``item``; a worker must be safe to repeat, because a lost actor's item starts again;
+        such a one has ``again``
     cpus : cores of an actor; fewer where no node has so many free
     take : called with each result as it comes, so that what is large can be merged and taken out
     Raises: ConfigError with the problems of all items, when a worker raises one; any other CoveyError at once, because
@@ -131,8 +133,9 @@ def _run_items(
     request = Request(stage.stage if stage else make.__name__, cpus=cpus, gpus=gpus)
     with unwrapped_errors():
         if len(items) == 1:  # one task starts faster than a pool of one actor
-            work = _describe(request, items[0], kwargs)
-            yield run_with_retries(request, work, _run_only_item, make, kwargs, items[0])[0]
+            (item,) = items
+            work, mark = _describe(request, item, kwargs), partial(item.update, again=True)
+            yield run_with_retries(request, work, _run_only_item, make, kwargs, item, before_retry=mark)[0]
         else:
             yield from _Pool(make, kwargs, items, request).outcomes(actors)
 
@@ -222,6 +225,6 @@ class _Pool:
             if number not in self.attempts:
                 self.attempts[number] = Attempts(_describe(self.request, slot.item, self.kwargs))
             self.attempts[number].record(error, process)
-            self.todo.appendleft(slot.item)
+            self.todo.appendleft({**slot.item, "again": True})
         if self.todo:
             self._add_actor()

@@ -93,10 +93,17 @@ def run_on_one_node(work: Callable[..., T], *args: Any) -> T:
     return collect(measured)
 
 
-def run_with_retries(request: Request, description: str, work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
+def run_with_retries(
+    request: Request,
+    description: str,
+    work: Callable[..., T],
+    *args: Any,
+    before_retry: Callable[[], None] | None = None,
+) -> tuple[T, Usage]:
     """The result and usage of one task, which is tried three times when its worker ends.
 
     description : of the work, for messages
+    before_retry : may change the arguments
     Raises: StageError when its worker has ended three times; what the task raises, as Ray wraps it.
     """
     attempts = Attempts(description)
@@ -112,6 +119,8 @@ def run_with_retries(request: Request, description: str, work: Callable[..., T],
             if not is_retryable(error) or (thread and thread.cancelled):
                 raise
             attempts.record(error, process)
+            if before_retry:
+                before_retry()
 
 
 def _start(request: Request, work: Callable[..., Any], *args: Any) -> tuple[Any, WorkerProcess]:

@@ -93,6 +93,7 @@ def main() -> None:
     from clustering.cli.main import main
 
     _when_loaded("pipeline", _keep_the_head_busy_while_loading)
+    _when_loaded("sources.deduplication", lambda module: setattr(module, "part_rows", lambda *_: 100))
     ray.init(
         address=os.environ["RAY_ADDRESS"],
         logging_level="ERROR",

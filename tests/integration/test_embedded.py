@@ -19,7 +19,7 @@ import pytest
 from clustering import schema
 from clustering.config.sections import StoreSection
 from clustering.errors import StoreError
-from clustering.kernels.memory import PART_ROWS
+from clustering.kernels.memory import GROUP_ROWS
 from clustering.milvus import loader
 from clustering.milvus.audit import audit_collection
 from clustering.milvus.channel import Channel
@@ -44,8 +44,8 @@ def vectors_in(path: Path, n_texts: int, dim: int = DIM) -> RunDir:
     vectors = rng.normal(size=(50, dim))[rng.integers(0, 50, n_texts)] + 0.5 * rng.normal(size=(n_texts, dim))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     run = RunDir(path)
-    for number, start in enumerate(range(0, n_texts, PART_ROWS)):
-        some = vectors[start : start + PART_ROWS]
+    for number, start in enumerate(range(0, n_texts, GROUP_ROWS)):
+        some = vectors[start : start + GROUP_ROWS]
         rows = pa.array(range(start, start + len(some)), pa.int64())
         columns = [rows, pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), dim)]
         write_table(run / "vectors" / part_name(number), pa.table(columns, schema=schema.vectors_schema(dim)))
@@ -58,7 +58,7 @@ def prepared(run: RunDir, endpoint: Endpoint, dim: int = DIM) -> None:
 
 
 def load(run: RunDir, endpoint: Endpoint) -> dict[str, Any]:
-    return Loader(run, endpoint)({"pieces": [{"name": name} for name in part_names(run / "vectors")]})
+    return Loader(run, endpoint, again=False)({"pieces": [{"name": name} for name in part_names(run / "vectors")]})
 
 
 def finish(endpoint: Endpoint, n_texts: int) -> None:
@@ -69,7 +69,8 @@ def finish(endpoint: Endpoint, n_texts: int) -> None:
 def find(run: RunDir, endpoint: Endpoint, n_texts: int, k: int = 10) -> np.ndarray:
     """The neighbors as the product's own searcher leaves them, shape (n_texts, k)."""
     searcher = Searcher(run, endpoint, "L2", {}, k, np.eye(1, DIM, dtype=np.float32), n_texts)
-    searcher({"names": part_names(run / "vectors")})
+    for name in part_names(run / "vectors"):
+        searcher({"name": name})
     return np.array(read_columns(run / "neighbors", ["neighbors"])["neighbors"].to_pylist())
 
 
@@ -109,7 +110,7 @@ def test_a_part_of_the_products_size_loads_in_requests_that_the_embedded_store_c
             waiting.pop()
 
     monkeypatch.setattr(Channel, "call", watched)
-    n_texts = PART_ROWS + 500
+    n_texts = GROUP_ROWS + 500
     run = vectors_in(tmp_path / "run", n_texts)
     prepared(run, endpoint)
     assert load(run, endpoint) == {"rows": n_texts, "retries": 0}
@@ -166,7 +167,7 @@ def gone(process: int) -> bool:
 
 @pytest.mark.full
 def test_a_server_that_dies_while_it_is_loaded_and_searched_is_started_again(endpoint, tmp_path):
-    n_texts = PART_ROWS + 500
+    n_texts = GROUP_ROWS + 500
     run, home = vectors_in(tmp_path / "run", n_texts), tmp_path / "store"
     prepared(run, endpoint)
     killed = []
@@ -183,8 +184,6 @@ def test_a_server_that_dies_while_it_is_loaded_and_searched_is_started_again(end
         killing = pool.submit(kill_now_and_then)
         retries = 0
         while not killing.done():
-            for mark in (run / "loaded").glob("*.done"):
-                mark.unlink()
             retries += load(run, endpoint)["retries"]
         killing.result()
         finish(endpoint, n_texts)

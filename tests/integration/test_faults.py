@@ -25,6 +25,7 @@ from clustering.milvus.audit import audit_collection
 from clustering.milvus.channel import Channel
 from clustering.milvus.endpoint import Endpoint
 from clustering.runs.directory import RunDir
+from clustering.runs.index import read_index
 from clustering.runs.parts import part_name, parts, read_columns
 from clustering.runs.storage import write_table
 from clustering.stages.search import search_neighbors
@@ -147,11 +148,11 @@ def meanwhile(ready: Callable[[], bool], disturb: Callable[[], None]) -> Iterato
 
 
 def is_loading(run: RunDir) -> Callable[[], bool]:
-    return lambda: 3 <= len(list((run / "loaded").glob("*.done"))) < N_TEXTS / PART - 5
+    return lambda: 3 <= len(read_index(run / "loaded")) < N_TEXTS / PART - 5
 
 
 def is_searching(run: RunDir) -> Callable[[], bool]:
-    return lambda: 3 <= len(parts(run / "neighbors")) < N_TEXTS / PART - 5
+    return lambda: 3 <= len(read_index(run / "neighbors")) < N_TEXTS / PART - 5
 
 
 def is_ours(process: int) -> bool:

@@ -16,6 +16,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from clustering.runs.directory import RunDir
+from clustering.runs.index import INDEX, read_index
 from clustering.runs.parts import part_names
 from tests.integration.conftest import ROOT, Undisturbed, digests
 from tests.integration.slow import SEEN, SPREAD
@@ -84,13 +85,18 @@ def some(artefact: str, pattern: str = "part-*.parquet", many: int = 2) -> Calla
     return lambda run: len(list((run / artefact).glob(pattern))) >= many
 
 
+def listed(artefact: str, many: int = 2) -> Callable[[RunDir], bool]:
+    """Whether the index of an artefact lists so many parts."""
+    return lambda run: (run / artefact / INDEX).exists() and len(read_index(run / artefact)) >= many
+
+
 def rounds_on_two_nodes(run: RunDir) -> bool:
     return len(list(traces_of(run).glob("Shard-*"))) >= 2
 
 
 MIDST = {
     "embed": (some("vectors"), "Embedder"),
-    "store": (some("loaded", "*.done"), "Loader"),
+    "store": (listed("loaded"), "Loader"),
     "search": (some("neighbors"), "Searcher"),
     "forest": (rounds_on_two_nodes, "Shard"),
 }
@@ -134,7 +140,7 @@ def test_work_lands_on_all_nodes(nodes: Nodes, battered: Any) -> None:
 
 
 KILLED = [some("records", "part-*.arrow", many=1), finished("read"), some("vectors"), finished("embed"),
-          some("loaded", "*.done"), finished("store"), some("neighbors"), finished("search"), finished("forest"),
+          listed("loaded"), finished("store"), some("neighbors"), finished("search"), finished("forest"),
           begun("plot")]  # fmt: skip
 
 

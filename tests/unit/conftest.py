@@ -48,7 +48,8 @@ def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
     def run(cfg: ReadSection, part_rows: int = 8192) -> tuple[RunDir, dict[str, Any]]:
         monkeypatch.setattr(read, "RECORDS_PER_PART", part_rows)
+        monkeypatch.setattr(deduplication, "part_rows", lambda *_: part_rows)
         made.append(RunDir(tmp_path / f"run-{len(made)}"))
-        return made[-1], read_texts(find_files(cfg), cfg, made[-1], 1)
+        return made[-1], read_texts(find_files(cfg), cfg, made[-1], 1, 256)
 
     return run

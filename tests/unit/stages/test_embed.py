@@ -13,6 +13,7 @@ from clustering import schema
 from clustering.config.sections import EmbedSection
 from clustering.errors import StageError
 from clustering.runs.directory import RunDir
+from clustering.runs.index import Part, write_index
 from clustering.runs.parts import part_name, parts, rows_without_vector
 from clustering.runs.storage import write_table
 from clustering.stages.embed import Embedder, adopt_vectors, embedding_figures, language_warnings
@@ -62,6 +63,7 @@ def embedded(folder: Path, *texts_of_parts: list[str]) -> RunDir:
     """A run whose texts have been embedded, one part after the other, by this process."""
     run, first = RunDir(folder), 0
     embedder = Embedder(run, STATIC)
+    listed: list[Part] = []
     for number, texts in enumerate(texts_of_parts):
         rows = np.arange(first, first + len(texts))
         first += len(texts)
@@ -69,7 +71,8 @@ def embedded(folder: Path, *texts_of_parts: list[str]) -> RunDir:
         write_table(run / "texts" / part_name(number), pa.table(columns, schema=schema.TEXTS))
         ids = [f"id {row}" for row in rows.tolist()]
         write_table(run / "members" / part_name(number), pa.table({"text_id": ids, "row": rows}, schema=schema.MEMBERS))
-        embedder({"name": part_name(number)})
+        listed.append(embedder({"name": part_name(number)})["part"])
+    write_index(run / "vectors", listed)
     return run
 
 

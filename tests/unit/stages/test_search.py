@@ -12,7 +12,8 @@ import pytest
 from clustering import schema
 from clustering.milvus.endpoint import Endpoint
 from clustering.runs.directory import RunDir
-from clustering.runs.storage import read_schema
+from clustering.runs.index import Part
+from clustering.runs.storage import write_table
 from clustering.stages import search
 
 
@@ -35,7 +36,8 @@ def test_a_part_says_how_many_of_its_lists_are_short(tmp_path: Path, monkeypatch
     run = RunDir(tmp_path)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(7 * 4, np.float32)), 4)
     table = pa.table([range(7), vectors], schema=schema.vectors_schema(4))
+    write_table(run / "vectors" / "part-000000.parquet", table)
     searcher = search.Searcher(run, Endpoint("http://m:1", "texts"), "L2", {}, 2, np.ones((1, 4), np.float32))
     with ThreadPoolExecutor(1) as pool:
-        assert searcher.search("part-000000.parquet", table, pool)[0] == 7
-    assert read_schema(run / "neighbors" / "part-000000.parquet").metadata[b"short"] == b"4"
+        part = searcher.search("part-000000.parquet", pool, pool)
+    assert part == Part("part-000000.parquet", 0, 7, part.bytes, {"queries": 7, "short": 4})
