@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from clustering.config.sections import RunConfig
@@ -17,6 +18,7 @@ from clustering.stages.search import search_neighbors
 from clustering.stages.store import store_vectors
 
 log = logging.getLogger("covey")
+HURRY_S = 3  # for the server to answer where the process is about to end
 RunStage = Callable[[str, Callable[[], Figures]], Figures]  # a stage's name and its work in, its figures out
 
 
@@ -49,8 +51,9 @@ def search_collection(
 ) -> None:
     """Load the vectors and search them; the embedded server runs only inside this call.
 
-    Afterwards the collection on a server is released from its memory, or dropped with store.keep=false. If this process
-    is killed before, the next start does it. A kept collection that somebody else has loaded meanwhile stays loaded.
+    Afterwards the collection on a server is released from its memory, or dropped with store.keep=false. After an error
+    or an interrupt it is released, too. If this process is killed before, the next start does it. A kept collection
+    that somebody else has loaded meanwhile stays loaded.
     embedded : figures of the embed stage
     """
     fingerprint, manifest = fingerprints["store"], run.manifest
@@ -62,16 +65,51 @@ def search_collection(
         if not searched:
             releases = is_loaded or not run.finished("store", fingerprint) or not is_in_use(endpoint)
             run.update_manifest(dropped=None, loaded=fingerprint if releases and not config.store.embedded else None)
-            _load_and_search(config, run, endpoint, fingerprint, n_texts, embedded, stage)
+            try:
+                _load_and_search(config, run, endpoint, fingerprint, n_texts, embedded, stage)
+            except BaseException:
+                if run.manifest.get("loaded"):
+                    _release(run, replace(endpoint, timeout_s=HURRY_S, patience_s=HURRY_S))
+                raise
         if not config.store.keep:
             drop_collection(endpoint, run.id)
             run.update_manifest(dropped=fingerprint)
         elif run.manifest.get("loaded"):
-            try:
-                release_store(endpoint, run.id)
-            except (ConfigError, StoreError) as error:
-                log.warning("store: collection %s stays loaded: %s", endpoint.collection, error)
+            _release(run, endpoint)
         run.update_manifest(loaded=None)
+
+
+def _release(run: RunDir, endpoint: Endpoint) -> None:
+    try:
+        release_store(endpoint, run.id)
+    except (ConfigError, StoreError) as error:
+        log.warning("store: collection %s stays loaded: %s", endpoint.collection, error)
+
+
+@contextmanager
+def kept_collection(config: RunConfig, run: RunDir) -> Iterator[Endpoint | str]:
+    """The endpoint of a finished run's collection, loaded until the block ends; or the reason why it cannot be asked.
+
+    It must be on a server and hold the vectors of this run. One that was loaded before stays so.
+    """
+    stages = run.results["stages"]
+    if config.store.embedded or not {"store", "search"} <= set(stages):
+        yield "no server keeps a collection of this run"
+        return
+    endpoint, loads = endpoint_of(keep_collection_name(config, run), config.store.uri), False
+    try:
+        try:
+            loads = not is_in_use(endpoint)
+            confirm_store(endpoint, stages["store"]["figures"]["rows"], run.id, stages["store"]["fingerprint"])
+        except (ConfigError, StoreError) as error:
+            reason = str(error)
+        else:
+            yield endpoint
+            return
+    finally:
+        if loads:
+            _release(run, replace(endpoint, timeout_s=HURRY_S, patience_s=HURRY_S))
+    yield reason
 
 
 def _load_and_search(

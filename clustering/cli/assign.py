@@ -11,8 +11,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--input", required=True, nargs="+", help="files with the run's text columns")
     parser.add_argument("--output", help="Parquet file (default: assigned.parquet in the run directory)")
-    add_trust(parser, "model", "where its encoder is none of Covey's own")
-    add_overrides(parser, "embed.key=value", "before --input: where the model lies now, for instance")
+    add_trust(parser, "model and server", "which names its model, and the server with its vectors")
+    add_overrides(parser, "section.key=value", "before --input: embed.*, store.uri, store.server.*; where they are now")
 
 
 def execute(args: Namespace) -> None:
@@ -20,11 +20,11 @@ def execute(args: Namespace) -> None:
     from clustering.finished.assign import assign_texts
     from clustering.preflight import require_gpus
     from clustering.runs.directory import RunDir
-    from clustering.runs.saved_config import load_run_config, with_trusted_encoder
+    from clustering.runs.saved_config import load_run_config, with_trusted_addresses
     from clustering.workers.session import ray_session
 
     run = RunDir(args.run)
-    config = with_trusted_encoder(load_run_config(run), args.overrides, args.config, args.trust, run.path)
+    config = with_trusted_addresses(load_run_config(run), args.overrides, args.config, args.trust, run.path)
     output = str(run / "assigned.parquet") if args.output is None else args.output
     with ray_session(), run.naming_missing_artefacts():
         require_gpus(config)

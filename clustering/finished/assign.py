@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from clustering import schema
+from clustering.collection_lifecycle import kept_collection
 from clustering.config.sections import EmbedSection, RunConfig
 from clustering.encoders.base import Encoder
 from clustering.encoders.loading import load_encoder
 from clustering.encoders.weights import UNKNOWN, hub_name, model_location, recorded_commit
-from clustering.errors import ConfigError, StageError
+from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.hierarchy.placement import Assignments, ReachabilityAssigner, assign_by_vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
+from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.query import NeighborQuery, nearest_in_batches
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_forest, load_group_sizes, load_radius
-from clustering.runs.parts import load_assignment, parts, rows_without_vector, vectors_of, walk_tables
+from clustering.runs.parts import load_assignment, parts, read_rows, rows_without_vector, vectors_of, walk_tables
 from clustering.runs.storage import (
     REDO_HINT,
     Location,
@@ -40,7 +46,9 @@ from clustering.stages.read import read_columns_of
 from clustering.workers.exact_search import exact_neighbors, map_unordered
 from clustering.workers.remote import fetch, share, start_actor
 
+log = logging.getLogger("covey")
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
+ROUNDED_SAME = 0.01  # the same, as an index says it that rounds vectors
 SAME_MODEL = 0.95  # cosine of two vectors of one text; when it is lower, two models have made them
 SAMPLE = 16  # texts of the run whose vectors are compared
 BATCH = 2000  # texts that are encoded and searched at once
@@ -58,7 +66,10 @@ ASSIGNED = pa.schema(
 
 
 def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str | Location) -> Figures:
-    """Assign new texts to the clusters of a finished run, by exact search over its vectors; the run is not changed.
+    """Assign new texts to the clusters of a finished run, which is not changed.
+
+    Their nearest texts come from the run's collection where a server keeps it, loaded for this call, or else from exact
+    search over ``vectors/``; the log says which.
 
     With ``cluster.weights=diffused`` the nearest neighbors vote, as many as diffusion averages over, with a Gaussian
     weight of the distance. ``home`` is the home with most votes. ``label`` is the label (or noise) with most votes of
@@ -67,7 +78,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     cluster if the distance is no larger than those at which the cluster's own members join, else -1. A text that the
     run already has, or whose vector equals that of such a text, gets the values of that text.
 
-    config : the run's, whose encoder is loaded: see ``saved_config.with_trusted_encoder``
+    config : the run's, whose encoder is loaded and whose server is asked: see ``saved_config.with_trusted_addresses``
     paths : files with the run's text columns (and its id column); output : a Parquet file
     Returns: records, empty (left out), assigned (label not -1).
     Raises: ConfigError when the run is not finished or the files do not fit its configuration.
@@ -94,11 +105,15 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.LOCATION], table[schema.LOCATION])
     kept = [number for number, text in enumerate(texts) if text]
     encoder: Any = start_actor(_Encoder, run, config.embed, gpus=config.embed.gpus_per_actor)
-    clusters = _Clusters(run, config)
     known = known_texts(run, texts)
     assigned = 0
     layout = ASSIGNED.set(0, pa.field("text_id", ids.type))
-    with atomic_write(locate(output)) as temporary, pq.ParquetWriter(temporary, layout) as writer:
+    with (
+        kept_collection(config, run) as collection,
+        atomic_write(locate(output)) as temporary,
+        pq.ParquetWriter(temporary, layout) as writer,
+    ):
+        clusters = _Clusters(run, config, collection)
         for start in range(0, len(kept), BATCH):
             batch = kept[start : start + BATCH]
             rows = np.array([known.get(texts[number], -1) for number in batch])
@@ -191,9 +206,12 @@ class _Encoder:
 
 
 class _Clusters:
-    """What the assignment of texts needs of a run: one entry for each text or cluster, no vectors."""
+    """What the assignment of texts needs of a run: one entry for each text or cluster, no vectors.
 
-    def __init__(self, run: RunDir, config: RunConfig) -> None:
+    collection : where the run's collection can be asked, or why it cannot
+    """
+
+    def __init__(self, run: RunDir, config: RunConfig, collection: Endpoint | str) -> None:
         self.vectors = run / "vectors"
         if not parts(self.vectors):
             raise StageError(f"{self.vectors} is missing. {REDO_HINT}")
@@ -201,6 +219,14 @@ class _Clusters:
         self.core = load_array(run / "forest" / "core.npy")
         self.without = rows_without_vector(self.vectors)
         self.k = min(config.search.k, self.core.size - self.without.size)
+        self.has_exact_distances = config.store.exact_distances
+        self.query: NeighborQuery | None = None
+        if isinstance(collection, Endpoint):
+            params = run.results["stages"]["search"]["figures"]["params"]
+            self.query = NeighborQuery(collection, self.metric, params, self.k)
+            log.info("assign: %s is asked for the nearest texts", collection)
+        else:
+            self._search_exactly(collection)
         assignment = load_assignment(run)
         self.of_run = {name: assignment[name].to_numpy() for name in ("label", "strength", "home", "home_strength")}
         self.diffused = config.cluster.weights == "diffused"
@@ -239,12 +265,47 @@ class _Clusters:
 
     def assign(self, vectors: FloatArray) -> Assignments:
         """The columns of new texts; vectors : float32, shape (n_texts, dim)"""
-        rows, dots = exact_neighbors(self.vectors, vectors, np.full(len(vectors), -1, np.int64), self.k)
-        distances = dot_distance(dots, self.metric)
+        rows, distances = self.nearest(vectors)
         found = self._by_vote(rows, distances) if self.diffused else self.reach.assign(rows, distances)
-        known = dots[:, 0] >= 1 - SAME  # the run has a text with an equal vector
-        columns = {name: np.where(known, self.of_run[name][rows[:, 0]], column) for name, column in found.items()}
-        return {**columns, "nearest_row": rows[:, 0], "distance": distances[:, 0]}
+        cosine = distances**2 / 2 if self.metric == "L2" else distances
+        is_exact = self.query is None or self.has_exact_distances
+        equal = cosine <= (SAME if is_exact else ROUNDED_SAME)
+        first = np.where(equal.any(axis=1), np.where(equal, rows, self.core.size).min(axis=1), rows[:, 0])
+        known = equal[:, 0]  # the run has a text with an equal vector
+        if known.any() and not is_exact:
+            stored = np.unique(first[known])
+            held = vectors_of(read_rows(self.vectors, stored, ["vector"]))[np.searchsorted(stored, first[known])]
+            known[known] = (vectors[known] * held).sum(axis=1) >= 1 - SAME
+        columns = {name: np.where(known, self.of_run[name][first], column) for name, column in found.items()}
+        return {**columns, "nearest_row": np.where(known, first, rows[:, 0]), "distance": distances[:, 0]}
+
+    def nearest(self, vectors: FloatArray) -> tuple[IntArray, FloatArray]:
+        """The nearest rows of the run, int64 and float32, shape (n_texts, k), nearest first.
+
+        The collection is asked; exact search finds those that it has not found, and all where there is no collection.
+        """
+        todo: NDArray[np.bool_] = np.any(vectors, axis=1)  # what stands for a text without a vector is replaced
+        rows, distances = np.zeros((len(todo), self.k), np.int64), np.zeros((len(todo), self.k), np.float32)
+        new = np.full(len(todo), -1, np.int64)
+        if self.query is not None:
+            asked = np.flatnonzero(todo)
+            try:
+                with ThreadPoolExecutor(self.query.in_flight) as pool:
+                    near, away, counts = nearest_in_batches(self.query, new[asked], vectors[asked], pool.map)
+                full = counts == self.k
+                kept, answered = np.repeat(full, counts), asked[full]
+                rows[answered], distances[answered] = near[kept].reshape(-1, self.k), away[kept].reshape(-1, self.k)
+                todo[answered] = False
+            except StoreError as error:  # somebody has released or dropped it meanwhile
+                self._search_exactly(str(error))
+        if todo.any():
+            rows[todo], dots = exact_neighbors(self.vectors, vectors[todo], new[todo], self.k)
+            distances[todo] = dot_distance(dots, self.metric)
+        return rows, distances
+
+    def _search_exactly(self, reason: str) -> None:
+        self.query = None
+        log.info("assign: exact search over vectors/ finds the nearest texts: %s", reason)
 
     def _by_vote(self, rows: IntArray, distances: FloatArray) -> Assignments:
         radius = np.minimum(self.radius[rows], np.float32(np.inf if self.longest is None else self.longest))

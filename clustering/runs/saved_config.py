@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 from clustering.config.loading import build_saved_config, load_config, override_config
-from clustering.config.sections import ENCODERS, EmbedSection, RunConfig, Titles
+from clustering.config.sections import EMBEDDED, ENCODERS, EmbedSection, RunConfig, ServerSection, Titles
 from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
+
+log = logging.getLogger("covey")
 
 
 def load_run_config(run: RunDir) -> RunConfig:
@@ -71,27 +74,42 @@ def is_builtin_encoder(embed: EmbedSection) -> bool:
     return embed.model is None and embed.encoder in ENCODERS
 
 
-def with_trusted_encoder(
+def with_trusted_addresses(
     saved: RunConfig, overrides: list[str], file: str | Path | None, trusted: bool, location: object
 ) -> RunConfig:
-    """The saved configuration with an encoder of Covey's own, or one that the user has named.
+    """The saved configuration with an encoder of Covey's own, or one that the user has named, and a store likewise.
 
-    overrides : words of section embed; file : a configuration that names the encoder, such as the run's
+    A server that only the directory names is not asked: the store counts as embedded, which leaves exact search.
+
+    overrides : words of the sections embed and store; file : a configuration that names the same, such as the run's
     Raises: ConfigError for words of other sections, and for a folder or hub model that only the directory names.
     """
-    wrong = [word for word in overrides if not word.startswith("embed.")]
+    wrong = [word for word in overrides if not word.startswith(("embed.", "store.uri=", "store.server."))]
     if wrong:
-        raise ConfigError([f"assign takes keys of embed only, not '{word}'" for word in wrong])
-    if file is not None:
-        named = load_config(file).embed
-        saved = replace(saved, embed=replace(saved.embed, encoder=named.encoder, model=named.model))
-    embed = override_config(saved, overrides).embed
+        takes = "keys of embed, store.uri and store.server only"
+        raise ConfigError([f"assign takes {takes}, not '{word}'" for word in wrong])
+    store, embed, named = saved.store, saved.embed, load_config(file) if file is not None else None
+    if not trusted:  # no secret is sent that the user has not named
+        store = replace(store, server=ServerSection())
+    if named is not None:
+        embed = replace(embed, encoder=named.embed.encoder, model=named.embed.model)
+        if not named.store.embedded:
+            store = replace(store, uri=named.store.uri, server=named.store.server)
+    known = override_config(replace(saved, store=store, embed=embed), overrides)
+    embed = known.embed
     key = "encoder" if embed.model is None else "model"
     confirmed = any(word.startswith(f"embed.{key}=") for word in overrides)
-    if trusted or file is not None or confirmed or is_builtin_encoder(embed):
-        return replace(saved, embed=embed)
-    problem = (
-        f"{location} has vectors of the model {embed.model or embed.encoder}, which would be loaded. Say that this is "
-        f"meant: --trust, or --config with the run's configuration file, or embed.{key}= with its name or folder"
-    )
-    raise ConfigError([problem])
+    if not (trusted or file is not None or confirmed or is_builtin_encoder(embed)):
+        problem = (
+            f"{location} has vectors of the model {embed.model or embed.encoder}, which would be loaded. Say that this "
+            f"is meant: --trust, or --config with the run's configuration file, or embed.{key}= with its name or folder"
+        )
+        raise ConfigError([problem])
+    names_server = named is not None and not named.store.embedded
+    if trusted or names_server or any(word.startswith("store.uri=") for word in overrides) or saved.store.embedded:
+        return known
+    log.info(
+        "%s has its vectors at %s, which is not asked unless you say so: --trust, --config with the run's "
+        "configuration file, or store.uri=%s", location, saved.store.uri, saved.store.uri,
+    )  # fmt: skip
+    return replace(known, store=replace(known.store, uri=EMBEDDED, server=ServerSection()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,8 +14,10 @@ from pymilvus import DataType, MilvusClient
 from sklearn.metrics import adjusted_rand_score
 
 from clustering.cli.main import main
+from clustering.errors import StoreError
 from clustering.milvus.bulk import ImportJobs
 from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.query import NeighborQuery
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import read_columns, vectors_of
 from clustering.sample import write_sample
@@ -230,6 +233,78 @@ def loaded(local_ray, sample, milvus_server, tmp_path_factory):
              f"store.uri={milvus_server}", f"run.dir={run.path}"]  # fmt: skip
     assert main(words) == 0
     return words, run
+
+
+def test_new_texts_are_placed_by_the_kept_collection_as_by_exact_search(covey, loaded, milvus_server, tmp_path):
+    _, run = loaded
+    new = tmp_path / "new.csv"
+    write_sample(new, 900, seed=77)
+    words = ["assign", "--run", run.path, "--input", new, "--output"]
+    client = MilvusClient(uri=milvus_server)
+    client.release_collection("covey_loaded")
+
+    def is_loaded() -> bool:
+        return str(client.get_load_state("covey_loaded")["state"]) == "Loaded"
+
+    exact, asked = tmp_path / "exact.parquet", tmp_path / "asked.parquet"
+    result = covey(*words, exact)
+    assert result.status == 0, result.err
+    assert f"has its vectors at {milvus_server}, which is not asked unless you say so: --trust" in result.err
+    assert "exact search over vectors/ finds the nearest texts" in result.err
+    expected = pq.read_table(exact)
+    assert len(set(expected["label"].to_pylist())) > 5
+    for loads in (False, True):
+        if loads:
+            client.load_collection("covey_loaded")
+        result = covey("assign", f"store.uri={milvus_server}", *words[1:], asked)
+        assert result.status == 0, result.err
+        assert f"assign: collection covey_loaded at {milvus_server} is asked for the nearest texts" in result.err
+        assert is_loaded() == loads  # released again unless it was loaded before
+        found = pq.read_table(asked)
+        for name in ("text_id", "label", "home"):
+            assert found[name].equals(expected[name]), name
+        np.testing.assert_allclose(found["distance"].to_numpy(), expected["distance"].to_numpy(), atol=2e-3)
+        np.testing.assert_allclose(found["strength"].to_numpy(), expected["strength"].to_numpy(), atol=1e-3)
+    client.release_collection("covey_loaded")
+    with pytest.MonkeyPatch.context() as patched:
+
+        def refuse(self: NeighborQuery, *_: object) -> None:
+            raise StoreError("released by somebody")
+
+        patched.setattr(NeighborQuery, "nearest", refuse)
+        result = covey("assign", "--trust", *words[1:], asked)
+    assert result.status == 0, result.err
+    assert "exact search over vectors/ finds the nearest texts: released by somebody" in result.err
+    assert not is_loaded()
+    assert pq.read_table(asked).equals(expected)
+    description = client.describe_collection("covey_loaded")["description"]
+    client.load_collection("covey_loaded")
+    client.delete("covey_loaded", ids=[3])
+    result = covey("assign", "--trust", *words[1:], asked)
+    texts = run.report["counts"]["texts"]
+    assert f"holds {texts - 1} vectors in place of {texts}" in result.err
+    assert pq.read_table(asked).equals(expected)
+    assert description == client.describe_collection("covey_loaded")["description"]
+
+
+def test_a_collection_is_released_after_an_error_or_an_interrupt(covey, sample, milvus_server, tmp_path, monkeypatch):
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
+             f"run.dir={tmp_path / 'ended'}"]  # fmt: skip
+    client = MilvusClient(uri=milvus_server)
+    for error, status in ((KeyboardInterrupt, 130), (StoreError("no answer"), 1)):
+        seen = []
+
+        def ended(*_: object, error: Any = error, seen: list[str] = seen) -> None:
+            seen.append(str(client.get_load_state("covey_ended")["state"]))
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr("clustering.collection_lifecycle.search_neighbors", ended)
+            assert covey(*words).status == status
+        assert seen == ["Loaded"]
+        assert "NotLoad" in str(client.get_load_state("covey_ended")["state"])
+    assert covey(*words).status == 0
+    assert RunDir(tmp_path / "ended").report["search"]["recall"] == 1
 
 
 def test_a_collection_that_is_gone_is_loaded_again(covey, loaded, milvus_server):

@@ -19,7 +19,7 @@ from clustering.errors import ConfigError
 from clustering.finished import recluster
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import STAGE_ARTEFACTS
-from clustering.runs.saved_config import apply_overrides, load_run_config, refuse_untrusted, with_trusted_encoder
+from clustering.runs.saved_config import apply_overrides, load_run_config, refuse_untrusted, with_trusted_addresses
 from clustering.runs.storage import write_json, write_table
 
 TITLES = {"url": "https://titles.example/v1", "model": "small", "key_env": "TITLES_KEY"}
@@ -160,7 +160,7 @@ def test_a_model_that_only_the_directory_names_is_not_loaded(
 )
 def test_a_model_that_is_known_or_named_is_loaded(embed: dict[str, str], words: list[str], trusted: bool) -> None:
     saved = build_config({"embed": embed})
-    found = with_trusted_encoder(saved, words, None, trusted, "runs/theirs")
+    found = with_trusted_addresses(saved, words, None, trusted, "runs/theirs")
     assert found.embed.model in ("/own", None)
     assert found.read == saved.read
 
@@ -169,13 +169,43 @@ def test_a_configuration_file_names_the_model(tmp_path: Path) -> None:
     file = tmp_path / "news.yaml"
     file.write_text("embed: {encoder: bge-m3, model: /own, max_tokens: 64}\n")
     saved = build_config({"embed": {"encoder": "bge-m3", "model": "/theirs", "max_tokens": 128}})
-    found = with_trusted_encoder(saved, [], file, trusted=False, location="runs/theirs").embed
+    found = with_trusted_addresses(saved, [], file, trusted=False, location="runs/theirs").embed
     assert (found.model, found.max_tokens) == ("/own", 128)
 
 
+SERVER = {"uri": "https://theirs.example", "server": {"token_env": "TOKEN"}, "index": "HNSW"}
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "trusted", "uri", "token"),
+    [
+        ([], "", False, "embedded", None),
+        (["store.server.token_env=OWN"], "", False, "embedded", None),
+        (["store.uri=https://own.example"], "", False, "https://own.example", None),  # their secret is not sent there
+        (
+            ["store.uri=https://theirs.example", "store.server.token_env=OWN"],
+            "",
+            False,
+            "https://theirs.example",
+            "OWN",
+        ),
+        ([], "", True, "https://theirs.example", "TOKEN"),
+        ([], "store: {uri: 'https://own.example', server: {token_env: OWN}}", False, "https://own.example", "OWN"),
+        ([], "search: {k: 29}", False, "embedded", None),
+    ],
+)
+def test_a_server_that_only_the_directory_names_is_not_asked(
+    words: list[str], file: str, trusted: bool, uri: str, token: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "news.yaml").write_text(f"{file}\nembed: {{encoder: static}}\n")
+    saved = build_config({"store": SERVER, "embed": {"encoder": "static"}})
+    found = with_trusted_addresses(saved, words, tmp_path / "news.yaml" if file else None, trusted, "theirs").store
+    assert (found.uri, found.server.token_env) == (uri, token)
+
+
 def test_assign_takes_no_keys_of_other_sections() -> None:
-    with pytest.raises(ConfigError, match=r"assign takes keys of embed only, not 'search\.k=3'"):
-        with_trusted_encoder(RunConfig(), ["search.k=3"], None, trusted=False, location="runs/theirs")
+    with pytest.raises(ConfigError, match=r"assign takes keys of embed, .* only, not 'search\.k=3'"):
+        with_trusted_addresses(RunConfig(), ["search.k=3"], None, trusted=False, location="runs/theirs")
 
 
 @pytest.mark.parametrize("command", ["status", "recluster"])
