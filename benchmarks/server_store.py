@@ -44,7 +44,6 @@ from clustering.stages.embed import embed_texts
 from clustering.stages.read import read_texts
 from clustering.stages.search import search_neighbors
 from clustering.stages.store import store_vectors
-from clustering.workers.nodes import node_cpus
 from tests.integration.conftest import start_milvus, stop_milvus
 
 K, DIM = 50, 256
@@ -71,7 +70,7 @@ def embedded_texts(folder: Path, n_texts: int) -> tuple[RunDir, np.ndarray]:
     run, sample = RunDir(folder / "run"), folder / "sample.parquet"
     write_sample(sample, int(1.6 * n_texts), seed=0)  # more than are needed, because equal headlines are folded
     cfg = ReadSection(paths=(str(sample),), text_columns=("title",), id_column="id")
-    read_texts(find_files(cfg), cfg, run, node_cpus(), DIM)
+    read_texts(find_files(cfg), cfg, run, DIM)
     keep_first(run, n_texts)
     embed_texts(run, EmbedSection(encoder="static", actors=2))
     return run, vectors_of(read_columns(run / "vectors", ["vector"]))

@@ -36,6 +36,7 @@ from clustering.runs.directory import RunDir
 from clustering.sample import write_sample
 from clustering.sources.detection import find_files
 from clustering.stages import cluster, describe, embed, forest, graph, plot, project, read, report, search, store
+from clustering.workers.nodes import Node
 from tests.integration.conftest import start_milvus, stop_milvus
 
 _worker: Any = None
@@ -51,19 +52,18 @@ def _call(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def map_parts(
-    make: Any, items: list[Any], *, actors: int, cpus: float = 1, gpus: float = 0, take: Any = None, **kwargs: Any
-) -> Any:
+    make: Any, items: list[Any], *, actors: int | None = None, take: Any = None, per_node: int | None = None,
+    cpus: float = 1, gpus: float = 0, at_once: int = 1, **kwargs: Any,
+) -> Any:  # fmt: skip
     """Workers in plain processes."""
     numbered = [{**item, "item": number} for number, item in enumerate(items)]
     if not items:
         return []
-    with ProcessPoolExecutor(min(actors, len(items)), get_context("spawn"), _make, (make, kwargs)) as pool:
-        results = []
-        for result in pool.map(_call, numbered):
-            results.append(result)
-            if take:
-                take(result)
-        return results
+    with ProcessPoolExecutor(min(actors or 2, len(items)), get_context("spawn"), _make, (make, kwargs)) as pool:
+        results = list(pool.map(_call, numbered))
+    for result in results if take else ():
+        take(result)
+    return results
 
 
 class Plain:
@@ -93,7 +93,8 @@ def without_ray() -> Any:
         "compute_remotely": lambda work, *args: work(*args),
         "submit": lambda work, *args, **_: (work(*args), Usage()),
         "node_cpus": lambda: 2,
-        "cluster_gpus": lambda: 0.0,
+        "cluster_cpus": lambda: 2,
+        "live_nodes": lambda: [Node("one", "127.0.0.1", 2, 0, 0)],
     }
     modules = [module for name, module in sys.modules.items() if name.startswith("clustering.")]
     kept = [(module, name, getattr(module, name)) for module in modules for name in plain if hasattr(module, name)]
@@ -117,7 +118,7 @@ def bare_stages(words: list[str], run: RunDir) -> dict[str, float]:
         return found
 
     files = find_files(config.read)
-    n_texts = timed("read", lambda: read.read_texts(files, config.read, run, 2, 256))["texts"]
+    n_texts = timed("read", lambda: read.read_texts(files, config.read, run, 256))["texts"]
     dim = timed("embed", lambda: embed.embed_texts(run, config.embed))["dim"]
     timed("store", lambda: store.store_vectors(run, endpoint, config.store, n_texts, dim, "bare"))
     timed("search", lambda: search.search_neighbors(run, endpoint, config.store, config.search, n_texts, seed))

@@ -28,7 +28,6 @@ from clustering.stages.plot import plot_map
 from clustering.stages.project import project_texts
 from clustering.stages.read import read_texts
 from clustering.stages.report import write_report
-from clustering.workers.nodes import node_cpus
 from clustering.workers.reservations import requiring_memory
 from clustering.workers.session import ray_session
 from clustering.workers.tasks import run_concurrently
@@ -82,9 +81,9 @@ def run_stages(
     stage = partial(run_stage, config, run, fingerprints)
     dim = source.dim if isinstance(source, Source) else dim_of(config)
     if isinstance(source, Source):
-        read = stage("read", lambda: read_collection(source, config.read, run, node_cpus()))
+        read = stage("read", lambda: read_collection(source, config.read, run))
     else:
-        read = stage("read", lambda: read_texts(source, config.read, run, node_cpus(), dim))
+        read = stage("read", lambda: read_texts(source, config.read, run, dim))
     n_texts = read["texts"]
     if n_texts == 0:
         log.warning("no texts: %d records, none with text in read.text_columns", read["records"])

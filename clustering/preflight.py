@@ -25,7 +25,14 @@ from clustering.sources.collection import Source, find_collection
 from clustering.sources.detection import find_files
 from clustering.sources.files import InputFile
 from clustering.text.titles import check_titles
-from clustering.workers.nodes import cluster_gpus, live_nodes, node_cpus
+from clustering.workers.nodes import (
+    blind_nodes_problem,
+    cluster_gpus,
+    forget_refused_nodes,
+    live_nodes,
+    node_cpus,
+    sees_run,
+)
 from clustering.workers.remote import run_on_each_node
 
 log = logging.getLogger("covey")
@@ -111,10 +118,11 @@ def make_plan(config: RunConfig, run: RunDir, read: Figures, dim: int, stages: l
 
 
 def check_nodes(config: RunConfig, run: RunDir) -> None:
-    """Check that every node that takes work sees the run directory and the store.
+    """Check that every node that takes work sees the run directory and the store; pools ask those that join later.
 
     Raises: ConfigError with the addresses of the nodes that do not.
     """
+    forget_refused_nodes()
     nodes = live_nodes()
     addresses = sorted({node.address for node in nodes})
     problems = []
@@ -124,20 +132,11 @@ def check_nodes(config: RunConfig, run: RunDir) -> None:
             f"({', '.join(addresses[:3])} ...); give the address of a Milvus server in store.uri"
         )
     if len(nodes) > 1:
-        seen = run_on_each_node(nodes, _sees, run, run.id)
-        blind = sorted({node.address for node, sees in zip(nodes, seen, strict=True) if not sees})
-        if blind:
-            shown = ", ".join(blind[:3]) + (" ..." if len(blind) > 3 else "")
-            problems.append(
-                f"run.dir={run.path} is not the same place on {shown}; take a folder that all nodes share, or a bucket "
-                f"(s3://, gs://)"
-            )
+        seen = run_on_each_node(nodes, sees_run, run, run.id)
+        if blind := sorted({node.address for node, sees in zip(nodes, seen, strict=True) if not sees}):
+            problems.append(blind_nodes_problem(run, blind))
     if problems:
         raise ConfigError(problems)
-
-
-def _sees(run: RunDir, run_id: str) -> bool:
-    return (run / "manifest.json").exists() and run.id == run_id
 
 
 def require_gpus(config: RunConfig) -> None:

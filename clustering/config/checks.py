@@ -128,6 +128,8 @@ def find_contradictions(config: RunConfig) -> list[str]:
             f"store.index={store.index} is not offered by the embedded store; take one of "
             f"{', '.join(EMBEDDED_INDEXES)}, or give the address of a server in store.uri"
         )
+    if store.embedded and (store.actors or 1) > 1:
+        problems.append(f"store.actors={store.actors}, but the embedded store takes one writer; leave it out")
     if store.load == "bulk" and store.embedded:
         problems.append("store.load=bulk needs a server; the embedded store takes stream only")
     elif store.load == "bulk" and not store.bulk_path:

@@ -160,7 +160,7 @@ class EmbedSection:
 
     encoder: NonEmptyText = "bge-m3"  # static, minilm, bge-m3, or a sentence-transformers model (name or folder)
     model: NonEmptyText | None = None  # a local folder (or hub name) with the weights of `encoder`
-    actors: Positive | None = None  # none: one for each GPU, or for each CPU core up to 4
+    actors: Positive | None = None  # none: one for each GPU, or four a node (one a core where it has fewer)
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0
     max_tokens: Annotated[int, Field(ge=2, le=8192)] = 512  # longer texts are cut and counted
     tokens_per_batch: Annotated[int, Field(ge=64)] = 16_384  # padded tokens of a forward pass
@@ -179,6 +179,7 @@ class StoreSection:
     metric: Literal["L2", "COSINE", "IP"] = "L2"
     load: Literal["stream", "bulk"] = "stream"  # requests of actors, or files that the server imports
     bulk_path: str | None = None  # for bulk: a folder that the server sees, or s3://bucket/prefix of its storage
+    actors: Positive | None = None  # that load in stream; none: two for each node; the embedded store takes one
     keep: bool = True  # false: drop the collection when the run is done
     timeout_s: Annotated[float, Field(gt=0)] = 20  # how long a server may be unreachable before the run starts
     patience_s: Annotated[float, Field(gt=0)] = 300  # how long requests that fail during the run are retried
@@ -208,7 +209,7 @@ class SearchSection:
     k: Annotated[int, Field(ge=1, lt=MILVUS_TOP_K)] = 50  # nearest other texts
     params: Mapping[str, Any] = field(default_factory=dict)  # ef, nprobe
     target_recall: Annotated[float, Field(gt=0, lt=1)] | None = None  # ef or nprobe grows until a sample reaches it
-    actors: Positive = 2
+    actors: Positive | None = None  # none: two for each node
     recall_sample: Annotated[int, Field(ge=0, le=10_000)] = 1000  # rows that exact search checks; 0: none
 
 

@@ -28,7 +28,6 @@ from clustering.runs.object_store import filesystem_of, is_local
 from clustering.runs.parts import stored_vectors, walk_tables
 from clustering.runs.storage import read_schema, write_json
 from clustering.schema import Figures
-from clustering.workers.nodes import node_cpus
 from clustering.workers.pool import Item, map_parts
 
 FILE_BYTES = 512 << 20  # of vectors in a file: a server's segment; each file is a job, and jobs wait for each other
@@ -118,7 +117,7 @@ def load_bulk(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
         for number, names in enumerate(np.array_split(index.names, n_files))
     ]
     todo = [item for item in items if item["file"] not in jobs.states]
-    map_parts(Exporter, todo, actors=node_cpus(), run=run, store=store, folder=folder)
+    map_parts(Exporter, todo, run=run, store=store, folder=folder)
     # A shared folder has the same path on the server; in an object store, paths begin after the server's bucket.
     server_folder = folder if is_local(str(store.bulk_path)) else folder.partition("/")[2]
     retries = sum(jobs.start(item["file"], f"{server_folder}/{item['file']}") for item in todo)

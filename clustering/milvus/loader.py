@@ -22,6 +22,7 @@ from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
 
 REQUEST_BYTES = 12 << 20  # of a write request; servers take 64 MiB at most, and split a larger request themselves
+LOADERS_PER_NODE = 2
 IN_FLIGHT = 2  # requests of an actor that wait for the server at the same time
 # The embedded server copies the whole request for each of its rows; benchmarks/embedded_store.py measures sizes.
 EMBEDDED_REQUEST_BYTES = 512 << 10
@@ -96,12 +97,12 @@ def load_stream(run: RunDir, endpoint: Endpoint, store: StoreSection, fresh: boo
     Returns: rows_per_second, retries.
     """
     started = time.perf_counter()
-    actors = 1 if store.embedded else 2  # Milvus Lite takes one writer for a collection
+    actors = 1 if store.embedded else store.actors  # Milvus Lite takes one writer for a collection
     vectors, done = read_index(run / "vectors"), read_index(run / LOAD_STATE)
     items = [{"pieces": [{"name": name}]} for name in vectors.names if name not in done]
     with IndexWriter(run / LOAD_STATE, done) as index:
         results = map_parts(
-            Loader, items, actors=actors, run=run, endpoint=endpoint, again=not fresh,
+            Loader, items, actors=actors, per_node=LOADERS_PER_NODE, run=run, endpoint=endpoint, again=not fresh,
             take=lambda result: index.add(vectors[result["pieces"][0]["name"]]),
         )  # fmt: skip
     rows = sum(result["rows"] for result in results)

@@ -100,9 +100,9 @@ def _processes(stage: str, config: RunConfig, node_type: NodeType) -> int:
     if stage == "embed":
         return min(embed.actors or 4, node_type.cpus)
     if stage == "store":
-        return 1 if config.store.embedded else min(2, node_type.cpus)
+        return 1 if config.store.embedded else min(config.store.actors or 2, node_type.cpus)
     if stage == "search":
-        return min(config.search.actors, node_type.cpus)
+        return min(config.search.actors or 2, node_type.cpus)
     return node_type.cpus if stage == "read" else 1
 
 

@@ -269,7 +269,7 @@ class RangeReader:
         return entities
 
 
-def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) -> Figures:
+def read_collection(source: Source, cfg: ReadSection, run: RunDir) -> Figures:
     """Read all entities into texts/, members/ and source_vectors/; fold equal texts, number rows in the order of keys.
 
     Returns: counts of records, texts, empty (left out), dropped (without a vector that has a direction), repeated_ids,
@@ -280,10 +280,10 @@ def read_collection(source: Source, cfg: ReadSection, run: RunDir, actors: int) 
     endpoint = input_endpoint(cfg.collection)
     ranges = run_on_one_node(_list_ranges, endpoint, source, cfg.limit)
     results = map_parts(
-        RangeReader, [{"range": keys} for keys in ranges], actors=actors,
+        RangeReader, [{"range": keys} for keys in ranges],
         run=run, endpoint=endpoint, source=asdict(source), cfg=cfg,
     )  # fmt: skip
-    figures = deduplicate_records(run, results, cfg.limit, actors, source.dim)
+    figures = deduplicate_records(run, results, cfg.limit, source.dim)
     del figures["mixed"]  # a field of a collection has one type
     dropped = sum(result["dropped"] for result in results)
     dropped_ids = [one_line(name, 80) for result in results for name in result["dropped_ids"]][:SHOWN_IDS]

@@ -174,7 +174,7 @@ def _write_indexes(run: RunDir, written: list[Item]) -> None:
             write_index(run / artefact, parts)
 
 
-def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, actors: int, dim: int) -> Figures:
+def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, dim: int) -> Figures:
     """Turn records/ into texts/ and members/, and into source_vectors/ where it holds vectors; remove records/.
 
     counts : of each part, what ``write_records`` and ``carried_columns`` return
@@ -192,7 +192,7 @@ def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | 
     members, mixed = members_schema(parts)
     n_records, held_bytes = (sum(one[key] for one in counts) for key in ("records", "text_bytes"))
     items = _share_out(counts, part_rows(n_records, dim, held_bytes / max(n_records, 1)))
-    written = map_parts(RowWriter, items, actors=actors, run=run, members=members)
+    written = map_parts(RowWriter, items, run=run, members=members)
     _write_indexes(run, written)
     run.remove("records")
     text_bytes = sum(result["text_bytes"] for result in written)

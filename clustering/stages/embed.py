@@ -24,9 +24,10 @@ from clustering.runs.parts import WITHOUT_VECTOR, part_names, read_ahead, record
 from clustering.runs.storage import Location, atomic_write, read_schema
 from clustering.schema import Figures
 from clustering.text.languages import ENGLISH, count_languages, dominant_languages, language_names
-from clustering.workers.nodes import cluster_gpus, node_cpus
+from clustering.workers.nodes import cores_of_actors, live_nodes, node_cpus, room_for
 from clustering.workers.pool import Item, map_parts
 
+ACTORS_PER_NODE = 4  # without GPUs, on a node of four cores and more
 COPIES = 16  # parts that are copied at the same time
 UNREAD = "unread"  # counted of a part of vectors/: rows of texts without a token that the encoder knows
 NO_NEIGHBORS = "These texts have no neighbors: they are noise, unless the copies of one alone make a cluster."
@@ -109,15 +110,15 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
     """
     done = read_index(run / "vectors")
     todo = [name for name in part_names(run / "texts") if name not in done]
-    default = int(cluster_gpus() / cfg.gpus_per_actor) if cfg.gpus_per_actor else min(node_cpus(), 4)
-    actors = min(cfg.actors or max(default, 1), max(len(todo), 1))
-    cpus = max(1, node_cpus() // actors)
+    nodes = live_nodes()
+    cpus = cores_of_actors(nodes, cfg.actors) if cfg.actors else max(1, node_cpus() // ACTORS_PER_NODE)
+    actors = cfg.actors or max(1, room_for(nodes, cpus, cfg.gpus_per_actor))
     with IndexWriter(run / "vectors", done) as index:
         map_parts(
-            Embedder, [{"name": name} for name in todo], actors=actors, cpus=cpus, gpus=cfg.gpus_per_actor,
+            Embedder, [{"name": name} for name in todo], actors=cfg.actors, cpus=cpus, gpus=cfg.gpus_per_actor,
             take=lambda result: index.add(result["part"]), run=run, cfg=cfg, commit=commit,
         )  # fmt: skip
-    return {**embedding_figures(run, cfg), "actors": actors}
+    return {**embedding_figures(run, cfg), "actors": min(actors, max(len(todo), 1))}
 
 
 def embedding_figures(run: RunDir, cfg: EmbedSection) -> Figures:

@@ -29,7 +29,7 @@ READ_TASK_BYTES = 32 << 20  # a task has about this size: small files together, 
 READ_TASK_FILES = 500  # to open a file takes longer than to read what little it may hold
 
 
-def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: int, dim: int) -> Figures:
+def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, dim: int) -> Figures:
     """Read all records, deduplicate their texts and number the rows; leave texts/ and members/ in row order.
 
     dim : of the vectors that the texts will get, or a guess
@@ -39,7 +39,7 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: in
     """
     inputs = files if isinstance(files, Inputs) else Inputs(files)
     items = [{"task": asdict(task)} for task in _read_tasks(files)]
-    results = map_parts(RecordReader, items, actors=actors, run=run, cfg=cfg, keep=inputs.keep)
+    results = map_parts(RecordReader, items, run=run, cfg=cfg, keep=inputs.keep)
     issues = Issues()
     for result in results:
         issues.merge(result["issues"])
@@ -51,7 +51,7 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, actors: in
                         f"{issues.example('keyless')}. Set it")  # fmt: skip
     if problems:
         raise InputError(problems)
-    figures = deduplicate_records(run, parts, cfg.limit, actors, dim)
+    figures = deduplicate_records(run, parts, cfg.limit, dim)
     warnings = [*inputs.warnings, *issues.warnings(figures)]
     if mixed := dict.fromkeys([*figures.pop("mixed"), *(name for result in results for name in result["mixed"])]):
         warnings.append(f"Columns whose types differ between files or records are strings: {', '.join(mixed)}.")

@@ -37,6 +37,8 @@ from clustering.workers.pool import Item, map_parts
 from clustering.workers.recall import NO_RECALL, RecallSample, SampleWatch, find_true_neighbors
 from clustering.workers.tasks import run_on_one_node
 
+SEARCHERS_PER_NODE = 2
+
 
 class Searcher:
     """Find the neighbors of parts of vectors/, several requests at a time, and compare the parts with a sample."""
@@ -134,7 +136,7 @@ def search_neighbors(
 
         results = map_parts(
             Searcher, [{"name": name, "done": name in done} for name in (names if sample else todo)],
-            actors=cfg.actors, take=take, run=run, endpoint=endpoint, metric=store.metric,
+            actors=cfg.actors, per_node=SEARCHERS_PER_NODE, take=take, run=run, endpoint=endpoint, metric=store.metric,
             params=params, k=k, centers=centers, n_texts=n_vectors, sample=sample.watch() if sample else None,
         )  # fmt: skip
     seconds = time.perf_counter() - started

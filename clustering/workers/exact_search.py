@@ -12,11 +12,12 @@ from clustering.kernels.graph.repair import OutsideSearch, nearest_outside
 from clustering.kernels.topk import FloatArray, IntArray, TopK, dot_distance
 from clustering.runs.parts import parts, read_rows, stored_vectors, vectors_of, walk_tables
 from clustering.runs.storage import Location
-from clustering.workers.nodes import node_cpus
+from clustering.workers.nodes import cluster_cpus
 from clustering.workers.tasks import collect, submit
 
 Queries = tuple[FloatArray, IntArray]  # vectors and rows
 QUERIES = 16384  # whose vectors go to the tasks at a time
+IN_FLIGHT = 256  # tasks at most
 BLOCK_BYTES = 64 << 20  # of distances that a task computes at a time
 
 
@@ -39,12 +40,13 @@ def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray,
 def map_unordered(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:
     """Call ``work`` with each tuple of arguments in Ray tasks, and yield the results as they come.
 
-    Two tasks a core run or wait at a time, so that the driver holds few results.
+    Two tasks a core of the cluster run or wait at a time, so that the driver holds few results.
     """
     calls = list(reversed(calls))
     pending: list[Any] = []
     while calls or pending:
-        while calls and len(pending) < 2 * node_cpus():
+        most = min(2 * cluster_cpus(), IN_FLIGHT)
+        while calls and len(pending) < most:
             pending.append(submit(work, *calls.pop()))
         (done,), pending = ray.wait(pending, num_returns=1)
         yield collect(ray.get(done))

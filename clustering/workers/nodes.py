@@ -1,15 +1,27 @@
-"""Ray's view of the cluster in; its nodes, with their sizes and free resources, out."""
+"""Ray's view of the cluster in; its nodes, what is free on them, and how many actors they have room for, out."""
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from clustering.errors import ConfigError
+from clustering.runs.directory import RunDir
 
 log = logging.getLogger("covey")
 ANSWER_TIMEOUT_S = 5  # for Ray's head to say what is free
+MAX_BUNDLES = 2000  # that one process asks for
+Bundle = dict[str, float]
+_wishes: dict[int, list[Bundle]] = {}  # of the pools of this process
+_changing = threading.Lock()
+_refused: set[str] = set()  # ids of nodes that do not see the run directory
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class FreeResources:
 
 
 def live_nodes() -> list[Node]:
-    """Every live node with a core for work; the head of a cluster often has none."""
+    """Every live node with a core for work that is not refused; the head of a cluster often has none."""
     return [
         Node(
             node["NodeID"], node["NodeManagerAddress"], int(has["CPU"]), float(has.get("GPU", 0)),
@@ -41,6 +53,7 @@ def live_nodes() -> list[Node]:
         )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"] and (has := node["Resources"]).get("CPU", 0) >= 1
+        and node["NodeID"] not in _refused
     ]  # fmt: skip
 
 
@@ -68,10 +81,89 @@ def node_affinity(node: Node) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node.id, soft=True)
 
 
+def sees_run(run: RunDir, run_id: str) -> bool:
+    """Whether this process finds the run directory, with the id that the driver sees there."""
+    try:
+        return (run / "manifest.json").exists() and run.id == run_id
+    except (OSError, ConfigError):
+        return False
+
+
+def blind_nodes_problem(run: RunDir, addresses: list[str]) -> str:
+    """What is wrong, in words, with nodes that do not find the run directory."""
+    shown = ", ".join(addresses[:3]) + (" ..." if len(addresses) > 3 else "")
+    return (f"run.dir={run.path} is not the same place on {shown}; take a folder that all nodes share, or a bucket "
+            f"(s3://, gs://)")  # fmt: skip
+
+
+def refuse_node(node_id: str) -> None:
+    """Give no more work to a node, which has joined but does not see the run directory."""
+    _refused.add(node_id)
+
+
+def forget_refused_nodes() -> None:
+    """Before another run directory is used."""
+    _refused.clear()
+
+
+def avoiding_refused() -> dict[str, dict[str, str]]:
+    """Options that keep a task or an actor away from refused nodes."""
+    return {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(_refused))})"}} if _refused else {}
+
+
 def node_cpus() -> int:
     """Cores of the largest node of the cluster."""
     return max((node.cpus for node in live_nodes()), default=1)
 
 
+def cluster_cpus() -> int:
+    """Cores of all nodes of the cluster."""
+    return sum(node.cpus for node in live_nodes()) or 1
+
+
 def cluster_gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
+def room_for(nodes: list[Node], cpus: float, gpus: float = 0, per_node: int | None = None) -> int:
+    """How many actors fit on the nodes, with so many GPUs or else cores each, and at most ``per_node`` on each."""
+    found = 0
+    for node in nodes:
+        here = int(node.gpus / gpus) if gpus else int(node.cpus / cpus) if cpus else node.cpus
+        found += here if per_node is None else min(here, per_node)
+    return found
+
+
+def cores_of_actors(nodes: list[Node], actors: int) -> int:
+    """The most cores that each of so many actors can have on the nodes; 1 at least."""
+    most = max((node.cpus for node in nodes), default=1)
+    return next((cpus for cpus in range(most, 1, -1) if room_for(nodes, cpus) >= actors), 1)
+
+
+@dataclass(eq=False)
+class Wish:
+    """What one pool asks the autoscaler for: so many bundles, with the nodes that are up; none at first."""
+
+    bundle: Bundle
+    count: int = 0
+
+    def ask(self, count: int) -> None:
+        """Ask for so many bundles, in the place of what this pool asked for before."""
+        if count == self.count:
+            return
+        self.count = count
+        with _changing:
+            _wishes[id(self)] = [self.bundle] * min(count, MAX_BUNDLES)
+            request_resources(bundles=[bundle for bundles in _wishes.values() for bundle in bundles][:MAX_BUNDLES])
+            if not count:
+                del _wishes[id(self)]
+
+
+@contextmanager
+def asking_autoscaler(cpus: float, gpus: float) -> Iterator[Wish]:
+    """A wish for more nodes with room for actors of such a size; withdrawn at the block's end."""
+    wish = Wish({"GPU": gpus} if gpus else {"CPU": cpus})
+    try:
+        yield wish
+    finally:
+        wish.ask(0)

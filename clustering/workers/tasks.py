@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, measure
 from clustering.workers.failures import MAX_ATTEMPTS, Attempts, WorkerProcess, is_retryable, unwrapped_errors
-from clustering.workers.nodes import free_resources, live_nodes, node_affinity
+from clustering.workers.nodes import avoiding_refused, free_resources, live_nodes, node_affinity
 from clustering.workers.process import environment
 from clustering.workers.reservations import (
     SETTLE_S,
@@ -42,7 +42,10 @@ def submit(work: Callable[..., T], *args: Any, **options: Any) -> Any:
     options : of the task, such as num_cpus
     """
     return _measured.options(
-        name=work.__name__, max_retries=MAX_ATTEMPTS - 1, retry_exceptions=RETRIED_ERRORS, **options
+        name=work.__name__,
+        max_retries=MAX_ATTEMPTS - 1,
+        retry_exceptions=RETRIED_ERRORS,
+        **{**avoiding_refused(), **options},
     ).remote(work, *args)
 
 
@@ -147,6 +150,8 @@ def _submit_stream(request: Request, work: Callable[..., Any], *args: Any) -> An
         "num_returns": "streaming",
         "max_retries": 0,  # run_with_retries counts the attempts, because it knows what ended the worker
     }
+    if not request.node:
+        options |= avoiding_refused()
     stream = _run_task.options(**options).remote(free_cores(), time.time(), work, *args)
     if thread := _thread_task.get():
         thread.stream = stream

@@ -176,7 +176,7 @@ def test_a_run_that_not_all_nodes_see_is_refused(local_ray: None, tmp_path: Path
     preflight.check_nodes(server, run)
     with pytest.raises(ConfigError, match=r"^store\.uri=embedded serves one machine, and this cluster works on 2 "):
         preflight.check_nodes(build_config({}), run)
-    monkeypatch.setattr(preflight, "_sees", lambda run, run_id: False)
+    monkeypatch.setattr(preflight, "sees_run", lambda run, run_id: False)
     with pytest.raises(ConfigError, match=r"/run is not the same place on 10\.0\.0\.9, .*; take a folder"):
         preflight.check_nodes(server, run)
     monkeypatch.setattr(preflight, "live_nodes", lambda: nodes[:1])

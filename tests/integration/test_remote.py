@@ -408,7 +408,7 @@ def test_files_of_a_bucket_are_read_with_the_options_of_their_uri(
     cfg = ReadSection(paths=(store.uri(path),), text_columns=("title",))
     given = find_files(cfg)
     assert [file.uri for file in given] == [store.uri(f"in/{name}") for name in found]
-    figures = read_texts(given, cfg, RunDir(tmp_path / "run"), actors=1, dim=256)  # on workers of Ray
+    figures = read_texts(given, cfg, RunDir(tmp_path / "run"), dim=256)  # on workers of Ray
     assert figures["records"] == len(found)
     titles = read_table(tmp_path / "run" / "texts" / "part-000000.parquet")["text"].to_pylist()
     assert titles == [files[name] for name in found]

@@ -36,7 +36,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[RunDir, dict[str, Any]]]:
-    def map_parts(make: Any, items: list[Any], *, actors: int, **kwargs: Any) -> list[Any]:
+    def map_parts(make: Any, items: list[Any], **kwargs: Any) -> list[Any]:
         worker = make(**kwargs)
         numbered = [json.loads(json.dumps({**item, "item": number})) for number, item in enumerate(items)]
         return [{**worker(item), "item": item["item"]} for item in numbered]
@@ -50,6 +50,6 @@ def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         monkeypatch.setattr(read, "RECORDS_PER_PART", part_rows)
         monkeypatch.setattr(deduplication, "part_rows", lambda *_: part_rows)
         made.append(RunDir(tmp_path / f"run-{len(made)}"))
-        return made[-1], read_texts(find_files(cfg), cfg, made[-1], 1, 256)
+        return made[-1], read_texts(find_files(cfg), cfg, made[-1], 256)
 
     return run

@@ -42,7 +42,6 @@ def run(done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
         monkeypatch.setattr(pipeline, function, lambda *_: None)
     monkeypatch.setattr(pipeline, "ray_session", nullcontext)
     monkeypatch.setattr(pipeline, "start_compiling", lambda _: None)
-    monkeypatch.setattr(pipeline, "node_cpus", lambda: 2)
     monkeypatch.setattr(pipeline, "track_stage", lambda run, name, stage, work, expected: work())
     for function, name in {"store_vectors": "store", "search_neighbors": "search", "confirm_store": "confirm",
                            "release_store": "release", "drop_collection": "drop"}.items():  # fmt: skip

@@ -384,6 +384,7 @@ THEIRS = {"uri": "http://milvus:19530", "name": "articles", "text_field": "title
             {"store": SERVER, "search": {"target_recall": 0.9, "recall_sample": 50}},
             "search.target_recall is measured on search.recall_sample=50 rows; take 100 at least",
         ),
+        ({"store": {"actors": 4}}, "store.actors=4, but the embedded store takes one writer"),
         ({"store": {"load": "bulk"}}, "store.load=bulk needs a server"),
         ({"store": SERVER | {"load": "bulk"}}, "store.load=bulk needs store.bulk_path"),
         (

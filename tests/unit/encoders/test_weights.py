@@ -180,6 +180,7 @@ def test_how_something_is_reached_is_part_of_no_artefact(tmp_path: Path) -> None
         ("embed.actors", 3, []),
         ("embed.tokens_per_batch", 64, []),
         ("search.actors", 7, []),
+        ("store.actors", 1, []),
         ("store.server", {"token_env": "TOKEN"}, []),
         ("plot.points", 9, ["plot", "report"]),
     ],

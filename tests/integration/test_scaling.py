@@ -1,0 +1,158 @@
+"""A pool on a cluster that changes: nodes that join are used if they see the run, and lost nodes cost nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.cluster_utils import Cluster
+
+from clustering.runs.directory import RunDir
+from clustering.workers import pool
+from clustering.workers.pool import map_parts
+
+pytestmark = [pytest.mark.ray, pytest.mark.full]
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
+UNMOUNTED = "TESTS_WITHOUT_THE_SHARED_FOLDER"  # set on a node that does not mount it
+
+
+class SharedRun(RunDir):
+    """A run directory on a shared folder: where that is not mounted, the path leads to nothing."""
+
+    def __reduce__(self) -> Any:
+        return _mounted, super().__reduce__()[1]
+
+
+def _mounted(path: Path, artefact_paths: dict[str, str]) -> RunDir:
+    return SharedRun(path / "nothing" if UNMOUNTED in os.environ else path, artefact_paths)
+
+
+class Notes:
+    """Takes a while for each item, and says where that was."""
+
+    def __init__(self, run: RunDir, seconds: float) -> None:
+        self.folder, self.seconds = Path(str(run.path)), seconds
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        node = ray.get_runtime_context().get_node_id()
+        (self.folder / f"{node}-{item['item']}").touch()
+        time.sleep(self.seconds)
+        return {"node": node, "number": item["item"], "rows": 1}
+
+
+def _map(
+    address: str, folder: Path, n_items: int, seconds: float, options: dict[str, Any]
+) -> tuple[list[Any], list[str]]:
+    """The results of a pool in a process of its own, and its warnings."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("covey").addHandler(handler)
+    pool.RESIZE_EVERY_S, pool.NODE_START_S = 0.5, options.pop("node_start_s", pool.NODE_START_S)
+    ray.init(address, logging_level="ERROR")
+    run = SharedRun(folder)
+    run.update_manifest()
+    results = map_parts(Notes, [{}] * n_items, run=run, seconds=seconds, **options)
+    ray.shutdown()
+    return results, said
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., Future[Any]]]:
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        yield lambda address, n_items, seconds=0.5, **options: process.submit(
+            _map, address, tmp_path, n_items, seconds, options
+        )
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster(initialize_head=True, head_node_args=dict(NODE))
+    yield cluster
+    cluster.shutdown()
+
+
+def until_at_work(folder: Path, found: Future[Any], node_id: str = "") -> None:
+    deadline = time.monotonic() + 60
+    while not any(folder.glob(f"{node_id}*-*")):
+        assert time.monotonic() < deadline
+        assert not found.done(), found.result()
+        time.sleep(0.05)
+
+
+def check_complete(results: list[dict[str, Any]]) -> Counter[str]:
+    """Every item is done, in order; how many each node did."""
+    assert [result["number"] for result in results] == list(range(len(results)))
+    return Counter(result["node"] for result in results)
+
+
+def test_a_node_that_joins_gets_items(cluster: Cluster, started: Any, tmp_path: Path) -> None:
+    found = started(cluster.address, 24)
+    until_at_work(tmp_path, found)
+    joined = cluster.add_node(**{**NODE, "num_cpus": 2})
+    on = check_complete(found.result(timeout=90)[0])
+    assert set(on) == {cluster.head_node.node_id, joined.node_id}
+    assert on[joined.node_id] > 2
+
+
+def test_a_node_that_does_not_see_the_run_gets_none(cluster: Cluster, started: Any, tmp_path: Path) -> None:
+    found = started(cluster.address, 30)
+    until_at_work(tmp_path, found)
+    blind = cluster.add_node(**NODE, env_vars={UNMOUNTED: "1"})
+    seeing = cluster.add_node(**NODE)
+    results, said = found.result(timeout=90)
+    assert set(check_complete(results)) == {cluster.head_node.node_id, seeing.node_id}
+    assert not list(tmp_path.glob(f"{blind.node_id}-*"))
+    (line,) = said
+    assert line.startswith(f"Notes: a node that has joined gets no work: run.dir={tmp_path} is not the same place on ")
+    assert line.endswith("; take a folder that all nodes share, or a bucket (s3://, gs://)")
+
+
+def test_a_lost_node_makes_the_pool_smaller_and_loses_nothing(cluster: Cluster, started: Any, tmp_path: Path) -> None:
+    lost = cluster.add_node(**{**NODE, "num_cpus": 2})
+    found = started(cluster.address, 16)
+    until_at_work(tmp_path, found, lost.node_id)
+    cluster.remove_node(lost, allow_graceful=False)
+    on = check_complete(found.result(timeout=90)[0])
+    assert on[cluster.head_node.node_id] >= 12
+
+
+def test_a_number_of_actors_is_no_more_and_waits_for_no_more_than_there_is_room_for(
+    cluster: Cluster, started: Any, tmp_path: Path
+) -> None:
+    cluster.add_node(**{**NODE, "num_cpus": 2})
+    assert len(check_complete(started(cluster.address, 8, actors=1).result(timeout=90)[0])) == 1
+    assert sum(check_complete(started(cluster.address, 8, 0.1, actors=7).result(timeout=90)[0]).values()) == 8
+
+
+def test_the_autoscaler_is_asked_for_what_much_work_needs_until_it_is_done(
+    started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_enable_autoscaler_v2", "1")  # its requests can be read
+    monkeypatch.setenv("RAY_CLOUD_INSTANCE_ID", "head")
+    cluster = Cluster(initialize_head=True, head_node_args=dict(NODE))
+
+    def asked() -> list[int]:
+        demands = get_cluster_status(cluster.address).resource_demands.cluster_constraint_demand
+        return [bundle.count for demand in demands for bundle in demand.bundles_by_count]
+
+    try:
+        found, seen = started(cluster.address, 12, 1.0, node_start_s=3), set()
+        while not found.done():
+            seen.update(asked())
+            time.sleep(0.2)
+        check_complete(found.result()[0])
+        assert max(seen) in (3, 4)  # the rest takes 11 s, and a node comes up in 3
+        assert not asked()
+    finally:
+        cluster.shutdown()

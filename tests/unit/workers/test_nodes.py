@@ -1,0 +1,36 @@
+"""How many actors a cluster has room for."""
+
+from __future__ import annotations
+
+import pytest
+
+from clustering.workers.nodes import Node, cores_of_actors, room_for
+
+NODES = [Node("a", "10.0.0.1", 16, 2, 0), Node("b", "10.0.0.2", 16, 1, 0), Node("c", "10.0.0.3", 3, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "per_node", "room"),
+    [
+        (1, 0, None, 35),
+        (4, 0, None, 8),
+        (16, 0, None, 2),
+        (0, 1, None, 3),
+        (0, 0.5, None, 6),
+        (1, 0, 2, 6),
+        (4, 0, 2, 4),
+    ],
+)
+def test_all_nodes_have_room_not_the_largest_alone(cpus: float, gpus: float, per_node: int | None, room: int) -> None:
+    assert room_for(NODES, cpus, gpus, per_node) == room
+
+
+@pytest.mark.parametrize(("actors", "cpus"), [(1, 16), (2, 16), (3, 8), (4, 8), (7, 4), (11, 3), (35, 1), (99, 1)])
+def test_a_number_of_actors_shares_the_cores_of_all_nodes(actors: int, cpus: int) -> None:
+    assert cores_of_actors(NODES, actors) == cpus
+    assert cpus == 1 or room_for(NODES, cpus) >= actors
+
+
+def test_without_a_node_an_actor_has_a_core() -> None:
+    assert room_for([], 1) == 0
+    assert cores_of_actors([], 3) == 1
