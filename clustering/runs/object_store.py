@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import functools
 import os
@@ -29,8 +30,10 @@ FEW_TRIES = 3  # for an error that is neither known to be transient nor permanen
 LONGEST_PAUSE_S = 10.0
 COPIED_BYTES = 4 << 30  # S3 itself copies objects of 5 GB at most
 S3_ATTEMPTS = 5  # of one request, in 1 s
+EMPTY_WORDS = ("InvalidRange", "NotPartial")  # of an error for a range of an empty object
+UPLOAD_BYTES, UPLOADS = 16 << 20, 4  # a larger object is uploaded in pieces, so many at a time
 LOCAL = pa.fs.LocalFileSystem()
-_only_streams: set[str] = set()  # buckets that obstore cannot write to
+_only_streams: set[str] = set()  # buckets that obstore has no access to
 # Permanent errors are missing rights, a wrong key, an unknown bucket. The words of Amazon's client, then of Google's.
 PERMANENT_WORDS = ("access_denied", "http status 401", "http status 403", "no_such_bucket", "invalid_access_key",
                "signature_does_not_match", "invalid_signature", "status(permission_denied", "status(unauthenticated",
@@ -193,6 +196,9 @@ class RemotePath:
 
     def read_bytes(self) -> bytes:
         def read(fs: pa.fs.FileSystem) -> bytes:
+            found = self.ask(lambda client, key: obstore.get(client, key).bytes().to_bytes())
+            if found is not None:
+                return found
             with fs.open_input_stream(self.inner, compression=None) as stream:
                 return stream.read()  # type: ignore[no-any-return]
 
@@ -228,17 +234,40 @@ class RemotePath:
 
         A failed stream of pyarrow writes again when it is garbage collected, and replaces the object with an empty one.
         """
+        options: Any = {"chunk_size": UPLOAD_BYTES, "max_concurrency": UPLOADS}
+        return self.ask(lambda client, key: obstore.put(client, key, content, **options)) is not None
+
+    def read_range(self, first: int | None, size: int) -> tuple[bytes, int] | None:
+        """Some bytes from ``first`` on, or the last ones for None, and the size of the whole object, by one request.
+
+        None where the store does not take it. pyarrow asks for the size first.
+        """
+
+        def get(client: Any, key: str) -> tuple[bytes, int]:
+            wanted: Any = {"suffix": size} if first is None else (first, first + size)
+            found = obstore.get(client, key, options={"range": wanted})
+            return found.bytes().to_bytes(), found.meta["size"]
+
+        return self.ask(get)
+
+    def ask(self, work: Callable[[Any, str], T]) -> T | None:
+        """What ``work`` does with a client of obstore and the object's key; None where obstore has no access.
+
+        Raises: FileNotFoundError; OSError for a transient error, for ``retry``.
+        """
         bucket, _, key = self.inner.partition("/")
         if not self.root.startswith("s3://") or bucket in _only_streams:
-            return False
+            return None
         try:
-            obstore.put(object_client(self.root, bucket), key, content)
-        except BaseError as error:
+            return work(object_client(self.root, bucket), key)
+        except (BaseError, FileNotFoundError) as error:
+            if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
+                raise FileNotFoundError(errno.ENOENT, "there is no such object", str(self)) from None
             if is_transient(error) is True:
                 raise OSError(str(error).split("Debug source")[0]) from None
-            _only_streams.add(bucket)  # for instance without credentials; pyarrow reports what is wrong
-            return False
-        return True
+            if not any(words in str(error) for words in EMPTY_WORDS):
+                _only_streams.add(bucket)  # for instance without credentials; pyarrow reports what is wrong
+            return None
 
     def remove(self, tries: int = 0) -> None:
         def delete(fs: pa.fs.FileSystem) -> None:

@@ -26,6 +26,7 @@ from clustering.runs.object_store import COPIED_BYTES, LOCAL, RemotePath, is_loc
 
 T = TypeVar("T")
 ROW_GROUP = 131_072  # rows that are read at once at least
+END_BYTES = 64 << 10  # of an object: the footer of a part is smaller
 REDO_HINT = "covey run with run.resume=false makes it anew"
 SECRET_SHOWN = "a URI holds a user or password; object stores take credentials from the environment"
 
@@ -37,7 +38,8 @@ class RetryingFile(io.RawIOBase):
     """
 
     def __init__(self, path: RemotePath) -> None:
-        self.path, self.at, self.source = path, 0, None
+        self.path, self.at = path, 0
+        self.source: pa.NativeFile | None = None
         self.size = int(path._info().size or 0)
 
     def readable(self) -> bool:
@@ -65,6 +67,32 @@ class RetryingFile(io.RawIOBase):
         found: bytes = source.read_at(wanted, self.at)
         self.source = source  # after a failure the next read opens the object again
         return found
+
+
+class ObjectFile(RetryingFile):
+    """An object of a run directory at any position; its last bytes, where a footer lies, come with its size.
+
+    known : ``end`` and ``size`` of the same object, opened before
+    """
+
+    def __init__(self, path: RemotePath, known: tuple[bytes, int] | None = None) -> None:
+        self.path, self.at, self.source = path, 0, None
+        self.end, self.size = known or path.retry(self._open)
+
+    def _open(self, fs: pa.fs.FileSystem) -> tuple[bytes, int]:
+        found = self.path.read_range(None, END_BYTES)
+        if found is not None:
+            return found
+        source = fs.open_input_file(self.path.inner)
+        self.source = source
+        return b"", source.size()
+
+    def _read(self, fs: pa.fs.FileSystem, wanted: int) -> bytes:
+        first = self.at + len(self.end) - self.size
+        if first >= 0:
+            return self.end[first : first + wanted]
+        found = self.path.read_range(self.at, wanted)
+        return super()._read(fs, wanted) if found is None else found[0]
 
 
 Location = Path | RemotePath
@@ -197,28 +225,29 @@ def has_extension_types(file: Any) -> bool:
     return any(name in footer for name in _EXTENSION)
 
 
-def _read(path: Location, work: Callable[[pa.NativeFile], T], at_once: bool = False, checked: bool = False) -> T:
-    """The result of ``work`` on a Parquet or Arrow file.
-
-    at_once : read the file in one request; checked : its footer is known to name no extension types
+def _read(path: Location, work: Callable[[pa.NativeFile], T], at_once: bool = False) -> T:
+    """The result of ``work`` on a Parquet or Arrow file; at_once : read the file in one request
 
     Raises: StageError when the file is damaged, or holds extension types, which Covey never writes.
     """
+    at_once = at_once and isinstance(path, RemotePath)
+    return _work_on(path, pa.BufferReader(path.read_bytes()) if at_once else _open(path), work)
 
-    def read(fs: pa.fs.FileSystem) -> T:
-        with fs.open_input_file(path.inner if isinstance(path, RemotePath) else str(path)) as opened:
-            file = pa.BufferReader(opened.read_buffer()) if at_once else opened
-            if not checked and has_extension_types(file):
+
+def _open(path: Location, known: tuple[bytes, int] | None = None) -> Any:
+    return ObjectFile(path, known) if isinstance(path, RemotePath) else LOCAL.open_input_file(str(path))
+
+
+def _work_on(path: Location, opened: Any, work: Callable[[pa.NativeFile], T], checked: bool = False) -> T:
+    """The same for a file that is open; checked : its footer is known to name no extension types"""
+    try:
+        with opened:
+            if not checked and has_extension_types(opened):
                 raise StageError(
                     f"{path} holds columns of an Arrow extension type, which may run code when they are read; Covey "
                     f"writes none. Use only run directories whose origin you know"
                 )
-            return work(file)
-
-    if isinstance(path, RemotePath):
-        return path.retry(read)
-    try:
-        return read(LOCAL)
+            return work(opened if isinstance(opened, pa.NativeFile) else pa.PythonFile(opened, mode="r"))
     except pa.ArrowInvalid as error:
         raise StageError(f"{path} is damaged: {str(error)[:200]}. {REDO_HINT}") from None
 
@@ -259,7 +288,10 @@ class ParquetGroups:
     """
 
     def __init__(self, path: Location) -> None:
-        self.path, self.footer = path, read_metadata(path)
+        self.path = path
+        opened = _open(path)
+        self.known = (opened.end, opened.size) if isinstance(opened, ObjectFile) else None
+        self.footer: pq.FileMetaData = _work_on(path, opened, lambda file: pq.ParquetFile(file).metadata)
         rows = [self.footer.row_group(group).num_rows for group in range(self.footer.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])  # positions, and the number of rows
 
@@ -277,7 +309,7 @@ class ParquetGroups:
         def read(file: pa.NativeFile) -> pa.Table:
             return pq.ParquetFile(file, metadata=self.footer, pre_buffer=True).read_row_group(group, columns)
 
-        return _read(self.path, read, checked=True)
+        return _work_on(self.path, _open(self.path, self.known), read, checked=True)
 
     def take(self, positions: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:
         """Some columns of some rows, of which only the row groups are read. positions : int64, ascending"""

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,12 +36,14 @@ from werkzeug.serving import make_server
 from clustering import pipeline
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, StageError
+from clustering.kernels.memory import GROUP_ROWS
 from clustering.runs.directory import RunDir
+from clustering.runs.index import INDEX, read_index, write_index
 from clustering.runs.inventory import LOCK
 from clustering.runs.kernel_inputs import load_graph
 from clustering.runs.locks import pid_namespace
 from clustering.runs.object_store import RemotePath
-from clustering.runs.parts import parts
+from clustering.runs.parts import part_name, parts, read_rows, rows_without_vector, walk_tables, write_part
 from clustering.runs.storage import (
     atomic_write,
     load_array,
@@ -80,12 +83,14 @@ class ObjectStore:
     failing: float = 0.0
     failed: int = 0
     late: dict[str, float] = field(default_factory=dict)  # seconds for which writes of objects of a name wait, but one
+    requests: Counter[str] = field(default_factory=Counter)  # by method
     conditions: bool = True  # whether conditions of writes are heeded, as old stores do not
 
     def __post_init__(self) -> None:
         served, draw = DomainDispatcherApplication(create_backend_app), random.Random(0)
 
         def app(environ: dict[str, Any], start_response: Any) -> Any:
+            self.requests[environ["REQUEST_METHOD"]] += 1
             if draw.random() < self.failing:
                 self.failed += 1
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -187,7 +192,7 @@ def test_given_vectors_are_copied_where_they_lie(
     read = RemotePath.read_bytes
 
     def refuse(path: RemotePath) -> bytes:
-        assert path.name == "manifest.json", "read by the driver"
+        assert path.name in ("manifest.json", INDEX), "read by the driver"
         return read(path)
 
     run = RunDir(store.uri("given") if kind == "s3" else google("given"))
@@ -196,6 +201,59 @@ def test_given_vectors_are_copied_where_they_lie(
     monkeypatch.setattr(RemotePath, "read_bytes", refuse)
     assert adopt_vectors(run)["dim"] == 2
     assert [read_table(path) for path in parts(run / "vectors")] == [VECTORS, VECTORS]
+
+
+@pytest.fixture
+def large_parts(store: ObjectStore) -> RemotePath:
+    """Parts of two and three large row groups, all larger than what is read of an object's end, and a small part."""
+    folder, listed, first = locate(store.uri(f"{random.random()}/vectors")), [], 0
+    store.requests.clear()
+    for number, length in enumerate((2 * GROUP_ROWS + 1, 3 * GROUP_ROWS, 2 * GROUP_ROWS + 9, 5)):
+        rows = np.arange(first, first + length)
+        vectors = np.random.default_rng(number).normal(size=length * 8).astype(np.float32)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors), 8)
+        listed.append(write_part(folder, part_name(number), pa.table({"row": rows, "vector": column})))
+        first += length
+    assert store.requests == {"PUT": 4}
+    write_index(folder, listed)
+    assert store.requests == {"PUT": 5}
+    store.requests.clear()
+    assert isinstance(folder, RemotePath)
+    return folder
+
+
+def test_a_walk_asks_for_the_index_each_footer_and_each_row_group(store: ObjectStore, large_parts: RemotePath) -> None:
+    paths = parts(large_parts)
+    assert store.requests == {"GET": 1}
+    tables = list(walk_tables(paths, ["row", "vector"]))
+    n_parts, n_groups = 4, 2 + 3 + 2  # what is small at the end of a part comes with its footer
+    assert store.requests == {"GET": 1 + n_parts + n_groups}
+    assert_array_equal(np.concatenate([table["row"].to_numpy() for table in tables]), np.arange(7 * GROUP_ROWS + 15))
+
+
+def test_a_sample_of_rows_asks_for_its_row_groups_alone(store: ObjectStore, large_parts: RemotePath) -> None:
+    rows = np.array([3, 4, 2 * GROUP_ROWS, 5 * GROUP_ROWS + 2])
+    assert read_rows(large_parts, rows, ["row"])["row"].to_pylist() == rows.tolist()
+    n_parts, n_groups = 2, 2
+    assert store.requests == {"GET": 1 + n_parts + n_groups}
+    store.requests.clear()
+    assert rows_without_vector(large_parts).size == 0
+    assert read_index(large_parts).rows == 7 * GROUP_ROWS + 15
+    assert store.requests == {"GET": 2}
+
+
+def test_an_object_that_is_missing_or_empty_does_not_change_how_others_are_read(
+    store: ObjectStore, large_parts: RemotePath
+) -> None:
+    (large_parts / "empty").upload(b"")
+    with pytest.raises(StageError, match=r"empty.* is damaged: Parquet file size is 0 bytes"):
+        read_table(large_parts / "empty")
+    with pytest.raises(FileNotFoundError, match="there is no such object") as error:
+        read_table(large_parts / "nothing")
+    assert error.value.filename == str(large_parts / "nothing")
+    store.requests.clear()
+    assert len(read_table(large_parts / part_name(3))) == 5
+    assert store.requests == {"GET": 1}
 
 
 def test_what_is_half_written_does_not_appear(store: ObjectStore) -> None:
