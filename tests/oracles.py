@@ -408,3 +408,52 @@ def described(
             terms = sorted(weight, key=lambda word: (-weight[word], word))
             found[cluster] = terms, sorted(members[cluster], key=lambda row: (-order[row][0], -order[row][1], row))
     return found
+
+
+def map_of_sample(
+    lists: Sequence[Sequence[tuple[int, np.float32]]], chosen: NDArray[np.int64], n_neighbors: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The nearest sampled texts within two steps, by position in the sample; of equal ones, the first found.
+
+    lists : (neighbor, distance) of each text, nearest first
+    """
+    position = {int(row): at for at, row in enumerate(chosen)}
+    indices = np.repeat(np.arange(chosen.size)[:, None], n_neighbors, axis=1)
+    away = np.zeros(indices.shape, np.float32)
+    for own, row in enumerate(chosen.tolist()):
+        length: dict[int, np.float32] = {}
+        for middle, first in [(row, np.float32(0)), *lists[row]]:
+            for other, second in [(middle, np.float32(0)), *lists[middle]]:
+                if other in position and other != row:
+                    at, way = position[other], first + second
+                    length[at] = min(length.get(at, np.float32(np.inf)), way)
+        nearest = sorted(length, key=lambda at: length[at])[: n_neighbors - 1]
+        indices[own, 1 : len(nearest) + 1] = nearest
+        away[own, 1 : len(nearest) + 1] = [length[at] for at in nearest]
+    return indices, away
+
+
+def places_amid_neighbors(
+    lists: Sequence[Sequence[tuple[int, np.float32]]], chosen: NDArray[np.int64], layout: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Round by round, each text that has placed neighbors lies in the weighted mean of its three nearest ones."""
+    width = 1 + max(map(len, lists))
+    xy = np.tile(np.median(layout, axis=0), (len(lists), 1)).astype(np.float32)
+    xy[chosen] = layout
+    placed = set(chosen.tolist())
+    while True:
+        means = {}
+        for row in set(range(len(lists))) - placed:
+            near = [at for at, (other, _) in enumerate(lists[row], start=1) if other in placed][:3]
+            if near:
+                weight, place = np.zeros(width, np.float32), np.zeros((width, 2), np.float32)
+                for at in near:
+                    other, distance = lists[row][at - 1]
+                    weight[at] = 1 / np.maximum(distance, np.float32(1e-3)) ** 2
+                    place[at] = xy[other]
+                means[row] = np.einsum("k,kd->d", weight / weight.sum(), place)
+        if not means:
+            return xy
+        for row, mean in means.items():
+            xy[row] = mean
+        placed |= means.keys()

@@ -272,7 +272,8 @@ class ProjectSection:
     method: Literal["layout", "umap"] = "layout"  # Covey's layout, equal for any number of threads; or umap-learn
     n_neighbors: Annotated[int, Field(ge=2)] = 15  # counts the text itself, as umap-learn does
     min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
-    sample: Annotated[int, Field(ge=100)] | None = None  # texts that are laid out; the others lie amid their neighbors
+    # Texts that are laid out; the others lie amid their neighbors. None: all up to 1,000,000, of more so many.
+    sample: Annotated[int, Field(ge=100)] | None = None
     seed: Seed | None = None  # none: run.seed for layout; umap with a seed is repeatable, on one thread
 
 

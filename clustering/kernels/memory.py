@@ -12,6 +12,7 @@ PART_VECTOR_BYTES, PART_TEXT_BYTES = 512 << 20, 64 << 20  # of a part, at most
 SMALL_RUN_PARTS = 64  # about so many parts share out the work of a run with smaller ones
 LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
 MOST_ENTRIES = 1 << 27  # entries of the lists of a block
+MAP_TEXTS = 1_000_000  # that the map lays out, where project.sample says nothing; the others lie amid their neighbors
 PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,44 +13,86 @@ from numpy.typing import NDArray
 from clustering import schema
 from clustering.config.sections import ProjectSection
 from clustering.errors import StageError
+from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.graph.layout import fuzzy_graph, lay_out
+from clustering.kernels.graph.map_sample import (
+    join_lists,
+    place_between,
+    sample_neighbors,
+    sampled_entries,
+    take_lists,
+)
+from clustering.kernels.memory import MAP_TEXTS
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import part_name, parts, vectors_of, walk_neighbors, walk_tables
-from clustering.runs.storage import write_table
+from clustering.runs.index import Part, read_index, write_index
+from clustering.runs.parts import (
+    PartGroup,
+    group_parts,
+    parts,
+    read_rows,
+    vectors_of,
+    walk_neighbors,
+    walk_tables,
+    write_part,
+)
 from clustering.schema import Figures
-from clustering.workers.tasks import run_on_one_node
+from clustering.workers.tasks import HERE, IN_TASKS, Mapper, collect, run_on_one_node
 
-PLACED_NEIGHBORS = 3  # a text outside the sample lies between so many placed neighbors
-BLOCK_ROWS = 8192  # texts that are placed between others at a time
 SMALLEST_MAP = 5  # fewer texts lie where their first two principal components put them
+TASK_TEXTS = 131_072  # of a task; a run of no more is a single one
+MOST_TASKS = 1024
+AXES_ROWS, AXES_BLOCK = 131_072, 8192  # vectors whose covariance gives the axes, and those added up at a time
+Kept = tuple[tuple[IntArray, NeighborLists], Any]  # rows and their lists, as a task gets what another one keeps
 
 
-def project_texts(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figures:
-    """Leave coords/: x and y of every text.
+def project_texts(
+    run: RunDir, cfg: ProjectSection, n_texts: int, seed: int, task_texts: int = TASK_TEXTS
+) -> Figures:  # fmt: skip
+    """Leave coords/: x and y of every text, in parts with the names of those of vectors/.
 
+    Up to project.sample texts, or 1,000,000 where it says nothing, are laid out on one node. Of more texts a sample is
+    laid out, and the others are placed amid their neighbors by tasks on all nodes.
+
+    task_texts : texts of a task
     Returns: method, n_neighbors (as used), laid_out (texts that the method itself placed).
     Raises: StageError when umap-learn is not installed, or would search again instead of using the stored neighbors.
     """
-    return run_on_one_node(_project, run, cfg, n_texts, seed)
+    return run_on_one_node(_project, run, cfg, n_texts, seed, task_texts)
 
 
-def _project(run: RunDir, cfg: ProjectSection, n_texts: int, seed: int) -> Figures:
-    start = _principal_components(run, n_texts)
+def _project(
+    run: RunDir, cfg: ProjectSection, n_texts: int, seed: int, task_texts: int = TASK_TEXTS,
+    mapper: Mapper | None = None,
+) -> Figures:  # fmt: skip
+    groups = group_parts(run / "vectors", task_texts, MOST_TASKS)
+    mapper = mapper or (IN_TASKS if len(groups) > 1 else HERE)
     n_neighbors = max(min(cfg.n_neighbors, n_texts - 1), 1)
-    xy, laid_out = start, n_texts
-    if n_texts >= SMALLEST_MAP:
-        indices, distances = _neighbor_columns(run, n_texts, None if cfg.sample else n_neighbors)
-        if cfg.sample is not None and cfg.sample < n_texts:
-            chosen = np.sort(np.random.default_rng(seed).choice(n_texts, cfg.sample, replace=False))
-            laid_out = cfg.sample
-            inner = sample_neighbors(indices, distances, chosen, n_neighbors)
-            xy = place_between(indices, distances, chosen, draw_map(*inner, start[chosen], cfg, seed))
-        else:
-            xy = draw_map(indices[:, :n_neighbors], distances[:, :n_neighbors], start, cfg, seed)
-    columns = {"row": np.arange(n_texts), "x": xy[:, 0], "y": xy[:, 1]}
-    write_table(run / "coords" / part_name(0), pa.table(columns, schema=schema.COORDS))
+    laid_out = min(n_texts, cfg.sample or MAP_TEXTS)
+    chosen = None
+    if SMALLEST_MAP <= n_texts > laid_out:
+        chosen = np.sort(np.random.default_rng(seed).choice(n_texts, laid_out, replace=False))
+    xy = _principal_components(run, groups, chosen, mapper)
+    if chosen is not None:
+        indices, away, width = _sample_lists(run, groups, chosen, n_neighbors, mapper)
+        xy = _place_others(run, groups, chosen, draw_map(indices, away, xy, cfg, seed), width, mapper)
+    elif n_texts >= SMALLEST_MAP:
+        xy = draw_map(*_neighbor_columns(run, n_texts, n_neighbors), xy, cfg, seed)
+    index = read_index(run / "vectors")
+    calls = ((run, [index[name] for name in group.names], xy[group.first : group.stop]) for group in groups)
+    write_index(run / "coords", [part for written in mapper.map(_write_coords, calls) for part in written])
     return {"method": cfg.method, "n_neighbors": n_neighbors, "laid_out": laid_out}
+
+
+def _write_coords(run: RunDir, parts: list[Part], xy: FloatArray) -> list[Part]:
+    """Write parts with the rows of some consecutive ones. xy : float32, shape (n_rows, 2)"""
+    written = []
+    for part in parts:
+        at, row = part.first - parts[0].first, np.arange(part.first, part.first + part.rows)
+        x, y = xy[at : at + part.rows].T
+        table = pa.table({"row": row, "x": x, "y": y}, schema=schema.COORDS)
+        written.append(write_part(run / "coords", part.name, table))
+    return written
 
 
 def draw_map(indices: IntArray, distances: FloatArray, start: FloatArray, cfg: ProjectSection, seed: int) -> FloatArray:
@@ -99,106 +140,105 @@ def umap_layout(indices: IntArray, distances: FloatArray, start: FloatArray, cfg
     return np.nan_to_num(layout).astype(np.float32, copy=False)
 
 
-def sample_neighbors(
-    indices: IntArray, distances: FloatArray, chosen: IntArray, n_neighbors: int
-) -> tuple[IntArray, FloatArray]:
-    """The neighbor table of a sample: for each text, the nearest sampled texts within two steps on the neighbor lists.
+def _sample_lists(
+    run: RunDir, groups: list[PartGroup], chosen: IntArray, n_neighbors: int, mapper: Mapper
+) -> tuple[IntArray, FloatArray, int]:
+    """The neighbor table of a sample for ``draw_map``, see ``sample_neighbors``; and ``width`` of ``place_between``.
 
-    indices : int64, shape (n_texts, k + 1); column 0 is the text itself
-    distances : float32, shape (n_texts, k + 1)
-    chosen : int64, shape (n_chosen,), the rows of the sample, ascending
-    Returns: positions in ``chosen`` (int64) and lengths of the shortest way (float32), shape (n_chosen, n_neighbors);
-        column 0 is the text itself.
+    chosen : int64, shape (n_chosen,), rows of the sample, ascending
     """
-    position = np.full(len(indices), -1, np.int64)
-    position[chosen] = np.arange(chosen.size)
-    found, away = _two_steps(indices, distances, chosen, position, n_neighbors)
-    return found, away
+    position = np.full(groups[-1].stop, -1, np.int32)
+    position[chosen] = np.arange(chosen.size, dtype=np.int32)
+    shared = mapper.share(position)
+    del position
+    cut = list(mapper.map(_cut_lists, ((run, group, shared) for group in groups), keep=True))
+    width = 1 + max(longest for (longest, _), _ in cut)
+    entries = mapper.share(join_lists([entries for (_, entries), _ in cut]))
+    own = [kept for _, kept in cut]
+    del cut
+    found = list(mapper.map(_two_steps, ((one, shared, entries, chosen.size, n_neighbors) for one in own)))
+    indices, away = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return indices, away, width
 
 
-@numba.njit(cache=True, nogil=True)
-def _two_steps(indices: Any, distances: Any, chosen: Any, position: Any, n_neighbors: int) -> Any:
-    found = np.empty((chosen.size, n_neighbors), np.int64)
-    away = np.zeros((chosen.size, n_neighbors), np.float32)
-    best = np.full(chosen.size, np.inf, np.float32)
-    touched = np.empty(indices.shape[1] * indices.shape[1], np.int64)
-    for own in range(chosen.size):
-        found[own, :] = own
-        n_touched = 0
-        row = chosen[own]
-        for first in range(indices.shape[1]):
-            middle = indices[row, first]
-            for second in range(indices.shape[1]):
-                other = position[indices[middle, second]]
-                if other < 0 or other == own:
-                    continue
-                length = distances[row, first] + distances[middle, second]
-                if best[other] == np.inf:
-                    touched[n_touched] = other
-                    n_touched += 1
-                best[other] = min(best[other], length)
-        n_found = 1
-        for other in touched[:n_touched]:  # keep the nearest in order; of equally near ones, the first comes first
-            if n_found < n_neighbors or best[other] < away[own, n_found - 1]:
-                column = min(n_found, n_neighbors - 1)
-                while column > 1 and away[own, column - 1] > best[other]:
-                    found[own, column], away[own, column] = found[own, column - 1], away[own, column - 1]
-                    column -= 1
-                found[own, column], away[own, column] = other, best[other]
-                n_found = min(n_found + 1, n_neighbors)
-            best[other] = np.inf
-    return found, away
+def _cut_lists(
+    run: RunDir, group: PartGroup, position: NDArray[np.int32]
+) -> tuple[tuple[int, NeighborLists], tuple[IntArray, NeighborLists]]:
+    """Of some parts, the length of the longest list, and the entries in the sample; and lists of the sample's rows."""
+    lists = _read_lists(run, group)
+    longest = int(np.diff(lists.indptr).max(initial=0))
+    own = np.flatnonzero(position[group.first : group.stop] >= 0)
+    return (longest, sampled_entries(lists, position)), take_lists(lists, own)
 
 
-def place_between(indices: IntArray, distances: FloatArray, chosen: IntArray, layout: FloatArray) -> FloatArray:
+def _two_steps(kept: Kept, *args: Any) -> tuple[IntArray, FloatArray]:
+    return sample_neighbors(*collect(kept), *args)
+
+
+def _place_others(
+    run: RunDir, groups: list[PartGroup], chosen: IntArray, layout: FloatArray, width: int, mapper: Mapper
+) -> FloatArray:
     """Coordinates of all texts: those of the sample, and for the others the mean of their nearest placed neighbors.
 
     A text without a placed neighbor waits for a later round. A text that no round reaches lies in the middle of the
-    map.
-    indices, distances, chosen : as in ``sample_neighbors``
+    map. The first round reads neighbors/, and each keeps the lists of the texts that still wait.
+
     layout : float32, shape (n_chosen, 2), coordinates of the sample
     Returns: float32, shape (n_texts, 2)
     """
-    xy = np.tile(np.median(layout, axis=0), (len(indices), 1)).astype(np.float32)
+    xy = np.tile(np.median(layout, axis=0), (groups[-1].stop, 1)).astype(np.float32)
     xy[chosen] = layout
-    placed = np.zeros(len(indices), np.bool_)
+    placed = np.zeros(len(xy), np.bool_)
     placed[chosen] = True
+    waiting: list[Any] = []
     while not placed.all():
-        waiting = np.flatnonzero(~placed)
-        blocks = np.array_split(waiting, -(-waiting.size // BLOCK_ROWS))
-        reached = [_means_of_placed(indices, distances, placed, xy, rows) for rows in blocks]
-        rows, means = (np.concatenate(arrays) for arrays in zip(*reached, strict=True))
-        if not rows.size:
+        n_placed, shared = placed.sum(), mapper.share((width, placed, xy))
+        calls: Any = ((kept, shared) for kept in waiting) if waiting else ((run, group, shared) for group in groups)
+        before, waiting = waiting, []
+        for (rows, means, left), kept in mapper.map(_place_waiting if before else _place_first, calls, keep=True):
+            xy[rows], placed[rows] = means, True
+            waiting += [kept] if left else []
+        if placed.sum() == n_placed:
             break
-        xy[rows] = means
-        placed[rows] = True
     return xy
 
 
-def _means_of_placed(
-    indices: IntArray, distances: FloatArray, placed: NDArray[np.bool_], xy: FloatArray, waiting: IntArray
-) -> tuple[IntArray, FloatArray]:
-    """The waiting rows that have a placed neighbor, and the weighted mean of their nearest placed neighbors.
+def _place_first(run: RunDir, group: PartGroup, shared: Any) -> tuple[Any, tuple[IntArray, NeighborLists]]:
+    """Place what can be placed of some parts; keep the lists of the texts that wait. shared : as ``_place_waiting``
 
-    Returns: int64, shape (n_reached,); float32, shape (n_reached, 2)
+    Returns: rows that were placed, their places, and how many wait; rows that wait, and their lists
     """
-    near = placed[indices[waiting]]
-    near &= near.cumsum(axis=1) <= PLACED_NEIGHBORS  # the mean of many neighbors lies in no cluster
-    weight = np.where(near, 1 / np.maximum(distances[waiting], 1e-3) ** 2, 0)
-    total = weight.sum(axis=1)
-    reached = total > 0
-    rows = waiting[reached]
-    return rows, np.einsum("rk,rkd->rd", weight[reached] / total[reached, None], xy[indices[rows]])
+    lists = _read_lists(run, group)
+    return _place(*take_lists(lists, np.flatnonzero(~shared[1][group.first : group.stop])), shared)
 
 
-def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tuple[IntArray, FloatArray]:
-    """The neighbor table for ``draw_map``; None takes all stored neighbors.
+def _place_waiting(kept: Kept, shared: Any) -> tuple[Any, tuple[IntArray, NeighborLists]]:
+    """The same for texts that wait. shared : the last three arguments of ``place_between``"""
+    return _place(*collect(kept), shared)
+
+
+def _place(rows: IntArray, lists: NeighborLists, shared: Any) -> tuple[Any, tuple[IntArray, NeighborLists]]:
+    reached, means = place_between(rows, lists, *shared)
+    left, waiting = take_lists(lists, np.flatnonzero(~reached))
+    return (rows[reached], means, left.size), (rows[left], waiting)
+
+
+def _read_lists(run: RunDir, group: PartGroup) -> NeighborLists:
+    """The neighbor lists of some parts, as they are stored."""
+    length, indices, distances = [], [], []
+    for table in walk_tables([run / "neighbors" / name for name in group.names], ["neighbors", "distances"]):
+        length.append(pc.list_value_length(table["neighbors"]).to_numpy())
+        indices.append(table["neighbors"].combine_chunks().flatten().to_numpy())
+        distances.append(table["distances"].combine_chunks().flatten().to_numpy())
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(length), dtype=np.int64)])
+    return NeighborLists(group.first, indptr, np.concatenate(indices), np.concatenate(distances))
+
+
+def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int) -> tuple[IntArray, FloatArray]:
+    """The neighbor table for ``draw_map``.
 
     A text with fewer neighbors stands again at distance 0 in the other columns, which adds no edge.
     """
-    if n_neighbors is None:
-        tables = walk_tables(parts(run / "neighbors"), ["neighbors"])
-        n_neighbors = 1 + max(pc.max(pc.list_value_length(table["neighbors"])).as_py() for table in tables)
     indices = np.repeat(np.arange(n_texts)[:, None], n_neighbors, axis=1)
     distances = np.zeros((n_texts, n_neighbors), np.float32)
     for row, position, neighbor, distance in walk_neighbors(run, n_neighbors - 1):
@@ -206,21 +246,74 @@ def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int | None) -> tup
     return indices, distances
 
 
-def _principal_components(run: RunDir, n_texts: int) -> FloatArray:
-    """float32, shape (n_texts, 2): the first two principal components of all vectors, by the exact covariance.
+def _principal_components(
+    run: RunDir, groups: list[PartGroup], chosen: IntArray | None, mapper: Mapper
+) -> FloatArray:  # fmt: skip
+    """The first two principal components of the vectors of some texts, by the covariance of the vectors of all.
 
-    A few row groups are in memory at a time.
+    Of more than AXES_ROWS texts, the covariance is that of so many vectors in evenly spaced blocks of rows.
+
+    chosen : int64, shape (n_chosen,), ascending; None: all texts
+    Returns: float32, shape (n_chosen, 2)
+    """
+    n_texts = groups[-1].stop
+    if n_texts <= AXES_ROWS:
+        vectors = _read_vectors(run, n_texts)
+        axes, shift = principal_axes(vectors)
+        xy = np.concatenate([vectors[at : at + AXES_BLOCK] @ axes for at in range(0, n_texts, AXES_BLOCK)]) - shift
+        return np.ascontiguousarray(xy if chosen is None else xy[chosen], np.float32)
+    axes, shift = principal_axes(vectors_of(read_rows(run / "vectors", spaced_rows(n_texts), ["vector"])))
+    calls: Any = ((run, group, _within(group, chosen), axes) for group in groups)
+    return np.concatenate(list(mapper.map(_project_rows, calls))) - shift
+
+
+def _within(group: PartGroup, chosen: IntArray | None) -> IntArray | None:
+    """Positions in a group of the rows that are chosen."""
+    if chosen is None:
+        return None
+    start, stop = np.searchsorted(chosen, [group.first, group.stop])
+    return chosen[start:stop] - group.first
+
+
+def _read_vectors(run: RunDir, n_texts: int) -> FloatArray:
+    vectors, at = np.empty((0, 0), np.float32), 0
+    for table in walk_tables(parts(run / "vectors"), ["vector"]):
+        found = vectors_of(table)
+        if at == 0:
+            vectors = np.empty((n_texts, found.shape[1]), np.float32)
+        vectors[at : at + len(found)] = found
+        at += len(found)
+    return vectors
+
+
+def _project_rows(run: RunDir, group: PartGroup, chosen: IntArray | None, axes: FloatArray) -> FloatArray:
+    """The components of the vectors of some parts. chosen : positions of those that are wanted; None: all"""
+    tables = walk_tables([run / "vectors" / name for name in group.names], ["vector"])
+    # A product of matrices would round a row by how many rows stand beside it.
+    xy = np.concatenate([np.einsum("rd,dc->rc", vectors_of(table), axes) for table in tables])
+    return xy if chosen is None else xy[chosen]
+
+
+def spaced_rows(n_texts: int) -> IntArray:
+    """AXES_ROWS of the rows, in blocks of AXES_BLOCK, evenly spaced: int64, ascending."""
+    blocks = np.linspace(0, n_texts // AXES_BLOCK - 1, AXES_ROWS // AXES_BLOCK).astype(np.int64)
+    return (blocks[:, None] * AXES_BLOCK + np.arange(AXES_BLOCK)).ravel()
+
+
+def principal_axes(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The first two principal axes, by the exact covariance.
+
+    vectors : float32, shape (n_rows, dim)
+    Returns: float32, shape (dim, 2); float32, shape (2,), the place of the mean along them
     """
     total: Any = 0.0
     product: Any = 0.0
-    for table in walk_tables(parts(run / "vectors"), ["vector"]):
-        vectors = vectors_of(table)
-        total = total + vectors.sum(axis=0, dtype=np.float64)
-        product = product + (vectors.T @ vectors).astype(np.float64)
-    mean = total / n_texts
-    _, axes = np.linalg.eigh(product / n_texts - np.outer(mean, mean))
+    for at in range(0, len(vectors), AXES_BLOCK):
+        block = vectors[at : at + AXES_BLOCK]
+        total = total + block.sum(axis=0, dtype=np.float64)
+        product = product + (block.T @ block).astype(np.float64)
+    mean = total / len(vectors)
+    _, axes = np.linalg.eigh(product / len(vectors) - np.outer(mean, mean))
     axes = axes[:, :-3:-1]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an eigenvector may have either sign
-    tables = walk_tables(parts(run / "vectors"), ["vector"])
-    projected = [vectors_of(table) @ axes.astype(np.float32) for table in tables]
-    return np.ascontiguousarray(np.concatenate(projected) - (mean @ axes).astype(np.float32), np.float32)
+    return axes.astype(np.float32), (mean @ axes).astype(np.float32)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
+from copy import deepcopy
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 from threadpoolctl import threadpool_limits
@@ -34,6 +36,7 @@ T = TypeVar("T")
 RETRIED_ERRORS = [ray.exceptions.RayActorError, ray.exceptions.ObjectLostError]
 REPORT_WAIT_AFTER_S = 30
 FRESH_S = 3  # age up to which a count of free cores is used
+IN_FLIGHT = 200  # tasks of ``map_tasks`` that are at work, or whose results wait to be taken
 
 
 def submit(work: Callable[..., T], *args: Any, **options: Any) -> Any:
@@ -81,6 +84,60 @@ def collect(measured: tuple[T, Usage]) -> T:
     result, usage = measured
     charge(usage)
     return result
+
+
+def map_tasks(
+    work: Callable[..., Any], calls: Iterable[tuple[Any, ...]], keep: bool = False, most: int = IN_FLIGHT
+) -> Iterator[Any]:
+    """Run ``work(*args)`` for each of ``calls`` as a Ray task on any node; yield the results in the order of the calls.
+
+    It is for the single task of a stage: when that ends or is cancelled, so are these.
+    keep : ``work`` returns a pair. Its second value stays where it was made, and a reference to it is yielded in its
+        place; ``collect`` takes what a later call receives for it.
+    most : tasks that are at work, or whose results wait to be taken
+    Raises: what the first call that fails raises, as Ray wraps it; the others are cancelled.
+    """
+    pending: deque[list[Any]] = deque()
+    try:
+        for args in calls:
+            pending.append(submit_pieces(2, work, *args) if keep else [submit(work, *args)])
+            if len(pending) >= most:
+                yield _take(pending)
+        while pending:
+            yield _take(pending)
+    finally:
+        for task, *_ in pending:
+            ray.cancel(task, force=True)
+
+
+def _take(pending: deque[list[Any]]) -> Any:
+    """The result of the first of some tasks."""
+    result = collect(ray.get(pending[0][0]))
+    _, *kept = pending.popleft()
+    return (result, *kept) if kept else result
+
+
+def map_here(work: Callable[..., Any], calls: Iterable[tuple[Any, ...]], keep: bool = False) -> Iterator[Any]:
+    """As ``map_tasks``, but in this process, one call after the other."""
+    for args in calls:
+        if keep:
+            told, kept = make_pieces(2, work, *args)
+            yield collect(told), kept
+        else:
+            yield work(*args)
+
+
+class Mapper(NamedTuple):
+    """Where the calls of a stage run.
+
+    share : makes of a value what many calls are given for it; when the value changes later, theirs does not
+    """
+
+    map: Callable[..., Iterator[Any]]
+    share: Callable[[Any], Any]
+
+
+IN_TASKS, HERE = Mapper(map_tasks, ray.put), Mapper(map_here, deepcopy)
 
 
 def run_on_one_node(work: Callable[..., T], *args: Any) -> T:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +15,20 @@ from clustering import schema
 from clustering.config.sections import ProjectSection
 from clustering.errors import StageError
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import part_name
+from clustering.runs.parts import group_parts, part_name, part_names, read_columns
 from clustering.runs.storage import write_table
 from clustering.stages import project
 from clustering.stages.project import (
     _neighbor_columns,
     _principal_components,
+    _project,
     draw_map,
-    place_between,
-    sample_neighbors,
+    principal_axes,
+    spaced_rows,
     umap_layout,
 )
+from clustering.workers.tasks import HERE
+from tests import oracles
 from tests.planted import blobs, pair_distances, write_vectors
 
 METHODS = [
@@ -93,15 +95,16 @@ def test_few_texts_have_a_map_with_all_their_neighbors(n_texts: int, cfg: Projec
     assert np.isfinite(xy).all()
 
 
-def stored_neighbors(run: RunDir, lists: list[list[int]], part_rows: int = 2) -> None:
+Lists = list[list[tuple[int, np.float32]]]
+
+
+def stored_neighbors(run: RunDir, lists: Lists, part_rows: int) -> None:
     for part, first in enumerate(range(0, len(lists), part_rows)):
         held = lists[first : first + part_rows]
         columns = {
             "row": np.arange(first, first + len(held)),
-            "neighbors": pa.array(held, pa.list_(pa.int64())),
-            "distances": pa.array(
-                [[(place + 1) / 10 for place in range(len(near))] for near in held], pa.list_(pa.float32())
-            ),
+            "neighbors": pa.array([[other for other, _ in near] for near in held], pa.list_(pa.int64())),
+            "distances": pa.array([[away for _, away in near] for near in held], pa.list_(pa.float32())),
             "cell": np.zeros(len(held), np.int32),
         }
         write_table(run / "neighbors" / part_name(part), pa.table(columns, schema=schema.NEIGHBORS))
@@ -109,7 +112,8 @@ def stored_neighbors(run: RunDir, lists: list[list[int]], part_rows: int = 2) ->
 
 def test_a_text_leads_its_neighbors_and_fills_up_a_short_list(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    stored_neighbors(run, [[1, 2, 3], [0], [], [2, 0, 1]])
+    near = [[1, 2, 3], [0], [], [2, 0, 1]]
+    stored_neighbors(run, [[(other, np.float32((at + 1) / 10)) for at, other in enumerate(one)] for one in near], 2)
     indices, distances = _neighbor_columns(run, 4, 3)
     assert_array_equal(indices, [[0, 1, 2], [1, 0, 1], [2, 2, 2], [3, 2, 0]])
     assert_allclose(distances, [[0, 0.1, 0.2], [0, 0.1, 0], [0, 0, 0], [0, 0.1, 0.2]])
@@ -118,7 +122,8 @@ def test_a_text_leads_its_neighbors_and_fills_up_a_short_list(tmp_path: Path) ->
 def test_the_start_is_the_first_two_principal_components(tmp_path: Path) -> None:
     vectors = blobs(seed=3, n_blobs=3, each=7).vectors
     write_vectors(tmp_path / "vectors", vectors, part_rows=8)
-    found = _principal_components(RunDir(tmp_path), 21)
+    run = RunDir(tmp_path)
+    found = _principal_components(run, group_parts(run / "vectors", 21, 1), None, HERE)
     left, strengths, _ = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
     expected = left[:, :2] * strengths[:2]
     assert found.dtype == np.float32
@@ -126,71 +131,73 @@ def test_the_start_is_the_first_two_principal_components(tmp_path: Path) -> None
         assert_allclose(np.abs(found[:, axis]), np.abs(expected[:, axis]), atol=1e-4)
 
 
-def chain(n_texts: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texts in a row, each with its k nearest, self first."""
-    away = np.abs(np.arange(n_texts)[:, None] - np.arange(n_texts)[None, :]).astype(np.float32)
-    indices = np.argsort(away, axis=1, kind="stable")[:, : k + 1]
-    return indices, np.take_along_axis(away, indices, axis=1)
+def test_the_axes_of_many_vectors_are_those_of_blocks_all_over_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project, "AXES_ROWS", 16)
+    monkeypatch.setattr(project, "AXES_BLOCK", 4)
+    vectors = blobs(seed=3, n_blobs=3, each=14).vectors
+    rows = spaced_rows(42)
+    assert_array_equal(rows, [0, 1, 2, 3, 12, 13, 14, 15, 24, 25, 26, 27, 36, 37, 38, 39])
+    axes, shift = principal_axes(vectors[rows])
+    chosen = np.array([1, 2, 17, 41])
+    found = []
+    for part_rows in (5, 42):
+        run = RunDir(tmp_path / str(part_rows))
+        write_vectors(run / "vectors", vectors, part_rows)
+        groups = group_parts(run / "vectors", 10, 99)
+        found += [_principal_components(run, groups, None, HERE), _principal_components(run, groups, chosen, HERE)]
+    assert_allclose(found[0], vectors @ axes - shift, atol=1e-6)
+    assert_array_equal(found[1], found[0][chosen])
+    assert_array_equal(found[2], found[0])
+    assert_array_equal(found[3], found[1])
 
 
-def test_a_sample_finds_its_neighbors_within_two_steps():
-    indices, distances = chain(40, 4)
-    chosen = np.arange(0, 40, 2)
-    found, away = sample_neighbors(indices, distances, chosen, 3)
-    assert found[:, 0].tolist() == list(range(20))
-    for own in range(2, 18):
-        assert set(found[own, 1:].tolist()) == {own - 1, own + 1}
-        np.testing.assert_array_equal(away[own, 1:], [2, 2])
+def ragged_lists(n_texts: int, most: int, seed: int) -> tuple[NDArray[np.float32], Lists]:
+    """Vectors, and lists of near texts with equal distances among them; some texts have none."""
+    rng = np.random.default_rng(seed)
+    vectors, _ = blobs(seed, n_blobs=4, each=n_texts // 4)
+    lists: Lists = []
+    for row in range(len(vectors)):
+        others = np.unique(np.clip(row + rng.integers(-12, 13, rng.integers(0, most + 1)), 0, len(vectors) - 1))
+        others = rng.permutation(others[others != row])
+        away = np.sort(rng.integers(0, 9, others.size) / np.float32(8)).astype(np.float32)
+        lists.append([(int(other), distance) for other, distance in zip(others, away, strict=True)])
+    return vectors, lists
 
 
-def test_a_sample_takes_its_nearest_within_two_steps_and_of_equal_ones_the_first_found():
-    rng = np.random.default_rng(5)
-    indices = np.array([np.roll(rng.permutation(60), 0)[:8] for _ in range(60)])
-    indices[:, 0] = np.arange(60)
-    distances = np.sort(rng.integers(0, 4, (60, 8)), axis=1).astype(np.float32)
-    distances[:, 0] = 0
-    chosen = np.sort(rng.choice(60, 40, replace=False))
-    place = {int(row): at for at, row in enumerate(chosen)}
-    found, away = sample_neighbors(indices, distances, chosen, 5)
-    for own, row in enumerate(chosen):
-        length: dict[int, float] = {}
-        for middle, first in zip(indices[row], distances[row], strict=True):
-            for other, second in zip(indices[middle], distances[middle], strict=True):
-                if other in place and other != row:
-                    length[place[other]] = min(length.get(place[other], np.inf), float(first + second))
-        nearest = sorted(length, key=length.__getitem__)[:4]
-        assert found[own].tolist() == [own, *nearest, *[own] * (4 - len(nearest))]
-        assert away[own].tolist() == [0, *(length[other] for other in nearest), *[0] * (4 - len(nearest))]
+@pytest.mark.parametrize("sample", [100, 150, 390])
+def test_a_sample_and_the_texts_amid_it_lie_where_a_slow_reference_puts_them(tmp_path: Path, sample: int) -> None:
+    """For any size of parts, and any share of a task."""
+    vectors, lists = ragged_lists(400, 14, seed=sample)
+    cfg, n_texts = ProjectSection(n_neighbors=8, sample=sample), len(vectors)
+    chosen = np.sort(np.random.default_rng(3).choice(n_texts, sample, replace=False))
+    axes, shift = principal_axes(vectors)
+    start = (vectors @ axes - shift)[chosen]
+    layout = draw_map(*oracles.map_of_sample(lists, chosen, 8), start, cfg, 3)
+    expected = oracles.places_amid_neighbors(lists, chosen, layout)
+    for part_rows in (37, 400):
+        run = RunDir(tmp_path / str(part_rows))
+        write_vectors(run / "vectors", vectors, part_rows)
+        stored_neighbors(run, lists, part_rows)
+        for task_texts in (1, 100, 400):
+            figures = _project(run, cfg, n_texts, 3, task_texts, HERE)
+            assert figures == {"method": "layout", "n_neighbors": 8, "laid_out": sample}
+            coords = read_columns(run / "coords", ["row", "x", "y"])
+            assert part_names(run / "coords") == part_names(run / "vectors")
+            assert_array_equal(coords["row"], np.arange(n_texts))
+            assert_array_equal(np.column_stack([coords["x"], coords["y"]]), expected)
 
 
-def test_texts_outside_the_sample_lie_amid_their_neighbors():
-    indices, distances = chain(41, 2)
-    chosen = np.arange(0, 41, 4)
-    layout = np.column_stack([chosen, np.zeros(chosen.size)]).astype(np.float32)
-    xy = place_between(indices, distances, chosen, layout)
-    np.testing.assert_array_equal(xy[chosen], layout)
-    assert np.isfinite(xy).all()
-    assert np.abs(xy[:, 0] - np.arange(41)).max() <= 2.5
-
-
-def test_a_text_that_no_placed_neighbor_reaches_lies_at_the_middle():
-    indices = np.array([[0, 1], [1, 0], [2, 2]])
-    distances = np.array([[0, 1], [1, 0], [0, 0]], np.float32)
-    xy = place_between(indices, distances, np.array([0]), np.array([[3.0, 4.0]], np.float32))
-    np.testing.assert_array_equal(xy, [[3, 4], [3, 4], [3, 4]])
-
-
-def test_blocks_place_texts_where_one_block_does_and_need_little_beside_the_table(monkeypatch):
-    rng = np.random.default_rng(4)
-    n_texts, width = 40_001, 21
-    indices = np.clip(np.arange(n_texts)[:, None] + rng.integers(-60, 61, (n_texts, width)), 0, n_texts - 1)
-    distances = rng.random((n_texts, width), np.float32)
-    chosen = np.arange(0, n_texts, 900)  # the others are reached in several rounds
-    layout = rng.normal(size=(chosen.size, 2)).astype(np.float32)
-    tracemalloc.start()
-    xy = place_between(indices, distances, chosen, layout)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < indices.nbytes + distances.nbytes
-    monkeypatch.setattr(project, "BLOCK_ROWS", n_texts)
-    assert_array_equal(place_between(indices, distances, chosen, layout), xy)
+def test_above_its_limit_a_map_is_that_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project, "MAP_TEXTS", 120)
+    vectors, lists = ragged_lists(200, 14, seed=1)
+    run = RunDir(tmp_path)
+    write_vectors(run / "vectors", vectors, 50)
+    stored_neighbors(run, lists, 50)
+    found = []
+    for sample in (None, 120, 199, 500):
+        assert _project(run, ProjectSection(sample=sample), 200, 3)["laid_out"] == min(sample or 120, 200)
+        found.append(read_columns(run / "coords", ["x", "y"]))
+    assert found[0] == found[1]
+    assert found[0] != found[2]

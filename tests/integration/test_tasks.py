@@ -1,0 +1,118 @@
+"""Many tasks of a stage on a real Ray: their order, what stays on its node, and their end when the stage ends."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clustering.errors import StageError, StoreError
+from clustering.workers.tasks import HERE, IN_TASKS, Mapper, collect, map_tasks, run_concurrently, run_on_one_node
+
+pytestmark = [pytest.mark.ray, pytest.mark.full]
+
+
+def _slow_when_even(number: int) -> int:
+    time.sleep(0.2 * (number % 2 == 0))
+    return number
+
+
+def test_results_come_in_the_order_of_the_calls_with_few_at_a_time(local_ray: None) -> None:
+    begun: list[int] = []
+
+    def calls() -> Iterator[tuple[int]]:
+        for number in range(7):
+            begun.append(number)
+            yield (number,)
+
+    ahead = [(result, len(begun)) for result in map_tasks(_slow_when_even, calls(), most=3)]
+    assert [result for result, _ in ahead] == list(range(7))
+    assert [count for _, count in ahead] == [3, 4, 5, 6, 7, 7, 7]
+
+
+def _cut(shared: np.ndarray, first: int) -> tuple[int, np.ndarray]:
+    return first, shared[first : first + 3]
+
+
+def _sum(kept: Any, more: int) -> int:
+    return int(collect(kept).sum()) + more
+
+
+@pytest.mark.parametrize("mapper", [HERE, IN_TASKS])
+def test_a_value_that_stays_is_given_to_a_later_call(local_ray: None, mapper: Mapper) -> None:
+    shared = mapper.share(np.arange(9))
+    kept = list(mapper.map(_cut, [(shared, first) for first in (0, 3, 6)], keep=True))
+    assert [told for told, _ in kept] == [0, 3, 6]
+    assert list(mapper.map(_sum, [(value, told) for told, value in kept])) == [3, 15, 27]
+
+
+def _beat(folder: Path, number: int) -> None:
+    if number == 3:
+        raise StageError("part 3 is damaged")
+    for _ in range(600):
+        (folder / f"{number}-{os.getpid()}").touch()
+        time.sleep(0.1)
+
+
+def _beats(folder: Path, numbers: list[int]) -> None:
+    list(map_tasks(_beat, [(folder, number) for number in numbers]))
+
+
+def latest(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in folder.iterdir())
+
+
+def until_started(folder: Path, many: int = 1) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.iterdir())) < many:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def assert_silent(folder: Path) -> None:
+    """No task has left its mark for a while."""
+    deadline = time.monotonic() + 20
+    while time.time() - latest(folder) < 2:
+        assert time.monotonic() < deadline, "its tasks work on"
+        time.sleep(0.2)
+
+
+def test_a_task_that_fails_ends_the_others(local_ray: None, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(StageError, match=r"^part 3 is damaged$"):
+        run_on_one_node(_beats, tmp_path, [3, 0, 1])
+    assert time.monotonic() - begun < 50  # they would have worked for 60 s
+    if any(tmp_path.iterdir()):
+        assert_silent(tmp_path)
+
+
+def test_a_stage_that_fails_ends_the_tasks_of_a_stage_beside_it(local_ray: None, tmp_path: Path) -> None:
+    def block() -> None:
+        until_started(tmp_path)
+        raise StoreError("no answer")
+
+    with (
+        pytest.raises(StoreError, match="no answer"),
+        run_concurrently(lambda: run_on_one_node(_beats, tmp_path, [0, 1, 2])),
+    ):
+        block()
+    assert_silent(tmp_path)
+
+
+def test_tasks_of_two_stages_are_in_flight_at_once(local_ray: None, tmp_path: Path) -> None:
+    def stage(first: int) -> Any:
+        return run_on_one_node(_sums, first)
+
+    found: list[Any] = []
+    with run_concurrently(lambda: found.append(stage(0))):
+        other = stage(100)
+    assert (found, other) == ([sum(range(20))], sum(range(100, 120)))
+
+
+def _sums(first: int) -> int:
+    return sum(map_tasks(_slow_when_even, [(number,) for number in range(first, first + 20)]))
