@@ -41,3 +41,15 @@ def fold_copies(
     first = leader == np.arange(n_records)
     row = (np.cumsum(first) - 1)[leader]
     return row, first, np.bincount(row).astype(np.int32)
+
+
+def split_digests(digests: NDArray[np.uint64], n_pieces: int) -> list[NDArray[np.int32]]:
+    """Places of digests by their first bits: equal digests are in the same piece, in reading order.
+
+    digests : uint64, shape (n_records, 2), n_records < 2^31
+    Returns: int32, ascending, for each of ``n_pieces`` ranges of about equal numbers of different digests.
+    """
+    piece = (digests[:, 0] >> np.uint64(32)) * np.uint64(n_pieces) >> np.uint64(32)
+    order = np.argsort(piece, kind="stable").astype(np.int32)
+    ends = np.cumsum(np.bincount(piece.astype(np.int64), minlength=n_pieces))
+    return np.split(order, ends[:-1])

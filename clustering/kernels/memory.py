@@ -13,6 +13,7 @@ SMALL_RUN_PARTS = 64  # about so many parts share out the work of a run with sma
 LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
 MOST_ENTRIES = 1 << 27  # entries of the lists of a block
 MAP_TEXTS = 1_000_000  # that the map lays out, where project.sample says nothing; the others lie amid their neighbors
+NUMBERED_RECORDS = 1 << 22  # whose texts a process numbers at most
 PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
 
 
@@ -72,7 +73,8 @@ def stage_bytes(
     pictured = min(n_texts, PICTURE_POINTS)
     # The first number is in MiB: an interpreter with Ray and the stage's libraries, before it reads a row.
     rows = [
-        ("read", 230, n_records * 110, n_texts * (text_bytes + 12) + n_records * 40),  # two 16-byte digests, sorted
+        # Two 16-byte digests a record, sorted.
+        ("read", 230, min(n_records, NUMBERED_RECORDS) * 118, n_texts * (text_bytes + 12) + n_records * 40),
         ("embed", 150, encoder_bytes + part * (dim * 8 + text_bytes * 350 + 400), vectors),  # tokens are objects
         ("store", 265, part * dim * 70, vectors * 1.3),  # two parts and their requests in flight
         # A hit is 250 bytes of Python objects until it is decoded. Beside it, a block of products with the sample.

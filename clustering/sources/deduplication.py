@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -11,63 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clustering import schema
-from clustering.kernels.copies import fold_copies
 from clustering.kernels.memory import part_rows
 from clustering.runs.directory import RunDir
 from clustering.runs.index import Part, write_index
 from clustering.runs.parts import PartWriter, part_name, writing_part
-from clustering.runs.storage import atomic_write, load_array, read_temporary
+from clustering.runs.storage import read_temporary
 from clustering.schema import Figures
 from clustering.sources.formats.column_types import as_type, common_type, has_mixed_types
+from clustering.sources.numbering import Numbers, number_rows, read_numbers
 from clustering.workers.pool import Item, map_parts
-from clustering.workers.tasks import run_on_one_node
-
-
-def _digests(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    joined = b"".join(
-        chunk.buffers()[1].to_pybytes()[16 * chunk.offset : 16 * (chunk.offset + len(chunk))]
-        for chunk in column.drop_null().chunks
-    )
-    return np.frombuffer(joined, np.uint64).reshape(-1, 2)
-
-
-def _number_rows(run: RunDir, counts: list[dict[str, Any]], limit: int | None) -> Figures:
-    """Give every record its row: rows number the distinct texts by first appearance."""
-    with_ids = False
-    digests, id_digests, kept_of = [], [], []
-    before = 0
-    for count in counts:
-        table = read_temporary(
-            run / "records" / f"{count['name']}.arrow", lambda name: name in schema.NUMBERING_COLUMNS
-        )
-        with_ids = schema.ID_DIGEST in table.schema.names
-        keep = len(table)
-        if limit is not None:
-            keep = int(np.searchsorted(table[schema.POSITION].to_numpy(), limit - before))
-        digests.append(_digests(table[schema.DIGEST].slice(0, keep)))
-        if with_ids:
-            id_digests.append(_digests(table[schema.ID_DIGEST].slice(0, keep)))
-        kept_of.append(len(digests[-1]))
-        before += count["records"]
-    records = before if limit is None else min(before, limit)
-    row, first, copies = fold_copies(np.concatenate([np.empty((0, 2), np.uint64), *digests]))
-    ids, _, _ = fold_copies(np.concatenate([np.empty((0, 2), np.uint64), *id_digests]))
-    start = 0
-    for count, kept in zip(counts, kept_of, strict=True):
-        end = start + kept
-        mine = first[start:end]
-        path = run / "records" / f"{count['name']}.npz"
-        with atomic_write(path, durable=False) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, row=row[start:end], first=mine, copies=copies[row[start:end][mine]])
-        start = end
-    return {
-        "records": records,
-        "texts": len(copies),
-        "empty": records - len(row),
-        "repeated_ids": len(ids) - (int(ids.max()) + 1 if len(ids) else 0),
-        "missing_ids": len(row) - len(ids) if with_ids else 0,
-        "largest_copies": int(copies.max(initial=0)),
-    }
 
 
 class RowWriter:
@@ -90,12 +43,13 @@ class RowWriter:
                         written[artefact] = stack.enter_context(writing_part(self.run / artefact, name))
                     written[artefact].write(table)
 
-            for record_name in item["names"]:
-                numbers, table = self._records(record_name)
-                add("members", self._members(table, numbers["row"]))
-                first = numbers["first"]
-                rows = pa.array(numbers["row"][first])
-                columns = [rows, table["text"].filter(first), pa.array(numbers["copies"], pa.int32())]
+            for record_name, numbers in _by_part(item["names"], read_numbers(self.run, item["names"][0])):
+                path = self.run / "records" / f"{record_name}.arrow"
+                table = read_temporary(path, lambda name: name not in schema.NUMBERING_COLUMNS)
+                table, first = table.slice(0, len(numbers.row)), numbers.first
+                add("members", self._members(table, numbers.row))
+                rows = pa.array(numbers.row[first])
+                columns = [rows, table["text"].filter(first), pa.array(numbers.copies)]
                 shown = table[schema.ORIGINAL].filter(first)
                 texts.append(pa.table([*columns, shown], schema.TEXTS.append(schema.SHOWN)))
                 if schema.VECTOR in table.schema.names:
@@ -110,13 +64,6 @@ class RowWriter:
         listed = {artefact: part.listed() for artefact, part in written.items()}
         return {"text_bytes": text_bytes, "rows": listed["members"].rows if listed else 0, "parts": listed}
 
-    def _records(self, name: str) -> tuple[Any, pa.Table]:
-        """The numbers of the records in a part of records/, and the records."""
-        records = self.run / "records"
-        numbers = load_array(records / f"{name}.npz")
-        table = read_temporary(records / f"{name}.arrow", lambda name: name not in schema.NUMBERING_COLUMNS)
-        return numbers, table.slice(0, len(numbers["row"]))
-
     def _members(self, table: pa.Table, row: np.ndarray[Any, Any]) -> pa.Table:
         table = table.append_column("row", pa.array(row))
         columns: dict[str, Any] = {
@@ -128,6 +75,15 @@ class RowWriter:
         if schema.LOCATION in table.schema.names and pa.types.is_string(self.members.field("text_id").type):
             columns["text_id"] = pc.coalesce(columns["text_id"], table[schema.LOCATION])
         return pa.table(columns, schema=self.members)
+
+
+def _by_part(names: list[str], numbers: Numbers) -> Iterator[tuple[str, Numbers]]:
+    """The numbers of an item, for each of its parts of records/."""
+    ends = np.cumsum(numbers.kept)[:-1]
+    row, first = np.split(numbers.row, ends), np.split(numbers.first, ends)
+    copies = np.split(numbers.copies, np.cumsum([int(of_part.sum()) for of_part in first])[:-1])
+    for name, *of_part in zip(names, row, first, copies, strict=True):
+        yield name, Numbers(numbers.kept, *of_part)
 
 
 def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[pa.Schema, list[str]]:
@@ -149,15 +105,15 @@ def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[p
     return pa.schema([fields[0], ("row", pa.int64()), *fields[1:]]), mixed
 
 
-def _share_out(counts: list[dict[str, Any]], most: int) -> list[Item]:
+def _share_out(counts: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:
     """Consecutive parts of records/ for each part of texts/ and members/, which gets at most so many records."""
-    items: list[Item] = []
+    items: list[list[dict[str, Any]]] = []
     held = most
     for count in counts:
         if held + count["records"] > most:
-            items.append({"names": []})
+            items.append([])
             held = 0
-        items[-1]["names"].append(count["name"])
+        items[-1].append(count)
         held += count["records"]
     return items
 
@@ -183,16 +139,17 @@ def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | 
     Returns: records, texts, empty, repeated_ids, missing_ids, largest_copies, text_bytes; mixed: names of columns that
         are strings because their types differ.
     """
-    numbered = run_on_one_node(_number_rows, run, counts, limit)
+    n_records, held_bytes = (sum(one[key] for one in counts) for key in ("records", "text_bytes"))
+    items = _share_out(counts, part_rows(n_records, dim, held_bytes / max(n_records, 1)))
+    numbered = number_rows(run, items, limit)
     kinds = {(one["schema"], tuple(one.get("numeric", ())), tuple(one.get("large", ()))): None for one in counts}
     parts = [
         (pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text))), set(numeric), set(large))
         for text, numeric, large in kinds
     ]
     members, mixed = members_schema(parts)
-    n_records, held_bytes = (sum(one[key] for one in counts) for key in ("records", "text_bytes"))
-    items = _share_out(counts, part_rows(n_records, dim, held_bytes / max(n_records, 1)))
-    written = map_parts(RowWriter, items, run=run, members=members)
+    named = [{"names": [part["name"] for part in item]} for item in items]
+    written = map_parts(RowWriter, named, run=run, members=members)
     _write_indexes(run, written)
     run.remove("records")
     text_bytes = sum(result["text_bytes"] for result in written)

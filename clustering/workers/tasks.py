@@ -58,6 +58,7 @@ Starter = Callable[..., list[Any]]
 def submit_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any) -> list[Any]:
     """Start ``work(*args)``, which returns so many pieces, as a Ray task; a reference to each, for ``collect``."""
     options = {"num_returns": n_pieces, "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS}
+    options |= avoiding_refused()
     found = _measured_pieces.options(name=work.__name__, **options).remote(work, *args)
     return found if n_pieces > 1 else [found]
 

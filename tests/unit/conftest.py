@@ -12,10 +12,11 @@ import pytest
 
 from clustering.config.sections import ReadSection
 from clustering.runs.directory import RunDir
-from clustering.sources import deduplication
+from clustering.sources import deduplication, numbering
 from clustering.sources.detection import find_files
 from clustering.stages import read
 from clustering.stages.read import read_texts
+from clustering.workers.tasks import make_pieces
 
 Write = Callable[..., str]
 
@@ -43,7 +44,9 @@ def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
     for module in (read, deduplication):
         monkeypatch.setattr(module, "map_parts", map_parts)
-    monkeypatch.setattr(deduplication, "run_on_one_node", lambda work, *given: work(*given))
+    monkeypatch.setattr(numbering, "run_on_one_node", lambda work, *given: work(*given))
+    monkeypatch.setattr(numbering, "submit_pieces", make_pieces)
+    monkeypatch.setattr(numbering, "fetch", lambda values: values)
     made: list[RunDir] = []
 
     def run(cfg: ReadSection, part_rows: int = 8192) -> tuple[RunDir, dict[str, Any]]:
