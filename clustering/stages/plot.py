@@ -7,22 +7,23 @@ import html
 import re
 import textwrap
 import unicodedata
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clustering import schema
 from clustering.config.sections import PlotSection
-from clustering.kernels.memory import PICTURE_POINTS
+from clustering.kernels.memory import LARGEST_PART, PICTURE_POINTS
 from clustering.kernels.printable import one_line, printable
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import read_columns, read_row_texts
+from clustering.runs.index import read_index
+from clustering.runs.parts import group_parts, parts, read_row_texts, read_rows, walk_tables
 from clustering.runs.storage import atomic_write, read_table
 from clustering.schema import Figures
 from clustering.text.fonts import fonts_for
-from clustering.workers.tasks import run_on_one_node
+from clustering.workers.tasks import HERE, IN_TASKS, MOST_TASKS, Mapper, run_on_one_node
 
 NOISE = "#c4c8cf"
 NAMED = 40  # clusters whose titles are in the picture, as far as there is room
@@ -42,6 +43,7 @@ PAGE = """<!doctype html>
 <title>Map of {title}</title>
 <body style="margin: 0">{body}</body></html>
 """
+Middle = tuple[int, float, float]  # of a cluster: its number, x and y
 CONFIG = {
     "scrollZoom": True,
     "displaylogo": False,
@@ -52,46 +54,108 @@ CONFIG = {
 }
 
 
-def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
+@dataclass(frozen=True)
+class Points:
+    """The texts that the interactive map shows.
+
+    xy : float32, shape (n_points, 2); label : int32, shape (n_points,)
+    hover : what the page says of each; n_texts : of the run
+    """
+
+    xy: NDArray[np.float32]
+    label: NDArray[np.int32]
+    hover: list[str]
+    n_texts: int
+
+
+def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int, task_texts: int = LARGEST_PART) -> Figures:
     """Leave map.html and map.png.
 
+    One task has the coordinates and labels of all texts; others read the texts that the interactive map shows.
+
+    task_texts : of a task; a run of no more is a single one
     Returns: drawn (texts in the interactive map), without_font (names in the picture that no font here draws in full).
     """
-    return run_on_one_node(_plot, run, cfg, name, seed)
+    return run_on_one_node(_plot, run, cfg, name, seed, task_texts)
 
 
-def _plot(run: RunDir, cfg: PlotSection, name: str, seed: int) -> Figures:
-    columns = [name for name in schema.ASSIGNMENT.names if name in ("label", *cfg.hover)]
-    assignment = read_table(run / "assignment.parquet", columns=columns)
-    label = assignment["label"].to_numpy()
-    coords = read_columns(run / "coords", ["x", "y"])
-    xy = np.column_stack([coords["x"].to_numpy(), coords["y"].to_numpy()])
+def _plot(
+    run: RunDir, cfg: PlotSection, name: str, seed: int, task_texts: int = LARGEST_PART, mapper: Mapper | None = None
+) -> Figures:
+    label, xy = _assigned(run, "label"), _read_places(run)
     clusters = read_table(run / "clusters.parquet")
-    shown = np.arange(label.size) if cfg.noise == "shown" else np.flatnonzero(label >= 0)
     noise = float((label < 0).mean()) if label.size else 0.0
     counts = f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"  # noise may be hidden
     title = f"{one_line(name, TITLE_CHARACTERS)}: {counts}"
-    without_font = _draw_png(run, xy[shown], label[shown], clusters, title, seed)
-    shown = _sample_rows(shown, cfg.points, seed)
-    titles = clusters["title"].to_pylist()
-    facts: dict[str, Any] = {
-        "copies": read_columns(run / "texts", ["copies"])["copies"].to_numpy()[shown],
-        "title": ["noise" if number < 0 else titles[number] for number in label[shown]],
-        **{key: assignment[key].to_numpy()[shown] for key in cfg.hover if key in assignment.column_names},
-    }
-    hover = {str(key): facts[key] for key in cfg.hover}
-    drawn = _draw_html(run, xy, label, shown, clusters, title, hover)
+    shown = None if cfg.noise == "shown" else np.flatnonzero(label >= 0)
+    drawn = _sample_rows(label.size if shown is None else shown, cfg.points, seed)
+    hover = _hover(run, cfg, drawn, label[drawn], clusters, task_texts, mapper)
+    points = Points(xy[drawn], label[drawn], hover, label.size)
+    limits = view_limits(xy[:, 0]), view_limits(xy[:, 1])
+    if shown is not None:
+        xy, label = xy[shown], label[shown]
+        del shown
+    middles = _middles(xy, label, NAMED)
+    without_font = _draw_png(run, xy, label, middles, clusters, title, seed)
+    _draw_html(run, points, limits, middles[: NAMED // 2], clusters, title)
     warning = (
         f"{without_font} of the names in map.png hold characters for which this machine has no font. The picture shows "
         f"{NO_GLYPH} or the cluster's number instead; map.html and this report show the names in full. Install a font "
         f"with these characters, such as the package fonts-noto-cjk, before the next run."
     )
-    return {"drawn": drawn, "without_font": without_font, "warnings": [warning] if without_font else []}
+    return {"drawn": drawn.size, "without_font": without_font, "warnings": [warning] if without_font else []}
 
 
-def _sample_rows(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
-    """The rows, or an even sample of them with ``most`` rows; ascending."""
-    return rows if rows.size <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+def _assigned(run: RunDir, column: str) -> NDArray[Any]:
+    return read_table(run / "assignment.parquet", columns=[column])[column].to_numpy()  # type: ignore[no-any-return]
+
+
+def _read_places(run: RunDir) -> NDArray[np.float32]:
+    """float32, shape (n_texts, 2): where every text lies."""
+    xy = np.empty((read_index(run / "coords").rows, 2), np.float32)
+    at = 0
+    for table in walk_tables(parts(run / "coords"), ["x", "y"]):
+        for axis in (0, 1):
+            xy[at : at + len(table), axis] = table[axis].to_numpy()
+        at += len(table)
+    return xy
+
+
+def _sample_rows(rows: NDArray[np.int64] | int, most: int, seed: int) -> NDArray[np.int64]:
+    """The rows, or an even sample of them with ``most`` rows; ascending. rows : or their number, for the first ones"""
+    n_rows = rows if isinstance(rows, int) else rows.size
+    if n_rows > most:
+        return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    return np.arange(rows) if isinstance(rows, int) else rows
+
+
+def _hover(
+    run: RunDir, cfg: PlotSection, rows: NDArray[np.int64], label: NDArray[np.int32], clusters: pa.Table,
+    task_texts: int, mapper: Mapper | None,
+) -> list[str]:  # fmt: skip
+    """What the page says of some rows, ascending: their texts, and the facts of ``plot.hover``."""
+    groups = group_parts(run / "texts", task_texts, MOST_TASKS)
+    mapper = mapper or (IN_TASKS if len(groups) > 1 else HERE)
+    bounds = np.searchsorted(rows, [group.stop for group in groups[:-1]])
+    calls = ((run, own, "copies" in cfg.hover) for own in np.split(rows, bounds) if own.size)
+    found = list(mapper.map(_read_shown, calls))
+    titles = clusters["title"].to_pylist()
+    facts: dict[str, Any] = {"row": rows, "title": ["noise" if number < 0 else titles[number] for number in label]}
+    for key in cfg.hover:
+        if key == "copies":
+            facts[key] = np.concatenate([np.empty(0, np.int32), *(copies for _, copies in found)])
+        elif key not in facts:
+            facts[key] = _assigned(run, key)[rows]
+    wanted = {str(key): facts[key] for key in cfg.hover}
+    texts = (text for part, _ in found for text in part)
+    return [f"{text}<br><i>{_facts(wanted, at)}</i>" for at, text in enumerate(texts)]
+
+
+def _read_shown(run: RunDir, rows: NDArray[np.int64], with_copies: bool) -> tuple[list[str], NDArray[np.int32]]:
+    """The texts of some rows, ascending, as the page shows them; and their copies."""
+    texts = read_row_texts(run, rows)
+    copies = read_rows(run / "texts", rows, ["copies"])["copies"].to_numpy() if with_copies else np.empty(0, np.int32)
+    return [_wrapped(texts[row]) for row in rows.tolist()], copies
 
 
 def label_colors(label: NDArray[np.int32]) -> NDArray[np.str_]:
@@ -119,7 +183,8 @@ def view_limits(values: NDArray[np.float32]) -> tuple[float, float]:
     return float(low) - margin, float(high) + margin
 
 
-def _middles(xy: NDArray[np.float32], label: NDArray[np.int32], n_named: int) -> list[tuple[int, float, float]]:
+def _middles(xy: NDArray[np.float32], label: NDArray[np.int32], n_named: int) -> list[Middle]:
+    """The first clusters that have texts here, each with the median of their places."""
     found = []
     for number in range(min(n_named, int(label.max(initial=-1)) + 1)):
         own = xy[label == number]
@@ -129,7 +194,9 @@ def _middles(xy: NDArray[np.float32], label: NDArray[np.int32], n_named: int) ->
     return found
 
 
-def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table, title: str, seed: int) -> int:
+def _draw_png(
+    run: RunDir, xy: Any, label: NDArray[np.int32], middles: list[Middle], clusters: pa.Table, title: str, seed: int
+) -> int:
     """Leave map.png. Returns: the number of names that no font here draws in full."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -139,10 +206,9 @@ def _draw_png(run: RunDir, xy: Any, label: NDArray[np.int32], clusters: pa.Table
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     size = float(np.clip(1e5 / max(label.size, 1), 0.5, 24))
-    drawn = _sample_rows(np.arange(label.size), PICTURE_POINTS, seed)
+    drawn = _sample_rows(label.size, PICTURE_POINTS, seed)
     order = drawn[np.argsort(label[drawn] >= 0, kind="stable")]  # noise first, so that clusters lie on top
     axes.scatter(xy[order, 0], xy[order, 1], c=label_colors(label[order]), s=size, linewidths=0, rasterized=True)
-    middles = _middles(xy, label, NAMED)
     titles = clusters["title"].to_pylist()
     families, missing = fonts_for("".join(titles[number] for number, _, _ in middles))
     shown = {number: picture_name(titles[number], number, missing) for number, _, _ in middles}
@@ -191,46 +257,44 @@ def picture_name(title: str, number: int, missing: frozenset[str]) -> str:
 
 
 def _draw_html(
-    run: RunDir, xy: Any, label: Any, shown: Any, clusters: pa.Table, title: str, facts: dict[str, Any]
-) -> int:
+    run: RunDir, points: Points, limits: Any, middles: list[Middle], clusters: pa.Table, title: str
+) -> None:  # fmt: skip
+    """Leave map.html. limits : of the view, along x and y"""
     import plotly.graph_objects as go
 
-    texts = read_row_texts(run, shown)
     titles = clusters["title"].to_pylist()
     figure = go.Figure()
+    n_drawn = points.label.size
     for noise in (True, False):
-        positions = np.flatnonzero((label[shown] < 0) == noise)
-        if not positions.size:
+        at = np.flatnonzero((points.label < 0) == noise)
+        if not at.size:
             continue
-        rows = shown[positions]
-        hover = [f"{_wrapped(texts[shown[at]])}<br><i>{_facts(facts, at)}</i>" for at in positions.tolist()]
         figure.add_trace(
             go.Scattergl(
-                x=xy[rows, 0], y=xy[rows, 1], mode="markers", name="noise" if noise else "clusters", text=hover,
-                hovertemplate="%{text}<extra></extra>",
-                marker={"color": label_colors(label[rows]), "size": 4 if shown.size > 5000 else 6,
+                x=points.xy[at, 0], y=points.xy[at, 1], mode="markers", name="noise" if noise else "clusters",
+                text=[points.hover[one] for one in at.tolist()], hovertemplate="%{text}<extra></extra>",
+                marker={"color": label_colors(points.label[at]), "size": 4 if n_drawn > 5000 else 6,
                         "opacity": 0.45 if noise else 0.85, "line": {"width": 0}},
             )
         )  # fmt: skip
-    for number, x, y in _middles(xy, label, NAMED // 2):
+    for number, x, y in middles:
         lines = textwrap.wrap(one_line(titles[number], NAME_CHARACTERS), 30)
         figure.add_annotation(
             x=x, y=y, yshift=-14, text="<br>".join(map(_escaped, lines)), showarrow=False,
             font={"size": 10, "color": "#1f2430"},
         )  # fmt: skip
-    sampled = "" if shown.size == label.size else f" ({shown.size:,} drawn)"
+    sampled = "" if n_drawn == points.n_texts else f" ({n_drawn:,} drawn)"
     axis = {"visible": False}
     figure.update_layout(
         title={"text": f"{_escaped(title)}{sampled}"},
         template="plotly_white", hovermode="closest", dragmode="pan",
-        xaxis={**axis, "range": view_limits(xy[:, 0])}, yaxis={**axis, "range": view_limits(xy[:, 1])},
+        xaxis={**axis, "range": limits[0]}, yaxis={**axis, "range": limits[1]},
         legend={"orientation": "h", "y": 0}, margin={"l": 10, "r": 10, "t": 50, "b": 10},
         hoverlabel={"align": "left", "bgcolor": "white"},
     )  # fmt: skip
     drawing = figure.to_html(include_plotlyjs=True, default_height="96vh", config=dict(CONFIG), full_html=False)
     with atomic_write(run / "map.html") as temporary:
         temporary.write_text(PAGE.format(policy=POLICY, title=html.escape(title), body=drawing), encoding="utf-8")
-    return int(shown.size)
 
 
 def _facts(facts: dict[str, Any], at: int) -> str:

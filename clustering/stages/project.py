@@ -22,7 +22,7 @@ from clustering.kernels.graph.map_sample import (
     sampled_entries,
     take_lists,
 )
-from clustering.kernels.memory import MAP_TEXTS
+from clustering.kernels.memory import LARGEST_PART, MAP_TEXTS
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.index import Part, read_index, write_index
@@ -37,24 +37,22 @@ from clustering.runs.parts import (
     write_part,
 )
 from clustering.schema import Figures
-from clustering.workers.tasks import HERE, IN_TASKS, Mapper, collect, run_on_one_node
+from clustering.workers.tasks import HERE, IN_TASKS, MOST_TASKS, Mapper, collect, run_on_one_node
 
 SMALLEST_MAP = 5  # fewer texts lie where their first two principal components put them
-TASK_TEXTS = 131_072  # of a task; a run of no more is a single one
-MOST_TASKS = 1024
 AXES_ROWS, AXES_BLOCK = 131_072, 8192  # vectors whose covariance gives the axes, and those added up at a time
 Kept = tuple[tuple[IntArray, NeighborLists], Any]  # rows and their lists, as a task gets what another one keeps
 
 
 def project_texts(
-    run: RunDir, cfg: ProjectSection, n_texts: int, seed: int, task_texts: int = TASK_TEXTS
+    run: RunDir, cfg: ProjectSection, n_texts: int, seed: int, task_texts: int = LARGEST_PART
 ) -> Figures:  # fmt: skip
     """Leave coords/: x and y of every text, in parts with the names of those of vectors/.
 
     Up to project.sample texts, or 1,000,000 where it says nothing, are laid out on one node. Of more texts a sample is
     laid out, and the others are placed amid their neighbors by tasks on all nodes.
 
-    task_texts : texts of a task
+    task_texts : of a task; a run of no more is a single one
     Returns: method, n_neighbors (as used), laid_out (texts that the method itself placed).
     Raises: StageError when umap-learn is not installed, or would search again instead of using the stored neighbors.
     """
@@ -62,7 +60,7 @@ def project_texts(
 
 
 def _project(
-    run: RunDir, cfg: ProjectSection, n_texts: int, seed: int, task_texts: int = TASK_TEXTS,
+    run: RunDir, cfg: ProjectSection, n_texts: int, seed: int, task_texts: int = LARGEST_PART,
     mapper: Mapper | None = None,
 ) -> Figures:  # fmt: skip
     groups = group_parts(run / "vectors", task_texts, MOST_TASKS)

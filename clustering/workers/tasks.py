@@ -36,6 +36,7 @@ T = TypeVar("T")
 RETRIED_ERRORS = [ray.exceptions.RayActorError, ray.exceptions.ObjectLostError]
 REPORT_WAIT_AFTER_S = 30
 FRESH_S = 3  # age up to which a count of free cores is used
+MOST_TASKS = 1024  # of one step of a stage, whose parts they share out
 IN_FLIGHT = 200  # tasks of ``map_tasks`` that are at work, or whose results wait to be taken
 
 

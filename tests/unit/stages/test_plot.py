@@ -24,6 +24,7 @@ from clustering.runs.storage import write_table
 from clustering.stages import plot
 from clustering.stages.plot import hide_overlapping
 from clustering.text import fonts
+from clustering.workers.tasks import HERE
 
 
 def test_of_names_that_lie_on_one_another_the_first_is_left():
@@ -57,7 +58,7 @@ def test_the_picture_draws_some_of_very_many_texts_and_counts_all(
     xy = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
     label = np.repeat([-1, 0], 50).astype(np.int32)
     for _ in range(2):
-        plot._draw_png(RunDir(tmp_path), xy, label, pa.table({"title": ["one"]}), "many", 3)
+        plot._draw_png(RunDir(tmp_path), xy, label, [(0, 0.0, 0.0)], pa.table({"title": ["one"]}), "many", 3)
     assert (tmp_path / "map.png").exists()
     assert len(np.unique(drawn[0], axis=0)) == 30
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -77,18 +78,38 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture
-def hostile(tmp_path: Path) -> RunDir:
+def leave(run: RunDir, part_rows: int) -> RunDir:
     """What the plot stage needs of a run whose texts want to be more: two clusters and one noise text."""
-    run, n = RunDir(tmp_path), len(HOSTILE)
-    rows, label = np.arange(n), np.array([0] * 3 + [1] * 3 + [-1], np.int32)
-    texts = {"row": rows, "text": HOSTILE, "copies": np.ones(n, np.int32)}
-    write_table(run / "texts" / part_name(0), pa.table(texts, schema=schema.TEXTS))
-    write_table(run / "assignment.parquet", pa.table({"row": rows, "label": label, "home": label}))
-    places = {"row": rows, "x": rows.astype(np.float32), "y": (rows % 3).astype(np.float32)}
-    write_table(run / "coords" / part_name(0), pa.table(places, schema=schema.COORDS))
+    n = len(HOSTILE)
+    label = np.array([0] * 3 + [1] * 3 + [-1], np.int32)
+    for part, first in enumerate(range(0, n, part_rows)):
+        rows = np.arange(first, min(first + part_rows, n))
+        texts = {"row": rows, "text": HOSTILE[first : first + part_rows], "copies": (rows + 1).astype(np.int32)}
+        write_table(run / "texts" / part_name(part), pa.table(texts, schema=schema.TEXTS))
+        places = {"row": rows, "x": rows.astype(np.float32), "y": (rows % 3).astype(np.float32)}
+        write_table(run / "coords" / part_name(part), pa.table(places, schema=schema.COORDS))
+    write_table(run / "assignment.parquet", pa.table({"row": np.arange(n), "label": label, "home": label}))
     write_table(run / "clusters.parquet", pa.table({"title": [HOSTILE[1], HOSTILE[5]]}))
     return run
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> RunDir:
+    return leave(RunDir(tmp_path), len(HOSTILE))
+
+
+@pytest.mark.parametrize("noise", ["shown", "hidden"])
+def test_parts_give_the_page_and_picture_of_one_part(tmp_path: Path, hostile: RunDir, noise: Any) -> None:
+    cfg = PlotSection(hover=("row", "copies", "title", "home"), noise=noise, points=5)
+    in_parts = leave(RunDir(tmp_path / "parts"), 2)
+    pages = []
+    for run, task_texts in ((hostile, 100), (in_parts, 100), (in_parts, 1)):
+        assert plot._plot(run, cfg, "news", 4, task_texts, HERE)["drawn"] == 5
+        pages.append((drawn_in((run / "map.html").read_text(encoding="utf-8")), (run / "map.png").read_bytes()))
+    assert pages[0] == pages[1] == pages[2]
+    hover = " ".join(text for trace in pages[0][0][0] for text in trace["text"])
+    assert len(re.findall(r"row (\d), copies \d", hover)) == 5
+    assert all(int(copies) == int(row) + 1 for row, copies in re.findall(r"row (\d), copies (\d)", hover))
 
 
 def drawn_in(page: str) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
