@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from clustering import schema
 from clustering.encoders.base import unit_rows
 from clustering.kernels.graph.blocks import Block
-from clustering.kernels.graph.csr import MIN_DISTANCE, ascending_rows, check_edges, join_directions
+from clustering.kernels.graph.csr import MIN_DISTANCE, ascending_rows, check_lists, join_directions
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import BlockIndex, save_block, write_block_index
 from clustering.runs.parts import part_name
@@ -56,9 +56,10 @@ def undirected_graph(
     floor: float = MIN_DISTANCE,
 ) -> csr_array:
     """The symmetric distance graph of directed edges in any order, as the stage graph makes it."""
-    check_edges(rows, cols, distances, n_texts)
     order = np.argsort(rows, kind="stable")
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_texts))])
+    listed = np.bincount(rows, minlength=n_texts)
+    check_lists(0, listed, cols[order], distances[order], n_texts)
+    indptr = np.concatenate([[0], np.cumsum(listed)])
     lists, everyone = (indptr, cols[order], distances[order]), np.arange(n_texts)
     indptr, indices, data = join_directions(lists, everyone, everyone, 0, [], floor)
     return csr_array((data, indices, indptr), shape=(n_texts, n_texts))

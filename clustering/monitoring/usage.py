@@ -74,7 +74,7 @@ class Peak:
 def measured_peak() -> Iterator[Peak]:
     """Measure the peak resident memory of this process within the block (on Linux; elsewhere since its start)."""
     peak = Peak()
-    _release_memory()
+    release_memory()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
     try:
@@ -83,7 +83,7 @@ def measured_peak() -> Iterator[Peak]:
         peak.bytes = peak_bytes()
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
     """Return freed memory to the system, so that it does not count for the next stage of this worker."""
     gc.collect()
     pa.default_memory_pool().release_unused()

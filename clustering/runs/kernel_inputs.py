@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from hashlib import blake2b
@@ -14,17 +15,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from clustering import schema
 from clustering.config.sections import GraphSection
 from clustering.errors import StageError
 from clustering.kernels.graph.blocks import Block, Piece, join_blocks, list_radius
-from clustering.kernels.graph.csr import MIN_DISTANCE, check_edges, min_distance
-from clustering.kernels.graph.diffusion import NeighborLists
+from clustering.kernels.graph.csr import MIN_DISTANCE, check_lists, min_distance
+from clustering.kernels.graph.diffusion import Keys, NeighborLists
 from clustering.kernels.graph.forest import Forest, row_dtype
 from clustering.kernels.graph.group_sizes import GroupSizes
 from clustering.kernels.topk import FloatArray
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
-from clustering.runs.parts import read_columns, walk_neighbors
+from clustering.runs.parts import read_ahead, read_columns, walk_neighbors, walk_tables
 from clustering.runs.storage import REDO_HINT, Location, load_array, read_table, save_array, write_json
 
 BLOCK_ARRAYS = tuple(one.name for one in fields(Block))
@@ -157,62 +159,83 @@ class ListOptions:
     n_without: int
 
 
-def read_piece(run: RunDir, name: str, options: ListOptions) -> tuple[Piece, int, int]:
-    """The neighbor lists of a part, with what else belongs to its rows.
+def walk_pieces(run: RunDir, names: list[str], options: ListOptions) -> Iterator[tuple[Piece, int, int]]:
+    """The neighbor lists of consecutive parts, some rows at a time, with what else belongs to the rows.
 
-    Returns: the piece, without incoming entries; the part's first row; the entries left out by max_distance.
-    Raises: StageError when neighbors/ does not list the texts of the part.
+    Yields: the piece, without incoming entries; its first row; the entries left out by max_distance.
+    Raises: StageError when neighbors/ does not list all texts of the parts.
     """
-    texts = read_table(run / "texts" / name, columns=["row", "text", "copies"])
-    first, copies = texts["row"][0].as_py(), texts["copies"].to_numpy()
-    keys = digest_texts(texts["text"].to_pylist())
     dtype = row_dtype(options.n_texts)
+    texts = read_ahead(lambda name: _read_texts(run, name), names, 1)
     if options.n_texts == 1:
-        listed, others, distances = np.zeros(1, np.int64), np.empty(0, dtype), np.empty(0, np.float32)
-        without = np.zeros(1, np.bool_)
+        first, keys, copies = next(texts)
+        nothing = np.zeros(1, np.int64), np.empty(0, dtype), np.empty(0, np.float32)
+        yield Piece(*nothing, np.full(1, np.inf, np.float32), keys, copies, *_no_entries(dtype)), first, 0
+        return
+    at, keys, copies = 0, np.empty(0, np.uint64), np.empty(0, np.int32)  # of the rows of a part that are left
+    for table in _walk_lists(run, names, schema.NEIGHBORS.names):
+        if not keys.size:
+            at, keys, copies = next(texts, (at, keys, copies))
+        n_rows = len(table)
+        if not np.array_equal(table["row"].to_numpy(), np.arange(at, at + n_rows)) or n_rows > keys.size:
+            break
+        yield _piece_of(table, at, keys[:n_rows], copies[:n_rows], options)
+        at, keys, copies = at + n_rows, keys[n_rows:], copies[n_rows:]
     else:
-        table = _read_lists(run, name, texts["row"])
-        listed = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
-        others, distances = (table[one].combine_chunks().flatten().to_numpy() for one in ("neighbors", "distances"))
-        without = table["cell"].to_numpy() < 0
-        if (listed > options.k).any():
-            near = np.arange(others.size) - np.repeat(np.cumsum(listed) - listed, listed) < options.k
-            listed, others, distances = np.minimum(listed, options.k), others[near], distances[near]
-    rows = np.repeat(np.arange(first, first + listed.size), listed)
-    check_edges(rows, others, distances, options.n_texts)
+        if not keys.size and next(texts, None) is None:
+            return
+    raise StageError(f"{run / 'neighbors'} does not list the texts from row {at} on. {REDO_HINT}")
+
+
+def _piece_of(
+    table: pa.Table, first: int, keys: Keys, copies: NDArray[Any], options: ListOptions
+) -> tuple[Piece, int, int]:
+    listed = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
+    others, distances = (table[one].combine_chunks().flatten().to_numpy() for one in ("neighbors", "distances"))
+    if (listed > options.k).any():
+        near = np.arange(others.size) - np.repeat(np.cumsum(listed) - listed, listed) < options.k
+        listed, others, distances = np.minimum(listed, options.k), others[near], distances[near]
+    check_lists(first, listed, others, distances, options.n_texts)
     n_others, floor = options.n_texts - 1 - options.n_without, min_distance(options.metric)
     radius = list_radius(listed, distances, n_others, floor, options.max_distance)
-    radius[without] = np.inf
+    radius[table["cell"].to_numpy() < 0] = np.inf
     too_long = 0
     if options.max_distance is not None:
         near = distances <= options.max_distance
         too_long = int(near.size - near.sum())
-        listed = np.bincount(rows[near] - first, minlength=listed.size)
-        others, distances = others[near], distances[near]
-    nothing = np.empty(0, dtype), np.empty(0, dtype), np.empty(0, np.float32)
-    piece = Piece(listed, others.astype(dtype, copy=False), distances, radius, keys, copies, *nothing)
-    return piece, first, too_long
+        held = np.concatenate([[0], np.cumsum(near)])[np.concatenate([[0], np.cumsum(listed)])]
+        listed, others, distances = np.diff(held), others[near], distances[near]
+    others = others.astype(row_dtype(options.n_texts), copy=False)
+    return Piece(listed, others, distances, radius, keys, copies, *_no_entries(others.dtype)), first, too_long
 
 
-def _read_lists(run: RunDir, name: str, rows: pa.ChunkedArray) -> pa.Table:
-    """A part of neighbors/. Raises: StageError when it does not list the rows."""
-    table = _read_part(run, name, None)
-    if not table["row"].equals(rows):
-        raise StageError(f"{run / 'neighbors'} lists {len(table)} of the {len(rows)} texts of {name}. {REDO_HINT}")
-    return table
+def _no_entries(dtype: Any) -> tuple[NDArray[Any], NDArray[Any], FloatArray]:
+    return np.empty(0, dtype), np.empty(0, dtype), np.empty(0, np.float32)
 
 
-def read_cells(run: RunDir, name: str) -> NDArray[Any]:
-    """The partition of each row of a part: int16, or int32 where it must be; -1 for a row without a vector."""
-    cell: NDArray[np.int32] = _read_part(run, name, ["cell"])["cell"].to_numpy()
-    return cell.astype(np.int16) if cell.max(initial=0) < 1 << 15 else cell
+def _read_texts(run: RunDir, name: str) -> tuple[int, Keys, NDArray[np.int32]]:
+    """The first row of a part, and of all its rows the digest of the text (uint64) and the copies (int32)."""
+    keys: list[Keys] = []
+    copies, first = [], 0
+    for table in walk_tables([run / "texts" / name], ["row", "text", "copies"]):
+        first = first if keys else table["row"][0].as_py()
+        keys.append(digest_texts(table["text"].to_pylist()))
+        copies.append(table["copies"].to_numpy())
+    return first, np.concatenate(keys), np.concatenate(copies)
 
 
-def _read_part(run: RunDir, name: str, columns: list[str] | None) -> pa.Table:
+def read_cells(run: RunDir, names: list[str]) -> NDArray[Any]:
+    """The partition of each row of some parts: int16, or int32 where it must be; -1 for a row without a vector."""
+    cells = (table["cell"].to_numpy() for table in _walk_lists(run, names, ["cell"]))
+    return np.concatenate([cell.astype(np.int16) if cell.max(initial=0) < 1 << 15 else cell for cell in cells])
+
+
+def _walk_lists(run: RunDir, names: list[str], columns: list[str]) -> Iterator[pa.Table]:
+    """Raises: StageError when a part is missing."""
     try:
-        return read_table(run / "neighbors" / name, columns=columns)
-    except FileNotFoundError:
-        raise StageError(f"{run / 'neighbors'} does not list the texts of {name}. {REDO_HINT}") from None
+        yield from walk_tables([run / "neighbors" / name for name in names], columns)
+    except FileNotFoundError as error:
+        raise StageError(f"{run / 'neighbors'} lacks a part: {str(error)[:200]}. {REDO_HINT}") from None
 
 
 def text_digests(run: RunDir, names: list[str]) -> NDArray[np.uint64]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -147,34 +148,61 @@ def cut_piece(piece: Piece, first: int, places: Places) -> list[Piece]:
     piece : of rows from ``first`` on, without incoming entries
     Returns: for each block what it gets of these rows.
     """
-    n_rows, blocks = piece.listed.size, np.arange(places.n_blocks + 1)
-    own = places.numbers[first : first + n_rows] // places.stride
-    to = places.numbers[piece.indices]
-    to_block = to // places.stride
-    sources = np.repeat(np.arange(first, first + n_rows, dtype=piece.indices.dtype), piece.listed)
-    crossing = np.flatnonzero(to_block != np.repeat(own, piece.listed))
-    by_row = np.argsort(_narrow(own, places.n_blocks), kind="stable")
-    by_end = crossing[np.argsort(_narrow(to_block[crossing], places.n_blocks), kind="stable")]
-    row_cuts, end_cuts = np.searchsorted(own[by_row], blocks), np.searchsorted(to_block[by_end], blocks)
-    starts = np.cumsum(piece.listed) - piece.listed
-    cut = []
-    for block in range(places.n_blocks):
-        rows, ends = (
-            order[slice(*cuts[block : block + 2])] for order, cuts in ((by_row, row_cuts), (by_end, end_cuts))
-        )
-        listed = piece.listed[rows]
-        entries = slots_of(starts[rows], listed)
-        cut.append(
-            Piece(
-                listed, piece.indices[entries], piece.distances[entries], piece.radius[rows], piece.keys[rows],
-                piece.copies[rows], to[ends] - block * places.stride, sources[ends], piece.distances[ends],
-            )
-        )  # fmt: skip
-    return cut
+    counts = np.zeros((3, places.n_blocks), np.int64)  # of rows, entries and incoming entries
+    lists, where = (piece.listed, piece.indices, piece.distances), (places.numbers, places.stride)
+    _count_cut(*lists[:2], first, *where, counts)
+    starts = np.cumsum(counts, axis=1) - counts
+    n_incoming, dtype = int(counts[2].sum()), piece.indices.dtype
+    order, ends = np.empty(piece.listed.size, np.int64), np.empty(n_incoming, dtype)
+    sources, incoming = np.empty(n_incoming, dtype), np.empty(n_incoming, np.float32)
+    others, distances = np.empty_like(piece.indices), np.empty_like(piece.distances)
+    _fill_cut(*lists, first, *where, starts, order, others, distances, ends, sources, incoming)
+    row_cuts, entry_cuts, end_cuts = np.cumsum(counts, axis=1)[:, :-1]
+    arrays = [
+        (piece.listed[order], row_cuts), (others, entry_cuts), (distances, entry_cuts), (piece.radius[order], row_cuts),
+        (piece.keys[order], row_cuts), (piece.copies[order], row_cuts),
+        (ends, end_cuts), (sources, end_cuts), (incoming, end_cuts),
+    ]  # fmt: skip
+    by_block = zip(*(np.split(values, cuts) for values, cuts in arrays), strict=True)
+    # Copies, so that what one block gets can be freed before the others.
+    return [Piece(*(values.copy() for values in held)) for held in by_block]
 
 
-def _narrow(blocks: NDArray[Any], n_blocks: int) -> NDArray[Any]:
-    return blocks.astype(np.int16) if n_blocks < 1 << 15 else blocks  # which numpy sorts by radix
+@numba.njit(cache=True, nogil=True)
+def _count_cut(listed: Any, indices: Any, first: int, numbers: Any, stride: int, counts: Any) -> None:
+    entry = 0
+    for row in range(listed.size):
+        own = numbers[first + row] // stride
+        counts[0, own] += 1
+        counts[1, own] += listed[row]
+        for _ in range(listed[row]):
+            to = numbers[indices[entry]] // stride
+            if to != own:
+                counts[2, to] += 1
+            entry += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_cut(
+    listed: Any, indices: Any, lengths: Any, first: int, numbers: Any, stride: int, slots: Any, order: Any, others: Any,
+    distances: Any, ends: Any, sources: Any, incoming: Any,
+) -> None:  # fmt: skip
+    entry = 0
+    for row in range(listed.size):
+        own = numbers[first + row] // stride
+        order[slots[0, own]] = row
+        slots[0, own] += 1
+        for _ in range(listed[row]):
+            slot = slots[1, own]
+            others[slot], distances[slot] = indices[entry], lengths[entry]
+            slots[1, own] = slot + 1
+            place = numbers[indices[entry]]
+            to = place // stride
+            if to != own:
+                slot = slots[2, to]
+                ends[slot], sources[slot], incoming[slot] = place - to * stride, first + row, lengths[entry]
+                slots[2, to] = slot + 1
+            entry += 1
 
 
 def slots_of(starts: IntArray, lengths: IntArray) -> IntArray:
@@ -185,12 +213,17 @@ def slots_of(starts: IntArray, lengths: IntArray) -> IntArray:
     return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
 
 
+def concat_pieces(pieces: list[Piece]) -> Piece:
+    """One piece of several, whose rows follow one another."""
+    return Piece(*(np.concatenate([getattr(piece, one.name) for piece in pieces]) for one in fields(Piece)))
+
+
 def join_pieces(pieces: Iterable[Piece], places: Places, number: int, floor: float) -> Block:
     """Join what a block gets of all rows.
 
     pieces : rows ascending; an iterator, so that their arrays are freed as they are joined
     floor : shorter edges of the graph get this length
-    Memory: 24 bytes a listed entry and 16 an incoming one, and 80 a row.
+    Memory: 24 bytes a listed entry and 8 an incoming one, and 90 a row, besides the incoming entries themselves.
     """
     held: dict[str, list[NDArray[Any]]] = {one.name: [] for one in fields(Piece)}
     for piece in pieces:

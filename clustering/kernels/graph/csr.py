@@ -23,24 +23,26 @@ def min_distance(metric: str) -> float:
     return MIN_DISTANCE if metric == "L2" else MIN_DISTANCE**2 / 2
 
 
-def check_edges(rows: IntArray, cols: NDArray[Any], distances: FloatArray, n_texts: int) -> None:
-    """Check directed neighbor edges.
+def check_lists(first: int, listed: IntArray, others: NDArray[Any], distances: FloatArray, n_texts: int) -> None:
+    """Check neighbor lists of consecutive rows.
 
-    rows, cols : int32 or int64, shape (n_edges,), 0 <= end < n_texts
-    distances : float32, shape (n_edges,), not negative
-    Raises: ValueError for an end outside the graph, and for a negative, infinite or NaN distance.
+    first : the first row; listed : int64, shape (n_rows,), entries of each row's list
+    others : int32 or int64, shape (n_entries,), 0 <= row < n_texts, the lists one after another
+    distances : float32, shape (n_entries,), not negative
+    Raises: ValueError for a row outside the graph, and for a negative, infinite or NaN distance.
     """
-    bad = ~((distances >= 0) & (distances < np.inf))  # written this way round so that NaN counts as bad
-    if bad.any():
-        e = int(bad.argmax())
+    ends = np.cumsum(listed)
+    if (entry := first_invalid(distances)) >= 0:
+        row = first + np.searchsorted(ends, entry, side="right")
+        bad = ~((distances >= 0) & (distances < np.inf))  # written this way round so that NaN counts as bad
         raise ValueError(
-            f"{bad.sum()} of {bad.size} distances are negative, infinite or NaN; the first is {distances[e]} on edge "
-            f"{rows[e]}-{cols[e]}. Check that the vectors have unit length before they are searched."
+            f"{bad.sum()} of {bad.size} distances are negative, infinite or NaN; the first is {distances[entry]} on "
+            f"edge {row}-{others[entry]}. Check that the vectors have unit length before they are searched."
         )
-    outside = (rows < 0) | (rows >= n_texts) | (cols < 0) | (cols >= n_texts)
-    if outside.any():
-        e = int(outside.argmax())
-        raise ValueError(f"edge {rows[e]}-{cols[e]} leaves the graph of {n_texts} texts; rows run from 0 to n - 1")
+    if others.size and not 0 <= others.min() <= others.max() < n_texts:
+        entry = int(((others < 0) | (others >= n_texts)).argmax())
+        row = first + np.searchsorted(ends, entry, side="right")
+        raise ValueError(f"edge {row}-{others[entry]} leaves the graph of {n_texts} texts; rows run from 0 to n - 1")
 
 
 Incoming = tuple[NDArray[Any], NDArray[Any], FloatArray]

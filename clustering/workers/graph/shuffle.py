@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import ray
 
 from clustering.errors import StageError
-from clustering.kernels.graph.blocks import Piece, Places, cut_piece, join_pieces, place_rows
+from clustering.kernels.graph.blocks import Piece, Places, concat_pieces, cut_piece, join_pieces, place_rows
 from clustering.kernels.graph.csr import min_distance
 from clustering.kernels.graph.forest import row_numbers
 from clustering.monitoring import progress
-from clustering.monitoring.usage import Usage, measured_peak
+from clustering.monitoring.usage import Usage, measured_peak, release_memory
 from clustering.runs.directory import RunDir
-from clustering.runs.kernel_inputs import BlockIndex, ListOptions, read_cells, read_piece, save_block, write_block_index
+from clustering.runs.kernel_inputs import (
+    BlockIndex,
+    ListOptions,
+    read_cells,
+    save_block,
+    walk_pieces,
+    write_block_index,
+)
 from clustering.runs.parts import part_names
 from clustering.runs.storage import REDO_HINT
 from clustering.schema import Figures
@@ -28,8 +33,6 @@ from clustering.workers.failures import MAX_ATTEMPTS, unwrapped_errors
 from clustering.workers.reservations import single_task_request
 from clustering.workers.tasks import RETRIED_ERRORS, collect, submit
 
-T = TypeVar("T")
-AHEAD = 2  # parts that are read while another one is worked on
 Sizes = tuple[int, int, int]  # rows, entries of the graph, entries of the lists
 
 
@@ -94,7 +97,7 @@ def _place_rows(run: RunDir, names: list[str], options: ListOptions, n_blocks: i
     """Yield the places of all rows, then the number of blocks with this task's usage."""
 
     with _counted() as counted:
-        cell = np.concatenate(list(_ahead(lambda name: read_cells(run, name), names)))
+        cell = read_cells(run, names)
         if cell.size != options.n_texts:
             raise StageError(f"{run / 'neighbors'} lists {cell.size} of {options.n_texts} texts. {REDO_HINT}")
         places = place_rows(cell, n_blocks, options.k)
@@ -105,7 +108,7 @@ def _place_rows(run: RunDir, names: list[str], options: ListOptions, n_blocks: i
 
 @ray.remote
 def _cut_lists(run: RunDir, names: list[str], options: ListOptions, places: Places) -> Iterator[Any]:
-    """Yield for each block its pieces of some parts, then what max_distance left out, with this task's usage."""
+    """Yield for each block its piece of some parts, then what max_distance left out, with this task's usage."""
     with _counted() as counted:
         blocks: list[list[Piece]] = [[] for _ in range(places.n_blocks)]
         too_long = 0
@@ -115,13 +118,12 @@ def _cut_lists(run: RunDir, names: list[str], options: ListOptions, places: Plac
             too_long += left_out
         blocks.reverse()
         while blocks:
-            yield blocks.pop()  # Ray stores it, and its memory is free for the next one
+            yield concat_pieces(blocks.pop())  # Ray stores it, and its memory is free for the next one
     yield too_long, counted[0]
 
 
 def _join_block(run: RunDir, number: int, places: Places, maps: list[Any], options: ListOptions) -> Sizes:
-    pieces = (piece for held in ray.get(maps) for piece in held)
-    return _save_joined(run, number, pieces, places, options)
+    return _save_joined(run, number, iter(ray.get(maps)), places, options)
 
 
 def _save_joined(run: RunDir, number: int, pieces: Iterable[Piece], places: Places, options: ListOptions) -> Sizes:
@@ -137,19 +139,8 @@ def _finish(run: RunDir, options: ListOptions, sizes: list[Sizes], too_long: int
 
 
 def _read_pieces(run: RunDir, names: list[str], options: ListOptions) -> Iterator[tuple[Piece, int, int]]:
-    return _ahead(lambda name: read_piece(run, name, options), names)
-
-
-def _ahead(work: Callable[[str], T], names: list[str]) -> Iterator[T]:
-    """The results of ``work`` on each name, of which a few are done while another one is used."""
-    with ThreadPoolExecutor(AHEAD) as pool:
-        pending: deque[Future[T]] = deque()
-        for name in names:
-            pending.append(pool.submit(work, name))
-            if len(pending) > AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    yield from walk_pieces(run, names, options)
+    release_memory()  # what the readers held is not kept for the work that follows
 
 
 @contextmanager
