@@ -66,7 +66,7 @@ class Cuts:
     def __init__(self, case: Case) -> None:
         n_rows, k = case.indices.shape
         self.n_rows, indptr = n_rows, np.arange(n_rows + 1, dtype=np.int64) * k
-        lists = NeighborLists(0, indptr, case.indices.ravel(), case.distances.ravel())
+        lists = NeighborLists(indptr, case.indices.ravel(), case.distances.ravel())
         self.group_sizes = measure_group_sizes(count_breaks(lists), n_rows)
         graph = csr_array((diffuse(lists, 0), lists.indices, indptr), shape=(n_rows, n_rows))
         forest = spanning_forest(graph, np.zeros(n_rows, np.float32), symmetric=False)

@@ -321,7 +321,7 @@ def _diffused(
 def _lists(graph: csr_array) -> NeighborLists:
     """The rows of a graph as neighbor lists, ascending by (distance, row)."""
     indices, distances = ascending_rows(graph)
-    return NeighborLists(0, graph.indptr.astype(np.int64), indices, distances)
+    return NeighborLists(graph.indptr.astype(np.int64), indices, distances)
 
 
 def _own_entries(lists: NeighborLists) -> int:

@@ -80,7 +80,7 @@ def stage_bytes(
         # A hit is 250 bytes of Python objects until it is decoded. Beside it, a block of products with the sample.
         ("search", 385, part * (dim * 8 + k * 250) + sampled, listed * 12),
         ("graph", 365, edges * 62, edges * 24),  # the lists, then both directions of every edge
-        ("forest", 0, forest_bytes(n_texts, edges), n_texts * 24),
+        ("forest", 0, forest_bytes(n_texts, 0, edges), n_texts * 24),
         ("cluster", 420, n_texts * 380, n_texts * 80),
         ("describe", 470, n_texts * 870, 1 << 20),
         (
@@ -96,9 +96,12 @@ def stage_bytes(
     return [StageBytes(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]
 
 
-def forest_bytes(n_texts: int, edges: int) -> int:
-    """Memory of a process with the neighbor lists of some texts, ``edges`` directed edges, and the sketches of all."""
-    return (415 << 20) + edges * 16 + n_texts * 550
+def forest_bytes(n_own: int, n_halo: int, entries: int) -> int:
+    """Memory of a shard of the forest.
+
+    n_own, n_halo : rows of the shard, and those of others that its edges name; entries : its directed edges
+    """
+    return (415 << 20) + entries * 16 + n_own * 800 + n_halo * 300
 
 
 def graph_bytes(n_texts: int, k: int, n_blocks: int = 1) -> int:
@@ -124,7 +127,7 @@ def count_blocks(n_texts: int, k: int, n_nodes: int, node_bytes: int) -> int:
 
 def _block_bytes(n_texts: int, k: int, n_blocks: int) -> int:
     own = -(-n_texts // n_blocks)
-    return max(graph_bytes(n_texts, k, n_blocks), forest_bytes(min(n_texts, 2 * own), own * k))
+    return max(graph_bytes(n_texts, k, n_blocks), forest_bytes(own, min(n_texts - own, own), own * k))
 
 
 def server_bytes(n_texts: int, dim: int, links: int) -> int:

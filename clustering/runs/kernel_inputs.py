@@ -16,43 +16,19 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from clustering import schema
-from clustering.config.sections import GraphSection
 from clustering.errors import StageError
 from clustering.kernels.graph.blocks import Block, Piece, join_blocks, list_radius
-from clustering.kernels.graph.csr import MIN_DISTANCE, check_lists, min_distance
-from clustering.kernels.graph.diffusion import Keys, NeighborLists
+from clustering.kernels.graph.csr import check_lists, min_distance
+from clustering.kernels.graph.diffusion import Keys
 from clustering.kernels.graph.forest import Forest, row_dtype
 from clustering.kernels.graph.group_sizes import GroupSizes
 from clustering.kernels.topk import FloatArray
 from clustering.runs.directory import RunDir
-from clustering.runs.index import read_index
-from clustering.runs.parts import read_ahead, read_columns, walk_neighbors, walk_tables
+from clustering.runs.parts import read_ahead, read_columns, walk_tables
 from clustering.runs.storage import REDO_HINT, Location, load_array, read_table, save_array, write_json
 
 BLOCK_ARRAYS = tuple(one.name for one in fields(Block))
 TRANSFERS = len(BLOCK_ARRAYS)  # files of a block that are written or read at once
-
-
-def read_neighbor_lists(
-    run: RunDir, names: list[str], k: int, section: GraphSection, metric: str, n_texts: int
-) -> NeighborLists:
-    """The neighbor lists of some parts of neighbors/, with only the entries that become edges of the graph.
-
-    names : consecutive parts of texts/; a part that neighbors/ does not have gives empty lists (a single text)
-    k : neighbors of each text that count, the nearest first; n_texts : of the whole run
-    Returns: lists with Euclidean distances for every metric: of unit vectors, the root of twice the cosine distance.
-    """
-    index = read_index(run / "texts")
-    first = index.first(names[0]) if names else 0
-    indptr = np.zeros(sum(index[name].rows for name in names) + 1, np.int64)
-    others, distances = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
-    for row, _, other, distance in walk_neighbors(run, k, section.max_distance, names):
-        if row.size:
-            indptr[row[0] - first + 1 : row[-1] - first + 2] = np.bincount(row - row[0])
-        others.append(other.astype(row_dtype(n_texts), copy=False))
-        euclidean = distance if metric == "L2" else np.sqrt(2 * distance)
-        distances.append(np.maximum(euclidean, np.float32(MIN_DISTANCE)))
-    return NeighborLists(first, np.cumsum(indptr), np.concatenate(others), np.concatenate(distances))
 
 
 @dataclass(frozen=True)

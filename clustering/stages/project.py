@@ -166,7 +166,7 @@ def _cut_lists(
     lists = _read_lists(run, group)
     longest = int(np.diff(lists.indptr).max(initial=0))
     own = np.flatnonzero(position[group.first : group.stop] >= 0)
-    return (longest, sampled_entries(lists, position)), take_lists(lists, own)
+    return (longest, sampled_entries(lists, position)), take_lists(lists, own, group.first)
 
 
 def _two_steps(kept: Kept, *args: Any) -> tuple[IntArray, FloatArray]:
@@ -207,7 +207,8 @@ def _place_first(run: RunDir, group: PartGroup, shared: Any) -> tuple[Any, tuple
     Returns: rows that were placed, their places, and how many wait; rows that wait, and their lists
     """
     lists = _read_lists(run, group)
-    return _place(*take_lists(lists, np.flatnonzero(~shared[1][group.first : group.stop])), shared)
+    waiting = np.flatnonzero(~shared[1][group.first : group.stop])
+    return _place(*take_lists(lists, waiting, group.first), shared)
 
 
 def _place_waiting(kept: Kept, shared: Any) -> tuple[Any, tuple[IntArray, NeighborLists]]:
@@ -229,7 +230,7 @@ def _read_lists(run: RunDir, group: PartGroup) -> NeighborLists:
         indices.append(table["neighbors"].combine_chunks().flatten().to_numpy())
         distances.append(table["distances"].combine_chunks().flatten().to_numpy())
     indptr = np.concatenate([[0], np.cumsum(np.concatenate(length), dtype=np.int64)])
-    return NeighborLists(group.first, indptr, np.concatenate(indices), np.concatenate(distances))
+    return NeighborLists(indptr, np.concatenate(indices), np.concatenate(distances))
 
 
 def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int) -> tuple[IntArray, FloatArray]:

@@ -1,1 +1,1 @@
-"""Ray: the session, nodes, reservations, single tasks, pools of actors, shards, and exact search."""
+"""Ray: the session, nodes, reservations, single tasks, pools of actors, and exact search; graph/ works on blocks."""

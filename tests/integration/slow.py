@@ -22,12 +22,16 @@ def small_slow_parts() -> None:
     _when_loaded("stages.embed", lambda embed: _rest(embed.Embedder, "__call__"))
     _when_loaded("milvus.loader", lambda loader: _rest(loader.Loader, "load"))
     _when_loaded("stages.search", lambda search: _rest(search.Searcher, "search"))
-    _when_loaded("stages.forest", lambda forest: setattr(forest, "SHARD_EDGES", 15_000))
-    _when_loaded("workers.shards", lambda shards: _rest(shards.Shard, "average"))
+    _when_loaded("workers.graph.forest", _rest_in_the_forest)
 
 
 def _rest(worker: type, method: str) -> None:
     setattr(worker, method, _resting(worker.__name__, getattr(worker, method)))
+
+
+def _rest_in_the_forest(forest: Any) -> None:
+    forest._average = _resting("Shard", forest._average)
+    forest._merge = _resting("Merge", forest._merge)
 
 
 def _when_loaded(name: str, change: Callable[[Any], None]) -> None:
@@ -94,6 +98,7 @@ def main() -> None:
 
     _when_loaded("pipeline", _keep_the_head_busy_while_loading)
     _when_loaded("sources.deduplication", lambda module: setattr(module, "part_rows", lambda *_: 100))
+    _when_loaded("stages.graph", lambda graph: setattr(graph, "count_blocks", lambda *_: 8))
     ray.init(
         address=os.environ["RAY_ADDRESS"],
         logging_level="ERROR",

@@ -31,13 +31,14 @@ MIN_LENGTH = np.float32(1e-6)  # shorter edges get this length, so that no lambd
 
 @dataclass(frozen=True)
 class NeighborLists:
-    """Neighbor lists of consecutive rows from ``first`` on, as CSR arrays; a list ascends by (distance, row).
+    """Neighbor lists of the rows from 0 on, as CSR arrays; a list ascends by (distance, row).
+
+    Further rows, without a list, may follow: those that a shard's lists name and other shards own.
 
     indptr : int64, shape (n_rows + 1,)
-    indices, distances : int32 or int64, rows of the whole graph, and float32; shape (n_edges,)
+    indices, distances : int32 or int64, and float32; shape (n_edges,)
     """
 
-    first: int
     indptr: IntArray
     indices: NDArray[Any]
     distances: FloatArray
@@ -57,12 +58,11 @@ class NeighborLists:
     def graph(self, lengths: FloatArray, n_rows: int) -> csr_array:
         """The listed edges with other lengths as a directed graph.
 
-        lengths : float32, shape (n_edges,); n_rows : rows of the whole graph
+        lengths : float32, shape (n_edges,); n_rows : rows with and without a list
         Returns: float32 csr_array, shape (n_rows, n_rows).
         """
         indptr = np.full(n_rows + 1, self.indptr[-1])
-        indptr[: self.first] = 0
-        indptr[self.first : self.first + len(self) + 1] = self.indptr
+        indptr[: len(self) + 1] = self.indptr
         if lengths.size < np.iinfo(self.indices.dtype).max:
             indptr = indptr.astype(self.indices.dtype)  # else scipy would widen the indices
         return csr_array((lengths, self.indices, indptr), shape=(n_rows, n_rows))
@@ -99,13 +99,13 @@ def local_scales(lists: NeighborLists, rank: int = AVERAGED // 2) -> FloatArray:
 def affinities(lists: NeighborLists, scale: FloatArray, n_averaged: int = AVERAGED) -> FloatArray:
     """Weights of each row's nearest neighbors: a Gaussian of the distance in units of both rows' scales.
 
-    scale : float32, shape (n_graph_rows,), of all rows of the graph
+    scale : float32, shape (n_graph_rows,), of the rows with and without a list
     Returns: float32, shape (n_rows, n_averaged), 0 to 3; 0 where a list is shorter.
     """
     affinity = np.zeros((len(lists), n_averaged), np.float32)
 
     def work(a: int, b: int) -> None:
-        _affinities(lists.first + a, lists.indptr[a : b + 1], lists.indices, lists.distances, scale, affinity[a:b])
+        _affinities(a, lists.indptr[a : b + 1], lists.indices, lists.distances, scale, affinity[a:b])
 
     run_in_ranges(len(lists), work)
     return affinity
@@ -125,13 +125,14 @@ def draw_sketch(keys: Keys, seed: int) -> Sketch:
 def average_sketches(lists: NeighborLists, affinity: FloatArray, sketch: Sketch) -> Sketch:
     """One round: the mean of each row and its neighbors, weighted by affinity, scaled to unit length.
 
-    affinity : float32, shape (n_rows, n_averaged); sketch : int16, shape (n_graph_rows, 128), of all rows of the graph
+    affinity : float32, shape (n_rows, n_averaged)
+    sketch : int16, shape (n_graph_rows, 128), of the rows with and without a list
     Returns: int16, shape (n_rows, 128), of the lists' rows.
     """
     averaged = np.empty((len(lists), DIMS), sketch.dtype)
 
     def work(a: int, b: int) -> None:
-        _average(lists.first + a, lists.indptr[a : b + 1], lists.indices, affinity[a:b], sketch, averaged[a:b])
+        _average(a, lists.indptr[a : b + 1], lists.indices, affinity[a:b], sketch, averaged[a:b])
 
     run_in_ranges(len(lists), work)
     return averaged
@@ -140,13 +141,11 @@ def average_sketches(lists: NeighborLists, affinity: FloatArray, sketch: Sketch)
 def edge_lengths(lists: NeighborLists, sketch: Sketch) -> FloatArray:
     """Euclidean distance between the sketches at both ends of each listed edge.
 
-    sketch : int16, shape (n_graph_rows, 128), of all rows of the graph
+    sketch : int16, shape (n_graph_rows, 128), of the rows with and without a list
     Returns: float32, shape (n_edges,), 1e-6 to 2.
     """
     length = np.empty(lists.indices.size, np.float32)
-    run_in_ranges(
-        len(lists), lambda a, b: _lengths(lists.first + a, lists.indptr[a : b + 1], lists.indices, sketch, length)
-    )
+    run_in_ranges(len(lists), lambda a, b: _lengths(a, lists.indptr[a : b + 1], lists.indices, sketch, length))
     return length
 
 

@@ -19,9 +19,9 @@ APART = 1e-4  # largest Euclidean distance of unit vectors that are equal but fo
 
 @dataclass(frozen=True)
 class EqualEdges:
-    """Entries of neighbor lists between rows of equal vectors.
+    """Edges that join the rows of equal vectors as the entries of neighbor lists do, with at most as many as rows.
 
-    left, right : int64, shape (n_entries,), the row and its neighbor
+    left, right : int64, shape (n_edges,)
     full_rows : int64, shape (n_full,), rows whose list holds only such entries, so that further equal rows may exist
     """
 
@@ -30,14 +30,22 @@ class EqualEdges:
     full_rows: IntArray
 
 
-def equal_edges(lists: NeighborLists, floor: float) -> EqualEdges:
-    """Find the listed edges between equal vectors. floor : distances up to this are rounding"""
+def equal_edges(lists: NeighborLists, rows: IntArray, floor: float) -> EqualEdges:
+    """Find the listed edges between equal vectors, at most one that joins a row to others.
+
+    lists : with rows of the whole graph; rows : int64, shape (n_rows,), whose lists these are
+    floor : distances up to this are rounding
+    """
     counts = np.diff(lists.indptr)
     near = np.flatnonzero(lists.distances <= np.float32(floor))
     left = np.searchsorted(lists.indptr, near, side="right") - 1
     within = np.bincount(left, minlength=counts.size)
     full = np.flatnonzero((within == counts) & (counts > 0))
-    return EqualEdges(lists.first + left, lists.indices[near].astype(np.int64), lists.first + full)
+    equal, ends = np.unique(np.concatenate([rows[left], lists.indices[near]]), return_inverse=True)
+    smallest = np.arange(equal.size)
+    join_components(ends[: near.size], ends[near.size :], smallest)
+    later = np.flatnonzero(smallest != np.arange(equal.size))
+    return EqualEdges(equal[smallest[later]], equal[later], rows[full])
 
 
 def join_equal_rows(edges: list[EqualEdges], n_texts: int) -> tuple[IntArray, IntArray]:
@@ -95,7 +103,7 @@ def tie_equal_rows(forest: Forest, smallest: IntArray, core: FloatArray, floor: 
     short[np.isinf(least[first])] = floor
     order = np.lexsort((later, first, short))
     ties = Forest(first[order], later[order], short[order])
-    return merge_forests([forest, ties], smallest.size)
+    return merge_forests(forest, ties, smallest.size)
 
 
 def find_tied_rows(forest: Forest, core: FloatArray, floor: float) -> IntArray:

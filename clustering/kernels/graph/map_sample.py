@@ -26,18 +26,18 @@ def sampled_entries(lists: NeighborLists, position: NDArray[np.int32]) -> Neighb
     place = position[lists.indices]
     sampled = place >= 0
     before = np.concatenate([[0], np.cumsum(sampled, dtype=np.int64)])
-    return NeighborLists(lists.first, before[lists.indptr], place[sampled], lists.distances[sampled])
+    return NeighborLists(before[lists.indptr], place[sampled], lists.distances[sampled])
 
 
-def take_lists(lists: NeighborLists, at: IntArray) -> tuple[IntArray, NeighborLists]:
-    """Some of the lists. at : int64, shape (n_taken,), positions in ``lists``, ascending
+def take_lists(lists: NeighborLists, at: IntArray, first: int = 0) -> tuple[IntArray, NeighborLists]:
+    """Some of the lists of the rows from ``first`` on. at : int64, shape (n_taken,), positions in ``lists``, ascending
 
     Returns: their rows, int64; the lists, numbered from 0 on
     """
     length = np.diff(lists.indptr)[at]
     indptr = np.concatenate([[0], np.cumsum(length)])
     entry = np.arange(indptr[-1]) + np.repeat(lists.indptr[at] - indptr[:-1], length)
-    return lists.first + at, NeighborLists(0, indptr, lists.indices[entry], lists.distances[entry])
+    return first + at, NeighborLists(indptr, lists.indices[entry], lists.distances[entry])
 
 
 def join_lists(parts: list[NeighborLists]) -> NeighborLists:
@@ -45,7 +45,7 @@ def join_lists(parts: list[NeighborLists]) -> NeighborLists:
     length = np.concatenate([np.diff(part.indptr) for part in parts])
     indptr = np.concatenate([[0], np.cumsum(length)])
     indices, distances = ([getattr(part, name) for part in parts] for name in ("indices", "distances"))
-    return NeighborLists(parts[0].first, indptr, np.concatenate(indices), np.concatenate(distances))
+    return NeighborLists(indptr, np.concatenate(indices), np.concatenate(distances))
 
 
 def sample_neighbors(

@@ -125,8 +125,9 @@ def repair_forest(forest: Forest, bound: FloatArray, search: OutsideSearch, budg
         other, reach = search(rows, group)
         exists = other >= 0
         lowest[rows] = np.where(exists, reach, np.inf)
-        edges = Forest(np.minimum(rows, other)[exists], np.maximum(rows, other)[exists], reach[exists])
-        known = merge_forests([known, edges], n_texts)
+        left, right, reach = np.minimum(rows, other)[exists], np.maximum(rows, other)[exists], reach[exists]
+        order = np.lexsort((right, left, reach))
+        known = merge_forests(known, Forest(left[order], right[order], reach[order]), n_texts)
     group = _groups(known, tree, lowest)
     least = known.distance.copy()
     between = np.flatnonzero(group[known.left] != group[known.right])

@@ -28,7 +28,6 @@ from clustering.kernels.graph.forest import IntArray
 from clustering.kernels.graph.halo import Requests, Routes, match_rows, split_rows
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, peak_bytes
-from clustering.workers.failures import unwrapped_errors
 from clustering.workers.nodes import Node, free_resources, live_nodes, node_affinity
 from clustering.workers.reservations import Request, reporting_waits
 from clustering.workers.tasks import REPORT_WAIT_AFTER_S, submit
@@ -68,16 +67,16 @@ def open_shards(load: Load, n_shards: int, n_texts: int, memory: list[int]) -> I
 
     load : makes the shard of a number from 0 to n_shards - 1, see ``Shard``
     n_texts : rows of all shards; memory : bytes that each shard needs
+    Raises: what a shard raises, as Ray wraps it, so that a single task around the block is tried again for a loss.
     """
     if n_shards == 1:
         yield OneShard(load(0))
         return
     exchange = HaloExchange(load, n_texts, memory)
     try:
-        with unwrapped_errors():
-            exchange.connect()
-            yield exchange
-            exchange.charge_usage()
+        exchange.connect()
+        yield exchange
+        exchange.charge_usage()
     finally:
         exchange.close()
 
@@ -176,7 +175,8 @@ class HaloExchange:
         pending = [self._call(number, kernel, args)[0] for number in self.numbers]
         usages = []
         while len(pending) > 2:
-            merged = [submit(merge, *two, num_returns=2) for two in zip(pending[::2], pending[1::2], strict=False)]
+            pairs = zip(pending[::2], pending[1::2], strict=False)
+            merged = [submit(merge, *pair, num_returns=2, scheduling_strategy="SPREAD") for pair in pairs]
             usages += [usage for _, usage in merged]
             pending = [value for value, _ in merged] + pending[len(pending) // 2 * 2 :]
         self._wait(pending)
@@ -272,8 +272,9 @@ class _ShardActor:
             else:
                 args.append(routes.table(own, rest[: count - 1]))
                 del rest[: count - 1]
-        del values, rest
+        del values
         found = kernel(self.shard(number), *args)
+        args.clear()  # the tables, before the rows to send need memory
         return [found, *routes.slices(found)] if sends else found
 
     def usage(self) -> Usage:

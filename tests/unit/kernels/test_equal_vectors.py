@@ -52,7 +52,7 @@ def lists_of(vectors: NDArray[np.float32], piece: NDArray[np.int64], k: int, hal
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
     found = np.maximum(np.take_along_axis(distances, nearest, axis=1), np.float32(FLOOR))
     indptr = np.arange(len(vectors) + 1, dtype=np.int64) * k
-    return NeighborLists(0, indptr, nearest.ravel(), found.ravel())
+    return NeighborLists(indptr, nearest.ravel(), found.ravel())
 
 
 def sets_of(group: Any) -> set[frozenset[int]]:
@@ -65,7 +65,7 @@ def sets_of(group: Any) -> set[frozenset[int]]:
 def test_every_set_of_equal_vectors_is_found(equal: int, halves: bool) -> None:
     vectors, truth = corpus(equal, equal)
     lists = lists_of(vectors, truth, 12, halves)
-    piece, full = join_equal_rows([equal_edges(lists, FLOOR)], len(vectors))
+    piece, full = join_equal_rows([equal_edges(lists, np.arange(len(lists)), FLOOR)], len(vectors))
     if equal < 12:
         assert full.size == 0  # no vector is looked at
     else:
@@ -140,7 +140,7 @@ def test_a_forest_without_equal_vectors_stays_as_it_is() -> None:
 def test_noise_that_has_one_vector_is_a_cluster_where_its_records_are_enough() -> None:
     rows = np.array([0, 1, 2, 3, 4, 5])
     none, core = np.empty(0, np.float32), np.zeros(6, np.float32)
-    graph = NeighborLists(0, np.zeros(7, np.int64), rows[:0], none).graph(none, 6)
+    graph = NeighborLists(np.zeros(7, np.int64), rows[:0], none).graph(none, 6)
     forest = spanning_forest(graph, core, symmetric=False)
     forest = tie_equal_rows(forest, np.array([0, 0, 0, 3, 4, 5]), core, FLOORED)
     copies = np.array([2, 1, 2, 1, 1, 1], np.int32)

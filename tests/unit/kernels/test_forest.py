@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial, reduce
 from random import Random
 
 import hdbscan
@@ -102,7 +103,7 @@ def test_parts_of_a_graph_give_the_forest_of_the_whole(
     random.shuffle(rows)
     shares = [np.array(rows[at::n_parts], np.int64) for at in range(n_parts)]
     forests = [spanning_forest(graph, core, rows=share) for share in shares]
-    assert edges(merge_forests(forests, n_texts)) == edges(whole)
+    assert edges(reduce(partial(merge_forests, n_texts=n_texts), forests)) == edges(whole)
     assert edges(spanning_forest(graph, core, symmetric=False)) == edges(whole)  # each edge read twice
 
 
@@ -124,7 +125,7 @@ def test_threads_and_bands_change_nothing(threads: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(forest, "SMALL_BAND", 20)
     some = np.random.default_rng(2).permutation(300)
     parts = [spanning_forest(graph, core_distances(graph, 3), rows=np.sort(rows)) for rows in np.split(some, [90, 170])]
-    for found in (spanning_forest(graph, core_distances(graph, 3)), merge_forests(parts, 300)):
+    for found in (spanning_forest(graph, core_distances(graph, 3)), reduce(partial(merge_forests, n_texts=300), parts)):
         for name in ("left", "right", "distance"):
             assert_array_equal(getattr(found, name), getattr(whole, name))
 

@@ -29,7 +29,7 @@ def chain(n_texts: int, k: int) -> NeighborLists:
 
 def lists_of(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> NeighborLists:
     k = indices.shape[1]
-    return NeighborLists(0, np.arange(0, indices.size + 1, k), indices.ravel(), distances.ravel())
+    return NeighborLists(np.arange(0, indices.size + 1, k), indices.ravel(), distances.ravel())
 
 
 def position_of(chosen: NDArray[np.int64], n_texts: int) -> NDArray[np.int32]:
@@ -69,7 +69,7 @@ def test_texts_outside_the_sample_lie_amid_their_neighbors() -> None:
 
 
 def test_a_text_without_a_placed_neighbor_waits() -> None:
-    lists = NeighborLists(0, np.array([0, 1, 2, 2]), np.array([1, 0]), np.ones(2, np.float32))
+    lists = NeighborLists(np.array([0, 1, 2, 2]), np.array([1, 0]), np.ones(2, np.float32))
     rows, waiting = take_lists(lists, np.array([1, 2]))
     placed, xy = np.array([True, False, False]), np.full((3, 2), 7, np.float32)
     reached, means = place_between(rows, waiting, 2, placed, xy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ from clustering.kernels.graph import diffusion
 from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.graph.forest import spanning_forest
 from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
+from clustering.kernels.graph.halo import number_locally
 from clustering.kernels.hierarchy import modularity_cut
 from clustering.kernels.hierarchy.condensed_tree import condense, leaf_clusters
 from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
@@ -37,7 +39,7 @@ def nearest_lists(vectors: NDArray[Any], k: int = K) -> tuple[NDArray[np.int64],
 
 def as_lists(indices: NDArray[np.int64], distances: NDArray[np.float32]) -> NeighborLists:
     indptr = np.arange(len(indices) + 1, dtype=np.int64) * indices.shape[1]
-    return NeighborLists(0, indptr, indices.ravel(), distances.ravel())
+    return NeighborLists(indptr, indices.ravel(), distances.ravel())
 
 
 def planted(seed: int) -> NDArray[np.float32]:
@@ -181,26 +183,38 @@ def test_the_order_of_neighbors_changes_nothing(seed: int, weights: str) -> None
 def test_shards_and_threads_change_not_a_bit(seed: int, n_shards: int, n_threads: int) -> None:
     lists = as_lists(*nearest_lists(planted(seed)))
     whole = diffusion.diffuse(lists, seed)
-    cuts = np.linspace(0, len(lists), n_shards + 1).astype(int)
-    shards = [
-        NeighborLists(a, lists.indptr[a : b + 1] - lists.indptr[a], lists.indices[lists.indptr[a] : lists.indptr[b]],
-              lists.distances[lists.indptr[a] : lists.indptr[b]])
-        for a, b in pairwise(cuts)
-    ]  # fmt: skip
+    owner = np.random.default_rng(seed).integers(0, n_shards, len(lists))
+    shards, named = [], []
+    for number in range(n_shards):
+        rows = np.flatnonzero(owner == number)
+        slots = np.concatenate([np.empty(0, int), *(np.arange(*lists.indptr[row : row + 2]) for row in rows)])
+        local, halo = number_locally(rows, lists.indices[slots])
+        indptr = np.concatenate([[0], np.cumsum(np.diff(lists.indptr)[rows])])
+        shards.append((NeighborLists(indptr, local, lists.distances[slots]), rows, slots))
+        named.append(np.concatenate([rows, halo]))
+
+    def joined(values: Any, made: Callable[..., Any]) -> Any:
+        """An array of all rows from those that the shards make of theirs."""
+        for at, (shard, rows, _) in enumerate(shards):
+            values[rows] = made(at, shard)
+        return values
+
+    n_rows = len(lists)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "RANGE", 7)
         patch.setenv("OMP_NUM_THREADS", str(n_threads))
-        scale = np.concatenate([diffusion.local_scales(shard) for shard in shards])
-        pulls = [diffusion.affinities(shard, scale) for shard in shards]
-        keys = np.arange(len(lists), dtype=np.uint64)
-        sketch = np.concatenate([diffusion.draw_sketch(keys[a:b], seed) for a, b in pairwise(cuts)])
+        scale = joined(np.empty(n_rows, np.float32), lambda _, shard: diffusion.local_scales(shard))
+        pulls = [diffusion.affinities(shard, scale[named[at]]) for at, (shard, _, _) in enumerate(shards)]
+        sketch = diffusion.draw_sketch(np.arange(n_rows, dtype=np.uint64), seed)
         for _ in range(diffusion.ROUNDS):
-            sketch = np.concatenate(
-                [diffusion.average_sketches(shard, pull, sketch) for shard, pull in zip(shards, pulls, strict=True)]
+            last = sketch
+            sketch = joined(
+                np.empty_like(last),
+                lambda at, shard: diffusion.average_sketches(shard, pulls[at], last[named[at]]),  # noqa: B023
             )
-        parts = [diffusion.edge_lengths(shard, sketch) for shard in shards]
-        assert_array_equal(np.concatenate(parts), whole)
-        assert_array_equal(sum(count_breaks(shard) for shard in shards), count_breaks(lists))
+        for at, (shard, _, slots) in enumerate(shards):
+            assert_array_equal(diffusion.edge_lengths(shard, sketch[named[at]]), whole[slots])
+        assert_array_equal(sum(count_breaks(shard) for shard, _, _ in shards), count_breaks(lists))
 
 
 def test_edges_have_one_length_in_both_directions() -> None:

@@ -30,6 +30,7 @@ from clustering.runs.storage import write_table
 from clustering.schema import Figures
 from clustering.stages.cluster import _cluster
 from clustering.stages.forest import _diffused_forest, _forest
+from clustering.stages.graph import _build
 from tests import oracles
 from tests.planted import blobs, leave_graph, neighbor_graph, undirected_graph
 from tests.strategies import graphs
@@ -320,7 +321,8 @@ def clustered(run: RunDir, graph: csr_array, records: list[int], **keys: Any) ->
     write_table(run / "neighbors" / part_name(0), pa.table(neighbors, schema=schema.NEIGHBORS))
     cfg = ClusterSection(**{"weights": "distance", "selection": "eom", **keys})
     forest = _diffused_forest if cfg.weights == "diffused" else _forest
-    forest(run, cfg, GraphSection(bridge="none"), len(records), "L2", 0, 1)
+    _build(run, GraphSection(), len(records), len(records), "L2")
+    forest(run, cfg, GraphSection(bridge="none"), "L2", 0)
     figures = _cluster(run, cfg, GraphSection(), len(records), "L2")
     return load_assignment(run).to_pydict(), figures
 
@@ -385,7 +387,8 @@ def test_one_text_is_a_cluster_by_its_copies_alone(copies: str, tmp_path: Path) 
     texts = {"row": [0], "text": ["one"], "copies": [5]}
     write_table(run / "texts" / part_name(0), pa.table(texts, schema=schema.TEXTS))
     cfg = ClusterSection(copies=copies)
-    _diffused_forest(run, cfg, GraphSection(), 50, "L2", 0, None)
+    _build(run, GraphSection(), 50, 1, "L2")
+    _diffused_forest(run, cfg, GraphSection(), "L2", 0)
     assert _cluster(run, cfg, GraphSection(), 50, "L2")["count"] == 1
     assert load_assignment(run)["label"].to_pylist() == [0]
 
