@@ -57,8 +57,8 @@ def prepared(run: RunDir, endpoint: Endpoint, dim: int = DIM) -> None:
         prepare_collection(run, client, endpoint.collection, "L2", dim, "mark")
 
 
-def load(run: RunDir, endpoint: Endpoint) -> dict[str, Any]:
-    return Loader(run, endpoint, again=False)({"pieces": [{"name": name} for name in part_names(run / "vectors")]})
+def load(run: RunDir, endpoint: Endpoint, again: bool = False) -> dict[str, Any]:
+    return Loader(run, endpoint, again)({"pieces": [{"name": name} for name in part_names(run / "vectors")]})
 
 
 def finish(endpoint: Endpoint, n_texts: int) -> None:
@@ -113,7 +113,8 @@ def test_a_part_of_the_products_size_loads_in_requests_that_the_embedded_store_c
     n_texts = GROUP_ROWS + 500
     run = vectors_in(tmp_path / "run", n_texts)
     prepared(run, endpoint)
-    assert load(run, endpoint) == {"rows": n_texts, "retries": 0}
+    done = load(run, endpoint)
+    assert (done["rows"], done["retries"]) == (n_texts, 0)
     assert max(sizes) <= loader.EMBEDDED_REQUEST_BYTES * 1.1
     assert len(sizes) == n_texts * DIM * 4 // loader.EMBEDDED_REQUEST_BYTES + 1
     finish(endpoint, n_texts)
@@ -182,9 +183,9 @@ def test_a_server_that_dies_while_it_is_loaded_and_searched_is_started_again(end
 
     with ThreadPoolExecutor(1) as pool:
         killing = pool.submit(kill_now_and_then)
-        retries = 0
+        retries = load(run, endpoint)["retries"]
         while not killing.done():
-            retries += load(run, endpoint)["retries"]
+            retries += load(run, endpoint, again=True)["retries"]
         killing.result()
         finish(endpoint, n_texts)
         assert killed == [1, 0, 1]
