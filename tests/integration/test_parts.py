@@ -243,6 +243,22 @@ def test_a_single_part_is_tried_three_times_too(local_ray: None, tmp_path: Path)
         map_parts(Dies, [{"name": "part-0", "how": "SIGKILL", "times": 99}], actors=2, folder=tmp_path)
 
 
+class DiesUnlessTold:
+    """A worker that ends with each item that does not say that it has been tried before."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        if not item.get("again"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"rows": 1}
+
+
+@pytest.mark.parametrize("n_items", [1, 3])
+def test_an_item_whose_worker_has_ended_says_so_when_it_is_tried_again(n_items: int, local_ray: None) -> None:
+    taken: list[dict[str, Any]] = []
+    found = map_parts(DiesUnlessTold, [{}] * n_items, actors=2, take=taken.append)
+    assert found == taken == [{"rows": 1}] * n_items
+
+
 def test_actors_that_are_killed_now_and_then_end_no_run(local_ray: None, tmp_path: Path) -> None:
     items = [{"how": "SIGKILL", "times": times} for times in (0, 2, 0, 2)]
     found = map_parts(Dies, items, actors=2, folder=tmp_path)

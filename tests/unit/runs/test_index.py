@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from clustering.kernels.memory import GROUP_ROWS, LARGEST_PART, part_rows
 from clustering.runs import index, storage
 from clustering.runs.index import INDEX, IndexWriter, Part, PartIndex, read_index, write_index
 from clustering.runs.parts import part_name, parts, read_ahead, read_rows, rows_without_vector, walk_tables, write_part
-from clustering.runs.storage import write_table
+from clustering.runs.storage import atomic_write, write_table
 
 FIRST = Part(part_name(0), 0, 4, 100, {"tokens": 7, "without_vector": [2]})
 SECOND = Part(part_name(2), 4, 3, 80, {"tokens": 5, "without_vector": []})
@@ -59,20 +60,21 @@ def test_an_index_is_there_before_the_first_part(tmp_path: Path) -> None:
 
 
 def test_the_index_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, written = [0.0], []
+    now, written = [0.0], 0
+
+    def slow_write(path: Path) -> Any:
+        nonlocal written
+        now[0], written = now[0] + 0.1, written + 1
+        return atomic_write(path)
+
     monkeypatch.setattr(index.time, "monotonic", lambda: now[0])
-
-    def write(self: IndexWriter) -> None:
-        written.append(now[0])
-        now[0] += 0.1
-        self._next_s = now[0] + 0.1 / index.WRITING_SHARE
-
-    monkeypatch.setattr(IndexWriter, "write", write)
+    monkeypatch.setattr(index, "atomic_write", slow_write)
     writer = IndexWriter(tmp_path)
     for _ in range(100):
         writer.add(FIRST)
         now[0] += 0.5
-    assert len(written) < 0.06 * now[0] / 0.1
+    assert 0.04 < 0.1 * written / now[0] < 0.06
+    assert read_index(tmp_path).names == [FIRST.name]
 
 
 def test_parts_of_an_earlier_version_are_listed_by_their_footers(tmp_path: Path) -> None:
