@@ -18,8 +18,8 @@ from clustering.errors import ConfigError
 from clustering.kernels.graph.group_sizes import MIN_CLUSTER_SIZE
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_forest
-from clustering.runs.parts import load_assignment, parts, stored_vectors, walk_tables
-from clustering.runs.storage import read_table, write_json
+from clustering.runs.parts import load_assignment, load_labels, parts, stored_vectors, walk_tables
+from clustering.runs.storage import write_json
 from clustering.schema import Figures
 from clustering.sources.detection import find_files
 from clustering.sources.formats.column_types import as_type
@@ -102,7 +102,7 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
         raise ConfigError([f"--truth {truth}: no record has a label in '{truth_column}'"])
     if pc.count_distinct(truths["text_id"]).as_py() != len(truths):
         raise ConfigError([f"--truth {truth}: ids in '{key}' repeat; each record needs a truth of its own"])
-    labels = read_table(run / "labels.parquet", columns=["text_id", "label", "home"])
+    labels = load_labels(run, ["text_id", "label", "home"])
     if not len(labels):
         raise ConfigError([f"{run.path} clusters no texts, so there is nothing to compare with --truth {truth}"])
     text_ids = as_type(labels["text_id"], pa.string())  # 7 in one file may be "7" in another

@@ -54,24 +54,23 @@ def _unspaced(stop_words: frozenset[str]) -> re.Pattern[str]:
 
 
 def class_tf_idf(
-    label: NDArray[Any], term: NDArray[Any], count: NDArray[np.int64], words: NDArray[np.int64]
+    label: NDArray[Any], term: NDArray[Any], count: NDArray[Any], words: NDArray[np.int64], uses: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """c-TF-IDF: how much a term distinguishes its cluster from all clusters.
 
-    label, term, count : integers, shape (n_pairs,), how often a term occurs in a cluster, each pair once; all pairs of
-        these terms
-    words : int64, shape (n_clusters,), words of each cluster, those of other terms, too
+    label, term, count : integers, shape (n_pairs,), how often a term occurs in a cluster, each pair once; some or all
+    words : int64, shape (n_clusters,), words of each cluster
+    uses : int64, shape (n_terms,), uses of each term in all clusters
     Returns: float64, shape (n_pairs,), share of the term in its cluster x log(1 + mean words of a cluster / uses of
         the term in all clusters).
     Source: Grootendorst (2022), BERTopic, arXiv:2203.05794.
     """
-    uses = np.bincount(term, weights=count)
     average = words.sum() / max(words.size, 1)
     return count / words[label] * np.log1p(average / uses[term])  # type: ignore[no-any-return]
 
 
 def common_terms(
-    label: NDArray[Any], term: NDArray[Any], count: NDArray[np.int64], texts: NDArray[np.int64]
+    label: NDArray[Any], term: NDArray[Any], count: NDArray[Any], texts: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Find terms that are spread so evenly that they describe no cluster, such as stop words of a language or a field.
 

@@ -32,12 +32,13 @@ from clustering.runs.inventory import (
     remove_half_written,
     remove_others,
     remove_written,
+    swap_in,
     visible_names,
-)
+)  # fmt: skip
 from clustering.runs.manifest import format_figures
 from clustering.runs.manifest_file import ManifestFile
 from clustering.runs.object_store import RemotePath
-from clustering.runs.storage import REDO_HINT, Location, is_within, locate, move
+from clustering.runs.storage import REDO_HINT, Location, is_within, locate
 from clustering.schema import Figures
 
 log = logging.getLogger("covey")
@@ -323,7 +324,7 @@ class RunDir:
                 if not fingerprint:
                     remove_written(self.path, artefact)
                 elif waiting.exists():
-                    move(waiting, self.path / artefact)
+                    swap_in(self.path, waiting, artefact)
         self.update_manifest(swapping={})
         remove_written(self.path, PENDING)
         self._remove_stale()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.fs
 
 from clustering.runs.object_store import RemotePath
-from clustering.runs.storage import Location
+from clustering.runs.storage import Location, is_folder, move
 
 LOCK = ".lock"
 MANIFEST = "manifest.json"
@@ -57,17 +57,20 @@ FOLDERS = {
 }
 TEMPORARY = ("records", "loaded")  # their stage removes them at its end
 FILES = tuple(artefact for artefact in STAGE_OF if artefact not in FOLDERS)  # users open these
+LABELS = "labels.parquet"  # beyond a number of records, a folder of parts
+_SPLIT = re.escape(LABELS)
 _STORE = r"milvus\.db.*|server\.log|given-up"  # the embedded Milvus and its database's journals
 _FINGERPRINT = r"[0-9a-f]{16}"  # a stage's fingerprint, under which its artefacts lie
 _LOOSE = "|".join(map(re.escape, FILES))
 _BELOW = "|".join(
     [*(rf"{folder}/(?:{_FINGERPRINT}/)?(?:{names})" for folder, names in FOLDERS.items()), f"store/(?:{_STORE})",
-     f"{PENDING}/{_FINGERPRINT}/(?:{_LOOSE})"]
+     f"{PENDING}/{_FINGERPRINT}/(?:{_LOOSE}|{_SPLIT}/{_PART})", f"{_SPLIT}/{_PART}"]
 )  # fmt: skip
 _TOP = "|".join(map(re.escape, (*FILES, LOCK, MANIFEST, PROGRESS)))
 _OURS = re.compile(f"(?:{_BELOW}|{_TOP})")
 _OUR_FOLDER = re.compile(
-    f"(?:{'|'.join([*FOLDERS, PENDING])})(?:/{_FINGERPRINT})?|graph/(?:{_FINGERPRINT}/)?{_BLOCK}|store"
+    f"(?:{'|'.join([*FOLDERS, PENDING])})(?:/{_FINGERPRINT})?|graph/(?:{_FINGERPRINT}/)?{_BLOCK}|"
+    f"(?:{PENDING}/{_FINGERPRINT}/)?{_SPLIT}|store"
 )
 _HALF = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")  # ``storage.atomic_write`` writes to such a name first
 # What file systems and desktops put into empty directories; none of it is touched.
@@ -96,6 +99,13 @@ def artefact_path(artefact: str, fingerprint: str, swapped: bool) -> str:
     if artefact in FOLDERS and fingerprint:
         return f"{artefact}/{fingerprint}"
     return artefact if swapped or not fingerprint else f"{PENDING}/{fingerprint}/{artefact}"
+
+
+def swap_in(root: Location, waiting: Location, artefact: str) -> None:
+    """Replace an artefact that users open with the one that waits; a file in one step."""
+    if artefact == LABELS and (is_folder(waiting) or is_folder(root / artefact)):
+        remove_written(root, artefact)  # a folder takes no place that is not free
+    move(waiting, root / artefact)
 
 
 def visible_names(names: list[str]) -> list[str]:

@@ -269,6 +269,18 @@ class RemotePath:
                 _only_streams.add(bucket)  # for instance without credentials; pyarrow reports what is wrong
             return None
 
+    def copy(self, to: RemotePath) -> None:
+        """Copy an object to another of the same store."""
+        size = self._info().size or 0
+
+        def copy(fs: pa.fs.FileSystem) -> None:
+            if size <= COPIED_BYTES:
+                fs.copy_file(self.inner, to.inner)
+            else:
+                pa.fs.copy_files(self.inner, to.inner, fs, fs)
+
+        self.retry(copy)
+
     def remove(self, tries: int = 0) -> None:
         def delete(fs: pa.fs.FileSystem) -> None:
             kind = fs.get_file_info(self.inner).type

@@ -23,7 +23,7 @@ from clustering.kernels.printable import one_line
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.index import Part, read_index
-from clustering.runs.storage import Location, ParquetGroups, atomic_write, read_schema, read_table
+from clustering.runs.storage import Location, ParquetGroups, atomic_write, read_schema, read_slice, read_table
 
 SHOWN_IDS = 3
 WITHOUT_VECTOR = "without_vector"  # counted of a part of vectors/: rows whose text has no usable vector
@@ -125,11 +125,19 @@ class PartGroup:
 def group_parts(folder: Location, smallest: int, most: int) -> list[PartGroup]:
     """All parts of an artefact in groups of about as many rows: at least ``smallest``, and ``most`` groups at most."""
     index = read_index(folder)
-    ends = np.cumsum([0, *(part.rows for part in index)]).tolist()
-    share = max(smallest, -(-ends[-1] // most), 1)
-    groups = itertools.groupby(range(len(index)), lambda number: ends[number] // share)
-    numbers = [list(group) for _, group in groups]
-    return [PartGroup([index.names[at] for at in own], ends[own[0]], ends[own[-1] + 1]) for own in numbers]
+    share = max(smallest, -(-index.rows // most), 1)
+    groups = [list(group) for _, group in itertools.groupby(index, lambda part: part.first // share)]
+    return [PartGroup([part.name for part in own], own[0].first, own[-1].first + own[-1].rows) for own in groups]
+
+
+def read_range(folder: Location, first: int, stop: int, columns: list[str]) -> pa.Table:
+    """Some columns of consecutive rows of an artefact. first, stop : rows; there may be none between them"""
+    index = list(read_index(folder))
+    holding = [part for part in index if part.first < stop and first < part.first + part.rows] or index[:1]
+    return pa.concat_tables(
+        read_slice(folder / part.name, max(first - part.first, 0), max(min(stop - part.first, part.rows), 0), columns)
+        for part in holding
+    )
 
 
 def read_columns(folder: Location, columns: list[str]) -> pa.Table:
@@ -197,6 +205,13 @@ def walk_neighbors(
         neighbor, distance = (table[name].combine_chunks().flatten().to_numpy() for name in ("neighbors", "distances"))
         near = position < k if longest is None else (position < k) & (distance <= longest)
         yield np.repeat(table["row"].to_numpy(), lengths)[near], position[near], neighbor[near], distance[near]
+
+
+def load_labels(run: RunDir, columns: list[str] | None = None) -> pa.Table:
+    """Some columns of labels.parquet, which is a file or, beyond 10 million records, a folder of parts."""
+    path = run / "labels.parquet"
+    found: list[Location] = sorted(path.glob("part-*.parquet"), key=lambda part: part.name)
+    return pa.concat_tables([read_table(part, columns=columns) for part in found or [path]])
 
 
 def load_assignment(run: RunDir) -> pa.Table:

@@ -11,6 +11,7 @@ import tempfile
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 
 from clustering.errors import ConfigError, StageError
 from clustering.kernels.printable import CREDENTIALS
-from clustering.runs.object_store import COPIED_BYTES, LOCAL, RemotePath, is_local, local_path
+from clustering.runs.object_store import LOCAL, RemotePath, is_local, local_path
 
 T = TypeVar("T")
 ROW_GROUP = 131_072  # rows that are read at once at least
@@ -177,19 +178,21 @@ def atomic_write(path: Location, durable: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_folder(path: Location) -> bool:
+    return path.is_dir() if isinstance(path, Path) else bool(path._info().type == pa.fs.FileType.Directory)
+
+
 def move(path: Location, to: Location) -> None:
-    """Replace a file with another, in one step for readers; an object store copies it."""
+    """Replace a file with another, in one step for readers; an object store copies it.
+
+    A folder needs a free place. In an object store its files are copied, and stay where they are as well.
+    """
     if isinstance(path, RemotePath) and isinstance(to, RemotePath):
-        size = path._info().size or 0
-
-        def copy(fs: pa.fs.FileSystem) -> None:
-            if size <= COPIED_BYTES:
-                fs.copy_file(path.inner, to.inner)
-            else:
-                pa.fs.copy_files(path.inner, to.inner, fs, fs)
-
-        path.retry(copy)
-        path.remove()
+        is_prefix = is_folder(path)
+        with ThreadPoolExecutor(COPIES) as pool:
+            list(pool.map(lambda one: one.copy(to / one.name if is_prefix else to), path.glob("*") or [path]))
+        if not is_prefix:
+            path.remove()
     else:
         os.replace(str(path), str(to))
 
@@ -200,6 +203,7 @@ def touch(path: Location) -> None:
         temporary.touch()
 
 
+COPIES = 16  # concurrent requests to an object store
 EMPTIED = 100  # times that a folder may vanish before it holds a file
 # The key of an extension type in the footer of an Arrow file and, in base64 at three offsets, of a Parquet file.
 _EXTENSION = (

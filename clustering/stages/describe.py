@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clustering import schema
@@ -18,7 +19,7 @@ from clustering.kernels.topk import IntArray
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import PartGroup, group_parts, part_names, read_row_texts
-from clustering.runs.storage import read_slice, read_table, write_table
+from clustering.runs.storage import atomic_write, read_slice, read_table
 from clustering.schema import Figures
 from clustering.text.languages import count_languages, dominant_languages
 from clustering.text.terms import (
@@ -39,6 +40,7 @@ TITLE_CHARACTERS = 80
 COUNTED_TEXTS = 32_768  # by one task, at least
 MOST_TASKS = 64
 SUMMED_TEXTS = 2_000_000  # the counts of so many texts are added up by one task
+WRITTEN_CLUSTERS = 16_384  # at a time
 # A candidate for a cluster's exemplars.
 MEMBER = np.dtype([("label", np.int32), ("strength", np.float32), ("copies", np.int32), ("row", np.int64)])
 Measured = tuple[Any, Usage]
@@ -96,7 +98,7 @@ def _count(
     Counts are cut by term, candidates by cluster. The copies of a text count once.
     """
     counted, members = [], []
-    known = collect(languages)
+    known, _ = languages  # which is no task's own usage
     for name in group.names:
         texts = read_table(run / "texts" / name, columns=["row", "text", "copies"])
         row, copies = texts["row"].to_numpy(), texts["copies"].to_numpy()
@@ -166,69 +168,82 @@ def _choose_terms(run: RunDir, cfg: DescribeSection, counts: Measured, *summarie
     return [best_terms(collect(counts), [*known.layers, known.layers[known.chosen]], words, cfg.terms)]
 
 
-def _exemplar_texts(run: RunDir, group: PartGroup, *summaries: Measured) -> list[dict[int, str]]:
-    """The texts of the exemplars that lie in some parts of texts/, by row."""
+def _exemplar_texts(run: RunDir, group: PartGroup, *summaries: Measured) -> list[pa.Table]:
+    """The texts of the exemplars that lie in some parts of texts/, ascending by row."""
     rows = np.unique(np.concatenate([collect(summary).exemplars["row"] for summary in summaries]))
-    return [read_row_texts(run, rows[(rows >= group.first) & (rows < group.stop)])]
+    texts = read_row_texts(run, rows[(rows >= group.first) & (rows < group.stop)])
+    columns = [pa.array(list(texts), pa.int64()), pa.array(list(texts.values()), pa.large_string())]
+    return [pa.table(columns, ["row", "text"])]
 
 
 def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Measured) -> Figures:
-    """Leave clusters.parquet. found : of ``_find_terms``"""
+    """Leave clusters.parquet, some clusters at a time. found : of ``_find_terms``"""
     pieces = [collect(piece) for piece in found]
     summaries, best = pieces[:n_sums], BestTerms.merged(pieces[n_sums : 2 * n_sums], cfg.terms)
-    text_of = {row: text for texts in pieces[2 * n_sums :] for row, text in texts.items()}
+    read = pa.concat_tables(pieces[2 * n_sums :]).combine_chunks()
+    del pieces, found
+    members = np.concatenate([summary.exemplars for summary in summaries])
+    members = members[np.argsort(members["label"], kind="stable")]  # a cluster's are in one summary, in their order
+    texts = read["text"].take(pa.array(np.searchsorted(read["row"].to_numpy(), members["row"])))
     known = _Clusters.of(run)
-    n_clusters = known.parent.size
-    terms: list[list[str]] = [[] for _ in range(n_clusters)]
-    for number, word in zip(best.label.tolist(), best.word.to_pylist(), strict=True):
-        terms[number].append(word)
-    exemplars: list[list[str]] = [[] for _ in range(n_clusters)]
-    for summary in summaries:
-        members = summary.exemplars
-        for number, row in zip(members["label"].tolist(), members["row"].tolist(), strict=True):
-            exemplars[number].append(text_of[row])
+    at = np.repeat(np.arange(len(known.layers)), [layer.size for layer in known.layers])
+    in_layer = np.concatenate(known.layers)
+    order = np.lexsort((at, in_layer))
+    in_layer, at = in_layer[order], pa.array(at[order])
+    n_clusters, n_chosen = known.parent.size, known.layers[known.chosen].size
+    failed, reason = 0, ""
+    path = run / "clusters.parquet"
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema.CLUSTERS, compression="zstd") as writer:
+        for first in range(0, max(n_clusters, 1), WRITTEN_CLUSTERS):
+            label = np.arange(first, min(first + WRITTEN_CLUSTERS, n_clusters), dtype=np.int32)
+            own = slice(first, first + label.size)
+            terms, exemplars = _lists(label, best.label, best.word), _lists(label, members["label"], texts)
+            # The endpoint names the clusters of the labels, which come first; those of other layers keep their terms.
+            titles, missing, why = _titles(cfg, terms.to_pylist(), exemplars.to_pylist(), max(0, n_chosen - first))
+            failed, reason = failed + missing, reason or why
+            columns = {
+                "label": label,
+                "size": known.size[own],
+                "texts": known.texts[own],
+                "title": titles,
+                "terms": terms,
+                "exemplars": exemplars,
+                "persistence": known.persistence[own],
+                "parent": pa.array(known.parent[own], pa.int32(), mask=known.parent[own] < 0),
+                "layers": _lists(label, in_layer, at),
+            }
+            arrays = [pa.array(columns[field.name]).cast(field.type) for field in schema.CLUSTERS]
+            writer.write_table(pa.table(arrays, schema=schema.CLUSTERS))
+    warning = (
+        f"{failed:,} of {n_chosen:,} clusters got no title from the endpoint of describe.titles; they have their "
+        f"terms as title. The first failure: {reason}."
+    )
+    return {
+        "clusters": n_chosen,
+        "vocabulary": sum(summary.vocabulary for summary in summaries),
+        "titles_failed": failed,
+        "warnings": [warning] if failed else [],
+    }
+
+
+def _lists(label: NDArray[np.int32], labels: NDArray[np.int32], values: Any) -> pa.Array:
+    """A list for each cluster. label : consecutive clusters; labels : of each value, ascending"""
+    offsets = np.searchsorted(labels, np.append(label, label[-1] + 1) if label.size else [0])
+    own = values.slice(offsets[0], offsets[-1] - offsets[0])
+    own = own.combine_chunks() if isinstance(own, pa.ChunkedArray) else own
+    return pa.LargeListArray.from_arrays(pa.array(offsets - offsets[0]), own)
+
+
+def _titles(
+    cfg: DescribeSection, terms: list[list[str]], exemplars: list[list[str]], n_asked: int
+) -> tuple[list[str], int, str]:
+    """The clusters' titles, of which the endpoint is asked for the first; how many it did not give, and why."""
     titles = [
         one_line(", ".join(words[:TITLE_TERMS]) or (texts[0] if texts else ""), TITLE_CHARACTERS)
         for words, texts in zip(terms, exemplars, strict=True)
     ]
-    # The endpoint names the clusters of the labels, which come first; those of other layers keep their terms.
-    n_chosen = known.layers[known.chosen].size
-    written, warnings = _written_titles(cfg, terms[:n_chosen], exemplars[:n_chosen])
+    if cfg.titles is None or not n_asked:
+        return titles, 0, ""
+    written, reason = write_titles(cfg.titles, terms[:n_asked], exemplars[:n_asked])
     titles[: len(written)] = [new or old for new, old in zip(written, titles, strict=False)]
-    of_cluster: list[list[int]] = [[] for _ in range(n_clusters)]
-    for at, numbers in enumerate(known.layers):
-        for number in numbers.tolist():
-            of_cluster[number].append(at)
-    columns = {
-        "label": np.arange(n_clusters, dtype=np.int32),
-        "size": known.size,
-        "texts": known.texts,
-        "title": titles,
-        "terms": terms,
-        "exemplars": exemplars,
-        "persistence": known.persistence,
-        "parent": pa.array(known.parent, pa.int32(), mask=known.parent < 0),
-        "layers": of_cluster,
-    }
-    write_table(run / "clusters.parquet", pa.table(columns, schema=schema.CLUSTERS))
-    return {
-        "clusters": n_chosen,
-        "vocabulary": sum(summary.vocabulary for summary in summaries),
-        "titles_failed": written.count(None),
-        "warnings": warnings,
-    }
-
-
-def _written_titles(
-    cfg: DescribeSection, terms: list[list[str]], exemplars: list[list[str]]
-) -> tuple[list[str | None], list[str]]:
-    """The endpoint's titles, and a warning where some are missing."""
-    if cfg.titles is None:
-        return [], []
-    titles, reason = write_titles(cfg.titles, terms, exemplars)
-    failed = titles.count(None)
-    warning = (
-        f"{failed:,} of {len(titles):,} clusters got no title from the endpoint of describe.titles; they have their "
-        f"terms as title. The first failure: {reason}."
-    )
-    return titles, [warning] if failed else []
+    return titles, written.count(None), reason

@@ -6,19 +6,15 @@ import base64
 import html
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from clustering import schema
 from clustering.config.sections import RunConfig
 from clustering.kernels.printable import one_line
 from clustering.monitoring.times import cost_of
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import load_assignment, parts, read_columns
-from clustering.runs.storage import atomic_write, read_schema, read_table, write_json, write_table
+from clustering.runs.storage import atomic_write, read_table, write_json, write_table
 from clustering.schema import Figures
 from clustering.text.languages import language_names
-from clustering.workers.tasks import run_on_one_node
+from clustering.workers.labels import write_labels
 
 SHOWN_CLUSTERS = 50
 COLLAPSED = 0.3  # share of the records in one cluster from which on the report warns
@@ -32,42 +28,14 @@ GOOD_RECALL = 0.95  # below, the report warns
 
 def write_report(run: RunDir, config: RunConfig) -> Figures:
     """Leave labels.parquet (a line for each record), report.json and report.html. Returns: records."""
-    records = run_on_one_node(_write_labels, run)
+    records = write_labels(run)
+    if not (run / "clusters.parquet").exists():  # there are no texts
+        write_table(run / "clusters.parquet", schema.CLUSTERS.empty_table())
     figures = collect_figures(run, config)
     write_json(run / "report.json", figures)
     with atomic_write(run / "report.html") as temporary:
         temporary.write_text(render_html(run, config, figures), encoding="utf-8")
     return {"records": records}
-
-
-def _write_labels(run: RunDir) -> int:
-    members = parts(run / "members")
-    layout = schema.labels_schema(read_schema(members[0]) if members else schema.MEMBERS)
-    with atomic_write(run / "labels.parquet") as temporary, pq.ParquetWriter(temporary, layout) as writer:
-        if not (run / "assignment.parquet").exists():
-            if not (run / "clusters.parquet").exists():
-                write_table(run / "clusters.parquet", schema.CLUSTERS.empty_table())
-            return 0
-        by_row = load_assignment(run)
-        coords = read_columns(run / "coords", ["x", "y"])
-        for name in ("x", "y"):
-            by_row = by_row.append_column(name, coords[name])
-        by_row = _in_one_chunk(by_row)
-        records = 0
-        for path in members:
-            members_of_part = read_table(path)
-            table = by_row.take(members_of_part["row"])
-            for name in members_of_part.schema.names:
-                table = table if name == "row" else table.append_column(name, members_of_part[name])
-            writer.write_table(table.select(layout.names).cast(layout))
-            records += len(table)
-        return records
-
-
-def _in_one_chunk(by_row: pa.Table) -> pa.Table:
-    """The table with one chunk a column: else every take would join all chunks of the column of lists anew."""
-    wide = by_row["layers"].cast(pa.large_list(pa.int32()))  # a chunk of usual lists has at most 2^31 entries
-    return by_row.set_column(by_row.schema.get_field_index("layers"), "layers", wide).combine_chunks()
 
 
 def collect_figures(run: RunDir, config: RunConfig) -> Figures:

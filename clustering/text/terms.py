@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -18,23 +19,25 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clustering.kernels.terms import class_tf_idf, common_terms, tokenize
-from clustering.kernels.topk import FloatArray, IntArray
+from clustering.kernels.topk import IntArray
 from clustering.text.languages import all_stop_words, language_of, stop_words
 
 Labels = NDArray[np.int32]
+PAIRS_AT_ONCE = 1 << 21  # of clusters and terms, that are added up or weighed
 
 
 @dataclass(frozen=True)
 class TermCounts:
     """How often clusters have terms; each pair of both once, ascending.
 
-    label : int32, shape (n_pairs,); term : int32, shape (n_pairs,), the position in words; count : int64, likewise
+    label : int32, shape (n_pairs,); term : int32, shape (n_pairs,), the position in words
+    count : int32 (int64 where one needs it), shape (n_pairs,)
     words : large_string, shape (n_terms,), each once; every one has a pair
     """
 
     label: Labels
     term: Labels
-    count: IntArray
+    count: NDArray[Any]
     words: pa.Array
 
     def __len__(self) -> int:
@@ -59,16 +62,29 @@ class TermCounts:
         return np.bincount(self.label, weights=self.count, minlength=n_clusters).astype(np.int64)
 
 
-def _summed(label: IntArray, term: IntArray, count: IntArray, words: pa.Array) -> TermCounts:
-    """The counts with the pairs that occur several times added up. label, term, count : int64, shape (n_pairs,)"""
-    key = label * max(len(words), 1)
+def _summed(label: NDArray[Any], term: NDArray[Any], count: NDArray[Any], words: pa.Array) -> TermCounts:
+    """The counts with the pairs that occur several times added up. label, term, count : shape (n_pairs,)"""
+    key = label.astype(np.int64) * max(len(words), 1)
     key += term
     order = np.argsort(key, kind="stable")
     key = key[order]
     starts = np.flatnonzero(np.diff(key, prepend=-1))
-    count = np.add.reduceat(count[order], starts) if starts.size else count
+    count = np.add.reduceat(count[order], starts, dtype=np.int64) if starts.size else count
     own_label, own_term = np.divmod(key[starts], max(len(words), 1))
-    return TermCounts(own_label.astype(np.int32), own_term.astype(np.int32), count, words)
+    kind = np.int32 if count.max(initial=0) < 1 << 31 else np.int64
+    return TermCounts(own_label.astype(np.int32), own_term.astype(np.int32), count.astype(kind), words)
+
+
+def _by_label(pieces: list[TermCounts]) -> Iterator[list[slice]]:
+    """The pairs of all clusters, some clusters at a time: their place in each piece."""
+    stop = max((int(piece.label[-1]) + 1 for piece in pieces if len(piece)), default=0)
+    held = np.zeros(stop, np.int64)
+    for piece in pieces:
+        held += np.bincount(piece.label, minlength=stop)
+    firsts = np.flatnonzero(np.diff(np.cumsum(held) // PAIRS_AT_ONCE, prepend=-1))
+    bounds = [np.searchsorted(piece.label, [*firsts, stop]).tolist() for piece in pieces]
+    for number in range(firsts.size):
+        yield [slice(*ends[number : number + 2]) for ends in bounds]
 
 
 def merge_counts(pieces: list[TermCounts]) -> TermCounts:
@@ -76,11 +92,17 @@ def merge_counts(pieces: list[TermCounts]) -> TermCounts:
     if len(pieces) == 1:
         return pieces[0]
     words = pa.chunked_array([piece.words for piece in pieces], pa.large_string()).combine_chunks().dictionary_encode()
-    number, starts = words.indices.to_numpy(), np.cumsum([0, *(len(piece.words) for piece in pieces)])
-    term = [number[start:][piece.term] for start, piece in zip(starts, pieces, strict=False)]
-    label = [piece.label.astype(np.int64) for piece in pieces]
-    count = np.concatenate([piece.count for piece in pieces])
-    return _summed(np.concatenate(label), np.concatenate(term), count, words.dictionary)
+    numbers = np.split(words.indices.to_numpy(), np.cumsum([len(piece.words) for piece in pieces])[:-1])
+    found = [TermCounts(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32), words.dictionary)]
+    for places in _by_label(pieces):
+        own = list(zip(pieces, numbers, places, strict=True))
+        label, count = (
+            np.concatenate([getattr(piece, name)[at] for piece, _, at in own]) for name in ("label", "count")
+        )
+        term = np.concatenate([number[piece.term[at]] for piece, number, at in own])
+        found.append(_summed(label, term, count, words.dictionary))
+    label, term, count = (np.concatenate([getattr(one, name) for one in found]) for name in ("label", "term", "count"))
+    return TermCounts(label, term, count, words.dictionary)
 
 
 def once_each(layers: Labels) -> Labels:
@@ -128,20 +150,15 @@ def without_common(counts: TermCounts, layer: Labels, texts: IntArray) -> TermCo
 
     counts : all counts of their terms; layer : the clusters; texts : int64, shape (n_clusters,), of every cluster
     """
-    position, inside = _positions(counts, layer, texts.size)
-    found = common_terms(position, counts.term[inside], counts.count[inside], texts[layer])
+    position = np.full(texts.size, -1, np.int64)
+    position[layer] = np.arange(layer.size)
+    inside = np.flatnonzero(position[counts.label] >= 0)
+    found = common_terms(position[counts.label[inside]], counts.term[inside], counts.count[inside], texts[layer])
+    if not found.any():
+        return counts
     common = np.zeros(len(counts.words), bool)
     common[: found.size] = found
     return counts.of_words(~common)
-
-
-def _positions(counts: TermCounts, layer: Labels, n_clusters: int) -> tuple[IntArray, NDArray[np.bool_]]:
-    """Which of the pairs belong to the clusters of a layer, and the positions of their clusters in it."""
-    position = np.full(n_clusters, -1, np.int64)
-    position[layer] = np.arange(layer.size)
-    of_pair = position[counts.label]
-    inside = of_pair >= 0
-    return of_pair[inside], inside
 
 
 @dataclass(frozen=True)
@@ -152,7 +169,7 @@ class BestTerms:
     """
 
     label: Labels
-    weight: FloatArray
+    weight: NDArray[np.float64]
     word: pa.Array
 
     @classmethod
@@ -168,7 +185,7 @@ def _alphabet(words: pa.Array) -> IntArray:
     return pc.rank(words, sort_keys="ascending", tiebreaker="dense").to_numpy()  # type: ignore[no-any-return]
 
 
-def _strongest(label: Labels, weight: FloatArray, alphabet: IntArray, n_terms: int) -> IntArray:
+def _strongest(label: Labels, weight: NDArray[np.float64], alphabet: IntArray, n_terms: int) -> IntArray:
     """The positions of at most n_terms of each cluster, strongest first.
 
     The alphabet orders equal weights, so that the order of the input does not count.
@@ -187,14 +204,24 @@ def best_terms(counts: TermCounts, layers: list[Labels], words: IntArray, n_term
     last = np.full(words.size, -1, np.int64)
     for number, layer in enumerate(layers):
         last[layer] = number
-    label, weight, term = [], [], []
+    alphabet = _alphabet(counts.words)
+    label, weight, term = [np.empty(0, np.int32)], [np.empty(0)], [np.empty(0, np.int32)]
     for number, layer in enumerate(layers):
-        position, inside = _positions(counts, layer, words.size)
-        own = class_tf_idf(position, counts.term[inside], counts.count[inside], words[layer])
-        wanted = last[counts.label[inside]] == number
-        label.append(counts.label[inside][wanted])
-        weight.append(own[wanted])
-        term.append(counts.term[inside][wanted])
-    own_label, own_weight, own_term = (np.concatenate(arrays) for arrays in (label, weight, term))
-    order = _strongest(own_label, own_weight, _alphabet(counts.words)[own_term], n_terms)
-    return BestTerms(own_label[order], own_weight[order], counts.words.take(pa.array(own_term[order])))
+        position = np.full(words.size, -1, np.int64)
+        position[layer] = np.arange(layer.size)
+        uses = np.zeros(len(counts.words), np.int64)
+        for (at,) in _by_label([counts]):
+            inside = position[counts.label[at]] >= 0
+            np.add.at(uses, counts.term[at][inside], counts.count[at][inside])
+        for (at,) in _by_label([counts]):
+            own = np.flatnonzero(last[counts.label[at]] == number) + at.start
+            own_label, own_term = counts.label[own], counts.term[own]
+            strength = class_tf_idf(position[own_label], own_term, counts.count[own], words[layer], uses)
+            best = _strongest(own_label, strength, alphabet[own_term], n_terms)
+            label.append(own_label[best])
+            weight.append(strength[best])
+            term.append(own_term[best])
+    found = np.concatenate(label)
+    order = np.argsort(found, kind="stable")
+    word = counts.words.take(pa.array(np.concatenate(term)[order]))
+    return BestTerms(found[order], np.concatenate(weight)[order], word)

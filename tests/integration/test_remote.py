@@ -256,6 +256,52 @@ def test_an_object_that_is_missing_or_empty_does_not_change_how_others_are_read(
     assert store.requests == {"GET": 1}
 
 
+def test_labels_that_are_a_folder_are_swapped_in(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir(store.uri("folder"))
+    names = [part_name(number) for number in range(3)]
+
+    def start(mark: str, left: list[str]) -> None:
+        def work() -> dict[str, Any]:
+            for name in left or [""]:
+                write_json(run / "labels.parquet" / name if name else run / "labels.parquet", mark)
+            return {}
+
+        with run.locked():
+            run.begin({"read": "a" * 16, "report": mark * 16})
+            run.stage("read", "a" * 16, dict)
+            run.stage("report", mark * 16, work)
+            run.publish()
+
+    def seen(run: RunDir) -> list[str]:
+        path = run / "labels.parquet"
+        found = sorted(path.glob("*"), key=str) or [path]
+        return [json.loads(part.read_text()) for part in found]
+
+    start("b", [])
+    assert seen(run) == ["b"]
+    start("c", names)
+    assert seen(RunDir(store.uri("folder"))) == ["c"] * 3
+    copy = RemotePath.copy
+
+    def break_off(path: RemotePath, to: RemotePath) -> None:
+        if path.name == names[1]:
+            raise KeyboardInterrupt
+        copy(path, to)
+
+    monkeypatch.setattr(RemotePath, "copy", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        start("d", names[:2])
+    monkeypatch.undo()
+    assert seen(RunDir(store.uri("folder"))) == ["d"] * 2
+    with RunDir(store.uri("folder")).locked():
+        pass
+    assert run.path.glob("pending*") == []
+    assert seen(RunDir(store.uri("folder"))) == ["d"] * 2
+    start("e", [])
+    assert seen(RunDir(store.uri("folder"))) == ["e"]
+    assert (run.path / "labels.parquet").glob("*") == []
+
+
 def test_what_is_half_written_does_not_appear(store: ObjectStore) -> None:
     path = locate(store.uri("half/file.json"))
     with pytest.raises(TypeError, match="not JSON serializable"), atomic_write(path) as temporary:

@@ -91,14 +91,15 @@ def test_class_tf_idf_is_its_formula(words: list[list[str]]) -> None:
     pairs = list(expected)
     label, term = np.array([pair[0] for pair in pairs]), np.array([vocabulary.index(pair[1]) for pair in pairs])
     count = np.array([words[cluster].count(word) for cluster, word in pairs])
-    assert_allclose(
-        class_tf_idf(label, term, count, np.array([len(held) for held in words])), list(expected.values()), rtol=1e-12
-    )
+    in_cluster, uses = np.array([len(held) for held in words]), np.bincount(term, weights=count).astype(np.int64)
+    assert_allclose(class_tf_idf(label, term, count, in_cluster, uses), list(expected.values()), rtol=1e-12)
 
 
 def test_a_word_of_one_cluster_stands_out_against_a_word_of_all() -> None:
     # two clusters, each says "news" twice; only the first says "flood" twice
-    weight = class_tf_idf(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([2, 2, 2]), np.array([4, 2]))
+    weight = class_tf_idf(
+        np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([2, 2, 2]), np.array([4, 2]), np.array([4, 2])
+    )
     assert weight[1] > weight[0]
 
 

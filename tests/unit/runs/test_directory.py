@@ -299,7 +299,7 @@ def test_a_swap_that_is_interrupted_is_finished_by_the_next_start(
         moved.append(to.name)
         move(path, to)
 
-    monkeypatch.setattr("clustering.runs.directory.move", killed)
+    monkeypatch.setattr("clustering.runs.inventory.move", killed)
     with pytest.raises(KeyboardInterrupt):
         do_all(run, fingerprints_of(OTHER, since="graph"))
     monkeypatch.undo()
@@ -309,6 +309,62 @@ def test_a_swap_that_is_interrupted_is_finished_by_the_next_start(
     with seen.locked():
         assert opened(seen) == dict.fromkeys(FILES, OTHER)
     assert not [name for name in files_below(run) if DIGEST in name or name.startswith("pending")]
+
+
+@pytest.mark.parametrize("killed", [None, "emptied", "moved"])
+@pytest.mark.parametrize(("before", "after"), [(0, 3), (3, 2), (2, 0)])
+def test_labels_that_are_a_folder_take_the_place_of_a_file_and_the_other_way_round(
+    before: int, after: int, killed: str | None, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """before, after : parts of the folder; 0: a file"""
+
+    def leave_labels(fingerprint: str, n_parts: int) -> None:
+        for number in range(n_parts):
+            write_json(run / "labels.parquet" / part_name(number), [fingerprint, n_parts])
+        if not n_parts:
+            write_json(run / "labels.parquet", [fingerprint, 0])
+
+    def seen(run: RunDir) -> list[Any]:
+        path = run / "labels.parquet"
+        assert isinstance(path, Path)
+        return [json.loads(one.read_text()) for one in (sorted(path.iterdir()) if path.is_dir() else [path])]
+
+    def start(fingerprint: str, n_parts: int) -> None:
+        with run.locked():
+            run.begin(fingerprints_of(fingerprint, since="report"))
+            for name in STAGES[:-1]:
+                leave(run, name, "a" * 16)
+            run.stage("report", fingerprint, lambda: leave_labels(fingerprint, n_parts) or {})
+            assert seen(RunDir(run.path)) == expected if expected else not (run.path / "labels.parquet").exists()
+            run.publish()
+
+    expected: list[Any] = []
+    start(DIGEST, before)
+    expected = [[DIGEST, before]] * max(before, 1)
+    assert seen(RunDir(run.path)) == expected
+
+    def end(path: Path, to: Path) -> None:
+        if to.name == "labels.parquet":
+            if killed == "moved":
+                move(path, to)
+            raise KeyboardInterrupt
+        move(path, to)
+
+    if killed:
+        monkeypatch.setattr("clustering.runs.inventory.move", end)
+        with pytest.raises(KeyboardInterrupt):
+            start(OTHER, after)
+        monkeypatch.undo()
+    else:
+        start(OTHER, after)
+    expected = [[OTHER, after]] * max(after, 1)
+    assert seen(RunDir(run.path)) == expected
+    with RunDir(run.path).locked():
+        assert seen(run) == expected
+    assert not [name for name in files_below(run) if DIGEST in name or name.startswith("pending")]
+    run.clear()
+    run.remove("labels.parquet")
+    assert not (run.path / "labels.parquet").exists()
 
 
 def test_going_back_to_the_settings_of_the_results_does_nothing_again(run: RunDir) -> None:

@@ -139,24 +139,6 @@ def test_parts_are_walked_in_row_groups(folder: Path) -> None:
     assert_array_equal(halves, np.arange(2 * GROUP_ROWS + 12) / 2)
 
 
-def test_a_walk_holds_a_few_row_groups_and_not_the_part(tmp_path: Path) -> None:
-    n_groups, dim = 16, 64
-    rows = np.arange(n_groups * GROUP_ROWS)
-    vectors = np.random.default_rng(0).normal(size=(rows.size, dim)).astype(np.float32)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)
-    write_part(tmp_path, part_name(0), pa.table({"row": rows, "vector": column}))
-    before, pool = pa.default_memory_pool(), pa.system_memory_pool()  # nothing else uses that one
-    pa.set_memory_pool(pool)
-    try:
-        for _ in walk_tables([tmp_path / part_name(0)]):
-            pass
-    finally:
-        pa.set_memory_pool(before)
-    group_bytes = GROUP_ROWS * (dim * 4 + 8)
-    # AHEAD are read and one is in use; while one is read, its compressed bytes and its pages are held, too.
-    assert 2 * group_bytes < pool.max_memory() < n_groups / 1.5 * group_bytes
-
-
 def test_some_rows_are_read_from_their_row_groups_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, int]] = []
     whole = storage.ParquetGroups.read

@@ -61,7 +61,9 @@ def run_here(capsys: pytest.CaptureFixture[str]):
      "vectors/_parts.json", "loaded/bulk.json", "graph/radius.npy", "forest/grain.json", "map.png",
      "store/milvus.db", "store/milvus.db-journal", "store/server.log", "manifest.json", ".report.json.0123abcd.tmp",
      "vectors/.part-000009.parquet.0123abcd.tmp", "vectors/0123456789abcdef/part-000009.parquet",
-     "pending/0123456789abcdef/labels.parquet", "graph/0123456789abcdef/.data.npy.0123abcd.tmp",
+     "pending/0123456789abcdef/labels.parquet",
+     "pending/0123456789abcdef/labels.parquet/.part-000000.parquet.0123abcd.tmp",
+     "labels.parquet/part-000000.parquet", "graph/0123456789abcdef/.data.npy.0123abcd.tmp",
      "graph/blocks.json", "graph/0123456789abcdef/block-00012/list_indices.npy",
      "graph/0123456789abcdef/block-00012/.rows.npy.0123abcd.tmp"],
 )  # fmt: skip
@@ -100,6 +102,19 @@ def test_a_folder_of_covey_goes_with_its_files(tmp_path: Path) -> None:
     run.remove("texts")
     run.remove("texts")  # what is not there is no error
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_half_written_parts_of_labels_go(tmp_path: Path) -> None:
+    waiting = "pending/0123456789abcdef/labels.parquet"
+    names = [f"{waiting}/part-000000.parquet", f"{waiting}/.part-000001.parquet.0123abcd.tmp"]
+    remove_half_written(written(tmp_path / "run", *names))
+    assert list(files_of(tmp_path / "run")) == names[:1]
+
+
+def test_a_folder_of_labels_loses_only_what_covey_wrote(tmp_path: Path) -> None:
+    run = RunDir(written(tmp_path / "run", "labels.parquet/part-000000.parquet", "labels.parquet/mine.csv"))
+    run.remove("labels.parquet")
+    assert list(files_of(tmp_path / "run")) == ["labels.parquet/mine.csv"]
 
 
 def test_a_link_to_others_files_is_left(tmp_path: Path) -> None:

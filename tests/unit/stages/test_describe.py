@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clustering import schema
@@ -17,6 +17,7 @@ from clustering.runs.parts import group_parts, load_assignment, part_name
 from clustering.runs.storage import read_table, write_table
 from clustering.schema import Figures
 from clustering.stages import describe
+from clustering.text import terms
 from clustering.text.languages import stop_words
 from clustering.text.terms import (
     BestTerms,
@@ -84,6 +85,12 @@ LAYERS = st.sampled_from([(-1, -1, -1), (2, 0, 0), (2, 0, 4), (2, 1, 1), (3, 1, 
 TEXTS = st.tuples(st.lists(WORDS, max_size=4), st.sampled_from([0.2, 0.7]), st.integers(1, 3), LAYERS)
 
 
+@pytest.fixture(autouse=True)
+def few_pairs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terms, "PAIRS_AT_ONCE", 4)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXTS, min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 4))
 def test_terms_and_members_are_those_of_the_slow_reference_however_the_work_is_cut(
     texts: list[tuple[list[str], float, int, tuple[int, ...]]], share: int, n_sums: int
@@ -105,8 +112,8 @@ def test_terms_and_members_are_those_of_the_slow_reference_however_the_work_is_c
     best = [best_terms(counts, [*in_layers, in_layers[1]], n_words, 3) for counts in sums]
     merged, strongest = BestTerms.merged(best, 3), describe._strongest(np.concatenate(members), 2)
     for label in range(6):
-        terms, rows = expected.get(label, ([], []))
-        assert merged.word.filter(pa.array(merged.label == label)).to_pylist() == terms[:3]
+        best_words, rows = expected.get(label, ([], []))
+        assert merged.word.filter(pa.array(merged.label == label)).to_pylist() == best_words[:3]
         assert strongest["row"][strongest["label"] == label].tolist() == rows[:2]
 
 

@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from numpy.testing import assert_array_equal
 
 from clustering import schema
 from clustering.config.sections import EmbedSection
 from clustering.errors import StageError
-from clustering.kernels.memory import GROUP_ROWS
 from clustering.runs.directory import RunDir
 from clustering.runs.index import Part, write_index
-from clustering.runs.parts import part_name, parts, rows_without_vector, vectors_of, write_part
-from clustering.runs.storage import read_table, write_table
+from clustering.runs.parts import part_name, parts, rows_without_vector
+from clustering.runs.storage import write_table
 from clustering.stages.embed import Embedder, adopt_vectors, embedding_figures, language_warnings
 from tests.planted import headlines_in
 
@@ -54,27 +52,6 @@ def test_parts_are_copied_where_files_cannot_be_linked(
     assert [path.name for path in parts(run / "vectors")] == NAMES
     assert (tmp_path / "vectors" / NAMES[1]).read_bytes() == (tmp_path / "source_vectors" / NAMES[1]).read_bytes()
     assert not list((tmp_path / "vectors").glob(".*"))
-
-
-def test_a_large_part_is_embedded_in_pieces_and_is_one_part(tmp_path: Path) -> None:
-    run, sizes = RunDir(tmp_path), []
-    n_texts = 2 * GROUP_ROWS + 3
-    rows = np.arange(7, 7 + n_texts)
-    texts = [f"Flood in Garford {number}" if number % 5000 else "\U0001f600" for number in range(n_texts)]
-    columns = {"row": rows, "text": texts, "copies": np.ones(n_texts, np.int32)}
-    write_part(run / "texts", part_name(3), pa.table(columns, schema=schema.TEXTS))
-    embedder = Embedder(run, EmbedSection(encoder="static"))
-    encode = embedder.encoder.encode
-    embedder.encoder.encode = lambda strings: (sizes.append(len(strings)), encode(strings))[1]  # type: ignore[method-assign]
-    result = embedder({"name": part_name(3)})
-    assert sizes == [GROUP_ROWS, GROUP_ROWS, 3]
-    part = result["part"]
-    assert (part.name, part.first, part.rows, result["rows"]) == (part_name(3), 7, n_texts, n_texts)
-    assert part.counts["without_vector"] == part.counts["unread"] == [7, 5007, 10007, 15007]
-    vectors = read_table(run / "vectors" / part_name(3))
-    assert vectors["row"].to_pylist() == rows.tolist()
-    at = GROUP_ROWS + 1
-    assert_array_equal(vectors_of(vectors)[at], encode([texts[at]]).vectors[0])
 
 
 # --- what the encoder does not know ---

@@ -1,0 +1,77 @@
+"""Memory and time of describe and report on generated texts, beside their plan; the stages before are not done.
+
+    python -m benchmarks.describe_report --records 1350000 --output benchmarks/results/describe-report.json
+
+Nothing else may run meanwhile for the times to mean anything; the memory is that of the largest process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from clustering.config.sections import DescribeSection
+from clustering.kernels.memory import stage_bytes
+from clustering.monitoring.usage import counting_usage
+from clustering.runs.directory import RunDir
+from clustering.runs.index import read_index
+from clustering.stages.describe import describe_clusters
+from clustering.workers.labels import write_labels
+from tests.planted import write_clustered
+
+PART_RECORDS = 131_072
+
+
+def measured(work: Callable[[], Any]) -> dict[str, float]:
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")  # new workers
+    started = time.perf_counter()
+    with counting_usage() as usage:
+        work()
+    seconds = time.perf_counter() - started
+    ray.shutdown()
+    return {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(usage.cpu_seconds, 1),
+        "peak_mib": usage.peak_bytes >> 20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=int, default=1_350_000)
+    parser.add_argument("--folder", type=Path, help="where the run lies; kept when it is there already")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        run = RunDir(args.folder or temporary)
+        if not (run / "layers.json").exists():
+            Path(str(run.path)).mkdir(parents=True, exist_ok=True)
+            write_clustered(run, args.records, PART_RECORDS)
+        found: dict[str, Any] = {
+            "describe": measured(partial(describe_clusters, run, DescribeSection())),
+            "describe, 250,000 texts summed by a task": measured(
+                partial(describe_clusters, run, DescribeSection(), summed_texts=250_000)
+            ),
+            "report, one file": measured(partial(write_labels, run)),
+            "report, a folder": measured(partial(write_labels, run, 0)),
+        }
+        n_texts = read_index(run / "texts").rows
+    planned = {line.stage: line.memory_bytes >> 20 for line in stage_bytes(n_texts, args.records, 256, 20, 60, 0)}
+    for name, figures in found.items():
+        figures["planned_mib"] = planned[name.partition(",")[0]]
+    result = {"texts": n_texts, "records": args.records, "stages": found}
+    print(json.dumps(result, indent=1))
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""workers/labels.py: a line for each record, as a file or as parts, whatever parts and groups it is made of."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clustering import schema
+from clustering.errors import StageError
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import group_parts, load_assignment, load_labels, part_name, parts, read_columns
+from clustering.runs.storage import read_schema, read_table, write_table
+from clustering.workers import labels
+from tests.planted import write_clustered
+
+RECORDS = 3000
+
+
+def clustered(folder: Path, part_records: int) -> RunDir:
+    run = RunDir(folder / "run")
+    write_clustered(run, RECORDS, part_records)
+    return run
+
+
+def write(run: RunDir, joined_records: int, folder: bool) -> list[int]:
+    """Leave labels.parquet as the tasks do; return the rows that each group gets from groups before."""
+    layout = schema.labels_schema(read_schema(parts(run / "members")[0]))
+    groups = labels._with_own_rows(run, group_parts(run / "members", joined_records, labels.MOST_TASKS))
+    repeated = [labels._repeated_rows(run, group) for group in groups]
+    if folder:
+        records = sum(labels._write_group(run, layout, group, repeated[:at]) for at, group in enumerate(groups))
+    else:
+        records = labels._write_file(run, layout, groups)
+    assert records == RECORDS
+    return [len(table) for table in repeated]
+
+
+def lines_of(run: RunDir) -> list[dict[str, Any]]:
+    """The slow reference: each record with the values of its row."""
+    by_row = load_assignment(run).to_pylist()
+    for place in read_columns(run / "coords", ["row", "x", "y"]).to_pylist():
+        by_row[place["row"]] |= place
+    members = read_columns(run / "members", ["text_id", "row", "story"]).to_pylist()
+    return [{name: value for name, value in (by_row[record["row"]] | record).items() if name != "row"}
+            for record in members]  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize(("part_records", "joined_records"), [(3000, 1), (100, 700), (37, 1), (700, 700)])
+def test_every_record_has_the_values_of_its_text(
+    part_records: int, joined_records: int, folder: bool, tmp_path: Path
+) -> None:
+    run = clustered(tmp_path, part_records)
+    handed_on = write(run, joined_records, folder)
+    found = load_labels(run)
+    assert found.schema.names == [*schema.LABELS.names, "story"]
+    assert found.schema.field("layers").type == pa.list_(pa.int32())
+    assert found.select(sorted(found.schema.names)).to_pylist() == [
+        dict(sorted(line.items())) for line in lines_of(run)
+    ]
+    if part_records < RECORDS:
+        assert 0 < sum(handed_on) < RECORDS / 2  # only rows with copies go from group to group
+    if folder:
+        assert [path.name for path in parts(run / "labels.parquet")] == [path.name for path in parts(run / "members")]
+
+
+def test_a_part_of_copies_alone_is_joined_with_rows_of_earlier_parts(tmp_path: Path) -> None:
+    run = clustered(tmp_path, 1000)
+    copied = read_table(run / "members" / part_name(0)).slice(0, 5)
+    copies = read_table(run / "texts" / part_name(0))
+    twice = copies["copies"].to_numpy() + np.isin(copies["row"].to_numpy(), copied["row"].to_numpy())
+    write_table(run / "texts" / part_name(0), copies.set_column(2, "copies", pa.array(twice, pa.int32())))
+    write_table(run / "members" / part_name(3), copied)
+    layout = schema.labels_schema(read_schema(parts(run / "members")[0]))
+    groups = labels._with_own_rows(run, group_parts(run / "members", 1, labels.MOST_TASKS))
+    assert groups[3].first == groups[3].stop
+    assert labels._write_file(run, layout, groups) == RECORDS + 5
+    found = load_labels(run)
+    assert found.slice(RECORDS).equals(found.slice(0, 5))
+
+
+def test_a_record_of_a_row_that_no_text_has_is_refused(tmp_path: Path) -> None:
+    run = clustered(tmp_path, 1000)
+    members = read_table(run / "members" / part_name(1))
+    write_table(
+        run / "members" / part_name(1), members.set_column(1, "row", pa.array(members["row"].to_numpy() + 9999))
+    )
+    with pytest.raises(StageError, match=r"part-000001\.parquet names a row that texts/ does not have"):
+        write(run, 1, folder=False)
+
+
+def test_takes_from_many_chunks_find_each_column_in_one() -> None:
+    pieces = [pa.table({"label": [at], "layers": pa.array([[at, 9]], pa.list_(pa.int32()))}) for at in range(3)]
+    table = labels._in_one_chunk(pa.concat_tables(pieces))
+    assert [column.num_chunks for column in table.columns] == [1, 1]
+    assert table.take([2, 0]).to_pylist() == [{"label": 2, "layers": [2, 9]}, {"label": 0, "layers": [0, 9]}]
+    assert table.schema.field("layers").type == pa.large_list(pa.int32())  # of usual ones, one chunk may be too small
+
+
+@pytest.mark.parametrize("reader", ["pyarrow", "pandas", "polars", "duckdb"])
+def test_file_and_folder_hold_the_same_for_every_reader(reader: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(reader) is None:
+        pytest.skip(f"{reader} is not installed")
+    run = clustered(tmp_path, 700)
+    write(run, 700, folder=False)
+    file = pq.read_table(run / "labels.parquet")
+    run.remove("labels.parquet")
+    assert not (run / "labels.parquet").exists()
+    write(run, 700, folder=True)
+    path = str(run / "labels.parquet")
+    if reader == "pyarrow":
+        assert pq.read_table(path).equals(file)
+    elif reader == "pandas":
+        import pandas as pd
+
+        pd.testing.assert_frame_equal(pd.read_parquet(path), file.to_pandas())
+    elif reader == "polars":
+        import polars as pl
+
+        assert pl.read_parquet(path).equals(pl.from_arrow(file))
+    else:
+        import duckdb
+
+        found = duckdb.sql(f"select text_id, label from '{path}/*.parquet' order by text_id").fetchall()
+        assert found == list(zip(file["text_id"].to_pylist(), file["label"].to_pylist(), strict=True))
