@@ -127,7 +127,7 @@ def measure(run: RunDir, n_texts: int, dim: int, limit_s: float) -> str:
         with embedded_server(home) as uri:
             endpoint = Endpoint(uri, "texts", home=str(home))
             with connected(endpoint) as client, Channel(endpoint) as channel:
-                prepare_collection(run, client, "texts", "L2", dim, "mark")
+                prepare_collection(run, client, "texts", StoreSection(), dim, "mark")
                 rows, whole = rows_per_second(run, endpoint, n_texts, limit_s)
                 if not whole:
                     return f"{rows:,.0f} (stopped after {limit_s:g} s) | |"

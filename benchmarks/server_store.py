@@ -129,7 +129,7 @@ def stage_load(run: RunDir, uri: str, n_texts: int, load: str) -> Figures:
     client = MilvusClient(uri=uri)
     if client.has_collection(name):
         client.drop_collection(name)
-    prepare_collection(run, client, name, "L2", DIM, "mark")
+    prepare_collection(run, client, name, store, DIM, "mark")
     with timed() as loaded, counting_usage() as used:
         figures = load_bulk(run, endpoint, store) if load == "bulk" else load_stream(run, endpoint, store, fresh=True)
     with timed() as flushed:

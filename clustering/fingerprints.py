@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from clustering.config.sections import RunConfig
+from clustering.config.sections import RunConfig, StoreSection
 from clustering.encoders.weights import UNKNOWN, encoder_fingerprint, hub_name, recorded_commit, resolve_commit
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import READS
@@ -50,6 +50,12 @@ def stage_fingerprints(config: RunConfig, source: list[InputFile] | Source, comm
         embed = digest(read, encoder_fingerprint(config.embed, commit))
     # A collection that is named after the run's directory keeps its name when the directory is renamed.
     stored = {**part("store", "uri", "index", "params", "metric", "collection"), "db_name": config.store.server.db_name}
+    defaults = StoreSection()  # a run that has neither keeps the digest that it had before there were these keys
+    stored |= {
+        key: settings["store"][key]
+        for key in ("vector_type", "shards")
+        if settings["store"][key] != getattr(defaults, key)
+    }
     store = digest(embed, stored)
     searched = part("search", "k", "params", "target_recall", "recall_sample")
     search = digest(store, searched, config.run.seed, "with cells")

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from clustering.config import values
 from clustering.config.sections import (
+    BUILD_CHOICES,
     BUILD_PARAMS,
     CANDIDATE_PARAMS,
     EMBEDDED,
@@ -17,6 +18,7 @@ from clustering.config.sections import (
     ENCODERS,
     GPU_PARAMS,
     SEARCH_PARAMS,
+    SQ_TYPES,
     CollectionInput,
     ReadSection,
     RunConfig,
@@ -130,6 +132,12 @@ def find_contradictions(config: RunConfig) -> list[str]:
         )
     if store.embedded and (store.actors or 1) > 1:
         problems.append(f"store.actors={store.actors}, but the embedded store takes one writer; leave it out")
+    if store.embedded:
+        problems += [
+            f"store.{key}={getattr(store, key)} needs a server; the embedded store has {default} only"
+            for key, default in (("vector_type", "float32"), ("shards", 1), ("replicas", 1))
+            if getattr(store, key) != default
+        ]
     if store.load == "bulk" and store.embedded:
         problems.append("store.load=bulk needs a server; the embedded store takes stream only")
     elif store.load == "bulk" and not store.bulk_path:
@@ -195,17 +203,24 @@ def _check_params(store: StoreSection, search: SearchSection) -> list[str]:
     """A problem for each parameter that the index does not take, is out of range, or contradicts k or another."""
     problems = []
     index = store.index_type
+    choices = BUILD_CHOICES.get(index, {})
     for section, params, known in (
-        ("store", store.params, BUILD_PARAMS.get(index, {})),
+        ("store", store.params, {**BUILD_PARAMS.get(index, {}), **choices}),
         ("search", search.params, SEARCH_PARAMS.get(index, {})),
     ):
         for key, value in params.items():
             name = f"{section}.params.{values.show_key(key)}"
-            if key in known:
+            if key in choices and section == "store":
+                if value not in choices[key]:
+                    problems.append(f"{name}={show_value(value)} is none of {', '.join(map(str, choices[key]))}")
+            elif key in known:
                 low, high = known[key]
                 if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                     problems.append(f"{name}={show_value(value)} is not a whole number from {low} to {high}")
-            elif key == "mmap.enabled" or (index == "GPU_CAGRA" and key in GPU_PARAMS):
+            elif key == "mmap.enabled" and section == "store":
+                if not isinstance(value, bool):
+                    problems.append(f"{name}={show_value(value)} is neither true nor false")
+            elif index == "GPU_CAGRA" and key in GPU_PARAMS:
                 if not isinstance(value, (bool, int, float, str)):
                     problems.append(f"{name}={show_value(value)} is no single value")
             else:
@@ -216,6 +231,9 @@ def _check_params(store: StoreSection, search: SearchSection) -> list[str]:
         value = search.params.get(key)
         if isinstance(value, int) and value < least:
             problems.append(f"search.params.{key}={value} is below k + 1 = {least}, which Milvus refuses; raise it")
+    coarse, fine = store.params.get("sq_type", "SQ8"), store.params.get("refine_type", "FP32")
+    if coarse in SQ_TYPES and fine in SQ_TYPES and SQ_TYPES.index(fine) <= SQ_TYPES.index(coarse):
+        problems.append(f"store.params.refine_type={fine} is no finer than sq_type={coarse}; take FP32")
     nprobe, nlist = search.params.get("nprobe"), store.params.get("nlist")
     if isinstance(nprobe, int) and isinstance(nlist, int) and nprobe > nlist:
         problems.append(

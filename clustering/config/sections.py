@@ -31,17 +31,23 @@ MILVUS_TOP_K = 16_384  # the server's own limit of hits a query
 # The parameters of an index when it is built and when it is searched, with the range that servers accept.
 BUILD_PARAMS: dict[str, dict[str, tuple[int, int]]] = {
     "HNSW": {"M": (2, 2048), "efConstruction": (1, 1 << 31)},
+    "HNSW_SQ": {"M": (2, 2048), "efConstruction": (1, 1 << 31)},
     "IVF_FLAT": {"nlist": (1, 65_536)},
     "IVF_SQ8": {"nlist": (1, 65_536)},
     "GPU_CAGRA": {"intermediate_graph_degree": (1, 1 << 16), "graph_degree": (1, 1 << 16)},
 }
 SEARCH_PARAMS: dict[str, dict[str, tuple[int, int]]] = {
     "HNSW": {"ef": (1, 32_768)},
+    "HNSW_SQ": {"ef": (1, 32_768), "refine_k": (1, 1024)},
     "IVF_FLAT": {"nprobe": (1, 65_536)},
     "IVF_SQ8": {"nprobe": (1, 65_536)},
     "DISKANN": {"search_list": (1, 65_535)},
     "GPU_CAGRA": {"itopk_size": (1, 1 << 16)},
     "AUTOINDEX": {"level": (1, 10)},
+}
+SQ_TYPES = ("SQ6", "SQ8", "BF16", "FP16", "FP32")  # of HNSW_SQ, from coarse to fine; FP32 only refines
+BUILD_CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "HNSW_SQ": {"sq_type": SQ_TYPES[:-1], "refine": (True, False), "refine_type": SQ_TYPES[1:]}
 }
 CANDIDATE_PARAMS = ("ef", "search_list", "itopk_size")  # lengths of candidate lists: k + 1 at least
 GPU_PARAMS = ("build_algo", "adapt_for_cpu", "cache_dataset_on_device", "search_width", "min_iterations", "team_size")
@@ -174,8 +180,12 @@ class StoreSection:
     uri: str = EMBEDDED  # embedded (Milvus Lite in the run directory), or the address of a server
     server: ServerSection = field(default_factory=ServerSection)
     collection: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] | None = None  # none: covey_<run name>
-    index: Literal["HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA"] | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)  # of the index when it is built: M, efConstruction, nlist
+    index: Literal["HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA"] | None = None
+    # Of the index when it is built: M, efConstruction, nlist, sq_type, refine, refine_type; mmap.enabled: on disk.
+    params: Mapping[str, Any] = field(default_factory=dict)
+    vector_type: Literal["float32", "float16", "bfloat16"] = "float32"  # of the collection's field
+    shards: Annotated[int, Field(ge=1, le=64)] = 1  # of the collection, which take writes side by side
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1  # copies in memory that share the search, each on nodes of its own
     metric: Literal["L2", "COSINE", "IP"] = "L2"
     load: Literal["stream", "bulk"] = "stream"  # requests of actors, or files that the server imports
     bulk_path: str | None = None  # for bulk: a folder that the server sees, or s3://bucket/prefix of its storage
@@ -199,7 +209,8 @@ class StoreSection:
     @property
     def exact_distances(self) -> bool:
         """Whether searched distances are those of the vectors in vectors/, not of rounded ones."""
-        return self.index_type != "IVF_SQ8"
+        refined = self.params.get("refine") and self.params.get("refine_type") == "FP32"
+        return self.vector_type == "float32" and (self.index_type not in ("IVF_SQ8", "HNSW_SQ") or bool(refined))
 
 
 @dataclass(frozen=True, config=_strict)

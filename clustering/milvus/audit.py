@@ -13,7 +13,7 @@ from clustering.milvus.channel import Channel
 from clustering.milvus.collection import ChangedError, describe, description_of
 from clustering.milvus.endpoint import Endpoint, connected
 from clustering.milvus.index import load_collection
-from clustering.milvus.protocol import ROW, VECTOR, column_of
+from clustering.milvus.protocol import ROW, VECTOR, column_of, decode, encode
 from clustering.milvus.retry import retry
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
@@ -117,7 +117,8 @@ def _wrong_vectors(run: RunDir, channel: Channel, ranges: list[Rows], without: I
     if columns:
         keys = columns[ROW].to_numpy()
         stored = columns[VECTOR].flatten().to_numpy().reshape(len(keys), -1)
-        sent = vectors_of(read_rows(run / "vectors", rows, ["vector"]))
+        kind = channel.endpoint.vector_type
+        sent = decode(encode(vectors_of(read_rows(run / "vectors", rows, ["vector"])), kind), kind)
         wrong = np.setdiff1d(rows, keys[(stored == sent[np.searchsorted(rows, keys)]).all(axis=1)])
     return [part for part in ranges if part.select(wrong).size]
 

@@ -19,7 +19,7 @@ from clustering.config.sections import StoreSection
 from clustering.errors import ConfigError, StoreError
 from clustering.milvus.channel import Channel
 from clustering.milvus.endpoint import Endpoint, connected, server_version
-from clustering.milvus.protocol import ROW, VECTOR
+from clustering.milvus.protocol import ROW, VECTOR, encode
 from clustering.milvus.retry import RefusedError, reason_of, retry
 from clustering.monitoring import progress
 from clustering.runs.directory import RunDir
@@ -30,10 +30,13 @@ from clustering.runs.storage import read_schema, write_json
 from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
 
-FILE_BYTES = 512 << 20  # of vectors in a file: a server's segment; each file is a job, and jobs wait for each other
+FILE_BYTES = 512 << 20  # of vectors in a file: a server's segment; servers refuse files above 16 GiB
+JOBS = 8  # that share the files, at most as far as FILES_PER_JOB allows; of older servers each file is one
+FILES_PER_JOB = 1024  # servers refuse more
 OLDEST = (2, 3, 0)  # the first server that imports Parquet
 REST = (2, 4, 0)  # the first server whose import jobs are a REST service
-POLL_S = 0.5
+POLL_S = 0.5  # between two looks at a job, or longer with many jobs
+POLLS_PER_S = 20
 ASKED, DONE = "asked", "done"
 # How servers of 2.5, of 2.3 and older ones name a job that ended more than three hours ago.
 FORGOTTEN = ("job does not exist", "key not found", "task id doesn't exist")
@@ -76,7 +79,7 @@ class Exporter:
     """Write some parts of vectors/ as one file with the columns that Milvus imports."""
 
     def __init__(self, run: RunDir, store: StoreSection, folder: str) -> None:
-        self.run, self.folder = run, folder
+        self.run, self.folder, self.vector_type = run, folder, store.vector_type
         self.filesystem, _ = bulk_folder(store)
 
     def __call__(self, item: Item) -> Item:
@@ -85,9 +88,12 @@ class Exporter:
         with self.filesystem.open_output_stream(f"{self.folder}/{item['file']}") as stream:
             for table in walk_tables(self.run / "vectors" / name for name in item["names"]):
                 keys, vectors = stored_vectors(table)
+                values = encode(vectors, self.vector_type)
+                if self.vector_type != "float32":  # servers read the bytes of these
+                    values = values.view(np.uint8)
                 # Older servers read lists, but no lists of fixed size.
-                offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32))
-                entities = pa.table({ROW: keys, VECTOR: pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel()))})
+                offsets = pa.array(np.arange(0, values.size + 1, values.shape[1], dtype=np.int32))
+                entities = pa.table({ROW: keys, VECTOR: pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))})
                 if writer is None:  # vectors neither compress nor repeat
                     writer = pq.ParquetWriter(stream, entities.schema, compression="none", use_dictionary=False)
                 writer.write_table(entities)
@@ -101,7 +107,7 @@ def load_bulk(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
 
     Each request is noted in the run directory first; after a crash the server's own list of jobs says which arrived.
     The audit that follows finds what is missing or doubled all the same.
-    Returns: rows_per_second, retries.
+    Returns: rows_per_second, retries, import_jobs, import_files.
     Raises: StoreError with the server's reason when an import fails.
     """
     started = time.perf_counter()
@@ -116,15 +122,22 @@ def load_bulk(run: RunDir, endpoint: Endpoint, store: StoreSection) -> Figures:
         {"file": f"part-{number:06d}.parquet", "names": names.tolist()}
         for number, names in enumerate(np.array_split(index.names, n_files))
     ]
-    todo = [item for item in items if item["file"] not in jobs.states]
-    map_parts(Exporter, todo, run=run, store=store, folder=folder)
+    of_jobs = [part.tolist() for part in np.array_split([item["file"] for item in items], jobs.number(len(items)))]
+    todo = [files for files in of_jobs if files[0] not in jobs.states]
+    left = {file for files in todo for file in files}
+    map_parts(Exporter, [item for item in items if item["file"] in left], run=run, store=store, folder=folder)
     # A shared folder has the same path on the server; in an object store, paths begin after the server's bucket.
     server_folder = folder if is_local(str(store.bulk_path)) else folder.partition("/")[2]
-    retries = sum(jobs.start(item["file"], f"{server_folder}/{item['file']}") for item in todo)
+    retries = sum(jobs.start(files, server_folder) for files in todo)
     jobs.wait(store)
     _remove_files(filesystem, folder, {item["file"] for item in items})
     seconds = time.perf_counter() - started
-    return {"rows_per_second": round(index.rows / seconds, 1), "retries": retries}
+    return {
+        "rows_per_second": round(index.rows / seconds, 1),
+        "retries": retries,
+        "import_jobs": len(of_jobs),
+        "import_files": len(items),
+    }
 
 
 def _remove_files(filesystem: pa.fs.FileSystem, folder: str, names: set[str]) -> None:
@@ -138,7 +151,7 @@ def _remove_files(filesystem: pa.fs.FileSystem, folder: str, names: set[str]) ->
 
 
 class ImportJobs:
-    """A run's import jobs, kept in loaded/bulk.json: file -> id of its job, ASKED (no reply yet), or DONE."""
+    """A run's import jobs, kept in loaded/bulk.json: a job's first file -> its id, ASKED (no reply yet), or DONE."""
 
     def __init__(self, run: RunDir, endpoint: Endpoint) -> None:
         self.path = run / "loaded" / "bulk.json"
@@ -173,17 +186,26 @@ class ImportJobs:
     def _database(self) -> dict[str, str]:
         return {"dbName": self.endpoint.db_name or ""}
 
-    def start(self, file: str, server_path: str) -> int:
-        """Ask the server to import a file; return how often the request was repeated."""
+    def number(self, n_files: int) -> int:
+        """The number of jobs for so many files."""
+        return min(n_files, max(JOBS, -(-n_files // FILES_PER_JOB))) if self.rest else n_files
+
+    def start(self, files: list[str], server_folder: str) -> int:
+        """Ask the server to import files as one job; return how often the request was repeated."""
+        file, paths = files[0], [f"{server_folder}/{name}" for name in files]
         self._note(file, ASKED)
 
         def attempt(failures: int) -> str:
             if failures and (started := _job_of(self.known(), file)):  # only the reply was lost
                 return started
             if self.rest:
-                body = {"collectionName": self.endpoint.collection, **self._database, "files": [[server_path]]}
+                body = {
+                    "collectionName": self.endpoint.collection,
+                    **self._database,
+                    "files": [[path] for path in paths],
+                }
                 return str(_post(self.endpoint, "create", body)["jobId"])
-            request = milvus_pb2.ImportRequest(files=[server_path], **self.endpoint.target)
+            request = milvus_pb2.ImportRequest(files=paths, **self.endpoint.target)
             return str(self.channel.call("Import", request).tasks[0])
 
         job, retries = retry(self.endpoint, attempt)
@@ -191,7 +213,7 @@ class ImportJobs:
         return retries
 
     def wait(self, store: StoreSection) -> None:
-        """Wait for every job, and show how many files are imported as the stage's progress.
+        """Wait for every job, and show how many are done as the stage's progress.
 
         Raises: StoreError when a job fails, or when none makes progress for ``store.stall_s``.
         """
@@ -221,8 +243,8 @@ class ImportJobs:
                     f"Look at the server's own log; when it goes on, the same command does, too"
                 )
             if stage:
-                stage.step("files imported", len(self.states) - len(waiting), len(self.states))
-            time.sleep(POLL_S if waiting else 0)
+                stage.step("imports done", len(self.states) - len(waiting), len(self.states))
+            time.sleep(max(POLL_S, len(waiting) / POLLS_PER_S) if waiting else 0)
 
     def state(self, job: str) -> tuple[bool, str]:
         """Whether a job is done, and why it failed ("" when it did not).

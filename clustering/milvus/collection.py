@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 
+import grpc
 from pymilvus import DataType, MilvusClient
+from pymilvus.grpc_gen import milvus_pb2
 
-from clustering.config.sections import RunConfig
+from clustering.config.sections import RunConfig, StoreSection
 from clustering.errors import ConfigError, StoreError
 from clustering.milvus.bulk import check_bulk
 from clustering.milvus.channel import Channel
 from clustering.milvus.endpoint import Endpoint, connected, endpoint_of, server_version
 from clustering.milvus.index import is_loaded, release_collection
-from clustering.milvus.protocol import ROW, VECTOR
-from clustering.milvus.retry import retry
+from clustering.milvus.protocol import ROW, VECTOR, VECTOR_TYPES
+from clustering.milvus.retry import RefusedError, retry
 from clustering.runs.directory import RunDir
 from clustering.runs.index import write_index
 
 log = logging.getLogger("covey")
 
 DESCRIPTION_PREFIX = "covey"  # opens the description of every collection that a run made
+DEFAULT_GROUP = "__default_resource_group"  # of query nodes
 LOAD_STATE = "loaded"  # in the run directory while a collection is filled: its index lists the parts that are stored
 
 
@@ -36,9 +39,43 @@ def check_store(config: RunConfig, dim: int | None, run_id: str) -> None:
         return
     endpoint = endpoint_of(config, config.store.uri)
     with connected(endpoint) as client:
+        check_offered(config.store, server_version(client))
+        if config.store.replicas > 1:
+            check_replicas(endpoint)
         refuse_foreign(client, endpoint.collection, config.store.metric, dim, run_id)
         if config.store.load == "bulk":
             check_bulk(endpoint, config.store, server_version(client))
+
+
+def check_offered(store: StoreSection, version: tuple[int, ...]) -> None:
+    """Raises: ConfigError for each thing of the configuration that a server of this version does not have."""
+    asked = {
+        f"store.vector_type={store.vector_type}": (2, 4) if store.vector_type != "float32" else (),
+        f"store.index={store.index}": {"GPU_CAGRA": (2, 4), "HNSW_SQ": (2, 5)}.get(store.index_type, ()),
+        "store.params mmap.enabled": (2, 4) if store.params.get("mmap.enabled") else (),
+    }
+    problems = [
+        f"{what} needs a server of {'.'.join(map(str, first))} or newer; the one at {store.uri} is "
+        f"{'.'.join(map(str, version))}"
+        for what, first in asked.items()
+        if version < first
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_replicas(endpoint: Endpoint) -> None:
+    """Raises: ConfigError when the server has too few nodes for its replicas, as far as it says how many it has."""
+    request = milvus_pb2.DescribeResourceGroupRequest(resource_group=DEFAULT_GROUP)
+    with Channel(endpoint) as channel:
+        try:
+            nodes = channel.call("DescribeResourceGroup", request).resource_group.num_available_node
+        except (grpc.RpcError, RefusedError):  # rights for this may be missing
+            return
+    if nodes < endpoint.replicas:
+        raise ConfigError(
+            [f"store.replicas={endpoint.replicas}: the server at {endpoint.uri} has query nodes for {nodes} at most"]
+        )
 
 
 def describe(run_id: str, fingerprint: str = "") -> str:
@@ -75,13 +112,15 @@ def refuse_foreign(client: MilvusClient, name: str, metric: str, dim: int | None
     raise ConfigError([f"{problem}. Choose another store.collection, or drop that one"])
 
 
-def prepare_collection(run: RunDir, client: MilvusClient, name: str, metric: str, dim: int, fingerprint: str) -> bool:
+def prepare_collection(
+    run: RunDir, client: MilvusClient, name: str, store: StoreSection, dim: int, fingerprint: str
+) -> bool:
     """Make the run's collection unless it is there with the same fingerprint; nothing counts as loaded in a new one.
 
     Returns: whether it was made
     Raises: ConfigError when another's collection has the name.
     """
-    refuse_foreign(client, name, metric, dim, run.id)
+    refuse_foreign(client, name, store.metric, dim, run.id)
     description, wanted = description_of(client, name), describe(run.id, fingerprint)
     if description == wanted:
         return False
@@ -91,8 +130,8 @@ def prepare_collection(run: RunDir, client: MilvusClient, name: str, metric: str
         client.drop_collection(name)
     fields = client.create_schema(auto_id=False, enable_dynamic_field=False, description=wanted)
     fields.add_field(ROW, DataType.INT64, is_primary=True)
-    fields.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=dim)
-    client.create_collection(name, schema=fields, consistency_level="Strong")
+    fields.add_field(VECTOR, VECTOR_TYPES[store.vector_type], dim=dim)
+    client.create_collection(name, schema=fields, consistency_level="Strong", num_shards=store.shards)
     return True
 
 

@@ -54,6 +54,8 @@ class Endpoint:
     section: str = "store"  # of the configuration, for messages that name its keys
     home: str | None = None  # the folder of the embedded server, which runs on this machine for this run alone
     stall_s: float = 3600
+    vector_type: str = "float32"  # of the collection's field
+    replicas: int = 1  # in memory, once it is loaded
 
     def __str__(self) -> str:
         return f"collection {self.collection} at {self.uri}"
@@ -292,7 +294,7 @@ def endpoint_of(config: RunConfig, uri: str, home: str | None = None) -> Endpoin
     )
     if store.embedded:  # Milvus Lite knows neither tokens nor databases
         return endpoint
-    return replace(endpoint, **asdict(store.server))
+    return replace(endpoint, **asdict(store.server), vector_type=store.vector_type, replicas=store.replicas)
 
 
 @contextmanager

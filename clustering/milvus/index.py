@@ -78,6 +78,7 @@ def index_params(store: StoreSection, n_vectors: int) -> dict[str, Any]:
     """The index's parameters: the configuration's over the defaults."""
     defaults: dict[str, dict[str, Any]] = {
         "HNSW": {"M": 16, "efConstruction": 200},
+        "HNSW_SQ": {"M": 16, "efConstruction": 200, "sq_type": "SQ8"},
         "IVF_FLAT": {"nlist": nlist_of(store, n_vectors)},
         "IVF_SQ8": {"nlist": nlist_of(store, n_vectors)},
         "GPU_CAGRA": {"intermediate_graph_degree": 64, "graph_degree": 32},
@@ -144,7 +145,7 @@ def merge_segments(client: MilvusClient, channel: Channel) -> bool:
 def load_collection(channel: Channel) -> None:
     """Have the collection held in the memory of the nodes that search; one that is loaded stays so."""
     endpoint = channel.endpoint
-    request = milvus_pb2.LoadCollectionRequest(replica_number=1, **endpoint.target)
+    request = milvus_pb2.LoadCollectionRequest(replica_number=endpoint.replicas, **endpoint.target)
     retry(endpoint, lambda _: channel.call("LoadCollection", request, _slow_call_s(endpoint)))
     wait_until(endpoint, "percent loaded", lambda: _load_progress(channel), 100)
 

@@ -84,7 +84,10 @@ class Loader:
     def _write(self, rows: IntArray, vectors: FloatArray, again: bool, request_size: RequestSize) -> int:
         def ask(part: slice, seen: bool) -> None:
             kind = "upsert" if again or seen else "insert"
-            request = write_request(kind, rows=rows[part], vectors=vectors[part], **self.endpoint.target)
+            request = write_request(
+                kind, rows=rows[part], vectors=vectors[part], vector_type=self.endpoint.vector_type,
+                **self.endpoint.target,
+            )  # fmt: skip
             self.channel.call(kind.capitalize(), request)
 
         return retry_in_halves(self.endpoint, request_size, len(rows), ask)[1]

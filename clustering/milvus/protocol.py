@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pymilvus import DataType as DataType  # for those who read columns
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
@@ -21,20 +22,45 @@ from clustering.kernels.topk import FloatArray, IntArray
 
 ROW, VECTOR = "row", "vector"  # the two fields of a run's own collection
 HIT_BYTES = 72  # of a hit in a server's largest reply, that from a query node to the proxy
+# How each type of vector is called in requests.
+VECTOR_TYPES = {"float32": DataType.FLOAT_VECTOR, "float16": DataType.FLOAT16_VECTOR,
+                "bfloat16": DataType.BFLOAT16_VECTOR}  # fmt: skip
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def write_request(kind: str, collection_name: str, db_name: str, rows: IntArray, vectors: FloatArray) -> Any:
+def encode(vectors: FloatArray, vector_type: str) -> NDArray[Any]:
+    """Vectors as a field of this type holds them, rounded to the nearest: float32, float16, or the bits of bfloat16."""
+    encoded: NDArray[Any] = np.ascontiguousarray(vectors, "<f2" if vector_type == "float16" else "<f4")
+    if vector_type == "bfloat16":
+        bits = encoded.view("<u4")
+        encoded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    return encoded
+
+
+def decode(encoded: NDArray[Any], vector_type: str) -> FloatArray:
+    """Vectors of ``encode`` as float32."""
+    shifted: NDArray[Any] = (encoded.astype("<u4") << 16).view("<f4") if vector_type == "bfloat16" else encoded
+    return shifted.astype("<f4", copy=False)
+
+
+def write_request(
+    kind: str, collection_name: str, db_name: str, rows: IntArray, vectors: FloatArray, vector_type: str = "float32"
+) -> Any:
     """A request that writes entities of a run's own collection.
 
     kind : "insert" or "upsert"
     rows : int64, shape (n_rows,); vectors : float32, shape (n_rows, dim)
     """
     keys = schema_pb2.ScalarField(long_data=schema_pb2.LongArray(data=rows.tolist()))
-    values = schema_pb2.VectorField(dim=int(vectors.shape[1]), float_vector=_packed_floats(vectors))
+    dim, encoded = int(vectors.shape[1]), encode(vectors, vector_type)
+    if vector_type == "float32":
+        values = schema_pb2.VectorField(dim=dim, float_vector=_packed_floats(encoded))
+    else:
+        values = schema_pb2.VectorField(dim=dim, **{f"{vector_type}_vector": encoded.tobytes()})
+    type_number = VECTOR_TYPES[vector_type].value
     fields = [
         schema_pb2.FieldData(type=schema_pb2.Int64, field_name=ROW, scalars=keys),
-        schema_pb2.FieldData(type=schema_pb2.FloatVector, field_name=VECTOR, vectors=values),
+        schema_pb2.FieldData(type=type_number, field_name=VECTOR, vectors=values),
     ]
     make = {"insert": milvus_pb2.InsertRequest, "upsert": milvus_pb2.UpsertRequest}[kind]
     return make(collection_name=collection_name, db_name=db_name, num_rows=len(rows), fields_data=fields)
@@ -58,6 +84,7 @@ def search_request(
     metric: str,
     params: dict[str, Any],
     strong: bool,
+    vector_type: str = "float32",
 ) -> Any:
     """A request for the ``limit`` nearest entities of each vector.
 
@@ -66,8 +93,8 @@ def search_request(
     """
     queries = common_pb2.PlaceholderValue(
         tag="$0",
-        type=common_pb2.PlaceholderType.FloatVector,
-        values=[vector.tobytes() for vector in np.ascontiguousarray(vectors, "<f4")],
+        type=VECTOR_TYPES[vector_type].value,  # placeholders have the numbers of the types
+        values=[vector.tobytes() for vector in encode(vectors, vector_type)],
     )
     options = {
         "anns_field": VECTOR,
@@ -206,7 +233,7 @@ def _vectors_of(field: Any) -> pa.Array:
         flat = _joined([np.frombuffer(packed, "<f4") for _, packed in _fields_of(message)], "<f4")
     elif data in DENSE:
         flat = np.frombuffer(getattr(vectors, data), DENSE[data])
-        flat = (flat.astype("<u4") << 16).view("<f4") if data == "bfloat16_vector" else flat.astype("<f4")
+        flat = decode(flat, data.removesuffix("_vector"))
     else:
         raise ValueError(f"field '{field.field_name}' holds {data or 'no vectors'}; dense float vectors are needed")
     dim = int(vectors.dim)

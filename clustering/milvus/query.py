@@ -68,7 +68,7 @@ class NeighborQuery:
             # A server that was away may have loaded the collection anew.
             request = search_request(
                 vectors=vectors[part], limit=self.k + 1, metric=self.metric, params=self.params,
-                strong=not self.waited or again, **self.endpoint.target,
+                strong=not self.waited or again, vector_type=self.endpoint.vector_type, **self.endpoint.target,
             )  # fmt: skip
             return self.channel.search(request)
 
@@ -106,6 +106,7 @@ def search_params(cfg: SearchSection, store: StoreSection, n_texts: int) -> dict
         "HNSW": {"ef": max(2 * (k + 1), 64)},
         "IVF_FLAT": {"nprobe": max(nlist // 16, 8)},
         "IVF_SQ8": {"nprobe": max(nlist // 16, 8)},
+        "HNSW_SQ": {"ef": max(2 * (k + 1), 64)},
         "DISKANN": {"search_list": max(2 * (k + 1), 100)},
         "GPU_CAGRA": {"itopk_size": max(2 * (k + 1), 128)},
     }

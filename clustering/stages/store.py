@@ -32,7 +32,7 @@ def store_vectors(
     """
     n_vectors = n_texts - rows_without_vector(run / "vectors").size
     with connected(endpoint) as client, Channel(endpoint) as channel:
-        fresh = prepare_collection(run, client, endpoint.collection, store.metric, dim, fingerprint)
+        fresh = prepare_collection(run, client, endpoint.collection, store, dim, fingerprint)
         figures: Figures = {"rows_per_second": None, "retries": 0}
         if (run / LOAD_STATE).exists():  # else the collection was complete once; the audit finds what it lacks
             bulk = store.load == "bulk"

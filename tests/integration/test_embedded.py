@@ -54,7 +54,7 @@ def vectors_in(path: Path, n_texts: int, dim: int = DIM) -> RunDir:
 
 def prepared(run: RunDir, endpoint: Endpoint, dim: int = DIM) -> None:
     with connected(endpoint) as client:
-        prepare_collection(run, client, endpoint.collection, "L2", dim, "mark")
+        prepare_collection(run, client, endpoint.collection, StoreSection(), dim, "mark")
 
 
 def load(run: RunDir, endpoint: Endpoint, again: bool = False) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def test_a_server_out_of_disk_ends_the_load_and_the_next_one_goes_on(local_ray, 
     vectors = np.random.default_rng(1).normal(size=(3000, 512)).astype(np.float32)
     root.insert("hog", [{"vector": vector} for vector in vectors])
     root.flush("hog")
-    prepare_collection(run, root, endpoint.collection, store.metric, DIM, "mark")  # where another start died
+    prepare_collection(run, root, endpoint.collection, store, DIM, "mark")  # where another start died
     guarded.limit_disk(4)
     assert "disk quota" in wait_for(lambda: refusal(root, "hog"))
     started = time.monotonic()

@@ -77,7 +77,7 @@ def test_the_searchers_measure_the_recall_also_of_parts_that_an_earlier_start_le
     with embedded_server(home) as uri:
         endpoint = Endpoint(uri, "texts", patience_s=60, home=str(home))
         with connected(endpoint) as client, Channel(endpoint) as channel:
-            prepare_collection(run, client, "texts", "L2", 8, "mark")
+            prepare_collection(run, client, "texts", IVF, 8, "mark")
             # A quarter of the vectors is not there, as if the index never found it.
             pieces = [{"name": part_name(at), "first": 120 * at, "stop": 120 * at + 90} for at in range(5)]
             Loader(run, endpoint)({"pieces": pieces})

@@ -79,6 +79,42 @@ def test_ivf_is_searched_with_its_own_parameters(covey, sample, milvus_server, t
     assert search["recall"] < 1  # two of 32 cells cannot hold every neighbor; the run says so itself
 
 
+@pytest.mark.parametrize(
+    ("index", "shards", "params"),
+    [("IVF_SQ8", 2, {"nprobe": 32}), ("HNSW", 3, {"ef": 102})],  # the packaged server has no DISKANN
+)
+def test_smaller_indexes_and_several_shards_hold_the_same_neighbors(
+    index, shards, params, covey, sample, milvus_server, tmp_path
+):
+    run = RunDir(tmp_path / f"{index}_{shards}")
+    build = ["store.params.nlist=32", "search.params.nprobe=32"] if index == "IVF_SQ8" else []
+    result = covey("run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"run.dir={run.path}",
+                   f"store.uri={milvus_server}", f"store.index={index}", f"store.shards={shards}", *build)  # fmt: skip
+    assert result.status == 0, result.err
+    search = run.report["search"]
+    assert (search["index"], search["params"]) == (index, params)
+    assert search["recall"] > 0.93
+    client = MilvusClient(uri=milvus_server)
+    described = client.describe_collection(f"covey_{index}_{shards}")
+    assert described["num_shards"] == shards
+    assert client.describe_index(f"covey_{index}_{shards}", "vector")["index_type"] == index
+
+
+def test_what_the_server_does_not_have_is_refused_before_any_work(covey, sample, milvus_server, tmp_path):
+    words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
+             f"run.dir={tmp_path / 'run'}", "store.index=HNSW_SQ", "store.vector_type=float16"]  # fmt: skip
+    result = covey(*words)
+    assert result.status == 2
+    assert (
+        f"store.vector_type=float16 needs a server of 2.4 or newer; the one at {milvus_server} is 2.3.5" in result.err
+    )
+    assert f"store.index=HNSW_SQ needs a server of 2.5 or newer; the one at {milvus_server} is 2.3.5" in result.err
+    result = covey(*words[:-2], "store.replicas=2")
+    assert result.status == 2
+    assert f"store.replicas=2: the server at {milvus_server} has query nodes for 1 at most" in result.err
+    assert not (tmp_path / "run" / "texts").exists()
+
+
 def test_a_target_recall_is_reached_with_the_least_effort_that_does(covey, sample, milvus_server, tmp_path):
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]
     run = RunDir(tmp_path / "target")
@@ -123,6 +159,7 @@ def test_a_bulk_load_leaves_the_same_collection_and_no_file(covey, sample, milvu
     store = run.report["store"]
     assert store["rows"] == run.report["counts"]["texts"]
     assert store["repaired_rows"] == 0
+    assert (store["import_jobs"], store["import_files"]) == (1, 1)
     assert run.report["search"]["recall"] > 0.99
     client = MilvusClient(uri=milvus_server)
     assert "NotLoad" in str(client.get_load_state("covey_bulk")["state"])  # released when the run was done
@@ -144,7 +181,7 @@ def test_a_file_that_the_server_cannot_see_is_told(covey, sample, milvus_server,
              f"run.dir={run.path}", "store.load=bulk", f"store.bulk_path={shared}"]  # fmt: skip
     with monkeypatch.context() as patched:
         start = ImportJobs.start
-        patched.setattr(ImportJobs, "start", lambda jobs, file, _: start(jobs, file, "/nowhere/part-000000.parquet"))
+        patched.setattr(ImportJobs, "start", lambda jobs, files, _: start(jobs, files, "/nowhere"))
         result = covey(*words)
     assert result.status == 1
     assert "the import of part-000000.parquet failed" in result.err

@@ -344,6 +344,47 @@ def test_more_probes_than_lists_are_refused() -> None:
     assert build_config(raw).search.params == {"nprobe": 16}
 
 
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"sq_type": "SQ4"}, "store.params.sq_type='SQ4' is none of SQ6, SQ8, BF16, FP16"),
+        ({"sq_type": ["SQ8"]}, "store.params.sq_type=['SQ8'] is none of SQ6, SQ8, BF16, FP16"),
+        ({"refine": "yes"}, "store.params.refine='yes' is none of True, False"),
+        ({"sq_type": "FP16", "refine": True, "refine_type": "SQ8"}, "store.params.refine_type=SQ8 is no finer than"),
+        ({"mmap.enabled": "yes"}, "store.params.mmap.enabled='yes' is neither true nor false"),
+        (
+            {"nlist": 9},
+            "store.params.nlist is not a parameter of index HNSW_SQ; it takes M, efConstruction, sq_type, r",
+        ),
+    ],
+)
+def test_what_quantized_graphs_do_not_take_is_refused(params: dict[str, object], says: str) -> None:
+    raw = {"store": SERVER | {"index": "HNSW_SQ", "params": params}}
+    assert problem(raw).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("store", "exact"),
+    [
+        ({}, True),
+        ({"index": "IVF_SQ8"}, False),
+        ({"index": "HNSW_SQ", "params": {"sq_type": "SQ8"}}, False),
+        ({"index": "HNSW_SQ", "params": {"refine": True, "refine_type": "FP16"}}, False),
+        ({"index": "HNSW_SQ", "params": {"refine": True, "refine_type": "FP32", "M": 8}}, True),
+        ({"index": "DISKANN"}, True),
+        ({"vector_type": "bfloat16"}, False),
+    ],
+)
+def test_which_indexes_give_the_distances_of_the_vectors_themselves(store: dict[str, object], exact: bool) -> None:
+    assert build_config({"store": SERVER | store}).store.exact_distances == exact
+
+
+@pytest.mark.parametrize(("key", "value"), [("vector_type", "float16"), ("shards", 2), ("replicas", 3)])
+def test_the_embedded_store_has_one_way_to_keep_vectors(key: str, value: object) -> None:
+    assert problem({"store": {key: value}}).startswith(f"store.{key}={value} needs a server; the embedded store has ")
+    assert getattr(build_config({"store": SERVER | {key: value}}).store, key) == value
+
+
 @pytest.mark.parametrize("index", ["HNSW", "IVF_SQ8", "DISKANN", "GPU_CAGRA", "AUTOINDEX"])
 def test_the_embedded_store_refuses_what_it_has_not(index: str) -> None:
     found = problem({"store": {"index": index}})

@@ -11,14 +11,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clustering.config.sections import StoreSection
 from clustering.errors import ConfigError, StoreError
 from clustering.milvus import bulk
-from clustering.milvus.bulk import ImportJobs, bulk_folder, check_bulk
+from clustering.milvus.bulk import Exporter, ImportJobs, bulk_folder, check_bulk
 from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.protocol import encode
 from clustering.runs.directory import RunDir
+from clustering.runs.storage import write_table
+from clustering.schema import vectors_schema
 
 
 class Service:
@@ -99,7 +105,7 @@ def endpoint(uri: str) -> Endpoint:
 def test_a_file_is_asked_for_once_and_waited_for(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
     jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
-    assert jobs.start("part-0.parquet", "prefix/part-0.parquet") == 0
+    assert jobs.start(["part-0.parquet"], "prefix") == 0
     jobs.wait(StoreSection(uri=uri, bulk_path="s3://bucket/prefix"))
     (asked,) = state.jobs.values()
     assert asked == {"collectionName": "texts", "dbName": "news", "files": [["prefix/part-0.parquet"]]}
@@ -107,12 +113,44 @@ def test_a_file_is_asked_for_once_and_waited_for(service: Any, newer: None, tmp_
     assert list(state.looks.values()) == [3]
 
 
+def test_files_share_a_bounded_number_of_jobs(service: Any, newer: None, tmp_path: Path) -> None:
+    state, uri = service
+    jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
+    assert [jobs.number(files) for files in (1, 8, 782, 100_000)] == [1, 8, 8, 98]
+    files = [f"part-{number:06d}.parquet" for number in range(300)]
+    for some in (files[:150], files[150:]):
+        assert jobs.start(some, "prefix") == 0
+    jobs.wait(StoreSection(uri=uri, bulk_path="s3://bucket/prefix"))
+    asked = [body["files"] for body in state.jobs.values()]
+    assert asked == [[[f"prefix/{file}"] for file in some] for some in (files[:150], files[150:])]
+    assert jobs.states == {files[0]: "done", files[150]: "done"}
+    assert list(state.looks.values()) == [3, 3]
+    jobs.rest = False  # older servers take one file a job
+    assert jobs.number(782) == 782
+
+
+@pytest.mark.parametrize("vector_type", ["float32", "float16", "bfloat16"])
+def test_a_file_holds_vectors_as_the_server_reads_them(vector_type: Any, tmp_path: Path) -> None:
+    run, vectors = RunDir(tmp_path / "run"), np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 4)
+    write_table(run / "vectors" / "part-000000.parquet", pa.table([range(5), column], schema=vectors_schema(4)))
+    store = StoreSection(uri="http://m:1", bulk_path=str(tmp_path), vector_type=vector_type)
+    assert Exporter(run, store, str(tmp_path))({"file": "one.parquet", "names": ["part-000000.parquet"]}) == {"rows": 5}
+    held = pq.read_table(tmp_path / "one.parquet")
+    assert held["row"].to_pylist() == list(range(5))
+    size = {"float32": (pa.float32(), 4)}.get(vector_type, (pa.uint8(), 8))
+    assert held.schema.field("vector").type.value_type == size[0]
+    assert {len(vector) for vector in held["vector"].to_pylist()} == {size[1]}
+    raw = held["vector"].combine_chunks().flatten().to_numpy().tobytes()
+    assert raw == encode(vectors, vector_type).tobytes()
+
+
 def test_after_a_crash_the_servers_list_says_which_files_it_was_asked_for(
     service: Any, newer: None, tmp_path: Path
 ) -> None:
     state, uri = service
     jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
-    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    jobs.start(["part-0.parquet"], "prefix")
     jobs._note("part-0.parquet", "asked")  # the answer was lost
     jobs._note("part-1.parquet", "asked")  # the question was lost
     again = ImportJobs(RunDir(tmp_path), endpoint(uri))
@@ -122,16 +160,16 @@ def test_after_a_crash_the_servers_list_says_which_files_it_was_asked_for(
 def test_a_job_whose_answer_was_lost_is_not_begun_twice(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
     jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
-    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    jobs.start(["part-0.parquet"], "prefix")
     state.mute = True
-    assert jobs.start("part-1.parquet", "prefix/part-1.parquet") == 1
+    assert jobs.start(["part-1.parquet"], "prefix") == 1
     assert list(state.jobs) == list(jobs.states.values())
 
 
 def test_a_failed_job_is_not_taken_for_one_whose_answer_was_lost(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
     jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
-    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    jobs.start(["part-0.parquet"], "prefix")
     jobs._note("part-0.parquet", "asked")
     state.broken = "file not found"
     assert ImportJobs(RunDir(tmp_path), endpoint(uri)).states == {}
@@ -141,9 +179,9 @@ def test_jobs_that_are_done_or_forgotten_are_not_waited_for(service: Any, newer:
     state, uri = service
     store = StoreSection(uri=uri, bulk_path="s3://bucket/prefix")
     jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
-    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    jobs.start(["part-0.parquet"], "prefix")
     jobs.wait(store)
-    jobs.start("part-1.parquet", "prefix/part-1.parquet")
+    jobs.start(["part-1.parquet"], "prefix")
     state.jobs.clear()  # three hours later
     again = ImportJobs(RunDir(tmp_path), endpoint(uri))
     again.wait(store)
@@ -157,7 +195,7 @@ def test_a_failed_import_is_told_and_asked_for_again_next_time(service: Any, new
     state, uri = service
     state.broken = "file not found"
     jobs = ImportJobs(RunDir(tmp_path), endpoint(uri))
-    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    jobs.start(["part-0.parquet"], "prefix")
     with pytest.raises(StoreError, match=r"import of part-0.parquet failed: file not found.*store.bulk_path"):
         jobs.wait(StoreSection(uri=uri, bulk_path="s3://bucket/prefix"))
     assert ImportJobs(RunDir(tmp_path), endpoint(uri)).states == {}
@@ -166,7 +204,7 @@ def test_a_failed_import_is_told_and_asked_for_again_next_time(service: Any, new
 def test_an_import_that_stands_still_is_named(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
     jobs = ImportJobs(RunDir(tmp_path), dataclasses.replace(endpoint(uri), stall_s=0.2))
-    jobs.start("part-0.parquet", "prefix/part-0.parquet")
+    jobs.start(["part-0.parquet"], "prefix")
     state.stuck = True
     wanted = (
         r"1 of 1 imports stand still for 0.2 s \(store.stall_s\); that of part-0.parquet \(job \d+\) at Importing, 40"
@@ -181,9 +219,9 @@ def test_a_refused_token_and_a_silent_service_are_told(
     _, uri = service
     monkeypatch.setenv("COVEY_TEST_TOKEN", "root:wrong")
     with pytest.raises(StoreError, match=r"answered 401.*the same command goes on"):
-        ImportJobs(RunDir(tmp_path), endpoint(uri)).start("part-0.parquet", "seen")
+        ImportJobs(RunDir(tmp_path), endpoint(uri)).start(["part-0.parquet"], "seen")
     with pytest.raises(StoreError, match=r"does not answer.*tried \d+ times in 1 s"):
-        ImportJobs(RunDir(tmp_path), endpoint("http://127.0.0.1:9")).start("part-0.parquet", "seen")
+        ImportJobs(RunDir(tmp_path), endpoint("http://127.0.0.1:9")).start(["part-0.parquet"], "seen")
 
 
 def test_what_a_server_or_a_folder_cannot_do_is_said_before_work(tmp_path: Path) -> None:

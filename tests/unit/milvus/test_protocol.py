@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.testing import assert_array_equal
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
-from clustering.milvus.protocol import column_of, read_hits, search_request, write_request
+from clustering.milvus.protocol import column_of, decode, encode, read_hits, search_request, write_request
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 
@@ -30,6 +31,28 @@ def test_a_written_request_reads_back_bit_for_bit(n_rows: int, dim: int) -> None
     assert list(key.scalars.long_data.data) == rows.tolist()
     assert vector.vectors.dim == dim
     assert np.array_equal(np.array(vector.vectors.float_vector.data, np.float32), vectors.ravel())
+
+
+@pytest.mark.parametrize(("vector_type", "number"), [("float16", 102), ("bfloat16", 103)])
+def test_vectors_of_two_bytes_a_number_are_sent_and_read_back(vector_type: str, number: int) -> None:
+    vectors = np.random.default_rng(1).normal(size=(5, 7)).astype(np.float32)
+    request = write_request("insert", "texts", "", np.arange(5), vectors, vector_type)
+    field = request.fields_data[1]
+    assert field.type == number == request.fields_data[1].type
+    assert len(getattr(field.vectors, f"{vector_type}_vector")) == 2 * vectors.size
+    held = column_of(field).flatten().to_numpy().reshape(5, 7)
+    assert_array_equal(held, decode(encode(vectors, vector_type), vector_type))
+    np.testing.assert_allclose(held, vectors, rtol=2**-11 if vector_type == "float16" else 2**-8)
+    asked = search_request("texts", "", vectors, 5, "L2", {}, strong=False, vector_type=vector_type)
+    (placeholder,) = common_pb2.PlaceholderGroup.FromString(asked.placeholder_group).placeholders
+    assert placeholder.type == number
+    assert list(placeholder.values) == [row.tobytes() for row in encode(vectors, vector_type)]
+
+
+def test_bfloat16_is_the_nearest_number_with_even_ties() -> None:
+    given = np.array([1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -(1 + 2**-7), 0], np.float32)
+    expected = np.array([1, 1, 1 + 2**-6, 1 + 2**-7, -(1 + 2**-7), 0], np.float32)
+    assert_array_equal(decode(encode(given, "bfloat16"), "bfloat16"), expected)
 
 
 def test_a_search_request_holds_vectors_limit_and_parameters() -> None:
