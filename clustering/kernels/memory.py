@@ -130,10 +130,11 @@ def _block_bytes(n_texts: int, k: int, n_blocks: int) -> int:
     return max(graph_bytes(n_texts, k, n_blocks), forest_bytes(own, min(n_texts - own, own), own * k))
 
 
-def server_bytes(n_texts: int, dim: int, links: int) -> int:
-    """Memory of a server with a collection of float32 vectors.
+def server_bytes(n_texts: int, number_bytes: float, dim: int, links: int) -> int:
+    """Memory of a server with a loaded collection.
 
-    links : of each text in an HNSW index (2 M); 0 for other indexes
+    number_bytes : of a number of a vector in the index: 4 for float32, 1 for SQ8, 5 for SQ8 refined by FP32
+    links : of each text in a graph (2 M of HNSW); 0 for other indexes
     Everything counts twice: while segments are merged and indexed, the old and the new ones are there.
     """
-    return 2 * n_texts * (4 * dim + 4 * links)
+    return int(2 * n_texts * (number_bytes * dim + 4 * links))

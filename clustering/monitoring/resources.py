@@ -13,6 +13,8 @@ from clustering.schema import Figures
 GUESSED_DIM = 1024  # where only the loaded model knows it
 GUESSED_TEXT_BYTES = 70.0  # a headline
 ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20}
+SQ_BYTES = {"SQ6": 0.75, "SQ8": 1, "BF16": 2, "FP16": 2, "FP32": 4}  # of a number of a vector in HNSW_SQ
+DISKANN_SHARE = 0.225  # of the vectors that DISKANN holds in memory: compressed ones, and those that are read often
 READER_BYTES = 300 << 20  # of a process that reads a piece of the input
 
 
@@ -107,9 +109,22 @@ def _processes(stage: str, config: RunConfig, node_type: NodeType) -> int:
 
 
 def milvus_bytes(config: RunConfig, counts: Counts) -> int:
-    """Memory of the loaded collection on the server."""
-    links = 2 * int(config.store.params.get("M", 16)) if config.store.index_type == "HNSW" else 0
-    return server_bytes(counts.texts, counts.dim, links)
+    """Memory of the loaded collection on the server, in all its replicas.
+
+    Of what mmap keeps on disk a quarter counts: pages that the search reads often. This share is a guess.
+    """
+    store = config.store
+    width = 4.0 if store.vector_type == "float32" else 2.0
+    links = 2 * int(store.params.get("M", 16)) if store.index_type in ("HNSW", "HNSW_SQ") else 0
+    if store.index_type == "IVF_SQ8":
+        width = 1
+    elif store.index_type == "HNSW_SQ":
+        refined = store.params.get("refine") and SQ_BYTES[str(store.params.get("refine_type", "FP32"))]
+        width = SQ_BYTES[str(store.params.get("sq_type", "SQ8"))] + (refined or 0)
+    elif store.index_type == "DISKANN":
+        width *= DISKANN_SHARE
+    found = store.replicas * server_bytes(counts.texts, width, counts.dim, links)
+    return found // 4 if store.params.get("mmap.enabled") else found
 
 
 def format_bytes(count: float) -> str:

@@ -1,0 +1,30 @@
+"""resources.py: what each way to keep vectors needs of the server's memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clustering.config.loading import build_config
+from clustering.monitoring.resources import Counts, milvus_bytes
+
+COUNTS = Counts(texts=1000, records=1000, dim=1024, text_bytes=60.0)
+
+
+@pytest.mark.parametrize(
+    ("store", "each"),
+    [
+        ({"index": "HNSW"}, 4 * 1024 + 4 * 32),
+        ({"index": "HNSW", "vector_type": "bfloat16", "params": {"M": 8}}, 2 * 1024 + 4 * 16),
+        ({"index": "HNSW_SQ"}, 1024 + 4 * 32),
+        ({"index": "HNSW_SQ", "params": {"sq_type": "SQ6", "refine": True, "refine_type": "FP16"}}, 2816 + 4 * 32),
+        ({"index": "IVF_SQ8"}, 1024),
+        ({"index": "IVF_FLAT", "replicas": 3}, 3 * 4 * 1024),
+        ({"index": "FLAT", "params": {"mmap.enabled": True}}, 1024),
+        ({"index": "DISKANN"}, 0.225 * 4 * 1024),
+    ],
+)
+def test_the_servers_memory_follows_from_how_the_vectors_are_kept(store: dict[str, Any], each: float) -> None:
+    config = build_config({"store": {"uri": "http://milvus:19530", **store}})
+    assert milvus_bytes(config, COUNTS) == pytest.approx(2 * 1000 * each, abs=8)
