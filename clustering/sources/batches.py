@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -16,6 +15,7 @@ from clustering.sources.formats.column_types import infer_integers
 from clustering.sources.formats.encodings import Decoder
 from clustering.sources.formats.issues import Issues
 from clustering.sources.opening import UNREADABLE, check_unchanged, open_parquet, read_blocks, short_reason
+from clustering.sources.pieces import Piece, ReadTask
 
 # The most that a file makes a worker hold.
 RECORD_BYTES = 16 << 20  # the longest record of a csv file, line of a JSON Lines file, value of a Parquet file
@@ -25,15 +25,6 @@ BATCH_BYTES = 64 << 20  # of values held as Python strings
 EXPANDED_BYTES = 1 << 30
 EXPANSION_RATIO = 200  # of the records' bytes to the file's
 RECORD_COST = 64  # bytes that a record takes in records/ besides its text: its id and digests
-
-
-@dataclass(frozen=True)
-class ReadTask:
-    """What one worker call reads: some files, or some row groups of one Parquet file."""
-
-    files: list[dict[str, Any]] = field(default_factory=list)
-    row_groups: list[int] | None = None
-    first_record: int = 0
 
 
 def text_names(cfg: ReadSection) -> list[str]:
@@ -111,14 +102,21 @@ def _own_columns(
         limits = parquet.Limits(max_rows, BATCH_BYTES, RECORD_BYTES)
         yield from parquet.read_row_groups(source, task.row_groups, paths, own_texts, limits, cfg.errors, issues)
         return
+    piece = Piece(file, task) if task.is_piece else None
     decoder = Decoder(cfg.csv.encoding if file.format != "jsonl" else None, cfg.errors, issues)
-    blocks = read_blocks(file, decoder)
+    blocks = piece.blocks(cfg.errors, issues) if piece else read_blocks(file, decoder)
     if file.format == "jsonl":
         records = jsonlines.records_of(blocks, file.layout["style"], RECORD_BYTES, issues)
         yield from jsonlines.read_values(records, texts, own_others, max_rows, BATCH_BYTES, issues)
         return
     dialect = dialects.Dialect(**file.layout["dialect"])
-    for table in delimited.read_records(blocks, dialect, positions or {"": 0}, own_texts, RECORD_BYTES, issues):
+    header, ahead = task.header.encode(), None
+    if piece:
+        dialect, ahead = replace(dialect, skip=dialect.skip if task.start == 0 else 0), piece.ahead
+    tables = delimited.read_records(
+        blocks, dialect, positions or {"": 0}, own_texts, RECORD_BYTES, issues, header, ahead
+    )
+    for table in tables:
         for start in range(0, len(table), max_rows):
             part = table.slice(start, max_rows)
             columns = {name: part[name] for name in own_texts} | {

@@ -47,6 +47,8 @@ class RowWriter:
                 path = self.run / "records" / f"{record_name}.arrow"
                 table = read_temporary(path, lambda name: name not in schema.NUMBERING_COLUMNS)
                 table, first = table.slice(0, len(numbers.row)), numbers.first
+                if (file := item["of_files"].get(record_name)) and schema.LOCATION in table.schema.names:
+                    table = _with_default_ids(table, **file)
                 add("members", self._members(table, numbers.row))
                 rows = pa.array(numbers.row[first])
                 columns = [rows, table["text"].filter(first), pa.array(numbers.copies)]
@@ -75,6 +77,16 @@ class RowWriter:
         if schema.LOCATION in table.schema.names and pa.types.is_string(self.members.field("text_id").type):
             columns["text_id"] = pc.coalesce(columns["text_id"], table[schema.LOCATION])
         return pa.table(columns, schema=self.members)
+
+
+def _with_default_ids(table: pa.Table, name: str, before: int) -> pa.Table:
+    """Records of a piece of a file with their default ids, where they had their numbers in the piece.
+
+    name : of the file; before : its records before the piece
+    """
+    at = table.schema.get_field_index(schema.LOCATION)
+    numbers = pc.add(table[schema.LOCATION], before).cast(pa.string())
+    return table.set_column(at, schema.LOCATION, pc.binary_join_element_wise(name, numbers, ":"))
 
 
 def _by_part(names: list[str], numbers: Numbers) -> Iterator[tuple[str, Numbers]]:
@@ -148,7 +160,13 @@ def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | 
         for text, numeric, large in kinds
     ]
     members, mixed = members_schema(parts)
-    named = [{"names": [part["name"] for part in item]} for item in items]
+    named = [
+        {
+            "names": [part["name"] for part in item],
+            "of_files": {part["name"]: part["of_file"] for part in item if "of_file" in part},
+        }
+        for item in items
+    ]
     written = map_parts(RowWriter, named, run=run, members=members)
     _write_indexes(run, written)
     run.remove("records")

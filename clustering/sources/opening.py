@@ -29,17 +29,17 @@ UNREADABLE = (
 def open_file(file: InputFile) -> Any:
     """The unpacked bytes of a file, as a stream."""
     if file.compression == "zip":
-        archive = zipfile.ZipFile(_open_raw(file))
+        archive = zipfile.ZipFile(open_raw(file))
         return archive.open(archive_member(archive))
     if file.compression == "xz":
-        return lzma.open(_open_raw(file))
+        return lzma.open(open_raw(file))
     if file.remote:
         stream = io.BufferedReader(RetryingFile(file.remote), BLOCK_BYTES)
         return pa.CompressedInputStream(pa.PythonFile(stream, "r"), file.compression) if file.compression else stream
     return filesystem(file.pattern)[0].open_input_stream(file.path, compression=file.compression)
 
 
-def _open_raw(file: InputFile) -> Any:
+def open_raw(file: InputFile) -> Any:
     """The bytes of a file as they are stored, with random access."""
     return RetryingFile(file.remote) if file.remote else filesystem(file.pattern)[0].open_input_file(file.path)
 
@@ -74,7 +74,7 @@ def open_parquet(file: InputFile) -> Any:
     Raises: InputError for one that unpacks to more than parquet.UNPACKED_BYTES.
     """
     if not file.compression:
-        return _open_raw(file)
+        return open_raw(file)
     unpacked: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as somebody reads from it
     with open_file(file) as stream:
         while chunk := stream.read(1 << 20):

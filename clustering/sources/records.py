@@ -98,12 +98,12 @@ def carried_name(column: str) -> str:
 
 
 def records_table(
-    texts: list[str], originals: list[str | None], default_ids: list[str], columns: dict[str, pa.Array]
+    texts: list[str], originals: list[str | None], default_ids: list[str] | list[int], columns: dict[str, pa.Array]
 ) -> pa.Table:
     """A part of records/: the records whose text is not empty, with digests and their positions among all.
 
     texts, originals : as ``TextCleaner`` returns them
-    default_ids : the ids of records without one of their own
+    default_ids : the ids of records without one of their own; or, in a piece of a file, the records' numbers there
     columns : what members/ carries, text_id among them
     """
     kept = [at for at, text in enumerate(texts) if text]
@@ -117,7 +117,10 @@ def records_table(
     }
     ids = columns.get("text_id")
     if ids is None or ids.null_count:
-        found[schema.LOCATION] = pa.array([default_ids[at] for at in kept], pa.string())
+        found[schema.LOCATION] = pa.array(
+            [default_ids[at] for at in kept],
+            pa.int64() if default_ids and isinstance(default_ids[0], int) else pa.string(),
+        )
     if ids is not None:
         found[schema.ID_DIGEST] = _digests(pc.fill_null(as_type(ids, pa.string()), "").to_pylist())
     found.update(columns)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,15 +16,18 @@ from clustering.errors import InputError
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures
 from clustering.sources import batches
-from clustering.sources.batches import ReadTask, check_malformed, read_batches
+from clustering.sources.batches import check_malformed, read_batches
 from clustering.sources.deduplication import deduplicate_records
 from clustering.sources.files import InputFile, Inputs
 from clustering.sources.formats.column_types import concat_tables
+from clustering.sources.formats.encodings import CutError
 from clustering.sources.formats.issues import Issues
 from clustering.sources.opening import open_parquet
+from clustering.sources.pieces import ReadTask, cut_file
 from clustering.sources.records import TextCleaner, carried_columns, carried_name, records_table, write_records
 from clustering.workers.pool import Item, map_parts
 
+log = logging.getLogger("covey")
 RECORDS_PER_PART = 8192
 READ_TASK_BYTES = 32 << 20  # a task has about this size: small files together, Parquet by row groups
 READ_TASK_FILES = 500  # to open a file takes longer than to read what little it may hold
@@ -38,12 +42,14 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, dim: int) 
     Raises: InputError that names the file and the record where reading stopped, or the first of too many malformed.
     """
     inputs = files if isinstance(files, Inputs) else Inputs(files)
-    items = [{"task": asdict(task)} for task in _read_tasks(files)]
-    results = map_parts(RecordReader, items, run=run, cfg=cfg, keep=inputs.keep)
+    tasks, results = _read_all(_read_tasks(files, cfg), lambda items: map_parts(
+        RecordReader, items, run=run, cfg=cfg, keep=inputs.keep
+    ))  # fmt: skip
     issues = Issues()
-    for result in results:
-        issues.merge(result["issues"])
+    for task, result in zip(tasks, results, strict=True):
+        issues.merge(result["issues"], task.files[0]["uri"] if task.is_piece else "")
     parts = [part for result in results for part in result["parts"]]
+    _count_records_of_files(tasks, results)
     records = sum(part["records"] for part in parts)
     problems = check_malformed(records, issues, cfg)
     if records and issues.counts["keyless"] >= records:
@@ -57,6 +63,53 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, dim: int) 
         warnings.append(f"Columns whose types differ between files or records are strings: {', '.join(mixed)}.")
     return {**figures, "dropped": issues.counts["malformed"], "keyless": issues.counts["keyless"],
             "markup": issues.counts["markup"], "warnings": warnings}  # fmt: skip
+
+
+def _read_all(tasks: list[ReadTask], read: Callable[[list[Item]], list[Item]]) -> tuple[list[ReadTask], list[Item]]:
+    """The tasks in whose results every record is once, and their results.
+
+    A piece that does not end where a record ends is read again with the one behind it, and a file that cannot be read
+    in pieces as a whole.
+    """
+    results: list[Item | None] = [None] * len(tasks)
+    serial = 0  # so that no part takes another one's name
+    while todo := [at for at, result in enumerate(results) if result is None]:
+        items = [{"task": asdict(tasks[at]), "serial": serial + number} for number, at in enumerate(todo)]
+        for at, result in zip(todo, read(items), strict=True):
+            results[at] = result
+        serial += len(items)
+        tasks, results = _join_pieces(tasks, results)
+    return tasks, [result for result in results if result is not None]
+
+
+def _join_pieces(tasks: list[ReadTask], results: list[Item | None]) -> tuple[list[ReadTask], list[Item | None]]:
+    """The tasks with those joined that must be read together; they have no result."""
+    lost = [(result or {}).get("lost") for result in results]
+    whole = {task.files[0]["uri"] for task, why in zip(tasks, lost, strict=True) if why == "file"}
+    found: list[tuple[ReadTask, Item | None]] = []
+    goes_on = False  # whether the piece before has no end of its own
+    for task, result, why in zip(tasks, results, lost, strict=True):
+        if task.is_piece and task.files[0]["uri"] in whole:
+            if task.start == 0:
+                log.info("read: %s cannot be read in pieces; one worker reads it", task.files[0]["uri"])
+                found.append((ReadTask(task.files), None))
+        elif goes_on and task.start:
+            found[-1] = replace(found[-1][0], stop=task.stop), None
+        else:
+            found.append((task, None if why else result))
+        goes_on = why == "end"
+    return [task for task, _ in found], [result for _, result in found]
+
+
+def _count_records_of_files(tasks: list[ReadTask], results: list[Item]) -> None:
+    """Note for the parts of pieces their file and how many of its records stand before them; default ids need both."""
+    before = 0
+    for task, result in zip(tasks, results, strict=True):
+        if task.is_piece:
+            before = before if task.start else 0
+            for part in result["parts"]:
+                part["of_file"] = {"name": task.files[0]["name"], "before": before}
+            before += result["rows"]
 
 
 def read_columns_of(files: list[InputFile], cfg: ReadSection) -> pa.Table:
@@ -98,13 +151,23 @@ class RecordReader:
 
     def __call__(self, item: Item) -> Item:
         issues, task = Issues(), ReadTask(**item["task"])
+        try:
+            return self._read(task, item["serial"], issues)
+        except CutError as error:
+            return {"lost": "file" if error.whole else "end", "parts": [], "rows": 0}
+        except InputError:
+            if not task.is_piece:
+                raise
+            return {"lost": "file", "parts": [], "rows": 0}  # one worker tells the record and what stands before it
+
+    def _read(self, task: ReadTask, serial: int, issues: Issues) -> Item:
         untyped = all(file["format"] in ("csv", "tsv") for file in task.files)
         parts: list[dict[str, Any]] = []
         mixed: set[str] = set()  # columns of several types
         for default_ids, table in _parts(task, self.cfg, self.keep, issues, mixed):
             texts, originals = self.clean(table, issues)
             columns, kinds = carried_columns(table, self.cfg, self.keep, issues)
-            name = f"part-{item['item']:06d}-{len(parts):06d}"
+            name = f"part-{serial:06d}-{len(parts):06d}"
             part = write_records(self.run, name, len(table), records_table(texts, originals, default_ids, columns))
             parts.append({**part, **(kinds if untyped else {**kinds, "numeric": []})})
         carried = sorted(
@@ -118,13 +181,14 @@ class RecordReader:
 
 def _parts(
     task: ReadTask, cfg: ReadSection, keep: tuple[str, ...], issues: Issues, mixed: set[str]
-) -> Iterator[tuple[list[str], pa.Table]]:
+) -> Iterator[tuple[list[Any], pa.Table]]:
     """The records of a task with their default ids, at most RECORDS_PER_PART and about BATCH_BYTES at a time.
 
+    In a piece of a file, whose first record has a number that is not known yet, they are numbers from 1.
     mixed : takes the names of columns that are strings because types differ
     Raises: InputError that names the file and the record where reading stopped.
     """
-    ids: list[str] = []
+    ids: list[Any] = []
     tables: list[pa.Table] = []
     size = 0
     for file, first, table in _numbered_batches(task, cfg, keep, issues):
@@ -133,7 +197,11 @@ def _parts(
             rows = table.slice(start, RECORDS_PER_PART - len(ids))
             rows_size = rows.nbytes
             if not tables or size + rows_size <= batches.BATCH_BYTES:
-                ids += _default_ids(file, first + start, len(rows))
+                ids += (
+                    range(first + start + 1, first + start + 1 + len(rows))
+                    if task.is_piece
+                    else _default_ids(file, first + start, len(rows))
+                )
                 tables.append(rows)
                 start, size = start + len(rows), size + rows_size
                 if len(ids) < RECORDS_PER_PART:
@@ -166,7 +234,7 @@ def _joined(tables: list[pa.Table], mixed: set[str]) -> pa.Table:
     return table
 
 
-def _read_tasks(files: list[InputFile]) -> list[ReadTask]:
+def _read_tasks(files: list[InputFile], cfg: ReadSection) -> list[ReadTask]:
     tasks: list[ReadTask] = []
     small: list[dict[str, Any]] = []
     small_bytes = 0
@@ -176,6 +244,9 @@ def _read_tasks(files: list[InputFile]) -> list[ReadTask]:
             small, small_bytes = [], 0
         if file.format == "parquet" and not file.compression and file.size > READ_TASK_BYTES:
             tasks += _row_group_tasks(file)
+            continue
+        if pieces := cut_file(file, cfg):
+            tasks += pieces
             continue
         small.append(asdict(file))
         small_bytes += file.size

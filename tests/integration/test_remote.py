@@ -43,7 +43,15 @@ from clustering.runs.inventory import LOCK
 from clustering.runs.kernel_inputs import load_graph
 from clustering.runs.locks import pid_namespace
 from clustering.runs.object_store import RemotePath
-from clustering.runs.parts import part_name, parts, read_rows, rows_without_vector, walk_tables, write_part
+from clustering.runs.parts import (
+    part_name,
+    parts,
+    read_columns,
+    read_rows,
+    rows_without_vector,
+    walk_tables,
+    write_part,
+)
 from clustering.runs.storage import (
     atomic_write,
     load_array,
@@ -56,7 +64,7 @@ from clustering.runs.storage import (
     write_table,
     write_temporary,
 )
-from clustering.sources import opening
+from clustering.sources import opening, pieces
 from clustering.sources.detection import find_files
 from clustering.stages.embed import adopt_vectors
 from clustering.stages.read import read_columns_of, read_texts
@@ -543,6 +551,26 @@ def test_a_bucket_that_fails_while_a_file_is_read_is_waited_for(
     store.failing = 1.0
     with pytest.raises(StageError, match=r"waited/a.*\(tried \d+ times in \d+ s\)\. When that is mended"):
         read_columns_of([replace(file, patience_s=2) for file in given], cfg)
+
+
+def test_a_large_file_of_a_bucket_that_fails_is_read_in_pieces(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = [f'Flood number {n}, "of" {n % 7} in\nGarford' for n in range(20_000)]
+    plain = io.BytesIO()
+    pyarrow.csv.write_csv(pa.table({"title": titles}), plain)
+    store.put("large/a.csv", plain.getvalue())
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 200_000)
+    cfg = ReadSection(paths=(store.uri("large/a.csv"),), text_columns=("title",))
+    given = find_files(cfg, patience_s=60)
+    assert len(pieces.cut_file(given[0], cfg)) == 5
+    store.failing, store.failed = 0.2, 0
+    read_texts(given, cfg, RunDir(tmp_path / "run"), dim=256)
+    store.failing = 0.0
+    assert store.failed > 0
+    members = read_columns(tmp_path / "run" / "members", ["text_id", "row"])
+    assert members["text_id"].to_pylist() == [f"a.csv:{number}" for number in range(1, 20_001)]
+    assert members["row"].to_pylist() == list(range(20_000))
 
 
 def test_a_file_of_a_bucket_that_cannot_be_read_is_named_with_its_options(store: ObjectStore) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ csv.field_size_limit(1 << 30)
 
 def read_records(
     blocks: Iterable[tuple[bytes, bool]], dialect: Dialect, columns: dict[str, int], texts: Collection[str],
-    max_bytes: int, issues: Issues,
+    max_bytes: int, issues: Issues, header: bytes = b"", ahead: Callable[[], tuple[bytes, bool]] | None = None,
 ) -> Iterator[pa.Table]:  # fmt: skip
     """The wanted columns of a file as strings, some thousand records at a time.
 
@@ -32,10 +32,11 @@ def read_records(
     columns : the position of each wanted column, from 0
     texts : those columns in which a cell that is one of the dialect's ``nulls`` is null
     max_bytes : of a record
-    Raises: InputError for a record that is too long.
+    header : the line that names the columns, where it does not stand among the skipped ones
+    ahead : the bytes behind a piece of a file, see ``RecordSplitter.finish``
+    Raises: InputError for a record that is too long; CutError for a piece whose last record goes on behind it.
     """
     splitter = RecordSplitter(dialect, max_bytes, issues)
-    header = b""
     skip, rest = dialect.skip, b""
     for block, final in _with_line_feeds(blocks) if dialect.carriage else blocks:
         data = rest + block if rest else block
@@ -47,10 +48,19 @@ def read_records(
         line = splitter.line
         chunks, rest = splitter.split(b"" if skip else data, final)
         for chunk in chunks:
-            if header and header in chunk:
-                chunk = _without_headers(chunk, header, line, issues)
-            yield _Chunk(chunk, line, dialect).parse(columns, texts, issues)
+            yield _parsed(chunk, line, dialect, header, columns, texts, issues)
             line += chunk.count(b"\n")
+    if rest and ahead:
+        yield _parsed(splitter.finish(rest, *ahead()), splitter.line, dialect, header, columns, texts, issues)
+
+
+def _parsed(
+    chunk: bytes, line: int, dialect: Dialect, header: bytes, columns: dict[str, int], texts: Collection[str],
+    issues: Issues,
+) -> pa.Table:  # fmt: skip
+    if header and header in chunk:
+        chunk = _without_headers(chunk, header, line, issues)
+    return _Chunk(chunk, line, dialect).parse(columns, texts, issues)
 
 
 def _with_line_feeds(blocks: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool]]:

@@ -25,6 +25,17 @@ LATIN = ("latin_1", "iso8859_15")  # guessed for what is cp1252
 _MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
 
 
+class CutError(Exception):
+    """A piece of a file that cannot be read alone as it is read within the file.
+
+    whole : whether all of the file is to be read at once; else the piece goes on beyond its end
+    """
+
+    def __init__(self, whole: bool = False) -> None:
+        super().__init__()
+        self.whole = whole
+
+
 def declared_encoding(head: bytes) -> tuple[str | None, int]:
     """The encoding that a file's first bytes show, and the length of its byte order mark; None if they show nothing."""
     for mark, name in BOMS:

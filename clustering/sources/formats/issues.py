@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,7 @@ class Issues:
         self.examples: dict[str, list[str]] = dict(examples or {})
         self.of_file: Counter[str] = Counter()
         self.uri = ""
+        self.lines = 0  # of a piece of a file, or of the pieces that were merged
 
     def start_file(self, uri: str) -> None:
         self.uri, self.of_file = uri, Counter()
@@ -47,15 +49,25 @@ class Issues:
         self.counts[kind] += number
         self.of_file[kind] += number
 
-    def merge(self, other: dict[str, Any]) -> None:
-        """Add what another reader has counted, in the form of ``as_dict``."""
-        self.counts.update(other["counts"])
+    def merge(self, other: dict[str, Any], uri: str = "") -> None:
+        """Add what another reader has counted, in the form of ``as_dict``.
+
+        uri : of a piece's file, whose pieces are merged one after the other; examples are those of the whole file
+        """
+        if not uri or uri != self.uri:
+            self.start_file(uri)
+            self.lines = 0
         for kind, examples in other["examples"].items():
-            self.examples[kind] = [*self.examples.get(kind, []), *examples][:EXAMPLES]
+            if not self.of_file[kind]:
+                examples = [_on_later_line(one, uri, self.lines) for one in examples] if self.lines else examples
+                self.examples[kind] = [*self.examples.get(kind, []), *examples][:EXAMPLES]
+        self.counts.update(other["counts"])
+        self.of_file.update(other["counts"])
+        self.lines += other["lines"]
 
     def as_dict(self) -> dict[str, Any]:
         """Counts and examples as JSON can hold them."""
-        return {"counts": dict(self.counts), "examples": self.examples}
+        return {"counts": dict(self.counts), "examples": self.examples, "lines": self.lines}
 
     def example(self, kind: str) -> str:
         return (self.examples.get(kind) or [""])[0]
@@ -80,6 +92,15 @@ class Issues:
         if figures.get("missing_ids"):
             found.append(f"{figures['missing_ids']:,} records have no id in read.id_column.")
         return found
+
+
+def _on_later_line(example: str, uri: str, lines: int) -> str:
+    """An example in which a line is counted from a later one of its file."""
+    found = re.match(r"line (\d{1,3}(,\d{3})*)", example.removeprefix(f"{uri}, "))
+    if not found or not example.startswith(f"{uri}, "):
+        return example
+    line = int(found[1].replace(",", "")) + lines
+    return f"{uri}, line {line:,}{example[len(uri) + 2 + found.end() :]}"
 
 
 def excerpt(line: str | bytes) -> str:

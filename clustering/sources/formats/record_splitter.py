@@ -10,6 +10,7 @@ import numpy as np
 from clustering.errors import InputError
 from clustering.kernels.topk import IntArray
 from clustering.sources.formats.dialects import SWALLOWED_LINES, Dialect
+from clustering.sources.formats.encodings import CutError
 from clustering.sources.formats.issues import Issues, excerpt
 
 TAIL_BYTES = 4096  # behind a quoted field: enough to see how its record ends and the next begins
@@ -54,6 +55,20 @@ class RecordSplitter:
                               f"that is never closed makes one of many"])  # fmt: skip
         self.line += done
         return [chunk for chunk in chunks if chunk], rest
+
+    def finish(self, rest: bytes, ahead: bytes, final: bool) -> bytes:
+        """The last records of a piece of a file, which ``split`` has left.
+
+        ahead : bytes behind the piece; final : whether the file ends with them
+        Raises: CutError where the last record goes on behind the piece.
+        """
+        data = rest + ahead
+        if final and not data.endswith(b"\n"):
+            data += b"\n"
+        chunk, at = self._window(data, 0, len(rest), final)
+        if at != len(rest) or len(data) > self.max_bytes:
+            raise CutError
+        return chunk
 
     def _repaired(self, data: bytes, cut: int, final: bool) -> tuple[list[bytes], bytes]:
         chunks: list[bytes] = []

@@ -675,7 +675,7 @@ def test_a_thousand_files_are_read_in_two_pieces(write: Write, tmp_path: Path, r
     for n in range(1000):
         (tmp_path / f"in/{n:05}.csv").write_text(f"title\nHeadline {n}\n")
     cfg = section(tmp_path / "in")
-    assert [len(task.files) for task in _read_tasks(find_files(cfg))] == [500, 500]
+    assert [len(task.files) for task in _read_tasks(find_files(cfg), cfg)] == [500, 500]
     assert read_here(cfg)[1]["texts"] == 1000
 
 

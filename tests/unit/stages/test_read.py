@@ -346,8 +346,8 @@ before = peak_bytes()
 with measured_peak() as peak:
     try:
         worker = read.RecordReader(RunDir(Path(into)), cfg)
-        for number, task in enumerate(read._read_tasks(detection.find_files(cfg))):
-            found["records"] += worker({"task": asdict(task), "item": number})["rows"]
+        for number, task in enumerate(read._read_tasks(detection.find_files(cfg), cfg)):
+            found["records"] += worker({"task": asdict(task), "serial": number})["rows"]
     except ConfigError as error:
         found["problems"] = error.problems
 print(json.dumps({**found, "grown_mib": (peak.bytes - before) / 2**20}))
@@ -609,19 +609,20 @@ def test_small_files_are_read_together_and_large_ones_alone(bound: Bound) -> Non
     bound("READ_TASK_BYTES", 100)
     files = [file_of(f"{number}.csv", size) for number, size in enumerate([40, 60, 1, 500, 50, 50])]
     files.append(file_of("z.parquet", 300, "parquet", "gzip"))
-    tasks = [[file["name"] for file in task.files] for task in _read_tasks(files)]
+    tasks = [[file["name"] for file in task.files] for task in _read_tasks(files, ReadSection())]
     assert tasks == [["0.csv", "1.csv"], ["2.csv"], ["3.csv"], ["4.csv", "5.csv"], ["z.parquet"]]
 
 
 def test_no_files_are_no_pieces() -> None:
-    assert _read_tasks([]) == []
+    assert _read_tasks([], ReadSection()) == []
 
 
 def test_a_large_parquet_file_is_read_by_row_groups(tmp_path: Path, bound: Bound) -> None:
     bound("READ_TASK_BYTES", 100)
     titles = [f"Headline {number} of a day with much news" for number in range(50)]
     pq.write_table(pa.table({"title": titles}), tmp_path / "a.parquet", row_group_size=7)
-    tasks = _read_tasks(find_files(section(tmp_path / "a.parquet")))
+    cfg = section(tmp_path / "a.parquet")
+    tasks = _read_tasks(find_files(cfg), cfg)
     assert [group for task in tasks for group in task.row_groups or []] == list(range(8))
     assert [task.first_record for task in tasks] == [7 * (task.row_groups or [0])[0] for task in tasks]
     assert len(tasks) > 1
