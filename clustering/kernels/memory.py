@@ -13,6 +13,7 @@ SMALL_RUN_PARTS = 64  # about so many parts share out the work of a run with sma
 LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
 MOST_ENTRIES = 1 << 27  # entries of the lists of a block
 MAP_TEXTS = 1_000_000  # that the map lays out, where project.sample says nothing; the others lie amid their neighbors
+AXES_ROWS = 131_072  # vectors whose covariance gives the axes of the map's start
 NUMBERED_RECORDS = 1 << 22  # whose texts a process numbers at most
 PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
 
@@ -57,7 +58,7 @@ def stage_bytes(
     k : neighbors of a text; graph_k : those of them that the graph takes; None: all
     text_bytes : mean UTF-8 length of a text; encoder_bytes : of the encoder's weights in memory
     recall_sample : rows that are compared with exact search
-    map_neighbors, map_texts, map_method : of the map; map_texts None: all texts
+    map_neighbors, map_texts, map_method : of the map; map_texts None: MAP_TEXTS
     drawn : texts in the interactive map
     Source: fitted to runs of 2,291 to 859,941 texts (docs/operations.md).
     """
@@ -65,11 +66,8 @@ def stage_bytes(
     listed = n_texts * k  # directed edges
     edges = listed if graph_k is None else n_texts * graph_k
     vectors = n_texts * dim * 4
-    laid_out = n_texts if map_texts is None else min(map_texts, n_texts)
-    # The map's lists. With a sample they are those of all texts, and as much again while the others are placed.
-    lists = n_texts * (map_neighbors * 12 if map_texts is None else k * 24)
     sampled = recall_sample * (dim * 4 + k * 60) + 3 * BLOCK_BYTES if recall_sample else 0
-    edge_bytes = 125 if map_method == "umap" else 55
+    umap = map_method == "umap"
     pictured = min(n_texts, PICTURE_POINTS)
     # The first number is in MiB: an interpreter with Ray and the stage's libraries, before it reads a row.
     rows = [
@@ -83,17 +81,23 @@ def stage_bytes(
         ("forest", 0, forest_bytes(n_texts, 0, edges), n_texts * 24),
         ("cluster", 420, n_texts * 380, n_texts * 80),
         ("describe", 470, n_texts * 870, 1 << 20),
-        (
-            "project",
-            590 if map_method == "umap" else 500,
-            lists + laid_out * map_neighbors * edge_bytes,
-            n_texts * 16,
-        ),
+        ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),
         # The earlier stages leave 410 bytes of a text in the process, mapped from Ray's object store.
         ("plot", 640, n_texts * (62 + 410) + pictured * 190 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
         ("report", 600, n_texts * 600, n_records * 60),
     ]
     return [StageBytes(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]
+
+
+def map_bytes(n_texts: int, dim: int, k: int, n_neighbors: int, sample: int | None, umap: bool) -> int:
+    """Memory of the process that lays out the map, without its libraries. sample : texts that it lays out at most"""
+    laid_out = min(n_texts, sample or MAP_TEXTS)
+    start = n_texts * dim * 4 if n_texts <= AXES_ROWS else 0
+    layout = laid_out * n_neighbors * (137 if umap else 67) + n_texts * 8
+    if laid_out == n_texts:
+        return max(start, layout)
+    # The entries of all lists that are in the sample, in parts, joined, and shared; then all coordinates twice.
+    return max(start, layout, laid_out * k * 24 + n_texts * 24, n_texts * 34)
 
 
 def forest_bytes(n_own: int, n_halo: int, entries: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from clustering import schema
 from clustering.config.sections import ProjectSection
 from clustering.errors import StageError
 from clustering.kernels.graph.diffusion import NeighborLists
+from clustering.kernels.graph.forest import row_dtype
 from clustering.kernels.graph.layout import fuzzy_graph, lay_out
 from clustering.kernels.graph.map_sample import (
     join_lists,
@@ -22,7 +24,7 @@ from clustering.kernels.graph.map_sample import (
     sampled_entries,
     take_lists,
 )
-from clustering.kernels.memory import LARGEST_PART, MAP_TEXTS
+from clustering.kernels.memory import AXES_ROWS, LARGEST_PART, MAP_TEXTS
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.index import Part, read_index, write_index
@@ -40,7 +42,7 @@ from clustering.schema import Figures
 from clustering.workers.tasks import HERE, IN_TASKS, MOST_TASKS, Mapper, collect, run_on_one_node
 
 SMALLEST_MAP = 5  # fewer texts lie where their first two principal components put them
-AXES_ROWS, AXES_BLOCK = 131_072, 8192  # vectors whose covariance gives the axes, and those added up at a time
+AXES_BLOCK = 8192  # vectors whose covariance is added up at a time
 Kept = tuple[tuple[IntArray, NeighborLists], Any]  # rows and their lists, as a task gets what another one keeps
 
 
@@ -163,10 +165,17 @@ def _cut_lists(
     run: RunDir, group: PartGroup, position: NDArray[np.int32]
 ) -> tuple[tuple[int, NeighborLists], tuple[IntArray, NeighborLists]]:
     """Of some parts, the length of the longest list, and the entries in the sample; and lists of the sample's rows."""
-    lists = _read_lists(run, group)
-    longest = int(np.diff(lists.indptr).max(initial=0))
-    own = np.flatnonzero(position[group.first : group.stop] >= 0)
-    return (longest, sampled_entries(lists, position)), take_lists(lists, own, group.first)
+    longest, entries, own = [], [], []
+    for rows, lists in _walk_lists(run, group, position.size):
+        longest.append(np.diff(lists.indptr).max(initial=0))
+        entries.append(sampled_entries(lists, position))
+        own.append(take_lists(rows, lists, position[rows] >= 0))
+    return (int(max(longest)), join_lists(entries)), _joined(own)
+
+
+def _joined(pieces: list[tuple[IntArray, NeighborLists]]) -> tuple[IntArray, NeighborLists]:
+    """Rows and their lists as one."""
+    return np.concatenate([rows for rows, _ in pieces]), join_lists([lists for _, lists in pieces])
 
 
 def _two_steps(kept: Kept, *args: Any) -> tuple[IntArray, FloatArray]:
@@ -206,31 +215,35 @@ def _place_first(run: RunDir, group: PartGroup, shared: Any) -> tuple[Any, tuple
 
     Returns: rows that were placed, their places, and how many wait; rows that wait, and their lists
     """
-    lists = _read_lists(run, group)
-    waiting = np.flatnonzero(~shared[1][group.first : group.stop])
-    return _place(*take_lists(lists, waiting, group.first), shared)
+    _, placed, xy = shared
+    return _place((take_lists(*one, ~placed[one[0]]) for one in _walk_lists(run, group, len(xy))), shared)
 
 
 def _place_waiting(kept: Kept, shared: Any) -> tuple[Any, tuple[IntArray, NeighborLists]]:
     """The same for texts that wait. shared : the last three arguments of ``place_between``"""
-    return _place(*collect(kept), shared)
+    return _place([collect(kept)], shared)
 
 
-def _place(rows: IntArray, lists: NeighborLists, shared: Any) -> tuple[Any, tuple[IntArray, NeighborLists]]:
-    reached, means = place_between(rows, lists, *shared)
-    left, waiting = take_lists(lists, np.flatnonzero(~reached))
-    return (rows[reached], means, left.size), (rows[left], waiting)
+def _place(pieces: Iterable[tuple[IntArray, NeighborLists]], shared: Any) -> tuple[Any, tuple[IntArray, NeighborLists]]:
+    found, places, waiting = [], [], []
+    for rows, lists in pieces:
+        reached, means = place_between(rows, lists, *shared)
+        found.append(rows[reached])
+        places.append(means)
+        waiting.append(take_lists(rows, lists, ~reached))
+    left = _joined(waiting)
+    return (np.concatenate(found), np.concatenate(places), left[0].size), left
 
 
-def _read_lists(run: RunDir, group: PartGroup) -> NeighborLists:
-    """The neighbor lists of some parts, as they are stored."""
-    length, indices, distances = [], [], []
-    for table in walk_tables([run / "neighbors" / name for name in group.names], ["neighbors", "distances"]):
-        length.append(pc.list_value_length(table["neighbors"]).to_numpy())
-        indices.append(table["neighbors"].combine_chunks().flatten().to_numpy())
-        distances.append(table["distances"].combine_chunks().flatten().to_numpy())
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate(length), dtype=np.int64)])
-    return NeighborLists(indptr, np.concatenate(indices), np.concatenate(distances))
+def _walk_lists(run: RunDir, group: PartGroup, n_texts: int) -> Iterator[tuple[IntArray, NeighborLists]]:
+    """The rows of some parts and their neighbor lists as they are stored, some rows at a time."""
+    columns = ["row", "neighbors", "distances"]
+    for table in walk_tables([run / "neighbors" / name for name in group.names], columns):
+        rows = table["row"].to_numpy()
+        length = pc.list_value_length(table["neighbors"]).to_numpy()
+        indices, distances = (table[name].combine_chunks().flatten().to_numpy() for name in columns[1:])
+        indptr = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
+        yield rows, NeighborLists(indptr, indices.astype(row_dtype(n_texts)), distances)
 
 
 def _neighbor_columns(run: RunDir, n_texts: int, n_neighbors: int) -> tuple[IntArray, FloatArray]:
@@ -258,10 +271,12 @@ def _principal_components(
     n_texts = groups[-1].stop
     if n_texts <= AXES_ROWS:
         vectors = _read_vectors(run, n_texts)
-        axes, shift = principal_axes(vectors)
-        xy = np.concatenate([vectors[at : at + AXES_BLOCK] @ axes for at in range(0, n_texts, AXES_BLOCK)]) - shift
+        blocks = [vectors[at : at + AXES_BLOCK] for at in range(0, n_texts, AXES_BLOCK)]
+        axes, shift = principal_axes(blocks)
+        xy = np.concatenate([block @ axes for block in blocks]) - shift
         return np.ascontiguousarray(xy if chosen is None else xy[chosen], np.float32)
-    axes, shift = principal_axes(vectors_of(read_rows(run / "vectors", spaced_rows(n_texts), ["vector"])))
+    spaced = (read_rows(run / "vectors", rows, ["vector"]) for rows in spaced_rows(n_texts))
+    axes, shift = principal_axes(map(vectors_of, spaced))
     calls: Any = ((run, group, _within(group, chosen), axes) for group in groups)
     return np.concatenate(list(mapper.map(_project_rows, calls))) - shift
 
@@ -294,25 +309,26 @@ def _project_rows(run: RunDir, group: PartGroup, chosen: IntArray | None, axes: 
 
 
 def spaced_rows(n_texts: int) -> IntArray:
-    """AXES_ROWS of the rows, in blocks of AXES_BLOCK, evenly spaced: int64, ascending."""
+    """AXES_ROWS of the rows, in evenly spaced blocks: int64, shape (n_blocks, AXES_BLOCK), ascending."""
     blocks = np.linspace(0, n_texts // AXES_BLOCK - 1, AXES_ROWS // AXES_BLOCK).astype(np.int64)
-    return (blocks[:, None] * AXES_BLOCK + np.arange(AXES_BLOCK)).ravel()
+    return blocks[:, None] * AXES_BLOCK + np.arange(AXES_BLOCK)
 
 
-def principal_axes(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
+def principal_axes(blocks: Iterable[FloatArray]) -> tuple[FloatArray, FloatArray]:
     """The first two principal axes, by the exact covariance.
 
-    vectors : float32, shape (n_rows, dim)
+    blocks : of vectors, float32, shape (n_rows, dim)
     Returns: float32, shape (dim, 2); float32, shape (2,), the place of the mean along them
     """
+    count = 0
     total: Any = 0.0
     product: Any = 0.0
-    for at in range(0, len(vectors), AXES_BLOCK):
-        block = vectors[at : at + AXES_BLOCK]
-        total = total + block.sum(axis=0, dtype=np.float64)
-        product = product + (block.T @ block).astype(np.float64)
-    mean = total / len(vectors)
-    _, axes = np.linalg.eigh(product / len(vectors) - np.outer(mean, mean))
+    for vectors in blocks:
+        count += len(vectors)
+        total = total + vectors.sum(axis=0, dtype=np.float64)
+        product = product + (vectors.T @ vectors).astype(np.float64)
+    mean = total / count
+    _, axes = np.linalg.eigh(product / count - np.outer(mean, mean))
     axes = axes[:, :-3:-1]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an eigenvector may have either sign
     return axes.astype(np.float32), (mean @ axes).astype(np.float32)

@@ -25,25 +25,29 @@ def sampled_entries(lists: NeighborLists, position: NDArray[np.int32]) -> Neighb
     """
     place = position[lists.indices]
     sampled = place >= 0
-    before = np.concatenate([[0], np.cumsum(sampled, dtype=np.int64)])
-    return NeighborLists(before[lists.indptr], place[sampled], lists.distances[sampled])
+    return NeighborLists(_bounds(lists, sampled), place[sampled], lists.distances[sampled])
 
 
-def take_lists(lists: NeighborLists, at: IntArray, first: int = 0) -> tuple[IntArray, NeighborLists]:
-    """Some of the lists of the rows from ``first`` on. at : int64, shape (n_taken,), positions in ``lists``, ascending
+def take_lists(rows: IntArray, lists: NeighborLists, taken: NDArray[np.bool_]) -> tuple[IntArray, NeighborLists]:
+    """Some of the lists of some rows, and their rows. rows, taken : int64 and bool, shape (n_lists,)"""
+    entries = np.repeat(taken, np.diff(lists.indptr))
+    bounds = np.append(_bounds(lists, entries)[:-1][taken], entries.sum())
+    return rows[taken], NeighborLists(bounds, lists.indices[entries], lists.distances[entries])
 
-    Returns: their rows, int64; the lists, numbered from 0 on
-    """
-    length = np.diff(lists.indptr)[at]
-    indptr = np.concatenate([[0], np.cumsum(length)])
-    entry = np.arange(indptr[-1]) + np.repeat(lists.indptr[at] - indptr[:-1], length)
-    return first + at, NeighborLists(indptr, lists.indices[entry], lists.distances[entry])
+
+def _bounds(lists: NeighborLists, kept: NDArray[np.bool_]) -> IntArray:
+    """Where each list begins and ends when only some entries are kept. kept : shape (n_entries,)"""
+    counted: IntArray = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])[lists.indptr]
+    return counted
 
 
 def join_lists(parts: list[NeighborLists]) -> NeighborLists:
     """The lists of consecutive parts as one."""
-    length = np.concatenate([np.diff(part.indptr) for part in parts])
-    indptr = np.concatenate([[0], np.cumsum(length)])
+    if len(parts) == 1:
+        return parts[0]
+    indptr = np.zeros(sum(map(len, parts)) + 1, np.int64)
+    np.concatenate([np.diff(part.indptr) for part in parts], out=indptr[1:])
+    np.cumsum(indptr, out=indptr)
     indices, distances = ([getattr(part, name) for part in parts] for name in ("indices", "distances"))
     return NeighborLists(indptr, np.concatenate(indices), np.concatenate(distances))
 

@@ -41,7 +41,7 @@ def position_of(chosen: NDArray[np.int64], n_texts: int) -> NDArray[np.int32]:
 def test_a_sample_finds_its_neighbors_within_two_steps() -> None:
     lists, chosen = chain(40, 4), np.arange(0, 40, 2)
     position = position_of(chosen, 40)
-    rows, own = take_lists(lists, chosen)
+    rows, own = take_lists(np.arange(40), lists, position >= 0)
     found, away = sample_neighbors(rows, own, position, sampled_entries(lists, position), 20, 3)
     assert found[:, 0].tolist() == list(range(20))
     for at in range(2, 18):
@@ -51,7 +51,7 @@ def test_a_sample_finds_its_neighbors_within_two_steps() -> None:
 
 def test_parts_of_lists_join_to_the_whole() -> None:
     lists = chain(41, 3)
-    parts = [take_lists(lists, np.arange(first, min(first + 9, 41)))[1] for first in range(0, 41, 9)]
+    parts = [take_lists(np.arange(41), lists, np.arange(41) // 9 == part)[1] for part in range(5)]
     joined = join_lists(parts)
     for name in ("indptr", "indices", "distances"):
         assert_array_equal(getattr(joined, name), getattr(lists, name))
@@ -62,7 +62,7 @@ def test_texts_outside_the_sample_lie_amid_their_neighbors() -> None:
     xy = np.zeros((41, 2), np.float32)
     xy[chosen, 0] = chosen
     placed = position_of(chosen, 41) >= 0
-    rows, waiting = take_lists(lists, np.flatnonzero(~placed))
+    rows, waiting = take_lists(np.arange(placed.size), lists, ~placed)
     reached, means = place_between(rows, waiting, 3, placed, xy)
     assert reached.all()
     assert_array_equal(means, np.column_stack([rows, np.zeros(rows.size)]))
@@ -70,7 +70,7 @@ def test_texts_outside_the_sample_lie_amid_their_neighbors() -> None:
 
 def test_a_text_without_a_placed_neighbor_waits() -> None:
     lists = NeighborLists(np.array([0, 1, 2, 2]), np.array([1, 0]), np.ones(2, np.float32))
-    rows, waiting = take_lists(lists, np.array([1, 2]))
+    rows, waiting = take_lists(np.arange(3), lists, np.array([False, True, True]))
     placed, xy = np.array([True, False, False]), np.full((3, 2), 7, np.float32)
     reached, means = place_between(rows, waiting, 2, placed, xy)
     assert_array_equal(reached, [True, False])
@@ -87,7 +87,7 @@ def test_blocks_place_texts_where_one_block_does_and_need_little_beside_the_list
     placed = np.zeros(n_texts, np.bool_)
     placed[::9] = True
     xy = rng.normal(size=(n_texts, 2)).astype(np.float32)
-    rows, waiting = take_lists(lists, np.flatnonzero(~placed))
+    rows, waiting = take_lists(np.arange(placed.size), lists, ~placed)
     tracemalloc.start()
     found = place_between(rows, waiting, k + 1, placed, xy)
     peak = tracemalloc.get_traced_memory()[1]

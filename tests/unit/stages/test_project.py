@@ -137,9 +137,9 @@ def test_the_axes_of_many_vectors_are_those_of_blocks_all_over_them(
     monkeypatch.setattr(project, "AXES_ROWS", 16)
     monkeypatch.setattr(project, "AXES_BLOCK", 4)
     vectors = blobs(seed=3, n_blobs=3, each=14).vectors
-    rows = spaced_rows(42)
+    rows = spaced_rows(42).ravel()
     assert_array_equal(rows, [0, 1, 2, 3, 12, 13, 14, 15, 24, 25, 26, 27, 36, 37, 38, 39])
-    axes, shift = principal_axes(vectors[rows])
+    axes, shift = principal_axes([vectors[rows]])
     chosen = np.array([1, 2, 17, 41])
     found = []
     for part_rows in (5, 42):
@@ -172,7 +172,7 @@ def test_a_sample_and_the_texts_amid_it_lie_where_a_slow_reference_puts_them(tmp
     vectors, lists = ragged_lists(400, 14, seed=sample)
     cfg, n_texts = ProjectSection(n_neighbors=8, sample=sample), len(vectors)
     chosen = np.sort(np.random.default_rng(3).choice(n_texts, sample, replace=False))
-    axes, shift = principal_axes(vectors)
+    axes, shift = principal_axes([vectors])
     start = (vectors @ axes - shift)[chosen]
     layout = draw_map(*oracles.map_of_sample(lists, chosen, 8), start, cfg, 3)
     expected = oracles.places_amid_neighbors(lists, chosen, layout)
