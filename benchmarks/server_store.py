@@ -2,11 +2,13 @@
 
     python -m benchmarks.server_store --texts 200000 --rivals --output benchmarks/results/server-200k.json
     python -m benchmarks.server_store --texts 1000000 --output benchmarks/results/server-1m.json
+    python -m benchmarks.server_store --indexes --input titles.parquet --output benchmarks/results/server-indexes.json
 
 The packaged server (extra `server`) is started with an empty folder. Its vectors are the static ones of generated
 headlines. A rival's loop has the vectors in memory, makes a dict for each row and decodes each hit, as pymilvus wants
 it; batch size, queries a request and threads are swept, and the best are repeated beside Covey's stage, turn by turn.
-The recall is counted by `true_recall`, which shares no code with Covey's own estimate.
+With --indexes each index of the server is built and searched in a server of its own, on titles of a file (column
+title). The recall is counted by `true_recall`, which shares no code with Covey's own estimate.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ from clustering.milvus.bulk import load_bulk
 from clustering.milvus.collection import prepare_collection
 from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.loader import load_stream
+from clustering.milvus.query import NeighborQuery, nearest_in_batches, search_params
 from clustering.monitoring.usage import counting_usage, measured_peak
 from clustering.runs.directory import RunDir
 from clustering.runs.index import write_index
@@ -65,11 +69,12 @@ def timed() -> Iterator[Clock]:
     clock.seconds = time.perf_counter() - started
 
 
-def embedded_texts(folder: Path, n_texts: int) -> tuple[RunDir, np.ndarray]:
-    """A run whose texts are read and embedded, and its vectors, shape (n_texts, DIM)."""
-    run, sample = RunDir(folder / "run"), folder / "sample.parquet"
-    write_sample(sample, int(1.6 * n_texts), seed=0)  # more than are needed, because equal headlines are folded
-    cfg = ReadSection(paths=(str(sample),), text_columns=("title",), id_column="id")
+def embedded_texts(folder: Path, n_texts: int, given: Path | None) -> tuple[RunDir, np.ndarray]:
+    """A run whose texts are read and embedded, and its vectors, shape (n_texts, DIM). given : None: generated texts"""
+    run, sample = RunDir(folder / "run"), given or folder / "sample.parquet"
+    if given is None:
+        write_sample(sample, int(1.6 * n_texts), seed=0)  # more than are needed, because equal headlines are folded
+    cfg = ReadSection(paths=(str(sample),), text_columns=("title",))
     read_texts(find_files(cfg), cfg, run, DIM)
     keep_first(run, n_texts)
     embed_texts(run, EmbedSection(encoder="static", actors=2))
@@ -202,12 +207,12 @@ def true_recall(run: RunDir, vectors: np.ndarray, size: int = 1000, seed: int = 
     return {"recall": mean, "low": mean - 1.96 * error, "high": mean + 1.96 * error, "sample": size}
 
 
-def server_peak_mib() -> int:
-    """Peak resident memory of the running Milvus server."""
+def server_mib(field: str = "VmHWM") -> int:
+    """Peak (VmHWM) or present (VmRSS) resident memory of the running Milvus server."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if b"milvus\0run\0standalone" in (process / "cmdline").read_bytes():
-                return int((process / "status").read_text().split("VmHWM:")[1].split()[0]) >> 10
+                return int((process / "status").read_text().split(f"{field}:")[1].split()[0]) >> 10
         except OSError:
             continue
     return 0
@@ -254,35 +259,88 @@ def measure_searching(run: RunDir, uri: str, vectors: np.ndarray, rivals: bool) 
     return found
 
 
+def measure_index(run: RunDir, home: Path, vectors: np.ndarray, store: StoreSection, asked: np.ndarray) -> Figures:
+    """Load, build and search a collection in a server of its own; queries are drawn rows."""
+    process, uri = start_milvus(home / f"{store.index}-{store.shards}")
+    try:
+        empty, endpoint = server_mib("VmRSS"), Endpoint(uri, "covey_index")
+        with timed() as clock:
+            figures = store_vectors(run, endpoint, replace(store, uri=uri), len(vectors), DIM, "mark")
+        loaded, peak, params = server_mib("VmRSS"), server_mib(), search_params(SearchSection(k=K), store, len(vectors))
+        query = NeighborQuery(endpoint, "L2", params, K, len(vectors))
+        with ThreadPoolExecutor(4) as pool, timed() as searched:
+            near, _, counts = nearest_in_batches(query, asked, vectors[asked], pool.map)
+        size = sum(path.stat().st_size for path in (home / f"{store.index}-{store.shards}").rglob("index_files/**/*")
+                   if path.is_file())  # fmt: skip
+    finally:
+        stop_milvus(process)
+    shares = []
+    for row, listed in zip(asked[:1000], np.split(near, np.cumsum(counts)[:-1]), strict=False):
+        far = 1 - vectors @ vectors[row]
+        far[row] = np.inf
+        shares.append(float((far[listed] <= np.partition(far, K - 1)[K - 1] + 1e-6).sum()) / K)
+    send_s = len(vectors) / figures["rows_per_second"]
+    found = {
+        "index": store.index, "shards": store.shards, "params": params, "recall": float(np.mean(shares)),
+        "send_seconds": send_s, "build_seconds": clock.seconds - send_s, "segments": figures["segments"],
+        "queries_per_second": len(asked) / searched.seconds, "index_mib": size / 2**20,
+        "server_empty_mib": empty, "server_loaded_mib": loaded, "server_peak_mib": peak,
+    }  # fmt: skip
+    print(found, flush=True)
+    return found
+
+
+def measure_indexes(home: Path, n_texts: int, given: Path | None) -> list[Figures]:
+    run, vectors = embedded_texts(home, n_texts, given)
+    asked = np.random.default_rng(5).permutation(n_texts)[:20_000]
+    found = []
+    for index, shards in (("HNSW", 1), ("IVF_SQ8", 1), ("HNSW", 2), ("IVF_FLAT", 1)):
+        run.remove("loaded")
+        found.append(measure_index(run, home, vectors, StoreSection(uri="-", index=index, shards=shards), asked))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=200_000)
+    parser.add_argument("--indexes", action="store_true", help="only the indexes, one after the other")
+    parser.add_argument("--input", type=Path, help="Parquet file with a column title (default: generated headlines)")
     parser.add_argument("--rivals", action="store_true", help="also the bare loops")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     ray.init("local", include_dashboard=False, logging_level="ERROR")
+    packages = ("covey", "ray", "pymilvus", "milvus", "numpy", "pyarrow")
+    about = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "texts": args.texts, "dim": DIM, "k": K,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as home:
+        if args.indexes:
+            write_results(args.output, {**about, "indexes": measure_indexes(Path(home), args.texts, args.input)})
+            return
         process, uri = start_milvus(Path(home) / "data")
         try:
             with timed() as clock:
-                run, vectors = embedded_texts(Path(home), args.texts)
-            packages = ("covey", "ray", "pymilvus", "milvus", "numpy", "pyarrow")
+                run, vectors = embedded_texts(Path(home), args.texts, args.input)
             result = {
                 "measured_with": f"python -m benchmarks.server_store --texts {args.texts}"
                 f"{' --rivals' if args.rivals else ''}",
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-                "versions": {name: importlib.metadata.version(name) for name in packages},
-                "texts": args.texts, "dim": DIM, "k": K, "index": {"HNSW": INDEX}, "ef": EF,
+                **about, "index": {"HNSW": INDEX}, "ef": EF,
                 "read_and_embed_seconds": clock.seconds,
                 "loading": measure_loading(run, uri, vectors, args.rivals),
                 "searching": measure_searching(run, uri, vectors, args.rivals),
-                "server_peak_mib": server_peak_mib(),
+                "server_peak_mib": server_mib(),
             }  # fmt: skip
         finally:
             stop_milvus(process)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(_rounded(result), indent=1) + "\n")
-    print(args.output.read_text())
+    write_results(args.output, result)
+
+
+def write_results(output: Path, result: Figures) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(_rounded(result), indent=1) + "\n")
+    print(output.read_text())
 
 
 def _rounded(value: Any) -> Any:

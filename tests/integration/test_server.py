@@ -159,7 +159,8 @@ def test_a_bulk_load_leaves_the_same_collection_and_no_file(covey, sample, milvu
     store = run.report["store"]
     assert store["rows"] == run.report["counts"]["texts"]
     assert store["repaired_rows"] == 0
-    assert (store["import_jobs"], store["import_files"]) == (1, 1)
+    figures = run.manifest["stages"]["store"]["figures"]
+    assert (figures["import_jobs"], figures["import_files"]) == (1, 1)
     assert run.report["search"]["recall"] > 0.99
     client = MilvusClient(uri=milvus_server)
     assert "NotLoad" in str(client.get_load_state("covey_bulk")["state"])  # released when the run was done
