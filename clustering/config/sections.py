@@ -169,8 +169,10 @@ class EmbedSection:
     actors: Positive | None = None  # none: one for each GPU, or four a node (one a core where it has fewer)
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0
     max_tokens: Annotated[int, Field(ge=2, le=8192)] = 512  # longer texts are cut and counted
-    tokens_per_batch: Annotated[int, Field(ge=64)] = 16_384  # padded tokens of a forward pass
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # weights of bge-m3 and other torch models
+    tokens_per_batch: Annotated[int, Field(ge=64)] | None = None  # of a forward pass; none: 65,536 on a GPU, or 16,384
+    # The weights of bge-m3 and other torch models. auto: on a CPU float32; on a GPU float16 for the architectures of
+    # BERT and XLM-R, bfloat16 for others.
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
 
 
 @dataclass(frozen=True, config=_strict)

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +16,47 @@ from numpy.typing import NDArray
 from clustering.errors import ConfigError
 
 FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
 FRAME, KNOWN, UNKNOWN = range(3)  # kinds of tokens, see token_kinds
 SPACES = re.compile("▁+")  # SentencePiece writes a space so
 UNKNOWN_TOKEN = re.compile("<0x[0-9A-F]{2}>|(?i:<unk>|\\[UNK\\])")  # a single byte, or an unknown word
+CPU_TOKENS_PER_BATCH = 16_384  # where embed.tokens_per_batch sets none
+UNIT_TOLERANCE = 1e-6  # of squared lengths: rows within it have unit length already
 SMALL_NORM = 1e-15  # the squares of a shorter row lose digits in float32
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of some texts, end to end."""
+
+    ids: IntArray  # (n_tokens,)
+    lengths: IntArray  # (n_texts,), tokens of each text
+    cut: int  # texts longer than the tokenizer's limit; only their head was read
+
+    @property
+    def starts(self) -> IntArray:
+        """int64, shape (n_texts,): the first token of each text."""
+        starts: IntArray = np.cumsum(self.lengths) - self.lengths
+        return starts
+
+    def take(self, order: IntArray) -> Tokens:
+        """Some of the texts, in another order; ``cut`` stays."""
+        lengths = self.lengths[order]
+        moved = np.arange(int(lengths.sum())) + np.repeat(self.starts[order] - (np.cumsum(lengths) - lengths), lengths)
+        return Tokens(self.ids[moved], lengths, self.cut)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], special_tokens: bool = True) -> Tokens:
+    """The tokens of the texts, by a tokenizer of the package tokenizers that cuts long texts and does not pad.
+
+    special_tokens : whether it adds those that begin and end a text
+    """
+    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=special_tokens)
+    # The package hands out lists of Python integers; one text at a time becomes one, for a moment.
+    each = [np.array(encoding.ids, np.int64) for encoding in encodings]
+    lengths = np.fromiter(map(len, each), np.int64, len(each))
+    cut = sum(bool(encoding.overflowing) for encoding in encodings)
+    return Tokens(np.concatenate(each) if each else np.zeros(0, np.int64), lengths, cut)
 
 
 @dataclass(frozen=True)
@@ -33,25 +69,29 @@ class Encoded:
     unknown: int  # tokens that stand for an unknown word or a single byte
     cut: int  # texts longer than max_tokens; only their head was read
     model_seconds: float  # the tokenizer's seconds are not counted
+    warning: str | None = None  # what the user should know of how the vectors were made
 
     @classmethod
-    def of_tokens(
-        cls, vectors: FloatArray, ids: Sequence[Sequence[int]], kinds: NDArray[np.int8], **rest: Any
-    ) -> Encoded:
+    def of_tokens(cls, vectors: FloatArray, tokens: Tokens, kinds: NDArray[np.int8], **rest: Any) -> Encoded:
         """Scale the vectors to unit length, and set those of texts without a known token to zeros.
 
         vectors : float32, shape (n_texts, dim), changed in place
-        ids : the tokens of each text
         kinds : int8, shape (n_vocabulary,), see ``token_kinds``
-        rest : cut and model_seconds
+        rest : model_seconds and warning
         """
-        lengths = np.array([len(own) for own in ids], np.int64)
-        tokens = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
-        text = np.repeat(np.arange(len(ids)), lengths)
-        kind = kinds[tokens]
-        unread = np.bincount(text[kind == KNOWN], minlength=len(ids)) == 0
+        kind = kinds[tokens.ids]
+        known = np.concatenate([[0], np.cumsum(kind == KNOWN)])
+        starts = tokens.starts
+        unread = known[starts + tokens.lengths] == known[starts]
         vectors[unread] = 0
-        return cls(unit_rows(vectors), unread, tokens.size, int((kind == UNKNOWN).sum()), **rest)
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        other = np.flatnonzero(~(np.abs(squares - 1) < UNIT_TOLERANCE))  # written so that NaN counts
+        if other.size < len(vectors):
+            vectors[other] = unit_rows(vectors[other])
+        else:
+            vectors = unit_rows(vectors)
+        unknown = int((kind == UNKNOWN).sum())
+        return cls(vectors, unread, tokens.ids.size, unknown, tokens.cut, **rest)
 
 
 def token_kinds(vocabulary: Sequence[str | None], special: Iterable[int]) -> NDArray[np.int8]:
@@ -73,7 +113,7 @@ class Encoder(Protocol):
     dim: int
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """The vectors of the texts, in their order."""
+        """The vectors of the texts, in their order. On a GPU, several threads may call this at the same time."""
 
 
 class TokenizerEncoder:
@@ -82,7 +122,7 @@ class TokenizerEncoder:
     dim: int
     special_tokens = True  # whether the tokenizer adds those that begin and end a text
 
-    def __init__(self, tokenizer: Path, max_tokens: int, tokens_per_batch: int) -> None:
+    def __init__(self, tokenizer: Path, max_tokens: int, tokens_per_batch: int | None) -> None:
         from tokenizers import Tokenizer
 
         self.tokenizer: Any = Tokenizer.from_file(str(tokenizer))
@@ -91,19 +131,17 @@ class TokenizerEncoder:
         self.kinds = token_kinds(vocabulary, [number for number, token in added.items() if token.special])
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_tokens)
-        self.tokens_per_batch = tokens_per_batch
+        self.tokens_per_batch = tokens_per_batch or CPU_TOKENS_PER_BATCH
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=self.special_tokens)
-        ids = [encoding.ids for encoding in encodings]
-        vectors = np.empty((len(ids), self.dim), np.float32)
+        tokens = tokenize(self.tokenizer, texts, self.special_tokens)
+        vectors = np.empty((len(texts), self.dim), np.float32)
         started = time.perf_counter()
-        for batch in token_batches([len(own) for own in ids], self.tokens_per_batch):
-            vectors[batch] = self.encode_batch([ids[row] for row in batch])
-        cut = sum(bool(encoding.overflowing) for encoding in encodings)
-        return Encoded.of_tokens(vectors, ids, self.kinds, cut=cut, model_seconds=time.perf_counter() - started)
+        for batch in token_batches(tokens.lengths, self.tokens_per_batch):
+            vectors[batch] = self.encode_batch(tokens.take(batch))
+        return Encoded.of_tokens(vectors, tokens, self.kinds, model_seconds=time.perf_counter() - started)
 
-    def encode_batch(self, ids: list[list[int]]) -> FloatArray:
+    def encode_batch(self, tokens: Tokens) -> FloatArray:
         """float32, shape (n_batch, dim), of any length: the vector of each text, by its tokens."""
         raise NotImplementedError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clustering.config.sections import EmbedSection
-from clustering.encoders.base import FloatArray, TokenizerEncoder, package_folder
+from clustering.encoders.base import FloatArray, TokenizerEncoder, Tokens, package_folder
 from clustering.encoders.weights import model_location
 from clustering.errors import ConfigError
 from clustering.kernels.threads import thread_count
@@ -53,15 +53,13 @@ class MiniLMEncoder(TokenizerEncoder):
         if width != self.dim and isinstance(width, int):
             raise ValueError(f"vectors of {width} dimensions, not {self.dim}")
         # The model has 512 positions; a larger batch does not fit a CPU's cache.
-        super().__init__(tokenizer, min(cfg.max_tokens, 512), min(cfg.tokens_per_batch, 4096))
+        super().__init__(tokenizer, min(cfg.max_tokens, 512), min(cfg.tokens_per_batch or 4096, 4096))
 
-    def encode_batch(self, ids: list[list[int]]) -> FloatArray:
-        padded = np.zeros((len(ids), max(map(len, ids))), np.int64)
-        mask = np.zeros_like(padded)
-        for row, own in enumerate(ids):
-            padded[row, : len(own)] = own
-            mask[row, : len(own)] = 1
-        inputs = {"input_ids": padded, "attention_mask": mask, "token_type_ids": np.zeros_like(padded)}
-        (states,) = self.session.run(None, inputs)
-        sums: FloatArray = np.einsum("bsd,bs->bd", states, mask.astype(np.float32))
+    def encode_batch(self, tokens: Tokens) -> FloatArray:
+        inside = np.arange(tokens.lengths.max()) < tokens.lengths[:, None]
+        padded = np.zeros(inside.shape, np.int64)
+        padded[inside] = tokens.ids
+        inputs = {"input_ids": padded, "attention_mask": inside.astype(np.int64)}
+        (states,) = self.session.run(None, {**inputs, "token_type_ids": np.zeros_like(padded)})
+        sums: FloatArray = np.einsum("bsd,bs->bd", states, inside.astype(np.float32))
         return sums

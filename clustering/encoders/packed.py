@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from clustering.kernels.topk import FloatArray, IntArray
+from clustering.encoders.base import FloatArray, IntArray, Tokens
 
 log = logging.getLogger("covey")
 ROBERTA = ("xlm-roberta", "roberta", "camembert")  # they count positions from the padding token's id on
@@ -97,7 +98,12 @@ class PreparedTexts:
     order: Tensor  # (n_texts,), the positions that the texts had before
     lengths: IntArray
     starts: IntArray  # equal to ``begins``
-    batches: list[tuple[int, int]]  # ranges of texts
+
+    def batches(self, n_tokens: int) -> Iterator[tuple[int, int]]:
+        """Ranges of texts of at most ``n_tokens`` tokens each, of about one size."""
+        n_batches = max(1, -(-int(self.starts[-1]) // n_tokens))
+        level = -(-int(self.starts[-1]) // n_batches) + int(self.lengths.max(initial=0))
+        return batch_ends(self.lengths, min(level, n_tokens))
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ class PendingVectors:
     """Vectors that the device still works on."""
 
     output: Tensor  # float32 (n_texts, dim) on the host
+    begun: Any  # the CUDA event before the first forward pass; on a CPU, the seconds that all took
     done: Any  # the CUDA event behind the last copy; None on a CPU, where the vectors are ready
 
     def vectors(self) -> FloatArray:
@@ -113,6 +120,10 @@ class PendingVectors:
             self.done.synchronize()
         vectors: FloatArray = self.output.numpy()
         return vectors
+
+    def seconds(self) -> float:
+        """Seconds that the device spent on these vectors, once they are there."""
+        return float(self.begun if self.done is None else self.begun.elapsed_time(self.done) / 1000)
 
 
 class PackedEncoder:
@@ -171,10 +182,11 @@ class PackedEncoder:
         Returns: float32, shape (n_texts, dim)
         Raises: ValueError for a text without a token, or with more tokens than the model has positions.
         """
-        return self.start(self.prepare(ids, lengths, tokens_per_batch)).vectors()
+        return self.start(self.prepare(Tokens(ids, lengths, 0)), tokens_per_batch).vectors()
 
-    def prepare(self, ids: IntArray, lengths: IntArray, tokens_per_batch: int) -> PreparedTexts:
-        """The CPU's share of ``encode``: sort the texts by length, and cut them into batches of about one size."""
+    def prepare(self, tokens: Tokens) -> PreparedTexts:
+        """The CPU's share of ``encode``: sort the texts by length, and count their positions."""
+        lengths = tokens.lengths
         n_positions = len(self.position_vectors) - (0 if self.pad is None else self.pad + 1)
         if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= n_positions:
             raise ValueError(
@@ -182,36 +194,44 @@ class PackedEncoder:
                 f"cut them where they are tokenised"
             )
         order = np.argsort(lengths, kind="stable")
-        ids, lengths = _rearranged(ids, lengths, order), lengths[order]
+        ids, lengths = tokens.take(order).ids, lengths[order]
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        n_batches = max(1, -(-int(starts[-1]) // tokens_per_batch))
-        level = -(-int(starts[-1]) // n_batches) + int(lengths.max(initial=0))
-        batches = list(batch_ends(lengths, min(level, tokens_per_batch)))
         positions, begins = self._positions(ids, lengths), starts.astype(np.int32)
         return PreparedTexts(
             ids=self._pinned(ids), positions=self._pinned(positions), begins=self._pinned(begins),
-            order=self._pinned(order), lengths=lengths, starts=starts, batches=batches,
+            order=self._pinned(order), lengths=lengths, starts=starts,
         )  # fmt: skip
 
-    def start(self, prepared: PreparedTexts) -> PendingVectors:
-        """Queue all the work on the device. On a GPU, this does not wait for it. One thread may call it at a time."""
+    def start(self, prepared: PreparedTexts, tokens_per_batch: int) -> PendingVectors:
+        """Queue all the work on the device. On a GPU, this does not wait for it. One thread may call it at a time.
+
+        Raises: torch.OutOfMemoryError when the GPU's memory does not hold a batch; a smaller one may be tried.
+        """
+        started = time.perf_counter()
+        begun = self._event()
         inputs = (prepared.ids, prepared.positions, prepared.begins, prepared.order)
         ids, positions, begins, order = (tensor.to(self.device, non_blocking=True) for tensor in inputs)
         starts = prepared.starts
         vectors = torch.empty((len(order), self.dim), dtype=torch.float32, device=self.device)
         with torch.inference_mode():
-            for first, last in prepared.batches:
+            for first, last in prepared.batches(tokens_per_batch):
                 tokens = slice(starts[first], starts[last])
                 own = begins[first : last + 1] - begins[first]
                 pack = Pack(ids[tokens], positions[tokens], own, prepared.lengths[first:last])
                 vectors.index_copy_(0, order[first:last], self.forward(pack))
         if self.device.type != "cuda":
-            return PendingVectors(vectors, None)
+            return PendingVectors(vectors, time.perf_counter() - started, None)
         host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
         host.copy_(vectors, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record()
-        return PendingVectors(host, done)
+        return PendingVectors(host, begun, self._event())
+
+    def _event(self) -> Any:
+        """An event behind the work that the GPU has so far; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def _pinned(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -315,14 +335,6 @@ def _kernels() -> Any:
         )  # fmt: skip
         return None
     return triton_kernels
-
-
-def _rearranged(ids: IntArray, lengths: IntArray, order: IntArray) -> IntArray:
-    """The tokens of the texts in another order of the texts."""
-    starts = np.cumsum(lengths) - lengths
-    taken = lengths[order]
-    moved: IntArray = ids[np.arange(len(ids)) + np.repeat(starts[order] - (np.cumsum(taken) - taken), taken)]
-    return moved
 
 
 def _varlen(pack: Pack) -> Any:

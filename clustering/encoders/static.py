@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clustering.config.sections import EmbedSection
-from clustering.encoders.base import FloatArray, TokenizerEncoder, package_folder
+from clustering.encoders.base import FloatArray, TokenizerEncoder, Tokens, package_folder
 from clustering.encoders.weights import model_location
 from clustering.errors import ConfigError
 
@@ -36,11 +36,9 @@ class StaticEncoder(TokenizerEncoder):
         self.vectors: FloatArray = weights.astype(np.float32)
         self.dim = self.vectors.shape[1]
 
-    def encode_batch(self, ids: list[list[int]]) -> FloatArray:
-        sums = np.zeros((len(ids), self.dim), np.float32)
-        lengths = np.array([len(own) for own in ids])
-        if lengths.any():
-            tokens = np.concatenate([own for own in ids if own])
-            starts = (np.cumsum(lengths) - lengths)[lengths > 0]
-            sums[lengths > 0] = np.add.reduceat(self.vectors[tokens], starts, axis=0)
+    def encode_batch(self, tokens: Tokens) -> FloatArray:
+        sums = np.zeros((tokens.lengths.size, self.dim), np.float32)
+        there = tokens.lengths > 0
+        if there.any():
+            sums[there] = np.add.reduceat(self.vectors[tokens.ids], tokens.starts[there], axis=0)
         return sums

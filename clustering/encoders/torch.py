@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 
 from clustering.config.sections import EmbedSection
-from clustering.encoders.base import Encoded, FloatArray, package_folder, token_batches, token_kinds
+from clustering.encoders.base import (
+    CPU_TOKENS_PER_BATCH,
+    Encoded,
+    FloatArray,
+    IntArray,
+    Tokens,
+    package_folder,
+    token_batches,
+    token_kinds,
+    tokenize,
+)
 from clustering.encoders.weights import model_location
-from clustering.errors import ConfigError
+from clustering.errors import ConfigError, StageError
+
+log = logging.getLogger("covey")
+T = TypeVar("T")
+GPU_TOKENS_PER_BATCH = 65_536  # where embed.tokens_per_batch sets none; smaller batches leave an H100 waiting
 
 
 class _Forwards:
@@ -49,29 +65,56 @@ class TorchEncoder:
         from clustering.encoders.packed import PackedEncoder, unsupported_reason
 
         name = model_location(cfg)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        on_gpu = torch.cuda.is_available()
+        dtype = "float32" if cfg.dtype == "auto" and not on_gpu else cfg.dtype
         try:
             self.model: Any = SentenceTransformer(
-                name, device=device, trust_remote_code=False, revision=commit,
-                model_kwargs={"dtype": getattr(torch, cfg.dtype)},
+                name, device="cuda" if on_gpu else "cpu", trust_remote_code=False, revision=commit,
+                model_kwargs={"dtype": dtype if dtype == "auto" else getattr(torch, dtype)},
             )  # fmt: skip
         except (OSError, ValueError) as error:  # a missing file, an unreachable hub, or a model with code of its own
             raise ConfigError([f"embed.model: {name} cannot be loaded: {error}"]) from error
         if cfg.encoder == "bge-m3":
             self._require_cls_pooling(name)
         self._require_vocabulary(name)
+        can_pack = unsupported_reason(self.model) is None
+        if dtype == "auto":  # float16 is nearer to float32, but the states of other architectures may leave its range
+            self.model.to(torch.float16 if can_pack else torch.bfloat16)
         names = self.model.tokenizer.convert_ids_to_tokens(range(len(self.model.tokenizer)))
-        self.special = set(self.model.tokenizer.all_special_ids)
-        self.kinds = token_kinds(names, self.special)
+        self.kinds = token_kinds(names, self.model.tokenizer.all_special_ids)
         limit = self.model.max_seq_length
         self.max_tokens = min(cfg.max_tokens, limit or cfg.max_tokens)
         self.model.max_seq_length = self.max_tokens
+        self.tokenizer = self._own_tokenizer()
         self.dim = int(self.model.get_embedding_dimension())
-        self.tokens_per_batch = cfg.tokens_per_batch
-        self.forwards = _Forwards(self.model[0], torch.cuda.synchronize if device == "cuda" else None)
+        self.tokens_per_batch = cfg.tokens_per_batch or (GPU_TOKENS_PER_BATCH if on_gpu else CPU_TOKENS_PER_BATCH)
+        self.full: type[RuntimeError] = torch.OutOfMemoryError
+        self.free_memory: Callable[[], None] = torch.cuda.empty_cache
+        self.warning: str | None = None
+        self.forwards = _Forwards(self.model[0], torch.cuda.synchronize if on_gpu else None)
         self.packed: Any = None
-        if unsupported_reason(self.model) is None and (device == "cpu" or cfg.dtype != "float32"):
+        if can_pack and (not on_gpu or dtype != "float32"):
             self.packed = PackedEncoder(self.model)
+        # Threads take turns: the tokenizer uses all cores for one call, and the device works in the order of the calls.
+        self.cores, self.device = Lock(), Lock()
+
+    def _own_tokenizer(self) -> Any:
+        """A copy of the tokenizer, because the library changes its settings; None for one that is written in Python."""
+        backend = getattr(self.model.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        tokenizer = type(backend).from_str(backend.to_str())
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_tokens)
+        return tokenizer
+
+    def _tokenize(self, texts: Sequence[str]) -> Tokens:
+        if self.tokenizer is not None:
+            return tokenize(self.tokenizer, texts)
+        limit, ids = self.max_tokens, self.model.tokenizer(list(texts))["input_ids"] if texts else []
+        each = [own if len(own) <= limit else [*own[: limit - 1], own[-1]] for own in ids]
+        lengths = np.array([len(own) for own in each], np.int64)
+        return Tokens(np.array([*chain(*each)], np.int64), lengths, sum(len(own) > limit for own in ids))
 
     def _require_cls_pooling(self, model: str) -> None:
         """Refuse another pooling than BGE-M3's. A folder without modules.json would get mean pooling."""
@@ -89,34 +132,43 @@ class TorchEncoder:
             raise ConfigError([f"embed.model: {model} holds no vocabulary; its folder needs tokenizer.json"])
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        tokenize: Callable[..., Any] = self.model.tokenizer
-        full = tokenize(list(texts), truncation=True, max_length=self.max_tokens + 1)["input_ids"] if texts else []
-        ids = [self._cut(own) for own in full]
-        cut = sum(len(own) > self.max_tokens for own in full)
-        vectors, seconds = self._packed(ids) if self.packed else self._padded(texts, ids)
-        return Encoded.of_tokens(vectors, ids, self.kinds, cut=cut, model_seconds=seconds)
+        with self.cores:
+            tokens = self._tokenize(texts)
+            prepared = self.packed.prepare(tokens) if self.packed and tokens.lengths.all() else None
+        if prepared is None:
+            vectors, seconds = self._within_memory(lambda budget: self._padded(texts, tokens.lengths, budget))
+        else:
+            pending = self._within_memory(lambda budget: self.packed.start(prepared, budget))
+            vectors, seconds = pending.vectors(), pending.seconds()
+        return Encoded.of_tokens(vectors, tokens, self.kinds, model_seconds=seconds, warning=self.warning)
 
-    def _cut(self, own: list[int]) -> list[int]:
-        """The head of a text that is longer than max_tokens, with the closing token of the whole text."""
-        if len(own) <= self.max_tokens:
-            return own
-        closing = own[-1:] if own[-1] in self.special else []
-        return own[: self.max_tokens - len(closing)] + closing
+    def _within_memory(self, work: Callable[[int], T]) -> T:
+        """Do the work with the tokens of a batch; once the GPU's memory is full, with half as many from then on.
 
-    def _packed(self, ids: Sequence[Sequence[int]]) -> tuple[FloatArray, float]:
-        """The vectors from the tokens, and the model's seconds."""
-        started = time.perf_counter()
-        lengths = np.array([len(own) for own in ids], np.int64)
-        vectors = np.zeros((len(ids), self.dim), np.float32)
-        tokens = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
-        vectors[lengths > 0] = self.packed.encode(tokens, lengths[lengths > 0], self.tokens_per_batch)
-        return vectors, time.perf_counter() - started if ids else 0.0
+        Raises: StageError when its memory does not hold that either.
+        """
+        with self.device:
+            before = self.tokens_per_batch
+            try:
+                return work(before)
+            except self.full as error:
+                if self.warning is not None:
+                    raise StageError(f"{self.warning} Those are too many as well: lower it. ({error})") from error
+            # Behind the except block, whose error keeps the tensors of the failed batch alive.
+            self.tokens_per_batch = before // 2
+            self.warning = (
+                f"The GPU's memory did not hold a batch of embed.tokens_per_batch={before}; the batches from then on "
+                f"had {before // 2} tokens."
+            )
+            log.warning("embed: %s", self.warning)
+            self.free_memory()
+        return self._within_memory(work)
 
-    def _padded(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> tuple[FloatArray, float]:
+    def _padded(self, texts: Sequence[str], lengths: IntArray, budget: int) -> tuple[FloatArray, float]:
         """The same by sentence-transformers, which tokenises again and pads: for models that ``packed`` cannot read."""
-        vectors = np.empty((len(ids), self.dim), np.float32)
+        vectors = np.empty((len(texts), self.dim), np.float32)
         self.forwards.seconds = 0.0
-        for batch in token_batches([len(own) for own in ids], self.tokens_per_batch):
+        for batch in token_batches(lengths, budget):
             vectors[batch] = self.model.encode(
                 [texts[row] for row in batch],
                 batch_size=len(batch),

@@ -43,7 +43,8 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
     else:
         weights = _folder_fingerprint(model_location(cfg))
     versions = {library: _version(library, 2) for library in libraries}
-    dtype = {} if packages else {"dtype": cfg.dtype}
+    of_auto = "auto" if cfg.gpus_per_actor else "float32"
+    dtype = {} if packages else {"dtype": of_auto if cfg.dtype == "auto" else cfg.dtype}
     return {"kind": kind, **dtype, **versions, **weights, "max_tokens": cfg.max_tokens}
 
 

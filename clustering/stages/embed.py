@@ -28,6 +28,7 @@ from clustering.workers.nodes import cores_of_actors, live_nodes, node_cpus, roo
 from clustering.workers.pool import Item, map_parts
 
 ACTORS_PER_NODE = 4  # without GPUs, on a node of four cores and more
+PARTS_AT_ONCE = 6  # of an actor with a GPU: some are read and written while another has the GPU
 COPIES = 16  # parts that are copied at the same time
 UNREAD = "unread"  # counted of a part of vectors/: rows of texts without a token that the encoder knows
 NO_NEIGHBORS = "These texts have no neighbors: they are noise, unless the copies of one alone make a cluster."
@@ -37,14 +38,19 @@ UNKNOWN_SHARE = 0.1  # of tokens, likewise: 0 to 0.01 in English, 0.28 to 0.92 i
 
 
 class Embedder:
-    """Embed parts of texts/ on one actor, which loads the model once, when it starts."""
+    """Embed parts of texts/ on one actor, which loads the model once, when it starts.
+
+    With a GPU, threads call it for several parts at a time: while one is on the GPU, others are read, tokenised and
+    written. The encoder lets them take turns.
+    """
 
     def __init__(self, run: RunDir, cfg: EmbedSection, commit: str | None = None) -> None:
         self.run = run
         self.encoder = load_encoder(cfg, commit)
+        count_languages(["flood"])  # loads its model once, before threads ask for it together
 
     def __call__(self, item: Item) -> Item:
-        dim, model_seconds = self.encoder.dim, 0.0
+        dim, model_seconds, warning = self.encoder.dim, 0.0, None
         tokens = cut = unknown = 0
         unread: list[int] = []
         without: list[int] = []
@@ -59,10 +65,10 @@ class Embedder:
                 unread += rows[encoded.unread].tolist()
                 without += rows[~encoded.vectors.any(axis=1)].tolist()
                 languages.update(count_languages(strings))
-                model_seconds += encoded.model_seconds
+                model_seconds, warning = model_seconds + encoded.model_seconds, encoded.warning
         rows_of = {UNREAD: unread, WITHOUT_VECTOR: without}
         listed = part.listed(tokens=tokens, cut=cut, unknown=unknown, languages=dict(languages), **rows_of)
-        return {"rows": part.rows, "model_seconds": model_seconds, "part": listed}
+        return {"rows": part.rows, "model_seconds": model_seconds, "part": listed, "warning": warning}
 
 
 def adopt_vectors(run: RunDir) -> Figures:
@@ -114,11 +120,15 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
     cpus = cores_of_actors(nodes, cfg.actors) if cfg.actors else max(1, node_cpus() // ACTORS_PER_NODE)
     actors = cfg.actors or max(1, room_for(nodes, cpus, cfg.gpus_per_actor))
     with IndexWriter(run / "vectors", done) as index:
-        map_parts(
+        results = map_parts(
             Embedder, [{"name": name} for name in todo], actors=cfg.actors, cpus=cpus, gpus=cfg.gpus_per_actor,
-            take=lambda result: index.add(result["part"]), run=run, cfg=cfg, commit=commit,
+            at_once=PARTS_AT_ONCE if cfg.gpus_per_actor else 1, take=lambda result: index.add(result["part"]),
+            run=run, cfg=cfg, commit=commit,
         )  # fmt: skip
-    return {**embedding_figures(run, cfg), "actors": min(actors, max(len(todo), 1))}
+    figures = embedding_figures(run, cfg)
+    told = sorted({result["warning"] for result in results if result["warning"]})
+    actors = min(actors, max(len(todo), 1))
+    return {**figures, "actors": actors, "warnings": [*told, *figures["warnings"]]}
 
 
 def embedding_figures(run: RunDir, cfg: EmbedSection) -> Figures:

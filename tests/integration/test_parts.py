@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -220,6 +221,7 @@ class Dies:
             (self.folder / f"{item['item']}-{tries}").touch()
             os.kill(os.getpid(), getattr(signal, item["how"]))
             time.sleep(20)
+        time.sleep(item.get("rest", 0))
         tried.touch()
         return {"rows": 1}
 
@@ -264,6 +266,38 @@ def test_actors_that_are_killed_now_and_then_end_no_run(local_ray: None, tmp_pat
     found = map_parts(Dies, items, actors=2, folder=tmp_path)
     assert [result["rows"] for result in found] == [1] * 4
     assert len(list(tmp_path.glob("*-*"))) == 4
+
+
+class Together:
+    """A worker whose calls end when as many are at work as it is told."""
+
+    def __init__(self, count: int) -> None:
+        self.barrier = Barrier(count)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        self.barrier.wait(timeout=30)
+        return {"rows": item["item"]}
+
+
+def test_an_actor_works_on_several_parts_at_a_time_and_its_seconds_are_counted_once(local_ray: None) -> None:
+    with counting_usage() as used:
+        found = map_parts(Together, [{}] * 9, actors=1, at_once=3, count=3)
+    assert [result["rows"] for result in found] == list(range(9))
+    assert used.cpu_seconds < 2
+
+
+def test_no_actor_takes_the_parts_of_the_others(local_ray: None) -> None:
+    found = map_parts(Together, [{}] * 4, actors=2, at_once=6, count=2)  # else one would wait for its second part
+    assert len(found) == 4
+
+
+def test_of_parts_at_a_time_only_the_one_that_ends_its_worker_is_blamed(local_ray: None, tmp_path: Path) -> None:
+    items = [{"name": f"part-{number}", "how": "SIGKILL", "rest": 0.5} for number in range(9)]
+    items[4] |= {"times": 99, "rest": 0}
+    with pytest.raises(StageError, match=r"^Dies: part-4 ended its worker 3 times: "):
+        map_parts(Dies, items, actors=1, at_once=3, folder=tmp_path)
+    items[4]["times"] = 5  # two more than the three above
+    assert len(map_parts(Dies, items, actors=1, at_once=3, folder=tmp_path)) == 9
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,14 @@ def test_versions_count_where_they_change_vectors(
     assert (encoder_fingerprint(EmbedSection(encoder=encoder)) != before) == changes
 
 
+def test_the_dtype_that_is_chosen_counts(versions: dict[str, str]) -> None:
+    """A finished run on CPUs, which named none, keeps its vectors."""
+    one, named = ({"encoder": "bge-m3", **more} for more in ({}, {"dtype": "float32"}))
+    assert encoder_fingerprint(EmbedSection(**one)) == encoder_fingerprint(EmbedSection(**named))
+    on_gpu = [encoder_fingerprint(EmbedSection(**two, gpus_per_actor=1)) for two in (one, named)]
+    assert on_gpu[0] != on_gpu[1] == encoder_fingerprint(EmbedSection(**named))
+
+
 @pytest.mark.parametrize("key", ["encoder", "model"])
 def test_other_weights_in_a_folder_are_noticed_however_it_is_named(
     key: str, versions: dict[str, str], tmp_path: Path
