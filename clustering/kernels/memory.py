@@ -82,8 +82,7 @@ def stage_bytes(
         ("cluster", 420, n_texts * 380, n_texts * 80),
         ("describe", 470, n_texts * 870, 1 << 20),
         ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),
-        # The earlier stages leave 410 bytes of a text in the process, mapped from Ray's object store.
-        ("plot", 640, n_texts * (62 + 410) + pictured * 190 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
+        ("plot", 640, n_texts * 30 + pictured * 190 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
         ("report", 600, n_texts * 600, n_records * 60),
     ]
     return [StageBytes(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]

@@ -45,12 +45,17 @@ def submit(work: Callable[..., T], *args: Any, **options: Any) -> Any:
 
     options : of the task, such as num_cpus
     """
-    return _measured.options(
-        name=work.__name__,
-        max_retries=MAX_ATTEMPTS - 1,
-        retry_exceptions=RETRIED_ERRORS,
-        **{**avoiding_refused(), **options},
-    ).remote(work, *args)
+    options = {"max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS, **avoiding_refused(), **options}
+    return note_tasks([_measured.options(name=work.__name__, **options).remote(work, *args)])[0]
+
+
+def note_tasks(references: list[Any]) -> list[Any]:
+    """Note results of tasks that this thread of the driver has started: they end when a stage beside it fails."""
+    if thread := _thread_task.get():
+        thread.noted += [reference.binary() for reference in references]
+        if thread.cancelled:  # while they were submitted
+            thread.cancel()
+    return references
 
 
 Starter = Callable[..., list[Any]]
@@ -61,7 +66,7 @@ def submit_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any) -> 
     options = {"num_returns": n_pieces, "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS}
     options |= avoiding_refused()
     found = _measured_pieces.options(name=work.__name__, **options).remote(work, *args)
-    return found if n_pieces > 1 else [found]
+    return note_tasks(found if n_pieces > 1 else [found])
 
 
 def make_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any) -> list[Any]:
@@ -251,17 +256,18 @@ def _free_cores_of(node_id: str) -> int:
 
 
 class _ThreadTask:
-    """The single task of one thread of the driver. Once cancelled, its thread starts no other."""
+    """The single task of one thread of the driver, and others. Once cancelled, its thread starts no other."""
 
     def __init__(self) -> None:
         self.stream: Any = None
+        self.noted: list[bytes] = []  # ids of results; a reference would keep the result
         self.cancelled = False
 
     def cancel(self) -> None:
         self.cancelled = True
-        if self.stream is not None:
+        for task in [self.stream, *map(ray.ObjectRef, self.noted)]:
             with suppress(Exception):  # it is done, or Ray is gone
-                ray.cancel(self.stream, force=True)
+                ray.cancel(task, force=True)
 
 
 _thread_task: ContextVar[_ThreadTask | None] = ContextVar("thread_task", default=None)

@@ -10,9 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from clustering.errors import StageError, StoreError
-from clustering.workers.tasks import HERE, IN_TASKS, Mapper, collect, map_tasks, run_concurrently, run_on_one_node
+from clustering.monitoring.usage import Usage
+from clustering.workers.tasks import (
+    HERE,
+    IN_TASKS,
+    Mapper,
+    collect,
+    map_tasks,
+    run_concurrently,
+    run_on_one_node,
+    submit,
+    submit_pieces,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 
@@ -101,6 +113,25 @@ def test_a_stage_that_fails_ends_the_tasks_of_a_stage_beside_it(local_ray: None,
         run_concurrently(lambda: run_on_one_node(_beats, tmp_path, [0, 1, 2])),
     ):
         block()
+    assert_silent(tmp_path)
+
+
+def test_a_stage_that_fails_ends_the_tasks_that_the_driver_has_started_beside_it(
+    local_ray: None, tmp_path: Path
+) -> None:
+    def fails() -> None:
+        until_started(tmp_path)
+        raise StageError("no map")
+
+    def block() -> None:
+        assert collect(ray.get(submit(_sum, (np.arange(3), Usage()), 1))) == 4  # this one is done before
+        waiting = [submit(_beat, tmp_path, 0), *submit_pieces(2, _beat, tmp_path, 1)]
+        ray.get(waiting)
+
+    begun = time.monotonic()
+    with pytest.raises(StageError, match="no map"), run_concurrently(fails):
+        block()
+    assert time.monotonic() - begun < 55  # they would have worked for 60 s
     assert_silent(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ from clustering.config.loading import build_config
 from clustering.milvus.collection import ChangedError
 from clustering.milvus.endpoint import Endpoint
 from clustering.runs.directory import RunDir
+from clustering.runs.inventory import READS
 
 LATER = ["graph", "forest", "cluster", "describe", "plot", "report"]  # project works beside them
 FIGURES = {"read": {"texts": 9, "records": 9, "text_bytes": 90}, "embed": {"dim": 8, "vectors": 9}}
@@ -76,6 +78,21 @@ def test_the_stages_run_in_order_and_a_finished_run_does_nothing(run: Run, done:
     assert done == []
 
 
+def test_a_stage_follows_those_whose_artefacts_it_reads_and_project_works_beside_the_others(
+    run: Run, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meet = threading.Barrier(2, timeout=60)
+
+    def meeting(stage: str) -> Callable[..., Any]:
+        return lambda *_: (meet.wait() >= 0 and done.append(stage)) or {}  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(pipeline, "project_texts", meeting("project"))
+    monkeypatch.setattr(pipeline, "describe_clusters", meeting("describe"))
+    run()
+    for stage, read in READS.items():
+        assert max(done.index(other) for other in read) < done.index(stage), stage
+
+
 def test_a_start_anew_drops_the_collection_first(run: Run, done: list[str]) -> None:
     run()
     run(resume=False)
@@ -98,6 +115,6 @@ def test_a_collection_that_changes_during_the_search_is_loaded_and_searched_agai
         patched.setattr(collection_lifecycle, "confirm_unchanged", changed)
         with pytest.raises(ChangedError):
             run()
-    assert done == ["read", "embed", "store", "search"]
+    assert done == ["read", "embed", "store", "search", "release"]
     run()
     assert without_project(done) == ["store", "search", "release", *LATER]

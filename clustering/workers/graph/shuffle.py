@@ -31,7 +31,7 @@ from clustering.runs.storage import REDO_HINT
 from clustering.schema import Figures
 from clustering.workers.failures import MAX_ATTEMPTS, unwrapped_errors
 from clustering.workers.reservations import single_task_request
-from clustering.workers.tasks import RETRIED_ERRORS, collect, submit
+from clustering.workers.tasks import RETRIED_ERRORS, collect, note_tasks, submit
 
 Sizes = tuple[int, int, int]  # rows, entries of the graph, entries of the lists
 
@@ -63,6 +63,7 @@ def shuffle_blocks(run: RunDir, options: ListOptions, n_blocks: int) -> Figures:
     with unwrapped_errors():
         place: Any = _place_rows.options(num_returns=2, **retried)
         places, placed = place.remote(run, names, options, n_blocks)
+        note_tasks([placed])
         n_blocks = collect(ray.get(placed))
         n_maps = min(len(names), n_blocks)
         if stage:
@@ -70,6 +71,7 @@ def shuffle_blocks(run: RunDir, options: ListOptions, n_blocks: int) -> Figures:
         cut: Any = _cut_lists.options(num_returns=n_blocks + 1, **retried)
         cuts = np.linspace(0, len(names), n_maps + 1).astype(int)
         maps = [cut.remote(run, names[start:stop], options, places) for start, stop in pairwise(cuts)]
+        note_tasks([done for *_, done in maps])
         too_long = sum(_as_they_finish([done for *_, done in maps]))
         reduces = [
             submit(_join_block, run, number, places, [one[number] for one in maps], options, **spread)
