@@ -50,11 +50,15 @@ def audit_collection(run: RunDir, channel: Channel, n_texts: int, attempt: int =
     endpoint = channel.endpoint
     total = _count(channel)
     ranges, without = _ranges_of_vectors(run), rows_without_vector(run / "vectors")
+
+    def look(part: Rows) -> tuple[int, list[Rows]]:  # the keys themselves are dropped at once
+        stored = _stored_keys(channel, part)
+        return stored.size, _missing(part, stored, without)
+
     with ThreadPoolExecutor(4) as pool:
-        keys = list(pool.map(lambda part: _stored_keys(channel, part), ranges))
-    missing = [_missing(part, stored, without) for part, stored in zip(ranges, keys, strict=True)]
+        sizes, missing = zip(*pool.map(look, ranges), strict=True)
     wrong = [piece for pieces in missing for piece in pieces]
-    if total > sum(stored.size for stored in keys):
+    if total > sum(sizes):
         foreign = _count(channel, f"{ROW} < 0 or {ROW} >= {n_texts}")
         if foreign:
             raise StoreError(
@@ -64,8 +68,8 @@ def audit_collection(run: RunDir, channel: Channel, n_texts: int, attempt: int =
         with ThreadPoolExecutor(4) as pool:
             counts = list(pool.map(lambda part: _count(channel, part.expression), ranges))
         wrong += [
-            part for part, stored, count, lost in zip(ranges, keys, counts, missing, strict=True)
-            if count > stored.size and not lost
+            part for part, size, count, lost in zip(ranges, sizes, counts, missing, strict=True)
+            if count > size and not lost
         ]  # fmt: skip
     return [piece._asdict() for piece in wrong or _wrong_vectors(run, channel, ranges, without, attempt)]
 
