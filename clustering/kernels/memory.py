@@ -14,6 +14,8 @@ LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a 
 MOST_ENTRIES = 1 << 27  # entries of the lists of a block
 MAP_TEXTS = 1_000_000  # that the map lays out, where project.sample says nothing; the others lie amid their neighbors
 AXES_ROWS = 131_072  # vectors whose covariance gives the axes of the map's start
+SUMMED_TEXTS = 1 << 21  # whose counts of terms one task adds up
+FILE_RECORDS = 10_000_000  # beyond, labels.parquet is a folder of parts
 NUMBERED_RECORDS = 1 << 22  # whose texts a process numbers at most
 PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
 
@@ -80,10 +82,12 @@ def stage_bytes(
         ("graph", 365, edges * 62, edges * 24),  # the lists, then both directions of every edge
         ("forest", 0, forest_bytes(n_texts, 0, edges), n_texts * 24),
         ("cluster", 420, n_texts * 380, n_texts * 80),
-        ("describe", 470, n_texts * 870, 1 << 20),
+        # The counts that one task adds up, and the clusters, of which there is one for 20 texts or fewer.
+        ("describe", 490, min(n_texts, SUMMED_TEXTS) * 60 + n_texts * 100, 1 << 20),
         ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),
         ("plot", 640, n_texts * 30 + pictured * 190 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
-        ("report", 600, n_texts * 600, n_records * 60),
+        # The records of a task; in one file, also the rows that have several records.
+        ("report", 560, min(n_texts, LARGEST_PART) * 600 + min(n_texts, FILE_RECORDS) * 60, n_records * 60),
     ]
     return [StageBytes(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config.sections import DescribeSection
+from clustering.kernels.memory import SUMMED_TEXTS
 from clustering.kernels.printable import one_line
 from clustering.kernels.topk import IntArray
 from clustering.monitoring.usage import Usage
@@ -32,14 +34,14 @@ from clustering.text.terms import (
     without_common,
 )
 from clustering.text.titles import write_titles
-from clustering.workers.tasks import Starter, collect, make_pieces, run_on_one_node, submit_pieces
+from clustering.workers.reservations import single_task_request
+from clustering.workers.tasks import Starter, await_all, collect, make_pieces, run_on_one_node, submit_pieces
 
 SAMPLED_PARTS = 20  # of texts/, in which the languages are counted
 TITLE_TERMS = 3
 TITLE_CHARACTERS = 80
 COUNTED_TEXTS = 32_768  # by one task, at least
 MOST_TASKS = 64
-SUMMED_TEXTS = 2_000_000  # the counts of so many texts are added up by one task
 WRITTEN_CLUSTERS = 16_384  # at a time
 # A candidate for a cluster's exemplars.
 MEMBER = np.dtype([("label", np.int32), ("strength", np.float32), ("copies", np.int32), ("row", np.int64)])
@@ -61,7 +63,10 @@ def describe_clusters(run: RunDir, cfg: DescribeSection, counted_texts: int = CO
     n_sums = -(-groups[-1].stop // summed_texts)
     if len(groups) == n_sums == 1:
         return run_on_one_node(_describe_alone, run, cfg, groups)
-    return run_on_one_node(_write_clusters, run, cfg, n_sums, *_find_terms(submit_pieces, run, cfg, groups, n_sums))
+    start = partial(submit_pieces, memory=single_task_request("describe").memory_bytes)
+    found = _find_terms(start, run, cfg, groups, n_sums)
+    await_all(found)
+    return run_on_one_node(_write_clusters, run, cfg, n_sums, *found)
 
 
 def _describe_alone(run: RunDir, cfg: DescribeSection, groups: list[PartGroup]) -> Figures:

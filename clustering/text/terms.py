@@ -175,9 +175,12 @@ class BestTerms:
     @classmethod
     def merged(cls, pieces: list[BestTerms], n_terms: int) -> BestTerms:
         """The strongest terms of all pieces, which have different terms."""
+        if len(pieces) == 1:
+            return pieces[0]
         word = pa.chunked_array([piece.word for piece in pieces], pa.large_string()).combine_chunks()
+        encoded = word.dictionary_encode()
         label, weight = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("label", "weight"))
-        order = _strongest(label, weight, _alphabet(word), n_terms)
+        order = _strongest(label, weight, _alphabet(encoded.dictionary)[encoded.indices.to_numpy()], n_terms)
         return cls(label[order], weight[order], word.take(pa.array(order)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,18 @@ import ray
 
 from clustering import schema
 from clustering.errors import StageError
+from clustering.kernels.memory import FILE_RECORDS
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
 from clustering.runs.parts import PartGroup, group_parts, parts, read_range
 from clustering.runs.storage import REDO_HINT, atomic_write, read_schema, read_slice, read_table, write_table
 from clustering.workers.failures import unwrapped_errors
-from clustering.workers.tasks import collect, run_on_one_node, submit
+from clustering.workers.reservations import single_task_request
+from clustering.workers.tasks import await_all, collect, run_on_one_node, submit
 
 JOINED_RECORDS = 131_072  # by one task, at least
 MOST_TASKS = 64
-FILE_RECORDS = 10_000_000  # beyond, labels.parquet is a folder of parts
 
 
 def write_labels(run: RunDir, file_records: int = FILE_RECORDS, joined_records: int = JOINED_RECORDS) -> int:
@@ -46,9 +48,11 @@ def write_labels(run: RunDir, file_records: int = FILE_RECORDS, joined_records: 
     groups = _with_own_rows(run, group_parts(run / "members", joined_records, MOST_TASKS))
     if read_index(run / "members").rows <= file_records:
         return run_on_one_node(_write_file, run, layout, groups)
-    repeated = [submit(_repeated_rows, run, group) for group in groups[:-1]]
-    ray.wait(repeated, num_returns=len(repeated), fetch_local=False)
-    tasks = [submit(_write_parts, run, layout, group, repeated[:number]) for number, group in enumerate(groups)]
+    start = partial(submit, memory=single_task_request("report").memory_bytes)
+    repeated = [start(_repeated_rows, run, group) for group in groups[:-1]]
+    if repeated:
+        await_all(repeated)
+    tasks = [start(_write_parts, run, layout, group, repeated[:number]) for number, group in enumerate(groups)]
     with unwrapped_errors():
         return sum(map(collect, ray.get(tasks)))
 

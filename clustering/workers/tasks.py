@@ -61,12 +61,20 @@ def note_tasks(references: list[Any]) -> list[Any]:
 Starter = Callable[..., list[Any]]
 
 
-def submit_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any) -> list[Any]:
-    """Start ``work(*args)``, which returns so many pieces, as a Ray task; a reference to each, for ``collect``."""
+def submit_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any, memory: int = 0) -> list[Any]:
+    """Start ``work(*args)``, which returns so many pieces, as a Ray task; a reference to each, for ``collect``.
+
+    memory : bytes that the task asks for
+    """
     options = {"num_returns": n_pieces, "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS}
-    options |= avoiding_refused()
+    options |= {"memory": memory, **avoiding_refused()}
     found = _measured_pieces.options(name=work.__name__, **options).remote(work, *args)
     return note_tasks(found if n_pieces > 1 else [found])
+
+
+def await_all(references: list[Any]) -> None:
+    """Wait until the results of all tasks are there, or their errors; a task that takes them then starts at once."""
+    ray.wait(references, num_returns=len(references), fetch_local=False)
 
 
 def make_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any) -> list[Any]:
