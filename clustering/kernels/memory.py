@@ -48,6 +48,7 @@ def stage_bytes(
     encoder_bytes: int,
     *,
     graph_k: int | None = None,
+    n_blocks: int = 1,
     recall_sample: int = 1000,
     map_neighbors: int = 15,
     map_texts: int | None = None,
@@ -58,6 +59,7 @@ def stage_bytes(
 
     n_texts, n_records : distinct texts, and records; dim : of a vector
     k : neighbors of a text; graph_k : those of them that the graph takes; None: all
+    n_blocks : of the graph
     text_bytes : mean UTF-8 length of a text; encoder_bytes : of the encoder's weights in memory
     recall_sample : rows that are compared with exact search
     map_neighbors, map_texts, map_method : of the map; map_texts None: MAP_TEXTS
@@ -68,6 +70,8 @@ def stage_bytes(
     listed = n_texts * k  # directed edges
     edges = listed if graph_k is None else n_texts * graph_k
     vectors = n_texts * dim * 4
+    own = -(-n_texts // n_blocks)
+    shard = forest_bytes(own, min(n_texts - own, own), -(-edges // n_blocks))
     sampled = recall_sample * (dim * 4 + k * 60) + 3 * BLOCK_BYTES if recall_sample else 0
     umap = map_method == "umap"
     pictured = min(n_texts, PICTURE_POINTS)
@@ -80,7 +84,7 @@ def stage_bytes(
         # A hit is 250 bytes of Python objects until it is decoded. Beside it, a block of products with the sample.
         ("search", 385, part * (dim * 8 + k * 250) + sampled, listed * 12),
         ("graph", 365, edges * 62, edges * 24),  # the lists, then both directions of every edge
-        ("forest", 0, forest_bytes(n_texts, 0, edges), n_texts * 24),
+        ("forest", 0, max(shard, merging_bytes(n_texts) if n_blocks > 1 else 0), n_texts * 24),
         ("cluster", 420, n_texts * 380, n_texts * 80),
         # The counts that one task adds up, and the clusters, of which there is one for 20 texts or fewer.
         ("describe", 490, min(n_texts, SUMMED_TEXTS) * 60 + n_texts * 100, 1 << 20),
@@ -104,11 +108,19 @@ def map_bytes(n_texts: int, dim: int, k: int, n_neighbors: int, sample: int | No
 
 
 def forest_bytes(n_own: int, n_halo: int, entries: int) -> int:
-    """Memory of a shard of the forest.
+    """Memory of a shard of the forest, without what it shares with others in Ray's object store.
 
     n_own, n_halo : rows of the shard, and those of others that its edges name; entries : its directed edges
+    Source: the sketches of a round before and after it, or, with many entries, their weights and numbers.
     """
-    return (415 << 20) + entries * 16 + n_own * 800 + n_halo * 300
+    averaging = entries * 8 + n_own * 600 + n_halo * 264
+    spanning = entries * 17 + (n_own + n_halo) * 100
+    return (300 << 20) + max(averaging, spanning)
+
+
+def merging_bytes(n_texts: int) -> int:
+    """Memory of the process that merges the last two forests of shards, and joins the rows of equal vectors."""
+    return (300 << 20) + n_texts * 150
 
 
 def graph_bytes(n_texts: int, k: int, n_blocks: int = 1) -> int:

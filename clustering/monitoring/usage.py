@@ -91,6 +91,14 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def shared_bytes() -> int:
+    """The pages of Ray's object store that this process has touched; all workers of a node share them."""
+    try:
+        return int(Path("/proc/self/status").read_text().split("RssShmem:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        return 0
+
+
 def peak_bytes() -> int:
     """The peak resident memory of this process since the last reset."""
     try:

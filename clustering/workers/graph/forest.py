@@ -109,8 +109,11 @@ def load_shard(run: RunDir, metric: str, diffused: bool, number: int) -> ForestS
     """A block as a shard: with its lists, in Euclidean distances, as edges; or with its rows of the graph."""
     load = partial(load_block_array, run, number)
     rows, list_indices, distances = load("rows"), load("list_indices"), load("list_distances")
-    euclidean = distances if metric == "L2" else np.sqrt(2 * distances)
-    lists = NeighborLists(load("list_indptr"), list_indices, np.maximum(euclidean, np.float32(MIN_DISTANCE)))
+    euclidean = distances * np.float32(1 if metric == "L2" else 2)
+    if metric != "L2":
+        np.sqrt(euclidean, out=euclidean)
+    np.maximum(euclidean, np.float32(MIN_DISTANCE), out=euclidean)
+    lists = NeighborLists(load("list_indptr"), list_indices, euclidean)
     breaks, equal = count_breaks(lists), equal_edges(lists, rows, MIN_DISTANCE)
     indptr, indices, lengths = (
         (lists.indptr, list_indices, lists.distances) if diffused else map(load, ("indptr", "indices", "data"))

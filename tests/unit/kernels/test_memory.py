@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
-from clustering.kernels.memory import StageBytes, stage_bytes
+from clustering.kernels.memory import StageBytes, forest_bytes, stage_bytes
 
 
 def plan(n_texts: int) -> dict[str, StageBytes]:
@@ -37,3 +39,12 @@ def test_the_vectors_are_never_in_one_process() -> None:
     for stage in ("embed", "store", "search"):
         assert by_name[stage].memory_bytes < vectors / 10
     assert by_name["embed"].disk_bytes == pytest.approx(vectors)
+
+
+@pytest.mark.parametrize("k", [20, 50])
+def test_a_shard_of_the_forest_falls_with_their_number_and_the_last_merge_stays_small(k: int) -> None:
+    n_texts = 100_000_000
+    sizes = [forest_bytes(n_texts // blocks, n_texts // blocks, n_texts // blocks * k) for blocks in (4, 16, 64)]
+    assert all(3 < larger / smaller < 4 for larger, smaller in pairwise(sizes))
+    line = {line.stage: line for line in stage_bytes(n_texts, n_texts, 256, k, 60.0, 1 << 20, n_blocks=64)}["forest"]
+    assert sizes[-1] <= line.memory_bytes < 16 << 30
