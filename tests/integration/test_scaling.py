@@ -97,7 +97,7 @@ def check_complete(results: list[dict[str, Any]]) -> Counter[str]:
 
 
 def test_a_node_that_joins_gets_items(cluster: Cluster, started: Any, tmp_path: Path) -> None:
-    found = started(cluster.address, 24)
+    found = started(cluster.address, 80)
     until_at_work(tmp_path, found)
     joined = cluster.add_node(**{**NODE, "num_cpus": 2})
     on = check_complete(found.result(timeout=90)[0])
@@ -106,7 +106,7 @@ def test_a_node_that_joins_gets_items(cluster: Cluster, started: Any, tmp_path: 
 
 
 def test_a_node_that_does_not_see_the_run_gets_none(cluster: Cluster, started: Any, tmp_path: Path) -> None:
-    found = started(cluster.address, 30)
+    found = started(cluster.address, 80)
     until_at_work(tmp_path, found)
     blind = cluster.add_node(**NODE, env_vars={UNMOUNTED: "1"})
     seeing = cluster.add_node(**NODE)
