@@ -11,7 +11,7 @@ LARGEST_PART = 131_072  # rows
 PART_VECTOR_BYTES, PART_TEXT_BYTES = 512 << 20, 64 << 20  # of a part, at most
 SMALL_RUN_PARTS = 64  # about so many parts share out the work of a run with smaller ones
 LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
-MOST_ENTRIES = 1 << 27  # entries of the lists of a block
+MOST_ENTRIES, MOST_BLOCKS = 1 << 27, 512  # entries of the lists of a block, and blocks of a graph
 MAP_TEXTS = 1_000_000  # that the map lays out, where project.sample says nothing; the others lie amid their neighbors
 AXES_ROWS = 131_072  # vectors whose covariance gives the axes of the map's start
 SUMMED_TEXTS = 1 << 21  # whose counts of terms one task adds up
@@ -59,7 +59,7 @@ def stage_bytes(
 
     n_texts, n_records : distinct texts, and records; dim : of a vector
     k : neighbors of a text; graph_k : those of them that the graph takes; None: all
-    n_blocks : of the graph
+    n_blocks : blocks of near rows of the graph, see ``count_blocks``
     text_bytes : mean UTF-8 length of a text; encoder_bytes : of the encoder's weights in memory
     recall_sample : rows that are compared with exact search
     map_neighbors, map_texts, map_method : of the map; map_texts None: MAP_TEXTS
@@ -83,7 +83,7 @@ def stage_bytes(
         ("store", 265, part * dim * 70, vectors * 1.3),  # two parts and their requests in flight
         # A hit is 250 bytes of Python objects until it is decoded. Beside it, a block of products with the sample.
         ("search", 385, part * (dim * 8 + k * 250) + sampled, listed * 12),
-        ("graph", 365, edges * 62, edges * 24),  # the lists, then both directions of every edge
+        ("graph", 0, graph_bytes(n_texts, edges, n_blocks), edges * 24 + n_texts * 40),
         ("forest", 0, max(shard, merging_bytes(n_texts) if n_blocks > 1 else 0), n_texts * 24),
         ("cluster", 420, n_texts * 380, n_texts * 80),
         # The counts that one task adds up, and the clusters, of which there is one for 20 texts or fewer.
@@ -123,10 +123,16 @@ def merging_bytes(n_texts: int) -> int:
     return (300 << 20) + n_texts * 150
 
 
-def graph_bytes(n_texts: int, k: int, n_blocks: int = 1) -> int:
-    """Memory of the largest process that makes the graph in so many blocks."""
-    own, entries = n_texts / n_blocks, n_texts * k / n_blocks
-    return (365 << 20) + int(entries * 24 + own * 90)
+def graph_bytes(n_texts: int, entries: int, n_blocks: int = 1) -> int:
+    """Memory of the largest process that makes the graph in so many blocks.
+
+    n_texts, entries : of the whole run, and of all its lists
+    Several blocks: half of an entry's bytes lie in Ray's object store, where a process sends and receives pieces; all
+    processes map the place of each row.
+    """
+    read = 250 * min(n_texts, GROUP_ROWS) * entries // max(n_texts, 1)  # row groups of the lists
+    shared = n_texts * 4 if n_blocks > 1 else 0
+    return (365 << 20) + read + shared + (entries * (24 if n_blocks == 1 else 57) + n_texts * 90) // n_blocks
 
 
 def count_blocks(n_texts: int, k: int, n_nodes: int, node_bytes: int) -> int:
@@ -139,14 +145,14 @@ def count_blocks(n_texts: int, k: int, n_nodes: int, node_bytes: int) -> int:
     if entries < LEAST_SHARED:
         return 1
     n_blocks = max(1, n_nodes, -(-entries // MOST_ENTRIES))
-    while node_bytes and n_blocks < n_texts and _block_bytes(n_texts, k, n_blocks) > max(node_bytes // 2, 1 << 30):
+    while node_bytes and n_blocks < MOST_BLOCKS and _block_bytes(n_texts, k, n_blocks) > node_bytes // 2:
         n_blocks += 1
     return n_blocks
 
 
 def _block_bytes(n_texts: int, k: int, n_blocks: int) -> int:
     own = -(-n_texts // n_blocks)
-    return max(graph_bytes(n_texts, k, n_blocks), forest_bytes(own, min(n_texts - own, own), own * k))
+    return max(graph_bytes(n_texts, n_texts * k, n_blocks), forest_bytes(own, min(n_texts - own, own), own * k))
 
 
 def server_bytes(n_texts: int, number_bytes: float, dim: int, links: int) -> int:

@@ -28,6 +28,7 @@ from clustering.runs.object_store import LOCAL, RemotePath, is_local, local_path
 T = TypeVar("T")
 ROW_GROUP = 131_072  # rows that are read at once at least
 END_BYTES = 64 << 10  # of an object: the footer of a part is smaller
+REQUEST_BYTES = 16 << 20  # of an array that is copied from an object store, with each request
 REDO_HINT = "covey run with run.resume=false makes it anew"
 SECRET_SHOWN = "a URI holds a user or password; object stores take credentials from the environment"
 
@@ -359,7 +360,7 @@ def load_array(path: Location, mapped: bool = False) -> Any:
         return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     with tempfile.NamedTemporaryFile(prefix="covey-") as copy:
         source = path.inner
-        path.retry(lambda fs: pa.fs.copy_files(source, copy.name, fs, pa.fs.LocalFileSystem()))
+        path.retry(lambda fs: pa.fs.copy_files(source, copy.name, fs, LOCAL, chunk_size=REQUEST_BYTES))
         return np.load(copy.name, mmap_mode="r", allow_pickle=False)
 
 

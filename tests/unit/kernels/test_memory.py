@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from clustering.kernels.memory import StageBytes, forest_bytes, stage_bytes
+from clustering.kernels.memory import StageBytes, count_blocks, forest_bytes, graph_bytes, stage_bytes
 
 
 def plan(n_texts: int) -> dict[str, StageBytes]:
@@ -48,3 +48,22 @@ def test_a_shard_of_the_forest_falls_with_their_number_and_the_last_merge_stays_
     assert all(3 < larger / smaller < 4 for larger, smaller in pairwise(sizes))
     line = {line.stage: line for line in stage_bytes(n_texts, n_texts, 256, k, 60.0, 1 << 20, n_blocks=64)}["forest"]
     assert sizes[-1] <= line.memory_bytes < 16 << 30
+
+
+@pytest.mark.parametrize(("n_blocks", "mebibytes"), [(1, 958), (4, 642), (16, 540), (64, 464)])
+def test_the_graph_takes_what_was_measured(n_blocks: int, mebibytes: int) -> None:
+    """By ``python -m benchmarks.graph_blocks``, at a million texts with 20 neighbors each."""
+    assert graph_bytes(1_000_000, 20_000_000, n_blocks) / 2**20 == pytest.approx(mebibytes, rel=0.2)
+
+
+def test_a_small_graph_is_one_block_and_a_large_one_fits_its_nodes() -> None:
+    assert count_blocks(200_000, 20, 3, 64 << 30) == 1
+    assert count_blocks(1_000_000, 20, 3, 64 << 30) == 3
+    assert count_blocks(100_000_000, 50, 10, 0) == 38  # of 2^27 entries each
+    assert count_blocks(100_000_000, 50, 100, 64 << 30) == 100
+    n_blocks = count_blocks(100_000_000, 50, 10, 8 << 30)
+    own = 100_000_000 // n_blocks
+    assert 38 < n_blocks < 200
+    assert graph_bytes(100_000_000, 5_000_000_000, n_blocks) <= 4 << 30
+    assert forest_bytes(own, own, 50 * own) <= 4 << 30
+    assert count_blocks(100_000_000, 50, 10, 1 << 30) == 512  # no number of blocks would fit
