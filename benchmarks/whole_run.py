@@ -124,7 +124,7 @@ def bare_stages(words: list[str], run: RunDir) -> dict[str, float]:
     timed("search", lambda: search.search_neighbors(run, endpoint, config.store, config.search, n_texts, seed))
     timed("graph", lambda: graph.build_graph(run, config.graph, k, n_texts, metric))
     timed("forest", lambda: forest.build_forest(run, config.cluster, config.graph, metric, seed))
-    timed("cluster", lambda: cluster.cluster_graph(run, config.cluster, config.graph, k, metric))
+    timed("cluster", lambda: cluster.cluster_graph(run, config.cluster, k, metric))
     timed("describe", lambda: describe.describe_clusters(run, config.describe))
     timed("project", lambda: project.project_texts(run, config.project, n_texts, seed))
     timed("plot", lambda: plot.plot_map(run, config.plot, config.name, seed))

@@ -58,7 +58,7 @@ def compile_kernels(config: RunConfig | None = None) -> None:
         _build(run, config.graph, k, TEXTS, metric)
         forest = _diffused_forest if config.cluster.weights == "diffused" else _forest
         forest(run, config.cluster, replace(config.graph, bridge="none"), metric, 0)  # bridges would start Ray
-        _cluster(run, config.cluster, config.graph, k, metric)
+        _cluster(run, config.cluster, k, metric)
         if config.project.method == "layout":  # umap-learn does not cache what it compiles
             _project(run, config.project, TEXTS, 0)
     done.parent.mkdir(parents=True, exist_ok=True)

@@ -106,7 +106,7 @@ def cluster_stages(config: RunConfig, run: RunDir, fingerprints: Fingerprints, n
     with run_concurrently(lambda: stage("project", lambda: project_texts(run, config.project, n_texts, seed))):
         stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
         stage("forest", lambda: build_forest(run, config.cluster, config.graph, metric, seed))
-        stage("cluster", lambda: cluster_graph(run, config.cluster, config.graph, config.graph_k, metric))
+        stage("cluster", lambda: cluster_graph(run, config.cluster, config.graph_k, metric))
         stage("describe", lambda: describe_clusters(run, config.describe))
     stage("plot", lambda: plot_map(run, config.plot, config.name, seed))
     stage("report", lambda: write_report(run, config))

@@ -155,6 +155,11 @@ def _block_bytes(n_texts: int, k: int, n_blocks: int) -> int:
     return max(graph_bytes(n_texts, n_texts * k, n_blocks), forest_bytes(own, min(n_texts - own, own), own * k))
 
 
+def quality_bytes(n_rows: int, q: int) -> int:
+    """Memory of a process with the edges of a block's rows to their first q neighbors, and a halo of as many rows."""
+    return (330 << 20) + n_rows * q * 40
+
+
 def server_bytes(n_texts: int, number_bytes: float, dim: int, links: int) -> int:
     """Memory of a server with a loaded collection.
 

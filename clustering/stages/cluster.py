@@ -1,30 +1,28 @@
-"""forest/ and neighbors/ in; the condensed tree, and label, strength, home and layers of every text out."""
+"""forest/ and graph/ in; the condensed tree, and label, strength, home and layers of every text out."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from clustering import schema
-from clustering.config.sections import ClusterSection, GraphSection
+from clustering.config.sections import ClusterSection
 from clustering.kernels.graph.csr import min_distance
 from clustering.kernels.graph.diffusion import MIN_LENGTH
 from clustering.kernels.graph.equal_vectors import find_tied_rows
-from clustering.kernels.graph.forest import row_dtype
-from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
+from clustering.kernels.hierarchy.labels import ClusterOptions, Labels, label_texts
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_copies, load_forest, load_group_sizes
-from clustering.runs.parts import walk_neighbors
 from clustering.runs.storage import load_array, write_json, write_table
 from clustering.schema import Figures
+from clustering.workers.graph.quality import ShardedQuality, open_quality_graph
 from clustering.workers.tasks import run_on_one_node
 
 
-def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
+def cluster_graph(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
     """Leave assignment.parquet (a line for each distinct text), tree.parquet and layers.json.
 
     layers.json holds the chosen layer, the clusters of each layer, and parent, persistence, texts and size (records) of
@@ -33,19 +31,17 @@ def cluster_graph(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int,
     Returns: count; noise_share, home_share and largest_share (shares of the records); copies_clusters; modularity;
         layers (clusters, resolution and noise share of each, broadest first); layer (the one that the labels are of).
     """
-    return run_on_one_node(_cluster, run, cfg, graph, k, metric)
+    return run_on_one_node(_cluster, run, cfg, k, metric)
 
 
-def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metric: str) -> Figures:
-    forest, copies = load_forest(run), load_copies(run)
+def _cluster(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
     options = ClusterOptions(**{key.name: getattr(cfg, key.name) for key in fields(ClusterOptions)})
-    core = load_array(run / "forest" / "core.npy")
-    floor = float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric)
-    result = label_texts(
-        forest, copies, core, options, floor=floor, equal_to=find_tied_rows(forest, core, floor),
-        nearest=_first_neighbors(run, min(options.n_neighbors, k), graph.max_distance, copies.size),
-        group_sizes=load_group_sizes(run),
-    )  # fmt: skip
+    if options.selection != "modularity":
+        result, copies = _label(run, cfg, metric, options, None)
+    else:
+        q, weigh = min(options.n_neighbors, k), options.copies == "weigh"
+        with open_quality_graph(run, q, shared=options.shares_neighbors, weigh=weigh) as quality:
+            result, copies = _label(run, cfg, metric, options, quality)
     label, home, layers = result.label, result.home, result.layers
     ends = np.arange(0, layers.size + 1, layers.shape[1], dtype=np.int32)
     columns = {
@@ -94,6 +90,20 @@ def _cluster(run: RunDir, cfg: ClusterSection, graph: GraphSection, k: int, metr
     }
 
 
+def _label(
+    run: RunDir, cfg: ClusterSection, metric: str, options: ClusterOptions, quality: ShardedQuality | None
+) -> tuple[Labels, NDArray[np.int32]]:
+    """The labels of all texts, and how many records each has."""
+    forest, copies = load_forest(run), load_copies(run)
+    core = load_array(run / "forest" / "core.npy")
+    floor = float(MIN_LENGTH) if cfg.weights == "diffused" else min_distance(metric)
+    result = label_texts(
+        forest, copies, core, options, floor=floor, equal_to=find_tied_rows(forest, core, floor), nearest=quality,
+        group_sizes=load_group_sizes(run),
+    )  # fmt: skip
+    return result, copies
+
+
 def _cluster_sizes(
     layers: NDArray[Any], copies: NDArray[np.int32], n_clusters: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -104,11 +114,3 @@ def _cluster_sizes(
         texts += np.bincount(layer[own], minlength=n_clusters)
         size += np.bincount(layer[own], weights=copies[own], minlength=n_clusters).astype(np.int64)
     return texts, size
-
-
-def _first_neighbors(run: RunDir, count: int, longest: float | None, n_texts: int) -> NDArray[Any]:
-    """int32 or int64, shape (n_texts, count): the nearest neighbors of each text, -1 where its list is shorter."""
-    found = np.full((n_texts, count), -1, row_dtype(n_texts))
-    for row, position, neighbor, _ in walk_neighbors(run, count, longest) if count else ():
-        found[row, position] = neighbor
-    return found

@@ -198,7 +198,7 @@ def test_more_equal_vectors_than_a_list_holds_share_a_cluster(local_ray: None, t
     for blocks in (1, 2):
         build_graph(run, GraphSection(), 8, n_texts, "L2", blocks)
         build_forest(run, cfg, GraphSection(bridge="none"), "L2", 0)
-        figures = cluster_graph(run, cfg, GraphSection(), 8, "L2")
+        figures = cluster_graph(run, cfg, 8, "L2")
         assignment = load_assignment(run)
         for name in ("label", "home", "strength", "home_strength"):
             assert len(set(assignment[name].to_numpy()[[0, *range(n_texts - 60, n_texts)]])) == 1, name

@@ -54,9 +54,9 @@ class QualityBlock:
             weight = _shared_weights(nearest, lists, np.arange(len(lists)) if rows is None else rows)
         return cls(rows, nearest, weight if copies is None else weight.astype(np.int64) * copies[:, None])
 
-    def local(self, values: NDArray[Any]) -> NDArray[Any]:
-        """The values of the block's local rows. values : shape (n_rows,), of all rows"""
-        return values if self.rows is None else values[self.rows]
+    def local(self, values: NDArray[Any]) -> IntArray:
+        """The values of the block's local rows as int64. values : int, shape (n_rows,), of all rows"""
+        return (values if self.rows is None else values[self.rows]).astype(np.int64, copy=False)
 
     def sum_over(self, leaf: IntArray, parent: NDArray[np.int32], size: IntArray) -> tuple[IntArray, IntArray]:
         """``inside`` and ``volume`` as in ``Quality``, of the block's edges alone; leaf : of all rows"""

@@ -94,6 +94,9 @@ class OneShard:
 
     keep = exchange
 
+    def share(self, value: Any) -> Any:
+        return value
+
     def each(self, kernel: Kernel, *args: Any) -> Iterator[Any]:
         yield kernel(self.shard, *args)
 
@@ -162,6 +165,10 @@ class HaloExchange:
         values = [self._call(number, kernel, args)[0] for number in self.numbers]
         self._wait(values)
         return Kept(values)
+
+    def share(self, value: Any) -> Any:
+        """A value that is an argument of all shards, once on each node."""
+        return ray.put(value)
 
     def each(self, kernel: Kernel, *args: Any) -> Iterator[Any]:
         """The value of each shard in this process, one after the other, in their order."""
