@@ -34,7 +34,7 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
 READS: dict[str, tuple[str, ...]] = {
     "graph": ("search",),
     "forest": ("graph",),
-    "cluster": ("forest",),
+    "cluster": ("graph", "forest"),
     "describe": ("cluster",),
     "project": ("search",),
     "plot": ("describe", "project"),
