@@ -34,7 +34,7 @@ def test_any_number_of_blocks_gives_the_same_labels(
     found = []
     for blocks in (1, 4, 16, 64):
         build_graph(run, GraphSection(), K, 2000, "L2", blocks)
-        build_forest(run, cfg, GraphSection(), K, "L2", 0)
+        build_forest(run, cfg, GraphSection(), "L2", 0)
         figures = cluster_graph(run, cfg, K, "L2")
         layers = (run / "layers.json").read_text(encoding="utf-8")
         found.append((figures, load_assignment(run), read_table(run / "tree.parquet"), layers))

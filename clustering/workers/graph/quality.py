@@ -46,7 +46,7 @@ def load_shard(run: RunDir, q: int, number: int) -> NeighborShard:
     rows, indptr, indices, copies = (
         load_block_array(run, number, name) for name in ("rows", "list_indptr", "list_indices", "copies")
     )
-    nearest = NeighborLists(0, indptr, indices, np.empty(0, np.float32)).nearest(q)
+    nearest = NeighborLists(indptr, indices, np.empty(0, np.float32)).nearest(q)
     listed = nearest >= 0
     local = np.full(nearest.shape, -1, nearest.dtype)
     local[listed], halo = number_locally(rows, nearest[listed])
