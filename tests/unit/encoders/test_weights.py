@@ -208,7 +208,9 @@ def test_settings_keep_their_fingerprints_when_keys_are_renamed() -> None:
     theirs = {"uri": "https://milvus.example", "name": "news", "text_field": "title", "server": reached}
     source = Source("id", "id", "title", "vector", 8, 9, "made")
     config = build_config({"read": {"collection": theirs}, "store": {"uri": "https://own.example", "server": reached}})
-    assert stage_fingerprints(config, source)["report"] == "638e0140c0c14060"
+    found = stage_fingerprints(config, source)
+    assert found["search"] == "c1fbab42f5fc784a"
+    assert found["report"] == "130775bc6ed97dec"
 
 
 def test_home_stands_for_itself_in_a_model_as_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

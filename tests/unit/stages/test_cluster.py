@@ -323,7 +323,7 @@ def clustered(run: RunDir, graph: csr_array, records: list[int], **keys: Any) ->
     forest = _diffused_forest if cfg.weights == "diffused" else _forest
     _build(run, GraphSection(), len(records), len(records), "L2")
     forest(run, cfg, GraphSection(bridge="none"), "L2", 0)
-    figures = _cluster(run, cfg, GraphSection(), len(records), "L2")
+    figures = _cluster(run, cfg, len(records), "L2")
     return load_assignment(run).to_pydict(), figures
 
 
@@ -389,7 +389,7 @@ def test_one_text_is_a_cluster_by_its_copies_alone(copies: str, tmp_path: Path) 
     cfg = ClusterSection(copies=copies)
     _build(run, GraphSection(), 50, 1, "L2")
     _diffused_forest(run, cfg, GraphSection(), "L2", 0)
-    assert _cluster(run, cfg, GraphSection(), 50, "L2")["count"] == 1
+    assert _cluster(run, cfg, 50, "L2")["count"] == 1
     assert load_assignment(run)["label"].to_pylist() == [0]
 
 
