@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from clustering import schema
 from clustering.errors import StageError
 from clustering.kernels.memory import FILE_RECORDS
 from clustering.kernels.topk import IntArray
+from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
 from clustering.runs.parts import PartGroup, group_parts, parts, read_range
@@ -52,7 +52,7 @@ def write_labels(run: RunDir, file_records: int = FILE_RECORDS, joined_records: 
     repeated = [start(_repeated_rows, run, group) for group in groups[:-1]]
     if repeated:
         await_all(repeated)
-    tasks = [start(_write_parts, run, layout, group, repeated[:number]) for number, group in enumerate(groups)]
+    tasks = [start(_write_parts, run, layout, group, *repeated[:number]) for number, group in enumerate(groups)]
     with unwrapped_errors():
         return sum(map(collect, ray.get(tasks)))
 
@@ -106,9 +106,12 @@ def _write_file(run: RunDir, layout: pa.Schema, groups: list[PartGroup]) -> int:
     return records
 
 
-def _write_parts(run: RunDir, layout: pa.Schema, group: PartGroup, repeated: list[Any]) -> int:
-    """Leave a group's parts of the folder. repeated : references to the repeated rows of the groups before"""
-    return _write_group(run, layout, group, (collect(ray.get(one)) for one in repeated))
+def _write_parts(run: RunDir, layout: pa.Schema, group: PartGroup, *repeated: tuple[pa.Table, Usage]) -> int:
+    """Leave a group's parts of the folder. repeated : the repeated rows of the groups before, as their tasks left them
+
+    As arguments they are there before the task holds a core and memory, so that it never waits for a lost one.
+    """
+    return _write_group(run, layout, group, map(collect, repeated))
 
 
 def _write_group(run: RunDir, layout: pa.Schema, group: PartGroup, earlier: Iterable[pa.Table]) -> int:

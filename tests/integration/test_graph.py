@@ -242,3 +242,23 @@ def test_tasks_of_the_graph_run_on_all_nodes(
     found, graph = load_graph(run), slow_graph(run, K, None, "L2", 500)
     for name in ("indptr", "indices", "data"):
         assert_array_equal(getattr(found, name), getattr(graph, name))
+
+
+def test_a_node_that_is_lost_midway_changes_nothing(
+    three_nodes: Cluster, process: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    """With the objects that its map tasks had made, and the reduce task that it was at."""
+    run = searched(tmp_path, "L2")
+    built = process.submit(_build_on, three_nodes.address, tmp_path, 1.0, 0)
+    lost = next(iter(three_nodes.worker_nodes))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / f"joins-{lost.node_id}").exists():
+        assert time.monotonic() < deadline
+        assert not built.done(), built.result()
+        time.sleep(0.05)
+    three_nodes.remove_node(lost, allow_graceful=False)
+    built.result(timeout=120)
+    found, graph = load_graph(run), slow_graph(run, K, None, "L2", 500)
+    for name in ("indptr", "indices", "data"):
+        assert_array_equal(getattr(found, name), getattr(graph, name))
+    assert_array_equal(load_radius(run), slow_radius(run, K, None, "L2"))

@@ -74,7 +74,7 @@ def shuffle_blocks(run: RunDir, options: ListOptions, n_blocks: int) -> Figures:
         note_tasks([done for *_, done in maps])
         too_long = sum(_as_they_finish([done for *_, done in maps]))
         reduces = [
-            submit(_join_block, run, number, places, [one[number] for one in maps], options, **spread)
+            submit(_join_block, run, number, places, options, *(one[number] for one in maps), **spread)
             for number in range(n_blocks)
         ]
         del maps  # a block's objects are freed when its task is done
@@ -124,8 +124,12 @@ def _cut_lists(run: RunDir, names: list[str], options: ListOptions, places: Plac
     yield too_long, counted[0]
 
 
-def _join_block(run: RunDir, number: int, places: Places, maps: list[Any], options: ListOptions) -> Sizes:
-    return _save_joined(run, number, iter(ray.get(maps)), places, options)
+def _join_block(run: RunDir, number: int, places: Places, options: ListOptions, *pieces: Piece) -> Sizes:
+    """Join the pieces of a block. As arguments they are there before the task holds a core and memory.
+
+    A task that waited for lost pieces would keep the memory that the tasks which make them again ask for.
+    """
+    return _save_joined(run, number, iter(pieces), places, options)
 
 
 def _save_joined(run: RunDir, number: int, pieces: Iterable[Piece], places: Places, options: ListOptions) -> Sizes:
