@@ -43,6 +43,7 @@ class MiniLMEncoder(TokenizerEncoder):
     def __init__(self, cfg: EmbedSection) -> None:
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()  # some of its builds report to their makers
         model, tokenizer = minilm_files(cfg)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = thread_count()

@@ -273,9 +273,11 @@ class _ThreadTask:
 
     def cancel(self) -> None:
         self.cancelled = True
-        for task in [self.stream, *map(ray.ObjectRef, self.noted)]:
-            with suppress(Exception):  # it is done, or Ray is gone
-                ray.cancel(task, force=True)
+        started = [] if self.stream is None else [self.stream]
+        for task in [*started, *map(ray.ObjectRef, self.noted)]:
+            if ray.is_initialized():  # else the call would start a Ray
+                with suppress(Exception):  # it is done, or Ray is gone
+                    ray.cancel(task, force=True)
 
 
 _thread_task: ContextVar[_ThreadTask | None] = ContextVar("thread_task", default=None)

@@ -38,6 +38,7 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ.setdefault(name, "tests")
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
     os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(tmp_path_factory.mktemp("google") / "key.json")
+    assert not ray.is_initialized(), "a test before has started Ray"
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
     yield
     ray.shutdown()

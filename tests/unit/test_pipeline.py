@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from clustering import collection_lifecycle, pipeline
 from clustering.config.loading import build_config
@@ -16,6 +17,7 @@ from clustering.milvus.collection import ChangedError
 from clustering.milvus.endpoint import Endpoint
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import READS
+from clustering.workers.tasks import run_concurrently
 
 LATER = ["graph", "forest", "cluster", "describe", "plot", "report"]  # project works beside them
 FIGURES = {"read": {"texts": 9, "records": 9, "text_bytes": 90}, "embed": {"dim": 8, "vectors": 9}}
@@ -118,3 +120,9 @@ def test_a_collection_that_changes_during_the_search_is_loaded_and_searched_agai
     assert done == ["read", "embed", "store", "search", "release"]
     run()
     assert without_project(done) == ["store", "search", "release", *LATER]
+
+
+def test_what_ends_a_stage_of_a_run_starts_no_ray() -> None:
+    with run_concurrently(lambda: None):
+        pass
+    assert not ray.is_initialized()

@@ -70,7 +70,7 @@ def test_the_embedded_server_is_never_asked_through_a_proxy(proxy: list[bytes], 
             client.create_collection("texts", dimension=4, primary_field_name="row")
             channel.call("Insert", write_request("insert", "texts", "", np.arange(3), np.ones((3, 4), np.float32)))
             assert retry(endpoint, lambda _: channel.count())[0] == 3
-    assert proxy == []
+    assert [request for request in proxy if b"127.0.0.1" in request or b"localhost" in request] == []
 
 
 def test_a_proxy_before_a_server_is_named_and_its_password_is_not(proxy: list[bytes]) -> None:
