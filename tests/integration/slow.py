@@ -73,14 +73,15 @@ def _keep_the_head_busy_while_loading(pipeline: Any) -> None:
     pipeline.run_stage = do
 
 
-def _resting(name: str, work: Any) -> Any:
+def _resting(name: str, work: Any, spread: bool = False) -> Any:
+    """The work after a rest. spread : only when as many nodes have begun such work as SPREAD says"""
     import ray
 
     @functools.wraps(work)  # Ray looks at the signature
     def rest_and_work(*args: Any) -> Any:
         seen = Path(os.environ[SEEN])
         (seen / f"{name}-{ray.get_runtime_context().get_node_id()}").touch()
-        enough = int(os.environ[SPREAD]) if name in ("Embedder", "Searcher") else 1
+        enough = int(os.environ[SPREAD]) if spread or name in ("Embedder", "Searcher") else 1
         deadline = time.monotonic() + 30
         while len(list(seen.glob(f"{name}-*"))) < enough and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -31,6 +31,7 @@ TASKS = {
     "stages.describe": ("_count", "_add_up", "_choose_terms", "_exemplar_texts"),
     "workers.labels": ("_repeated_rows", "_write_parts"),
 }
+LOST = ("_count", "_add_up", "_write_parts")  # of many tasks, in the midst of which a node is lost
 
 
 def rest_in_tasks() -> None:
@@ -38,7 +39,7 @@ def rest_in_tasks() -> None:
 
     def change(module: Any, names: tuple[str, ...]) -> None:
         for name in names:
-            setattr(module, name, _resting(name, getattr(module, name)))
+            setattr(module, name, _resting(name, getattr(module, name), name in LOST))
 
     for module, names in TASKS.items():
         _when_loaded(module, lambda loaded, names=names: change(loaded, names))
@@ -55,10 +56,15 @@ def main(path: str) -> None:
     from ray.util.state import list_tasks
 
     nodes: dict[str, list[str]] = {}
-    deadline = time.monotonic() + 20
-    while set().union(*TASKS.values()) - nodes.keys() and time.monotonic() < deadline:  # its events come a little later
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:  # Ray's state hears of each task and its node a little later
+        nodes = {}
         for task in list_tasks(limit=1000, detail=True):
             nodes.setdefault(task.name, []).append(task.node_id or "")
+        ran = [nodes.get(name, [""]) for names in TASKS.values() for name in names]
+        if all(map(all, ran)):
+            break
+        time.sleep(0.5)
     print(json.dumps(nodes))
 
 
@@ -68,10 +74,11 @@ class Nodes:
         self.cluster = Cluster(initialize_head=True, head_node_args={**NODE, **dashboard})
         self.workers = [self.cluster.add_node(**NODE) for _ in range(2)]
 
-    def start(self, run: RunDir) -> subprocess.Popen[str]:
+    def start(self, run: RunDir, n_nodes: int) -> subprocess.Popen[str]:
+        """Do both stages; tasks of the kinds in LOST go on when so many nodes have one."""
         seen = Path(f"{run.path}-seen")
         seen.mkdir()
-        env = {**os.environ, "RAY_ADDRESS": self.cluster.address, SEEN: str(seen), SPREAD: "1"}
+        env = {**os.environ, "RAY_ADDRESS": self.cluster.address, SEEN: str(seen), SPREAD: str(n_nodes)}
         words = [sys.executable, "-c", f"from tests.integration.test_spread import main; main({str(run.path)!r})"]
         return subprocess.Popen(words, env=env, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -101,7 +108,7 @@ def spread(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunD
     """Both stages, undisturbed, and the nodes of each task."""
     run = RunDir(tmp_path_factory.mktemp("spread") / "run")
     write_clustered(run, RECORDS, PART)
-    out, err = nodes.start(run).communicate(timeout=180)
+    out, err = nodes.start(run, 3).communicate(timeout=180)
     assert out, err
     return run, json.loads(out.splitlines()[-1])
 
@@ -118,8 +125,8 @@ def test_the_tasks_of_both_stages_run_on_all_nodes(nodes: Nodes, spread: Any) ->
 def test_a_node_lost_in_the_midst_of_each_changes_nothing(nodes: Nodes, spread: Any, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     write_clustered(run, RECORDS, PART)
-    process = nodes.start(run)
-    for task in ("_count", "_add_up", "_write_parts"):
+    process = nodes.start(run, 2)
+    for task in LOST:
         nodes.lose_a_worker(run, task, process)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
