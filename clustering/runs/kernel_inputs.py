@@ -49,7 +49,7 @@ def block_index(run: RunDir) -> BlockIndex:
     try:
         return BlockIndex(**json.loads((run / "graph" / "blocks.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
-        raise StageError(f"{run / 'graph'} holds no finished graph; run the stage graph first") from None
+        raise StageError(f"{run / 'graph'} holds no finished graph; covey recluster makes it") from None
 
 
 def write_block_index(run: RunDir, index: BlockIndex) -> None:

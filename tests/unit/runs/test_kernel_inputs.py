@@ -74,7 +74,7 @@ def test_a_block_that_is_not_whole_is_named(run: RunDir) -> None:
 
 def test_the_index_tells_the_sizes_of_the_blocks(run: RunDir) -> None:
     for load in (block_index, load_graph, load_radius):
-        with pytest.raises(StageError, match="graph holds no finished graph; run the stage graph first"):
+        with pytest.raises(StageError, match="graph holds no finished graph; covey recluster makes it"):
             load(run)
     index = BlockIndex(n_texts=5, rows=[2, 3], edges=[3, 3], list_entries=[3, 2])
     write_block_index(run, index)
