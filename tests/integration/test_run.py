@@ -331,7 +331,7 @@ def test_neighbors_that_are_gone_are_noticed(finished, covey):
     shutil.rmtree(run / "neighbors")
     result = covey("recluster", "--run", run.path, "graph.k=20")
     assert result.status == 1
-    assert "lists 0 of" in result.err
+    assert "does not list the texts of part-000000.parquet" in result.err
 
 
 @pytest.mark.full
