@@ -331,7 +331,8 @@ def test_neighbors_that_are_gone_are_noticed(finished, covey):
     shutil.rmtree(run / "neighbors")
     result = covey("recluster", "--run", run.path, "graph.k=20")
     assert result.status == 1
-    assert "does not list the texts of part-000000.parquet" in result.err
+    assert "part-000000.parquet" in result.err
+    assert "covey run with run.resume=false makes it anew" in result.err
 
 
 @pytest.mark.full
