@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from clustering import collection_lifecycle, pipeline
 from clustering.config.loading import build_config
@@ -17,7 +18,6 @@ from clustering.milvus.collection import ChangedError
 from clustering.milvus.endpoint import Endpoint
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import READS
-from clustering.workers.tasks import run_concurrently
 
 LATER = ["graph", "forest", "cluster", "describe", "plot", "report"]  # project works beside them
 FIGURES = {"read": {"texts": 9, "records": 9, "text_bytes": 90}, "embed": {"dim": 8, "vectors": 9}}
@@ -123,6 +123,11 @@ def test_a_collection_that_changes_during_the_search_is_loaded_and_searched_agai
 
 
 def test_what_ends_a_stage_of_a_run_starts_no_ray() -> None:
-    with run_concurrently(lambda: None):
-        pass
-    assert not ray.is_initialized()
+    code = """
+import ray
+from clustering.workers.tasks import run_concurrently
+with run_concurrently(lambda: None):
+    pass
+assert not ray.is_initialized()
+"""  # in a process of its own: tests beside this one may have started Ray
+    subprocess.run([sys.executable, "-c", code], check=True)
