@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from clustering import http_client
 from clustering.config.sections import Titles
 from clustering.text import titles
 from clustering.text.titles import parse_title, write_titles
@@ -68,7 +69,7 @@ def test_titles_come_in_order_and_failures_are_none(endpoint, monkeypatch):
 )
 def test_a_key_on_an_open_line_to_another_machine_is_warned_of(url, key, warned, monkeypatch):
     told = []
-    monkeypatch.setattr(titles.log, "warning", lambda text, *rest: told.append(text % rest))
+    monkeypatch.setattr(http_client.log, "warning", lambda text, *rest: told.append(text % rest))
     monkeypatch.setenv("COVEY_TEST_KEY", "secret-key")
     titles.check_titles(Titles(url=url, model="small", key_env=key))
     said = (
@@ -196,7 +197,7 @@ def test_a_proxy_is_not_asked_for_this_machine(endpoint, monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     assert write_titles(cfg, [["flood"]], [[]]) == (["About flood"], "")
-    assert titles.proxy_for("http://titles.example.org/v1") == ("http://127.0.0.1:9", {})
+    assert http_client.proxy_for("http://titles.example.org/v1") == ("http://127.0.0.1:9", {})
 
 
 GIVEN = REPLY + json.dumps({"choices": [{"message": {"content": "Flood"}}]}).encode()

@@ -18,7 +18,7 @@ FOLDERS = sorted({path.parent for path in MODULES})
 FLOORS = [
     {"errors", "schema"},
     {"kernels"},
-    {"config", "estimator_input"},
+    {"config", "estimator_input", "http_client"},
     {"text", "encoders", "estimator"},
     {"runs"},
     {"sample", "monitoring"},
@@ -42,6 +42,7 @@ OWNERS = {
     "triton": {"encoders.triton_kernels"},
     "sentence_transformers": {"encoders.torch"},
     "onnxruntime": {"encoders.minilm"},
+    "aiohttp": {"http_client", "encoders.openai", "text.titles"},
     "umap": {"stages.project"},
     "matplotlib": {"text.fonts", "stages.plot"},
     "plotly": {"stages.plot"},
