@@ -6,7 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from clustering.config.sections import RunConfig, StoreSection
-from clustering.encoders.weights import UNKNOWN, encoder_fingerprint, hub_name, recorded_commit, resolve_commit
+from clustering.encoders.weights import (
+    UNKNOWN,
+    encoder_fingerprint,
+    hub_key,
+    hub_name,
+    recorded_commit,
+    resolve_commit,
+)
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import READS
 from clustering.runs.storage import digest
@@ -18,17 +25,17 @@ Fingerprints = dict[str, str]  # of each stage
 
 def known_commit(config: RunConfig, run: RunDir) -> str | None:
     """The commit of the hub model that the run embeds with, see ``resolve_commit``; None for other models."""
-    name = hub_name(config.embed)
-    if name is None:
+    name, key = hub_name(config.embed), hub_key(config.embed)
+    if name is None or key is None:
         return None
     before = [entries.get("versions") for entries in (run.manifest, run.results)] if config.run.resume else []
-    return resolve_commit(name, recorded_commit(name, *before))
+    return resolve_commit(name, recorded_commit(key, *before), config.embed.revision)
 
 
 def model_versions(config: RunConfig, commit: str | None) -> dict[str, str]:
     """The hub model and its commit, for the versions in the manifest."""
-    name = hub_name(config.embed) if config.read.collection is None else None
-    return {name: commit or UNKNOWN} if name else {}
+    key = hub_key(config.embed) if config.read.collection is None else None
+    return {key: commit or UNKNOWN} if key else {}
 
 
 def stage_fingerprints(config: RunConfig, source: list[InputFile] | Source, commit: str | None = None) -> Fingerprints:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from clustering.collection_lifecycle import discard_earlier_starts, keep_collection_name, search_collection
 from clustering.compile_ahead import start_compiling
 from clustering.config.sections import RunConfig
+from clustering.encoders.weights import model_prompt
 from clustering.fingerprints import Fingerprints, known_commit, model_versions, stage_fingerprints
 from clustering.milvus.collection import check_store
 from clustering.monitoring.progress import track_stage
@@ -47,7 +49,10 @@ def run_pipeline(config: RunConfig) -> RunDir:
     with run.locked():
         if not config.run.resume:
             run.replace_damaged_manifest()
-        commit = known_commit(config, run) if isinstance(source, list) else None
+        commit = None
+        if isinstance(source, list):
+            commit = known_commit(config, run)
+            config = replace(config, embed=replace(config.embed, prompt=model_prompt(config.embed, commit)))
         fingerprints = stage_fingerprints(config, source, commit)
         if config.run.resume and run.finished("report", fingerprints["report"]):
             if "previous" in run.manifest:  # another start with other settings came in between and did not finish

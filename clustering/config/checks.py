@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -122,9 +123,11 @@ def find_contradictions(config: RunConfig) -> list[str]:
             f"embed.gpus_per_actor={share:g} is neither a whole number nor a share from {MIN_GPU_SHARE} to 1; Ray "
             f"gives no other"
         )
-    near = difflib.get_close_matches(config.embed.encoder, ENCODERS, n=1, cutoff=0.7)
-    if near and config.embed.encoder not in ENCODERS and config.embed.model is None:
-        problems.append(f"embed.encoder={config.embed.encoder!r} is not known; the nearest known one is '{near[0]}'")
+    encoder = config.embed.encoder
+    near = difflib.get_close_matches(encoder, ENCODERS, n=1, cutoff=0.7)
+    is_path = "/" in encoder or Path(encoder).expanduser().is_dir()  # or a name of the hub
+    if near and encoder not in ENCODERS and not is_path and config.embed.model is None:
+        problems.append(f"embed.encoder={encoder!r} is not known; the nearest known one is '{near[0]}'")
     if store.embedded and store.index_type not in EMBEDDED_INDEXES:
         problems.append(
             f"store.index={store.index} is not offered by the embedded store; take one of "

@@ -65,6 +65,8 @@ def build_saved_config(raw: Any) -> RunConfig:
             value = section.pop(last)
             if new:
                 _set(raw, new.split("."), value)
+    if isinstance(raw, dict) and isinstance(raw.get("embed"), dict):
+        raw["embed"].setdefault("prompt", "")  # before there was this key, no text had one
     return build_config(raw)
 
 

@@ -55,6 +55,7 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # what numpy and scikit-learn take
 NonEmptyText = Annotated[str, Field(min_length=1)]
+Revision = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]  # of git, which is part of paths
 _strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -164,8 +165,12 @@ class ReadSection:
 class EmbedSection:
     """Which encoder turns texts into unit vectors, and on how many actors."""
 
-    encoder: NonEmptyText = "bge-m3"  # static, minilm, bge-m3, or a sentence-transformers model (name or folder)
+    encoder: NonEmptyText = "bge-m3"  # static, minilm, bge-m3, or a sentence-transformers model (folder or hub name)
     model: NonEmptyText | None = None  # a local folder (or hub name) with the weights of `encoder`
+    revision: Revision | None = None  # commit, branch or tag of a hub model; none: the cached one, or the latest
+    # Put before each text. None: what the model wants ("query: " for E5, or the default in its files), often nothing.
+    prompt: str | None = None
+    dimensions: Positive | None = None  # the first so many of a Matryoshka model's vectors; none: all
     actors: Positive | None = None  # none: one for each GPU, or four a node (one a core where it has fewer)
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0
     max_tokens: Annotated[int, Field(ge=2, le=8192)] = 512  # longer texts are cut and counted

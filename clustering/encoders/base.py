@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,6 +65,7 @@ class Encoded:
 
     vectors: FloatArray  # (n_texts, dim), unit length; zeros for a text without a usable vector
     unread: NDArray[np.bool_]  # (n_texts,), texts without a token that the encoder knows; they have no vector
+    not_finite: NDArray[np.bool_]  # (n_texts,), texts whose vector had an infinity or a NaN; they have none, either
     tokens: int  # of the texts as they were read, so after cutting
     unknown: int  # tokens that stand for an unknown word or a single byte
     cut: int  # texts longer than max_tokens; only their head was read
@@ -72,26 +73,72 @@ class Encoded:
     warning: str | None = None  # what the user should know of how the vectors were made
 
     @classmethod
-    def of_tokens(cls, vectors: FloatArray, tokens: Tokens, kinds: NDArray[np.int8], **rest: Any) -> Encoded:
-        """Scale the vectors to unit length, and set those of texts without a known token to zeros.
+    def of_vectors(cls, vectors: FloatArray, unread: NDArray[np.bool_], **rest: Any) -> Encoded:
+        """Scale the vectors to unit length; those of unread texts, and those that are no numbers, become zeros.
 
         vectors : float32, shape (n_texts, dim), changed in place
-        kinds : int8, shape (n_vocabulary,), see ``token_kinds``
-        rest : model_seconds and warning
+        rest : the other fields
         """
-        kind = kinds[tokens.ids]
-        known = np.concatenate([[0], np.cumsum(kind == KNOWN)])
-        starts = tokens.starts
-        unread = known[starts + tokens.lengths] == known[starts]
         vectors[unread] = 0
         squares = np.einsum("ij,ij->i", vectors, vectors)
+        not_finite = ~np.isfinite(squares)
+        not_finite[not_finite] = ~np.isfinite(vectors[not_finite]).all(axis=1)  # large numbers have infinite squares
         other = np.flatnonzero(~(np.abs(squares - 1) < UNIT_TOLERANCE))  # written so that NaN counts
         if other.size < len(vectors):
             vectors[other] = unit_rows(vectors[other])
         else:
             vectors = unit_rows(vectors)
-        unknown = int((kind == UNKNOWN).sum())
-        return cls(vectors, unread, tokens.ids.size, unknown, tokens.cut, **rest)
+        return cls(vectors, unread, not_finite, **rest)
+
+    @classmethod
+    def of_tokens(cls, vectors: FloatArray, read: ReadTokens, **rest: Any) -> Encoded:
+        """The same, for vectors that were made of tokens. rest : model_seconds and warning"""
+        tokens = read.tokens
+        return cls.of_vectors(
+            vectors, read.unread, tokens=tokens.ids.size, unknown=read.unknown, cut=tokens.cut, **rest
+        )
+
+
+@dataclass(frozen=True)
+class ReadTokens:
+    """The tokens of some texts, each behind the same prompt, and what the encoder knows of them."""
+
+    tokens: Tokens
+    unread: NDArray[np.bool_]  # (n_texts,), see Encoded
+    unknown: int
+
+
+def read_tokens(
+    tokenizer: Callable[[Sequence[str]], Tokens], texts: Sequence[str], prompt: str, kinds: NDArray[np.int8]
+) -> ReadTokens:
+    """Tokenize the texts behind a prompt. What the prompt is made of makes no text one that the encoder knows.
+
+    tokenizer : the tokens of any texts
+    kinds : int8, shape (n_vocabulary,), see ``token_kinds``
+    """
+    tokens = tokenizer([prompt + text for text in texts] if prompt else texts)
+    known = _known_tokens(tokens, kinds)
+    unread = known == 0
+    if prompt and len(texts):  # a text that adds nothing to the prompt is looked at without it
+        few = np.flatnonzero(known <= _known_tokens(tokenizer([prompt]), kinds))
+        unread[few] = _known_tokens(tokenizer([texts[row] for row in few.tolist()]), kinds) == 0
+    return ReadTokens(tokens, unread, int((kinds[tokens.ids] == UNKNOWN).sum()))
+
+
+def _known_tokens(tokens: Tokens, kinds: NDArray[np.int8]) -> IntArray:
+    """int64, shape (n_texts,): how many tokens of each text the encoder knows."""
+    known = np.concatenate([[0], np.cumsum(kinds[tokens.ids] == KNOWN)])
+    counts: IntArray = known[tokens.starts + tokens.lengths] - known[tokens.starts]
+    return counts
+
+
+def require_room(prompt: str, n_tokens: int, max_tokens: int) -> None:
+    """Raises: ConfigError for a prompt that leaves a text no token, because all vectors would be that of the prompt."""
+    if prompt and n_tokens >= max_tokens:
+        raise ConfigError([
+            f"embed.prompt has {n_tokens} tokens, and a text with it at most {max_tokens}: nothing of the text would "
+            f"be read; shorten it, or raise embed.max_tokens"
+        ])  # fmt: skip
 
 
 def token_kinds(vocabulary: Sequence[str | None], special: Iterable[int]) -> NDArray[np.int8]:
@@ -122,7 +169,8 @@ class TokenizerEncoder:
     dim: int
     special_tokens = True  # whether the tokenizer adds those that begin and end a text
 
-    def __init__(self, tokenizer: Path, max_tokens: int, tokens_per_batch: int | None) -> None:
+    def __init__(self, tokenizer: Path, max_tokens: int, tokens_per_batch: int | None, prompt: str | None) -> None:
+        """prompt : put before each text"""
         from tokenizers import Tokenizer
 
         self.tokenizer: Any = Tokenizer.from_file(str(tokenizer))
@@ -132,14 +180,20 @@ class TokenizerEncoder:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_tokens)
         self.tokens_per_batch = tokens_per_batch or CPU_TOKENS_PER_BATCH
+        self.prompt = prompt or ""
+        require_room(self.prompt, self._tokenize([self.prompt]).ids.size, max_tokens)
+
+    def _tokenize(self, texts: Sequence[str]) -> Tokens:
+        return tokenize(self.tokenizer, texts, self.special_tokens)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        tokens = tokenize(self.tokenizer, texts, self.special_tokens)
+        read = read_tokens(self._tokenize, texts, self.prompt, self.kinds)
+        tokens = read.tokens
         vectors = np.empty((len(texts), self.dim), np.float32)
         started = time.perf_counter()
         for batch in token_batches(tokens.lengths, self.tokens_per_batch):
             vectors[batch] = self.encode_batch(tokens.take(batch))
-        return Encoded.of_tokens(vectors, tokens, self.kinds, model_seconds=time.perf_counter() - started)
+        return Encoded.of_tokens(vectors, read, model_seconds=time.perf_counter() - started)
 
     def encode_batch(self, tokens: Tokens) -> FloatArray:
         """float32, shape (n_batch, dim), of any length: the vector of each text, by its tokens."""

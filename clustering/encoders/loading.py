@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from clustering.config.sections import EmbedSection
-from clustering.encoders.base import Encoder, package_folder
+from clustering.config.sections import ENCODERS, EmbedSection
+from clustering.encoders.base import Encoded, Encoder, package_folder, unit_rows
 from clustering.encoders.minilm import MiniLMEncoder, minilm_files
 from clustering.encoders.static import StaticEncoder
 from clustering.encoders.torch import TorchEncoder
-from clustering.encoders.weights import model_location
+from clustering.encoders.weights import hub_name, is_cached, model_location, model_prompt
 from clustering.errors import ConfigError
 from clustering.kernels.printable import one_line
 
@@ -24,16 +25,49 @@ ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilrobe
 def load_encoder(cfg: EmbedSection, commit: str | None = None) -> Encoder:
     """Load the configured encoder into this process.
 
-    commit : of a model of the hub, see ``weights.resolve_commit``; None takes the latest of the hub or the cache
+    commit : of a model of the hub, see ``weights.resolve_commit``; None takes embed.revision, or the latest
     Raises: ConfigError when its package or its files are missing or damaged.
     """
+    kind: Callable[[EmbedSection], Encoder] | None = CLASSES.get(cfg.encoder)
+    cfg = replace(cfg, prompt=model_prompt(cfg, commit))
     try:
-        encoder = CLASSES.get(cfg.encoder)
-        return encoder(cfg) if encoder else TorchEncoder(cfg, commit)
+        encoder = kind(cfg) if kind else TorchEncoder(cfg, commit)
     except (ConfigError, RuntimeError, MemoryError):  # torch raises a RuntimeError when a GPU's memory is full
         raise
     except Exception as error:  # the libraries that read weights and vocabularies raise errors of many kinds
         raise ConfigError([_unreadable(model_location(cfg) if cfg.model else cfg.encoder, error)]) from error
+    return _Shortened(encoder, dim) if (dim := _stored_dim(cfg, encoder.dim)) != encoder.dim else encoder
+
+
+class _Shortened:
+    """A Matryoshka model's vectors, cut to their first numbers and scaled to unit length again.
+
+    Source: Kusupati et al. (2022), arXiv:2205.13147.
+    """
+
+    def __init__(self, encoder: Encoder, dim: int) -> None:
+        self.encoder, self.dim = encoder, dim
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        encoded = self.encoder.encode(texts)
+        return replace(encoded, vectors=unit_rows(encoded.vectors[:, : self.dim]))
+
+
+def _stored_dim(cfg: EmbedSection, dim: int) -> int:
+    """The dimension of the vectors that are stored. dim : of the model's. Raises: ConfigError when it has fewer."""
+    if cfg.dimensions and cfg.dimensions > dim:
+        model = model_location(cfg) if cfg.model else cfg.encoder
+        raise ConfigError([
+            f"embed.dimensions={cfg.dimensions} is above the {dim} dimensions of {model}; lower it, or leave it out"
+        ])  # fmt: skip
+    return cfg.dimensions or dim
+
+
+def download_model(cfg: EmbedSection, commit: str) -> None:
+    """Load a model of the hub, unless its weights lie in this machine's cache, so that they do afterwards."""
+    name = hub_name(cfg)
+    if name and not is_cached(name, commit):
+        load_encoder(cfg, commit)
 
 
 def _unreadable(model: str, error: Exception) -> str:
@@ -51,8 +85,17 @@ def english_only(cfg: EmbedSection) -> bool:
 def check_encoder(cfg: EmbedSection) -> int | None:
     """The dimension of the vectors, from small files, without loading a model; None where only the model knows it.
 
-    Raises: ConfigError when a package or a file that the encoder needs is missing.
+    Raises: ConfigError when a package or a file that the encoder needs is missing, for a revision of what is no model
+        of the hub, and for more dimensions than the model has.
     """
+    if cfg.revision and hub_name(cfg) is None:
+        weights = model_location(cfg) if cfg.model or cfg.encoder not in ENCODERS else f"the package of {cfg.encoder}"
+        raise ConfigError([f"embed.revision={cfg.revision} is one of the hub, not of {weights}; leave it out"])
+    dim = _model_dim(cfg)
+    return cfg.dimensions if dim is None else _stored_dim(cfg, dim)
+
+
+def _model_dim(cfg: EmbedSection) -> int | None:
     if cfg.encoder == "static":
         return load_encoder(cfg).dim
     if cfg.encoder == "minilm":

@@ -54,7 +54,7 @@ class MiniLMEncoder(TokenizerEncoder):
         if width != self.dim and isinstance(width, int):
             raise ValueError(f"vectors of {width} dimensions, not {self.dim}")
         # The model has 512 positions; a larger batch does not fit a CPU's cache.
-        super().__init__(tokenizer, min(cfg.max_tokens, 512), min(cfg.tokens_per_batch or 4096, 4096))
+        super().__init__(tokenizer, min(cfg.max_tokens, 512), min(cfg.tokens_per_batch or 4096, 4096), cfg.prompt)
 
     def encode_batch(self, tokens: Tokens) -> FloatArray:
         inside = np.arange(tokens.lengths.max()) < tokens.lengths[:, None]

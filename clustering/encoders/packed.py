@@ -42,6 +42,8 @@ def unsupported_reason(model: Any) -> str | None:
         return "it is a decoder"
     if pooling.pooling_mode not in ("cls", "mean"):
         return f"it pools by {pooling.pooling_mode}; read are cls and mean"
+    if not pooling.include_prompt:
+        return "it pools without the prompt"
     return None
 
 

@@ -30,7 +30,7 @@ class StaticEncoder(TokenizerEncoder):
         if path is None or tokenizer is None:
             raise ConfigError([f"embed.model: {root} holds no *_256.safetensors and *tokenizer*.json"])
         (weights,) = load_file(path).values()
-        super().__init__(tokenizer, cfg.max_tokens, cfg.tokens_per_batch)
+        super().__init__(tokenizer, cfg.max_tokens, cfg.tokens_per_batch, cfg.prompt)
         if weights.ndim != 2 or len(weights) < self.kinds.size:
             raise ValueError(f"weights of shape {weights.shape} for {self.kinds.size} tokens")
         self.vectors: FloatArray = weights.astype(np.float32)

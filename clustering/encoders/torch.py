@@ -19,6 +19,8 @@ from clustering.encoders.base import (
     IntArray,
     Tokens,
     package_folder,
+    read_tokens,
+    require_room,
     token_batches,
     token_kinds,
     tokenize,
@@ -64,16 +66,17 @@ class TorchEncoder:
 
         from clustering.encoders.packed import PackedEncoder, unsupported_reason
 
-        name = model_location(cfg)
+        name, revision = model_location(cfg), commit or cfg.revision
         on_gpu = torch.cuda.is_available()
         dtype = "float32" if cfg.dtype == "auto" and not on_gpu else cfg.dtype
         try:
             self.model: Any = SentenceTransformer(
-                name, device="cuda" if on_gpu else "cpu", trust_remote_code=False, revision=commit,
+                name, device="cuda" if on_gpu else "cpu", trust_remote_code=False, revision=revision,
                 model_kwargs={"dtype": dtype if dtype == "auto" else getattr(torch, dtype)},
             )  # fmt: skip
         except (OSError, ValueError) as error:  # a missing file, an unreachable hub, or a model with code of its own
-            raise ConfigError([f"embed.model: {name} cannot be loaded: {error}"]) from error
+            shown = f"{name} in the revision {revision}" if revision else name
+            raise ConfigError([f"embed.model: {shown} cannot be loaded: {error}"]) from error
         if cfg.encoder == "bge-m3":
             self._require_cls_pooling(name)
         self._require_vocabulary(name)
@@ -86,6 +89,8 @@ class TorchEncoder:
         self.max_tokens = min(cfg.max_tokens, limit or cfg.max_tokens)
         self.model.max_seq_length = self.max_tokens
         self.tokenizer = self._own_tokenizer()
+        self.prompt = cfg.prompt or ""
+        require_room(self.prompt, self._tokenize([self.prompt]).ids.size, self.max_tokens)
         self.dim = int(self.model.get_embedding_dimension())
         self.tokens_per_batch = cfg.tokens_per_batch or (GPU_TOKENS_PER_BATCH if on_gpu else CPU_TOKENS_PER_BATCH)
         self.full: type[RuntimeError] = torch.OutOfMemoryError
@@ -133,14 +138,15 @@ class TorchEncoder:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         with self.cores:
-            tokens = self._tokenize(texts)
-            prepared = self.packed.prepare(tokens) if self.packed and tokens.lengths.all() else None
+            read = read_tokens(self._tokenize, texts, self.prompt, self.kinds)
+            lengths = read.tokens.lengths
+            prepared = self.packed.prepare(read.tokens) if self.packed and lengths.all() else None
         if prepared is None:
-            vectors, seconds = self._within_memory(lambda budget: self._padded(texts, tokens.lengths, budget))
+            vectors, seconds = self._within_memory(lambda budget: self._padded(texts, lengths, budget))
         else:
             pending = self._within_memory(lambda budget: self.packed.start(prepared, budget))
             vectors, seconds = pending.vectors(), pending.seconds()
-        return Encoded.of_tokens(vectors, tokens, self.kinds, model_seconds=seconds, warning=self.warning)
+        return Encoded.of_tokens(vectors, read, model_seconds=seconds, warning=self.warning)
 
     def _within_memory(self, work: Callable[[int], T]) -> T:
         """Do the work with the tokens of a batch; once the GPU's memory is full, with half as many from then on.
@@ -171,6 +177,7 @@ class TorchEncoder:
         for batch in token_batches(lengths, budget):
             vectors[batch] = self.model.encode(
                 [texts[row] for row in batch],
+                prompt=self.prompt,  # the library's own default otherwise
                 batch_size=len(batch),
                 convert_to_numpy=True,
                 normalize_embeddings=False,

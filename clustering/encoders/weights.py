@@ -1,8 +1,10 @@
-"""The section ``embed`` in; what decides an encoder's vectors out: packages, weights, the commit of a model."""
+"""The section ``embed`` in; what decides an encoder's vectors out: packages, weights, commit and prompt of a model."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from clustering.config.sections import ENCODERS, TORCH_PACKAGES, EmbedSection, EncoderPackages
+from clustering.errors import ConfigError
 
 BGE_M3 = "BAAI/bge-m3"
 UNKNOWN = "unknown"  # in a manifest: a commit that could not be found out
 HUB_TIMEOUT_S = 5
+COMMIT = re.compile("[0-9a-f]{40}")
+E5 = re.compile("(?i)(?:^|[_-])e5(?:[_-]|$)")  # in a model's name
+MOST_HEADER_BYTES = 100_000_000  # of a safetensors file, by its format
 
 
 def hub_name(cfg: EmbedSection) -> str | None:
@@ -22,6 +28,12 @@ def hub_name(cfg: EmbedSection) -> str | None:
         return None
     name = model_location(cfg)
     return None if Path(name).is_dir() else name
+
+
+def hub_key(cfg: EmbedSection) -> str | None:
+    """The hub model with the revision that is asked for, as a manifest names it; None for other models."""
+    name = hub_name(cfg)
+    return f"{name}@{cfg.revision}" if name and cfg.revision else name
 
 
 def model_location(cfg: EmbedSection) -> str:
@@ -38,6 +50,8 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
     kind = cfg.encoder if packages else "torch"
     if name is not None:
         weights: dict[str, Any] = {"name": name, "commit": commit}
+        if cfg.revision and commit is None:
+            weights["revision"] = cfg.revision
     elif packages and not cfg.model:
         weights = {package: _version(package) for package in packages}
     else:
@@ -45,7 +59,9 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
     versions = {library: _version(library, 2) for library in libraries}
     of_auto = "auto" if cfg.gpus_per_actor else "float32"
     dtype = {} if packages else {"dtype": of_auto if cfg.dtype == "auto" else cfg.dtype}
-    return {"kind": kind, **dtype, **versions, **weights, "max_tokens": cfg.max_tokens}
+    # A run without these keeps the fingerprint that it had before there were such keys.
+    further = {key: value for key in ("prompt", "dimensions") if (value := getattr(cfg, key))}
+    return {"kind": kind, **dtype, **versions, **weights, **further, "max_tokens": cfg.max_tokens}
 
 
 def _packages(cfg: EmbedSection) -> EncoderPackages:
@@ -60,9 +76,10 @@ def _version(package: str, numbers: int | None = None) -> str | None:
 
 
 def _folder_fingerprint(model: str) -> dict[str, Any]:
-    """Names, sizes and times of the files of a local model. Other weights in the same folder change them.
+    """Names, sizes and times of the files of a local model, and digests of the headers of its safetensors files.
 
-    The folder's own name does not count, nor do Markdown files and hidden ones, which download tools write.
+    Other weights, or another tokenizer or pooling, in the same folder change them. The folder's own name does not
+    count, nor do Markdown files and hidden ones, which download tools write.
     """
     root, files = Path(model), []
     for path in sorted(root.rglob("*")):
@@ -70,36 +87,128 @@ def _folder_fingerprint(model: str) -> dict[str, Any]:
         hidden = any(part.startswith(".") for part in name.parts)
         if path.is_file() and not hidden and name.suffix != ".md":
             state = path.stat()
-            files.append([name.as_posix(), state.st_size, state.st_mtime_ns])
+            header = [_header_digest(path)] if name.suffix == ".safetensors" else []
+            files.append([name.as_posix(), state.st_size, state.st_mtime_ns, *header])
     return {"files": files}
 
 
-def resolve_commit(name: str, known: str | None = None) -> str | None:
+def _header_digest(path: Path) -> str:
+    """A digest of the names, types and shapes of the tensors in a safetensors file; of a damaged file of what is there.
+
+    Source: github.com/huggingface/safetensors: 8 bytes with the header's length, then the header.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return hashlib.sha256(file.read(min(size, MOST_HEADER_BYTES))).hexdigest()[:32]
+
+
+def model_prompt(cfg: EmbedSection, commit: str | None = None) -> str:
+    """The text that is put before each text: ``embed.prompt``, or else what the model wants, which is mostly nothing.
+
+    A model wants the default prompt that its files name. E5, known by its name or by its prompt for queries, wants
+    ``query: ``, except for its kinds that follow instructions. A model of the hub is asked for its files only when
+    its commit is known.
+    Source: huggingface.co/intfloat/multilingual-e5-large, whose authors want the prompt for clustering, too.
+    """
+    if cfg.prompt is not None:
+        return cfg.prompt
+    if cfg.encoder in ("static", "bge-m3") or (_packages(cfg).weights and not cfg.model):
+        return ""
+    settings = _model_json(cfg, commit, "config_sentence_transformers.json")
+    prompts = settings.get("prompts")
+    prompts = prompts if isinstance(prompts, dict) else {}
+    default = prompts.get(settings.get("default_prompt_name"))
+    if isinstance(default, str):
+        return default
+    names = [model_location(cfg), str(_model_json(cfg, commit, "config.json").get("_name_or_path", ""))]
+    is_e5 = any(E5.search(Path(name).name) and "instruct" not in name.lower() for name in names)
+    return "query: " if is_e5 or prompts.get("query") == "query: " else ""
+
+
+def _model_json(cfg: EmbedSection, commit: str | None, file: str) -> dict[str, Any]:
+    """A file of settings of a model; empty where there is none, or the hub does not answer."""
+    name = hub_name(cfg)
+    try:
+        if name is None:
+            text = (Path(model_location(cfg)) / file).read_text(encoding="utf-8")
+        else:
+            text = _hub_text(full_name(name), commit, file) if commit else "{}"
+        found = json.loads(text)
+    except Exception:  # a damaged file is told when the model is loaded; the hub's client raises errors of many kinds
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _hub_text(name: str, commit: str, file: str) -> str:
+    """A small file of a model: from this machine's cache, or else from the hub, which is asked once.
+
+    Raises: an error of the hub's client, such as one for a file that does not exist.
+    """
+    from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    cached = try_to_load_from_cache(name, file, revision=commit)
+    if isinstance(cached, str):
+        return Path(cached).read_text(encoding="utf-8")
+    if cached is not None or is_cached(name, commit):  # whoever loaded the model found no such file
+        return "{}"
+    url = hf_hub_url(name, file, revision=commit)
+    response = get_session().get(url, headers=build_hf_headers(), timeout=HUB_TIMEOUT_S)
+    response.raise_for_status()
+    return str(response.text)
+
+
+def full_name(name: str) -> str:
+    """A name on the hub with its owner, as sentence-transformers completes it."""
+    return name if "/" in name else f"sentence-transformers/{name}"
+
+
+def is_cached(name: str, commit: str) -> bool:
+    """Whether the weights of a model of the hub lie in this machine's cache. name : with its owner, or without"""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"models--{full_name(name).replace('/', '--')}" / "snapshots" / commit
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+
+
+def resolve_commit(name: str, known: str | None = None, revision: str | None = None) -> str | None:
     """The commit of a model of the hub: that of this machine's cache, else the known one, else the hub's latest.
 
     While the cache stays the same, so does the commit, whether or not the hub answers. All workers load this commit.
     known : the commit that an earlier start found, UNKNOWN where it found none, see ``recorded_commit``
+    revision : a branch, tag or commit in the place of the latest
     Returns: None where it cannot be found out, for example without the packages or the network.
+    Raises: ConfigError when the hub has no such revision.
     """
+    if revision and COMMIT.fullmatch(revision):
+        return revision
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.constants import HF_HUB_CACHE
+        from huggingface_hub.errors import RevisionNotFoundError
     except ImportError:
         return None
-    names = [name] if "/" in name else [name, f"sentence-transformers/{name}"]  # as sentence-transformers looks it up
-    for one in names:
-        reference = Path(HF_HUB_CACHE) / f"models--{one.replace('/', '--')}" / "refs" / "main"
+    for one in dict.fromkeys([name, full_name(name)]):  # as sentence-transformers looks it up
+        refs = Path(HF_HUB_CACHE) / f"models--{one.replace('/', '--')}" / "refs"
+        reference = refs / (revision or "main")
         if reference.is_file():
             return reference.read_text(encoding="utf-8").strip()
     if known is not None:
         return known if known != UNKNOWN else None
     try:
-        return HfApi().model_info(names[-1], timeout=HUB_TIMEOUT_S).sha
+        return HfApi().model_info(full_name(name), revision=revision, timeout=HUB_TIMEOUT_S).sha
+    except RevisionNotFoundError:
+        raise ConfigError([
+            f"embed.revision={revision}: {full_name(name)} has no such commit, branch or tag on the hub"
+        ]) from None  # fmt: skip
     except Exception:  # the hub's client raises errors of many kinds when the hub is out of reach
         return None
 
 
-def recorded_commit(name: str, *versions: Mapping[str, str] | None) -> str | None:
-    """The commit of a model (or UNKNOWN) by the first entry ``versions`` of a manifest that has one; else None."""
-    found = [entry[name] for entry in versions if entry and name in entry]
-    return next((one for one in found if one == UNKNOWN or re.fullmatch("[0-9a-f]{40}", one)), None)
+def recorded_commit(key: str, *versions: Mapping[str, str] | None) -> str | None:
+    """The commit of a model (or UNKNOWN) by the first entry ``versions`` of a manifest that has one; else None.
+
+    key : see ``hub_key``
+    """
+    found = [entry[key] for entry in versions if entry and key in entry]
+    return next((one for one in found if one == UNKNOWN or COMMIT.fullmatch(one)), None)

@@ -19,7 +19,7 @@ from clustering.collection_lifecycle import kept_collection
 from clustering.config.sections import EmbedSection, RunConfig
 from clustering.encoders.base import Encoder
 from clustering.encoders.loading import load_encoder
-from clustering.encoders.weights import UNKNOWN, hub_name, model_location, recorded_commit
+from clustering.encoders.weights import UNKNOWN, hub_key, model_location, recorded_commit
 from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.hierarchy.placement import Assignments, ReachabilityAssigner, assign_by_vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
@@ -180,8 +180,8 @@ class _Encoder:
     def encode(self, texts: list[str]) -> FloatArray:
         """float32, shape (n_texts, dim). Raises: ConfigError when the run's own texts get other vectors."""
         if self.encoder is None:
-            name = hub_name(self.cfg)
-            commit = recorded_commit(name, self.run.results.get("versions")) if name else None
+            key = hub_key(self.cfg)
+            commit = recorded_commit(key, self.run.results.get("versions")) if key else None
             self.encoder = load_encoder(self.cfg, None if commit == UNKNOWN else commit)
             self._compare(self.encoder)
         return self.encoder.encode(texts).vectors

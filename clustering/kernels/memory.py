@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from clustering.kernels.topk import BLOCK_BYTES
 
 GROUP_ROWS = 8192  # of a row group of a part: what a worker holds at a time
+PARTS_AT_ONCE = 6  # of an actor with a GPU: some are read and written while another has the GPU
 LARGEST_PART = 131_072  # rows
 PART_VECTOR_BYTES, PART_TEXT_BYTES = 512 << 20, 64 << 20  # of a part, at most
 SMALL_RUN_PARTS = 64  # about so many parts share out the work of a run with smaller ones
@@ -47,6 +48,7 @@ def stage_bytes(
     text_bytes: float,
     encoder_bytes: int,
     *,
+    parts_at_once: int = 1,
     graph_k: int | None = None,
     n_blocks: int = 1,
     recall_sample: int = 1000,
@@ -61,12 +63,14 @@ def stage_bytes(
     k : neighbors of a text; graph_k : those of them that the graph takes; None: all
     n_blocks : blocks of near rows of the graph, see ``count_blocks``
     text_bytes : mean UTF-8 length of a text; encoder_bytes : of the encoder's weights in memory
+    parts_at_once : that an actor embeds; it holds a row group of each
     recall_sample : rows that are compared with exact search
     map_neighbors, map_texts, map_method : of the map; map_texts None: MAP_TEXTS
     drawn : texts in the interactive map
     Source: fitted to runs of 2,291 to 859,941 texts (docs/operations.md).
     """
     part = min(n_texts, GROUP_ROWS)  # in a worker's memory at a time
+    embedded = min(n_texts, parts_at_once * GROUP_ROWS)
     listed = n_texts * k  # directed edges
     edges = listed if graph_k is None else n_texts * graph_k
     vectors = n_texts * dim * 4
@@ -79,7 +83,7 @@ def stage_bytes(
     rows = [
         # Two 16-byte digests a record, sorted.
         ("read", 230, min(n_records, NUMBERED_RECORDS) * 118, n_texts * (text_bytes + 12) + n_records * 40),
-        ("embed", 150, encoder_bytes + part * (dim * 8 + text_bytes * 350 + 400), vectors),  # tokens are objects
+        ("embed", 150, encoder_bytes + embedded * (dim * 8 + text_bytes * 350 + 400), vectors),  # tokens are objects
         ("store", 265, part * dim * 70, vectors * 1.3),  # two parts and their requests in flight
         # A hit is 250 bytes of Python objects until it is decoded. Beside it, a block of products with the sample.
         ("search", 385, part * (dim * 8 + k * 250) + sampled, listed * 12),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from clustering.config.sections import RunConfig
 from clustering.encoders.loading import check_encoder
 from clustering.errors import ConfigError
-from clustering.kernels.memory import count_blocks, server_bytes, stage_bytes
+from clustering.kernels.memory import PARTS_AT_ONCE, count_blocks, server_bytes, stage_bytes
 from clustering.schema import Figures
 
 GUESSED_DIM = 1024  # where only the loaded model knows it
@@ -53,7 +53,7 @@ def dim_of(config: RunConfig) -> int:
         known = check_encoder(config.embed) if config.read.collection is None else None
     except ConfigError:
         known = None
-    return known or GUESSED_DIM
+    return known or config.embed.dimensions or GUESSED_DIM
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def estimate_stages(config: RunConfig, counts: Counts, node_type: NodeType) -> l
     graph_k = min(config.graph_k, most)
     stages = stage_bytes(
         counts.texts, counts.records, counts.dim, min(config.search.k, most), counts.text_bytes,
-        encoder_bytes if config.read.collection is None else 0, graph_k=graph_k,
+        encoder_bytes if config.read.collection is None else 0,
+        parts_at_once=PARTS_AT_ONCE if config.embed.gpus_per_actor else 1, graph_k=graph_k,
         n_blocks=count_blocks(counts.texts, graph_k, node_type.count, node_type.memory_bytes),
         recall_sample=min(config.search.recall_sample, counts.texts), map_neighbors=config.project.n_neighbors,
         map_texts=config.project.sample, map_method=config.project.method, drawn=config.plot.points,

@@ -103,7 +103,7 @@ def _expected(run: RunDir, manifest: Figures) -> dict[str, float]:
     try:
         config = build_saved_config(manifest["config"])
         dim = done.get("embed", {}).get("dim")  # a model that only the directory names stays unread
-        guessed = dim_of(config) if is_builtin_encoder(config.embed) else GUESSED_DIM
+        guessed = dim_of(config) if is_builtin_encoder(config.embed) else config.embed.dimensions or GUESSED_DIM
         counts = counts_of(done["read"], dim if isinstance(dim, int) else guessed)
     except (ConfigError, KeyError, TypeError):  # of another version, or written by anybody
         return {}

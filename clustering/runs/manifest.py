@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from clustering.kernels.printable import one_line
 from clustering.runs.inventory import FILES, STAGE_ARTEFACTS
 from clustering.schema import Figures
 
@@ -86,4 +87,4 @@ def format_figures(figures: Figures) -> str:
 def _short(key: str, value: Any) -> str:
     if key.endswith("_bytes"):
         return f"{value / 2**20:.0f}MiB"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else one_line(str(value), 120)

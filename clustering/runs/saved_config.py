@@ -92,7 +92,9 @@ def with_trusted_addresses(
     if not trusted:  # no secret is sent that the user has not named
         store = replace(store, server=ServerSection())
     if named is not None:
-        embed = replace(embed, encoder=named.embed.encoder, model=named.embed.model)
+        theirs, same = named.embed, (embed.encoder, embed.model) == (named.embed.encoder, named.embed.model)
+        revision = theirs.revision or (embed.revision if same else None)
+        embed = replace(embed, encoder=theirs.encoder, model=theirs.model, revision=revision)
         if not named.store.embedded:
             store = replace(store, uri=named.store.uri, server=named.store.server)
     known = override_config(replace(saved, store=store, embed=embed), overrides)

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config.sections import EmbedSection
-from clustering.encoders.loading import english_only, load_encoder
+from clustering.encoders.loading import download_model, english_only, load_encoder
+from clustering.encoders.weights import hub_name
 from clustering.errors import StageError
+from clustering.kernels.memory import PARTS_AT_ONCE
 from clustering.kernels.printable import one_line
 from clustering.runs.directory import RunDir
 from clustering.runs.index import IndexWriter, PartIndex, read_index
@@ -26,11 +28,12 @@ from clustering.schema import Figures
 from clustering.text.languages import ENGLISH, count_languages, dominant_languages, language_names
 from clustering.workers.nodes import cores_of_actors, live_nodes, node_cpus, room_for
 from clustering.workers.pool import Item, map_parts
+from clustering.workers.remote import run_on_each_node
 
 ACTORS_PER_NODE = 4  # without GPUs, on a node of four cores and more
-PARTS_AT_ONCE = 6  # of an actor with a GPU: some are read and written while another has the GPU
 COPIES = 16  # parts that are copied at the same time
-UNREAD = "unread"  # counted of a part of vectors/: rows of texts without a token that the encoder knows
+# Counted of a part of vectors/: rows of texts without a token that the encoder knows, and with a vector of no numbers.
+UNREAD, NOT_FINITE = "unread", "not_finite"
 NO_NEIGHBORS = "These texts have no neighbors: they are noise, unless the copies of one alone make a cluster."
 SHOWN_IDS = 5
 OTHER_LANGUAGES = 0.25  # share of texts that earns a warning: 0 in English sets, 0.7 and more in others
@@ -53,6 +56,7 @@ class Embedder:
         dim, model_seconds, warning = self.encoder.dim, 0.0, None
         tokens = cut = unknown = 0
         unread: list[int] = []
+        not_finite: list[int] = []
         without: list[int] = []
         languages: Counter[str] = Counter()
         with writing_part(self.run / "vectors", item["name"]) as part:
@@ -63,10 +67,11 @@ class Embedder:
                 part.write(pa.table([texts["row"], vectors], schema=schema.vectors_schema(dim)))
                 tokens, cut, unknown = tokens + encoded.tokens, cut + encoded.cut, unknown + encoded.unknown
                 unread += rows[encoded.unread].tolist()
+                not_finite += rows[encoded.not_finite].tolist()
                 without += rows[~encoded.vectors.any(axis=1)].tolist()
                 languages.update(count_languages(strings))
                 model_seconds, warning = model_seconds + encoded.model_seconds, encoded.warning
-        rows_of = {UNREAD: unread, WITHOUT_VECTOR: without}
+        rows_of = {UNREAD: unread, NOT_FINITE: not_finite, WITHOUT_VECTOR: without}
         listed = part.listed(tokens=tokens, cut=cut, unknown=unknown, languages=dict(languages), **rows_of)
         return {"rows": part.rows, "model_seconds": model_seconds, "part": listed, "warning": warning}
 
@@ -111,7 +116,8 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
     commit : of a model of the hub, which all workers load
     Returns: dim, tokens, cut (texts longer than max_tokens), languages (share of the texts in each, by a sample),
         unknown_share (of the tokens: unknown words and single bytes), unread (texts without a known token), unusable
-        (texts whose vector has no direction), vectors (texts that have one), actors.
+        (texts whose vector has no direction), not_finite (those of them whose vector has an infinity or a NaN), vectors
+        (texts that have one), prompt, actors.
     Raises: StageError when fewer than two of several texts have a vector.
     """
     done = read_index(run / "vectors")
@@ -119,6 +125,8 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
     nodes = live_nodes()
     cpus = cores_of_actors(nodes, cfg.actors) if cfg.actors else max(1, node_cpus() // ACTORS_PER_NODE)
     actors = cfg.actors or max(1, room_for(nodes, cpus, cfg.gpus_per_actor))
+    if todo and commit and hub_name(cfg):  # once a node, and not by all of its actors at the same time
+        run_on_each_node([node for node in nodes if node.gpus >= cfg.gpus_per_actor], download_model, cfg, commit)
     with IndexWriter(run / "vectors", done) as index:
         results = map_parts(
             Embedder, [{"name": name} for name in todo], actors=cfg.actors, cpus=cpus, gpus=cfg.gpus_per_actor,
@@ -142,6 +150,7 @@ def embedding_figures(run: RunDir, cfg: EmbedSection) -> Figures:
         "dim": int(read_schema(run / "vectors" / index.names[0]).field("vector").type.list_size),
         "tokens": tokens,
         "cut": cut,
+        "prompt": cfg.prompt or None,
         **figures,
         "languages": {code: round(share, 4) for code, share in languages.items()},
         "unknown_share": round(unknown_share, 4),
@@ -172,14 +181,16 @@ def language_warnings(cfg: EmbedSection, languages: dict[str, float], unknown_sh
 
 def _without_vector(run: RunDir, cfg: EmbedSection, index: PartIndex) -> Figures:
     """How many texts have no vector, and warnings that say why and name the first of them."""
-    unread, without = index.listed_rows(UNREAD), index.listed_rows(WITHOUT_VECTOR)
+    unread, without, not_finite = map(index.listed_rows, (UNREAD, WITHOUT_VECTOR, NOT_FINITE))
     unusable, n_texts = np.setdiff1d(without, unread), index.rows
     reasons = {
-        f"The encoder {cfg.encoder} knows no word or sign of": unread,
-        f"The encoder {cfg.encoder} gives a vector that is zero, infinite or not a number to": unusable,
+        "knows no word or sign of": unread,
+        "gives a vector of zeros to": np.setdiff1d(unusable, not_finite),
+        "gives a vector with infinite or undefined numbers (NaN) to": not_finite,
     }
     warnings = [
-        f"{reason} {rows.size:,} of {n_texts:,} texts, for instance {_ids_of(run, rows[:SHOWN_IDS])}"
+        f"The encoder {cfg.encoder} {reason} {rows.size:,} of {n_texts:,} texts, for instance "
+        f"{_ids_of(run, rows[:SHOWN_IDS])}"
         for reason, rows in reasons.items()
         if rows.size
     ]
@@ -189,6 +200,7 @@ def _without_vector(run: RunDir, cfg: EmbedSection, index: PartIndex) -> Figures
     return {
         "unread": unread.size,
         "unusable": unusable.size,
+        "not_finite": not_finite.size,
         "vectors": n_vectors,
         "warnings": [f"{line}. {NO_NEIGHBORS}" for line in warnings],
     }

@@ -54,7 +54,8 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
         "driver_bytes": max((figures.get("used", {}).get("driver_bytes", 0) for figures in done.values()), default=0),
         "embed": {
             "encoder": encoder,
-            **_pick(done.get("embed", {}), "dim", "tokens", "cut", "unread", "unusable", "languages", "unknown_share"),
+            **_pick(done.get("embed", {}), "prompt", "dim", "tokens", "cut", "unread", "unusable", "not_finite",
+                    "languages", "unknown_share"),
         },
         "store": _pick(done.get("store", {}), "collection", "index", "metric", "rows", "rows_per_second", "segments",
                        "retries", "repaired_rows"),
@@ -175,7 +176,7 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         ("noise", f"{clusters['noise_share']:.1%} of the records"),
         ("with a home", f"{clusters['home_share']:.1%} of the records, by the column home"),
         ("largest cluster", f"{clusters['largest_share']:.1%} of the records"),
-        ("vectors", f"from {embed['encoder'] or 'the collection'}, {embed['dim']} dimensions"),
+        ("vectors", f"from {embed['encoder'] or 'the collection'}, {embed['dim']} dimensions{_prompted(embed)}"),
         ("languages", _languages(embed)),
         ("neighbors", f"{search['k']} of each text, from the index {_index(search)}; {_recall(search)}"),
         ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
@@ -245,6 +246,10 @@ def _layered(clusters: Figures) -> str:
     if len(counts) < 2:
         return "one"
     return f"{', '.join(counts)} clusters, from broad to fine; the labels are the {counts[clusters['layer']]}"
+
+
+def _prompted(embed: Figures) -> str:
+    return f"; each text was read behind the prompt \u201c{embed['prompt']}\u201d" if embed["prompt"] else ""
 
 
 def _languages(embed: Figures) -> str:

