@@ -166,7 +166,7 @@ class EmbedSection:
     """Which encoder turns texts into unit vectors, and on how many actors."""
 
     encoder: NonEmptyText = "bge-m3"  # static, minilm, bge-m3, or a sentence-transformers model (folder or hub name)
-    model: NonEmptyText | None = None  # a local folder (or hub name) with the weights of `encoder`
+    model: NonEmptyText | None = None  # a folder or hub name with the weights of `encoder`; static: a model2vec model
     revision: Revision | None = None  # commit, branch or tag of a hub model; none: the cached one, or the latest
     # Put before each text. None: what the model wants ("query: " for E5, or the default in its files), often nothing.
     prompt: str | None = None

@@ -3,7 +3,7 @@
 To add an encoder:
 
 1. Write a module here with a class. An encoder with a tokenizer.json extends ``base.TokenizerEncoder`` and makes the
-   vectors of a batch of tokens in ``encode_batch``; ``static.py`` is a short example. Any other satisfies
+   vectors of a batch of tokens in ``encode_batch``; ``minilm.py`` is a short example. Any other satisfies
    ``base.Encoder``. Import heavy packages inside ``__init__``, so that only its users need them.
 2. In ``loading.py``, add the class to ``CLASSES``, and let ``check_encoder`` return its dimension or say what is
    missing. Add it to ``ENGLISH_ENCODERS`` if it reads English alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,9 +18,10 @@ from clustering.errors import ConfigError
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
-FRAME, KNOWN, UNKNOWN = range(3)  # kinds of tokens, see token_kinds
+FRAME, KNOWN, LETTER, UNKNOWN = range(4)  # kinds of tokens, see token_kinds
 SPACES = re.compile("▁+")  # SentencePiece writes a space so
 UNKNOWN_TOKEN = re.compile("<0x[0-9A-F]{2}>|(?i:<unk>|\\[UNK\\])")  # a single byte, or an unknown word
+NO_ALPHABET = re.compile("[\u3040-\u9fff\uac00-\ud7a3]")  # a sign is a word or a syllable: Chinese, Japanese, Korean
 CPU_TOKENS_PER_BATCH = 16_384  # where embed.tokens_per_batch sets none
 UNIT_TOLERANCE = 1e-6  # of squared lengths: rows within it have unit length already
 SMALL_NORM = 1e-15  # the squares of a shorter row lose digits in float32
@@ -46,16 +48,23 @@ class Tokens:
         return Tokens(self.ids[moved], lengths, self.cut)
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str], special_tokens: bool = True) -> Tokens:
+def tokenize(
+    tokenizer: Any, texts: Sequence[str], special_tokens: bool = True, max_characters: int | None = None
+) -> Tokens:
     """The tokens of the texts, by a tokenizer of the package tokenizers that cuts long texts and does not pad.
 
     special_tokens : whether it adds those that begin and end a text
+    max_characters : of a text, which is cut there before it is tokenised
     """
-    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=special_tokens)
+    heads = [text[:max_characters] for text in texts]
+    encodings = tokenizer.encode_batch_fast(heads, add_special_tokens=special_tokens)
     # The package hands out lists of Python integers; one text at a time becomes one, for a moment.
     each = [np.array(encoding.ids, np.int64) for encoding in encodings]
     lengths = np.fromiter(map(len, each), np.int64, len(each))
-    cut = sum(bool(encoding.overflowing) for encoding in encodings)
+    cut = sum(
+        bool(encoding.overflowing) or len(head) < len(text)
+        for encoding, head, text in zip(encodings, heads, texts, strict=True)
+    )
     return Tokens(np.concatenate(each) if each else np.zeros(0, np.int64), lengths, cut)
 
 
@@ -67,7 +76,7 @@ class Encoded:
     unread: NDArray[np.bool_]  # (n_texts,), texts without a token that the encoder knows; they have no vector
     not_finite: NDArray[np.bool_]  # (n_texts,), texts whose vector had an infinity or a NaN; they have none, either
     tokens: int  # of the texts as they were read, so after cutting
-    unknown: int  # tokens that stand for an unknown word or a single byte
+    unknown: int  # tokens that stand for an unknown word, a single byte or a single letter within a word
     cut: int  # texts longer than max_tokens; only their head was read
     model_seconds: float  # the tokenizer's seconds are not counted
     warning: str | None = None  # what the user should know of how the vectors were made
@@ -122,12 +131,13 @@ def read_tokens(
     if prompt and len(texts):  # a text that adds nothing to the prompt is looked at without it
         few = np.flatnonzero(known <= _known_tokens(tokenizer([prompt]), kinds))
         unread[few] = _known_tokens(tokenizer([texts[row] for row in few.tolist()]), kinds) == 0
-    return ReadTokens(tokens, unread, int((kinds[tokens.ids] == UNKNOWN).sum()))
+    return ReadTokens(tokens, unread, int((kinds[tokens.ids] >= LETTER).sum()))
 
 
 def _known_tokens(tokens: Tokens, kinds: NDArray[np.int8]) -> IntArray:
     """int64, shape (n_texts,): how many tokens of each text the encoder knows."""
-    known = np.concatenate([[0], np.cumsum(kinds[tokens.ids] == KNOWN)])
+    kind = kinds[tokens.ids]
+    known = np.concatenate([[0], np.cumsum((kind == KNOWN) | (kind == LETTER))])
     counts: IntArray = known[tokens.starts + tokens.lengths] - known[tokens.starts]
     return counts
 
@@ -144,14 +154,32 @@ def require_room(prompt: str, n_tokens: int, max_tokens: int) -> None:
 def token_kinds(vocabulary: Sequence[str | None], special: Iterable[int]) -> NDArray[np.int8]:
     """The kind of each token: KNOWN, UNKNOWN (an unknown word or a single byte) or FRAME (a space or an end).
 
+    LETTER is a known letter within a word: many of them show that the tokenizer was made for another language.
     vocabulary : the token of each id
     special : ids that the tokenizer sets by itself, such as the unknown word's
     Returns: int8, shape (n_vocabulary,)
     """
     kinds = np.array([FRAME if not token or SPACES.fullmatch(token) else KNOWN for token in vocabulary], np.int8)
+    pieces = sum(token is not None and token.startswith("##") for token in vocabulary)
+    within = "##" if 10 * pieces > len(vocabulary) else ""  # before a token within a word; else ▁ or Ġ begins words
+    letters = (token and token.startswith(within) and _is_letter(token[len(within) :]) for token in vocabulary)
+    kinds[[number for number, letter in enumerate(letters) if letter]] = LETTER
     kinds[list(special)] = FRAME
     kinds[[number for number, token in enumerate(vocabulary) if token and UNKNOWN_TOKEN.fullmatch(token)]] = UNKNOWN
     return kinds
+
+
+def unknown_token(tokenizer: Path, vocabulary: Sequence[str | None]) -> int | None:
+    """The token that stands for unknown words, by a tokenizer.json; None where it has none."""
+    model = json.loads(tokenizer.read_bytes())["model"]
+    if model.get("unk_token") in vocabulary:
+        return vocabulary.index(model["unk_token"])
+    number = model.get("unk_id")
+    return None if number is None else int(number)
+
+
+def _is_letter(token: str) -> bool:
+    return len(token) == 1 and token.isalpha() and not NO_ALPHABET.match(token)
 
 
 class Encoder(Protocol):
@@ -168,6 +196,7 @@ class TokenizerEncoder:
 
     dim: int
     special_tokens = True  # whether the tokenizer adds those that begin and end a text
+    max_characters: int | None = None  # of a text, which is cut there before it is tokenised
 
     def __init__(self, tokenizer: Path, max_tokens: int, tokens_per_batch: int | None, prompt: str | None) -> None:
         """prompt : put before each text"""
@@ -177,17 +206,21 @@ class TokenizerEncoder:
         vocabulary = [self.tokenizer.id_to_token(number) for number in range(self.tokenizer.get_vocab_size())]
         added = self.tokenizer.get_added_tokens_decoder()
         self.kinds = token_kinds(vocabulary, [number for number, token in added.items() if token.special])
+        self.unknown = unknown_token(tokenizer, vocabulary)
+        if self.unknown is not None:
+            self.kinds[self.unknown] = UNKNOWN
+        self.median_length = int(np.median([len(token) for token in vocabulary if token is not None]))  # in characters
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_tokens)
         self.tokens_per_batch = tokens_per_batch or CPU_TOKENS_PER_BATCH
         self.prompt = prompt or ""
-        require_room(self.prompt, self._tokenize([self.prompt]).ids.size, max_tokens)
+        require_room(self.prompt, self.tokenize([self.prompt]).ids.size, max_tokens)
 
-    def _tokenize(self, texts: Sequence[str]) -> Tokens:
-        return tokenize(self.tokenizer, texts, self.special_tokens)
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        return tokenize(self.tokenizer, texts, self.special_tokens, self.max_characters)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        read = read_tokens(self._tokenize, texts, self.prompt, self.kinds)
+        read = read_tokens(self.tokenize, texts, self.prompt, self.kinds)
         tokens = read.tokens
         vectors = np.empty((len(texts), self.dim), np.float32)
         started = time.perf_counter()

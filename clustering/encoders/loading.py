@@ -17,9 +17,10 @@ from clustering.encoders.weights import hub_name, is_cached, model_location, mod
 from clustering.errors import ConfigError
 from clustering.kernels.printable import one_line
 
-CLASSES: dict[str, Callable[[EmbedSection], Encoder]] = {"static": StaticEncoder, "minilm": MiniLMEncoder}
+CLASSES: dict[str, Callable[[EmbedSection, str | None], Encoder]] = {"static": StaticEncoder, "minilm": MiniLMEncoder}
 ENGLISH_ENCODERS = ("static", "minilm")  # with the weights of their packages
-ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilroberta)")  # in a model's name
+# In a model's name.
+ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilroberta)|(potion|m2v)[-_](?!multi)")
 
 
 def load_encoder(cfg: EmbedSection, commit: str | None = None) -> Encoder:
@@ -28,10 +29,10 @@ def load_encoder(cfg: EmbedSection, commit: str | None = None) -> Encoder:
     commit : of a model of the hub, see ``weights.resolve_commit``; None takes embed.revision, or the latest
     Raises: ConfigError when its package or its files are missing or damaged.
     """
-    kind: Callable[[EmbedSection], Encoder] | None = CLASSES.get(cfg.encoder)
+    kind: Callable[[EmbedSection, str | None], Encoder] | None = CLASSES.get(cfg.encoder)
     cfg = replace(cfg, prompt=model_prompt(cfg, commit))
     try:
-        encoder = kind(cfg) if kind else TorchEncoder(cfg, commit)
+        encoder = kind(cfg, commit) if kind else TorchEncoder(cfg, commit)
     except (ConfigError, RuntimeError, MemoryError):  # torch raises a RuntimeError when a GPU's memory is full
         raise
     except Exception as error:  # the libraries that read weights and vocabularies raise errors of many kinds
@@ -77,8 +78,8 @@ def _unreadable(model: str, error: Exception) -> str:
 
 def english_only(cfg: EmbedSection) -> bool:
     """Whether the encoder is known to read English alone."""
-    if cfg.encoder in ENGLISH_ENCODERS:
-        return cfg.model is None
+    if cfg.encoder in ENGLISH_ENCODERS and cfg.model is None:
+        return True
     return cfg.encoder != "bge-m3" and bool(ENGLISH.search(cfg.model or cfg.encoder))
 
 

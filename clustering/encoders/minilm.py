@@ -40,7 +40,7 @@ class MiniLMEncoder(TokenizerEncoder):
 
     dim = 384
 
-    def __init__(self, cfg: EmbedSection) -> None:
+    def __init__(self, cfg: EmbedSection, commit: str | None = None) -> None:
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()  # some of its builds report to their makers

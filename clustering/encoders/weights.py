@@ -20,11 +20,13 @@ HUB_TIMEOUT_S = 5
 COMMIT = re.compile("[0-9a-f]{40}")
 E5 = re.compile("(?i)(?:^|[_-])e5(?:[_-]|$)")  # in a model's name
 MOST_HEADER_BYTES = 100_000_000  # of a safetensors file, by its format
+STATIC_FILES = [f"{folder}{name}" for folder in ("", "0_StaticEmbedding/") for name in (
+    "config.json", "model.safetensors", "tokenizer.json")]  # fmt: skip
 
 
 def hub_name(cfg: EmbedSection) -> str | None:
     """The name on the hub of the model that is loaded; None where the weights lie in a folder or a package."""
-    if _packages(cfg).weights:
+    if _packages(cfg).weights and (cfg.model is None or cfg.encoder == "minilm"):
         return None
     name = model_location(cfg)
     return None if Path(name).is_dir() else name
@@ -39,6 +41,21 @@ def hub_key(cfg: EmbedSection) -> str | None:
 def model_location(cfg: EmbedSection) -> str:
     """The folder or the name of the model whose weights are loaded; ~ is this user's home, as in ``run.dir``."""
     return os.path.expanduser(cfg.model or (BGE_M3 if cfg.encoder == "bge-m3" else cfg.encoder))
+
+
+def model_folder(cfg: EmbedSection, commit: str | None = None) -> Path:
+    """The folder of ``embed.model``; the files of a static model of the hub are downloaded to this machine's cache.
+
+    Raises: ConfigError where there is neither a folder nor such a model.
+    """
+    name = model_location(cfg)
+    if Path(name).is_dir():
+        return Path(name)
+    if name.startswith((".", "/")) or name.count("/") != 1:
+        raise ConfigError([f"embed.model: {name} is no folder here, and no name of a model of the hub (owner/model)"])
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=commit or cfg.revision, allow_patterns=STATIC_FILES))
 
 
 def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[str, Any]:

@@ -36,8 +36,9 @@ COPIES = 16  # parts that are copied at the same time
 UNREAD, NOT_FINITE = "unread", "not_finite"
 NO_NEIGHBORS = "These texts have no neighbors: they are noise, unless the copies of one alone make a cluster."
 SHOWN_IDS = 5
+MULTILINGUAL = "minishlab/potion-multilingual-128M"  # a model of model2vec, for about a hundred languages
 OTHER_LANGUAGES = 0.25  # share of texts that earns a warning: 0 in English sets, 0.7 and more in others
-UNKNOWN_SHARE = 0.1  # of tokens, likewise: 0 to 0.01 in English, 0.28 to 0.92 in scripts that static does not know
+UNKNOWN_SHARE = 0.2  # of tokens, likewise: 0.01 to 0.06 in English, 0.25 to 0.92 in scripts that an encoder lacks
 
 
 class Embedder:
@@ -115,9 +116,9 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
     Such a text stays in the run, without neighbors.
     commit : of a model of the hub, which all workers load
     Returns: dim, tokens, cut (texts longer than max_tokens), languages (share of the texts in each, by a sample),
-        unknown_share (of the tokens: unknown words and single bytes), unread (texts without a known token), unusable
-        (texts whose vector has no direction), not_finite (those of them whose vector has an infinity or a NaN), vectors
-        (texts that have one), prompt, actors.
+        unknown_share (of the tokens: unknown words, single bytes or letters within words), unread (texts without a
+        known token), unusable (texts whose vector has no direction), not_finite (those of them whose vector has an
+        infinity or a NaN), vectors (texts that have one), prompt, actors.
     Raises: StageError when fewer than two of several texts have a vector.
     """
     done = read_index(run / "vectors")
@@ -169,13 +170,13 @@ def language_warnings(cfg: EmbedSection, languages: dict[str, float], unknown_sh
     if english_only(cfg) and sum(others.values()) >= OTHER_LANGUAGES:
         reasons.append(f"the texts are in other languages than English ({language_names(others)} of a sample)")
     if unknown_share >= UNKNOWN_SHARE:
-        reasons.append(f"{unknown_share:.0%} of its tokens are unknown words or single bytes")
+        reasons.append(f"{unknown_share:.0%} of its tokens are unknown words, single bytes or letters within words")
     if not reasons:
         return []
     return [
         f"The encoder {cfg.encoder} does not fit: {'; '.join(reasons)}. Its clusters then hold texts of similar "
-        f"spelling rather than of similar meaning. Take embed.encoder=bge-m3 (pip install 'covey[bge]'), or another "
-        f"multilingual sentence-transformers model."
+        f"spelling rather than of similar meaning. Take a multilingual encoder: embed.encoder=bge-m3 (pip install "
+        f"'covey[bge]'), or, on CPUs, embed.encoder=static embed.model={MULTILINGUAL}, which is downloaded."
     ]
 
 

@@ -256,7 +256,7 @@ def _languages(embed: Figures) -> str:
     if embed["languages"] is None:
         return "not measured"
     names = language_names(embed["languages"]) or "none for certain"
-    return f"{names}, by a sample; {embed['unknown_share']:.1%} of the tokens are unknown to the encoder"
+    return f"{names}, by a sample; {embed['unknown_share']:.1%} of the tokens are unknown words, bytes or letters"
 
 
 def _index(search: Figures) -> str:

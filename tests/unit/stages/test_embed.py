@@ -119,9 +119,10 @@ def test_texts_for_which_the_encoder_was_not_made_are_told(code: str, told: str 
         assert warnings == ""
         return
     assert told in warnings
-    assert "Take embed.encoder=bge-m3 (pip install 'covey[bge]'), or another multilingual" in warnings
+    assert "Take a multilingual encoder: embed.encoder=bge-m3 (pip install 'covey[bge]')" in warnings
+    assert "embed.encoder=static embed.model=minishlab/potion-multilingual-128M, which is downloaded." in warnings
     assert found["languages"][code] > 0.8
-    assert ("of its tokens are unknown words or single bytes" in warnings) == (code == "zh")
+    assert ("of its tokens are unknown words, single bytes or letters within words" in warnings) == (code == "zh")
 
 
 @pytest.mark.parametrize(
