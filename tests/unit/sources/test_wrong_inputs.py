@@ -23,7 +23,7 @@ import pytest
 from clustering.config.sections import CsvSection, ReadSection
 from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import read_columns
+from clustering.runs.parts import parts, read_columns
 
 CASES = 500
 QUICK = 40
@@ -228,7 +228,7 @@ def check(seed: int, folder: Path, read_here: Read) -> str:
 def lost_titles(folder: Path, run: RunDir) -> list[str]:
     """The titles that still stand in the files as they were written, and in no text that was read."""
     content = b"\n".join(path.read_bytes() for path in folder.iterdir())
-    held = read_columns(run / "texts", ["text"])["text"].to_pylist() if (run / "texts").exists() else []
+    held = read_columns(run / "texts", ["text"])["text"].to_pylist() if parts(run / "texts") else []
     everything = "\n".join(held)
     written = {found.decode() for found in TITLE.findall(content)}
     return [title for title in written if title not in everything]
