@@ -1,25 +1,29 @@
 """What the whole costs beyond its stages: the command's wall time beside the same stages without Ray around them.
 
     python -m benchmarks.whole_run --texts 260000    # 200,000 distinct ones
+    python -m benchmarks.whole_run --texts 5900000 --only-command --settings search.k=20 \
+        --output benchmarks/results/whole-run-4m.json    # 4 million distinct ones, in more than an hour
 
 The command runs as a user starts it, against the packaged Milvus server (extra `server`). Then every stage's function
 is called again in one plain process, its workers in as many plain processes as Ray had, on a directory of its own. The
 two runs' labels are compared (two HNSW indexes of the same vectors differ a little). Memory: each stage's measured peak
-beside its plan.
+beside its plan, and the most that any process of each name held, the server's too, sampled once a second.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,36 +136,66 @@ def bare_stages(words: list[str], run: RunDir) -> dict[str, float]:
     return seconds
 
 
+class Watch(threading.Thread):
+    """Notes the most memory that any process of each name below this one held, once a second, in MiB."""
+
+    def __init__(self, *others: int) -> None:
+        super().__init__(daemon=True)
+        self.roots, self.over, self.peaks = {os.getpid(), *others}, threading.Event(), dict[str, int]()
+
+    def __enter__(self) -> dict[str, int]:
+        self.start()
+        return self.peaks
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self.over.wait(1):
+            seen = {}
+            for path in Path("/proc").glob("[0-9]*/status"):
+                with suppress(OSError):  # it has ended
+                    seen[int(path.parent.name)] = dict(line.split(":\t", 1) for line in path.read_text().splitlines())
+            below = self.roots & seen.keys()
+            while more := {pid for pid, status in seen.items() if int(status["PPid"]) in below} - below:
+                below |= more
+            for pid in below:
+                name, peak = seen[pid]["Name"].strip(), int(seen[pid].get("VmHWM", "0").split()[0]) >> 10
+                self.peaks[name] = max(self.peaks.get(name, 0), peak)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=260_000)
     parser.add_argument("--output", default="benchmarks/results/whole-run.json")
+    parser.add_argument("--only-command", action="store_true", help="not the stages without Ray")
+    parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         write_sample(home / "sample.parquet", given.texts)
+        bare = dict[str, float]()
         process, uri = start_milvus(home / "milvus")
-        words = [f"read.paths={home / 'sample.parquet'}", f"store.uri={uri}", "store.index=HNSW"]
+        words = [f"read.paths={home / 'sample.parquet'}", f"store.uri={uri}", "store.index=HNSW", *given.settings]
         try:
             started = time.perf_counter()
             command = [sys.executable, "-m", "jobs.cluster_texts", "--config", "cluster_configs/laptop.yaml", *words]
-            subprocess.run([*command, f"run.dir={home / 'whole'}"], check=True)
+            with Watch(process.pid) as peaks:
+                subprocess.run([*command, f"run.dir={home / 'whole'}"], check=True)
             wall = time.perf_counter() - started
-            with without_ray():
-                bare = bare_stages(words, RunDir(home / "bare"))
+            if not given.only_command:
+                with without_ray():
+                    bare = bare_stages(words, RunDir(home / "bare"))
         finally:
             stop_milvus(process)
         whole = RunDir(home / "whole")
-        labels = [pq.read_table(home / name / "labels.parquet")["label"].to_numpy() for name in ("whole", "bare")]
         manifest, figures = whole.manifest, whole.report
         found = {
             "texts": figures["counts"]["texts"],
             "wall_s": round(wall, 1),
             "stages_s": {name: stage["seconds"] for name, stage in manifest["stages"].items()},
-            "bare_s": bare,
             "wall_to_stages": round(wall / sum(stage["seconds"] for stage in manifest["stages"].values()), 3),
-            "wall_to_bare": round(wall / sum(bare.values()), 3),
-            "ari_of_labels": round(float(adjusted_rand_score(*labels)), 4),
             "memory": {
                 name: {
                     "peak_mib": stage["figures"]["peak_bytes"] >> 20,
@@ -170,9 +204,18 @@ def main() -> None:
                 for name, stage in manifest["stages"].items()
             },
             "driver_mib": figures["driver_bytes"] >> 20,
+            "process_peaks_mib": dict(sorted(peaks.items(), key=lambda peak: -peak[1])),
+            "warnings": figures["warnings"],
             "machine": f"{platform.machine()}, 2 cores",
             "versions": versions(),
         }
+        if bare:
+            labels = [pq.read_table(home / name / "labels.parquet")["label"].to_numpy() for name in ("whole", "bare")]
+            found |= {
+                "bare_s": bare,
+                "wall_to_bare": round(wall / sum(bare.values()), 3),
+                "ari_of_labels": round(float(adjusted_rand_score(*labels)), 4),
+            }
     Path(given.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 
