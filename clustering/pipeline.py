@@ -11,6 +11,7 @@ from functools import partial
 from clustering.collection_lifecycle import discard_earlier_starts, keep_collection_name, search_collection
 from clustering.compile_ahead import start_compiling
 from clustering.config.sections import RunConfig
+from clustering.encoders.loading import served_dim
 from clustering.encoders.weights import model_prompt
 from clustering.fingerprints import Fingerprints, known_commit, model_versions, stage_fingerprints
 from clustering.milvus.collection import check_store
@@ -60,6 +61,8 @@ def run_pipeline(config: RunConfig) -> RunDir:
             log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
             return run
         saved_config, config = config.as_dict(), keep_collection_name(config, run)
+        if isinstance(source, list) and not (config.run.resume and run.finished("embed", fingerprints["embed"])):
+            dim = served_dim(config.embed) or dim  # a server that is not needed any more may be gone
         if not (config.run.resume and run.finished("search", fingerprints["search"])):
             check_store(config, dim, run.id)  # before anything is discarded
         with ray_session():
@@ -73,18 +76,25 @@ def run_pipeline(config: RunConfig) -> RunDir:
                 fingerprints, config=saved_config, versions={**versions(), **model_versions(config, commit)},
                 seed=config.run.seed, machine=f"{platform.system()} {platform.machine()}", collection=config.collection,
             )  # fmt: skip
-            run_stages(config, run, source, fingerprints, commit)
+            run_stages(config, run, source, fingerprints, commit, dim or dim_of(config))
             run.publish()
             del compiling
     return run
 
 
 def run_stages(
-    config: RunConfig, run: RunDir, source: list[InputFile] | Source, fingerprints: Fingerprints, commit: str | None
+    config: RunConfig,
+    run: RunDir,
+    source: list[InputFile] | Source,
+    fingerprints: Fingerprints,
+    commit: str | None,
+    dim: int,
 ) -> None:
-    """Run every stage in order. Each line leaves an artefact, or keeps the one of an earlier start."""
+    """Run every stage in order. Each line leaves an artefact, or keeps the one of an earlier start.
+
+    dim : of the vectors; a guess where only the loaded model knows it
+    """
     stage = partial(run_stage, config, run, fingerprints)
-    dim = source.dim if isinstance(source, Source) else dim_of(config)
     if isinstance(source, Source):
         read = stage("read", lambda: read_collection(source, config.read, run))
     else:

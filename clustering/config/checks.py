@@ -19,8 +19,10 @@ from clustering.config.sections import (
     ENCODERS,
     GPU_PARAMS,
     SEARCH_PARAMS,
+    SERVED,
     SQ_TYPES,
     CollectionInput,
+    EmbedSection,
     ReadSection,
     RunConfig,
     SearchSection,
@@ -33,6 +35,7 @@ SECRET_KEYS = {  # key with the address of a server -> key with the name of the 
     "store.uri": "store.server.token_env",
     "read.collection.uri": "read.collection.server.token_env",
     "describe.titles.url": "describe.titles.key_env",
+    "embed.url": "embed.key_env",
 }
 
 
@@ -123,6 +126,7 @@ def find_contradictions(config: RunConfig) -> list[str]:
             f"embed.gpus_per_actor={share:g} is neither a whole number nor a share from {MIN_GPU_SHARE} to 1; Ray "
             f"gives no other"
         )
+    problems += _check_served(config.embed)
     encoder = config.embed.encoder
     near = difflib.get_close_matches(encoder, ENCODERS, n=1, cutoff=0.7)
     is_path = "/" in encoder or Path(encoder).expanduser().is_dir()  # or a name of the hub
@@ -153,6 +157,25 @@ def find_contradictions(config: RunConfig) -> list[str]:
         problems += _check_address("read.collection", config.read.collection)
         if config.read.paths:
             problems.append("read.paths and read.collection are both given; keep one (read.paths=[] empties the other)")
+    return problems
+
+
+def _check_served(embed: EmbedSection) -> list[str]:
+    """A problem for each key of a server of embeddings that lacks, or that another encoder has no use for."""
+    if embed.encoder != SERVED:
+        given = [f"embed.{key}" for key in ("url", "key_env") if getattr(embed, key)]
+        needs = f"{', '.join(given)}: only embed.encoder={SERVED} asks a server; set that, or leave it out"
+        return [needs] if given else []
+    problems = []
+    if missing := [f"embed.{key}" for key in ("url", "model") if not getattr(embed, key)]:
+        problems.append(f"embed.encoder={SERVED} needs {' and '.join(missing)}: the server's address, such as "
+                        f"http://host:8080/v1, and the name by which it knows the model")  # fmt: skip
+    if embed.key_env and not embed.key_env.isidentifier():
+        problems.append("embed.key_env is no name of an environment variable, and not shown because it may be the key "
+                        "itself; put the key into a variable, and its name here")  # fmt: skip
+    if embed.gpus_per_actor:
+        problems.append(f"embed.gpus_per_actor={embed.gpus_per_actor:g}, but with embed.encoder={SERVED} actors only "
+                        f"wait for the server; set it to 0")  # fmt: skip
     return problems
 
 

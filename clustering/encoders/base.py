@@ -80,6 +80,8 @@ class Encoded:
     cut: int  # texts longer than max_tokens; only their head was read
     model_seconds: float  # the tokenizer's seconds are not counted
     warning: str | None = None  # what the user should know of how the vectors were made
+    requests: int = 0  # to a server of embeddings, with those that failed
+    retries: int = 0  # of these, those that failed
 
     @classmethod
     def of_vectors(cls, vectors: FloatArray, unread: NDArray[np.bool_], **rest: Any) -> Encoded:

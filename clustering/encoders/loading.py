@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from clustering.config.sections import ENCODERS, EmbedSection
+from clustering.config.sections import ENCODERS, SERVED, EmbedSection
 from clustering.encoders.base import Encoded, Encoder, package_folder, unit_rows
 from clustering.encoders.minilm import MiniLMEncoder, minilm_files
+from clustering.encoders.openai import START_S, OpenAIEncoder
 from clustering.encoders.static import StaticEncoder
 from clustering.encoders.torch import TorchEncoder
 from clustering.encoders.weights import hub_name, is_cached, model_location, model_prompt
 from clustering.errors import ConfigError
+from clustering.http_client import check_key
 from clustering.kernels.printable import one_line
 
-CLASSES: dict[str, Callable[[EmbedSection, str | None], Encoder]] = {"static": StaticEncoder, "minilm": MiniLMEncoder}
+CLASSES: dict[str, Callable[[EmbedSection, str | None], Encoder]] = {
+    "static": StaticEncoder,
+    "minilm": MiniLMEncoder,
+    SERVED: OpenAIEncoder,
+}
 ENGLISH_ENCODERS = ("static", "minilm")  # with the weights of their packages
 # In a model's name.
 ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilroberta)|(potion|m2v)[-_](?!multi)")
@@ -71,6 +78,17 @@ def download_model(cfg: EmbedSection, commit: str) -> None:
         load_encoder(cfg, commit)
 
 
+def served_dim(cfg: EmbedSection) -> int | None:
+    """The dimension of the vectors that a server of embeddings gives, by a small request; None for other encoders.
+
+    Raises: ConfigError when it does not answer well within seconds, or refuses the key or the model.
+    """
+    if cfg.encoder != SERVED:
+        return None
+    with closing(OpenAIEncoder(replace(cfg, patience_s=min(cfg.patience_s, START_S)))) as encoder:
+        return _stored_dim(cfg, encoder.dim)
+
+
 def _unreadable(model: str, error: Exception) -> str:
     reason = one_line(str(error), 200)
     return f"embed.model: {model} cannot be loaded: {reason}. Is a file damaged, cut off, or of another model?"
@@ -99,6 +117,9 @@ def check_encoder(cfg: EmbedSection) -> int | None:
 def _model_dim(cfg: EmbedSection) -> int | None:
     if cfg.encoder == "static":
         return load_encoder(cfg).dim
+    if cfg.encoder == SERVED:
+        check_key("embed", cfg.url or "", cfg.key_env)
+        return None
     if cfg.encoder == "minilm":
         minilm_files(cfg)
         package_folder("onnxruntime", "minilm")

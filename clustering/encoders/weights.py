@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clustering.config.sections import ENCODERS, TORCH_PACKAGES, EmbedSection, EncoderPackages
+from clustering.config.sections import ENCODERS, SERVED, TORCH_PACKAGES, EmbedSection, EncoderPackages
+from clustering.encoders.openai import embeddings_url
 from clustering.errors import ConfigError
 
 BGE_M3 = "BAAI/bge-m3"
@@ -26,7 +27,7 @@ STATIC_FILES = [f"{folder}{name}" for folder in ("", "0_StaticEmbedding/") for n
 
 def hub_name(cfg: EmbedSection) -> str | None:
     """The name on the hub of the model that is loaded; None where the weights lie in a folder or a package."""
-    if _packages(cfg).weights and (cfg.model is None or cfg.encoder == "minilm"):
+    if cfg.encoder == SERVED or (_packages(cfg).weights and (cfg.model is None or cfg.encoder == "minilm")):
         return None
     name = model_location(cfg)
     return None if Path(name).is_dir() else name
@@ -63,6 +64,11 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
 
     commit : of a model of the hub, see ``resolve_commit``
     """
+    # A run without these keeps the fingerprint that it had before there were such keys.
+    further = {key: value for key in ("prompt", "dimensions") if (value := getattr(cfg, key))}
+    if cfg.encoder == SERVED:  # the same host may be reached with and without encryption
+        address = embeddings_url(cfg.url or "").partition("://")[2]
+        return {"kind": SERVED, "address": address, "model": cfg.model, **further, "max_tokens": cfg.max_tokens}
     (libraries, packages), name = _packages(cfg), hub_name(cfg)
     kind = cfg.encoder if packages else "torch"
     if name is not None:
@@ -76,8 +82,6 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
     versions = {library: _version(library, 2) for library in libraries}
     of_auto = "auto" if cfg.gpus_per_actor else "float32"
     dtype = {} if packages else {"dtype": of_auto if cfg.dtype == "auto" else cfg.dtype}
-    # A run without these keeps the fingerprint that it had before there were such keys.
-    further = {key: value for key in ("prompt", "dimensions") if (value := getattr(cfg, key))}
     return {"kind": kind, **dtype, **versions, **weights, **further, "max_tokens": cfg.max_tokens}
 
 
@@ -146,6 +150,8 @@ def _model_json(cfg: EmbedSection, commit: str | None, file: str) -> dict[str, A
     """A file of settings of a model; empty where there is none, or the hub does not answer."""
     name = hub_name(cfg)
     try:
+        if cfg.encoder == SERVED:
+            return {}
         if name is None:
             text = (Path(model_location(cfg)) / file).read_text(encoding="utf-8")
         else:

@@ -8,6 +8,7 @@ from clustering.kernels.topk import BLOCK_BYTES
 
 GROUP_ROWS = 8192  # of a row group of a part: what a worker holds at a time
 PARTS_AT_ONCE = 6  # of an actor with a GPU: some are read and written while another has the GPU
+PARTS_AT_ONCE_SERVED = 2  # where a server embeds: one is read, decoded and written while it works on the other
 LARGEST_PART = 131_072  # rows
 PART_VECTOR_BYTES, PART_TEXT_BYTES = 512 << 20, 64 << 20  # of a part, at most
 SMALL_RUN_PARTS = 64  # about so many parts share out the work of a run with smaller ones

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clustering.config.sections import RunConfig
+from clustering.config.sections import SERVED, EmbedSection, RunConfig
 from clustering.encoders.loading import check_encoder
 from clustering.errors import ConfigError
-from clustering.kernels.memory import PARTS_AT_ONCE, count_blocks, server_bytes, stage_bytes
+from clustering.kernels.memory import PARTS_AT_ONCE, PARTS_AT_ONCE_SERVED, count_blocks, server_bytes, stage_bytes
 from clustering.schema import Figures
 
 GUESSED_DIM = 1024  # where only the loaded model knows it
 GUESSED_TEXT_BYTES = 70.0  # a headline
-ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20}
+ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20, SERVED: 200 << 20}
 STATIC_MODEL_BYTES = 1300 << 20  # of the largest known, potion-multilingual-128M: 500,353 tokens of 256 numbers
 SQ_BYTES = {"SQ6": 0.75, "SQ8": 1, "BF16": 2, "FP16": 2, "FP32": 4}  # of a number of a vector in HNSW_SQ
 DISKANN_SHARE = 0.225  # of the vectors that DISKANN holds in memory: compressed ones, and those that are read often
@@ -88,7 +88,7 @@ def estimate_stages(config: RunConfig, counts: Counts, node_type: NodeType) -> l
     stages = stage_bytes(
         counts.texts, counts.records, counts.dim, min(config.search.k, most), counts.text_bytes,
         encoder_bytes if config.read.collection is None else 0,
-        parts_at_once=PARTS_AT_ONCE if config.embed.gpus_per_actor else 1, graph_k=graph_k,
+        parts_at_once=parts_at_once(config.embed), graph_k=graph_k,
         n_blocks=count_blocks(counts.texts, graph_k, node_type.count, node_type.memory_bytes),
         recall_sample=min(config.search.recall_sample, counts.texts), map_neighbors=config.project.n_neighbors,
         map_texts=config.project.sample, map_method=config.project.method, drawn=config.plot.points,
@@ -97,6 +97,13 @@ def estimate_stages(config: RunConfig, counts: Counts, node_type: NodeType) -> l
         StageEstimate(one.stage, one.memory_bytes, _processes(one.stage, config, node_type), one.disk_bytes)
         for one in stages
     ]
+
+
+def parts_at_once(embed: EmbedSection) -> int:
+    """Parts that an actor of the stage embed works on at the same time."""
+    if embed.encoder == SERVED:
+        return PARTS_AT_ONCE_SERVED
+    return PARTS_AT_ONCE if embed.gpus_per_actor else 1
 
 
 def _processes(stage: str, config: RunConfig, node_type: NodeType) -> int:

@@ -88,12 +88,16 @@ def estimate_seconds(stage: str, config: RunConfig, counts: Counts, known: Calib
     return start + max(known.seconds[stage] - start, 0.05) * growth
 
 
-def cost_of(seconds: float, used: dict[str, float], config: RunConfig) -> float | None:
-    """The cost of the cluster for so many seconds, in the currency of run.prices; None without prices."""
+def cost_of(seconds: float, used: dict[str, float], config: RunConfig, tokens: int = 0) -> float | None:
+    """The cost of the cluster for so many seconds, in the currency of run.prices; None without prices.
+
+    tokens : that a server of embeddings has counted
+    """
     prices = config.run.prices
     if prices is None:
         return None
-    return seconds / 3600 * (used["cpus"] * prices.cpu_hour + used["gpus"] * prices.gpu_hour)
+    an_hour = used["cpus"] * prices.cpu_hour + used["gpus"] * prices.gpu_hour
+    return seconds / 3600 * an_hour + tokens / 1e6 * prices.million_tokens
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clustering.config.loading import build_saved_config, load_config, override_config
-from clustering.config.sections import EMBEDDED, ENCODERS, EmbedSection, RunConfig, ServerSection, Titles
+from clustering.config.sections import EMBEDDED, ENCODERS, SERVED, EmbedSection, RunConfig, ServerSection, Titles
 from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
 
@@ -74,6 +74,28 @@ def is_builtin_encoder(embed: EmbedSection) -> bool:
     return embed.model is None and embed.encoder in ENCODERS
 
 
+def _is_confirmed(embed: EmbedSection, overrides: list[str]) -> bool:
+    """Whether the encoder is Covey's own, or words of the user name its model, or its server and the secret's name."""
+    keys = ["encoder" if embed.model is None else "model"]
+    if embed.encoder == SERVED:
+        keys = ["url", "key_env"] if embed.key_env else ["url"]
+    return is_builtin_encoder(embed) or all(any(word.startswith(f"embed.{key}=") for word in overrides) for key in keys)
+
+
+def _unconfirmed(embed: EmbedSection) -> str:
+    """What a directory would have done, and how the user says that it is meant."""
+    meant = "Say that this is meant: --trust, or --config with the run's configuration file, or"
+    if embed.encoder == SERVED:
+        key = f" with the key in the environment variable {embed.key_env}" if embed.key_env else ""
+        word = f" embed.key_env={embed.key_env}" if embed.key_env else ""
+        return (
+            f"has vectors from {embed.url}{key}, which would receive the new texts. {meant} embed.url={embed.url}{word}"
+        )
+    key = "encoder" if embed.model is None else "model"
+    model = embed.model or embed.encoder
+    return f"has vectors of the model {model}, which would be loaded. {meant} embed.{key}= with its name or folder"
+
+
 def with_trusted_addresses(
     saved: RunConfig, overrides: list[str], file: str | Path | None, trusted: bool, location: object
 ) -> RunConfig:
@@ -94,19 +116,14 @@ def with_trusted_addresses(
     if named is not None:
         theirs, same = named.embed, (embed.encoder, embed.model) == (named.embed.encoder, named.embed.model)
         revision = theirs.revision or (embed.revision if same else None)
-        embed = replace(embed, encoder=theirs.encoder, model=theirs.model, revision=revision)
+        embed = replace(
+            embed, encoder=theirs.encoder, model=theirs.model, revision=revision, url=theirs.url, key_env=theirs.key_env
+        )
         if not named.store.embedded:
             store = replace(store, uri=named.store.uri, server=named.store.server)
     known = override_config(replace(saved, store=store, embed=embed), overrides)
-    embed = known.embed
-    key = "encoder" if embed.model is None else "model"
-    confirmed = any(word.startswith(f"embed.{key}=") for word in overrides)
-    if not (trusted or file is not None or confirmed or is_builtin_encoder(embed)):
-        problem = (
-            f"{location} has vectors of the model {embed.model or embed.encoder}, which would be loaded. Say that this "
-            f"is meant: --trust, or --config with the run's configuration file, or embed.{key}= with its name or folder"
-        )
-        raise ConfigError([problem])
+    if not (trusted or file is not None or _is_confirmed(known.embed, overrides)):
+        raise ConfigError([f"{location} {_unconfirmed(known.embed)}"])
     names_server = named is not None and not named.store.embedded
     if trusted or names_server or any(word.startswith("store.uri=") for word in overrides) or saved.store.embedded:
         return known

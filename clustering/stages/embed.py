@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clustering import schema
-from clustering.config.sections import EmbedSection
+from clustering.config.sections import SERVED, EmbedSection
 from clustering.encoders.loading import download_model, english_only, load_encoder
 from clustering.encoders.weights import hub_name
 from clustering.errors import StageError
-from clustering.kernels.memory import PARTS_AT_ONCE
 from clustering.kernels.printable import one_line
+from clustering.monitoring.resources import parts_at_once
 from clustering.runs.directory import RunDir
 from clustering.runs.index import IndexWriter, PartIndex, read_index
 from clustering.runs.object_store import RemotePath
@@ -31,6 +32,7 @@ from clustering.workers.pool import Item, map_parts
 from clustering.workers.remote import run_on_each_node
 
 ACTORS_PER_NODE = 4  # without GPUs, on a node of four cores and more
+REQUESTS_OF_ACTOR = 8  # in flight at a server of embeddings, where embed.actors does not say how many share them
 COPIES = 16  # parts that are copied at the same time
 # Counted of a part of vectors/: rows of texts without a token that the encoder knows, and with a vector of no numbers.
 UNREAD, NOT_FINITE = "unread", "not_finite"
@@ -55,7 +57,7 @@ class Embedder:
 
     def __call__(self, item: Item) -> Item:
         dim, model_seconds, warning = self.encoder.dim, 0.0, None
-        tokens = cut = unknown = 0
+        tokens = cut = unknown = requests = retries = 0
         unread: list[int] = []
         not_finite: list[int] = []
         without: list[int] = []
@@ -71,10 +73,13 @@ class Embedder:
                 not_finite += rows[encoded.not_finite].tolist()
                 without += rows[~encoded.vectors.any(axis=1)].tolist()
                 languages.update(count_languages(strings))
+                requests, retries = requests + encoded.requests, retries + encoded.retries
                 model_seconds, warning = model_seconds + encoded.model_seconds, encoded.warning
         rows_of = {UNREAD: unread, NOT_FINITE: not_finite, WITHOUT_VECTOR: without}
-        listed = part.listed(tokens=tokens, cut=cut, unknown=unknown, languages=dict(languages), **rows_of)
-        return {"rows": part.rows, "model_seconds": model_seconds, "part": listed, "warning": warning}
+        counts = {"tokens": tokens, "cut": cut, "unknown": unknown, "requests": requests}
+        listed = part.listed(**counts, languages=dict(languages), **rows_of)
+        return {"rows": part.rows, "retries": retries, "model_seconds": model_seconds, "part": listed,
+                "warning": warning}  # fmt: skip
 
 
 def adopt_vectors(run: RunDir) -> Figures:
@@ -118,20 +123,26 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
     Returns: dim, tokens, cut (texts longer than max_tokens), languages (share of the texts in each, by a sample),
         unknown_share (of the tokens: unknown words, single bytes or letters within words), unread (texts without a
         known token), unusable (texts whose vector has no direction), not_finite (those of them whose vector has an
-        infinity or a NaN), vectors (texts that have one), prompt, actors.
+        infinity or a NaN), vectors (texts that have one), prompt, actors; of a server of embeddings also requests (with
+        those that were repeated), and tokens as it counts them.
     Raises: StageError when fewer than two of several texts have a vector.
     """
     done = read_index(run / "vectors")
     todo = [name for name in part_names(run / "texts") if name not in done]
-    nodes = live_nodes()
+    nodes, fixed, at_once = live_nodes(), cfg.actors, parts_at_once(cfg)
     cpus = cores_of_actors(nodes, cfg.actors) if cfg.actors else max(1, node_cpus() // ACTORS_PER_NODE)
-    actors = cfg.actors or max(1, room_for(nodes, cpus, cfg.gpus_per_actor))
+    if cfg.encoder == SERVED:  # the actors share the requests in flight, so that no core waits for each of them
+        cpus = 1
+        few = cfg.actors or -(-cfg.requests // REQUESTS_OF_ACTOR)
+        fixed = max(1, min(few, cfg.requests, room_for(nodes, cpus), len(todo)))
+        cfg = replace(cfg, requests=cfg.requests // fixed)
+    actors = fixed or max(1, room_for(nodes, cpus, cfg.gpus_per_actor))
     if todo and commit and hub_name(cfg):  # once a node, and not by all of its actors at the same time
         run_on_each_node([node for node in nodes if node.gpus >= cfg.gpus_per_actor], download_model, cfg, commit)
     with IndexWriter(run / "vectors", done) as index:
         results = map_parts(
-            Embedder, [{"name": name} for name in todo], actors=cfg.actors, cpus=cpus, gpus=cfg.gpus_per_actor,
-            at_once=PARTS_AT_ONCE if cfg.gpus_per_actor else 1, take=lambda result: index.add(result["part"]),
+            Embedder, [{"name": name} for name in todo], actors=fixed, cpus=cpus, gpus=cfg.gpus_per_actor,
+            at_once=at_once, take=lambda result: index.add(result["part"]),
             run=run, cfg=cfg, commit=commit,
         )  # fmt: skip
     figures = embedding_figures(run, cfg)
@@ -143,7 +154,7 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
 def embedding_figures(run: RunDir, cfg: EmbedSection) -> Figures:
     """What ``embed_texts`` returns except actors, from the index of all parts, also those of earlier starts."""
     index = read_index(run / "vectors")
-    tokens, cut, unknown = (sum(index.counts(key)) for key in ("tokens", "cut", "unknown"))
+    tokens, cut, unknown, requests = (sum(index.counts(key)) for key in ("tokens", "cut", "unknown", "requests"))
     in_languages = sum(map(Counter, index.counts("languages")), Counter[str]())
     languages, unknown_share = dominant_languages(in_languages), unknown / max(tokens, 1)
     figures = _without_vector(run, cfg, index)
@@ -152,9 +163,10 @@ def embedding_figures(run: RunDir, cfg: EmbedSection) -> Figures:
         "tokens": tokens,
         "cut": cut,
         "prompt": cfg.prompt or None,
+        **({"requests": requests} if cfg.encoder == SERVED else {}),
         **figures,
         "languages": {code: round(share, 4) for code, share in languages.items()},
-        "unknown_share": round(unknown_share, 4),
+        "unknown_share": None if cfg.encoder == SERVED else round(unknown_share, 4),  # only the server knows it
         "warnings": [*language_warnings(cfg, languages, unknown_share), *figures["warnings"]],
     }
 

@@ -54,8 +54,8 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
         "driver_bytes": max((figures.get("used", {}).get("driver_bytes", 0) for figures in done.values()), default=0),
         "embed": {
             "encoder": encoder,
-            **_pick(done.get("embed", {}), "prompt", "dim", "tokens", "cut", "unread", "unusable", "not_finite",
-                    "languages", "unknown_share"),
+            **_pick(done.get("embed", {}), "prompt", "dim", "tokens", "requests", "cut", "unread", "unusable",
+                    "not_finite", "languages", "unknown_share"),
         },
         "store": _pick(done.get("store", {}), "collection", "index", "metric", "rows", "rows_per_second", "segments",
                        "retries", "repaired_rows"),
@@ -87,11 +87,14 @@ def stage_figures(stage: Figures, planned: Figures, config: RunConfig) -> Figure
 
     stage : its entry in the manifest
     Returns: seconds (of the start that finished it), peak_bytes (of its largest process), planned_bytes, cpu_seconds
-        (used), gpu_seconds (reserved), and with run.prices the cost of the machines.
+        (used), gpu_seconds (reserved), and with run.prices the cost of the machines and of a server's tokens.
     """
     figures = stage["figures"]
     used = figures.get("used", {})
-    cost = {"cost": round(cost_of(stage["seconds"], used, config) or 0, 4)} if config.run.prices and used else {}
+    cost = {}
+    if config.run.prices and used:
+        tokens = figures["tokens"] if figures.get("requests") else 0  # of a server of embeddings
+        cost = {"cost": round(cost_of(stage["seconds"], used, config, tokens) or 0, 4)}
     return {"seconds": stage["seconds"], "peak_bytes": figures.get("peak_bytes"),
             "planned_bytes": planned.get("memory"), "cpu_seconds": used.get("cpu_seconds", 0),
             "gpu_seconds": used.get("gpu_seconds", 0), **cost}  # fmt: skip
@@ -177,6 +180,7 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         ("with a home", f"{clusters['home_share']:.1%} of the records, by the column home"),
         ("largest cluster", f"{clusters['largest_share']:.1%} of the records"),
         ("vectors", f"from {embed['encoder'] or 'the collection'}, {embed['dim']} dimensions{_prompted(embed)}"),
+        *([("server", _served(embed, config))] if embed["requests"] else []),
         ("languages", _languages(embed)),
         ("neighbors", f"{search['k']} of each text, from the index {_index(search)}; {_recall(search)}"),
         ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
@@ -256,7 +260,15 @@ def _languages(embed: Figures) -> str:
     if embed["languages"] is None:
         return "not measured"
     names = language_names(embed["languages"]) or "none for certain"
-    return f"{names}, by a sample; {embed['unknown_share']:.1%} of the tokens are unknown words, bytes or letters"
+    unknown = embed["unknown_share"]
+    of_tokens = "" if unknown is None else f"; {unknown:.1%} of the tokens are unknown words, bytes or letters"
+    return f"{names}, by a sample{of_tokens}"
+
+
+def _served(embed: Figures, config: RunConfig) -> str:
+    tokens = f"{embed['tokens']:,} tokens by its count" if embed["tokens"] else "of tokens it tells no count"
+    priced = "" if config.run.prices else "; run.prices.million_tokens puts their cost beside the stage"
+    return f"{config.embed.model} at {config.embed.url}: {embed['requests']:,} requests, {tokens}{priced}"
 
 
 def _index(search: Figures) -> str:

@@ -125,6 +125,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def until_answers(port: int, process: subprocess.Popen[Any]) -> None:
+    """Wait until a server that has been started listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def start_milvus(folder: Path, *options: str, **access: Any) -> tuple[subprocess.Popen[bytes], str]:
     """The packaged Milvus server on free ports, with its data in ``folder``; its process and address.
 

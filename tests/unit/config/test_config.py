@@ -612,7 +612,8 @@ def test_a_mapping_that_holds_itself_is_told() -> None:
 
 STRINGS = [("run.dir", "environment"), ("store.bulk_path", "environment"), ("embed.model", "environment"),
            ("store.uri", "store.server.token_env"), ("read.collection.uri", "read.collection.server.token_env"),
-           ("describe.titles.url", "describe.titles.key_env"), ("read.paths", "environment")]  # fmt: skip
+           ("describe.titles.url", "describe.titles.key_env"), ("read.paths", "environment"),
+           ("embed.url", "embed.key_env")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("key", "hint"), STRINGS)
@@ -644,6 +645,8 @@ def test_a_user_or_password_in_a_uri_is_refused_without_printing_it(key: str, hi
         {"run": {"prices": {"cpu_hour": "key:hush@"}}},
         {"describe": {"titles": {"url": "key:hush@titles", "model": "any"}}},
         {"describe": {"titles": {"key": "hush", "model": "any"}}},
+        {"embed": {"url": "key:hush@titles"}},
+        {"embed": {"encoder": "openai", "url": "https://host/v1", "model": "any", "key_env": "sk-hush"}},
     ],
 )
 def test_what_may_be_a_secret_stands_in_no_message(raw: dict[str, Any]) -> None:
@@ -666,12 +669,13 @@ def test_a_file_that_is_no_yaml_is_not_quoted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["https://host:1?token=hush", "http://host/v1?api_key=hush", "http://host#hush"])
-@pytest.mark.parametrize("key", ["store.uri", "read.collection.uri", "describe.titles.url"])
+@pytest.mark.parametrize("key", ["store.uri", "read.collection.uri", "describe.titles.url", "embed.url"])
 def test_a_secret_behind_the_address_of_a_server_is_refused_without_printing_it(key: str, uri: str) -> None:
     section, *_ = key.split(".")
     more = {"name": "a", "text_field": "t"} if section == "read" else {"model": "any"}
     raw = {"store": {"uri": uri}, "read": {"collection": {"uri": uri, **more}},
-           "describe": {"titles": {"url": uri, **more}}}  # fmt: skip
+           "describe": {"titles": {"url": uri, **more}},
+           "embed": {"encoder": "openai", "url": uri, **more}}  # fmt: skip
     found = problems({section: raw[section]})
     assert sum(line.startswith(f"{key} goes on after a ? or #") for line in found) == 1
     assert "hush" not in "\n".join(found)
@@ -703,6 +707,27 @@ def test_a_path_may_hold_an_at_sign() -> None:
     ]
     assert build_config({"read": {"paths": paths}}).read.paths == tuple(paths)
     assert build_config({"run": {"dir": "hdfs://host:8020/a@b"}}).run.dir == "hdfs://host:8020/a@b"
+
+
+@pytest.mark.parametrize(
+    ("embed", "says"),
+    [
+        ({"encoder": "openai"}, "embed.encoder=openai needs embed.url and embed.model: the server's address, such as"),
+        ({"encoder": "openai", "url": "http://h/v1"}, "embed.encoder=openai needs embed.model: the server's address"),
+        ({"url": "http://h/v1", "key_env": "KEY"}, "embed.url, embed.key_env: only embed.encoder=openai asks a server"),
+        (
+            {"encoder": "openai", "url": "http://h/v1", "model": "any", "gpus_per_actor": 1},
+            "embed.gpus_per_actor=1, but with embed.encoder=openai actors only wait for the server; set it to 0",
+        ),
+        (
+            {"encoder": "openai", "url": "tei:8080", "model": "any"},
+            "embed.url: string should match pattern '^https?://'",
+        ),
+        ({"encoder": "openai", "url": "http://", "model": "any"}, "embed.url names no host, or port 0"),
+    ],
+)
+def test_what_a_server_of_embeddings_lacks_is_told(embed: dict[str, Any], says: str) -> None:
+    assert any(line.startswith(says) for line in problems({"embed": embed}))
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 1, 2, 1.5, 0.0001])

@@ -118,6 +118,28 @@ def test_other_tensors_in_a_file_of_the_same_size_and_time_are_noticed(tmp_path:
         assert encoder_fingerprint(EmbedSection(encoder=str(tmp_path))) != one
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "changes"),
+    [
+        ("url", "https://h:8080/v1/embeddings/", False),
+        ("url", "http://h:8081/v1", True),
+        ("url", "http://other:8080/v1", True),
+        ("model", "large", True),
+        ("max_tokens", 128, True),
+        ("prompt", "query: ", True),
+        ("dimensions", 64, True),
+        ("key_env", "KEY", False),
+        ("requests", 3, False),
+        ("patience_s", 3, False),
+    ],
+)
+def test_vectors_of_a_server_depend_on_its_address_and_the_model(key: str, value: object, changes: bool) -> None:
+    served: dict[str, Any] = {"encoder": "openai", "url": "http://h:8080/v1", "model": "small"}
+    one, other = EmbedSection(**served), EmbedSection(**{**served, key: value})
+    assert (encoder_fingerprint(one) != encoder_fingerprint(other)) == changes
+    assert hub_name(one) is None
+
+
 @pytest.mark.parametrize("key", ["encoder", "model"])
 def test_other_weights_in_a_folder_are_noticed_however_it_is_named(
     key: str, versions: dict[str, str], tmp_path: Path

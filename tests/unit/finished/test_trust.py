@@ -165,6 +165,45 @@ def test_a_model_that_is_known_or_named_is_loaded(embed: dict[str, str], words: 
     assert found.read == saved.read
 
 
+SERVED = {"encoder": "openai", "url": "https://theirs.example/v1", "model": "small"}
+WITH_KEY = {**SERVED, "key_env": "OWN_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("embed", "words", "is_asked"),
+    [
+        (SERVED, [], False),
+        (SERVED, ["embed.model=small"], False),
+        (SERVED, ["embed.encoder=openai", "embed.key_env=OWN_KEY"], False),
+        (SERVED, ["embed.url=https://own.example/v1"], True),
+        (WITH_KEY, ["embed.url=https://own.example/v1"], False),  # the secret is not the user's word
+        (WITH_KEY, ["embed.key_env=OWN_KEY"], False),
+        (WITH_KEY, ["embed.url=https://own.example/v1", "embed.key_env=OWN_KEY"], True),
+        (WITH_KEY, ["embed.url=https://own.example/v1", "embed.key_env=null"], True),
+    ],
+)
+def test_a_server_of_embeddings_that_only_the_directory_names_gets_no_text(
+    embed: dict[str, str], words: list[str], is_asked: bool
+) -> None:
+    saved = build_config({"embed": embed})
+    if is_asked:
+        found = with_trusted_addresses(saved, words, None, trusted=False, location="runs/theirs").embed
+        assert found.url == "https://own.example/v1"
+        return
+    says = (
+        r"runs/theirs has vectors from https://\S+, which would receive the new texts|with the key in the environment"
+    )
+    with pytest.raises(ConfigError, match=says):
+        with_trusted_addresses(saved, words, None, trusted=False, location="runs/theirs")
+    assert with_trusted_addresses(saved, words, None, trusted=True, location="runs/theirs").embed.model == "small"
+
+
+def test_a_configuration_file_names_the_server_of_embeddings_and_its_key(tmp_path: Path) -> None:
+    (tmp_path / "news.yaml").write_text("embed: {encoder: openai, url: 'https://own.example/v1', model: small}\n")
+    found = with_trusted_addresses(build_config({"embed": WITH_KEY}), [], tmp_path / "news.yaml", False, "theirs").embed
+    assert (found.url, found.key_env) == ("https://own.example/v1", None)
+
+
 def test_a_configuration_file_names_the_model(tmp_path: Path) -> None:
     file = tmp_path / "news.yaml"
     file.write_text("embed: {encoder: bge-m3, model: /own, max_tokens: 64}\n")
