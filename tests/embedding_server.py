@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import random
+import ssl
 import sys
 import threading
 import time
@@ -116,14 +117,18 @@ class Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(script: Script, port: int = 0, host: str = "127.0.0.1") -> Iterator[str]:
-    """The address of a server that answers by a script, up to /v1."""
+def serving(script: Script, port: int = 0, host: str = "127.0.0.1", certificate: Path | None = None) -> Iterator[str]:
+    """The address of a server that answers by a script, up to /v1; https with a certificate and its key."""
     kind = type("Own", (Handler,), {"script": script})
     family = {"address_family": 10} if ":" in host else {}
     server = type("OwnServer", (Server,), family)((host, port), kind)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
-        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/v1"
+        yield f"http{'s' if certificate else ''}://{f'[{host}]' if ':' in host else host}:{server.server_port}/v1"
     finally:
         server.shutdown()
         server.server_close()

@@ -42,6 +42,7 @@ from clustering.sources.detection import find_files
 from clustering.sources.formats.column_types import as_type
 from clustering.sources.formats.issues import Issues
 from clustering.sources.records import TextCleaner
+from clustering.stages.embed import differing_vectors
 from clustering.stages.read import read_columns_of
 from clustering.workers.exact_search import exact_neighbors, map_unordered
 from clustering.workers.remote import fetch, share, start_actor
@@ -49,8 +50,6 @@ from clustering.workers.remote import fetch, share, start_actor
 log = logging.getLogger("covey")
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
 ROUNDED_SAME = 0.01  # the same, as an index says it that rounds vectors
-SAME_MODEL = 0.95  # cosine of two vectors of one text; when it is lower, two models have made them
-SAMPLE = 16  # texts of the run whose vectors are compared
 BATCH = 2000  # texts that are encoded and searched at once
 ASSIGNED = pa.schema(
     [
@@ -183,26 +182,14 @@ class _Encoder:
             key = hub_key(self.cfg)
             commit = recorded_commit(key, self.run.results.get("versions")) if key else None
             self.encoder = load_encoder(self.cfg, None if commit == UNKNOWN else commit)
-            self._compare(self.encoder)
+            if why := differing_vectors(self.run, self.encoder):
+                problem = (
+                    f"{model_location(self.cfg)} gives the run's own texts other vectors than the run has ({why}), so "
+                    f"new ones would get none that fit. Name the model that the run was made with: embed.encoder, "
+                    f"embed.model, or --config"
+                )
+                raise ConfigError([problem])
         return self.encoder.encode(texts).vectors
-
-    def _compare(self, encoder: Encoder) -> None:
-        texts, vectors = (next(walk_tables(parts(self.run / folder)[:1])) for folder in ("texts", "vectors"))
-        stored = vectors_of(vectors)
-        sample = np.flatnonzero(stored.any(axis=1))[:SAMPLE]
-        encoded = encoder.encode(texts["text"].take(pa.array(sample)).to_pylist()).vectors
-        same_dim = stored.shape[1] == encoded.shape[1]
-        cosine = float(np.median((stored[sample] * encoded).sum(axis=1))) if same_dim and sample.size else 1.0
-        if same_dim and cosine >= SAME_MODEL:
-            return
-        sizes = f"of {encoded.shape[1]} dimensions, not {stored.shape[1]}"
-        why = f"their cosine is {cosine:.2f}" if same_dim else sizes
-        problem = (
-            f"{model_location(self.cfg)} gives the run's own texts other vectors than the run has ({why}), so new "
-            f"ones would get none that fit. Name the model that the run was made with: embed.encoder, embed.model, "
-            f"or --config"
-        )
-        raise ConfigError([problem])
 
 
 class _Clusters:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config.sections import SERVED, EmbedSection
+from clustering.encoders.base import Encoder
 from clustering.encoders.loading import download_model, english_only, load_encoder
 from clustering.encoders.weights import hub_name
 from clustering.errors import StageError
@@ -23,7 +24,16 @@ from clustering.monitoring.resources import parts_at_once
 from clustering.runs.directory import RunDir
 from clustering.runs.index import IndexWriter, PartIndex, read_index
 from clustering.runs.object_store import RemotePath
-from clustering.runs.parts import WITHOUT_VECTOR, part_names, read_ahead, records_of, walk_tables, writing_part
+from clustering.runs.parts import (
+    WITHOUT_VECTOR,
+    part_names,
+    parts,
+    read_ahead,
+    records_of,
+    vectors_of,
+    walk_tables,
+    writing_part,
+)
 from clustering.runs.storage import Location, atomic_write, read_schema
 from clustering.schema import Figures
 from clustering.text.languages import ENGLISH, count_languages, dominant_languages, language_names
@@ -39,6 +49,8 @@ UNREAD, NOT_FINITE = "unread", "not_finite"
 NO_NEIGHBORS = "These texts have no neighbors: they are noise, unless the copies of one alone make a cluster."
 SHOWN_IDS = 5
 MULTILINGUAL = "minishlab/potion-multilingual-128M"  # a model of model2vec, for about a hundred languages
+SAME_MODEL = 0.95  # cosine of two vectors of one text; when it is lower, two models have made them
+SAME_SAMPLE = 16  # texts of the run whose vectors are compared
 OTHER_LANGUAGES = 0.25  # share of texts that earns a warning: 0 in English sets, 0.7 and more in others
 UNKNOWN_SHARE = 0.2  # of tokens, likewise: 0.01 to 0.06 in English, 0.25 to 0.92 in scripts that an encoder lacks
 
@@ -53,6 +65,12 @@ class Embedder:
     def __init__(self, run: RunDir, cfg: EmbedSection, commit: str | None = None) -> None:
         self.run = run
         self.encoder = load_encoder(cfg, commit)
+        if cfg.encoder == SERVED and (why := differing_vectors(run, self.encoder)):
+            problem = f"embed.url={cfg.url} gives texts that are embedded already other vectors than before ({why})"
+            remedy = (
+                "Let it have its former model again, or give embed.model the new one's name to embed all texts anew"
+            )
+            raise StageError(f"{problem}. {remedy}")
         count_languages(["flood"])  # loads its model once, before threads ask for it together
 
     def __call__(self, item: Item) -> Item:
@@ -80,6 +98,21 @@ class Embedder:
         listed = part.listed(**counts, languages=dict(languages), **rows_of)
         return {"rows": part.rows, "retries": retries, "model_seconds": model_seconds, "part": listed,
                 "warning": warning}  # fmt: skip
+
+
+def differing_vectors(run: RunDir, encoder: Encoder) -> str:
+    """Why an encoder is not the one that made vectors/, by some texts of its first part; "" where nothing says so."""
+    for path in parts(run / "vectors")[:1]:
+        vectors, texts = (next(walk_tables([run / folder / path.name])) for folder in ("vectors", "texts"))
+        stored = vectors_of(vectors)
+        sample = np.flatnonzero(stored.any(axis=1))[:SAME_SAMPLE]
+        encoded = encoder.encode(texts["text"].take(pa.array(sample)).to_pylist()).vectors
+        if stored.shape[1] != encoded.shape[1]:
+            return f"of {encoded.shape[1]} dimensions, not {stored.shape[1]}"
+        cosine = float(np.median((stored[sample] * encoded).sum(axis=1))) if sample.size else 1.0
+        if cosine < SAME_MODEL:
+            return f"their cosine is {cosine:.2f}"
+    return ""
 
 
 def adopt_vectors(run: RunDir) -> Figures:

@@ -7,10 +7,16 @@ import contextlib
 import email.utils
 import gzip
 import json
+import os
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +26,9 @@ from numpy.testing import assert_allclose
 from clustering.config.sections import EmbedSection
 from clustering.encoders import openai
 from clustering.encoders.base import unit_rows
+from clustering.encoders.loading import load_encoder, served_dim
 from clustering.encoders.openai import OpenAIEncoder, _seconds, _wait_s, embeddings_url
+from clustering.encoders.weights import model_prompt
 from clustering.errors import ConfigError, StageError
 from tests.embedding_server import DIM, KEY, Reply, Request, Script, as_json, good, serving, vectors_of
 
@@ -106,6 +114,31 @@ def test_requests_in_flight_are_bounded(connect: Connect, threads: int) -> None:
     for worker in workers:
         worker.join()
     assert script.most_at_work == 4
+
+
+def test_prompt_and_dimensions_are_the_models(connect: Connect) -> None:
+    script = Script()
+    encoder = connect(script, prompt="query: ", dimensions=7)
+    encoded = encoder.encode(["flood", " "])
+    assert_allclose(encoded.vectors[:1], unit_rows(vectors_of(["query: flood"])), atol=1e-6)
+    assert encoded.unread.tolist() == [False, True]
+    assert [(request.texts, request.body["dimensions"]) for request in script.asked] == [(["query: flood"], 7)]
+
+
+def test_a_server_that_gives_more_dimensions_than_asked_for_has_its_vectors_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(Script()) as url:
+        cfg = EmbedSection(encoder="openai", url=url, model="small", dimensions=7)
+        assert served_dim(cfg) == 7
+        assert_allclose(load_encoder(cfg).encode(["flood"]).vectors, unit_rows(vectors_of(["flood"])[:, :7]), atol=1e-6)
+        with pytest.raises(ConfigError, match=rf"embed\.dimensions=99 is above the {DIM} dimensions of small"):
+            served_dim(replace(cfg, dimensions=99))
+
+
+@pytest.mark.parametrize(("model", "prompt"), [("intfloat/multilingual-e5-large", "query: "), ("small", "")])
+def test_e5_gets_its_prompt_by_its_name(model: str, prompt: str) -> None:
+    assert model_prompt(EmbedSection(encoder="openai", url="http://h/v1", model=model)) == prompt
 
 
 def test_long_texts_share_a_request_with_fewer_others(connect: Connect) -> None:
@@ -375,6 +408,37 @@ def test_nothing_that_listens_is_said_in_time(connect: Connect) -> None:
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
     with pytest.raises(ConfigError, match=rf"embed\.url={url}: Cannot connect .*tried \d+ times in 1 s"):
         connect(Script(), url=url, patience_s=0.6)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for this machine from nobody known, with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed; it makes the certificate of this test")
+    words = "req -x509 -newkey rsa:2048 -nodes -days 30 -keyout key -out own.pem -subj /CN=own -addext"
+    subprocess.run(
+        ["openssl", *words.split(), "subjectAltName=IP:127.0.0.1"], cwd=tmp_path, check=True, capture_output=True
+    )
+    with (tmp_path / "own.pem").open("a") as file:
+        file.write((tmp_path / "key").read_text())
+    return tmp_path / "own.pem"
+
+
+def test_a_certificate_of_nobody_known_is_refused_at_once_and_one_that_is_named_is_taken(
+    connect: Connect, certificate: Path
+) -> None:
+    script = Script()
+    with serving(script, certificate=certificate) as url:
+        with pytest.raises(ConfigError, match=r"its certificate is not accepted: .*self.signed.* SSL_CERT_FILE in the"):
+            connect(Script(), url=url)
+        assert script.asked == []
+        cfg = f"EmbedSection(encoder='openai', url='{url}', model='small', patience_s=9)"
+        code = "from clustering.config.sections import EmbedSection; from clustering.encoders.loading import served_dim"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code}; print(served_dim({cfg}))"],
+            env={**os.environ, "SSL_CERT_FILE": str(certificate)}, capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.stdout == f"{DIM}\n", done.stderr
 
 
 def changed(dim: int) -> Reply:

@@ -17,6 +17,7 @@ from clustering.runs.index import Part, write_index
 from clustering.runs.parts import part_name, parts, rows_without_vector
 from clustering.runs.storage import write_table
 from clustering.stages.embed import Embedder, adopt_vectors, embedding_figures, language_warnings
+from tests.embedding_server import DIM, Script, serving, vectors_of
 from tests.planted import headlines_in
 
 NAMES = ["part-000000.parquet", "part-000001.parquet"]
@@ -101,6 +102,24 @@ def test_texts_of_which_none_can_be_compared_end_the_stage(tmp_path: Path) -> No
         StageError, match=r"knows no word or sign of 2 of 3 texts, for instance id 1, id 2\. Nothing is left to compare"
     ):
         embedding_figures(run, STATIC)
+
+
+def test_a_server_that_has_another_model_than_before_ends_the_stage(tmp_path: Path) -> None:
+    with serving(Script()) as url:
+        cfg = EmbedSection(encoder="openai", url=url, model="small")
+        run = embedded(tmp_path, ["Flood in Garford", "Vote in Garford"], cfg=cfg)
+        found = embedding_figures(run, cfg)
+        assert (found["requests"], found["tokens"], found["unknown_share"], found["dim"]) == (1, 6, None, DIM)
+        Embedder(run, cfg)
+    for vectors, why in (
+        (lambda texts: vectors_of([*texts, ""])[1:], r"their cosine is -?0\.\d\d"),
+        (lambda texts: vectors_of(texts)[:, 1:], f"of {DIM - 1} dimensions, not {DIM}"),
+    ):
+        with (
+            serving(Script(vectors=vectors)) as url,
+            pytest.raises(StageError, match=rf"embedded already other vectors than before \({why}\)\. Let it have"),
+        ):
+            Embedder(run, EmbedSection(encoder="openai", url=url, model="small"))
 
 
 @pytest.mark.parametrize(
