@@ -10,9 +10,10 @@ import platform
 import random
 import re
 import time
+import weakref
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from threading import Thread
+from threading import Thread, current_thread
 from typing import Any, TypeVar
 
 import aiohttp
@@ -41,6 +42,7 @@ TIMEOUT_S = 120.0  # of a request
 TRIES = 3  # of a request within the patience; also of one that fails in an unknown way
 SLOW_TRIES = 2  # of a request of several texts that gets no reply in time; then of each half
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0  # before the second try, and before any
+CLOSE_S = 5.0  # that closing connections may take
 START_S = 20.0  # patience with a server before the run starts
 MOST_DIMENSIONS, NUMBER_BYTES = 16_384, 32  # what a reply holds at most
 TOO_LARGE = (400, 413, 422)  # for too many texts or one that is too long; servers differ
@@ -104,17 +106,15 @@ class OpenAIEncoder:
         self.resume_at = self.replied_at = 0.0  # time.monotonic()
         self.slots = asyncio.Semaphore(cfg.requests)
         self.loop = asyncio.new_event_loop()
-        Thread(target=self.loop.run_forever, name="embed.url", daemon=True).start()
+        thread = Thread(target=self.loop.run_forever, name="embed.url", daemon=True)
+        thread.start()
         self.session = self._wait(self._open())
+        self.close = weakref.finalize(self, _close, self.loop, self.session, thread)  # also when nobody calls it
         try:
             self._wait(self._learn_form())
         except StageError as error:
             self.close()
             raise ConfigError([str(error)]) from None
-
-    def close(self) -> None:
-        self._wait(self.session.close())
-        self.loop.call_soon_threadsafe(self.loop.stop)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Raises: StageError when the server refuses the key or a text, or fails for ``embed.patience_s``."""
@@ -324,6 +324,14 @@ class OpenAIEncoder:
         proxy = f" (asked through the proxy {self.proxy['proxy']})" if self.proxy["proxy"] else ""
         mended = "When that is mended, the same command goes on from the last finished part"
         return StageError(f"embed.url={self.cfg.url}: {reason}{proxy}. {mended}")
+
+
+def _close(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession, thread: Thread) -> None:
+    """Close the connections, and end the thread of the loop."""
+    closing = asyncio.run_coroutine_threadsafe(session.close(), loop)
+    closing.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+    if thread is not current_thread():
+        thread.join(CLOSE_S)
 
 
 def embeddings_url(url: str) -> str:

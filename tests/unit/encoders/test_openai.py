@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import email.utils
+import gc
 import gzip
 import json
 import os
@@ -206,6 +207,18 @@ def test_a_host_may_be_an_address_of_version_6(connect: Connect) -> None:
             assert_right(connect(Script(), url=url))
     except OSError:
         pytest.skip("this machine has no ::1")
+
+
+def test_an_encoder_that_nobody_closes_leaves_nothing_and_says_nothing() -> None:
+    with serving(Script()) as url:
+        cfg = EmbedSection(encoder="openai", url=url, model="small")
+        load_encoder(cfg).encode(["flood"])
+        gc.collect()
+        assert "embed.url" not in [thread.name for thread in threading.enumerate()]
+        code = "from clustering.config.sections import EmbedSection; from clustering.encoders.loading import *"
+        code += f"; encoder = load_encoder({cfg}); encoder.encode(['flood'])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- what the server wants otherwise ---
