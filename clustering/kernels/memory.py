@@ -12,6 +12,7 @@ PARTS_AT_ONCE_SERVED = 2  # where a server embeds: one is read, decoded and writ
 LARGEST_PART = 131_072  # rows
 PART_VECTOR_BYTES, PART_TEXT_BYTES = 512 << 20, 64 << 20  # of a part, at most
 SMALL_RUN_PARTS = 64  # about so many parts share out the work of a run with smaller ones
+LARGE_INPUT_BYTES = 1 << 30  # of all files, from which on parts of records/ are larger
 LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
 MOST_ENTRIES, MOST_BLOCKS = 1 << 27, 512  # entries of the lists of a block, and blocks of a graph
 MAP_TEXTS = 1_000_000  # that the map lays out, where project.sample says nothing; the others lie amid their neighbors
@@ -20,6 +21,8 @@ SUMMED_TEXTS = 1 << 21  # whose counts of terms one task adds up
 FILE_RECORDS = 10_000_000  # beyond, labels.parquet is a folder of parts
 NUMBERED_RECORDS = 1 << 22  # whose texts a process numbers at most
 PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
+HALO_SHARE = 8.0  # rows of others that a small block's edges name, for each own one: 6.7 and 8.1 in two sets of titles
+SERVER_BASE_BYTES = 1200 << 20  # of a Milvus server beside its collections, while it indexes
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ def part_rows(n_rows: int, dim: int, row_bytes: float) -> int:
     most = min(LARGEST_PART, PART_VECTOR_BYTES // (4 * dim), int(PART_TEXT_BYTES / max(row_bytes, 1)))
     rows = max(min(most, n_rows // SMALL_RUN_PARTS), GROUP_ROWS)
     return 1 << (rows.bit_length() - 1)
+
+
+def record_groups(input_bytes: float) -> int:
+    """The row groups of a part of records/, of which several make one of texts/. input_bytes : of all files"""
+    return 4 if input_bytes >= LARGE_INPUT_BYTES else 1
 
 
 def stage_bytes(
@@ -76,7 +84,7 @@ def stage_bytes(
     edges = listed if graph_k is None else n_texts * graph_k
     vectors = n_texts * dim * 4
     own = -(-n_texts // n_blocks)
-    shard = forest_bytes(own, min(n_texts - own, own), -(-edges // n_blocks))
+    shard = forest_bytes(own, halo_rows(n_texts, own), -(-edges // n_blocks))
     sampled = recall_sample * (dim * 4 + k * 60) + 3 * BLOCK_BYTES if recall_sample else 0
     umap = map_method == "umap"
     pictured = min(n_texts, PICTURE_POINTS)
@@ -90,7 +98,8 @@ def stage_bytes(
         ("search", 385, part * (dim * 8 + k * 250) + sampled, listed * 12),
         ("graph", 0, graph_bytes(n_texts, edges, n_blocks), edges * 24 + n_texts * 40),
         ("forest", 0, max(shard, merging_bytes(n_texts) if n_blocks > 1 else 0), n_texts * 24),
-        ("cluster", 420, n_texts * 380, n_texts * 80),
+        # In one block, the same process has the quality graph.
+        ("cluster", 420, n_texts * (380 if n_blocks == 1 else 270), n_texts * 80),
         # The counts that one task adds up, and the clusters, of which there is one for 20 texts or fewer.
         ("describe", 490, min(n_texts, SUMMED_TEXTS) * 60 + n_texts * 100, 1 << 20),
         ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),
@@ -110,6 +119,14 @@ def map_bytes(n_texts: int, dim: int, k: int, n_neighbors: int, sample: int | No
         return max(start, layout)
     # The entries of all lists that are in the sample, in parts, joined, and shared; then all coordinates twice.
     return max(start, layout, laid_out * k * 24 + n_texts * 24, n_texts * 34)
+
+
+def halo_rows(n_texts: int, n_own: int, share: float = HALO_SHARE) -> int:
+    """The rows of others that the edges of a block name, before the graph tells.
+
+    share : for each of its own rows; there are never more than the run has
+    """
+    return min(n_texts - n_own, int(share * n_own))
 
 
 def forest_bytes(n_own: int, n_halo: int, entries: int) -> int:
@@ -157,7 +174,7 @@ def count_blocks(n_texts: int, k: int, n_nodes: int, node_bytes: int) -> int:
 
 def _block_bytes(n_texts: int, k: int, n_blocks: int) -> int:
     own = -(-n_texts // n_blocks)
-    return max(graph_bytes(n_texts, n_texts * k, n_blocks), forest_bytes(own, min(n_texts - own, own), own * k))
+    return max(graph_bytes(n_texts, n_texts * k, n_blocks), forest_bytes(own, halo_rows(n_texts, own), own * k))
 
 
 def quality_bytes(n_rows: int, q: int) -> int:
@@ -171,5 +188,6 @@ def server_bytes(n_texts: int, number_bytes: float, dim: int, links: int) -> int
     number_bytes : of a number of a vector in the index: 4 for float32, 1 for SQ8, 5 for SQ8 refined by FP32
     links : of each text in a graph (2 M of HNSW); 0 for other indexes
     Everything counts twice: while segments are merged and indexed, the old and the new ones are there.
+    Source: fitted to a server of 2.3.5 with 200,000 and 1,000,000 vectors of 256 numbers in HNSW.
     """
-    return int(2 * n_texts * (number_bytes * dim + 4 * links))
+    return SERVER_BASE_BYTES + int(2 * n_texts * (number_bytes * dim + 4 * links))

@@ -45,26 +45,31 @@ class StageProgress:
         self.what = ""  # what is counted, where it is not parts
         self.waits = ""  # what its task waits for before it starts
         self.gpus = 0.0  # reserved now
+        self.watched = False  # by a thread that reports regularly, so that the stage never waits for a write
 
     def expect(self, total: int, gpus: float = 0) -> None:
         """Start to count so many parts, done with so many GPUs."""
         self.done, self.total, self.rows, self.gpus, self.what = 0, total, 0, gpus, ""
         self.since = time.time()
-        self.report()
+        self._changed()
 
     def advance(self, result: Figures) -> None:
         """Count a finished part, with the rows and retries of its result."""
         self.done += 1
         self.rows += int(result.get("rows", 0))
         self.retries += int(result.get("retries", 0))
-        self.report()
+        self._changed()
 
     def step(self, what: str, done: int, total: int) -> None:
         """Note how far another process has come, such as the server with its index."""
         if what != self.what:
             self.what, self.since = what, time.time()
         self.done, self.total, self.rows = done, total, 0
-        self.report()
+        self._changed()
+
+    def _changed(self) -> None:
+        if not self.watched:
+            self.report()
 
     @property
     def left_s(self) -> float | None:
@@ -149,9 +154,11 @@ class StageProgress:
 
         thread = threading.Thread(target=keep_reporting, daemon=True)
         thread.start()
+        self.watched = True
         try:
             yield
         finally:
+            self.watched = False
             ended.set()
             thread.join()
 

@@ -23,11 +23,13 @@ from clustering.kernels.printable import one_line
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.index import Part, read_index
+from clustering.runs.object_store import RemotePath
 from clustering.runs.storage import Location, ParquetGroups, atomic_write, read_schema, read_slice, read_table
 
 SHOWN_IDS = 3
 WITHOUT_VECTOR = "without_vector"  # counted of a part of vectors/: rows whose text has no usable vector
 AHEAD, AHEAD_BYTES = 4, 64 << 20  # row groups that are read before they are asked for, and their bytes, at most
+REMOTE_AHEAD = 16  # of an object store, whose answers take long to begin
 T = TypeVar("T")
 S = TypeVar("S")
 
@@ -109,8 +111,12 @@ def walk_tables(paths: Iterable[Location], columns: list[str] | None = None) -> 
     files = read_ahead(ParquetGroups, paths, 2)
     for first in files:  # whose row groups are as large as those of the others
         groups = ((part, group) for part in itertools.chain([first], files) for group in range(len(part)))
-        ahead = min(AHEAD, max(1, AHEAD_BYTES // max(first.group_bytes, 1)))
+        ahead = min(_ahead(first.path), max(1, AHEAD_BYTES // max(first.group_bytes, 1)))
         yield from read_ahead(lambda item: item[0].read(item[1], columns), groups, ahead)
+
+
+def _ahead(path: Location) -> int:
+    return REMOTE_AHEAD if isinstance(path, RemotePath) else AHEAD
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ def read_columns(folder: Location, columns: list[str]) -> pa.Table:
     found = parts(folder)
     if not found:
         raise StageError(f"{folder} holds no parts; run the stage that makes it first")
-    return pa.concat_tables(read_ahead(lambda path: read_table(path, columns=columns), found))
+    return pa.concat_tables(read_ahead(lambda path: read_table(path, columns=columns), found, _ahead(folder)))
 
 
 def read_rows(folder: Location, rows: np.ndarray[Any, Any], columns: list[str]) -> pa.Table:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from clustering import schema
 from clustering.config.sections import ReadSection
 from clustering.errors import InputError
+from clustering.kernels.memory import GROUP_ROWS, record_groups
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures
 from clustering.sources import batches
@@ -28,7 +29,7 @@ from clustering.sources.records import TextCleaner, carried_columns, carried_nam
 from clustering.workers.pool import Item, map_parts
 
 log = logging.getLogger("covey")
-RECORDS_PER_PART = 8192
+RECORDS_PER_PART = GROUP_ROWS  # of records/, or some times as many
 READ_TASK_BYTES = 32 << 20  # a task has about this size: small files together, Parquet by row groups
 READ_TASK_FILES = 500  # to open a file takes longer than to read what little it may hold
 
@@ -43,7 +44,8 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, dim: int) 
     """
     inputs = files if isinstance(files, Inputs) else Inputs(files)
     tasks, results = _read_all(_read_tasks(files, cfg), lambda items: map_parts(
-        RecordReader, items, run=run, cfg=cfg, keep=inputs.keep
+        RecordReader, items, run=run, cfg=cfg, keep=inputs.keep,
+        groups=record_groups(sum(file.size for file in files)),
     ))  # fmt: skip
     issues = Issues()
     for task, result in zip(tasks, results, strict=True):
@@ -143,10 +145,13 @@ def _default_ids(file: InputFile, first: int, count: int) -> list[str]:
 
 
 class RecordReader:
-    """Read the files of a task, clean their records, and leave them as parts of records/."""
+    """Read the files of a task, clean their records, and leave them as parts of records/.
 
-    def __init__(self, run: RunDir, cfg: ReadSection, keep: tuple[str, ...] = ()) -> None:
-        self.run, self.cfg, self.keep = run, cfg, keep
+    groups : times RECORDS_PER_PART, the records of a part
+    """
+
+    def __init__(self, run: RunDir, cfg: ReadSection, keep: tuple[str, ...] = (), groups: int = 1) -> None:
+        self.run, self.cfg, self.keep, self.groups = run, cfg, keep, groups
         self.clean = TextCleaner(cfg)
 
     def __call__(self, item: Item) -> Item:
@@ -164,7 +169,7 @@ class RecordReader:
         untyped = all(file["format"] in ("csv", "tsv") for file in task.files)
         parts: list[dict[str, Any]] = []
         mixed: set[str] = set()  # columns of several types
-        for default_ids, table in _parts(task, self.cfg, self.keep, issues, mixed):
+        for default_ids, table in _parts(task, self.cfg, self.keep, issues, mixed, self.groups):
             texts, originals = self.clean(table, issues)
             columns, kinds = carried_columns(table, self.cfg, self.keep, issues)
             name = f"part-{serial:06d}-{len(parts):06d}"
@@ -180,9 +185,9 @@ class RecordReader:
 
 
 def _parts(
-    task: ReadTask, cfg: ReadSection, keep: tuple[str, ...], issues: Issues, mixed: set[str]
+    task: ReadTask, cfg: ReadSection, keep: tuple[str, ...], issues: Issues, mixed: set[str], groups: int
 ) -> Iterator[tuple[list[Any], pa.Table]]:
-    """The records of a task with their default ids, at most RECORDS_PER_PART and about BATCH_BYTES at a time.
+    """The records of a task with their default ids, about BATCH_BYTES and so many times RECORDS_PER_PART at most.
 
     In a piece of a file, whose first record has a number that is not known yet, they are numbers from 1.
     mixed : takes the names of columns that are strings because types differ
@@ -190,11 +195,11 @@ def _parts(
     """
     ids: list[Any] = []
     tables: list[pa.Table] = []
-    size = 0
+    size, most = 0, groups * RECORDS_PER_PART
     for file, first, table in _numbered_batches(task, cfg, keep, issues):
         start = 0
         while start < len(table):
-            rows = table.slice(start, RECORDS_PER_PART - len(ids))
+            rows = table.slice(start, most - len(ids))
             rows_size = rows.nbytes
             if not tables or size + rows_size <= batches.BATCH_BYTES:
                 ids += (
@@ -204,7 +209,7 @@ def _parts(
                 )
                 tables.append(rows)
                 start, size = start + len(rows), size + rows_size
-                if len(ids) < RECORDS_PER_PART:
+                if len(ids) < most:
                     continue
             yield ids, _joined(tables, mixed)
             ids, tables, size = [], [], 0

@@ -239,6 +239,24 @@ def test_a_walk_asks_for_the_index_each_footer_and_each_row_group(store: ObjectS
     assert_array_equal(np.concatenate([table["row"].to_numpy() for table in tables]), np.arange(7 * GROUP_ROWS + 15))
 
 
+def test_a_walk_waits_for_many_row_groups_at_a_time(large_parts: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[int] = []
+    most = 0
+    ask = RemotePath.read_range
+
+    def slow(*args: Any) -> Any:
+        nonlocal most
+        waiting.append(1)
+        most = max(most, len(waiting))
+        time.sleep(0.2)
+        waiting.pop()
+        return ask(*args)
+
+    monkeypatch.setattr(RemotePath, "read_range", slow)
+    assert sum(map(len, walk_tables(parts(large_parts), ["row"]))) == 7 * GROUP_ROWS + 15
+    assert most > 4
+
+
 def test_a_sample_of_rows_asks_for_its_row_groups_alone(store: ObjectStore, large_parts: RemotePath) -> None:
     rows = np.array([3, 4, 2 * GROUP_ROWS, 5 * GROUP_ROWS + 2])
     assert read_rows(large_parts, rows, ["row"])["row"].to_pylist() == rows.tolist()

@@ -30,7 +30,7 @@ from ray.scripts.scripts import cli as ray_cli
 
 from clustering import __version__
 from clustering.config.loading import load_config
-from clustering.kernels.memory import stage_bytes
+from clustering.kernels.memory import count_blocks, stage_bytes
 from clustering.text.fonts import LIKELY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -805,7 +805,9 @@ AS_WRITTEN = 1  # the column that the files themselves follow
 def test_sizes_hold_what_the_stages_plan(name: str, column: int) -> None:
     size, n = {row: cells[column] for row, cells in SIZES[name].items()}, COUNTS[column]
     assert int(size["texts"].replace(",", "")) == n
-    plan = {line.stage: line for line in stage_bytes(n, n, dim=1024, k=50, text_bytes=100, encoder_bytes=2600 << 20)}
+    n_blocks = count_blocks(n, 50, int(size["cpu, nodes"]), int(0.7 * gib(size["cpu, a node"]) * 2**30))
+    lines = stage_bytes(n, n, 1024, 50, 100, 2600 << 20, n_blocks=n_blocks)
+    plan = {line.stage: line for line in lines}
     largest = max(plan.values(), key=lambda line: line.memory_bytes)
     needs = largest.memory_bytes * 1.5 / 2**30
     assert gib(size["cpu, a node"]) >= needs, f"{largest.stage} of {n} texts needs a node of {needs:.0f}Gi: {name}"

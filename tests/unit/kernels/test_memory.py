@@ -6,7 +6,15 @@ from itertools import pairwise
 
 import pytest
 
-from clustering.kernels.memory import StageBytes, count_blocks, forest_bytes, graph_bytes, stage_bytes
+from clustering.kernels.memory import (
+    StageBytes,
+    count_blocks,
+    forest_bytes,
+    graph_bytes,
+    halo_rows,
+    server_bytes,
+    stage_bytes,
+)
 
 
 def plan(n_texts: int) -> dict[str, StageBytes]:
@@ -66,6 +74,17 @@ def test_the_graph_takes_what_was_measured(n_blocks: int, mebibytes: int) -> Non
     assert graph_bytes(1_000_000, 20_000_000, n_blocks) / 2**20 == pytest.approx(mebibytes, rel=0.2)
 
 
+def test_a_halo_grows_with_its_block_until_it_is_all_the_rest() -> None:
+    assert [halo_rows(1_000_000, own) for own in (1_000_000, 500_000, 10_000)] == [0, 500_000, 80_000]
+    assert halo_rows(1_000_000, 10_000, share=0.5) == 5000
+
+
+@pytest.mark.parametrize(("n_texts", "mebibytes"), [(200_000, 1585), (1_000_000, 3580)])
+def test_a_server_takes_what_was_measured(n_texts: int, mebibytes: int) -> None:
+    """Version 2.3.5, HNSW with M=16, 256 dimensions: docs/operations.md, benchmarks/results/server-1m.json."""
+    assert server_bytes(n_texts, 4, 256, 32) / 2**20 == pytest.approx(mebibytes, rel=0.1)
+
+
 def test_a_small_graph_is_one_block_and_a_large_one_fits_its_nodes() -> None:
     assert count_blocks(200_000, 20, 3, 64 << 30) == 1
     assert count_blocks(1_000_000, 20, 3, 64 << 30) == 3
@@ -75,5 +94,5 @@ def test_a_small_graph_is_one_block_and_a_large_one_fits_its_nodes() -> None:
     own = 100_000_000 // n_blocks
     assert 38 < n_blocks < 200
     assert graph_bytes(100_000_000, 5_000_000_000, n_blocks) <= 4 << 30
-    assert forest_bytes(own, own, 50 * own) <= 4 << 30
+    assert forest_bytes(own, halo_rows(100_000_000, own), 50 * own) <= 4 << 30
     assert count_blocks(100_000_000, 50, 10, 1 << 30) == 512  # no number of blocks would fit

@@ -16,12 +16,11 @@ import pytest
 
 from clustering.cli.main import JsonLines, main
 from clustering.config.loading import build_config
-from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StageError
 from clustering.monitoring import metrics, progress
 from clustering.monitoring.capacity import check_fits, estimates_by_node_type, group_node_types
 from clustering.monitoring.metrics import METRICS
-from clustering.monitoring.plan import plan_entries, plan_lines
+from clustering.monitoring.plan import plan_entries
 from clustering.monitoring.progress import StageProgress, format_duration, progress_line
 from clustering.monitoring.resources import Counts, NodeType, StageEstimate, estimate_stages
 from clustering.monitoring.status import status_lines
@@ -121,6 +120,19 @@ def test_progress_is_written_seldom_and_told_more_seldom(run: RunDir, quiet: dic
     for _ in range(500):
         at_work.advance({"rows": 1})
     assert (run / PROGRESS).read_text() == first
+
+
+def test_a_stage_never_waits_for_the_write_of_its_progress(run: RunDir, quiet: dict[str, float]) -> None:
+    at_work = StageProgress(run, "news", "embed")
+    at_work.expect(10)
+    with at_work.reporting_regularly():  # every two seconds, by a thread
+        at_work.written = 0
+        at_work.advance({"rows": 1})
+        at_work.step("segments", 1, 2)
+        assert json.loads((run / PROGRESS).read_text())["done"] == 0
+    at_work.written = 0
+    at_work.advance({"rows": 1})
+    assert json.loads((run / PROGRESS).read_text())["done"] == 2
 
 
 def test_stages_in_two_threads_each_tell_their_own_and_progress_holds_both(
@@ -344,24 +356,6 @@ def test_a_pipe_beside_it_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe/manifest.json")
     assert calibrations_beside(RunDir(tmp_path / "new")) == []
-
-
-def test_a_plan_names_memory_disk_time_and_money(tmp_path: Path) -> None:
-    finished_run(tmp_path / "one", 10_000)
-    config = build_config({"embed": {"encoder": "static"},
-                           "run": {"dir": str(tmp_path / "new"), "prices": {"cpu_hour": 1.0}}})  # fmt: skip
-    lines = plan_lines(config, 20_000)
-    assert [line.split()[0] for line in lines[2:13]] == list(STAGE_ARTEFACTS)
-    assert all(str(tmp_path / "one") in line for line in lines[2:13])
-    assert re.match(r"in all: .* of disk; a node needs .* of memory", lines[13])
-    assert re.match(r"cost: \d+\.\d\d USD", lines[14])
-    assert main(["plan", "--texts", "20000", "--config", str(ROOT / "cluster_configs/laptop.yaml"),
-                 "--run", str(tmp_path / "one")]) == 0  # fmt: skip
-    told = plan_lines(build_config({"run": {"dir": str(tmp_path / "else/new")}, "store": {"uri": "http://m:19530"}}), 9)
-    assert any("no finished run tells" in line for line in told)
-    assert any("the Milvus server needs about" in line for line in told)
-    with pytest.raises(ConfigError, match="--texts=0 is no number of texts"):
-        plan_lines(RunConfig(), 0)
 
 
 # --- from another shell ---

@@ -24,8 +24,10 @@ from hypothesis import given
 from clustering import schema
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, InputError
+from clustering.kernels import memory
+from clustering.kernels.memory import record_groups
 from clustering.runs.parts import read_columns
-from clustering.sources import batches, detection, files, layout, opening
+from clustering.sources import batches, deduplication, detection, files, layout, opening
 from clustering.sources.detection import find_files
 from clustering.sources.files import InputFile
 from clustering.sources.formats import parquet
@@ -500,6 +502,29 @@ def test_parquet_reads_the_same_however_it_is_cut(rows: int, dense: int, tmp_pat
         pq.write_table(pa.table(columns), path, row_group_size=90, **options)
         table = columns_of(path, columns=tuple(columns))
         assert {name: table[name].to_pylist() for name in columns} == expected
+
+
+def test_a_large_input_makes_fewer_parts_of_records_and_the_same_rows(
+    tmp_path: Path, read_here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"title": [f"Flood {n % 70}" for n in range(100)]}), path)
+    seen: list[list[str]] = []
+    share_out = deduplication._share_out
+    monkeypatch.setattr(
+        deduplication,
+        "_share_out",
+        lambda counts, most: seen.append([one["name"] for one in counts]) or share_out(counts, most),
+    )
+    assert (record_groups((1 << 30) - 1), record_groups(1 << 30)) == (1, 4)
+    runs = []
+    for large in (1 << 30, 1):
+        monkeypatch.setattr(memory, "LARGE_INPUT_BYTES", large)
+        runs.append(read_here(section(path), 10))
+    assert [len(names) for names in seen] == [10, 3]  # of 10 and of 40 records
+    assert runs[0][1] == runs[1][1]
+    one, other = (read_columns(run / "texts", ["row", "text", "copies"]) for run, _ in runs)
+    assert one.equals(other)
 
 
 def test_a_row_group_that_is_too_large_is_refused(tmp_path: Path, read_here: Any, bound: Bound) -> None:
