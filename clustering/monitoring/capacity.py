@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from clustering.config.sections import RunConfig
@@ -15,7 +16,14 @@ REMEDIES = {
     "forest": "lower search.k or graph.k",
     "project": "set project.sample",
 }
+WORK_SHARE = 0.7  # of a node's memory that Ray gives to tasks; the rest is for objects
 PARALLEL_STAGES = ("read", "embed", "store", "search")  # of many processes, which Ray puts on any node
+
+
+def this_machine(gpus: float = 0) -> NodeType:
+    """This machine as a node."""
+    held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return NodeType(os.cpu_count() or 1, gpus, int(WORK_SHARE * held))
 
 
 def group_node_types(nodes: Iterable[tuple[int, float, int]]) -> list[NodeType]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from dataclasses import dataclass
@@ -9,13 +10,18 @@ from pathlib import Path
 
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
+from clustering.kernels.memory import FILE_RECORDS
 from clustering.monitoring.progress import format_duration
+from clustering.monitoring.rates import PER_DECADE, STEPS, Seconds, cores_of, moving_seconds, step_seconds
 from clustering.monitoring.resources import Counts, NodeType, StageEstimate, counts_of, estimate_stages
+from clustering.monitoring.traffic import ON_ONE_NODE, Traffic
 from clustering.runs.directory import RunDir
+from clustering.runs.object_store import is_local
 
 log = logging.getLogger("covey")
 START_S = 1.0  # of a stage with next to nothing to do
 UMAP_START_S = 8.0  # umap-learn compiles first
+LIKE_A_RUN = (0.8, 1.25)  # times what a finished run of the same size and cores suggests
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,40 @@ def estimate_seconds(stage: str, config: RunConfig, counts: Counts, known: Calib
         growth *= config.graph_k / known.graph_k
     start = UMAP_START_S if stage == "project" and config.project.method == "umap" else START_S
     return start + max(known.seconds[stage] - start, 0.05) * growth
+
+
+def stage_seconds(
+    stage: str, config: RunConfig, counts: Counts, cluster: NodeType, known: list[Calibration], card: str,
+    moved: Traffic,
+) -> tuple[Seconds, dict[str, Seconds]]:  # fmt: skip
+    """The seconds of a stage on the nodes of a type: by the largest finished run that fits it, else by the rates.
+
+    moved : by the stage
+    Returns: the seconds, and where rates tell, those of each step.
+    """
+    guesses = [(run, seconds) for run in known if (seconds := estimate_seconds(stage, config, counts, run)) is not None]
+    if guesses:
+        run, seconds = max(guesses, key=lambda guess: guess[0].counts.texts)
+        seconds *= _fewer_cores(stage, config, counts, run, cluster)
+        wider = PER_DECADE ** abs(math.log10(counts.texts / run.counts.texts))
+        low, high = LIKE_A_RUN
+        return Seconds(seconds, seconds * low / wider, seconds * high * wider, (run.path,)), {}
+    steps = {step: step_seconds(step, config, counts, cluster, card, moved.at_once) for step in STEPS[stage]}
+    nodes = 1 if moved.tasks == 1 or stage in ON_ONE_NODE else cluster.count
+    moving = moving_seconds(moved.read + moved.written + moved.between, nodes)
+    waiting = Seconds(moved.waits_s, moved.waits_s / 2, moved.waits_s * 2, ("latency",))
+    start = Seconds(START_S, START_S, START_S, ())
+    apart = [start, moving] if is_local(config.run.dir) else [start, moving, waiting]
+    return functools.reduce(Seconds.plus, [*apart, *steps.values()]), steps
+
+
+def _fewer_cores(stage: str, config: RunConfig, counts: Counts, run: Calibration, cluster: NodeType) -> float:
+    """The cores (or GPUs) that shared out a stage of a finished run, over those that will."""
+    step, shared = next(iter(STEPS[stage].items()))
+    if shared != "nodes" or (stage == "report" and counts.records <= FILE_RECORDS):
+        return 1.0
+    before = run.used["gpus" if stage == "embed" and config.embed.gpus_per_actor else "cpus"]
+    return before / cores_of(step, config, counts, cluster) if before else 1.0
 
 
 def cost_of(seconds: float, used: dict[str, float], config: RunConfig, tokens: int = 0) -> float | None:

@@ -1,0 +1,201 @@
+"""Configuration, counts and a cluster in; tasks, bytes, and requests to an object store of each stage out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from clustering.config.sections import RunConfig
+from clustering.kernels.memory import (
+    FILE_RECORDS,
+    GROUP_ROWS,
+    LARGEST_PART,
+    MAP_TEXTS,
+    SUMMED_TEXTS,
+    count_blocks,
+    halo_rows,
+    part_rows,
+    record_groups,
+)
+from clustering.kernels.partitions import SAMPLE_TEXTS, count_partitions
+from clustering.monitoring.capacity import PARALLEL_STAGES
+from clustering.monitoring.rates import request_formulas
+from clustering.monitoring.resources import Counts, NodeType, StageEstimate
+from clustering.runs.parts import AHEAD, REMOTE_AHEAD
+
+LATENCY_S = {"HEAD": 0.020, "GET": 0.035, "PUT": 0.060, "LIST": 0.035}  # of a request to an object store
+READ_BYTES = 32 << 20  # of the input, in a task
+UPLOAD_BYTES, UPLOADS = 16 << 20, 4  # of a larger object, in a request; and requests at a time
+INDEXED = ("embed", "store", "search")  # whose driver writes an index while parts are made
+WALKED = ("graph", "cluster", "plot")  # whose single task walks over a column of all parts
+LARGE_GROUP = 131_072  # rows of a row group of the assignment
+ON_ONE_NODE = ("cluster", "plot")  # whose bytes go through one process
+ROUNDS, SKETCH_BYTES = 8, 256  # in which shards send each row of the halos of others
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a stage moves.
+
+    tasks, at_once : calls of workers or tasks, and how many are at work together
+    read, written : bytes of the run directory; between : bytes that go from node to node, or to a server
+    requests : to an object store, by verb
+    serial_s, shared_s : seconds that they wait in one process, and in all processes that share the work
+    """
+
+    tasks: int
+    at_once: int
+    read: float = 0
+    written: float = 0
+    between: float = 0
+    requests: dict[str, int] = field(default_factory=dict)
+    serial_s: float = 0
+    shared_s: float = 0
+
+    @property
+    def waits_s(self) -> float:
+        """Seconds that the stage waits for its requests, if nothing is done meanwhile."""
+        return self.serial_s + self.shared_s / self.at_once
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How many of everything a run has: see ``pieces_of``."""
+
+    parts: int  # of texts/, vectors/ and neighbors/
+    groups: int  # row groups of those parts
+    records: int  # parts of records/
+    blocks: int  # of the graph
+    nodes: int
+    cores: int  # of all nodes
+
+
+def pieces_of(config: RunConfig, counts: Counts, node_type: NodeType) -> Pieces:
+    texts, k = counts.texts, min(config.graph_k, max(counts.texts - 1, 0))
+    parts = math.ceil(texts / part_rows(counts.records, counts.dim, counts.text_bytes))
+    return Pieces(
+        parts,
+        max(parts, math.ceil(texts / GROUP_ROWS)),
+        math.ceil(counts.records / GROUP_ROWS / record_groups(counts.records * counts.text_bytes)),
+        count_blocks(texts, k, node_type.count, node_type.memory_bytes),
+        node_type.count,
+        node_type.cpus * node_type.count,
+    )
+
+
+def stage_traffic(estimate: StageEstimate, config: RunConfig, counts: Counts, node_type: NodeType) -> Traffic:
+    """The tasks and the traffic of a stage. estimate : of the stage on a node of the type"""
+    pieces, stage = pieces_of(config, counts, node_type), estimate.stage
+    tasks = _tasks(stage, pieces, counts)
+    actors = {"embed": config.embed.actors, "store": config.store.actors, "search": config.search.actors}
+    pool = min(estimate.processes * pieces.nodes, actors.get(stage) or math.inf)
+    if stage not in PARALLEL_STAGES:  # tasks that ask for a core and, but for shards, for the memory of the largest
+        on_node = node_type.cpus
+        if node_type.memory_bytes and stage not in ("forest", "cluster"):
+            on_node = max(1, min(on_node, node_type.memory_bytes // estimate.memory_bytes))
+        pool = on_node * pieces.nodes
+    read, written, between = _moved(stage, config, counts, pieces)
+    requests, serial_s, shared_s = _requests(stage, estimate, config, counts, pieces)
+    return Traffic(
+        tasks, max(1, int(min(pool, tasks))), read, written, between if stage in ("store", "search") else
+        between * (1 - 1 / pieces.nodes), requests, serial_s, shared_s,
+    )  # fmt: skip
+
+
+def _tasks(stage: str, pieces: Pieces, counts: Counts) -> int:
+    """The calls of a stage's workers, or its tasks."""
+    texts, blocks = counts.texts, pieces.blocks
+    counted, summed = min(64, math.ceil(texts / 32_768)), math.ceil(texts / SUMMED_TEXTS)
+    grouped = min(1024, math.ceil(texts / LARGEST_PART))
+    alone = blocks == 1
+    return {
+        "read": math.ceil(counts.records * counts.text_bytes / READ_BYTES) + pieces.parts,
+        "embed": pieces.parts,
+        "store": pieces.parts,
+        "search": pieces.parts,
+        "graph": 1 if alone else 1 + min(pieces.parts, blocks) + blocks,
+        "forest": 1 if alone else 2 * blocks,  # shards, and merges with the stage's own task
+        "cluster": 1 if alone else 1 + blocks,
+        "describe": 1 if counted == summed == 1 else 2 + 2 * counted + 2 * summed,
+        "project": 1 if grouped == 1 else 1 + (5 if texts > MAP_TEXTS else 2) * grouped,
+        "plot": 1 if grouped == 1 else 1 + grouped,
+        "report": 1 if counts.records <= FILE_RECORDS else 2 * min(64, math.ceil(counts.records / LARGEST_PART)),
+    }[stage]
+
+
+def _moved(stage: str, config: RunConfig, counts: Counts, pieces: Pieces) -> tuple[float, float, float]:
+    """Bytes that a stage reads and writes, and those that go between processes, or to a server."""
+    n, records, k = counts.texts, counts.records, config.search.k
+    texts, vectors, lists = n * (counts.text_bytes + 12), n * counts.dim * 4, n * k * 12
+    edges = n * min(config.graph_k, k)
+    members, assigned, coords, forest = records * 40, n * 80, n * 16, n * 24
+    kept = records * (counts.text_bytes + 60)  # of records/, read for the digests and for the rest
+    own = -(-n // pieces.blocks)
+    halos = pieces.blocks * halo_rows(n, own)
+    blocks = edges * 24 + n * 40
+    sampled = n > (config.project.sample or MAP_TEXTS)
+    return {
+        "read": (records * counts.text_bytes + 2 * kept, kept + texts + members, 0),
+        "embed": (texts, vectors, 0),
+        "store": (vectors, 0, vectors),
+        "search": (vectors, lists, vectors + lists),
+        "graph": (lists + texts, blocks, edges * 28 if pieces.blocks > 1 else 0),
+        "forest": (edges * 8 + n * 40, forest, halos * SKETCH_BYTES * ROUNDS + forest * math.log2(pieces.blocks)),
+        "cluster": (edges * 4 + n * 20 + forest, assigned, halos * 4 * 15 + n * 12 * (pieces.blocks > 1)),
+        "describe": (texts + assigned, 0, texts),
+        "project": ((2 if sampled else 1) * lists + vectors, coords, n * 9 * pieces.nodes if sampled else 0),
+        "plot": (coords + n * 4, 6 << 20, 0),
+        "report": (members + assigned + coords, records * 60, 0),
+    }[stage]
+
+
+def frame_traffic(config: RunConfig, counts: Counts, node_type: NodeType) -> Traffic:
+    """The requests of a run before, between and after its stages."""
+    found = _counted("between stages", pieces_of(config, counts, node_type))
+    requests = {verb: math.ceil(found.get(verb, 0.0)) for verb in LATENCY_S}
+    return Traffic(1, 1, requests=requests, serial_s=found.get("serial_s", 0.0))
+
+
+def _groups_of(rows: int, groups: int) -> float:
+    """Of so many row groups, those that hold one of some rows."""
+    return groups * (1 - math.exp(-rows / groups))
+
+
+def _center_rows(n_texts: int) -> int:
+    return SAMPLE_TEXTS * count_partitions(n_texts)
+
+
+def _counted(stage: str, pieces: Pieces) -> dict[str, float]:
+    """What the formulas of benchmarks/requests.py give."""
+    formulas = request_formulas("shared" if pieces.blocks > 1 else "alone").get(stage, {})
+    sizes = (1, pieces.parts, pieces.groups, pieces.blocks)
+    return {what: sum(a * b for a, b in zip(fitted, sizes, strict=True)) for what, fitted in formulas.items()}
+
+
+def _requests(
+    stage: str, estimate: StageEstimate, config: RunConfig, counts: Counts, pieces: Pieces
+) -> tuple[dict[str, int], float, float]:
+    """What ``Traffic`` holds of requests: by the counted formulas, and what only large objects need."""
+    found, get = _counted(stage, pieces), LATENCY_S["GET"]
+    serial_s, shared_s = found.get("serial_s", 0.0), found.get("shared_s", 0.0)
+    if pieces.blocks > 1:  # the driver and the single tasks of a large run
+        serial_s = request_formulas("shared").get(stage, {}).get("serial_s", [0.0])[0]
+        serial_s += LATENCY_S["PUT"] * pieces.parts * (stage in INDEXED)
+        serial_s += get * (pieces.groups + pieces.parts) / REMOTE_AHEAD * (stage in WALKED)
+        drawn = {"store": (200,), "search": (config.search.recall_sample, _center_rows(counts.texts))}.get(stage, ())
+        serial_s += get / AHEAD * sum(pieces.parts + _groups_of(rows, pieces.groups) for rows in drawn)
+    requests = {verb: found.get(verb, 0.0) for verb in LATENCY_S}
+    uploads = estimate.disk_bytes / UPLOAD_BYTES if stage not in ("store", "project") else 0.0
+    large_groups = counts.texts / LARGE_GROUP  # of the assignment
+    alone = {"cluster": counts.texts * 24 / UPLOAD_BYTES, "plot": 2 * large_groups}.get(stage, 0.0)
+    apart = {"forest": pieces.blocks * 8, "describe": 2 * pieces.parts, "report": 2 * pieces.parts}.get(stage, 0)
+    copied = {"forest": 8, "cluster": 4}.get(stage, 0) * counts.texts * 50 / UPLOAD_BYTES if pieces.blocks > 1 else 0.0
+    if stage == "read":  # a part of records/ is written once, and read for its digests and for its rows
+        uploads += pieces.records - pieces.parts
+        apart += 2 * (pieces.records - pieces.parts)
+    requests["PUT"] += uploads
+    requests["GET"] += alone + apart + copied
+    one_file = stage in ("forest", "cluster")
+    serial_s += LATENCY_S["GET"] * alone + LATENCY_S["PUT"] * uploads / UPLOADS * one_file
+    shared_s += LATENCY_S["GET"] * (apart + copied) + LATENCY_S["PUT"] * uploads * (not one_file)
+    return {verb: math.ceil(count) for verb, count in requests.items()}, serial_s, shared_s
