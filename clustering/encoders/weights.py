@@ -191,7 +191,7 @@ def is_cached(name: str, commit: str) -> bool:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE) / f"models--{full_name(name).replace('/', '--')}" / "snapshots" / commit
-    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    return any(folder.glob("**/*.safetensors")) or any(folder.glob("**/*.bin"))
 
 
 def resolve_commit(name: str, known: str | None = None, revision: str | None = None) -> str | None:

