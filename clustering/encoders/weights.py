@@ -138,11 +138,11 @@ def model_prompt(cfg: EmbedSection, commit: str | None = None) -> str:
     settings = _model_json(cfg, commit, "config_sentence_transformers.json")
     prompts = settings.get("prompts")
     prompts = prompts if isinstance(prompts, dict) else {}
-    default = prompts.get(settings.get("default_prompt_name"))
+    default = prompts.get(str(settings.get("default_prompt_name")))
     if isinstance(default, str):
         return default
-    names = [model_location(cfg), str(_model_json(cfg, commit, "config.json").get("_name_or_path", ""))]
-    is_e5 = any(E5.search(Path(name).name) and "instruct" not in name.lower() for name in names)
+    paths = [model_location(cfg), str(_model_json(cfg, commit, "config.json").get("_name_or_path", ""))]
+    is_e5 = any(E5.search(name) and "instruct" not in name.lower() for name in (Path(path).name for path in paths))
     return "query: " if is_e5 or prompts.get("query") == "query: " else ""
 
 

@@ -381,6 +381,7 @@ ST = "config_sentence_transformers.json"
         ("e5_folder", {ST: {"prompts": {"none": ""}, "default_prompt_name": "none"}}, ""),
         ("folder", {ST: {"prompts": {"query": "Represent: ", "document": ""}, "default_prompt_name": None}}, ""),
         ("folder", {ST: {"prompts": None, "default_prompt_name": "query"}}, ""),
+        ("folder", {ST: {"prompts": {"query": "q: "}, "default_prompt_name": ["query"]}}, ""),
         ("folder", {ST: ["query: "], "config.json": "query: "}, ""),
     ],
 )
