@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -25,20 +27,34 @@ class Hub:
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for a path without its query."""
         if path.startswith("/api/models/"):
-            named, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+            named, what, revision = re.split("/(revision|tree)/", f"{path.removeprefix('/api/models/')}/revision/")[:3]
             commit = self.refs.get(revision or "main", revision)
             if named != self.model or commit not in self.commits:
                 return 404, {"X-Error-Code": "RevisionNotFound" if named == self.model else "RepoNotFound"}, b""
-            files = [path.relative_to(self.commits[commit]) for path in self.commits[commit].rglob("*")]
-            siblings = [{"rfilename": file.as_posix()} for file in files]
-            return 200, {}, json.dumps({"id": self.model, "sha": commit, "siblings": siblings}).encode()
+            if what == "tree":
+                files = [file for file in self.commits[commit].rglob("*") if file.is_file()]
+                entries = [
+                    {
+                        "type": "file",
+                        "path": file.relative_to(self.commits[commit]).as_posix(),
+                        "size": file.stat().st_size,
+                        "oid": _digest(file.read_bytes()),
+                    }
+                    for file in files
+                ]
+                return 200, {}, json.dumps(entries).encode()
+            return 200, {}, json.dumps({"id": self.model, "sha": commit}).encode()
         named, _, rest = path.removeprefix("/").partition("/resolve/")
         revision, _, name = rest.partition("/")
         commit = self.refs.get(revision, revision)
         file = self.commits.get(commit, Path("/nowhere")) / name
         if named != self.model or not file.is_file():
             return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
-        return 200, {"X-Repo-Commit": commit, "ETag": f'"{abs(hash((commit, name))):x}"'}, file.read_bytes()
+        return 200, {"X-Repo-Commit": commit, "ETag": f'"{_digest(file.read_bytes())}"'}, file.read_bytes()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""Embedding actors that die: the vectors are those of a run that nobody disturbs; a part that kills them is named."""
+"""Embedding actors: those that die change no vector, a part that kills them is named; a model is downloaded once."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +13,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from clustering import schema
 from clustering.config.sections import EmbedSection
 from clustering.encoders.base import Encoded
+from clustering.encoders.loading import load_encoder
 from clustering.errors import StageError
 from clustering.monitoring.progress import track_stage
 from clustering.runs.directory import RunDir
@@ -23,10 +30,13 @@ from clustering.runs.parts import part_name, read_columns
 from clustering.runs.storage import write_table
 from clustering.stages import embed
 from clustering.stages.embed import Embedder, embed_texts
+from tests.hub import Hub, serving
+from tests.integration.conftest import ROOT
 from tests.integration.test_faults import kill_an_actor, meanwhile
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 PARTS, ROWS = 12, 200
+WORDS = "flood river bridge rain dam goal final cup team coach vote mayor poll seat party".split()
 STATIC = EmbedSection(encoder="static", actors=2)
 
 
@@ -54,10 +64,9 @@ class Deadly(Slow):
 def texts_of(folder: Path, deadly: int | None = None) -> RunDir:
     """A run whose texts are read: parts of different texts, one of which may hold a deadly one."""
     run, rng = RunDir(folder), np.random.default_rng(3)
-    words = "flood river bridge rain dam goal final cup team coach vote mayor poll seat party".split()
     for number in range(PARTS):
         rows = np.arange(number * ROWS, (number + 1) * ROWS)
-        texts = [f"{row} {' '.join(rng.choice(words, 6))}" for row in rows]
+        texts = [f"{row} {' '.join(rng.choice(WORDS, 6))}" for row in rows]
         if number == deadly:
             texts[ROWS // 2] += " deadly"
         columns = {"row": rows, "text": texts, "copies": np.ones(ROWS, np.int32)}
@@ -118,3 +127,44 @@ def test_a_part_that_kills_its_actor_each_time_is_named_with_its_first_ids(
     monkeypatch.setattr(embed, "Embedder", Embedder)
     embedded(run)
     assert {name: (run / "vectors" / name).stat().st_mtime_ns for name in kept} == times
+
+
+def static_model(folder: Path, seed: int) -> Path:
+    """Word vectors in the form of model2vec."""
+    folder.mkdir()
+    vocabulary = {word: number for number, word in enumerate(["[UNK]", *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    vectors = np.random.default_rng(seed).normal(size=(len(vocabulary), 16)).astype(np.float32)
+    save_file({"embeddings": vectors}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+EMBED = """
+import sys
+import ray
+from clustering.config.sections import EmbedSection
+from clustering.encoders.weights import resolve_commit
+from clustering.runs.directory import RunDir
+from clustering.stages.embed import embed_texts
+
+ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+cfg = EmbedSection(encoder="static", model="somebody/model", revision="v1", actors=2)
+embed_texts(RunDir(sys.argv[1]), cfg, resolve_commit("somebody/model", revision="v1"))
+"""
+
+
+def test_a_model_of_the_hub_is_downloaded_once_for_all_actors_of_a_node(tmp_path: Path) -> None:
+    commits = {"a" * 40: static_model(tmp_path / "one", 1), "b" * 40: static_model(tmp_path / "other", 2)}
+    run = texts_of(tmp_path / "run")
+    with serving(Hub("somebody/model", commits, {"main": "b" * 40, "v1": "a" * 40})) as hub:
+        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+        words = [sys.executable, "-c", EMBED, str(run.path)]
+        subprocess.run(words, env=env, cwd=ROOT, check=True, timeout=300)
+    assert hub.taken == {"config.json": 1, "model.safetensors": 1, "tokenizer.json": 1}
+    found = read_columns(run / "vectors", ["vector"])["vector"].combine_chunks().values.to_numpy().reshape(-1, 16)
+    texts = read_columns(run / "texts", ["text"])["text"].to_pylist()
+    expected = load_encoder(EmbedSection(encoder="static", model=str(commits["a" * 40]))).encode(texts).vectors
+    np.testing.assert_allclose(found, expected, atol=1e-6)
