@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from clustering.config.sections import EmbedSection
-from clustering.encoders.base import FloatArray, TokenizerEncoder, Tokens, package_folder, tokenize
+from clustering.encoders.base import FloatArray, TokenizerEncoder, Tokens, package_folder
 from clustering.encoders.weights import model_folder
 from clustering.errors import ConfigError
 
@@ -23,9 +21,6 @@ LAYOUTS = (
     ("model.safetensors", "tokenizer.json"),
     ("0_StaticEmbedding/model.safetensors", "0_StaticEmbedding/tokenizer.json"),
 )
-SPACE_AS_SIGN = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
-# Texts whose words begin with more than one ▁, or where a special token may stand.
-NOT_BY_WORDS = re.compile("^ |  |[▁<]")
 
 
 class StaticEncoder(TokenizerEncoder):
@@ -37,7 +32,6 @@ class StaticEncoder(TokenizerEncoder):
     """
 
     special_tokens = False
-    by_words: Any = None  # see ``word_tokenizer``
 
     def __init__(self, cfg: EmbedSection, commit: str | None = None) -> None:
         from safetensors.numpy import load_file
@@ -56,19 +50,6 @@ class StaticEncoder(TokenizerEncoder):
             self.vectors[self.unknown] = 0
         if path.name == "model.safetensors":
             self.max_characters = max_tokens * self.median_length
-        self.by_words = word_tokenizer(self.tokenizer)
-
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
-        if self.by_words is None:
-            return super().tokenize(texts)
-        by_words = [NOT_BY_WORDS.search(text) is None for text in texts]
-        first, others = ([row for row, fast in enumerate(by_words) if fast == which] for which in (True, False))
-        one = tokenize(self.by_words, [texts[row] for row in first], False, self.max_characters)
-        if not others:
-            return one
-        other = super().tokenize([texts[row] for row in others])
-        ids, lengths = (np.concatenate([getattr(both, name) for both in (one, other)]) for name in ("ids", "lengths"))
-        return Tokens(ids, lengths, one.cut + other.cut).take(np.argsort([*first, *others]))
 
     def encode_batch(self, tokens: Tokens) -> FloatArray:
         ends = np.concatenate([[0], np.cumsum(tokens.lengths)])
@@ -106,30 +87,3 @@ def _token_vectors(tensors: dict[str, Any], n_tokens: int) -> FloatArray:
     if weights is not None:
         vectors *= weights[:n_tokens, None].astype(np.float32)
     return vectors
-
-
-def word_tokenizer(tokenizer: Any) -> Any:
-    """A tokenizer that gives the same tokens faster, but for texts that NOT_BY_WORDS finds; None where there is none.
-
-    Llama's tokenizer merges pairs of signs over the whole text. As no token of it reaches from one word into the next,
-    it may as well merge within words, which the package then looks up if it has seen them before.
-    """
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    if not isinstance(tokenizer.model, models.BPE) or tokenizer.pre_tokenizer is not None:
-        return None
-    described = json.loads(tokenizer.to_str())
-    model, within_word = described["model"], re.compile("▁*[^▁]*")
-    same = (
-        (described["normalizer"] or {}).get("normalizers") == SPACE_AS_SIGN
-        and not model["dropout"]
-        and not model["ignore_merges"]
-        and model["byte_fallback"]  # so that no two unknown signs are joined
-        and all(map(within_word.fullmatch, model["vocab"]))
-        and all(token["content"].startswith("<") for token in described["added_tokens"])
-    )
-    if not same:
-        return None
-    by_words = Tokenizer.from_str(tokenizer.to_str())
-    by_words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
-    return by_words

@@ -9,7 +9,7 @@ from typing import Any
 
 ENOUGH_TEXTS = 50  # fewer texts do not show the languages of a collection
 MIN_SHARE = 0.05  # share of the texts from which on a language counts; smaller shares are names and mistakes
-SAMPLE = 500  # texts of a part whose language is found; 20,000 take a second
+SAMPLE = 200  # texts of a group of a part whose language is found; 20,000 take a second
 ENGLISH = frozenset({"en", "pcm"})  # the words of Nigerian Pidgin are English
 # Headlines do not tell these languages apart.
 MERGED_CODES = {"wuu": "zh", "yue": "zh", "nn": "no", "arz": "ar", "ary": "ar", "lb": "de"}

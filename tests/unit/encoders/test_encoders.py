@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import save
 
 from clustering.config.sections import EmbedSection
-from clustering.encoders.base import Encoded, Encoder, FloatArray, token_batches, tokenize, unit_rows
+from clustering.encoders.base import Encoded, Encoder, FloatArray, token_batches, unit_rows
 from clustering.encoders.loading import check_encoder, load_encoder
 from clustering.encoders.minilm import MiniLMEncoder
 from clustering.encoders.static import StaticEncoder
@@ -23,11 +22,6 @@ from tests.planted import EVENTS, ODD_TEXTS
 
 HEADLINES = [text for texts in EVENTS.values() for text in texts]
 LONG = "word " * 20_000  # 100,000 characters
-
-
-@cache
-def load_static() -> StaticEncoder:
-    return StaticEncoder(EmbedSection(encoder="static"))
 
 
 @pytest.fixture(scope="module", params=["static", "minilm"])
@@ -173,38 +167,6 @@ def test_the_static_encoder_is_wordllama() -> None:
     texts = [*HEADLINES, "wow 😀😀", "北京大学", "Don't panic: 3.5% up!"]
     ours = StaticEncoder(EmbedSection(encoder="static")).encode(texts).vectors
     assert_allclose(ours, theirs.embed(texts, norm=True), atol=1e-5)
-
-
-def test_words_alone_have_the_tokens_of_whole_texts() -> None:
-    encoder = StaticEncoder(EmbedSection(encoder="static", max_tokens=16))
-    assert encoder.by_words is not None
-    long = "Überschwemmung " * 40
-    texts = [
-        *HEADLINES,
-        *ODD_TEXTS,
-        long,
-        " Flood",
-        "Flood  in",
-        "<s> Flood",
-        "a▁b",
-        "▁",
-        "a\n b\tc",
-        "x</s>",
-        "北 京",
-        "Flood ",
-    ]
-    one, other = encoder.tokenize(texts), tokenize(encoder.tokenizer, texts, special_tokens=False)
-    assert_array_equal(one.ids, other.ids)
-    assert_array_equal(one.lengths, other.lengths)
-    assert one.cut == other.cut > 0
-
-
-@given(st.lists(st.text(st.sampled_from("ab the▁<s>/ \n漢é😀.1"), max_size=20), max_size=8))
-def test_words_alone_have_the_tokens_of_any_text(texts: list[str]) -> None:
-    encoder = load_static()
-    one, other = encoder.tokenize(texts), tokenize(encoder.tokenizer, texts, special_tokens=False)
-    assert_array_equal(one.ids, other.ids)
-    assert_array_equal(one.lengths, other.lengths)
 
 
 def test_minilm_gives_the_same_in_small_batches() -> None:
