@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -34,6 +35,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from clustering import schema
 from clustering.config.sections import EmbedSection
@@ -50,16 +52,15 @@ from clustering.stages.embed import embed_texts
 from clustering.workers.session import ray_session
 
 Way = Callable[[Sequence[str]], FloatArray]
-CHUNKS = 10
 
 
-def in_turns(ways: dict[str, Way], texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, FloatArray]]:
+def in_turns(ways: dict[str, Way], texts: Sequence[str], chunks: int) -> tuple[dict[str, Any], dict[str, FloatArray]]:
     """The speed of each way, the first one's times in those of the others, and all vectors."""
     for way in ways.values():
         way(texts[:200])
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     vectors: dict[str, list[FloatArray]] = {name: [] for name in ways}
-    size = -(-len(texts) // CHUNKS)
+    size = -(-len(texts) // chunks)
     names = list(ways)
     for turn, start in enumerate(range(0, len(texts), size)):
         chunk = texts[start : start + size]
@@ -67,7 +68,7 @@ def in_turns(ways: dict[str, Way], texts: Sequence[str]) -> tuple[dict[str, Any]
             wall, cpu = time.perf_counter(), time.process_time()
             vectors[name].append(ways[name](chunk))
             seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    found: dict[str, Any] = {"texts": len(texts), "load": load()}
+    found: dict[str, Any] = {"texts": len(texts), "chunks": chunks, "load": load()}
     for name, times in seconds.items():
         found[name] = {
             "texts_per_s": round(size / median(wall for wall, _ in times)),
@@ -80,7 +81,7 @@ def in_turns(ways: dict[str, Way], texts: Sequence[str]) -> tuple[dict[str, Any]
     return found, {name: np.concatenate(parts) for name, parts in vectors.items()}
 
 
-def compare_minilm(texts: Sequence[str]) -> dict[str, Any]:
+def compare_minilm(texts: Sequence[str], chunks: int) -> dict[str, Any]:
     encoder = load_encoder(EmbedSection(encoder="minilm"))
     assert isinstance(encoder, TokenizerEncoder)
     ways: dict[str, Way] = {
@@ -88,7 +89,7 @@ def compare_minilm(texts: Sequence[str]) -> dict[str, Any]:
         "arrival": lambda some: in_arrival_order(encoder, some),
         "sentence_transformers": sentence_transformer(),
     }
-    found, vectors = in_turns(ways, texts)
+    found, vectors = in_turns(ways, texts, chunks)
     return {**found, "least_cosine_of_arrival": least_cosine(vectors["covey"], vectors["arrival"])}
 
 
@@ -127,7 +128,7 @@ def sentence_transformer() -> Way:
     return lambda texts: np.asarray(model.encode(list(texts)))
 
 
-def compare_static(texts: Sequence[str]) -> dict[str, Any]:
+def compare_static(texts: Sequence[str], chunks: int) -> dict[str, Any]:
     from model2vec import StaticModel
 
     encoder = load_encoder(EmbedSection(encoder="static"))
@@ -144,7 +145,7 @@ def compare_static(texts: Sequence[str]) -> dict[str, Any]:
         "model2vec": lambda some: np.asarray(model.encode(list(some))),
         "loop": one_at_a_time,
     }
-    found, vectors = in_turns(ways, texts)
+    found, vectors = in_turns(ways, texts, chunks)
     return {**found, **{f"least_cosine_of_{name}": least_cosine(vectors["covey"], vectors[name])
                         for name in ("model2vec", "loop")}}  # fmt: skip
 
@@ -221,8 +222,9 @@ def timed(run: RunDir, cfg: EmbedSection) -> tuple[float, float, float]:
         from ray._private.internal_api import memory_summary
 
         nonlocal most
+        address = ray.get_runtime_context().gcs_address
         while not ended.wait(0.5):
-            told = re.search(r"Plasma memory usage (\d+) MiB", memory_summary(stats_only=True))
+            told = re.search(r"Plasma memory usage (\d+) MiB", memory_summary(address, stats_only=True))
             most = max(most, float(told[1]) if told else 0)
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -240,7 +242,9 @@ def write_texts(run: RunDir, texts: Sequence[str], rows: int) -> None:
     for number, start in enumerate(range(0, len(texts), rows)):
         some = texts[start : start + rows]
         columns = {"row": np.arange(start, start + len(some)), "text": some, "copies": np.ones(len(some), np.int32)}
+        members = {"text_id": [str(row) for row in columns["row"]], "row": columns["row"]}
         write_table(run / "texts" / part_name(number), pa.table(columns, schema=schema.TEXTS))
+        write_table(run / "members" / part_name(number), pa.table(members, schema=schema.MEMBERS))
 
 
 def load() -> list[float]:
@@ -253,6 +257,7 @@ def main() -> None:
     parser.add_argument("--column", default="title")
     parser.add_argument("--minilm", type=int, default=20_000, help="texts for MiniLM")
     parser.add_argument("--static", type=int, default=200_000, help="texts for static vectors")
+    parser.add_argument("--chunks", type=int, default=10, help="of the texts; few large ones show the sort by length")
     parser.add_argument("--rounds", type=int, default=3, help="of the stage")
     parser.add_argument("--only", default="minilm,static,stage-static,stage-minilm")
     parser.add_argument("--output", type=Path)
@@ -265,12 +270,13 @@ def main() -> None:
     texts = [text for text in dict.fromkeys(pq.read_table(given.texts)[given.column].to_pylist()) if text]
     few, many = texts[: given.minilm], texts[: given.static]
     work: dict[str, Callable[[], dict[str, Any]]] = {
-        "minilm": lambda: compare_minilm(few),
-        "static": lambda: compare_static(many),
+        "minilm": lambda: compare_minilm(few, given.chunks),
+        "static": lambda: compare_static(many, given.chunks),
         "stage-static": lambda: compare_stage("static", many, given.rounds),
         "stage-minilm": lambda: compare_stage("minilm", few, given.rounds),
     }
     found: dict[str, Any] = {"cores": os.cpu_count(), "python": platform.python_version()}
+    found["openvino"] = find_spec("openvino") is not None
     if given.output and given.output.exists():
         found |= json.loads(given.output.read_text())
     for name in given.only.split(","):
