@@ -79,7 +79,7 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
         others.append(settings["cluster"]["copies"])
     titles = settings["describe"]["titles"] and _without(settings["describe"]["titles"], "key_env")
     own: dict[str, list[Any]] = {  # of the other stages, their section of the configuration
-        "graph": [settings["graph"], "in blocks"],
+        "graph": [settings["graph"], "in blocks with halos"],
         "forest": [config.cluster.weights, config.cluster.core_rank, others],
         "cluster": [settings["cluster"], "with sizes"],
         "describe": [{**settings["describe"], "titles": titles}],

@@ -72,7 +72,7 @@ def leave_graph(run: RunDir, graph: csr_array) -> None:
     rows, keys = np.arange(n_rows), np.arange(n_rows, dtype=np.uint64)
     zeros, ones = np.zeros(n_rows, np.float32), np.ones(n_rows, np.int32)
     save_block(run, 0, Block(rows, graph.indptr, graph.indices, graph.data, zeros, *lists, keys, ones))
-    write_block_index(run, BlockIndex(n_rows, [n_rows], [graph.nnz], [graph.nnz]))
+    write_block_index(run, BlockIndex(n_rows, [n_rows], [graph.nnz], [graph.nnz], [0], [0]))
 
 
 def neighbor_graph(vectors: NDArray[np.float32], k: int | None = None) -> csr_array:

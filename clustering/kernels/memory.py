@@ -15,6 +15,7 @@ SMALL_RUN_PARTS = 64  # about so many parts share out the work of a run with sma
 LARGE_INPUT_BYTES = 1 << 30  # of all files, from which on parts of records/ are larger
 LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
 MOST_ENTRIES, MOST_BLOCKS = 1 << 27, 512  # entries of the lists of a block, and blocks of a graph
+PROCESS_BYTES = 300 << 20  # of a process that holds shards, before it has any
 MAP_TEXTS = 1_000_000  # that the map lays out, where project.sample says nothing; the others lie amid their neighbors
 AXES_ROWS = 131_072  # vectors whose covariance gives the axes of the map's start
 SUMMED_TEXTS = 1 << 21  # whose counts of terms one task adds up
@@ -129,15 +130,36 @@ def halo_rows(n_texts: int, n_own: int, share: float = HALO_SHARE) -> int:
     return min(n_texts - n_own, int(share * n_own))
 
 
-def forest_bytes(n_own: int, n_halo: int, entries: int) -> int:
-    """Memory of a shard of the forest, without what it shares with others in Ray's object store.
+@dataclass(frozen=True)
+class ShardBytes:
+    """Memory that a process takes for a shard, without what it shares with others in Ray's object store.
+
+    held, working : as long as it lives, and besides while it works on this shard
+    """
+
+    held: int
+    working: int
+
+
+def process_bytes(shards: list[ShardBytes]) -> int:
+    """Memory of a process with some shards, which works on one of them at a time."""
+    return PROCESS_BYTES + sum(shard.held for shard in shards) + max(shard.working for shard in shards)
+
+
+def forest_shard(n_own: int, n_halo: int, entries: int) -> ShardBytes:
+    """A shard of the forest.
 
     n_own, n_halo : rows of the shard, and those of others that its edges name; entries : its directed edges
     Source: the sketches of a round before and after it, or, with many entries, their weights and numbers.
     """
-    averaging = entries * 8 + n_own * 600 + n_halo * 264
-    spanning = entries * 17 + (n_own + n_halo) * 100
-    return (300 << 20) + max(averaging, spanning)
+    averaging = n_own * 510 + n_halo * 256
+    spanning = entries * 9 + (n_own + n_halo) * 92
+    return ShardBytes(entries * 8 + n_own * 90 + n_halo * 8, max(averaging, spanning))
+
+
+def forest_bytes(n_own: int, n_halo: int, entries: int) -> int:
+    """Memory of a process with one shard of the forest; arguments as above."""
+    return process_bytes([forest_shard(n_own, n_halo, entries)])
 
 
 def merging_bytes(n_texts: int) -> int:
@@ -177,9 +199,12 @@ def _block_bytes(n_texts: int, k: int, n_blocks: int) -> int:
     return max(graph_bytes(n_texts, n_texts * k, n_blocks), forest_bytes(own, halo_rows(n_texts, own), own * k))
 
 
-def quality_bytes(n_rows: int, q: int) -> int:
-    """Memory of a process with the edges of a block's rows to their first q neighbors, and a halo of as many rows."""
-    return (330 << 20) + n_rows * q * 40
+def quality_shard(n_own: int, n_halo: int, q: int) -> ShardBytes:
+    """A shard of the quality graph: its rows' edges to their first q neighbors. n_own, n_halo : as in ``forest_shard``
+
+    Source: two tables of the own rows, and then the sorted lists and the weights.
+    """
+    return ShardBytes(n_own * (8 * q + 24) + n_halo * 8, n_own * (24 * q + 16) + n_halo * (8 * q + 16))
 
 
 def server_bytes(n_texts: int, number_bytes: float, dim: int, links: int) -> int:

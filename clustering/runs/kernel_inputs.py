@@ -25,7 +25,7 @@ from clustering.kernels.graph.group_sizes import GroupSizes
 from clustering.kernels.topk import FloatArray
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import read_ahead, read_columns, walk_tables
-from clustering.runs.storage import REDO_HINT, Location, load_array, read_table, save_array, write_json
+from clustering.runs.storage import REDO_HINT, Location, load_array, save_array, write_json
 
 BLOCK_ARRAYS = tuple(one.name for one in fields(Block))
 TRANSFERS = len(BLOCK_ARRAYS)  # files of a block that are written or read at once
@@ -33,12 +33,18 @@ TRANSFERS = len(BLOCK_ARRAYS)  # files of a block that are written or read at on
 
 @dataclass(frozen=True)
 class BlockIndex:
-    """What blocks.json says of a graph in blocks: each block's rows, entries of the graph, and of the lists."""
+    """What blocks.json says of a graph in blocks: numbers of each block.
+
+    rows, edges, list_entries : of its rows, of their entries in the graph, and of those in their lists
+    halo, list_halo : of the other rows that the graph's entries name, and the lists'
+    """
 
     n_texts: int
     rows: list[int]
     edges: list[int]
     list_entries: list[int]
+    halo: list[int]
+    list_halo: list[int]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -212,12 +218,6 @@ def _walk_lists(run: RunDir, names: list[str], columns: list[str]) -> Iterator[p
         yield from walk_tables([run / "neighbors" / name for name in names], columns)
     except FileNotFoundError as error:
         raise StageError(f"{run / 'neighbors'} lacks a part: {str(error)[:200]}. {REDO_HINT}") from None
-
-
-def text_digests(run: RunDir, names: list[str]) -> NDArray[np.uint64]:
-    """A digest of each text in some parts of texts/: uint64, shape (n_texts,)."""
-    parts = [read_table(run / "texts" / name, columns=["text"])["text"].to_pylist() for name in names]
-    return np.concatenate([np.empty(0, np.uint64), *map(digest_texts, parts)])
 
 
 def digest_texts(texts: list[str]) -> NDArray[np.uint64]:

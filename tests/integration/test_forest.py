@@ -22,8 +22,8 @@ from clustering.kernels.graph.forest import Forest, core_distances, spanning_for
 from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
 from clustering.kernels.partitions import assign_partitions
 from clustering.runs.directory import RunDir
-from clustering.runs.kernel_inputs import load_copies, load_forest, load_graph, load_group_sizes, text_digests
-from clustering.runs.parts import load_assignment, part_name, part_names, walk_neighbors
+from clustering.runs.kernel_inputs import digest_texts, load_copies, load_forest, load_graph, load_group_sizes
+from clustering.runs.parts import load_assignment, part_name, read_columns, walk_neighbors
 from clustering.runs.storage import load_array, read_table, write_table
 from clustering.stages.cluster import cluster_graph
 from clustering.stages.forest import build_forest
@@ -116,7 +116,7 @@ class Plain:
             core = core_distances(graph, cfg.core_rank, copies)
             forest, floor = spanning_forest(graph, core), min_distance(metric)
         else:
-            keys = text_digests(run, part_names(run / "texts"))
+            keys = digest_texts(read_columns(run / "texts", ["text"])["text"].to_pylist())
             graph = lists.graph(diffusion.diffuse(lists, SEED, group_sizes.n_averaged, keys), n_texts)
             core, floor = np.zeros(n_texts, np.float32), float(diffusion.MIN_LENGTH)
             if cfg.core_rank > 1:

@@ -24,7 +24,7 @@ from clustering.config.sections import GraphSection
 from clustering.errors import StageError
 from clustering.kernels.graph.csr import min_distance
 from clustering.runs.directory import RunDir
-from clustering.runs.kernel_inputs import block_index, load_block, load_graph, load_radius, text_digests
+from clustering.runs.kernel_inputs import block_index, digest_texts, load_block, load_graph, load_radius
 from clustering.runs.parts import part_name, part_names, read_columns, walk_neighbors
 from clustering.runs.storage import read_table, write_table
 from clustering.stages.graph import build_graph
@@ -100,7 +100,10 @@ def test_any_number_of_blocks_holds_the_same_graph(
     run = searched(tmp_path, metric)
     section = GraphSection(max_distance=longest)
     graph, radius = slow_graph(run, k, longest, metric, 500), slow_radius(run, k, longest, metric)
-    keys, copies = text_digests(run, part_names(run / "texts")), read_columns(run / "texts", ["copies"])["copies"]
+    keys, copies = (
+        digest_texts(read_columns(run / "texts", ["text"])["text"].to_pylist()),
+        read_columns(run / "texts", ["copies"])["copies"],
+    )
     lists = {row: [] for row in range(500)}
     for rows, _, others, distances in walk_neighbors(run, k, longest):
         for row, other, distance in zip(rows.tolist(), others.tolist(), distances.tolist(), strict=True):
@@ -122,6 +125,9 @@ def test_any_number_of_blocks_holds_the_same_graph(
                 index.rows[number], index.edges[number], index.list_entries[number]
             )  # fmt: skip
             some = graph[block.rows]
+            listed = {other for row in block.rows.tolist() for other, _ in lists[row]}
+            for halo, named in ((index.halo, set(some.indices.tolist())), (index.list_halo, listed)):
+                assert halo[number] == len(named - set(block.rows.tolist()))
             assert_array_equal(block.indptr, some.indptr)
             assert_array_equal(block.indices, some.indices)
             assert_array_equal(block.data, some.data)

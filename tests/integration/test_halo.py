@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +14,9 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from clustering.kernels.graph.halo import number_locally
+from clustering.kernels.memory import ShardBytes
 from clustering.workers.graph.halo import HaloExchange, OneShard, open_shards
+from clustering.workers.nodes import free_resources, live_nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 N_TEXTS, K, ROUNDS = 600, 5, 4
@@ -69,7 +72,7 @@ def expected() -> NDArray[np.int64]:
 def test_values_reach_the_shards_that_name_their_rows(local_ray: None, n_shards: int) -> None:
     owner = np.minimum(np.arange(N_TEXTS) * n_shards // N_TEXTS, n_shards - 1)
     owner[owner == 3] = 1  # shard 3 has no rows
-    with open_shards(partial(load, owner), n_shards, N_TEXTS, [1 << 20] * n_shards) as shards:
+    with open_shards(partial(load, owner), n_shards, N_TEXTS, [ShardBytes(1 << 20, 0)] * n_shards) as shards:
         assert isinstance(shards, OneShard if n_shards == 1 else HaloExchange)
         assert shards.n_halo == sum(load(owner, number).halo.size for number in range(n_shards))
         values = shards.exchange(start)
@@ -93,7 +96,7 @@ def test_an_error_of_a_shard_names_its_cause_and_ends_the_actors(local_ray: None
     actors: list[Any] = []
 
     def work() -> None:
-        with open_shards(partial(load, np.arange(N_TEXTS) % 2), 2, N_TEXTS, [0, 0]) as shards:
+        with open_shards(partial(load, np.arange(N_TEXTS) % 2), 2, N_TEXTS, [ShardBytes(0, 0)] * 2) as shards:
             actors.extend(shards.actors)
             shards.exchange(start)
             list(shards.each(refuse))
@@ -104,3 +107,20 @@ def test_an_error_of_a_shard_names_its_cause_and_ends_the_actors(local_ray: None
     for actor in actors:
         with pytest.raises(ray.exceptions.RayActorError):
             ray.get(actor.usage.remote())
+
+
+class Holder:
+    def hold(self) -> bool:
+        return True
+
+
+def test_shards_take_no_more_memory_than_is_free(local_ray: None) -> None:
+    (node,) = live_nodes()
+    holder: Any = ray.remote(Holder).options(memory=node.memory_bytes * 9 // 10).remote()
+    ray.get(holder.hold.remote())
+    while free_resources([node])[node.id].memory_bytes > node.memory_bytes // 5:
+        time.sleep(0.1)  # Ray's head learns of it a moment later
+    half = ShardBytes(node.memory_bytes // 2, 0)
+    with open_shards(partial(load, np.arange(N_TEXTS) % 2), 2, N_TEXTS, [half, half]) as shards:
+        assert sum(values.size for values in shards.each(start)) == N_TEXTS
+    ray.kill(holder)

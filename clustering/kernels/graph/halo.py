@@ -48,6 +48,19 @@ def number_locally(rows: IntArray, indices: NDArray[Any]) -> tuple[NDArray[Any],
     return local, halo
 
 
+def count_halo(rows: IntArray, indices: NDArray[Any], n_texts: int) -> int:
+    """How many other rows the ends of a shard's edges name.
+
+    rows : int64, shape (n_own,); indices : int32 or int64, shape (n_entries,), rows of the whole graph
+    Memory: a byte for each of the n_texts rows of the whole graph.
+    """
+    named = np.zeros(n_texts, np.bool_)
+    for start in range(0, indices.size, CHUNK):  # numpy makes indices wide
+        named[indices[start : start + CHUNK]] = True
+    named[rows] = False
+    return int(np.count_nonzero(named))
+
+
 def sorted_positions(rows: IntArray, halo: IntArray) -> tuple[NDArray[np.int32], IntArray]:
     """The positions of local rows in the sorted union of own rows and halo, where numbers ascend like global rows.
 

@@ -23,7 +23,7 @@ from clustering.kernels.graph.forest import (
 )
 from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
 from clustering.kernels.graph.halo import number_locally, sorted_positions
-from clustering.kernels.memory import forest_bytes
+from clustering.kernels.memory import forest_shard
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import block_index, load_block_array
 from clustering.workers.graph.halo import HaloExchange, OneShard, open_shards
@@ -99,9 +99,8 @@ def reachability_forest(run: RunDir, metric: str, rank: int, weigh: bool) -> Sha
 
 def _open(run: RunDir, metric: str, *, diffused: bool) -> Any:
     index = block_index(run)
-    entries = index.list_entries if diffused else index.edges
-    sizes = zip(index.rows, entries, strict=True)
-    memory = [forest_bytes(rows, min(index.n_texts - rows, rows), some) for rows, some in sizes]
+    ends = (index.list_halo, index.list_entries) if diffused else (index.halo, index.edges)
+    memory = [forest_shard(*sizes) for sizes in zip(index.rows, *ends, strict=True)]
     return open_shards(partial(load_shard, run, metric, diffused), len(index), index.n_texts, memory)
 
 

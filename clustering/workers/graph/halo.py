@@ -26,9 +26,10 @@ import ray
 
 from clustering.kernels.graph.forest import IntArray
 from clustering.kernels.graph.halo import Requests, Routes, match_rows, split_rows
+from clustering.kernels.memory import ShardBytes, process_bytes
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, peak_bytes, shared_bytes
-from clustering.workers.nodes import Node, free_resources, live_nodes, node_affinity
+from clustering.workers.nodes import Node, avoiding_refused, free_resources, live_nodes, node_affinity
 from clustering.workers.reservations import Request, reporting_waits
 from clustering.workers.tasks import REPORT_WAIT_AFTER_S, submit
 
@@ -62,11 +63,11 @@ class Kept:
 
 
 @contextmanager
-def open_shards(load: Load, n_shards: int, n_texts: int, memory: list[int]) -> Iterator[OneShard | HaloExchange]:
+def open_shards(load: Load, n_shards: int, n_texts: int, memory: list[ShardBytes]) -> Iterator[OneShard | HaloExchange]:
     """The shards for the length of the block. A single one is made in this process, without an actor.
 
     load : makes the shard of a number from 0 to n_shards - 1, see ``Shard``
-    n_texts : rows of all shards; memory : bytes that each shard needs
+    n_texts : rows of all shards; memory : what each shard needs
     Raises: what a shard raises, as Ray wraps it, so that a single task around the block is tried again for a loss.
     """
     if n_shards == 1:
@@ -105,22 +106,23 @@ class OneShard:
 
 
 class HaloExchange:
-    """Shards on actors, spread over the nodes by their free memory. Arguments as in ``open_shards``.
+    """Shards on actors, spread over the nodes. Arguments as in ``open_shards``.
 
     n_halo : rows in the halos of all shards
     """
 
-    def __init__(self, load: Load, n_texts: int, memory: list[int]) -> None:
+    def __init__(self, load: Load, n_texts: int, memory: list[ShardBytes]) -> None:
         self.n_texts, self.numbers = n_texts, range(len(memory))
         self.actors: list[Any] = []  # of each shard; neighboring shards may share one
         kind: Any = ray.remote(_ShardActor)
         groups = list(_groups(memory))
-        on_node = Counter(node.id for node, _ in groups)
-        self.most = 0
-        for node, group in groups:
-            needed = min(sum(memory[number] for number in group), node.memory_bytes // on_node[node.id])
+        on_node = Counter(node.id for node, _, _ in groups)
+        self.most, self.nodes = 0, set(on_node)
+        for node, free, group in groups:
+            needed = process_bytes([memory[number] for number in group])
+            needed = min(needed, free // on_node[node.id])  # Ray waits for ever for what the others hold
             self.most = max(self.most, needed)
-            options = {"memory": needed, "max_restarts": ATTEMPTS, "max_task_retries": ATTEMPTS}
+            options = {"memory": needed, "max_restarts": ATTEMPTS, "max_task_retries": ATTEMPTS, **avoiding_refused()}
             actor = kind.options(**options, scheduling_strategy=node_affinity(node)).remote(
                 load, max(1, node.cpus // on_node[node.id])
             )
@@ -216,37 +218,48 @@ class HaloExchange:
         return found if n_returns > 1 else [found]
 
     def _wait_for_actors(self) -> None:
-        stage = progress.current_stage()
-        request = Request(stage.stage if stage else "shards", self.most, cpus=0)
         since, starts = time.monotonic(), [actor.usage.remote() for actor in dict.fromkeys(self.actors)]
         with reporting_waits() as report:
             while len(ray.wait(starts, num_returns=len(starts), timeout=REPORT_WAIT_AFTER_S)[0]) < len(starts):
-                report(request, since)
+                report(self._request(), since)
 
     def _wait(self, references: list[Any]) -> None:
-        """Wait for the values without bringing them to this process."""
-        ray.wait(references, num_returns=len(references), fetch_local=False)
+        """Wait for the values without bringing them to this process. It is told when a lost actor finds no room."""
+        since, many = time.monotonic(), len(references)
+        with reporting_waits() as report:
+            while ray.wait(references, num_returns=many, timeout=REPORT_WAIT_AFTER_S, fetch_local=False)[1]:
+                nodes = live_nodes()
+                room = max((free.memory_bytes for free in free_resources(nodes).values()), default=0)
+                if room < self.most and not self.nodes <= {node.id for node in nodes}:
+                    report(self._request(), since)
+
+    def _request(self) -> Request:
+        stage = progress.current_stage()
+        return Request(stage.stage if stage else "shards", self.most, cpus=0)
 
 
-def _groups(memory: list[int]) -> Iterator[tuple[Node, list[int]]]:
-    """Place shards, in order, where most memory is free, and join those that share an actor: one a core at most.
+def _groups(memory: list[ShardBytes]) -> Iterator[tuple[Node, int, list[int]]]:
+    """Place shards evenly by cores where they have room, and join those that share an actor: one a core at most.
 
-    Yields: a node, and the numbers of the shards of an actor there.
+    Yields: a node, its free memory in bytes, and the numbers of the shards of an actor there.
     """
     nodes = live_nodes()
-    free = {id: resources.memory_bytes for id, resources in free_resources(nodes).items()}
-    counts = dict.fromkeys(free, 0)
-    for needed in memory:
-        most = max(free, key=lambda id: (free[id], -counts[id]))
-        free[most] -= max(needed, 1)
-        counts[most] += 1
+    at_first = {id: resources.memory_bytes for id, resources in free_resources(nodes).items()}
+    free, counts = dict(at_first), dict.fromkeys(at_first, 0)
+    cpus = {node.id: node.cpus for node in nodes}
+    for shard in memory:
+        needed = process_bytes([shard])
+        roomy = [id for id in free if free[id] >= needed]
+        best = min(roomy, key=lambda id: counts[id] / cpus[id]) if roomy else max(free, key=lambda id: free[id])
+        free[best] -= needed
+        counts[best] += 1
     first = 0
     for node in nodes:
         numbers = range(first, first + counts[node.id])
         first = numbers.stop
         for group in np.array_split(numbers, max(min(len(numbers), node.cpus), 1)):
             if group.size:
-                yield node, group.tolist()
+                yield node, at_first[node.id], group.tolist()
 
 
 class _ShardActor:

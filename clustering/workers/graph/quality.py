@@ -16,7 +16,7 @@ from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.graph.forest import IntArray
 from clustering.kernels.graph.halo import number_locally
 from clustering.kernels.hierarchy.modularity_cut import QualityBlock
-from clustering.kernels.memory import quality_bytes
+from clustering.kernels.memory import quality_shard
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import block_index, load_block_array
 from clustering.workers.graph.halo import HaloExchange, Kept, OneShard, open_shards
@@ -83,7 +83,8 @@ def open_quality_graph(run: RunDir, q: int, *, shared: bool, weigh: bool) -> Ite
     shared, weigh : whether edges weigh by common neighbors, and by the records of the row that lists them
     """
     index = block_index(run)
-    memory = [quality_bytes(rows, q) for rows in index.rows]
+    sizes = zip(index.rows, index.list_halo, strict=True)
+    memory = [quality_shard(rows, min(halo, rows * q), q) for rows, halo in sizes]
     with open_shards(partial(load_shard, run, q), len(index), index.n_texts, memory) as shards:
         yield ShardedQuality(shards, shared, weigh)
 

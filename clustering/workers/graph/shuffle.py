@@ -15,6 +15,7 @@ from clustering.errors import StageError
 from clustering.kernels.graph.blocks import Piece, Places, concat_pieces, cut_piece, join_pieces, place_rows
 from clustering.kernels.graph.csr import min_distance
 from clustering.kernels.graph.forest import row_numbers
+from clustering.kernels.graph.halo import count_halo
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, measured_peak, release_memory
 from clustering.runs.directory import RunDir
@@ -30,10 +31,11 @@ from clustering.runs.parts import part_names
 from clustering.runs.storage import REDO_HINT
 from clustering.schema import Figures
 from clustering.workers.failures import MAX_ATTEMPTS, unwrapped_errors
+from clustering.workers.nodes import avoiding_refused
 from clustering.workers.reservations import single_task_request
 from clustering.workers.tasks import RETRIED_ERRORS, collect, note_tasks, submit
 
-Sizes = tuple[int, int, int]  # rows, entries of the graph, entries of the lists
+Sizes = tuple[int, ...]  # of a block, as in ``BlockIndex``
 
 
 def build_whole(run: RunDir, options: ListOptions) -> Figures:
@@ -59,7 +61,7 @@ def shuffle_blocks(run: RunDir, options: ListOptions, n_blocks: int) -> Figures:
     """
     names, stage = part_names(run / "texts"), progress.current_stage()
     spread = {"scheduling_strategy": "SPREAD", "memory": single_task_request("graph").memory_bytes}
-    retried = {**spread, "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS}
+    retried = {**spread, **avoiding_refused(), "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS}
     with unwrapped_errors():
         place: Any = _place_rows.options(num_returns=2, **retried)
         places, placed = place.remote(run, names, options, n_blocks)
@@ -135,13 +137,14 @@ def _join_block(run: RunDir, number: int, places: Places, options: ListOptions, 
 def _save_joined(run: RunDir, number: int, pieces: Iterable[Piece], places: Places, options: ListOptions) -> Sizes:
     block = join_pieces(pieces, places, number, min_distance(options.metric))
     save_block(run, number, block)
-    return len(block), block.indices.size, block.list_indices.size
+    halos = (count_halo(block.rows, named, options.n_texts) for named in (block.indices, block.list_indices))
+    return len(block), block.indices.size, block.list_indices.size, *halos
 
 
 def _finish(run: RunDir, options: ListOptions, sizes: list[Sizes], too_long: int) -> Figures:
-    rows, edges, list_entries = map(list, zip(*sizes, strict=True))
-    write_block_index(run, BlockIndex(options.n_texts, rows, edges, list_entries))
-    return {"edges": sum(edges) // 2, "too_long": too_long, "blocks": len(sizes)}
+    index = BlockIndex(options.n_texts, *map(list, zip(*sizes, strict=True)))
+    write_block_index(run, index)
+    return {"edges": sum(index.edges) // 2, "too_long": too_long, "blocks": len(index)}
 
 
 def _read_pieces(run: RunDir, names: list[str], options: ListOptions) -> Iterator[tuple[Piece, int, int]]:

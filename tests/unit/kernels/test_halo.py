@@ -12,7 +12,14 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from clustering.kernels.graph import halo
-from clustering.kernels.graph.halo import Routes, match_rows, number_locally, sorted_positions, split_rows
+from clustering.kernels.graph.halo import (
+    Routes,
+    count_halo,
+    match_rows,
+    number_locally,
+    sorted_positions,
+    split_rows,
+)
 
 
 @st.composite
@@ -34,6 +41,7 @@ def test_local_numbers_name_own_rows_first_and_exactly_the_named_others(drawn: A
         assert others.tolist() == sorted(set(indices.tolist()) - set(rows.tolist()))
         assert_array_equal(np.concatenate([rows, others])[local], indices)
         assert local.dtype == np.int32
+        assert count_halo(rows, indices, 60) == others.size
         position, union = sorted_positions(rows, others)
         assert_array_equal(union, np.sort(np.concatenate([rows, others])))
         assert_array_equal(union[position], np.concatenate([rows, others]))

@@ -7,11 +7,16 @@ from itertools import pairwise
 import pytest
 
 from clustering.kernels.memory import (
+    PROCESS_BYTES,
+    ShardBytes,
     StageBytes,
     count_blocks,
     forest_bytes,
+    forest_shard,
     graph_bytes,
     halo_rows,
+    process_bytes,
+    quality_shard,
     server_bytes,
     stage_bytes,
 )
@@ -66,6 +71,18 @@ def test_a_shard_of_the_forest_falls_with_their_number_and_the_last_merge_stays_
     assert all(3 < larger / smaller < 4 for larger, smaller in pairwise(sizes))
     line = {line.stage: line for line in stage_bytes(n_texts, n_texts, 256, k, 60.0, 1 << 20, n_blocks=64)}["forest"]
     assert sizes[-1] <= line.memory_bytes < 16 << 30
+
+
+def test_a_process_holds_all_its_shards_and_works_on_one() -> None:
+    assert process_bytes([ShardBytes(10, 7), ShardBytes(20, 9), ShardBytes(30, 8)]) == PROCESS_BYTES + 60 + 9
+
+
+def test_the_halo_of_a_shard_takes_memory() -> None:
+    for shard in (forest_shard, quality_shard):
+        small, large = shard(1000, 1000, 15), shard(1000, 8000, 15)
+        assert large.held - small.held >= 7000 * 8
+        assert large.working > small.working
+    assert forest_bytes(1000, 8000, 20_000) - forest_bytes(1000, 1000, 20_000) >= 7000 * 256  # of the sketches
 
 
 @pytest.mark.parametrize(("n_blocks", "mebibytes"), [(1, 954), (4, 646), (16, 539), (64, 461)])

@@ -76,7 +76,7 @@ def test_the_index_tells_the_sizes_of_the_blocks(run: RunDir) -> None:
     for load in (block_index, load_graph, load_radius):
         with pytest.raises(StageError, match="graph holds no finished graph; covey recluster makes it"):
             load(run)
-    index = BlockIndex(n_texts=5, rows=[2, 3], edges=[3, 3], list_entries=[3, 2])
+    index = BlockIndex(n_texts=5, rows=[2, 3], edges=[3, 3], list_entries=[3, 2], halo=[1, 1], list_halo=[0, 1])
     write_block_index(run, index)
     assert block_index(run) == index
     assert len(block_index(run)) == 2
