@@ -101,6 +101,11 @@ def refuse_node(node_id: str) -> None:
     _refused.add(node_id)
 
 
+def refused_nodes() -> list[str]:
+    """The ids of refused nodes, for a worker that starts tasks itself."""
+    return sorted(_refused)
+
+
 def forget_refused_nodes() -> None:
     """Before another run directory is used."""
     _refused.clear()
@@ -108,7 +113,7 @@ def forget_refused_nodes() -> None:
 
 def avoiding_refused() -> dict[str, dict[str, str]]:
     """Options that keep a task or an actor away from refused nodes."""
-    return {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(_refused))})"}} if _refused else {}
+    return {"label_selector": {"ray.io/node-id": f"!in({','.join(refused_nodes())})"}} if _refused else {}
 
 
 def node_cpus() -> int:

@@ -18,7 +18,15 @@ from threadpoolctl import threadpool_limits
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, measure
 from clustering.workers.failures import MAX_ATTEMPTS, Attempts, WorkerProcess, is_retryable, unwrapped_errors
-from clustering.workers.nodes import avoiding_refused, free_resources, live_nodes, node_affinity
+from clustering.workers.nodes import (
+    avoiding_refused,
+    forget_refused_nodes,
+    free_resources,
+    live_nodes,
+    node_affinity,
+    refuse_node,
+    refused_nodes,
+)
 from clustering.workers.process import environment
 from clustering.workers.reservations import (
     SETTLE_S,
@@ -224,7 +232,7 @@ def _submit_stream(request: Request, work: Callable[..., Any], *args: Any) -> An
     }
     if not request.node:
         options |= avoiding_refused()
-    stream = _run_task.options(**options).remote(free_cores(), time.time(), work, *args)
+    stream = _run_task.options(**options).remote(free_cores(), time.time(), refused_nodes(), work, *args)
     if thread := _thread_task.get():
         thread.stream = stream
         if thread.cancelled:  # while the task was submitted
@@ -234,12 +242,16 @@ def _submit_stream(request: Request, work: Callable[..., Any], *args: Any) -> An
 
 @ray.remote
 def _run_task(
-    cores: dict[str, int], counted_at: float, work: Callable[..., T], *args: Any
+    cores: dict[str, int], counted_at: float, refused: list[str], work: Callable[..., T], *args: Any
 ) -> Iterator[WorkerProcess | tuple[T, Usage]]:
     """Yield the worker's process as soon as it starts, then the result of the work and its usage.
 
     cores : free cores of each node; counted_at : when, in seconds of ``time.time``
+    refused : ids of nodes that get no work, for the tasks that the work starts
     """
+    forget_refused_nodes()  # of an earlier run, whose worker this was
+    for node_id in refused:
+        refuse_node(node_id)
     process = WorkerProcess.current()
     yield process
     fresh = process.node_id in cores and time.time() - counted_at < FRESH_S

@@ -14,6 +14,7 @@ import ray
 
 from clustering.errors import StageError, StoreError
 from clustering.monitoring.usage import Usage
+from clustering.workers.nodes import avoiding_refused, forget_refused_nodes, refuse_node
 from clustering.workers.tasks import (
     HERE,
     IN_TASKS,
@@ -61,6 +62,15 @@ def test_a_value_that_stays_is_given_to_a_later_call(local_ray: None, mapper: Ma
     kept = list(mapper.map(_cut, [(shared, first) for first in (0, 3, 6)], keep=True))
     assert [told for told, _ in kept] == [0, 3, 6]
     assert list(mapper.map(_sum, [(value, told) for told, value in kept])) == [3, 15, 27]
+
+
+def test_what_a_single_task_starts_keeps_away_from_refused_nodes(local_ray: None) -> None:
+    refuse_node("blind")
+    try:
+        assert run_on_one_node(avoiding_refused) == {"label_selector": {"ray.io/node-id": "!in(blind)"}}
+    finally:
+        forget_refused_nodes()
+    assert run_on_one_node(avoiding_refused) == {}  # perhaps by the same worker
 
 
 def _beat(folder: Path, number: int) -> None:
