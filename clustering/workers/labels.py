@@ -111,12 +111,8 @@ def _write_parts(run: RunDir, layout: pa.Schema, group: PartGroup, *repeated: tu
 
     As arguments they are there before the task holds a core and memory, so that it never waits for a lost one.
     """
-    return _write_group(run, layout, group, map(collect, repeated))
-
-
-def _write_group(run: RunDir, layout: pa.Schema, group: PartGroup, earlier: Iterable[pa.Table]) -> int:
     records = 0
-    lines = _joined(run, layout, group, _values(run, group), earlier)
+    lines = _joined(run, layout, group, _values(run, group), map(collect, repeated))
     for name, table in zip(group.names, lines, strict=True):
         write_table(run / "labels.parquet" / name, table)
         records += len(table)

@@ -13,6 +13,7 @@ import pytest
 
 from clustering import schema
 from clustering.errors import StageError
+from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import group_parts, load_assignment, load_labels, part_name, parts, read_columns
 from clustering.runs.storage import read_schema, read_table, write_table
@@ -34,7 +35,10 @@ def write(run: RunDir, joined_records: int, folder: bool) -> list[int]:
     groups = labels._with_own_rows(run, group_parts(run / "members", joined_records, labels.MOST_TASKS))
     repeated = [labels._repeated_rows(run, group) for group in groups]
     if folder:
-        records = sum(labels._write_group(run, layout, group, repeated[:at]) for at, group in enumerate(groups))
+        records = sum(
+            labels._write_parts(run, layout, group, *((table, Usage()) for table in repeated[:at]))
+            for at, group in enumerate(groups)
+        )
     else:
         records = labels._write_file(run, layout, groups)
     assert records == RECORDS
