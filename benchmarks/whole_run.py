@@ -1,13 +1,15 @@
-"""What the whole costs beyond its stages: the command's wall time beside the same stages without Ray around them.
+"""The command from start to end: wall time, stages, and the memory of every process, beside another checkout if wanted.
 
     python -m benchmarks.whole_run --texts 260000    # 200,000 distinct ones
-    python -m benchmarks.whole_run --texts 5900000 --only-command --settings search.k=20 \
+    python -m benchmarks.whole_run --texts 260000 --beside ../older --rounds 2
+    python -m benchmarks.whole_run --texts 26000 --store embedded --beside ../older --rounds 3
+    python -m benchmarks.whole_run --texts 5900000 --settings search.k=20 \\
         --output benchmarks/results/whole-run-4m.json    # 4 million distinct ones, in more than an hour
 
-The command runs as a user starts it, against the packaged Milvus server (extra `server`). Then every stage's function
-is called again in one plain process, its workers in as many plain processes as Ray had, on a directory of its own. The
-two runs' labels are compared (two HNSW indexes of the same vectors differ a little). Memory: each stage's measured peak
-beside its plan, and the most that any process of each name held, the server's too, sampled once a second.
+The command runs as a user starts it, by default against the packaged Milvus server (extra `server`) and HNSW. The other
+checkout has its own `.venv`; the two take turns, and each turn has a server and a directory of its own. Memory: each
+stage's measured peak beside its plan, and the most that any process of each name held, the server's too, as the kernel
+counts it, read once a second.
 """
 
 from __future__ import annotations
@@ -16,128 +18,22 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context
+from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.parquet as pq
-from sklearn.metrics import adjusted_rand_score
-
-from clustering.config.loading import load_config
-from clustering.milvus.endpoint import endpoint_of
-from clustering.monitoring.usage import Usage
 from clustering.preflight import versions
-from clustering.runs.directory import RunDir
 from clustering.sample import write_sample
-from clustering.sources.detection import find_files
-from clustering.stages import cluster, describe, embed, forest, graph, plot, project, read, report, search, store
-from clustering.workers.nodes import Node
-from tests.integration.conftest import start_milvus, stop_milvus
-
-_worker: Any = None
-
-
-def _make(make: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-    global _worker
-    _worker = make(**kwargs)
-
-
-def _call(item: dict[str, Any]) -> dict[str, Any]:
-    return {**_worker(item), "item": item["item"]}
-
-
-def map_parts(
-    make: Any, items: list[Any], *, actors: int | None = None, take: Any = None, per_node: int | None = None,
-    cpus: float = 1, gpus: float = 0, at_once: int = 1, **kwargs: Any,
-) -> Any:  # fmt: skip
-    """Workers in plain processes."""
-    numbered = [{**item, "item": number} for number, item in enumerate(items)]
-    if not items:
-        return []
-    with ProcessPoolExecutor(min(actors or 2, len(items)), get_context("spawn"), _make, (make, kwargs)) as pool:
-        results = list(pool.map(_call, numbered))
-    for result in results if take else ():
-        take(result)
-    return results
-
-
-class Plain:
-    """What the stages ask of Ray, without it."""
-
-    @staticmethod
-    def put(value: Any) -> Any:
-        return value
-
-    get = put
-
-    @staticmethod
-    def remote(work: Callable[..., Any]) -> Any:
-        return SimpleNamespace(remote=work)
-
-    @staticmethod
-    def wait(waiting: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
-        return waiting[:num_returns], waiting[num_returns:]
-
-
-@contextmanager
-def without_ray() -> Any:
-    plain = {
-        "ray": Plain,
-        "map_parts": map_parts,
-        "run_on_one_node": lambda work, *args: work(*args),
-        "compute_remotely": lambda work, *args: work(*args),
-        "submit": lambda work, *args, **_: (work(*args), Usage()),
-        "node_cpus": lambda: 2,
-        "cluster_cpus": lambda: 2,
-        "live_nodes": lambda: [Node("one", "127.0.0.1", 2, 0, 0)],
-    }
-    modules = [module for name, module in sys.modules.items() if name.startswith("clustering.")]
-    kept = [(module, name, getattr(module, name)) for module in modules for name in plain if hasattr(module, name)]
-    for module, name, _ in kept:
-        setattr(module, name, plain[name])
-    yield
-    for module, name, value in kept:
-        setattr(module, name, value)
-
-
-def bare_stages(words: list[str], run: RunDir) -> dict[str, float]:
-    """Seconds of each stage's function on a directory of its own."""
-    config = load_config("cluster_configs/laptop.yaml", [*words, f"run.dir={run.path}", "store.collection=bare"])
-    endpoint, seconds = endpoint_of(config, config.store.uri), {}
-    metric, k, seed = config.store.metric, config.graph_k, config.run.seed
-
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        started = time.perf_counter()
-        found = work()
-        seconds[name] = round(time.perf_counter() - started, 2)
-        return found
-
-    files = find_files(config.read)
-    n_texts = timed("read", lambda: read.read_texts(files, config.read, run, 256))["texts"]
-    dim = timed("embed", lambda: embed.embed_texts(run, config.embed))["dim"]
-    timed("store", lambda: store.store_vectors(run, endpoint, config.store, n_texts, dim, "bare"))
-    timed("search", lambda: search.search_neighbors(run, endpoint, config.store, config.search, n_texts, seed))
-    timed("graph", lambda: graph.build_graph(run, config.graph, k, n_texts, metric))
-    timed("forest", lambda: forest.build_forest(run, config.cluster, config.graph, metric, seed))
-    timed("cluster", lambda: cluster.cluster_graph(run, config.cluster, k, metric))
-    timed("describe", lambda: describe.describe_clusters(run, config.describe))
-    timed("project", lambda: project.project_texts(run, config.project, n_texts, seed))
-    timed("plot", lambda: plot.plot_map(run, config.plot, config.name, seed))
-    timed("report", lambda: report._write_labels(run))
-    return seconds
+from tests.integration.conftest import ROOT, start_milvus, stop_milvus
 
 
 class Watch(threading.Thread):
-    """Notes the most memory that any process of each name below this one held, once a second, in MiB."""
+    """Notes the most memory that any process of each name below this one and others held, in MiB."""
 
     def __init__(self, *others: int) -> None:
         super().__init__(daemon=True)
@@ -165,58 +61,65 @@ class Watch(threading.Thread):
                 self.peaks[name] = max(self.peaks.get(name, 0), peak)
 
 
+def run_once(checkout: Path, sample: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """One run by the command of a checkout."""
+    with tempfile.TemporaryDirectory() as folder:
+        words, server = [f"read.paths={sample}", f"run.dir={folder}/run", *given.settings], None
+        if given.store == "server":
+            server, uri = start_milvus(Path(folder, "milvus"))
+            words = [f"store.uri={uri}", "store.index=HNSW", *words]
+        command = [checkout / ".venv/bin/covey", "run", "--config", "cluster_configs/laptop.yaml", *words]
+        try:
+            started = time.perf_counter()
+            with Watch(*([server.pid] if server else [])) as peaks:
+                subprocess.run(command, check=True, cwd=checkout)
+            wall = time.perf_counter() - started
+        finally:
+            if server:
+                stop_milvus(server)
+        run = Path(folder, "run")
+        manifest, figures = (json.loads((run / f"{name}.json").read_text("utf-8")) for name in ("manifest", "report"))
+    return {
+        "texts": figures["counts"]["texts"],
+        "wall_s": round(wall, 1),
+        "stages_s": {name: stage["seconds"] for name, stage in manifest["stages"].items()},
+        "memory": {
+            name: {
+                "peak_mib": stage["figures"]["peak_bytes"] >> 20,
+                "planned_mib": manifest["plan"][name]["memory"] >> 20,
+            }
+            for name, stage in manifest["stages"].items()
+        },
+        "driver_mib": figures["driver_bytes"] >> 20,
+        "process_peaks_mib": dict(sorted(peaks.items(), key=lambda peak: -peak[1])),
+        "warnings": figures["warnings"],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=260_000)
-    parser.add_argument("--output", default="benchmarks/results/whole-run.json")
-    parser.add_argument("--only-command", action="store_true", help="not the stages without Ray")
+    parser.add_argument("--store", choices=["server", "embedded"], default="server")
+    parser.add_argument("--beside", type=Path, help="another checkout")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/whole-run.json"))
     given = parser.parse_args()
+    checkouts = {"this": ROOT} | ({"beside": given.beside.resolve()} if given.beside else {})
+    found: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "versions": versions()}
+    found["settings"] = given.settings
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in checkouts}
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        write_sample(home / "sample.parquet", given.texts)
-        bare = dict[str, float]()
-        process, uri = start_milvus(home / "milvus")
-        words = [f"read.paths={home / 'sample.parquet'}", f"store.uri={uri}", "store.index=HNSW", *given.settings]
-        try:
-            started = time.perf_counter()
-            command = [sys.executable, "-m", "jobs.cluster_texts", "--config", "cluster_configs/laptop.yaml", *words]
-            with Watch(process.pid) as peaks:
-                subprocess.run([*command, f"run.dir={home / 'whole'}"], check=True)
-            wall = time.perf_counter() - started
-            if not given.only_command:
-                with without_ray():
-                    bare = bare_stages(words, RunDir(home / "bare"))
-        finally:
-            stop_milvus(process)
-        whole = RunDir(home / "whole")
-        manifest, figures = whole.manifest, whole.report
-        found = {
-            "texts": figures["counts"]["texts"],
-            "wall_s": round(wall, 1),
-            "stages_s": {name: stage["seconds"] for name, stage in manifest["stages"].items()},
-            "wall_to_stages": round(wall / sum(stage["seconds"] for stage in manifest["stages"].values()), 3),
-            "memory": {
-                name: {
-                    "peak_mib": stage["figures"]["peak_bytes"] >> 20,
-                    "planned_mib": manifest["plan"][name]["memory"] >> 20,
-                }
-                for name, stage in manifest["stages"].items()
-            },
-            "driver_mib": figures["driver_bytes"] >> 20,
-            "process_peaks_mib": dict(sorted(peaks.items(), key=lambda peak: -peak[1])),
-            "warnings": figures["warnings"],
-            "machine": f"{platform.machine()}, 2 cores",
-            "versions": versions(),
-        }
-        if bare:
-            labels = [pq.read_table(home / name / "labels.parquet")["label"].to_numpy() for name in ("whole", "bare")]
-            found |= {
-                "bare_s": bare,
-                "wall_to_bare": round(wall / sum(bare.values()), 3),
-                "ari_of_labels": round(float(adjusted_rand_score(*labels)), 4),
-            }
-    Path(given.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        sample = Path(folder, "sample.parquet")
+        write_sample(sample, given.texts)
+        for _ in range(given.rounds):
+            for name, checkout in checkouts.items():
+                runs[name].append(run_once(checkout, sample, given) | {"load_afterwards": os.getloadavg()[0]})
+                found |= {"runs": runs}
+                if given.beside and runs["beside"]:
+                    medians = [statistics.median(run["wall_s"] for run in runs[name]) for name in checkouts]
+                    found["wall_to_beside"] = round(medians[0] / medians[1], 3)
+                given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 
 

@@ -4,58 +4,72 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from ray.cluster_utils import Cluster
+from ray.util.state import list_tasks
 
 from clustering import schema
 from clustering.config.sections import PlotSection, ProjectSection
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_name, part_names
 from clustering.runs.storage import write_table
-from clustering.stages.plot import _plot
-from clustering.stages.project import _project
+from clustering.stages.plot import _plot, plot_map
+from clustering.stages.project import _project, project_texts
 from clustering.workers.tasks import HERE
 from tests.integration.conftest import ROOT, free_port
+from tests.integration.slow import SEEN, SPREAD, _resting, _when_loaded
 from tests.planted import blobs, write_vectors
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 N_TEXTS, PART = 6000, 200
-# What a driver does on the cluster: both stages with a task a part. It prints when some tasks of each are done, and in
-# the end on which nodes the tasks of each kind were.
-DRIVER = """
-import json, sys, threading, time
-import ray
-from ray.util.state import list_tasks
-from clustering.config.sections import PlotSection, ProjectSection
-from clustering.runs.directory import RunDir
-from clustering.stages.plot import plot_map
-from clustering.stages.project import project_texts
+TASKS = {"stages.project": ("_cut_lists", "_place_first"), "stages.plot": ("_read_shown",)}  # one a part
 
-def watch():
-    for name in ("_cut_lists", "_place_first", "_read_shown"):
-        while sum(task.name == name and task.state == "FINISHED" for task in list_tasks(limit=9999)) < 3:
-            time.sleep(0.05)
-        print(name, flush=True)
 
-address, folder, n_texts, part = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-ray.init(address, logging_level="ERROR")
-threading.Thread(target=watch, daemon=True).start()
-project_texts(RunDir(folder), ProjectSection(sample=600, n_neighbors=8), n_texts, 1, part)
-plot_map(RunDir(folder), PlotSection(points=900), "three nodes", 1, part)
-seen = {}
-for task in list_tasks(limit=9999):
-    seen.setdefault(task.name, set()).add(task.node_id)
-print(json.dumps({name: sorted(nodes - {None}) for name, nodes in seen.items()}), flush=True)
-"""
+def rest_in_tasks() -> None:
+    """A rest before each task, and a mark of its node; the first wait until as many nodes as SPREAD says have one."""
+
+    def change(module: Any, names: tuple[str, ...]) -> None:
+        for name in names:
+            setattr(module, name, _resting(name, getattr(module, name), spread=True))
+
+    for module, names in TASKS.items():
+        _when_loaded(module, lambda loaded, names=names: change(loaded, names))
+
+
+def main(path: str) -> None:
+    """Do both stages on the Ray of RAY_ADDRESS; print when some tasks of each are done, and in the end the nodes."""
+    environment = {"PYTHONPATH": str(ROOT), **{name: os.environ[name] for name in (SEEN, SPREAD)}}
+    hook = {"worker_process_setup_hook": rest_in_tasks, "env_vars": environment}
+    ray.init(address=os.environ["RAY_ADDRESS"], logging_level="ERROR", runtime_env=hook)
+    threading.Thread(target=watch, daemon=True).start()
+    project_texts(RunDir(path), ProjectSection(sample=600, n_neighbors=8), N_TEXTS, 1, PART)
+    plot_map(RunDir(path), PlotSection(points=900), "three nodes", 1, PART)
+    seen: dict[str, set[str | None]] = {}
+    for task in list_tasks(limit=9999):
+        seen.setdefault(task.name, set()).add(task.node_id)
+    print(json.dumps({name: sorted(node for node in nodes if node) for name, nodes in seen.items()}), flush=True)
+
+
+def watch() -> None:
+    for names in TASKS.values():
+        for name in names:
+            while sum(task.name == name and task.state == "FINISHED" for task in list_tasks(limit=9999)) < 3:
+                time.sleep(0.05)
+            print(name, flush=True)
 
 
 def left(folder: Path) -> RunDir:
@@ -110,26 +124,31 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def driven(cluster: Cluster, run: RunDir) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", DRIVER, cluster.address, str(run.path), str(N_TEXTS), str(PART)]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def driven(cluster: Cluster, run: RunDir, n_nodes: int) -> subprocess.Popen[str]:
+    """Do both stages; tasks go on when so many nodes have one of their kind."""
+    seen = Path(f"{run.path}-seen")
+    seen.mkdir()
+    env = {**os.environ, "RAY_ADDRESS": cluster.address, SEEN: str(seen), SPREAD: str(n_nodes)}
+    words = [sys.executable, "-c", f"from tests.integration.test_map import main; main({str(run.path)!r})"]
+    return subprocess.Popen(words, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_tasks_of_both_stages_are_on_all_nodes(cluster: Cluster, undisturbed: RunDir, tmp_path: Path) -> None:
-    run = left(tmp_path)
-    out, err = driven(cluster, run).communicate(timeout=240)
+    run = left(tmp_path / "run")
+    out, err = driven(cluster, run, 3).communicate(timeout=240)
     assert out, err
     seen = json.loads(out.splitlines()[-1])
-    for task in ("_cut_lists", "_place_first", "_read_shown"):
-        assert len(seen[task]) == 3, (task, seen)
+    for names in TASKS.values():
+        for name in names:
+            assert len(seen[name]) == 3, (name, seen)
     assert len(seen["_place_waiting"]) > 1
     assert digests(run) == digests(undisturbed)
 
 
 def test_nodes_that_are_lost_midway_change_nothing(cluster: Cluster, undisturbed: RunDir, tmp_path: Path) -> None:
-    run = left(tmp_path)
+    run = left(tmp_path / "run")
     workers = cluster.list_all_nodes()[1:]
-    process = driven(cluster, run)
+    process = driven(cluster, run, 1)
     assert process.stdout
     for line in process.stdout:
         if line.startswith("_"):  # some tasks of this kind are done
