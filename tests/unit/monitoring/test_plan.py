@@ -312,9 +312,6 @@ def test_what_would_have_to_change_is_said_with_its_key() -> None:
     assert "Take larger nodes (--memory)" in small
     large = told(100_000_000, NODE, embed={"encoder": "bge-m3"})
     assert "store.index=HNSW_SQ (2" in large
-    slow = told(1_000_000, NODE, embed={"encoder": "bge-m3"})
-    assert "embed takes" in slow
-    assert "take GPUs (embed.gpus_per_actor=1, --gpus), or a smaller encoder" in slow
     on_gpus = told(100_000_000, replace(NODE, gpus=1), embed={"encoder": "bge-m3", "gpus_per_actor": 1})
     assert "set store.shards to 4 or more, or store.load=bulk" in on_gpus
     many = told(500_000, NodeType(4), store={"uri": "embedded"})
