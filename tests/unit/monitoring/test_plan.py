@@ -300,7 +300,9 @@ def test_nodes_that_cannot_be_are_refused(words: list[str], said: str, capsys: p
     assert said in capsys.readouterr().err
 
 
-def test_what_would_have_to_change_is_said_with_its_key() -> None:
+def test_what_would_have_to_change_is_said_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # finished runs beside it would tell their own rates
+
     def told(n_texts: int, nodes: NodeType, **sections: Any) -> str:
         lines = plan_lines(configured(**sections), n_texts, nodes=[nodes])
         return " ".join(" ".join(lines[lines.index("") :]).split())
@@ -312,6 +314,8 @@ def test_what_would_have_to_change_is_said_with_its_key() -> None:
     assert "Take larger nodes (--memory)" in small
     large = told(100_000_000, NODE, embed={"encoder": "bge-m3"})
     assert "store.index=HNSW_SQ (2" in large
+    assert "embed takes" in large
+    assert "take GPUs (embed.gpus_per_actor=1, --gpus), or a smaller encoder" in large
     on_gpus = told(100_000_000, replace(NODE, gpus=1), embed={"encoder": "bge-m3", "gpus_per_actor": 1})
     assert "set store.shards to 4 or more, or store.load=bulk" in on_gpus
     many = told(500_000, NodeType(4), store={"uri": "embedded"})
