@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
 REST_S = 0.2
 SEEN = "COVEY_TEST_SEEN"  # names a folder that gets an empty file WORKER-NODE for each node that a kind of worker is on
 SPREAD = "COVEY_TEST_SPREAD"  # on how many nodes those that embed or search shall be before one of them goes on
@@ -89,6 +90,26 @@ def _resting(name: str, work: Any, spread: bool = False) -> Any:
         return work(*args)
 
     return rest_and_work
+
+
+def rest_in_tasks(tasks: dict[str, tuple[str, ...]], spread: tuple[str, ...]) -> None:
+    """A rest before each task, and a mark of its node. tasks : their names by module; spread : see ``_resting``"""
+
+    def change(module: Any, names: tuple[str, ...]) -> None:
+        for name in names:
+            setattr(module, name, _resting(name, getattr(module, name), name in spread))
+
+    for module, names in tasks.items():
+        _when_loaded(module, lambda loaded, names=names: change(loaded, names))
+
+
+def connect(setup: Callable[[], None]) -> None:
+    """Connect to the Ray of RAY_ADDRESS, each of whose workers calls ``setup``, found by its name, at its start."""
+    import ray
+
+    environment = {"PYTHONPATH": str(ROOT), **{name: os.environ[name] for name in (SEEN, SPREAD)}}
+    hook = {"worker_process_setup_hook": setup, "env_vars": environment}
+    ray.init(address=os.environ["RAY_ADDRESS"], logging_level="ERROR", runtime_env=hook)
 
 
 def main() -> None:

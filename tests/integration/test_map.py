@@ -12,12 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 from ray.util.state import list_tasks
 
@@ -30,7 +28,7 @@ from clustering.stages.plot import _plot, plot_map
 from clustering.stages.project import _project, project_texts
 from clustering.workers.tasks import HERE
 from tests.integration.conftest import ROOT, free_port
-from tests.integration.slow import SEEN, SPREAD, _resting, _when_loaded
+from tests.integration.slow import SEEN, SPREAD, connect, rest_in_tasks
 from tests.planted import blobs, write_vectors
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -39,22 +37,13 @@ N_TEXTS, PART = 6000, 200
 TASKS = {"stages.project": ("_cut_lists", "_place_first"), "stages.plot": ("_read_shown",)}  # one a part
 
 
-def rest_in_tasks() -> None:
-    """A rest before each task, and a mark of its node; the first wait until as many nodes as SPREAD says have one."""
-
-    def change(module: Any, names: tuple[str, ...]) -> None:
-        for name in names:
-            setattr(module, name, _resting(name, getattr(module, name), spread=True))
-
-    for module, names in TASKS.items():
-        _when_loaded(module, lambda loaded, names=names: change(loaded, names))
+def rest_at_start() -> None:
+    rest_in_tasks(TASKS, sum(TASKS.values(), ()))  # of each kind the first wait for the other nodes
 
 
 def main(path: str) -> None:
     """Do both stages on the Ray of RAY_ADDRESS; print when some tasks of each are done, and in the end the nodes."""
-    environment = {"PYTHONPATH": str(ROOT), **{name: os.environ[name] for name in (SEEN, SPREAD)}}
-    hook = {"worker_process_setup_hook": rest_in_tasks, "env_vars": environment}
-    ray.init(address=os.environ["RAY_ADDRESS"], logging_level="ERROR", runtime_env=hook)
+    connect(rest_at_start)
     threading.Thread(target=watch, daemon=True).start()
     project_texts(RunDir(path), ProjectSection(sample=600, n_neighbors=8), N_TEXTS, 1, PART)
     plot_map(RunDir(path), PlotSection(points=900), "three nodes", 1, PART)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from clustering.config.sections import DescribeSection
@@ -21,7 +20,7 @@ from clustering.runs.directory import RunDir
 from clustering.stages.describe import describe_clusters
 from clustering.workers.labels import write_labels
 from tests.integration.conftest import ROOT, free_port
-from tests.integration.slow import SEEN, SPREAD, _resting, _when_loaded
+from tests.integration.slow import SEEN, SPREAD, connect, rest_in_tasks
 from tests.planted import write_clustered
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -34,22 +33,13 @@ TASKS = {
 LOST = ("_count", "_add_up", "_write_parts")  # of many tasks, in the midst of which a node is lost
 
 
-def rest_in_tasks() -> None:
-    """A rest before each task, and a mark of its node."""
-
-    def change(module: Any, names: tuple[str, ...]) -> None:
-        for name in names:
-            setattr(module, name, _resting(name, getattr(module, name), name in LOST))
-
-    for module, names in TASKS.items():
-        _when_loaded(module, lambda loaded, names=names: change(loaded, names))
+def rest_at_start() -> None:
+    rest_in_tasks(TASKS, LOST)
 
 
 def main(path: str) -> None:
     """Do both stages on the Ray of RAY_ADDRESS; print the nodes of each task."""
-    environment = {"PYTHONPATH": str(ROOT), **{name: os.environ[name] for name in (SEEN, SPREAD)}}
-    hook = {"worker_process_setup_hook": rest_in_tasks, "env_vars": environment}
-    ray.init(address=os.environ["RAY_ADDRESS"], logging_level="ERROR", runtime_env=hook)
+    connect(rest_at_start)
     run = RunDir(path)
     describe_clusters(run, DescribeSection(), SHARE, 500)
     assert write_labels(run, RECORDS - 1, SHARE) == RECORDS
