@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -129,7 +129,7 @@ def find_contradictions(config: RunConfig) -> list[str]:
     problems += _check_served(config.embed)
     encoder = config.embed.encoder
     near = difflib.get_close_matches(encoder, ENCODERS, n=1, cutoff=0.7)
-    is_path = "/" in encoder or Path(encoder).expanduser().is_dir()  # or a name of the hub
+    is_path = "/" in encoder or os.path.isdir(os.path.expanduser(encoder))  # or a name of the hub
     if near and encoder not in ENCODERS and not is_path and config.embed.model is None:
         problems.append(f"embed.encoder={encoder!r} is not known; the nearest known one is '{near[0]}'")
     if store.embedded and store.index_type not in EMBEDDED_INDEXES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -128,12 +129,12 @@ def _model_dim(cfg: EmbedSection) -> int | None:
     package_folder("sentence_transformers", "bge")
     model = model_location(cfg)
     config, modules = Path(model) / "config.json", Path(model) / "modules.json"
-    if not config.is_file():
-        if model.startswith((".", "/")) and not modules.is_file():
+    if not os.path.isfile(config):
+        if model.startswith((".", "/")) and not os.path.isfile(modules):
             raise ConfigError([f"embed.model: {model} holds no config.json; give a sentence-transformers folder"])
         return None
     try:
-        if modules.is_file():
+        if os.path.isfile(modules):
             kinds = {module["type"].rpartition(".")[2] for module in json.loads(modules.read_text(encoding="utf-8"))}
             if not kinds <= {"Transformer", "Pooling", "Normalize"}:
                 return None  # a Dense layer, for example, changes the dimension

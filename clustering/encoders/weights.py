@@ -30,7 +30,7 @@ def hub_name(cfg: EmbedSection) -> str | None:
     if cfg.encoder == SERVED or (_packages(cfg).weights and (cfg.model is None or cfg.encoder == "minilm")):
         return None
     name = model_location(cfg)
-    return None if Path(name).is_dir() else name
+    return None if os.path.isdir(name) else name
 
 
 def hub_key(cfg: EmbedSection) -> str | None:
@@ -50,7 +50,7 @@ def model_folder(cfg: EmbedSection, commit: str | None = None) -> Path:
     Raises: ConfigError where there is neither a folder nor such a model.
     """
     name = model_location(cfg)
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return Path(name)
     if name.startswith((".", "/")) or name.count("/") != 1:
         raise ConfigError([f"embed.model: {name} is no folder here, and no name of a model of the hub (owner/model)"])

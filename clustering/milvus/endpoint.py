@@ -153,7 +153,7 @@ class Endpoint:
         Raises: ConfigError when the server does not answer within ``timeout_s`` or refuses the token.
         """
         token = self.token
-        if self.ca_file and not Path(self.ca_file).is_file():
+        if self.ca_file and not os.path.isfile(self.ca_file):
             raise ConfigError([f"{self.section}.server.ca_file: there is no file {self.ca_file} on {platform.node()}"])
         if not self.proxy:
             _refuse_unreachable(self)

@@ -134,6 +134,14 @@ def test_no_value_of_any_key_ends_in_a_traceback(count: int, tmp_path: Path) -> 
     assert not wrong, "\n".join([f"{len(wrong)} of {count}", *wrong[:40]])
 
 
+@pytest.mark.parametrize("key", ["embed.encoder", "embed.model", "store.server.ca_file", "store.bulk_path"])
+def test_a_path_of_any_shape_is_taken_or_refused(key: str, tmp_path: Path) -> None:
+    """The paths that are looked at while the configuration is checked; no home, a name that is too long."""
+    shapes = [value for value in VALUES if isinstance(value, str)]
+    assert {"~nobody-known", "x" * 5000} <= {*shapes}
+    assert not [f"{value!r:.60}: {said}" for value in shapes if (said := outcome(key, "value", value, tmp_path))]
+
+
 def test_every_key_and_every_value_has_its_turn() -> None:
     tried = cases(3000)
     assert {key for key, _, _ in tried} >= set(keys())
