@@ -428,5 +428,5 @@ def test_a_run_from_before_there_were_prompts_has_none() -> None:
 @pytest.mark.parametrize("encoder", ["static", "minilm"])
 @pytest.mark.parametrize("model", ["x" * 5000, "~nobody-known", "~root/nothing"])
 def test_a_folder_that_no_system_can_have_is_told_as_missing(encoder: str, model: str) -> None:
-    with pytest.raises(ConfigError, match="embed.model: "):
+    with pytest.raises(ConfigError, match=r"embed\.model: "):
         check_encoder(EmbedSection(encoder=encoder, model=model))
