@@ -6,7 +6,8 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from pymilvus import MilvusClient
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
@@ -22,6 +23,7 @@ from clustering.monitoring.progress import current_stage
 log = logging.getLogger("covey")
 POLL_S = 0.3
 DONE = 1 << 62  # more than any goal
+FLAT: Final = "FLAT"  # the index while segments are merged
 FORCE_MERGE = (2, 6, 14)  # the first server that merges segments to a given size
 
 
@@ -30,17 +32,22 @@ class StalledError(StoreError):
 
 
 def make_searchable(client: MilvusClient, channel: Channel, store: StoreSection, n_vectors: int) -> int | None:
-    """Flush once, build the index, merge small segments, load; return the number of segments where it is known.
+    """Flush once, merge small segments, build the index, load; return the number of segments where it is known.
+
+    Servers merge only what has an index. A flat one costs nothing, so that what is merged is indexed only once.
 
     Raises: StoreError, also where a step makes no progress for ``store.stall_s``.
     """
     endpoint = channel.endpoint
     flush(channel)
-    retry(endpoint, lambda _: _build_index(client, channel, store, n_vectors))
-    wait_until(endpoint, "rows indexed", lambda: _index_progress(channel), n_vectors)
-    if not store.embedded:
+    is_ours = not store.embedded and store.index_type != "AUTOINDEX"  # some servers have no other one
+    indexes, _ = retry(endpoint, lambda _: client.list_indexes(endpoint.collection))
+    if is_ours and not indexes and len(list_segments(channel)) > 1:
+        _index_and_wait(client, channel, replace(store, index=FLAT, params={}), n_vectors)
         merge_segments(client, channel)
-        wait_until(endpoint, "rows indexed", lambda: _index_progress(channel), n_vectors)
+    _index_and_wait(client, channel, store, n_vectors)
+    if not store.embedded and merge_segments(client, channel):  # that an earlier start has indexed
+        _index_and_wait(client, channel, store, n_vectors)
     load_collection(channel)
     return None if store.embedded else len(list_segments(channel))
 
@@ -57,9 +64,20 @@ def flush(channel: Channel) -> None:
     wait_until(endpoint, "writes flushed", lambda: int(channel.call("GetFlushState", state).flushed), 1)
 
 
+def _index_and_wait(client: MilvusClient, channel: Channel, store: StoreSection, n_vectors: int) -> None:
+    retry(channel.endpoint, lambda _: _build_index(client, channel, store, n_vectors))
+    wait_until(channel.endpoint, "rows indexed", lambda: _index_progress(channel), n_vectors)
+
+
 def _build_index(client: MilvusClient, channel: Channel, store: StoreSection, n_vectors: int) -> None:
-    if client.list_indexes(channel.endpoint.collection):
-        return
+    """Ask for the index, unless there is one; that of the merging gives way."""
+    name = channel.endpoint.collection
+    for index in client.list_indexes(name):
+        kind = client.describe_index(name, index)["index_type"]
+        if kind == store.index_type or kind != FLAT:
+            return
+        client.release_collection(name)
+        client.drop_index(name, index)
     params = json.dumps(index_params(store, n_vectors))
     options = {"index_type": store.index_type, "metric_type": store.metric, "params": params}
     request = milvus_pb2.CreateIndexRequest(
@@ -92,7 +110,7 @@ def nlist_of(store: StoreSection, n_vectors: int) -> int:
 
 
 def _index_progress(channel: Channel) -> int:
-    """Rows with an index; DONE when all have one."""
+    """Rows with an index, without those of merged segments that wait for theirs; DONE when all have one."""
     request = milvus_pb2.DescribeIndexRequest(field_name=VECTOR, **channel.endpoint.target)
     (index,) = channel.call("DescribeIndex", request).index_descriptions
     if index.state == common_pb2.Failed:
@@ -100,7 +118,7 @@ def _index_progress(channel: Channel) -> int:
         raise StoreError(f"the index of {channel.endpoint.collection} failed: {reason}")
     if index.state == common_pb2.Finished and index.pending_index_rows <= 0:
         return DONE
-    return int(index.indexed_rows)
+    return int(min(index.indexed_rows, index.total_rows - index.pending_index_rows))
 
 
 def list_segments(channel: Channel) -> set[int]:

@@ -11,12 +11,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pymilvus import DataType, MilvusClient
+from pymilvus.grpc_gen import milvus_pb2
 from sklearn.metrics import adjusted_rand_score
 
 from clustering.cli.main import main
+from clustering.config.sections import StoreSection
 from clustering.errors import StoreError
 from clustering.milvus.bulk import ImportJobs
+from clustering.milvus.channel import Channel
 from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.index import list_segments, make_searchable
+from clustering.milvus.protocol import ROW, VECTOR
 from clustering.milvus.query import NeighborQuery
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import read_columns, vectors_of
@@ -366,3 +371,29 @@ def test_starting_anew_keeps_nothing_of_the_collection(covey, loaded, milvus_ser
     assert run.report["store"]["repaired_rows"] == 0
     assert run.report["search"]["recall"] == 1
     assert run.report["counts"]["texts"] == n_texts
+
+
+def test_segments_are_merged_before_the_index_is_built_and_so_they_are_searched(milvus_server):
+    """The index of the merging is gone, and no row waits for an index beside the search."""
+    client = MilvusClient(uri=milvus_server)
+    fields = client.create_schema(auto_id=False)
+    fields.add_field(ROW, DataType.INT64, is_primary=True)
+    fields.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=16)
+    client.create_collection("parts", schema=fields)
+    vectors = np.random.default_rng(0).normal(size=(4, 3000, 16)).astype(np.float32)
+    for part, some in enumerate(vectors):
+        client.insert("parts", [{ROW: 3000 * part + row, VECTOR: vector} for row, vector in enumerate(some.tolist())])
+        client.flush("parts")
+    endpoint, store = Endpoint(milvus_server, "parts"), StoreSection(uri=milvus_server, index="HNSW")
+    with Channel(endpoint) as channel:
+        assert len(list_segments(channel)) == 4
+        for _ in range(2):  # the second finds everything as it shall be
+            assert make_searchable(client, channel, store, 12_000) == 1
+            (index,) = client.list_indexes("parts")
+            told = client.describe_index("parts", index)
+            assert (told["index_type"], told["indexed_rows"], told["pending_index_rows"]) == ("HNSW", 12_000, 0)
+            request = milvus_pb2.GetQuerySegmentInfoRequest(collectionName="parts")
+            loaded = channel.call("GetQuerySegmentInfo", request).infos
+            assert {one.segmentID for one in loaded} == list_segments(channel)
+            assert [one.num_rows for one in loaded] == [12_000]
+    client.drop_collection("parts")

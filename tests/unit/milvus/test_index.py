@@ -130,6 +130,17 @@ def test_an_index_that_failed_is_told_with_the_servers_reason() -> None:
         index._index_progress(channel)
 
 
+@pytest.mark.parametrize(
+    ("indexed", "pending", "done"), [(70, 30, 70), (100, 100, 0), (100, 0, index.DONE), (0, 100, 0)]
+)
+def test_rows_of_a_merged_segment_wait_for_its_index(indexed: int, pending: int, done: int) -> None:
+    """A server counts those of the segments that it is made of as indexed."""
+    state = common_pb2.Finished if indexed == 100 else common_pb2.InProgress
+    told = milvus_pb2.IndexDescription(state=state, total_rows=100, indexed_rows=indexed, pending_index_rows=pending)
+    channel = FakeChannel(DescribeIndex=[milvus_pb2.DescribeIndexResponse(index_descriptions=[told])])
+    assert index._index_progress(channel) == done
+
+
 def test_a_collection_is_released_by_its_name_and_database() -> None:
     channel = FakeChannel(ReleaseCollection=[common_pb2.Status()])
     release_collection(channel)
