@@ -68,7 +68,7 @@ CLUSTERS = pa.schema(
         ("texts", pa.int64()),  # distinct texts
         ("title", pa.string()),
         ("terms", pa.list_(pa.string())),  # c-TF-IDF, strongest first
-        ("exemplars", pa.list_(pa.string())),  # members of the highest strength
+        ("exemplars", pa.list_(pa.string())),  # members of high strength that differ in their words
         ("persistence", pa.float32()),  # 0 to 1
         ("parent", pa.int32()),  # label of the cluster around it in a broader layer; null where there is none
         ("layers", pa.list_(pa.int32())),  # positions of this cluster in the layers of labels

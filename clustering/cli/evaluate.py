@@ -11,7 +11,7 @@ from clustering.cli import add_run
 def add_arguments(parser: ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--truth", help="file with a true label for each record")
-    parser.add_argument("--truth-column", default="label", help="its column of labels (default: label)")
+    parser.add_argument("--truth-column", default="label", help="its column of labels (default: label); -1 is none")
     parser.add_argument("--id-column", help="its column of ids (default: the run's read.id_column)")
 
 

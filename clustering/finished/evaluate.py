@@ -27,6 +27,7 @@ from clustering.stages.read import read_columns_of
 from clustering.workers.tasks import run_on_one_node
 
 EXACT_TEXTS = {"L2": 30_000, "COSINE": 8_000, "IP": 8_000}  # takes minutes; hdbscan keeps all pairs for cosine
+NO_TRUTH = ["-1", "-1.0", "nan", "NaN"]  # as a true label
 
 
 def evaluate_run(
@@ -35,7 +36,7 @@ def evaluate_run(
     """Add ``truth`` and ``fidelity`` to the run's report.json and return them with its ``search`` figures.
 
     truth : file with the column ``truth_column``, and ids in ``id_column`` (default: the run's own read.id_column)
-    Returns: truth {label, home: nmi, ami, ari, homogeneity, completeness; records}, fidelity {ari_label,
+    Returns: truth {label, home: nmi, ami, ari, homogeneity, completeness; records, left_out}, fidelity {ari_label,
         mst_weight_difference} (None above EXACT_TEXTS texts, with cluster.copies=weigh, and where the run is not plain
         HDBSCAN), search.
     Raises: ConfigError when the run is not finished or in use by another command, or the truth file does not fit it.
@@ -85,7 +86,11 @@ def agreement(truth: NDArray[Any], label: NDArray[Any]) -> dict[str, float]:
 
 
 def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column: str, id_column: str | None) -> Figures:
-    """Agreement of ``label`` and of ``home`` with a truth file, over the records that have a truth."""
+    """Agreement of ``label`` and of ``home`` with a truth file, over the records that have a truth.
+
+    A truth that is missing, empty, NaN or -1 (which is noise in most files of labels) is none.
+    Returns: records that have a truth, left_out (records of the file that have none), and label and home.
+    """
     if not (truth and truth_column):
         raise ConfigError(["--truth and --truth-column are empty; name a file and its column of labels"])
     key = id_column or read.id_column
@@ -96,7 +101,8 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
     table = read_columns_of(find_files(section), section)
     locations = table[schema.LOCATION]  # replace missing ids, as in the run
     ids = locations if key is None else pc.coalesce(_filled(as_type(table[key], pa.string())), locations)
-    truths = pa.table({"text_id": ids, "truth": _filled(table[truth_column])})
+    truths = pa.table({"text_id": ids, "truth": _known(table[truth_column])})
+    n_given = len(truths)
     truths = truths.filter(pc.is_valid(truths["truth"]))
     if not len(truths):
         raise ConfigError([f"--truth {truth}: no record has a label in '{truth_column}'"])
@@ -114,9 +120,16 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
     codes = joined["truth"].combine_chunks().dictionary_encode().indices.to_numpy()
     return {
         "records": len(joined),
+        "left_out": n_given - len(truths),
         "label": agreement(codes, joined["label"].to_numpy()),
         "home": agreement(codes, joined["home"].to_numpy()),
     }
+
+
+def _known(truth: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Labels as strings, with null in place of those that say that there is none."""
+    strings = _filled(as_type(truth, pa.string()))
+    return pc.if_else(pc.is_in(strings, value_set=pa.array(NO_TRUTH)), None, strings)
 
 
 def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -23,6 +23,7 @@ from clustering.runs.directory import RunDir
 from clustering.runs.parts import PartGroup, group_parts, part_names, read_row_texts
 from clustering.runs.storage import atomic_write, read_slice, read_table
 from clustering.schema import Figures
+from clustering.text.exemplars import spread_texts
 from clustering.text.languages import count_languages, dominant_languages
 from clustering.text.terms import (
     BestTerms,
@@ -43,6 +44,7 @@ TITLE_CHARACTERS = 80
 COUNTED_TEXTS = 32_768  # by one task, at least
 MOST_TASKS = 64
 WRITTEN_CLUSTERS = 16_384  # at a time
+CANDIDATES = 5  # for each exemplar, of which those that differ are taken
 # A candidate for a cluster's exemplars.
 MEMBER = np.dtype([("label", np.int32), ("strength", np.float32), ("copies", np.int32), ("row", np.int64)])
 Measured = tuple[Any, Usage]
@@ -114,8 +116,8 @@ def _count(
         found = np.empty(at.size, MEMBER)
         found["label"], found["row"], found["copies"] = layers[at, layer], row[at], copies[at]
         found["strength"] = assigned["strength"].to_numpy()[at]
-        members.append(_strongest(found, cfg.exemplars))
-    candidates = _strongest(np.concatenate(members), cfg.exemplars)
+        members.append(_strongest(found, CANDIDATES * cfg.exemplars))
+    candidates = _strongest(np.concatenate(members), CANDIDATES * cfg.exemplars)
     pieces = merge_counts(counted).cut(n_sums)
     return [(piece, candidates[candidates["label"] % n_sums == number]) for number, piece in enumerate(pieces)]
 
@@ -162,7 +164,7 @@ def _add_up(run: RunDir, cfg: DescribeSection, *pieces: Measured) -> list[Any]:
     known = _Clusters.of(run)
     if cfg.language == "auto":
         counts = without_common(counts, known.layers[known.chosen], known.texts)
-    exemplars = _strongest(np.concatenate(members), cfg.exemplars)
+    exemplars = _strongest(np.concatenate(members), CANDIDATES * cfg.exemplars)
     return [counts, _Summary(counts.words_of(known.texts.size), len(counts.words), exemplars)]
 
 
@@ -202,9 +204,11 @@ def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Meas
         for first in range(0, max(n_clusters, 1), WRITTEN_CLUSTERS):
             label = np.arange(first, min(first + WRITTEN_CLUSTERS, n_clusters), dtype=np.int32)
             own = slice(first, first + label.size)
-            terms, exemplars = _lists(label, best.label, best.word), _lists(label, members["label"], texts)
+            terms = _lists(label, best.label, best.word)
+            strongest = _lists(label, members["label"], texts).to_pylist()
+            exemplars = [spread_texts(some, cfg.exemplars) for some in strongest]
             # The endpoint names the clusters of the labels, which come first; those of other layers keep their terms.
-            titles, missing, why = _titles(cfg, terms.to_pylist(), exemplars.to_pylist(), max(0, n_chosen - first))
+            titles, missing, why = _titles(cfg, terms.to_pylist(), exemplars, max(0, n_chosen - first))
             failed, reason = failed + missing, reason or why
             columns = {
                 "label": label,

@@ -76,6 +76,17 @@ def test_a_record_whose_label_is_empty_has_no_truth(tmp_path: Path) -> None:
     assert found["label"]["ari"] == 1
 
 
+@pytest.mark.parametrize("truth", [["x", "y", "-1", "-1"], [3, 4, -1, -1], [3.0, 4.0, -1.0, float("nan")]])
+def test_a_truth_of_minus_one_is_none(truth: list[object], tmp_path: Path) -> None:
+    """It is noise in files of labels; as a class of its own it told clusters of noise to be one."""
+    pq.write_table(pa.table({"id": ["a", "b", "c", "d"], "label": truth}), tmp_path / "truth.parquet")
+    found = evaluate.compare_with_truth(
+        labels(tmp_path, ["a", "b", "c", "d"]), READ, f"{tmp_path}/truth.parquet", "label", None
+    )
+    assert (found["records"], found["left_out"]) == (2, 2)
+    assert found["label"]["ari"] == 1
+
+
 def test_truths_without_an_id_are_those_of_records_without_one(tmp_path: Path) -> None:
     """They counted as ids that repeat."""
     (tmp_path / "truth.csv").write_text("id,label\na,x\n,y\n,y\n")
