@@ -16,7 +16,7 @@ from clustering.estimator_input import Parameters
 from clustering.kernels.graph.csr import ascending_rows, directed_graph
 from clustering.kernels.graph.diffusion import MIN_LENGTH, NeighborLists, diffuse, listed_core_distances
 from clustering.kernels.graph.forest import Forest, core_distances, join_components, spanning_forest
-from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measure_group_sizes
+from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, mean_squared_distance, measure_group_sizes
 from clustering.kernels.graph.repair import OutsideSearch, nearest_outside, prove_forest, repair_forest
 from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
 from clustering.kernels.hierarchy.placement import ReachabilityAssigner, assign_by_vote
@@ -165,7 +165,10 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         lists = _lists(graph) if diffused or options.n_neighbors else None
         group_sizes = GroupSizes()
         if lists is not None:
-            group_sizes = measure_group_sizes(count_breaks(lists, _own_entries(lists)), len(lists))
+            unrelated = None if taken.points is None else mean_squared_distance(taken.points)
+            group_sizes = measure_group_sizes(count_breaks(lists, unrelated, _own_entries(lists)), len(lists))
+            if own.preset == "topics":
+                group_sizes = GroupSizes()
         nearest = None if lists is None else lists.nearest(options.n_neighbors)
         if diffused and lists is not None:
             forest, core = _diffused(lists, group_sizes, _group_keys(keys, n_rows, first), copies, own)

@@ -74,13 +74,15 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
     """The fingerprints of the stages after the search, from that of the search."""
     settings = config.as_dict()
     diffused = config.cluster.weights == "diffused"
-    others = [config.run.seed] if diffused else [settings["cluster"]["budget"]]
+    others: list[Any] = [config.run.seed] if diffused else [settings["cluster"]["budget"]]
     if not diffused or config.cluster.core_rank > 1:
         others.append(settings["cluster"]["copies"])
+    if config.cluster.preset == "topics":  # which takes nothing from small groups
+        others.append("topics")
     titles = settings["describe"]["titles"] and _without(settings["describe"]["titles"], "key_env")
     own: dict[str, list[Any]] = {  # of the other stages, their section of the configuration
         "graph": [settings["graph"], "in blocks with halos"],
-        "forest": [config.cluster.weights, config.cluster.core_rank, others],
+        "forest": [config.cluster.weights, config.cluster.core_rank, others, "families apart"],
         "cluster": [settings["cluster"], "with sizes"],
         "describe": [{**settings["describe"], "titles": titles}, "spread exemplars"],
         "project": [settings["project"], config.run.seed],

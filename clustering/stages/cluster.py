@@ -30,6 +30,7 @@ def cluster_graph(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figu
     every cluster.
     k : neighbors of each text that are edges
     Returns: count; noise_share, home_share and largest_share (shares of the records); copies_clusters; modularity;
+        resolution_by (what the resolution follows: granularity, small groups, or usual; None without modularity);
         layers (clusters, resolution and noise share of each, broadest first); layer (the one that the labels are of).
     """
     return run_on_one_node(_cluster, run, cfg, k, metric)
@@ -83,6 +84,7 @@ def _cluster(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
         "largest_share": round(float(sizes.max()) / n_records, 5),
         "copies_clusters": result.n_copies_clusters,
         "modularity": None if result.modularity is None else round(result.modularity, 5),
+        "resolution_by": options.decides_resolution(load_group_sizes(run)) if result.gammas else None,
         "layer": result.chosen_layer,
         "layers": [
             {"clusters": numbers.size, "resolution": gamma, "noise_share": share(layer < 0)}

@@ -13,8 +13,10 @@ from clustering.kernels.graph.csr import min_distance
 from clustering.kernels.graph.diffusion import MIN_LENGTH
 from clustering.kernels.graph.equal_vectors import EqualEdges, equal_pairs, join_equal_rows, tie_equal_rows
 from clustering.kernels.graph.forest import Forest, IntArray, join_components
+from clustering.kernels.graph.group_sizes import mean_squared_distance
 from clustering.kernels.graph.repair import prove_forest, repair_forest
 from clustering.runs.directory import RunDir
+from clustering.runs.index import read_index
 from clustering.runs.kernel_inputs import load_radius
 from clustering.runs.parts import part_name, read_rows, rows_without_vector, vectors_of
 from clustering.runs.storage import save_array, write_json, write_table
@@ -22,6 +24,8 @@ from clustering.schema import Figures
 from clustering.workers.exact_search import outside_search
 from clustering.workers.graph.forest import ShardedForest, diffused_forest, reachability_forest
 from clustering.workers.tasks import run_on_one_node
+
+BLOCK, SAMPLED_BLOCKS = 256, 64  # rows of vectors by which the distance of unrelated texts is estimated
 
 
 def build_forest(run: RunDir, cfg: ClusterSection, graph: GraphSection, metric: str, seed: int) -> Figures:
@@ -35,13 +39,13 @@ def build_forest(run: RunDir, cfg: ClusterSection, graph: GraphSection, metric: 
         and left open) and queries (rows searched); pieces (of the lists' graph), bridges, pieces_left; isolated (texts
         without an edge); shards, halo_share (rows that shards hold of others, per text) and merged_edges (the edges
         that the last merge of their forests reads); small_groups (share of texts whose list breaks off, as in a small
-        group) and group_size.
+        group that stands alone), group_size, and families (share of texts whose list breaks off within a larger group).
     """
     return run_on_one_node(_diffused_forest if cfg.weights == "diffused" else _forest, run, cfg, graph, metric, seed)
 
 
 def _forest(run: RunDir, cfg: ClusterSection, section: GraphSection, metric: str, seed: int) -> Figures:
-    found = reachability_forest(run, metric, cfg.core_rank, cfg.copies == "weigh")
+    found = reachability_forest(run, metric, cfg.core_rank, cfg.copies == "weigh", unrelated_distance(run))
     n_texts, listed = found.core.size, found.forest
     radius = load_radius(run)
     if section.bridge == "nearest":
@@ -64,13 +68,25 @@ def _forest(run: RunDir, cfg: ClusterSection, section: GraphSection, metric: str
 
 def _diffused_forest(run: RunDir, cfg: ClusterSection, section: GraphSection, metric: str, seed: int) -> Figures:
     rank = cfg.core_rank if cfg.core_rank > 1 else 0
-    found = diffused_forest(run, metric, rank, cfg.copies == "weigh", seed)
+    adapt = cfg.preset != "topics"
+    found = diffused_forest(run, metric, rank, cfg.copies == "weigh", seed, unrelated_distance(run), adapt)
     n_texts, n_without = found.core.size, rows_without_vector(run / "vectors").size
     joined = np.zeros(n_texts, np.bool_)
     joined[found.forest.left] = joined[found.forest.right] = True
     figures = _finish(run, found, found.forest, float(MIN_LENGTH), n_without)
     isolated = n_texts - n_without - int(joined.sum()) if n_texts > 1 else 0
     return {**figures, "pieces": figures["pieces_left"], "bridges": 0, "isolated": isolated}
+
+
+def unrelated_distance(run: RunDir) -> float:
+    """The mean squared distance of two of the run's vectors, by a sample in evenly spaced blocks of rows."""
+    n_texts = read_index(run / "vectors").rows
+    if not n_texts:
+        return mean_squared_distance(np.empty((0, 1), np.float32))
+    blocks = np.unique(np.linspace(0, max(n_texts - 1, 0) // BLOCK, SAMPLED_BLOCKS).astype(np.int64))
+    rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+    vectors = vectors_of(read_rows(run / "vectors", rows[rows < n_texts], ["vector"]))
+    return mean_squared_distance(vectors[vectors.any(axis=1)])
 
 
 def _finish(run: RunDir, found: ShardedForest, forest: Forest, floor: float, n_without: int) -> Figures:
@@ -86,6 +102,7 @@ def _finish(run: RunDir, found: ShardedForest, forest: Forest, floor: float, n_w
         "pieces_left": n_texts - n_without - len(forest),
         "small_groups": round(found.group_sizes.share, 4),
         "group_size": found.group_sizes.size,
+        "families": round(found.group_sizes.families, 4),
         "shards": len(found.equal),
         "halo_share": round(found.n_halo / max(n_texts, 1), 4),
         "merged_edges": found.merged_edges,

@@ -24,6 +24,11 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 TEXT_CHARACTERS = 160
 TERM_CHARACTERS = 60
 GOOD_RECALL = 0.95  # below, the report warns
+RESOLUTION_BY = {
+    "granularity": ", as fine as cluster.granularity says",
+    "small groups": ", finer than usual, because many texts are in small groups",
+    "usual": ", as fine as usual",
+}
 
 
 def write_report(run: RunDir, config: RunConfig) -> Figures:
@@ -65,13 +70,13 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
         "graph": {**_pick(graph, "edges", "too_long"), **_pick(forest, "pieces", "bridges", "pieces_left")},
         # certified, repaired and open count merges of a tree of the stored distances; with diffused ones, they are null
         "forest": _pick(forest, "edges", "certified", "repaired", "open", "queries", "isolated", "small_groups",
-                        "group_size"),
+                        "group_size", "families"),
         "clusters": {
             "count": clusters.get("count", 0),
             "noise_share": clusters.get("noise_share", 0.0),
             "largest_share": clusters.get("largest_share", 0.0),
             "home_share": clusters.get("home_share", 0.0),
-            **_pick(clusters, "modularity", "layer", "layers"),
+            **_pick(clusters, "modularity", "resolution_by", "layer", "layers"),
         },
         "describe": _pick(done.get("describe", {}), "vocabulary", "titles_failed"),
         "versions": manifest["versions"],
@@ -234,8 +239,9 @@ def _proven(forest: Figures, search: Figures) -> str:
         return "no merges"
     if forest["certified"] is None:
         return (
-            f"{forest['edges']:,} merges of diffused distances; {forest['small_groups']:.0%} of the texts are in small "
-            f"groups, by their neighbor lists"
+            f"{forest['edges']:,} merges of diffused distances; by their neighbor lists, {forest['small_groups']:.0%} "
+            f"of the texts are in small groups that stand alone, {forest['families'] or 0:.0%} in families within a "
+            f"larger group"
         )
     shares = (forest[name] / forest["edges"] for name in ("certified", "repaired", "open"))
     proven, repaired, left = (f"{share:.2%}" for share in shares)
@@ -249,7 +255,8 @@ def _layered(clusters: Figures) -> str:
     counts = [f"{layer['clusters']:,}" for layer in clusters["layers"] or []]
     if len(counts) < 2:
         return "one"
-    return f"{', '.join(counts)} clusters, from broad to fine; the labels are the {counts[clusters['layer']]}"
+    by = RESOLUTION_BY.get(clusters["resolution_by"] or "", "")
+    return f"{', '.join(counts)} clusters, from broad to fine; the labels are the {counts[clusters['layer']]}{by}"
 
 
 def _prompted(embed: Figures) -> str:

@@ -26,7 +26,7 @@ from clustering.runs.kernel_inputs import digest_texts, load_copies, load_forest
 from clustering.runs.parts import load_assignment, part_name, read_columns, walk_neighbors
 from clustering.runs.storage import load_array, read_table, write_table
 from clustering.stages.cluster import cluster_graph
-from clustering.stages.forest import build_forest
+from clustering.stages.forest import build_forest, unrelated_distance
 from clustering.stages.graph import build_graph
 from clustering.stages.search import partition_centers
 from clustering.workers.graph.forest import load_shard
@@ -109,7 +109,7 @@ class Plain:
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_texts))])
         euclidean = distances if metric == "L2" else np.sqrt(2 * distances)
         lists = NeighborLists(indptr, others.astype(np.int32), np.maximum(euclidean, np.float32(MIN_DISTANCE)))
-        group_sizes = measure_group_sizes(count_breaks(lists), n_texts)
+        group_sizes = measure_group_sizes(count_breaks(lists, unrelated_distance(run)), n_texts)
         copies = load_copies(run) if cfg.copies == "weigh" else None
         if cfg.weights == "distance":
             graph = undirected_graph(rows, others, distances, n_texts, min_distance(metric))
@@ -177,7 +177,7 @@ def test_a_shard_holds_its_rows_and_exactly_the_others_that_its_edges_name(
                 named[row].add(other)
     seen: list[int] = []
     for number in range(6):
-        shard = load_shard(run, "L2", diffused, number)
+        shard = load_shard(run, "L2", 2.0, diffused, number)
         own = set(shard.rows.tolist())
         assert set(shard.halo.tolist()) == set().union(*(named[row] for row in own)) - own
         arrays = [

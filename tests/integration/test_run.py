@@ -225,7 +225,8 @@ def test_evaluate_compares_with_truth_and_with_exact_hdbscan(finished, covey, sa
     assert result.status == 0, result.err
     figures = json.loads(result.out)
     assert run.report["truth"] == figures["truth"]
-    assert figures["truth"]["records"] == 1200
+    assert figures["truth"]["records"] + figures["truth"]["left_out"] == 1200
+    assert figures["truth"]["left_out"] == sample.read_text().count(",-1\n") > 0
     assert set(figures["truth"]["label"]) == {"nmi", "ami", "ari", "homogeneity", "completeness"}
     assert figures["truth"]["label"]["nmi"] > 0.7
     assert figures["truth"]["home"]["ari"] > 0.3

@@ -9,14 +9,16 @@ import numba
 import numpy as np
 
 from clustering.kernels.graph.diffusion import AVERAGED, MIN_SCALE, NeighborLists
-from clustering.kernels.graph.forest import IntArray
+from clustering.kernels.graph.forest import FloatArray, IntArray
 from clustering.kernels.threads import RANGE, run_in_ranges
 
-RANKS = 30  # neighbors among which a break is looked for
-CLEAR = 8  # a break is this many times as wide as the mean step of the list
-FEW, MANY = 0.2, 0.45  # shares of broken lists from which small groups count, and count alone
+ENTRIES = 15  # first entries of a list among which a break is looked for; longer lists change nothing
+CLEAR = 5  # a break is this many times as wide as the mean step of the list
+FAR = 0.5  # a group stands alone if texts beyond the break are less than so near as its own, on the way from unrelated
+FEW, MANY = 0.06, 0.18  # shares of broken lists from which small groups count, and count alone
 GRANULARITY = 20_000  # texts for which a resolution of 1 is right, measured on sets of 6,000 to 127,000 texts
 APART = 5  # a small group is resolved as in a collection of this many such groups
+FINEST = 256  # times the usual resolution, at most
 MIN_CLUSTER_SIZE, FEWEST = 5, 3  # least texts of a cluster, usually and where groups are small
 
 
@@ -24,11 +26,13 @@ MIN_CLUSTER_SIZE, FEWEST = 5, 3  # least texts of a cluster, usually and where g
 class GroupSizes:
     """How many texts are in groups smaller than their neighbor lists, such as news events with a handful of texts.
 
-    share : share of lists with a clear break, 0 to 1; size : median texts of the groups that these lists belong to
+    share : share of lists that break off and lead to nothing near, 0 to 1; size : median texts of their groups
+    families : share of lists that break off as well, but what follows is near: as in near-duplicates within a story
     """
 
     share: float = 0.0
     size: int = 0
+    families: float = 0.0
 
     @property
     def small_weight(self) -> float:
@@ -50,38 +54,55 @@ class GroupSizes:
         usual = max(1.0, n_texts / (granularity or GRANULARITY))
         if granularity is not None or self.small_weight == 0:
             return usual
-        return float(usual ** (1 - self.small_weight) * max(usual, n_texts / (APART * self.size)) ** self.small_weight)
+        fine = min(max(usual, n_texts / (APART * self.size)), FINEST * usual)
+        return float(usual ** (1 - self.small_weight) * fine**self.small_weight)
 
 
 def measure_group_sizes(breaks: IntArray, n_texts: int) -> GroupSizes:
-    """Estimate the group sizes of a collection. breaks : int64, shape (31,), from ``count_breaks``, of all its lists"""
-    broken = int(breaks.sum())
-    if not broken:
-        return GroupSizes()
-    return GroupSizes(broken / n_texts, int(np.searchsorted(np.cumsum(breaks), broken / 2)) + 1)
+    """Estimate the group sizes of a collection. breaks : int64, shape (2, 15), from ``count_breaks``, of all lists"""
+    near, far = breaks.sum(axis=1).tolist()
+    families = near / max(n_texts, 1)
+    if not far:
+        return GroupSizes(families=families)
+    return GroupSizes(far / n_texts, int(np.searchsorted(np.cumsum(breaks[1]), far / 2)) + 1, families)
 
 
-def count_breaks(lists: NeighborLists, most: int | None = None) -> IntArray:
+def mean_squared_distance(vectors: FloatArray) -> float:
+    """The mean squared Euclidean distance of all pairs of vectors; 2 for fewer than two vectors or only equal ones."""
+    count = len(vectors)
+    mean = vectors.mean(axis=0, dtype=np.float64) if count else 0
+    spread = float((vectors.astype(np.float64) ** 2).sum() - count * np.sum(mean**2))
+    return 2 * spread / (count - 1) if count > 1 and spread > 1e-9 * count else 2.0
+
+
+def count_breaks(lists: NeighborLists, unrelated: float | None = None, most: int | None = None) -> IntArray:
     """Count the lists whose distances jump after each rank, as they do after the last member of a small group.
 
     With distances d_r at ranks r, the steps r ln(d_r+1 / d_r) have one mean where texts lie evenly around a row, in any
-    dimension. A break is the widest step, if it is 8 times as wide as the mean of the others.
+    dimension. A break is the widest step, if it is 5 times as wide as the mean of the others. It is *far* if the mean
+    squared distance of as many texts beyond it is nearer to that of unrelated texts than to that of the group. The
+    others are breaks of families, such as the copies of a headline by several outlets, within a larger group.
 
+    unrelated : mean squared distance of two texts of the collection; none: the longest listed one, or 2, that of
+        unrelated vectors of unit length, if that is larger
     most : entries of a list that are read, its own nearest: later ones may come from the lists of others and be sparse
-    Returns: int64, shape (31,), lists that break after each rank; 0 for ranks 0 and 1.
+    Returns: int64, shape (2, 15), lists that break after each rank, near and far; 0 for ranks 0 and 1.
     Source: spacings of a Poisson process, as in Hill (1975).
     """
-    counts = np.zeros((-(-len(lists) // RANGE), RANKS + 1), np.int64)
-    longest = max(lists.indices.size, 1) if most is None else most
+    if unrelated is None:
+        unrelated = max(2.0, float(lists.distances.max(initial=0)) ** 2)
+    counts = np.zeros((-(-len(lists) // RANGE), 2, ENTRIES), np.int64)
+    longest = ENTRIES if most is None else min(most, ENTRIES)
     run_in_ranges(
-        len(lists), lambda a, b: _breaks(lists.indptr[a : b + 1], lists.distances, longest, counts[a // RANGE])
+        len(lists),
+        lambda a, b: _breaks(lists.indptr[a : b + 1], lists.distances, longest, unrelated, counts[a // RANGE]),
     )
     total: IntArray = counts.sum(axis=0)
     return total
 
 
 @numba.njit(cache=True, nogil=True)
-def _breaks(indptr: Any, distances: Any, longest: int, counts: Any) -> None:
+def _breaks(indptr: Any, distances: Any, longest: int, unrelated: float, counts: Any) -> None:
     least = np.float64(MIN_SCALE)
     for row in range(indptr.size - 1):
         start, stop = indptr[row], min(indptr[row + 1], indptr[row] + longest)
@@ -91,7 +112,16 @@ def _breaks(indptr: Any, distances: Any, longest: int, counts: Any) -> None:
             far = max(np.float64(distances[start + rank]), least)
             step = rank * np.log(far / near)
             total += step
-            if 2 <= rank <= RANKS and step > widest:
+            if rank >= 2 and step > widest:
                 widest, at = step, rank
         if steps > 2 and widest > CLEAR * (total - widest) / (steps - 1):
-            counts[at] += 1
+            within, beyond, count = 0.0, 0.0, 0
+            for slot in range(start, min(start + 2 * at, stop)):
+                square = np.float64(distances[slot]) ** 2
+                if slot < start + at:
+                    within += square
+                else:
+                    beyond += square
+                    count += 1
+            is_far = unrelated - beyond / count < FAR * (unrelated - within / at)
+            counts[int(is_far), at] += 1

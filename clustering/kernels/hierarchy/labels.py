@@ -68,6 +68,12 @@ class ClusterOptions:
         """The resolution of modularity. Topics are broad even where the groups within them are small."""
         return (GroupSizes() if self.preset == "topics" else group_sizes).gamma(n_nodes, self.granularity)
 
+    def decides_resolution(self, group_sizes: GroupSizes) -> str:
+        """What the resolution follows, for the report: "granularity" (as given), "small groups", or "usual"."""
+        if self.granularity is not None:
+            return "granularity"
+        return "usual" if self.preset == "topics" or group_sizes.small_weight == 0 else "small groups"
+
 
 @dataclass(frozen=True)
 class Labels:

@@ -68,15 +68,19 @@ class ShardedForest:
     n_halo: int
 
 
-def diffused_forest(run: RunDir, metric: str, rank: int, weigh: bool, seed: int) -> ShardedForest:
+def diffused_forest(
+    run: RunDir, metric: str, rank: int, weigh: bool, seed: int, unrelated: float, adapt: bool = True
+) -> ShardedForest:
     """The forest of the listed edges with diffused lengths. It is the same for any blocks.
 
     rank : min_samples, 0 for none; weigh : whether copies count as samples
+    unrelated : mean squared distance of two texts, for ``count_breaks``
+    adapt : whether fewer neighbors are averaged where small groups count
     """
     n_texts = block_index(run).n_texts
-    with _open(run, metric, diffused=True) as shards:
+    with _open(run, metric, unrelated, diffused=True) as shards:
         group_sizes = measure_group_sizes(np.sum(list(shards.each(_breaks)), axis=0), n_texts)
-        n_averaged = group_sizes.n_averaged
+        n_averaged = group_sizes.n_averaged if adapt else diffusion.AVERAGED
         scales = shards.exchange(_scales, n_averaged // 2)
         sketches = shards.exchange(_draw, seed)
         for _ in range(diffusion.ROUNDS):
@@ -88,23 +92,23 @@ def diffused_forest(run: RunDir, metric: str, rank: int, weigh: bool, seed: int)
         return _reduce(shards, n_texts, group_sizes, core, lengths)
 
 
-def reachability_forest(run: RunDir, metric: str, rank: int, weigh: bool) -> ShardedForest:
+def reachability_forest(run: RunDir, metric: str, rank: int, weigh: bool, unrelated: float) -> ShardedForest:
     """The forest of the graph by mutual reachability. It is the same for any blocks. Arguments as above."""
     n_texts = block_index(run).n_texts
-    with _open(run, metric, diffused=False) as shards:
+    with _open(run, metric, unrelated, diffused=False) as shards:
         group_sizes = measure_group_sizes(np.sum(list(shards.each(_breaks)), axis=0), n_texts)
         copies = shards.exchange(_copies) if weigh else None
         return _reduce(shards, n_texts, group_sizes, shards.exchange(_core, rank, copies), None)
 
 
-def _open(run: RunDir, metric: str, *, diffused: bool) -> Any:
+def _open(run: RunDir, metric: str, unrelated: float, *, diffused: bool) -> Any:
     index = block_index(run)
     ends = (index.list_halo, index.list_entries) if diffused else (index.halo, index.edges)
     memory = [forest_shard(*sizes) for sizes in zip(index.rows, *ends, strict=True)]
-    return open_shards(partial(load_shard, run, metric, diffused), len(index), index.n_texts, memory)
+    return open_shards(partial(load_shard, run, metric, unrelated, diffused), len(index), index.n_texts, memory)
 
 
-def load_shard(run: RunDir, metric: str, diffused: bool, number: int) -> ForestShard:
+def load_shard(run: RunDir, metric: str, unrelated: float, diffused: bool, number: int) -> ForestShard:
     """A block as a shard: with its lists, in Euclidean distances, as edges; or with its rows of the graph."""
     load = partial(load_block_array, run, number)
     rows, list_indices, distances = load("rows"), load("list_indices"), load("list_distances")
@@ -113,7 +117,7 @@ def load_shard(run: RunDir, metric: str, diffused: bool, number: int) -> ForestS
         np.sqrt(euclidean, out=euclidean)
     np.maximum(euclidean, np.float32(MIN_DISTANCE), out=euclidean)
     lists = NeighborLists(load("list_indptr"), list_indices, euclidean)
-    breaks, equal = count_breaks(lists), equal_edges(lists, rows, MIN_DISTANCE)
+    breaks, equal = count_breaks(lists, unrelated), equal_edges(lists, rows, MIN_DISTANCE)
     indptr, indices, lengths = (
         (lists.indptr, list_indices, lists.distances) if diffused else map(load, ("indptr", "indices", "data"))
     )

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 
 from clustering import GraphHDBSCAN
+from clustering.encoders.base import unit_rows
 from clustering.kernels import threads
 from clustering.kernels.graph import diffusion
 from clustering.kernels.graph.diffusion import NeighborLists
@@ -286,7 +287,72 @@ def test_stories_of_a_handful_are_told_apart() -> None:
 def test_even_points_show_no_groups() -> None:
     vectors = blobs(0, n_blobs=1, each=2, noise=800, dim=6).vectors
     assert measure_group_sizes(count_breaks(as_lists(*nearest_lists(vectors, 40))), len(vectors)).small_weight == 0
-    assert measure_group_sizes(np.zeros(31, np.int64), 10) == GroupSizes(0.0, 0)
+    assert measure_group_sizes(np.zeros((2, 15), np.int64), 10) == GroupSizes(0.0, 0)
+
+
+def families(seed: int, n_stories: int, each: int, copies: int, dim: int = 64) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Unit vectors of stories, each of some headlines with a few near-duplicates; and each one's story."""
+    rng = np.random.default_rng(seed)
+    story = rng.normal(size=(n_stories, dim)).repeat(each, axis=0)
+    headline = (story + 0.7 * rng.normal(size=story.shape)).repeat(copies, axis=0)
+    vectors = headline + 0.1 * rng.normal(size=headline.shape)
+    return unit_rows(vectors), np.arange(n_stories).repeat(each * copies)
+
+
+def test_near_duplicates_within_stories_do_not_refine_the_clusters() -> None:
+    """Lists break off behind the copies of a headline by several outlets, but the story goes on there."""
+    vectors, story = families(0, n_stories=12, each=12, copies=4)
+    lists = nearest_lists(vectors, 40)
+    found = measure_group_sizes(count_breaks(as_lists(*lists)), len(vectors))
+    assert found.families > 0.5
+    assert found.small_weight == 0
+    assert adjusted_rand_score(story, GraphHDBSCAN().fit(neighbors=lists).home_) > 0.9
+    alone, _ = families(0, n_stories=144, each=1, copies=4)  # the same families, each a story of its own
+    assert measure_group_sizes(count_breaks(as_lists(*nearest_lists(alone, 40))), len(alone)).small_weight == 1
+
+
+@pytest.mark.parametrize("k", [15, 20, 30, 50])
+def test_longer_lists_change_no_granularity(k: int) -> None:
+    vectors = blobs(2, n_blobs=120, each=4, dim=24, spread=0.05).vectors
+    breaks = count_breaks(as_lists(*nearest_lists(vectors, 60)), unrelated=60.0)
+    assert_array_equal(count_breaks(as_lists(*nearest_lists(vectors, k)), unrelated=60.0), breaks)
+
+
+def even_list(length: int, at: int, jump: float) -> NeighborLists:
+    """One list with equal steps, but for the one behind rank ``at``, which is ``jump`` times as wide as the others."""
+    ranks = np.arange(1, length)
+    steps = np.full(length - 1, 0.02)
+    steps[at - 1] *= jump
+    distances = 0.2 * np.exp(np.concatenate([[0], np.cumsum(steps / ranks)]))
+    return NeighborLists(np.array([0, length]), np.arange(1, length + 1), distances.astype(np.float32))
+
+
+def test_a_break_is_five_times_as_wide_as_the_other_steps() -> None:
+    assert count_breaks(even_list(15, 6, 4.8), unrelated=0.05).sum() == 0
+    breaks = count_breaks(even_list(15, 6, 5.2), unrelated=0.05)
+    assert breaks[:, 6].sum() == breaks.sum() == 1
+
+
+def test_a_break_is_far_from_half_way_to_unrelated_texts_on() -> None:
+    """Group at squared distance 1, what follows at 4: half-way where unrelated texts are at 7."""
+    lists = NeighborLists(np.array([0, 9]), np.arange(1, 10), np.r_[[1.0] * 4, [2.0] * 5].astype(np.float32))
+    assert count_breaks(lists, unrelated=6.9)[:, 4].tolist() == [0, 1]
+    assert count_breaks(lists, unrelated=7.1)[:, 4].tolist() == [1, 0]
+
+
+def test_shares_of_broken_lists_weigh_small_groups() -> None:
+    assert [GroupSizes(share, 4).small_weight for share in (0.06, 0.18, 0.9)] == [0, 1, 1]
+    assert GroupSizes(0.12, 4).small_weight == pytest.approx(0.5)
+    assert GroupSizes(0.11, 4).min_cluster_size == 5
+    assert GroupSizes(0.13, 4).min_cluster_size == 3
+    assert (GroupSizes(0.2, 9).n_averaged, GroupSizes(0.2, 3).n_averaged, GroupSizes(0.01, 4).n_averaged) == (9, 4, 15)
+
+
+def test_the_resolution_is_bounded() -> None:
+    assert GroupSizes(0.5, 4).gamma(2000) == pytest.approx(2000 / 20)
+    assert GroupSizes(0.5, 4).gamma(10_000) == 256  # not 500
+    assert GroupSizes(0.5, 4).gamma(1_000_000) == 256 * 50
+    assert GroupSizes(0.5, 4).gamma(1000, granularity=100) == 10
 
 
 def test_granularity_is_finer_when_smaller() -> None:
@@ -441,20 +507,19 @@ def test_vectors_belong_to_plain_distances() -> None:
         GraphHDBSCAN().fit(neighbors=([[1], [0]], [[1.0], [1.0]]), vectors=np.ones((2, 2)))
 
 
-def test_the_preset_topics_takes_no_fine_granularity_from_small_groups() -> None:
-    rng = np.random.default_rng(3)
-    subject = rng.normal(size=(6, 12))
-    group = subject.repeat(25, axis=0) + 0.4 * rng.normal(size=(150, 12))
-    vectors = (group.repeat(4, axis=0) + 0.01 * rng.normal(size=(600, 12))).astype(np.float32)
-    lists = nearest_lists(vectors, 40)
-    assert (
-        measure_group_sizes(count_breaks(as_lists(*lists)), 600).small_weight == 1
-    )  # the case that sets the granularity
-    assert GraphHDBSCAN().fit(neighbors=lists).labels_.max() + 1 > 100
+def test_the_preset_topics_takes_nothing_from_small_groups() -> None:
+    """Neither a fine resolution nor smaller clusters, nor fewer neighbors in the diffusion."""
+    corpus = blobs(2, n_blobs=120, each=4, dim=24, spread=0.05)
+    lists = nearest_lists(corpus.vectors, 40)
+    assert measure_group_sizes(count_breaks(as_lists(*lists)), 480).small_weight == 1
     found = GraphHDBSCAN(preset="topics").fit(neighbors=lists)
-    assert adjusted_rand_score(np.arange(6).repeat(100), found.home_) > 0.9
     usual = GraphHDBSCAN(preset="topics", granularity=20_000, min_cluster_size=5).fit(neighbors=lists)
     assert_array_equal(found.labels_, usual.labels_)
+    assert found.labels_.max() + 1 < 30
+    listed = as_lists(*lists)
+    graph = listed.graph(diffusion.diffuse(listed, 0, 15), 480)
+    forest = spanning_forest(graph, np.zeros(480, np.float32), symmetric=False)
+    assert_array_equal(np.sort(found._tree.departure), np.sort(condense(forest, 480, 5).departure))
 
 
 class Blocks:
