@@ -77,12 +77,12 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
     others: list[Any] = [config.run.seed] if diffused else [settings["cluster"]["budget"]]
     if not diffused or config.cluster.core_rank > 1:
         others.append(settings["cluster"]["copies"])
-    if config.cluster.preset == "topics":  # which takes nothing from small groups
-        others.append("topics")
+    if diffused:  # the preset topics takes nothing from small groups
+        others.append("topics" if config.cluster.preset == "topics" else "families apart")
     titles = settings["describe"]["titles"] and _without(settings["describe"]["titles"], "key_env")
     own: dict[str, list[Any]] = {  # of the other stages, their section of the configuration
         "graph": [settings["graph"], "in blocks with halos"],
-        "forest": [config.cluster.weights, config.cluster.core_rank, others, "families apart"],
+        "forest": [config.cluster.weights, config.cluster.core_rank, others],
         "cluster": [settings["cluster"], "with sizes"],
         "describe": [{**settings["describe"], "titles": titles}, "spread exemplars"],
         "project": [settings["project"], config.run.seed],
