@@ -30,12 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.exactness import exact_lists
 from benchmarks.quality import ENCODERS, SETS, Case, agreement, load_case
 from clustering import GraphHDBSCAN
+from clustering.encoders.loading import load_encoder
 from clustering.kernels.graph.diffusion import NeighborLists, diffuse
 from clustering.kernels.graph.forest import IntArray, spanning_forest
 from clustering.kernels.graph.group_sizes import GRANULARITY, count_breaks, measure_group_sizes
@@ -51,6 +53,14 @@ SMALL = {  # name: set, texts of each class (least, most) or share of the set, c
     "gnews-4to12": ("gnews", (4, 12), None, 3), "uci-5to20": ("uci", (5, 20), None, 3),
     "reddit-5to10": ("reddit", (5, 10), 300, 2), "so-30to120": ("so", (30, 120), None, 7),
 }  # fmt: skip
+
+
+OUTLETS = [
+    " - Reuters", " | Fox News", " (Video)", " - BBC News", " - The Guardian", " | CNN", " - USA TODAY", " - Bloomberg",
+    " : Daily Mail", " - NDTV", " | TIME.com", " (photos)", "", " - Los Angeles Times", " - Forbes", " [update]",
+]  # fmt: skip
+SYNDICATED = [("uci", "static", 2), ("uci", "static", 4), ("uci", "static", 8), ("gnews", "static", 4),
+              ("uci", "minilm", 4), ("gnews", "minilm", 8)]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,24 @@ def sample(case: Case, share: float | tuple[int, int], classes: int | None, seed
     return Case(vectors, *exact_lists(vectors), np.arange(rows.size), truth[rows])
 
 
-def cases(data: Path, cache: Path) -> Iterator[tuple[str, str, Case]]:
+def syndicated(name: str, encoder: str, most: int, data: Path, cache: Path) -> Case:
+    """3,000 texts of a set, each in 1 to ``most`` copies with the names of outlets."""
+    case, rng = load_case(name, SETS[name], encoder, data, cache), np.random.default_rng(0)
+    texts = pq.read_table(cache / f"{name}-texts.parquet")["text"].to_pylist()
+    truth = np.full(len(texts), -1)
+    truth[case.group[::-1]] = case.truth[::-1]
+    chosen = rng.choice(len(texts), min(3000, len(texts)), replace=False)
+    copies = [(row, out) for row in chosen for out in rng.choice(OUTLETS, rng.integers(1, most + 1), replace=False)]
+    order = rng.permutation(len(copies))
+    vectors = load_encoder(ENCODERS[encoder]).encode([texts[copies[at][0]] + copies[at][1] for at in order]).vectors
+    return Case(vectors, *exact_lists(vectors), np.arange(order.size), truth[[copies[at][0] for at in order]])
+
+
+def cases(data: Path, cache: Path, only_syndicated: bool) -> Iterator[tuple[str, str, Case]]:
+    if only_syndicated:
+        for name, encoder, most in SYNDICATED:
+            yield f"{name} in up to {most}", encoder, syndicated(name, encoder, most, data, cache)
+        return
     for encoder in ENCODERS:
         held = {name: load_case(name, source, encoder, data, cache) for name, source in SETS.items()}
         yield from ((name, encoder, case) for name, case in held.items())
@@ -174,10 +201,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--syndicated", action="store_true", help="only sets with copies of headlines by outlets")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     lines = []
-    for name, encoder, case in cases(given.data, given.cache):
+    for name, encoder, case in cases(given.data, given.cache, given.syndicated):
         cuts = Cuts(case)
         scores = {rule: agreement(case.truth, choose(cuts).home[case.group]) for rule, choose in RULES.items()}
         shipped = GraphHDBSCAN().fit(neighbors=(case.indices, case.distances))
@@ -197,8 +225,8 @@ def main() -> None:
     print("| rule | the sets | small sets | worst against fixed | small sets, worst |\n| --- | --- | --- | --- | --- |")
     for rule in rules:
         parts = [[line for line in lines if (line["set"] in SETS) == whole] for whole in (True, False)]
-        means = [float(np.mean([line[rule] for line in part])) for part in parts]
-        worst = [min(line[rule] - line["fixed"] for line in part) for part in parts]
+        means = [float(np.mean([line[rule] for line in part] or [np.nan])) for part in parts]
+        worst = [min((line[rule] - line["fixed"] for line in part), default=np.nan) for part in parts]
         print(f"| {rule} | {means[0]:.3f} | {means[1]:.3f} | {worst[0]:+.3f} | {worst[1]:+.3f} |")
     if given.output:
         versions = {name: importlib.metadata.version(name) for name in ("covey", "numpy", "scikit-learn")}

@@ -15,6 +15,7 @@ from clustering.kernels.threads import RANGE, run_in_ranges
 ENTRIES = 15  # first entries of a list among which a break is looked for; longer lists change nothing
 CLEAR = 5  # a break is this many times as wide as the mean step of the list
 FAR = 0.5  # a group stands alone if texts beyond the break are less than so near as its own, on the way from unrelated
+UNRELATED = 1.9  # mean squared distance of two texts by unit vectors, where it is not measured: a mean cosine of 0.05
 FEW, MANY = 0.06, 0.18  # shares of broken lists from which small groups count, and count alone
 GRANULARITY = 20_000  # texts for which a resolution of 1 is right, measured on sets of 6,000 to 127,000 texts
 APART = 5  # a small group is resolved as in a collection of this many such groups
@@ -83,14 +84,15 @@ def count_breaks(lists: NeighborLists, unrelated: float | None = None, most: int
     squared distance of as many texts beyond it is nearer to that of unrelated texts than to that of the group. The
     others are breaks of families, such as the copies of a headline by several outlets, within a larger group.
 
-    unrelated : mean squared distance of two texts of the collection; none: the longest listed one, or 2, that of
-        unrelated vectors of unit length, if that is larger
+    unrelated : mean squared distance of two texts of the collection; none: 1.9, or the longest listed one if that shows
+        that the vectors have other lengths than 1
     most : entries of a list that are read, its own nearest: later ones may come from the lists of others and be sparse
     Returns: int64, shape (2, 15), lists that break after each rank, near and far; 0 for ranks 0 and 1.
     Source: spacings of a Poisson process, as in Hill (1975).
     """
     if unrelated is None:
-        unrelated = max(2.0, float(lists.distances.max(initial=0)) ** 2)
+        longest = float(lists.distances.max(initial=0)) ** 2
+        unrelated = longest if longest > 4 else UNRELATED
     counts = np.zeros((-(-len(lists) // RANGE), 2, ENTRIES), np.int64)
     longest = ENTRIES if most is None else min(most, ENTRIES)
     run_in_ranges(

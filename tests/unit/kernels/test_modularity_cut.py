@@ -17,6 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from clustering import GraphHDBSCAN
 from clustering.encoders.base import unit_rows
+from clustering.estimator import _own_entries
 from clustering.kernels import threads
 from clustering.kernels.graph import diffusion
 from clustering.kernels.graph.diffusion import NeighborLists
@@ -25,6 +26,7 @@ from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, measu
 from clustering.kernels.graph.halo import number_locally
 from clustering.kernels.hierarchy import modularity_cut
 from clustering.kernels.hierarchy.condensed_tree import condense, leaf_clusters
+from clustering.kernels.hierarchy.homes import home_strength, median_height
 from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
 from tests import oracles
 from tests.planted import blobs, pair_distances
@@ -566,3 +568,17 @@ def test_blocks_of_the_quality_graph_give_the_labels_of_the_whole(
     for name in ("label", "home", "layers", "strength", "parent"):
         assert_array_equal(getattr(found, name), getattr(whole, name))
     assert found.modularity == whole.modularity
+
+
+def test_members_of_few_lists_of_others_do_not_count_as_own_entries() -> None:
+    """A symmetric graph holds entries of others' lists; nearly every row has as many as the shortest twentieth."""
+    lengths = np.r_[[4] * 3, [6] * 3, [15] * 94]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    lists = NeighborLists(indptr, np.zeros(indptr[-1], np.int32), np.ones(indptr[-1], np.float32))
+    assert _own_entries(lists) == 6  # 4 at 2 %, 15 at 7 %
+
+
+def test_half_of_the_strength_is_left_at_the_median_height() -> None:
+    height = np.array([0, 1, 2, 6, np.inf], np.float32)
+    assert home_strength(height, np.float32(2)).tolist() == pytest.approx([1, 2 / 3, 0.5, 0.25, 0])
+    assert median_height(np.array([1, 2, 4, np.inf], np.float32)) == 2
