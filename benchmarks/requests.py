@@ -33,7 +33,8 @@ from clustering.sample import write_sample
 LATENCY_S = {"HEAD": 0.020, "GET": 0.035, "LIST": 0.035, "PUT": 0.060}
 # Tasks of which a stage has one; other workers share out the work of their stage.
 SINGLE = ("_number_alone", "read_rows", "partition_centers", "_place_rows", "_build", "_diffused_forest", "_cluster",
-          "_describe_alone", "_write_clusters", "_languages", "_project", "_plot", "_write_file")  # fmt: skip
+          "_describe_alone", "_write_clusters", "_languages", "_join_words", "_project", "_plot",
+          "_write_file")  # fmt: skip
 BESIDE = ("_project", "_cut_sample", "_two_steps", "_place_first", "_place_waiting", "_write_coords", "_project_rows")
 
 

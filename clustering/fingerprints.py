@@ -84,7 +84,7 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
         "graph": [settings["graph"], "in blocks with halos"],
         "forest": [config.cluster.weights, config.cluster.core_rank, others],
         "cluster": [settings["cluster"], "with sizes"],
-        "describe": [{**settings["describe"], "titles": titles}, "spread exemplars"],
+        "describe": [{**settings["describe"], "titles": titles}, "spread exemplars, headlines and phrases"],
         "project": [settings["project"], config.run.seed],
         "plot": [settings["plot"], config.name, config.run.seed],
         "report": [settings["run"]["prices"]],

@@ -66,8 +66,8 @@ CLUSTERS = pa.schema(
         ("label", pa.int32()),
         ("size", pa.int64()),  # records
         ("texts", pa.int64()),  # distinct texts
-        ("title", pa.string()),
-        ("terms", pa.list_(pa.string())),  # c-TF-IDF, strongest first
+        ("title", pa.string()),  # no two of a layer are equal
+        ("terms", pa.list_(pa.string())),  # words and phrases of up to three words, strongest first
         ("exemplars", pa.list_(pa.string())),  # members of high strength that differ in their words
         ("persistence", pa.float32()),  # 0 to 1
         ("parent", pa.int32()),  # label of the cluster around it in a broader layer; null where there is none

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,18 +134,6 @@ def nearest(dots: Sequence[float], row: int, k: int) -> list[int]:
     """All other rows, the largest inner product first, ties by row; the first k."""
     others = [other for other in range(len(dots)) if other != row]
     return sorted(others, key=lambda other: (-dots[other], other))[:k]
-
-
-def class_tf_idf(words: Sequence[Sequence[str]]) -> dict[tuple[int, str], float]:
-    """c-TF-IDF as BERTopic writes it: tf(t, c) / words in c * log(1 + A / f(t))."""
-    counts = [Counter(held) for held in words]
-    uses = sum(counts, Counter())
-    average = sum(len(held) for held in words) / len(words)
-    return {
-        (cluster, word): count / len(words[cluster]) * math.log(1 + average / uses[word])
-        for cluster, held in enumerate(counts)
-        for word, count in held.items()
-    }
 
 
 # --- clusters by modularity, as docs/clustering.md defines them; sets, dicts and recursion ---
@@ -383,9 +371,13 @@ def layout_epoch(
 
 
 def described(
-    words: Sequence[Sequence[str]], order: Sequence[tuple[float, int]], layers: Sequence[Sequence[int]], chosen: int
+    words: Sequence[Sequence[str]],
+    order: Sequence[tuple[float, int]],
+    layers: Sequence[Sequence[int]],
+    chosen: int,
+    parent: Mapping[int, int],
 ) -> dict[int, tuple[list[str], list[int]]]:
-    """Every cluster's terms and members, strongest first.
+    """Every cluster's words and members, strongest first: c-TF-IDF by texts, with a contrast to the rest of its parent.
 
     words, order, layers : of each text: its words, (strength, copies), and its cluster in each layer (-1: none)
     """
@@ -393,7 +385,7 @@ def described(
     for row, clusters in enumerate(layers):
         for cluster in set(clusters) - {-1}:
             members.setdefault(cluster, set()).add(row)
-    counts = {cluster: Counter(word for row in rows for word in words[row]) for cluster, rows in members.items()}
+    counts = {cluster: Counter(word for row in rows for word in set(words[row])) for cluster, rows in members.items()}
     found = {}
     n_layers = len(layers[0])
     for layer in [*(number for number in range(n_layers) if number != chosen), chosen]:
@@ -401,10 +393,14 @@ def described(
         uses = sum((counts[cluster] for cluster in clusters), Counter())
         average = uses.total() / len(clusters) if clusters else 0.0
         for cluster in clusters:
-            weight = {
-                word: count / counts[cluster].total() * float(np.log1p(average / uses[word]))
-                for word, count in counts[cluster].items()
-            }
+            n_texts, around = len(members[cluster]), parent.get(cluster, -1)
+            weight = {}
+            for word, count in counts[cluster].items():
+                share = count / n_texts
+                others = max(counts.get(around, Counter())[word] - count, 0)
+                beside = others / max(len(members.get(around, ())) - n_texts, 1)
+                if count > 1 or n_texts <= 3:
+                    weight[word] = share * float(np.log1p(average / uses[word])) * share / (share + beside)
             terms = sorted(weight, key=lambda word: (-weight[word], word))
             found[cluster] = terms, sorted(members[cluster], key=lambda row: (-order[row][0], -order[row][1], row))
     return found

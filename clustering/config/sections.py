@@ -289,7 +289,7 @@ class DescribeSection:
     exemplars: Positive = 5
     # Whose stop words are no terms. auto: the languages of the texts, and words of many clusters alike.
     language: Literal["auto", "english", "none"] = "auto"
-    titles: Titles | None = None  # none: a cluster's title is its first terms
+    titles: Titles | None = None  # none: a cluster's title is one of its headlines, or its first terms
 
 
 @dataclass(frozen=True, config=_strict)

@@ -101,8 +101,8 @@ def stage_bytes(
         ("forest", 0, max(shard, merging_bytes(n_texts) if n_blocks > 1 else 0), n_texts * 24),
         # In one block, the same process has the quality graph.
         ("cluster", 420, n_texts * (380 if n_blocks == 1 else 270), n_texts * 80),
-        # The counts that one task adds up, and the clusters, of which there is one for 20 texts or fewer.
-        ("describe", 490, min(n_texts, SUMMED_TEXTS) * 60 + n_texts * 100, 1 << 20),
+        # The counts that one task adds up; and words, phrases and texts of the clusters, one for 20 texts or fewer.
+        ("describe", 540, min(n_texts, SUMMED_TEXTS) * 120 + n_texts * 180, 1 << 20),
         ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),
         ("plot", 640, n_texts * 30 + pictured * 190 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
         # The records of a task; in one file, also the rows that have several records.

@@ -1,72 +1,32 @@
-"""Texts and token counts of clusters in, the terms that distinguish each cluster out."""
+"""Counts of terms in clusters in, the terms that distinguish each cluster out."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Scripts that put no spaces between words; their runs are cut into pairs of characters.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
-_LETTER = rf"[^\W_{_UNSPACED}](?:(?![{_UNSPACED}])[{_MARKS}])*"
-_WORD = re.compile(rf"[{_UNSPACED}]+|(?:{_LETTER})+(?:['’\-.&](?:{_LETTER})+)*")
-LONGEST_WORD = 50  # characters; longer ones are URLs, keys or noise
 # A term is common if more than these shares of clusters and texts have it,
 COMMON_CLUSTERS, COMMON_TEXTS = 0.18, 0.006
 # unless some cluster of at least OUT_TEXTS texts has it in this share of them. Fewer clusters are too few to judge.
 STANDS_OUT, OUT_TEXTS, MANY_CLUSTERS = 0.25, 20, 20
-_UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]")
-
-
-def tokenize(text: str, stop_words: frozenset[str] = frozenset()) -> list[str]:
-    """Split a text into lower-case words of 2 to LONGEST_WORD characters, without stop words and bare numbers.
-
-    Chinese, Japanese, Thai, Lao, Burmese and Khmer put no spaces between words: they give pairs of characters, and no
-    pair overlaps a stop word.
-    """
-    words: list[str] = []
-    for match in _WORD.finditer(unicodedata.normalize("NFKC", text).lower()):
-        word = match.group()
-        if _UNSPACED_RUN.match(word):
-            pieces = _unspaced(stop_words).split(word)
-            words += [piece[at : at + 2] for piece in pieces for at in range(len(piece) - 1)]
-            words += [word] if len(word) == 1 else []
-            continue
-        word = word.replace("’", "'").removesuffix("'s")
-        if 1 < len(word) <= LONGEST_WORD and word not in stop_words and any(map(str.isalpha, word)):
-            words.append(word)
-    return words
-
-
-@lru_cache(8)
-def _unspaced(stop_words: frozenset[str]) -> re.Pattern[str]:
-    """A pattern of the stop words of two or more characters in scripts without spaces, the longest first.
-
-    One-character stop words are left out: they are part of too many other words.
-    """
-    longer = [word for word in stop_words if len(word) > 1 and _UNSPACED_RUN.match(word)]
-    return re.compile("|".join(map(re.escape, sorted(longer, key=lambda word: (-len(word), word)))) or "(?!)")
 
 
 def class_tf_idf(
-    label: NDArray[Any], term: NDArray[Any], count: NDArray[Any], words: NDArray[np.int64], uses: NDArray[np.int64]
+    term: NDArray[Any], share: NDArray[np.float64], beside: NDArray[np.float64], average: float, uses: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """c-TF-IDF: how much a term distinguishes its cluster from all clusters.
+    """c-TF-IDF by texts: how much a term distinguishes its cluster from all clusters, and from those beside it.
 
-    label, term, count : integers, shape (n_pairs,), how often a term occurs in a cluster, each pair once; some or all
-    words : int64, shape (n_clusters,), words of each cluster
-    uses : int64, shape (n_terms,), uses of each term in all clusters
-    Returns: float64, shape (n_pairs,), share of the term in its cluster x log(1 + mean words of a cluster / uses of
-        the term in all clusters).
-    Source: Grootendorst (2022), BERTopic, arXiv:2203.05794.
+    term : integers, shape (n_pairs,), a term of some cluster, each pair once
+    share : float64, shape (n_pairs,), of the cluster's texts, that have the term; over 0, at most 1
+    beside : float64, shape (n_pairs,), of the other texts of the cluster's parent, likewise; 0 without a parent
+    average : terms of a cluster, on average
+    uses : int64, shape (n_terms,), texts with each term in all clusters
+    Returns: float64, shape (n_pairs,), share x log(1 + average / uses) x share / (share + beside).
+    Source: Grootendorst (2022), BERTopic, arXiv:2203.05794, without the last factor.
     """
-    average = words.sum() / max(words.size, 1)
-    return count / words[label] * np.log1p(average / uses[term])  # type: ignore[no-any-return]
+    return share * np.log1p(average / uses[term]) * share / (share + beside)  # type: ignore[no-any-return]
 
 
 def common_terms(

@@ -116,7 +116,7 @@ def _tasks(stage: str, pieces: Pieces, counts: Counts) -> int:
         "graph": 1 if alone else 1 + min(pieces.parts, blocks) + blocks,
         "forest": 1 if alone else 2 * blocks,  # shards, and merges with the stage's own task
         "cluster": 1 if alone else 1 + blocks,
-        "describe": 1 if counted == summed == 1 else 2 + 2 * counted + 2 * summed,
+        "describe": 1 if counted == summed == 1 else 3 + 3 * counted + 3 * summed,
         "project": 1 if grouped == 1 else 1 + (5 if texts > MAP_TEXTS else 2) * grouped,
         "plot": 1 if grouped == 1 else 1 + grouped,
         "report": 1 if counts.records <= FILE_RECORDS else 2 * min(64, math.ceil(counts.records / LARGEST_PART)),
@@ -142,7 +142,7 @@ def _moved(stage: str, config: RunConfig, counts: Counts, pieces: Pieces) -> tup
         "graph": (lists + texts, blocks, edges * 28 if pieces.blocks > 1 else 0),
         "forest": (edges * 8 + n * 40, forest, halos * SKETCH_BYTES * ROUNDS + forest * math.log2(pieces.blocks)),
         "cluster": (edges * 4 + n * 20 + forest, assigned, halos * 4 * 15 + n * 12 * (pieces.blocks > 1)),
-        "describe": (texts + assigned, 0, texts),
+        "describe": (2 * (texts + assigned), 0, 2 * texts),
         "project": ((2 if sampled else 1) * lists + vectors, coords, n * 9 * pieces.nodes if sampled else 0),
         "plot": (coords + n * 4, 6 << 20, 0),
         "report": (members + assigned + coords, records * 60, 0),

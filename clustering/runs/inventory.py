@@ -25,7 +25,7 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "graph": ("graph",),
     "forest": ("forest",),
     "cluster": ("assignment.parquet", "tree.parquet", "layers.json"),
-    "describe": ("clusters.parquet",),
+    "describe": ("clusters.parquet", "titles.jsonl"),
     "project": ("coords",),
     "plot": ("map.html", "map.png"),
     "report": ("labels.parquet", "report.json", "report.html"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,33 +16,46 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clustering import schema
-from clustering.config.sections import DescribeSection
+from clustering.config.sections import DescribeSection, Titles
 from clustering.kernels.memory import SUMMED_TEXTS
-from clustering.kernels.printable import one_line
+from clustering.kernels.printable import hide_credentials, printable
 from clustering.kernels.topk import IntArray
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import PartGroup, group_parts, part_names, read_row_texts
-from clustering.runs.storage import atomic_write, read_slice, read_table
+from clustering.runs.storage import atomic_write, read_slice, read_table, write_table
 from clustering.schema import Figures
 from clustering.text.exemplars import spread_texts
 from clustering.text.languages import count_languages, dominant_languages
+from clustering.text.naming import Unique, titles_of
+from clustering.text.phrases import (
+    PHRASES,
+    Phrase,
+    StrongWords,
+    choose_phrases,
+    count_phrases,
+    first_phrases,
+    phrase_table,
+)
 from clustering.text.terms import (
-    BestTerms,
+    BestWords,
     TermCounts,
-    best_terms,
+    best_words,
     count_terms,
     merge_counts,
     once_each,
     without_common,
 )
-from clustering.text.titles import write_titles
+from clustering.text.titles import Answer, known_answers, message_of, prompt_of, title_clusters
 from clustering.workers.reservations import single_task_request
 from clustering.workers.tasks import Starter, await_all, collect, make_pieces, run_on_one_node, submit_pieces
 
+log = logging.getLogger("covey")
 SAMPLED_PARTS = 20  # of texts/, in which the languages are counted
-TITLE_TERMS = 3
-TITLE_CHARACTERS = 80
+STRONG_WORDS = 40  # of a cluster, of which its phrases are made
+AUDIT = "titles.jsonl"  # what was sent to the endpoint of titles for each cluster, and what it answered
+READ_TOGETHER = 8192  # texts whose words are in memory at a time
+HEADLINES = 6  # texts of a cluster that may be its title
 COUNTED_TEXTS = 32_768  # by one task, at least
 MOST_TASKS = 64
 WRITTEN_CLUSTERS = 16_384  # at a time
@@ -54,21 +69,27 @@ def describe_clusters(run: RunDir, cfg: DescribeSection, counted_texts: int = CO
                       summed_texts: int = SUMMED_TEXTS) -> Figures:  # fmt: skip
     """Leave clusters.parquet.
 
-    Tasks count the terms in parts of texts/, and cut the counts by term. Others add up those of their terms, know thus
-    which are common, and find each cluster's best terms among their own once all have told how many words each cluster
-    has. A run of few texts is one task.
+    Tasks count the words in parts of texts/, and cut the counts by word. Others add up those of their words, know thus
+    which are common, and find each cluster's strong words among their own once all have told how many words each
+    cluster has. Tasks count the phrases of strong words in the parts, and cut the counts by cluster; others choose
+    those of their clusters. A run of few texts is one task.
     counted_texts, summed_texts : the share of a task
-    Returns: clusters, vocabulary (distinct terms), titles_failed (clusters without a title of the endpoint, which have
-        their terms as title).
+    Returns: clusters, vocabulary (distinct words), titles_failed (clusters without a title of the endpoint, which have
+        one of their own texts or phrases).
     """
     groups = group_parts(run / "texts", counted_texts, MOST_TASKS)
     n_sums = -(-groups[-1].stop // summed_texts)
     if len(groups) == n_sums == 1:
-        return run_on_one_node(_describe_alone, run, cfg, groups)
-    start = partial(submit_pieces, memory=single_task_request("describe").memory_bytes)
-    found = _find_terms(start, run, cfg, groups, n_sums)
-    await_all(found)
-    return run_on_one_node(_write_clusters, run, cfg, n_sums, *found)
+        figures = run_on_one_node(_describe_alone, run, cfg, groups)
+    else:
+        start = partial(submit_pieces, memory=single_task_request("describe").memory_bytes)
+        found = _find_terms(start, run, cfg, groups, n_sums)
+        await_all(found)
+        figures = run_on_one_node(_write_clusters, run, cfg, n_sums, *found)
+    if cfg.titles is not None and figures["clusters"]:
+        log.info(run_on_one_node(_announce_titles, run, cfg.titles))
+        figures |= run_on_one_node(_request_titles, run, cfg.titles)
+    return figures
 
 
 def _describe_alone(run: RunDir, cfg: DescribeSection, groups: list[PartGroup]) -> Figures:
@@ -76,14 +97,20 @@ def _describe_alone(run: RunDir, cfg: DescribeSection, groups: list[PartGroup]) 
 
 
 def _find_terms(start: Starter, run: RunDir, cfg: DescribeSection, groups: list[PartGroup], n_sums: int) -> list[Any]:
-    """What ``_write_clusters`` takes: n_sums summaries, as many best terms, and the exemplars' texts of each group."""
+    """What ``_write_clusters`` takes: n_sums summaries, as many tables of phrases with the rows of headlines, and the
+    texts of exemplars and headlines of each group."""
     (languages,) = start(1, _languages, run, cfg)
     counted = [start(n_sums, _count, run, cfg, group, languages, n_sums) for group in groups]
     added = [start(2, _add_up, run, cfg, *pieces) for pieces in zip(*counted, strict=True)]
     del counted
     summaries = [summary for _, summary in added]
-    best = [start(1, _choose_terms, run, cfg, counts, *summaries)[0] for counts, _ in added]
-    return [*summaries, *best, *(start(1, _exemplar_texts, run, group, *summaries)[0] for group in groups)]
+    best = [start(1, _choose_words, run, counts, *summaries)[0] for counts, _ in added]
+    del added
+    (strong,) = start(1, _join_words, *best)
+    phrased = [start(n_sums, _count_phrases, run, group, languages, strong, n_sums) for group in groups]
+    named = [start(1, _choose_phrases, run, cfg, strong, *pieces)[0] for pieces in zip(*phrased, strict=True)]
+    del phrased
+    return [*summaries, *named, *(start(1, _shown_texts, run, group, *summaries, *named)[0] for group in groups)]
 
 
 def _languages(run: RunDir, cfg: DescribeSection) -> list[list[str]]:
@@ -112,14 +139,20 @@ def _count(
         assigned = read_slice(run / "assignment.parquet", int(row[0]), int(row[-1]) + 1, columns=["strength", "layers"])
         layers = once_each(assigned["layers"].combine_chunks().flatten().to_numpy().reshape(row.size, -1))
         counted.append(count_terms(texts["text"].to_pylist(), layers, known))
-        at, layer = np.nonzero(layers >= 0)
-        found = np.empty(at.size, MEMBER)
-        found["label"], found["row"], found["copies"] = layers[at, layer], row[at], copies[at]
-        found["strength"] = assigned["strength"].to_numpy()[at]
-        members.append(_strongest(found, CANDIDATES * cfg.exemplars))
+        strength = np.broadcast_to(assigned["strength"].to_numpy()[:, None], layers.shape)
+        members.append(_strongest(_members(layers, strength, row, copies), CANDIDATES * cfg.exemplars))
     candidates = _strongest(np.concatenate(members), CANDIDATES * cfg.exemplars)
     pieces = merge_counts(counted).cut(n_sums)
     return [(piece, candidates[candidates["label"] % n_sums == number]) for number, piece in enumerate(pieces)]
+
+
+def _members(layers: NDArray[np.int32], strength: NDArray[Any], row: IntArray, copies: NDArray[Any]) -> NDArray[Any]:
+    """A candidate for each cluster of each text. layers, strength : shape (n_texts, n_layers)"""
+    at, layer = np.nonzero(layers >= 0)
+    found = np.empty(at.size, MEMBER)
+    found["label"], found["row"], found["copies"] = layers[at, layer], row[at], copies[at]
+    found["strength"] = strength[at, layer]
+    return found
 
 
 def _strongest(members: NDArray[Any], n_exemplars: int) -> NDArray[Any]:
@@ -168,16 +201,65 @@ def _add_up(run: RunDir, cfg: DescribeSection, *pieces: Measured) -> list[Any]:
     return [counts, _Summary(counts.words_of(known.texts.size), len(counts.words), exemplars)]
 
 
-def _choose_terms(run: RunDir, cfg: DescribeSection, counts: Measured, *summaries: Measured) -> list[BestTerms]:
-    """The best of some terms for each cluster; they set a cluster apart within its layer, first within the chosen."""
+def _choose_words(run: RunDir, counts: Measured, *summaries: Measured) -> list[BestWords]:
+    """The strong ones of some words for each cluster; they set it apart within its layer, first within the chosen."""
     known = _Clusters.of(run)
     words = np.sum([collect(summary).words for summary in summaries], axis=0)
-    return [best_terms(collect(counts), [*known.layers, known.layers[known.chosen]], words, cfg.terms)]
+    layers = [*known.layers, known.layers[known.chosen]]
+    return [best_words(collect(counts), layers, known.parent, known.texts, words, STRONG_WORDS)]
 
 
-def _exemplar_texts(run: RunDir, group: PartGroup, *summaries: Measured) -> list[pa.Table]:
-    """The texts of the exemplars that lie in some parts of texts/, ascending by row."""
-    rows = np.unique(np.concatenate([collect(summary).exemplars["row"] for summary in summaries]))
+def _join_words(*best: Measured) -> list[StrongWords]:
+    return [StrongWords.of(BestWords.merged([collect(piece) for piece in best], STRONG_WORDS))]
+
+
+def _count_phrases(
+    run: RunDir, group: PartGroup, languages: Measured, strong: Measured, n_sums: int
+) -> list[tuple[TermCounts, NDArray[Any]]]:
+    """The counts of phrases, and each cluster's most telling texts, in some parts of texts/; a piece for each sum.
+
+    Both are cut by cluster. The copies of a text count once.
+    """
+    counted, members = [], []
+    for name in group.names:
+        texts = read_table(run / "texts" / name, columns=["row", "text", "copies"])
+        row = texts["row"].to_numpy()
+        assigned = read_slice(run / "assignment.parquet", int(row[0]), int(row[-1]) + 1, columns=["layers"])
+        layers = once_each(assigned["layers"].combine_chunks().flatten().to_numpy().reshape(row.size, -1))
+        for first in range(0, row.size, READ_TOGETHER):
+            own = slice(first, first + READ_TOGETHER)
+            held = texts["text"].slice(first, READ_TOGETHER).to_pylist()
+            counts, score = count_phrases(held, layers[own], languages[0], strong[0])
+            counted.append(counts)
+            copies = texts["copies"].slice(first, READ_TOGETHER).to_numpy()
+            members.append(_strongest(_members(layers[own], score, row[own], copies), HEADLINES))
+    telling = _strongest(np.concatenate(members), HEADLINES)
+    pieces = merge_counts(counted).cut_clusters(n_sums)
+    return [(piece, telling[telling["label"] % n_sums == number]) for number, piece in enumerate(pieces)]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """The phrases of some clusters, ascending by label and strongest first; and the texts that may be their titles."""
+
+    phrases: pa.Table
+    exemplars: NDArray[Any]
+
+
+def _choose_phrases(run: RunDir, cfg: DescribeSection, strong: Measured, *pieces: Measured) -> list[_Named]:
+    counted, members = zip(*map(collect, pieces), strict=True)
+    merged = merge_counts(list(counted))
+    table, told = phrase_table(choose_phrases(merged, collect(strong), _Clusters.of(run).texts, cfg.terms))
+    telling = np.concatenate(members)
+    return [_Named(table, _strongest(telling[np.isin(telling["label"], told)], HEADLINES))]
+
+
+def _shown_texts(run: RunDir, group: PartGroup, *found: Measured) -> list[pa.Table]:
+    """The texts of exemplars and headlines that lie in some parts of texts/, ascending by row.
+
+    found : of ``_add_up`` and ``_choose_phrases``
+    """
+    rows = np.unique(np.concatenate([piece.exemplars["row"] for piece, _ in found]))
     texts = read_row_texts(run, rows[(rows >= group.first) & (rows < group.stop)])
     columns = [pa.array(list(texts), pa.int64()), pa.array(list(texts.values()), pa.large_string())]
     return [pa.table(columns, ["row", "text"])]
@@ -186,53 +268,69 @@ def _exemplar_texts(run: RunDir, group: PartGroup, *summaries: Measured) -> list
 def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Measured) -> Figures:
     """Leave clusters.parquet, some clusters at a time. found : of ``_find_terms``"""
     pieces = [collect(piece) for piece in found]
-    summaries, best = pieces[:n_sums], BestTerms.merged(pieces[n_sums : 2 * n_sums], cfg.terms)
+    summaries, named = pieces[:n_sums], pieces[n_sums : 2 * n_sums]
     read = pa.concat_tables(pieces[2 * n_sums :]).combine_chunks()
     del pieces, found
-    members = np.concatenate([summary.exemplars for summary in summaries])
-    members = members[np.argsort(members["label"], kind="stable")]  # a cluster's are in one summary, in their order
-    texts = read["text"].take(pa.array(np.searchsorted(read["row"].to_numpy(), members["row"])))
+    phrases = pa.concat_tables([one.phrases for one in named]).combine_chunks()
+    phrases = phrases.take(pa.array(np.argsort(phrases["label"].to_numpy(), kind="stable")))
+    shown = [_joined([one.exemplars for one in pieces], read) for pieces in (summaries, named)]
     known = _Clusters.of(run)
     at = np.repeat(np.arange(len(known.layers)), [layer.size for layer in known.layers])
     in_layer = np.concatenate(known.layers)
     order = np.lexsort((at, in_layer))
     in_layer, at = in_layer[order], pa.array(at[order])
-    n_clusters, n_chosen = known.parent.size, known.layers[known.chosen].size
-    failed, reason = 0, ""
-    path = run / "clusters.parquet"
-    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema.CLUSTERS, compression="zstd") as writer:
+    n_clusters = known.parent.size
+    below, titles, phrase_label = (
+        first_phrases(phrases, known.parent, known.texts),
+        Unique(),
+        phrases["label"].to_numpy(),
+    )
+    with (
+        atomic_write(run / "clusters.parquet") as temporary,
+        pq.ParquetWriter(temporary, schema.CLUSTERS, compression="zstd") as writer,
+    ):
         for first in range(0, max(n_clusters, 1), WRITTEN_CLUSTERS):
             label = np.arange(first, min(first + WRITTEN_CLUSTERS, n_clusters), dtype=np.int32)
             own = slice(first, first + label.size)
-            terms = _lists(label, best.label, best.word)
-            strongest = _lists(label, members["label"], texts).to_pylist()
+            strongest, telling = (_lists(label, labels, texts).to_pylist() for labels, texts in shown)
             exemplars = [spread_texts(some, cfg.exemplars) for some in strongest]
-            # The endpoint names the clusters of the labels, which come first; those of other layers keep their terms.
-            titles, missing, why = _titles(cfg, terms.to_pylist(), exemplars, max(0, n_chosen - first))
-            failed, reason = failed + missing, reason or why
+            layers = _lists(label, in_layer, at)
+            held, within = (_phrases(label, table) for table in (phrases, below))
+            told = zip(layers.to_pylist(), held, telling, exemplars, within, strict=True)
             columns = {
                 "label": label,
                 "size": known.size[own],
                 "texts": known.texts[own],
-                "title": titles,
-                "terms": terms,
+                "title": [titles.take(of, titles_of(own_phrases, [*first_texts, *others], children))
+                          for of, own_phrases, first_texts, others, children in told],
+                "terms": _lists(label, phrase_label, phrases["written"]),
                 "exemplars": exemplars,
                 "persistence": known.persistence[own],
                 "parent": pa.array(known.parent[own], pa.int32(), mask=known.parent[own] < 0),
-                "layers": _lists(label, in_layer, at),
-            }
+                "layers": layers,
+            }  # fmt: skip
             arrays = [pa.array(columns[field.name]).cast(field.type) for field in schema.CLUSTERS]
             writer.write_table(pa.table(arrays, schema=schema.CLUSTERS))
-    warning = (
-        f"{failed:,} of {n_chosen:,} clusters got no title from the endpoint of describe.titles; they have their "
-        f"terms as title. The first failure: {reason}."
-    )
     return {
-        "clusters": n_chosen,
+        "clusters": known.layers[known.chosen].size,
         "vocabulary": sum(summary.vocabulary for summary in summaries),
-        "titles_failed": failed,
-        "warnings": [warning] if failed else [],
+        "titles_failed": 0,
+        "warnings": [],
     }
+
+
+def _phrases(label: NDArray[np.int32], phrases: pa.Table) -> list[list[Phrase]]:
+    """The phrases of each cluster. label : consecutive clusters; phrases : PHRASES, ascending by label"""
+    of = phrases["label"].to_numpy()
+    columns = (_lists(label, of, phrases[name]).to_pylist() for name in PHRASES.names[1:])
+    return [list(map(Phrase, *held)) for held in zip(*columns, strict=True)]
+
+
+def _joined(pieces: list[NDArray[Any]], read: pa.Table) -> tuple[NDArray[np.int32], pa.ChunkedArray]:
+    """The clusters of members, ascending, and their texts. pieces : a cluster's are in one piece, in their order"""
+    members = np.concatenate(pieces)
+    members = members[np.argsort(members["label"], kind="stable")]
+    return members["label"], read["text"].take(pa.array(np.searchsorted(read["row"].to_numpy(), members["row"])))
 
 
 def _lists(label: NDArray[np.int32], labels: NDArray[np.int32], values: Any) -> pa.Array:
@@ -243,16 +341,56 @@ def _lists(label: NDArray[np.int32], labels: NDArray[np.int32], values: Any) -> 
     return pa.LargeListArray.from_arrays(pa.array(offsets - offsets[0]), own)
 
 
-def _titles(
-    cfg: DescribeSection, terms: list[list[str]], exemplars: list[list[str]], n_asked: int
-) -> tuple[list[str], int, str]:
-    """The clusters' titles, of which the endpoint is asked for the first; how many it did not give, and why."""
-    titles = [
-        one_line(", ".join(words[:TITLE_TERMS]) or (texts[0] if texts else ""), TITLE_CHARACTERS)
-        for words, texts in zip(terms, exemplars, strict=True)
-    ]
-    if cfg.titles is None or not n_asked:
-        return titles, 0, ""
-    written, reason = write_titles(cfg.titles, terms[:n_asked], exemplars[:n_asked])
-    titles[: len(written)] = [new or old for new, old in zip(written, titles, strict=False)]
-    return titles, written.count(None), reason
+def _announce_titles(run: RunDir, cfg: Titles) -> str:
+    """What is sent to the endpoint, in words."""
+    clusters = read_table(run / "clusters.parquet")
+    first = next(iter(_waves(run, clusters)))[0]
+    row = clusters.slice(first, 1).to_pylist()[0]
+    return (
+        f"describe: {cfg.model} at {hide_credentials(cfg.url)} is asked for the titles of {len(clusters):,} clusters "
+        f"of all layers; each message holds terms and exemplars of one. {AUDIT} keeps what is sent and answered. "
+        f"The first message:\n{printable(prompt_of(message_of(row['terms'], row['exemplars'], [])))}"
+    )
+
+
+def _waves(run: RunDir, clusters: pa.Table) -> Iterator[list[int]]:
+    """The clusters of each layer, the finest first, without those of layers before it."""
+    asked: set[int] = set()
+    for layer in reversed(_Clusters.of(run).layers):
+        wave = [label for label in layer.tolist() if label not in asked]
+        asked.update(wave)
+        if wave:
+            yield wave
+
+
+def _request_titles(run: RunDir, cfg: Titles) -> Figures:
+    """Put the endpoint's titles into clusters.parquet; a cluster without one keeps its title.
+
+    Clusters are asked for after those within them, whose titles are in the message. A message that was answered before
+    is not sent again.
+    """
+    clusters = read_table(run / "clusters.parquet")
+    titles, failed, reason = title_clusters(
+        cfg, clusters.to_pydict(), _waves(run, clusters), _known_replies(run, cfg), partial(_write_audit, run)
+    )
+    place = clusters.schema.get_field_index("title")
+    write_table(run / "clusters.parquet", clusters.set_column(place, schema.CLUSTERS.field("title"), pa.array(titles)))
+    warning = (
+        f"{failed:,} of {len(clusters):,} clusters got no title from the endpoint of describe.titles; they have one of "
+        f"their own texts or phrases. The first failure: {reason}."
+    )
+    return {"titles_failed": failed, "warnings": [warning] if failed else []}
+
+
+def _write_audit(run: RunDir, lines: list[Figures]) -> None:
+    with atomic_write(run / AUDIT) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _known_replies(run: RunDir, cfg: Titles) -> dict[str, Answer]:
+    """What the model has answered in this start or for the results that users see, by what was sent."""
+    found: dict[str, Answer] = {}
+    for path in (run.path / AUDIT, run / AUDIT):
+        if path.exists():
+            found |= known_answers(path.read_text(encoding="utf-8"), cfg.model)
+    return found

@@ -1,4 +1,4 @@
-"""Texts with their clusters in; how often each cluster has each term, and the terms that set it apart, out.
+"""Texts with their clusters in; how many texts of each cluster have a word, and the words that set it apart, out.
 
 Counts are cut by term: whoever has all counts of a term knows how common it is, and needs of the others only how many
 words each cluster has.
@@ -18,11 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from clustering.kernels.terms import class_tf_idf, common_terms, tokenize
+from clustering.kernels.terms import class_tf_idf, common_terms
 from clustering.kernels.topk import IntArray
 from clustering.text.languages import all_stop_words, language_of, stop_words
+from clustering.text.words import Word, normalized, split_words
 
 Labels = NDArray[np.int32]
+FEW_TEXTS = 3  # up to which a word of one text describes a cluster
 PAIRS_AT_ONCE = 1 << 21  # of clusters and terms, that are added up or weighed
 
 
@@ -57,12 +59,23 @@ class TermCounts:
         piece = np.array([crc32(word.encode()) % n_pieces for word in self.words.to_pylist()], np.int64)
         return [self.of_words(piece == number) for number in range(n_pieces)]
 
+    def cut_clusters(self, n_pieces: int) -> list[TermCounts]:
+        """The counts in pieces by cluster, in turn."""
+        if n_pieces == 1:
+            return [self]
+        return [self._of_pairs(self.label % n_pieces == piece) for piece in range(n_pieces)]
+
+    def _of_pairs(self, kept: NDArray[np.bool_]) -> TermCounts:
+        term, number = np.unique(self.term[kept], return_inverse=True)
+        words = self.words.take(pa.array(term))
+        return TermCounts(self.label[kept], number.reshape(-1).astype(np.int32), self.count[kept], words)
+
     def words_of(self, n_clusters: int) -> IntArray:
         """How many words each cluster has here: int64, shape (n_clusters,)."""
         return np.bincount(self.label, weights=self.count, minlength=n_clusters).astype(np.int64)
 
 
-def _summed(label: NDArray[Any], term: NDArray[Any], count: NDArray[Any], words: pa.Array) -> TermCounts:
+def summed(label: NDArray[Any], term: NDArray[Any], count: NDArray[Any], words: pa.Array) -> TermCounts:
     """The counts with the pairs that occur several times added up. label, term, count : shape (n_pairs,)"""
     key = label.astype(np.int64) * max(len(words), 1)
     key += term
@@ -100,7 +113,7 @@ def merge_counts(pieces: list[TermCounts]) -> TermCounts:
             np.concatenate([getattr(piece, name)[at] for piece, _, at in own]) for name in ("label", "count")
         )
         term = np.concatenate([number[piece.term[at]] for piece, number, at in own])
-        found.append(_summed(label, term, count, words.dictionary))
+        found.append(summed(label, term, count, words.dictionary))
     label, term, count = (np.concatenate([getattr(one, name) for one in found]) for name in ("label", "term", "count"))
     return TermCounts(label, term, count, words.dictionary)
 
@@ -114,27 +127,25 @@ def once_each(layers: Labels) -> Labels:
 
 
 def count_terms(texts: Iterable[str], layers: Labels, languages: list[str]) -> TermCounts:
-    """Count each term in each cluster; a text without a cluster counts nowhere.
+    """Count the texts of each cluster that have a term; a text without a cluster counts nowhere.
 
     layers : int32, shape (n_texts, n_layers), the clusters of each text, each once, -1 for none
     languages : whose stop words are no terms; where there are several, a text's stop words are those of its own
     """
-    every = all_stop_words(languages)
-    ignored_in = {code: stop_words(code) for code in languages} if len(languages) > 1 else {}
     number: dict[str, int] = defaultdict()
     number.default_factory = number.__len__  # type: ignore[attr-defined]
     terms, lengths = array("i"), np.zeros(len(layers), np.int64)
-    groups, group = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
-    group = group.reshape(-1)
     clustered = np.any(layers >= 0, axis=1)
+    reader = Reader(languages)
     for row, (text, counts) in enumerate(zip(texts, clustered.tolist(), strict=True)):
         if counts:
-            ignored = ignored_in.get(language_of(text) or "", every) if ignored_in else every
-            before = len(terms)
-            terms.extend(map(number.__getitem__, tokenize(text, ignored)))
-            lengths[row] = len(terms) - before
+            keys = dict.fromkeys(word.key for word in reader(text)[1] if word.key)  # in their order
+            terms.extend(map(number.__getitem__, keys))
+            lengths[row] = len(keys)
     words = pa.array(list(number), pa.large_string())
-    by_group = _summed(np.repeat(group, lengths), np.asarray(terms, np.int64), np.ones(len(terms), np.int64), words)
+    groups, group = np.unique(layers, axis=0, return_inverse=True)  # texts with the same clusters in all layers
+    repeated = np.repeat(group.reshape(-1), lengths)
+    by_group = summed(repeated, np.asarray(terms, np.int64), np.ones(len(terms), np.int64), words)
     label, term, count = [], [], []
     for column in groups.T.astype(np.int64):
         own = column[by_group.label]
@@ -142,7 +153,23 @@ def count_terms(texts: Iterable[str], layers: Labels, languages: list[str]) -> T
         label.append(own[inside])
         term.append(by_group.term[inside].astype(np.int64))
         count.append(by_group.count[inside])
-    return _summed(np.concatenate(label), np.concatenate(term), np.concatenate(count), words)
+    return summed(np.concatenate(label), np.concatenate(term), np.concatenate(count), words)
+
+
+class Reader:
+    """Reads the words of texts; where there are several languages, each text's own counts."""
+
+    def __init__(self, languages: list[str]) -> None:
+        self.every = all_stop_words(languages)
+        self.ignored_in = {code: stop_words(code) for code in languages} if len(languages) > 1 else {}
+        self.language = languages[0] if len(languages) == 1 else None
+
+    def __call__(self, text: str) -> tuple[str, list[Word]]:
+        """The normalized text and its words."""
+        language = language_of(text) if self.ignored_in else self.language
+        ignored = self.ignored_in.get(language or "", self.every) if self.ignored_in else self.every
+        text = normalized(text)
+        return text, split_words(text, ignored, language)
 
 
 def without_common(counts: TermCounts, layer: Labels, texts: IntArray) -> TermCounts:
@@ -162,26 +189,29 @@ def without_common(counts: TermCounts, layer: Labels, texts: IntArray) -> TermCo
 
 
 @dataclass(frozen=True)
-class BestTerms:
-    """The strongest terms of clusters, strongest first.
+class BestWords:
+    """The strongest words of clusters, strongest first.
 
-    label : int32, shape (n_found,), ascending; weight : float64, likewise; word : large_string, likewise
+    label : int32, shape (n_found,), ascending; weight, share : float64, likewise; word : large_string, likewise
     """
 
     label: Labels
     weight: NDArray[np.float64]
+    share: NDArray[np.float64]  # of the cluster's texts
     word: pa.Array
 
     @classmethod
-    def merged(cls, pieces: list[BestTerms], n_terms: int) -> BestTerms:
+    def merged(cls, pieces: list[BestWords], n_terms: int) -> BestWords:
         """The strongest terms of all pieces, which have different terms."""
         if len(pieces) == 1:
             return pieces[0]
         word = pa.chunked_array([piece.word for piece in pieces], pa.large_string()).combine_chunks()
         encoded = word.dictionary_encode()
-        label, weight = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("label", "weight"))
+        label, weight, share = (
+            np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("label", "weight", "share")
+        )
         order = _strongest(label, weight, _alphabet(encoded.dictionary)[encoded.indices.to_numpy()], n_terms)
-        return cls(label[order], weight[order], word.take(pa.array(order)))
+        return cls(label[order], weight[order], share[order], word.take(pa.array(order)))
 
 
 def _alphabet(words: pa.Array) -> IntArray:
@@ -198,33 +228,46 @@ def _strongest(label: Labels, weight: NDArray[np.float64], alphabet: IntArray, n
     return order[np.arange(order.size) - np.searchsorted(label, label) < n_terms]
 
 
-def best_terms(counts: TermCounts, layers: list[Labels], words: IntArray, n_terms: int) -> BestTerms:
-    """The strongest terms of each cluster, which set it apart within the last of the layers that have it.
+def best_words(
+    counts: TermCounts, layers: list[Labels], parent: IntArray, texts: IntArray, words: IntArray, n_terms: int
+) -> BestWords:
+    """The strongest words of each cluster, which set it apart within the last of the layers that have it.
 
     counts : all counts of their terms; layers : the clusters of each layer
-    words : int64, shape (n_clusters,), words of each cluster, those of all terms
+    parent : int64, shape (n_clusters,), the cluster around each one, -1 for none; texts : int64, likewise
+    words : int64, shape (n_clusters,), terms of the texts of each cluster
     """
     last = np.full(words.size, -1, np.int64)
     for number, layer in enumerate(layers):
         last[layer] = number
-    alphabet = _alphabet(counts.words)
-    label, weight, term = [np.empty(0, np.int32)], [np.empty(0)], [np.empty(0, np.int32)]
+    alphabet, n_words = _alphabet(counts.words), max(len(counts.words), 1)
+    keys = counts.label * np.int64(n_words) + counts.term
+    label, weight, share, term = [np.empty(0, np.int32)], [np.empty(0)], [np.empty(0)], [np.empty(0, np.int32)]
     for number, layer in enumerate(layers):
-        position = np.full(words.size, -1, np.int64)
-        position[layer] = np.arange(layer.size)
-        uses = np.zeros(len(counts.words), np.int64)
+        inside = np.zeros(words.size, bool)
+        inside[layer] = True
+        uses = np.zeros(n_words, np.int64)
         for (at,) in _by_label([counts]):
-            inside = position[counts.label[at]] >= 0
-            np.add.at(uses, counts.term[at][inside], counts.count[at][inside])
+            own = inside[counts.label[at]]
+            np.add.at(uses, counts.term[at][own], counts.count[at][own])
+        average = float(words[layer].sum()) / max(layer.size, 1)
         for (at,) in _by_label([counts]):
-            own = np.flatnonzero(last[counts.label[at]] == number) + at.start
+            enough = counts.count[at] >= np.where(texts[counts.label[at]] > FEW_TEXTS, 2, 1)
+            own = np.flatnonzero((last[counts.label[at]] == number) & enough) + at.start
             own_label, own_term = counts.label[own], counts.term[own]
-            strength = class_tf_idf(position[own_label], own_term, counts.count[own], words[layer], uses)
+            own_share = counts.count[own] / texts[own_label]
+            around = parent[own_label]
+            place = np.minimum(np.searchsorted(keys, around * n_words + own_term), keys.size - 1)
+            known = (around >= 0) & (keys[place] == around * n_words + own_term)
+            others = np.where(known, counts.count[place] - counts.count[own], 0)
+            beside = np.maximum(others, 0) / np.maximum(texts[around] - texts[own_label], 1)
+            strength = class_tf_idf(own_term, own_share, beside, average, uses)
             best = _strongest(own_label, strength, alphabet[own_term], n_terms)
             label.append(own_label[best])
             weight.append(strength[best])
+            share.append(own_share[best])
             term.append(own_term[best])
     found = np.concatenate(label)
     order = np.argsort(found, kind="stable")
     word = counts.words.take(pa.array(np.concatenate(term)[order]))
-    return BestTerms(found[order], np.concatenate(weight)[order], word)
+    return BestWords(found[order], np.concatenate(weight)[order], np.concatenate(share)[order], word)

@@ -193,7 +193,8 @@ def test_an_interrupted_recluster_leaves_the_old_results_and_the_same_command_go
     finished, covey, sample, tmp_path, monkeypatch
 ):
     run, words = finished, ["recluster", "--run", finished.path, "graph.k=12", "cluster.min_cluster_size=9"]
-    opened = {name: (run.path / name).read_bytes() for name in FILES}
+    opened = {name: (run.path / name).read_bytes() for name in FILES if (run.path / name).exists()}
+    assert opened.keys() == set(FILES) - {"titles.jsonl"}  # of an endpoint, which this run has not
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -201,7 +202,7 @@ def test_an_interrupted_recluster_leaves_the_old_results_and_the_same_command_go
     with monkeypatch.context() as patched:
         patched.setattr("clustering.pipeline.plot_map", interrupted)
         assert covey(*words).status == 130
-    assert {name: (run.path / name).read_bytes() for name in FILES} == opened
+    assert {name: (run.path / name).read_bytes() for name in opened} == opened
     status = covey("status", "--run", run.path).out
     assert "stopped; the same command goes on from here; labels, report and map are those of the run before" in status
     output = tmp_path / "assigned.parquet"
@@ -214,7 +215,7 @@ def test_an_interrupted_recluster_leaves_the_old_results_and_the_same_command_go
     assert result.status == 0, result.err
     after = stage_times(run)
     assert [name for name in after if after[name] != before.get(name)] == ["plot", "report"]
-    assert not [name for name in FILES if (run.path / name).read_bytes() == opened[name]]
+    assert not [name for name in opened if (run.path / name).read_bytes() == opened[name]]
     assert [len(list((run.path / name).iterdir())) for name in ("graph", "forest")] == [1, 1]
     assert not (run.path / "pending").exists()
 

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.full]
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 RECORDS, PART, SHARE = 4000, 100, 300
 TASKS = {
-    "stages.describe": ("_count", "_add_up", "_choose_terms", "_exemplar_texts"),
+    "stages.describe": ("_count", "_add_up", "_choose_words", "_count_phrases", "_choose_phrases", "_shown_texts"),
     "workers.labels": ("_repeated_rows", "_write_parts"),
 }
 LOST = ("_count", "_add_up", "_write_parts")  # of many tasks, in the midst of which a node is lost

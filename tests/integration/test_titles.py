@@ -11,12 +11,19 @@ import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pyarrow.parquet as pq
 import pytest
 
 from clustering import http_client
 from clustering.config.sections import Titles
 from clustering.text import titles
-from clustering.text.titles import parse_title, write_titles
+from clustering.text.titles import Answer, known_answers, message_of, read_reply, title_clusters, title_in, write_titles
+
+
+def ask(cfg, terms, exemplars):
+    """The titles that the endpoint gives, and why it gives none."""
+    answers, reason = write_titles(cfg, [message_of(*cluster, []) for cluster in zip(terms, exemplars, strict=True)])
+    return [answer.title for answer in answers], reason
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -50,7 +57,7 @@ def test_titles_come_in_order_and_failures_are_none(endpoint, monkeypatch):
     monkeypatch.setenv("COVEY_TEST_KEY", "secret-key\n")  # as a file or a Kubernetes secret gives it
     monkeypatch.setattr(titles, "PAUSE_S", 0)
     terms = [["flood", "rain"], ["fails"], ["strike"]]
-    found, reason = write_titles(cfg, terms, [["Flood in town"], [], ["Pilots strike"]])
+    found, reason = ask(cfg, terms, [["Flood in town"], [], ["Pilots strike"]])
     assert found == ["About flood", None, "About strike"]
     assert reason == "it answered 503 Service Unavailable"
     assert len(server.asked) == 2 + titles.TRIES
@@ -134,7 +141,7 @@ def raw(monkeypatch):
 @pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN.keys())
 def test_a_malformed_reply_is_a_title_that_failed(raw, reply):
     cfg, asked = raw(lambda: [reply])
-    found, reason = write_titles(cfg, [["flood"]], [["Flood in town"]])
+    found, reason = ask(cfg, [["flood"]], [["Flood in town"]])
     assert found == [None]
     assert reason
     assert 1 <= len(asked) <= titles.TRIES
@@ -152,7 +159,7 @@ def test_a_reply_that_drips_ends_in_time(raw, monkeypatch, head):
     monkeypatch.setattr(titles, "TRIES", 1)
     cfg, _ = raw(lambda: endless(head, b"x"), pause_s=0.05)
     began = time.monotonic()
-    assert write_titles(cfg, [["flood"]], [[]]) == ([None], "TimeoutError")
+    assert ask(cfg, [["flood"]], [[]]) == ([None], "TimeoutError")
     assert time.monotonic() - began < 20
 
 
@@ -165,7 +172,7 @@ def test_a_reply_without_end_is_cut_off(raw):
             yield piece
 
     cfg, _ = raw(pieces)
-    assert write_titles(cfg, [["flood"]], [[]]) == ([None], "its reply is longer than 1,048,576 bytes")
+    assert ask(cfg, [["flood"]], [[]]) == ([None], "its reply is longer than 1,048,576 bytes")
     assert sum(sent) < 64 << 20  # what the kernel holds comes on top
 
 
@@ -175,7 +182,7 @@ def test_a_redirect_to_another_host_is_refused_and_takes_nothing_there(endpoint,
     monkeypatch.setenv("COVEY_TEST_KEY", "secret-key")
     head = f"HTTP/1.1 {status} Moved\r\nLocation: {cfg.url}/chat/completions\r\nContent-Length: 0\r\n\r\n"
     redirecting, asked = raw(lambda: [head.encode()])
-    found, reason = write_titles(replace(redirecting, key_env="COVEY_TEST_KEY"), [["flood"]], [["Flood in town"]])
+    found, reason = ask(replace(redirecting, key_env="COVEY_TEST_KEY"), [["flood"]], [["Flood in town"]])
     assert found == [None]
     where = cfg.url.removesuffix("/v1")
     assert reason == f"it redirects to {where}; set describe.titles.url to the address that answers"
@@ -185,7 +192,7 @@ def test_a_redirect_to_another_host_is_refused_and_takes_nothing_there(endpoint,
 
 def test_an_endpoint_that_never_answers_well_is_given_up(raw):
     cfg, asked = raw(lambda: [BROKEN["not JSON"]])
-    found, _ = write_titles(cfg, [["flood"]] * 500, [[]] * 500)
+    found, _ = ask(cfg, [["flood"]] * 500, [[]] * 500)
     assert found == [None] * 500
     assert titles.MAX_FAILED_IN_A_ROW <= len(asked) < titles.MAX_FAILED_IN_A_ROW + titles.CONCURRENCY
 
@@ -196,7 +203,7 @@ def test_a_proxy_is_not_asked_for_this_machine(endpoint, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    assert write_titles(cfg, [["flood"]], [[]]) == (["About flood"], "")
+    assert ask(cfg, [["flood"]], [[]]) == (["About flood"], "")
     assert http_client.proxy_for("http://titles.example.org/v1") == ("http://127.0.0.1:9", {})
 
 
@@ -214,7 +221,7 @@ def test_a_proxy_is_told_its_password_and_nobody_else(raw, monkeypatch, before, 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(f"{scheme}_proxy", before + place)
     cfg = replace(proxy, url=f"{scheme}://titles.invalid/v1")
-    found, reason = write_titles(cfg, [["flood"]], [["Flood in town"]])
+    found, reason = ask(cfg, [["flood"]], [["Flood in town"]])
     assert SESAME in asked[0]
     assert (b"Flood in town" in asked[0]) == (scheme == "http")
     if answer == GIVEN and scheme == "http":
@@ -228,7 +235,7 @@ def test_a_proxy_is_told_its_password_and_nobody_else(raw, monkeypatch, before, 
 @pytest.mark.parametrize("to", ["https://me:sesame@other.example", "//me:sesame@other.example/x"])
 def test_where_a_redirect_leads_is_told_without_a_password(raw, to):
     cfg, _ = raw(lambda: [f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode()])
-    _, reason = write_titles(cfg, [["flood"]], [[]])
+    _, reason = ask(cfg, [["flood"]], [[]])
     assert "://other.example;" in reason
     assert "sesame" not in reason
 
@@ -247,7 +254,74 @@ def test_where_a_redirect_leads_is_told_without_a_password(raw, to):
     ],
 )
 def test_of_an_answer_the_first_line_is_the_title(content, title):
-    assert parse_title(json.dumps({"choices": [{"message": {"content": content}}]}).encode()) == title
+    assert title_in(read_reply(json.dumps({"choices": [{"message": {"content": content}}]}).encode())) == title
+
+
+# Cluster 2 lies around 0 and 1, and the layers are [2] and [0, 1].
+CLUSTERS = {
+    "terms": [["flood", "rain"], ["fails"], ["weather"]], "exemplars": [["Flood in town"], ["Nothing"], ["Storm"]],
+    "parent": [2, 2, None], "layers": [[1], [1], [0]], "title": ["flood · rain", "fails", "weather · storm"],
+}  # fmt: skip
+
+
+def title_all(cfg, known, clusters=CLUSTERS, waves=((0, 1), (2,))):
+    kept = []
+    titles, failed, reason = title_clusters(cfg, clusters, map(list, waves), known, lambda lines: kept.append([*lines]))
+    return titles, failed, reason, kept
+
+
+def test_all_layers_get_titles_parents_after_their_children_and_failures_keep_theirs(endpoint, monkeypatch):
+    server, cfg = endpoint
+    monkeypatch.setenv("COVEY_TEST_KEY", "secret-key")
+    monkeypatch.setattr(titles, "PAUSE_S", 0)
+    found, failed, reason, kept = title_all(cfg, {})
+    assert (found, failed) == (["About flood", "fails", "About weather"], 1)
+    assert reason == "it answered 503 Service Unavailable"
+    message = server.asked[-1][2]["messages"][1]["content"]
+    assert message.endswith("Smaller clusters within it:\n- About flood\n- fails")
+    assert [len(lines) for lines in kept] == [2, 3]
+    line = kept[-1][0]
+    assert (line["cluster"], line["model"], line["reply"], line["title"]) == (
+        0, "small", '"About flood"\nmore words', "About flood"
+    )  # fmt: skip
+    assert "Flood in town" in line["prompt"]
+    assert "secret-key" not in str(kept)
+    assert kept[-1][1]["reply"] is None
+
+
+def test_what_was_answered_before_is_not_asked_again(endpoint, monkeypatch):
+    server, cfg = endpoint
+    monkeypatch.setenv("COVEY_TEST_KEY", "secret-key")
+    monkeypatch.setattr(titles, "PAUSE_S", 0)
+    first = title_all(cfg, {})
+    lines = "\n".join(map(json.dumps, first[3][-1]))
+    del server.asked[:]
+    again = title_all(cfg, known_answers(f"{lines}\nbroken\n[]\n{{}}\n", "small"))
+    assert again[:2] == first[:2]
+    assert {body["messages"][1]["content"].splitlines()[0] for _, _, body in server.asked} == {"Words: fails"}
+    assert known_answers(lines, "large") == {}
+
+
+def test_equal_titles_of_a_layer_are_told_apart_by_a_term():
+    clusters = {**CLUSTERS, "terms": [["flood"], ["flood", "rain"], ["weather"]]}
+    messages = [message_of(clusters["terms"][at], clusters["exemplars"][at], []) for at in (0, 1)]
+    known = {titles.prompt_of(message): Answer("Floods", "Floods") for message in messages}
+    cfg = Titles(url="http://127.0.0.1:9/v1", model="small", key_env="COVEY_NO_SUCH_KEY")
+    found, failed, reason, _ = title_all(cfg, known, clusters)
+    assert found == ["Floods", "Floods · flood", "weather · storm"]
+    assert failed == 1
+    assert "COVEY_NO_SUCH_KEY is not set" in reason
+
+
+def test_an_endpoint_that_is_given_up_is_not_asked_for_later_clusters(raw):
+    cfg, asked = raw(lambda: [BROKEN["not JSON"]])
+    n = 3 * titles.KEPT_TOGETHER
+    clusters = {"terms": [[f"word{at}"] for at in range(n)], "exemplars": [[]] * n, "parent": [None] * n,
+                "layers": [[0]] * n, "title": [f"word{at}" for at in range(n)]}  # fmt: skip
+    found, failed, _, kept = title_all(cfg, {}, clusters, [range(n)])
+    assert (found, failed) == (clusters["title"], n)
+    assert len(asked) < titles.MAX_FAILED_IN_A_ROW + titles.CONCURRENCY
+    assert [len(lines) for lines in kept] == [titles.KEPT_TOGETHER * more for more in (1, 2, 3)]
 
 
 @pytest.mark.ray
@@ -275,6 +349,11 @@ def test_a_run_takes_titles_and_keeps_the_key_to_itself(endpoint, run_files, tmp
     assert result.status == 0, result.err
     report = json.loads((run / "report.json").read_text())
     # Ray's workers have the environment of when Ray started; there the key is missing, which counts as a failure.
-    assert report["describe"]["titles_failed"] in (0, report["clusters"]["count"])
+    lines = [json.loads(line) for line in (run / "titles.jsonl").read_text().splitlines()]
+    assert len(lines) == pq.read_table(run / "clusters.parquet").num_rows >= report["clusters"]["count"]
+    assert report["describe"]["titles_failed"] in (0, len(lines))
+    said = result.err
+    assert said.index("The first message:") < said.index("describe: clusters=")
+    assert lines[0]["prompt"] in said
     for path in run.rglob("*"):
         assert path.is_dir() or b"secret-key" not in path.read_bytes(), path

@@ -1,4 +1,4 @@
-"""describe.py and text/terms.py: whose words are no terms, and which terms and texts describe a cluster."""
+"""describe.py and text/terms.py: whose words are no terms, and which words and texts describe a cluster."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from clustering.schema import Figures
 from clustering.stages import describe
 from clustering.text import terms
 from clustering.text.languages import stop_words
+from clustering.text.naming import has_two_forms
 from clustering.text.terms import (
-    BestTerms,
+    BestWords,
     TermCounts,
-    best_terms,
+    best_words,
     count_terms,
     merge_counts,
     once_each,
@@ -96,7 +97,9 @@ def test_terms_and_members_are_those_of_the_slow_reference_however_the_work_is_c
     texts: list[tuple[list[str], float, int, tuple[int, ...]]], share: int, n_sums: int
 ) -> None:
     words, strength, copies, of_text = zip(*texts, strict=True)
-    expected = oracles.described(words, list(zip(strength, copies, strict=True)), of_text, chosen=1)
+    parent = np.array([2, -1, -1, -1, 0, 1])
+    around = dict(enumerate(parent.tolist()))
+    expected = oracles.described(words, list(zip(strength, copies, strict=True)), of_text, 1, around)
     layers = once_each(np.array(of_text, np.int32))
     counted, members = [], []
     for first in range(0, len(texts), share):
@@ -109,11 +112,12 @@ def test_terms_and_members_are_those_of_the_slow_reference_however_the_work_is_c
     sums = [merge_counts(list(pieces)) for pieces in zip(*counted, strict=True)]
     n_words = np.sum([counts.words_of(6) for counts in sums], axis=0)
     in_layers = [np.unique(layer[layer >= 0]) for layer in np.array(of_text, np.int32).T]
-    best = [best_terms(counts, [*in_layers, in_layers[1]], n_words, 3) for counts in sums]
-    merged, strongest = BestTerms.merged(best, 3), describe._strongest(np.concatenate(members), 2)
+    n_texts = np.bincount(layers[layers >= 0], minlength=6)
+    best = [best_words(counts, [*in_layers, in_layers[1]], parent, n_texts, n_words, 3) for counts in sums]
+    merged, strongest = BestWords.merged(best, 3), describe._strongest(np.concatenate(members), 2)
     for label in range(6):
-        best_words, rows = expected.get(label, ([], []))
-        assert merged.word.filter(pa.array(merged.label == label)).to_pylist() == best_words[:3]
+        strong, rows = expected.get(label, ([], []))
+        assert merged.word.filter(pa.array(merged.label == label)).to_pylist() == strong[:3]
         assert strongest["row"][strongest["label"] == label].tolist() == rows[:2]
 
 
@@ -151,3 +155,21 @@ def test_groups_of_parts_are_even_and_few(tmp_path: Path) -> None:
         (5, 0, 35), (4, 35, 63), (4, 63, 91), (2, 91, 100)
     ]  # fmt: skip
     assert len(group_parts(run / "texts", 1, 3)) == 3
+
+
+def test_every_cluster_of_every_layer_has_a_title_of_its_own(whole: pa.Table) -> None:
+    of_layer: dict[int, list[str]] = {}
+    for row in whole.to_pylist():
+        for layer in row["layers"]:
+            of_layer.setdefault(layer, []).append(row["title"].casefold())
+    assert sorted(of_layer) == [0, 1, 2]
+    for titles in of_layer.values():
+        assert all(titles)
+        assert len(set(titles)) == len(titles)
+    assert [title for title in whole["title"].to_pylist() if has_two_forms(title)] == []
+
+
+def test_terms_are_words_and_phrases(whole: pa.Table) -> None:
+    terms = [term for row in whole["terms"].to_pylist() for term in row]
+    assert any(" " in term for term in terms)
+    assert max(term.count(" ") for term in terms) <= 2
