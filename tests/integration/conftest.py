@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 from pymilvus import MilvusClient
 
 from clustering.cli.main import main
 from clustering.runs.directory import RunDir
-from clustering.runs.storage import read_table
 from clustering.sample import write_sample
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def digests(run: RunDir) -> dict[str, str]:
     """What a run found, apart from when and how: digests of its labels and clusters; the map's places are not kept."""
     found = {}
     for name in ("labels.parquet", "clusters.parquet"):
-        table = read_table(run / name)
+        table = pq.read_table(str(run / name))  # a file, or a folder of parts
         kept = [column for column in table.column_names if column not in ("x", "y")]
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.select(kept).schema.remove_metadata()) as writer:

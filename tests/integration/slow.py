@@ -1,4 +1,4 @@
-"""What a worker of the tests does at its start: rests, so that somebody can step in, and says where it is."""
+"""What a worker of the tests does at its start: rests or waits, so that somebody can step in, and says where it is."""
 
 from __future__ import annotations
 
@@ -11,28 +11,40 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
 REST_S = 0.2
 SEEN = "COVEY_TEST_SEEN"  # names a folder that gets an empty file WORKER-NODE for each node that a kind of worker is on
-SPREAD = "COVEY_TEST_SPREAD"  # on how many nodes those that embed or search shall be before one of them goes on
+SPREAD = "COVEY_TEST_SPREAD"  # on how many nodes a kind of worker, but a loader, shall be before one of it goes on
+HELD = "COVEY_TEST_HELD"  # kinds of workers, with commas, that go on when the folder has a file go-WORKER
+BLOCKS = 16  # of the graph
+PART = 100  # rows of a part, and what a task of a stage gets
+TASKS = {  # of which a stage has many
+    "workers.graph.shuffle": ("_join_block",),
+    "workers.graph.forest": ("_average", "_merge"),
+    "workers.graph.quality": ("_sum_over",),
+    "stages.describe": ("_count",),
+    "stages.project": ("_place_first",),
+    "stages.plot": ("_read_shown",),
+    "workers.labels": ("_write_parts",),
+}
 
 
 def small_slow_parts() -> None:
-    """Small parts, a rest before each, and a mark of the node."""
-    _when_loaded("stages.read", lambda read: setattr(read, "RECORDS_PER_PART", 100))
+    """Small parts, a rest before each or a wait for other nodes, and a mark of the node."""
+    _when_loaded("stages.read", lambda read: setattr(read, "RECORDS_PER_PART", PART))
     _when_loaded("stages.embed", lambda embed: _rest(embed.Embedder, "__call__"))
     _when_loaded("milvus.loader", lambda loader: _rest(loader.Loader, "load"))
     _when_loaded("stages.search", lambda search: _rest(search.Searcher, "search"))
-    _when_loaded("workers.graph.forest", _rest_in_the_forest)
+    for module, names in TASKS.items():
+        _when_loaded(module, lambda loaded, names=names: _wait_in(loaded, names))
 
 
 def _rest(worker: type, method: str) -> None:
-    setattr(worker, method, _resting(worker.__name__, getattr(worker, method)))
+    setattr(worker, method, _slowed(worker.__name__, getattr(worker, method), REST_S))
 
 
-def _rest_in_the_forest(forest: Any) -> None:
-    forest._average = _resting("Shard", forest._average)
-    forest._merge = _resting("Merge", forest._merge)
+def _wait_in(module: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        setattr(module, name, _slowed(name, getattr(module, name), 0))
 
 
 def _when_loaded(name: str, change: Callable[[Any], None]) -> None:
@@ -63,8 +75,10 @@ def _keep_the_head_busy_while_loading(pipeline: Any) -> None:
             def is_so(self) -> bool:
                 return True
 
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        busy = ray.remote(Busy).options(num_cpus=1, scheduling_strategy=here).remote()
+        own = ray.get_runtime_context().get_node_id()
+        (cpus,) = (node["Resources"]["CPU"] for node in ray.nodes() if node["NodeID"] == own)
+        here = NodeAffinitySchedulingStrategy(own, soft=False)
+        busy = ray.remote(Busy).options(num_cpus=cpus, scheduling_strategy=here).remote()
         ray.get(busy.is_so.remote())
         try:
             return run_stage(config, run, fingerprints, name, work)
@@ -74,42 +88,36 @@ def _keep_the_head_busy_while_loading(pipeline: Any) -> None:
     pipeline.run_stage = do
 
 
-def _resting(name: str, work: Any, spread: bool = False) -> Any:
-    """The work after a rest. spread : only when as many nodes have begun such work as SPREAD says"""
+def _slowed(name: str, work: Any, rest_s: float) -> Any:
+    """The work after a rest, when as many nodes have begun such work as SPREAD says, and it is no longer held."""
     import ray
 
     @functools.wraps(work)  # Ray looks at the signature
-    def rest_and_work(*args: Any) -> Any:
+    def wait_and_work(*args: Any) -> Any:
         seen = Path(os.environ[SEEN])
         (seen / f"{name}-{ray.get_runtime_context().get_node_id()}").touch()
-        enough = int(os.environ[SPREAD]) if spread or name in ("Embedder", "Searcher") else 1
-        deadline = time.monotonic() + 30
-        while len(list(seen.glob(f"{name}-*"))) < enough and time.monotonic() < deadline:
+        enough = 1 if name == "Loader" else int(os.environ[SPREAD])
+        held = name in os.environ[HELD].split(",")
+        deadline = time.monotonic() + 200
+        while len(list(seen.glob(f"{name}-*"))) < enough or (held and not (seen / f"go-{name}").exists()):
+            assert time.monotonic() < deadline, f"{name} waits for too long"
             time.sleep(0.05)
-        time.sleep(REST_S)
+        time.sleep(rest_s)
         return work(*args)
 
-    return rest_and_work
+    return wait_and_work
 
 
-def rest_in_tasks(tasks: dict[str, tuple[str, ...]], spread: tuple[str, ...]) -> None:
-    """A rest before each task, and a mark of its node. tasks : their names by module; spread : see ``_resting``"""
-
-    def change(module: Any, names: tuple[str, ...]) -> None:
-        for name in names:
-            setattr(module, name, _resting(name, getattr(module, name), name in spread))
-
-    for module, names in tasks.items():
-        _when_loaded(module, lambda loaded, names=names: change(loaded, names))
+def _share_out(pipeline: Any) -> None:
+    """Several tasks in each stage, of few texts."""
+    pipeline.describe_clusters = functools.partial(pipeline.describe_clusters, counted_texts=PART, summed_texts=PART)
+    pipeline.project_texts = functools.partial(pipeline.project_texts, task_texts=PART)
+    pipeline.plot_map = functools.partial(pipeline.plot_map, task_texts=PART)
+    _keep_the_head_busy_while_loading(pipeline)
 
 
-def connect(setup: Callable[[], None]) -> None:
-    """Connect to the Ray of RAY_ADDRESS, each of whose workers calls ``setup``, found by its name, at its start."""
-    import ray
-
-    environment = {"PYTHONPATH": str(ROOT), **{name: os.environ[name] for name in (SEEN, SPREAD)}}
-    hook = {"worker_process_setup_hook": setup, "env_vars": environment}
-    ray.init(address=os.environ["RAY_ADDRESS"], logging_level="ERROR", runtime_env=hook)
+def _write_a_folder(report: Any) -> None:
+    report.write_labels = functools.partial(report.write_labels, file_records=PART, joined_records=PART)
 
 
 def main() -> None:
@@ -118,15 +126,16 @@ def main() -> None:
 
     from clustering.cli.main import main
 
-    _when_loaded("pipeline", _keep_the_head_busy_while_loading)
-    _when_loaded("sources.deduplication", lambda module: setattr(module, "part_rows", lambda *_: 100))
-    _when_loaded("stages.graph", lambda graph: setattr(graph, "count_blocks", lambda *_: 8))
+    _when_loaded("pipeline", _share_out)
+    _when_loaded("sources.deduplication", lambda module: setattr(module, "part_rows", lambda *_: PART))
+    _when_loaded("stages.graph", lambda graph: setattr(graph, "count_blocks", lambda *_: BLOCKS))
+    _when_loaded("stages.report", _write_a_folder)
     ray.init(
         address=os.environ["RAY_ADDRESS"],
         logging_level="ERROR",
         runtime_env={
             "worker_process_setup_hook": small_slow_parts,
-            "env_vars": {name: os.environ[name] for name in (SEEN, SPREAD)},
+            "env_vars": {name: os.environ[name] for name in (SEEN, SPREAD, HELD)},
         },
     )
     sys.exit(main())

@@ -1,22 +1,14 @@
-"""stages/graph.py on Ray: any number of blocks on any number of nodes hold the graph of a single one, bit for bit."""
+"""stages/graph.py on Ray: any number of blocks holds the graph of a single one, bit for bit."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 from numpy.testing import assert_array_equal
-from ray.cluster_utils import Cluster
-from ray.util.state import list_tasks
 from scipy.sparse import csr_array
 
 from clustering import schema
@@ -28,8 +20,6 @@ from clustering.runs.kernel_inputs import block_index, digest_texts, load_block,
 from clustering.runs.parts import part_name, part_names, read_columns, walk_neighbors
 from clustering.runs.storage import read_table, write_table
 from clustering.stages.graph import build_graph
-from clustering.workers.graph import shuffle
-from tests.integration.conftest import free_port
 from tests.planted import blobs, pair_distances, write_vectors
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -183,88 +173,3 @@ def test_a_smaller_number_of_blocks_leaves_no_block_of_an_earlier_try(local_ray:
     for n_blocks in (4, 2):
         build_graph(run, GraphSection(), K, 500, "L2", n_blocks)
     assert sorted(path.name for path in (run / "graph").iterdir()) == ["block-00000", "block-00001", "blocks.json"]
-
-
-# --- three nodes ---
-
-
-@pytest.fixture
-def three_nodes() -> Iterator[Cluster]:
-    """Three nodes of this machine; the driver's is the first. Every object lies in a node's store, however small."""
-    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    head = {
-        "include_dashboard": True,
-        "dashboard_port": free_port(),
-        "_system_config": {"max_direct_call_object_size": 99},
-    }
-    cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
-    for _ in range(2):
-        cluster.add_node(**node)
-    yield cluster
-    cluster.shutdown()
-
-
-def _build_on(address: str, folder: Path, pauses: float, n_nodes: int) -> dict[str, set[str]]:
-    """Make the graph in 6 blocks; for each kind of task the nodes on which it ran, as Ray's own state tells.
-
-    pauses : seconds that each reduce task waits before it begins
-    n_nodes : Ray's state, which is told a moment later, is asked until reduce tasks have ended on so many
-    """
-    ray.init(address, logging_level="ERROR")
-    join = shuffle._join_block
-
-    def waiting(*args: Any) -> Any:
-        (folder / f"joins-{ray.get_runtime_context().get_node_id()}").touch()
-        time.sleep(pauses)
-        return join(*args)
-
-    waiting.__name__ = join.__name__
-    shuffle._join_block = waiting
-    build_graph(RunDir(folder), GraphSection(), K, 500, "L2", 6)
-    ran: dict[str, set[str]] = {}
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and len(ran.get("_join_block", ())) < n_nodes:
-        for task in list_tasks(limit=1000):
-            if task.state == "FINISHED" and task.node_id:
-                ran.setdefault(task.name, set()).add(task.node_id)
-        time.sleep(0.5)
-    ray.shutdown()
-    return ran
-
-
-@pytest.fixture
-def process() -> Iterator[ProcessPoolExecutor]:
-    """For a driver of another Ray than that of the other tests."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        yield pool
-
-
-def test_tasks_of_the_graph_run_on_all_nodes(
-    three_nodes: Cluster, process: ProcessPoolExecutor, tmp_path: Path
-) -> None:
-    run = searched(tmp_path, "L2")
-    ran = process.submit(_build_on, three_nodes.address, tmp_path, 0.3, 3).result(timeout=120)
-    assert {name: len(nodes) for name, nodes in ran.items()} == {"_place_rows": 1, "_cut_lists": 3, "_join_block": 3}
-    found, graph = load_graph(run), slow_graph(run, K, None, "L2", 500)
-    for name in ("indptr", "indices", "data"):
-        assert_array_equal(getattr(found, name), getattr(graph, name))
-
-
-def test_a_node_that_is_lost_midway_changes_nothing(
-    three_nodes: Cluster, process: ProcessPoolExecutor, tmp_path: Path
-) -> None:
-    """With the objects that its map tasks had made, and the reduce task that it was at."""
-    run = searched(tmp_path, "L2")
-    built = process.submit(_build_on, three_nodes.address, tmp_path, 1.0, 0)
-    lost = next(iter(three_nodes.worker_nodes))
-    deadline = time.monotonic() + 120
-    while not (tmp_path / f"joins-{lost.node_id}").exists():
-        assert time.monotonic() < deadline
-        assert not built.done(), built.result()
-        time.sleep(0.05)
-    three_nodes.remove_node(lost, allow_graceful=False)
-    built.result(timeout=120)
-    found, graph = load_graph(run), slow_graph(run, K, None, "L2", 500)
-    for name in ("indptr", "indices", "data"):
-        assert_array_equal(getattr(found, name), getattr(graph, name))
-    assert_array_equal(load_radius(run), slow_radius(run, K, None, "L2"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,34 +15,46 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from numpy.testing import assert_array_equal
 from ray.cluster_utils import Cluster
+from ray.util.state import list_tasks
 
+from clustering.config.sections import ProjectSection
 from clustering.runs.directory import RunDir
 from clustering.runs.index import INDEX, read_index
+from clustering.runs.kernel_inputs import load_forest, load_graph
 from clustering.runs.parts import part_names
-from tests.integration.conftest import ROOT, Undisturbed, digests
-from tests.integration.slow import SEEN, SPREAD
+from clustering.stages.project import _project
+from clustering.workers.tasks import HERE
+from tests.integration.conftest import ROOT, Undisturbed, digests, free_port
+from tests.integration.slow import BLOCKS, HELD, SEEN, SPREAD, TASKS
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
-NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+NODE = {"num_cpus": 2, "object_store_memory": 100 << 20}
 WORKERS = {"plain": NODE, "gpu": {**NODE, "num_gpus": 1}}
 
 
 class Nodes:
-    """A head and two workers, of which one has a GPU that is none."""
+    """A head and two workers, of which one has a GPU that is none. Every object lies in a node's store."""
 
     def __init__(self) -> None:
-        self.cluster = Cluster(initialize_head=True, head_node_args=dict(NODE))
+        port = free_port()
+        self.dashboard = f"http://127.0.0.1:{port}"
+        head = {"include_dashboard": True, "dashboard_port": port}
+        system = {"_system_config": {"max_direct_call_object_size": 99}}
+        self.cluster = Cluster(initialize_head=True, head_node_args={**NODE, **head, **system})
         self.workers = {name: self.cluster.add_node(**options) for name, options in WORKERS.items()}
 
     @property
     def ids(self) -> set[str]:
         return {node.node_id for node in (self.cluster.head_node, *self.workers.values())}
 
-    def start(self, undisturbed: Undisturbed, run: RunDir, *overrides: str, spread: int = 1) -> subprocess.Popen[str]:
+    def start(
+        self, undisturbed: Undisturbed, run: RunDir, *overrides: str, spread: int = 1, held: str = ""
+    ) -> subprocess.Popen[str]:
         seen = traces_of(run)
         seen.mkdir(exist_ok=True)
-        env = {**os.environ, "RAY_ADDRESS": self.cluster.address, SEEN: str(seen), SPREAD: str(spread)}
+        env = {**os.environ, "RAY_ADDRESS": self.cluster.address, SEEN: str(seen), SPREAD: str(spread), HELD: held}
         words = [sys.executable, "-m", "tests.integration.slow", *undisturbed.words, f"run.dir={run.path}", *overrides]
         return subprocess.Popen(words, env=env, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -51,6 +65,17 @@ class Nodes:
         assert name, f"no {kind} is on a node that could be killed"
         self.cluster.remove_node(self.workers[name], allow_graceful=False)
         self.workers[name] = self.cluster.add_node(**WORKERS[name])
+        (traces_of(run) / f"go-{kind}").touch()
+
+    def nodes_of_tasks(self) -> dict[str, set[str]]:
+        """On which nodes the tasks of each kind were in the last job, as Ray's own state tells."""
+        tasks = [task for task in list_tasks(self.dashboard, limit=10_000, timeout=30) if task.node_id]
+        last = max(task.job_id for task in tasks)
+        return {
+            name: {task.node_id for task in tasks if (task.name, task.job_id) == (name, last)}
+            for names in TASKS.values()
+            for name in names
+        }
 
 
 @pytest.fixture(scope="module")
@@ -90,31 +115,51 @@ def listed(artefact: str, many: int = 2) -> Callable[[RunDir], bool]:
     return lambda run: (run / artefact / INDEX).exists() and len(read_index(run / artefact)) >= many
 
 
-def on_two_nodes(kind: str) -> Callable[[RunDir], bool]:
-    return lambda run: len(list(traces_of(run).glob(f"{kind}-*"))) >= 2
+def on_all_nodes(kind: str) -> Callable[[RunDir], bool]:
+    return lambda run: len(list(traces_of(run).glob(f"{kind}-*"))) >= 3
 
 
 MIDST = {
     "embed": (some("vectors"), "Embedder"),
     "store": (listed("loaded"), "Loader"),
     "search": (some("neighbors"), "Searcher"),
-    "forest": (on_two_nodes("Shard"), "Shard"),
-    "forest, merging": (on_two_nodes("Merge"), "Merge"),
 }
+HOLDING = {  # until a node has died, the tasks of these kinds wait
+    "graph": "_join_block", "project": "_place_first", "forest": "_average", "forest, merging": "_merge",
+    "cluster": "_sum_over", "describe": "_count", "plot": "_read_shown", "report": "_write_parts",
+}  # fmt: skip
+MIDST |= {stage: (on_all_nodes(kind), kind) for stage, kind in HOLDING.items()}
+SPREAD_RUN = ["embed.actors=3", "search.actors=3", "project.sample=100"]
+
+
+@pytest.fixture(scope="module")
+def spread(nodes: Nodes, undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run on three nodes, and on which nodes its tasks were."""
+    run = RunDir(tmp_path_factory.mktemp("spread") / "run")
+    out, err = nodes.start(undisturbed, run, *SPREAD_RUN, spread=3).communicate(timeout=400)
+    assert "clusters" in out, err
+    seen: dict[str, set[str]] = {}
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:  # Ray's state is told a moment later
+        seen = nodes.nodes_of_tasks()
+        if all(len(on) == 3 for on in seen.values()):
+            break
+        time.sleep(0.5)
+    return run, seen
 
 
 @pytest.fixture(scope="module")
 def battered(nodes: Nodes, undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run in which nodes die in the midst of four stages, and when they did."""
+    """A run in which nodes die in the midst of the stages after read, and when they did."""
     run = RunDir(tmp_path_factory.mktemp("battered") / "run")
-    process = nodes.start(undisturbed, run, "embed.actors=3", "search.actors=3", spread=3)
+    process = nodes.start(undisturbed, run, *SPREAD_RUN, spread=3, held=",".join(HOLDING.values()))
     died: dict[str, float] = {}
     at_first = nodes.ids
     for stage, (midst, kind) in MIDST.items():
         until(lambda: midst(run), process)  # noqa: B023
         died[stage] = time.time()
         nodes.kill_a_worker(run, kind)
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert "clusters" in out
     return run, died, at_first
@@ -128,16 +173,61 @@ def test_a_node_that_dies_changes_nothing(stage: str, battered: Any, undisturbed
     assert digests(run) == undisturbed.digests
 
 
-def test_work_lands_on_all_nodes(nodes: Nodes, battered: Any) -> None:
+def test_nodes_that_die_change_neither_map_nor_graph_nor_forest(spread: Any, battered: Any) -> None:
+    assert files_of(battered[0]) == files_of(spread[0])
+
+
+def test_vectors_and_neighbors_are_made_on_all_nodes(nodes: Nodes, battered: Any) -> None:
     run, _, at_first = battered
-    seen: dict[str, set[str]] = {}
-    for path in traces_of(run).iterdir():
-        worker, _, node = path.name.partition("-")
-        seen.setdefault(worker, set()).add(node)
+    seen = {worker: {path.name.partition("-")[2] for path in traces_of(run).glob(f"{worker}-*")}
+            for worker in ("Embedder", "Searcher")}  # fmt: skip
     assert len(at_first) == 3
     assert seen["Embedder"] >= at_first
-    assert len(seen["Searcher"]) >= 3
-    assert len(seen["Shard"]) >= 2
+    assert len(seen["Searcher"]) >= 3  # of the nodes at first two have died by then
+
+
+@pytest.mark.parametrize("task", [name for names in TASKS.values() for name in names])
+def test_the_tasks_of_a_stage_are_on_all_nodes(spread: Any, task: str) -> None:
+    assert len(spread[1][task]) == 3, spread[1]
+
+
+def test_many_blocks_on_three_nodes_give_what_one_gives_on_one(
+    spread: Any, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    run, whole = spread[0], undisturbed.run
+    assert (figures(run, "graph")["blocks"], figures(whole, "graph")["blocks"]) == (BLOCKS, 1)
+    assert figures(run, "forest")["shards"] == BLOCKS
+    assert digests(run) == undisturbed.digests
+    for name in ("indptr", "indices", "data"):
+        assert_array_equal(getattr(load_graph(run), name), getattr(load_graph(whole), name))
+    for name in ("left", "right", "distance"):
+        assert_array_equal(getattr(load_forest(run), name), getattr(load_forest(whole), name))
+    mapped = RunDir(tmp_path / "mapped")
+    for name in ("vectors", "neighbors"):
+        shutil.copytree(run / name, mapped.path / name)
+    n_texts = figures(run, "read")["texts"]
+    assert _project(mapped, ProjectSection(sample=100), n_texts, run.manifest["seed"], mapper=HERE)["laid_out"] == 100
+    found, wanted = (
+        {Path(name).name: digest for name, digest in files_of(one, "coords").items()} for one in (mapped, run)
+    )
+    assert found == wanted  # those of a run lie in a folder of their own
+
+
+def figures(run: RunDir, stage: str) -> dict[str, Any]:
+    return run.manifest["stages"][stage]["figures"]
+
+
+def files_of(run: RunDir, *names: str) -> dict[str, str]:
+    """Digests of all files of some artefacts; of the page without its random ids."""
+    found = {}
+    for name in names or ("graph", "forest", "coords", "labels.parquet", "clusters.parquet", "map.png", "map.html"):
+        path = run.path / name
+        for file in sorted(path.rglob("*.*")) if path.is_dir() else [path]:
+            content = file.read_bytes()
+            if name == "map.html":
+                content = re.sub(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", b"", content)
+            found[str(file.relative_to(run.path))] = hashlib.sha256(content).hexdigest()
+    return found
 
 
 KILLED = [some("records", "part-*.arrow", many=1), finished("read"), some("vectors"), finished("embed"),
@@ -165,7 +255,7 @@ def test_a_driver_killed_at_ten_points_does_nothing_twice(
         seen = stages
     assert "describe" in seen
     assert "report" not in seen
-    out, err = nodes.start(undisturbed, run, *on_gpu).communicate(timeout=180)
+    out, err = nodes.start(undisturbed, run, *on_gpu).communicate(timeout=400)
     assert "clusters" in out, err
     assert seen.items() <= {name: stage["finished"] for name, stage in run.manifest["stages"].items()}.items()
     assert digests(run) == undisturbed.digests
@@ -174,7 +264,7 @@ def test_a_driver_killed_at_ten_points_does_nothing_twice(
     used = run.manifest["stages"]["embed"]["figures"]["used"]
     assert used["gpu_seconds"] > 0
     assert 0 <= used["gpu_idle"] < 1
-    assert (used["cpus"], used["gpus"]) == (3, 1)
+    assert (used["cpus"], used["gpus"]) == (6, 1)
 
 
 def processes_of(session: int) -> list[str]:
