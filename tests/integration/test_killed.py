@@ -208,9 +208,11 @@ def test_many_blocks_on_three_nodes_give_what_one_gives_on_one(
     n_texts = figures(run, "read")["texts"]
     assert _project(mapped, ProjectSection(sample=100), n_texts, run.manifest["seed"], mapper=HERE)["laid_out"] == 100
     found, wanted = (
-        {Path(name).name: digest for name, digest in files_of(one, "coords").items()} for one in (mapped, run)
-    )
-    assert found == wanted  # those of a run lie in a folder of their own
+        {Path(name).name: digest for name, digest in files_of(one, "coords").items() if name.endswith(".parquet")}
+        for one in (mapped, run)
+    )  # those of a run lie in a folder of their own
+    assert len(found) > 3
+    assert found == wanted
 
 
 def figures(run: RunDir, stage: str) -> dict[str, Any]:
