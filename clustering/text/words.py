@@ -101,12 +101,10 @@ def has_letters(key: str) -> bool:
 
 @cache
 def _stemmer(language: str) -> Callable[[str], str] | None:
-    """A stemmer of words in lower case; None where PyStemmer is missing or does not know the language.
+    """A stemmer of words in lower case; None where PyStemmer does not know the language.
 
     Source: Porter's Snowball stemmers (BSD), by PyStemmer.
     """
-    if importlib.util.find_spec("Stemmer") is None:
-        return None
     import Stemmer
 
     name = STEMMERS[language]

@@ -15,7 +15,6 @@ needs_jieba = pytest.mark.skipif(importlib.util.find_spec("jieba") is None, reas
 needs_fugashi = pytest.mark.skipif(importlib.util.find_spec("fugashi") is None, reason="needs fugashi (extra cjk)")
 without_jieba = pytest.mark.skipif(importlib.util.find_spec("jieba") is not None, reason="jieba cuts the words")
 without_fugashi = pytest.mark.skipif(importlib.util.find_spec("fugashi") is not None, reason="fugashi cuts the words")
-needs_stemmers = pytest.mark.skipif(importlib.util.find_spec("Stemmer") is None, reason="needs PyStemmer")
 
 
 def split(text: str, ignored: frozenset[str] = frozenset(), language: str | None = None) -> list[Word]:
@@ -117,7 +116,6 @@ def test_terms_are_lower_case_never_stop_words_and_where_they_say(text: str, sto
             assert plain[word.start : word.stop].lower() == word.key
 
 
-@needs_stemmers
 @pytest.mark.parametrize(
     ("language", "words"),
     [
