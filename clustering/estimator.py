@@ -164,11 +164,9 @@ class GraphHDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             estimator_input.check_magnitude("distances", graph.data)
         lists = _lists(graph) if diffused or options.n_neighbors else None
         group_sizes = GroupSizes()
-        if lists is not None:
+        if lists is not None and own.preset != "topics":
             unrelated = None if taken.points is None else mean_squared_distance(taken.points)
             group_sizes = measure_group_sizes(count_breaks(lists, unrelated, _own_entries(lists)), len(lists))
-            if own.preset == "topics":
-                group_sizes = GroupSizes()
         nearest = None if lists is None else lists.nearest(options.n_neighbors)
         if diffused and lists is not None:
             forest, core = _diffused(lists, group_sizes, _group_keys(keys, n_rows, first), copies, own)

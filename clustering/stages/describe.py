@@ -134,16 +134,22 @@ def _count(
     counted, members = [], []
     known, _ = languages  # which is no task's own usage
     for name in group.names:
-        texts = read_table(run / "texts" / name, columns=["row", "text", "copies"])
+        texts, assigned, layers = _read_part(run, name, "strength")
         row, copies = texts["row"].to_numpy(), texts["copies"].to_numpy()
-        assigned = read_slice(run / "assignment.parquet", int(row[0]), int(row[-1]) + 1, columns=["strength", "layers"])
-        layers = once_each(assigned["layers"].combine_chunks().flatten().to_numpy().reshape(row.size, -1))
         counted.append(count_terms(texts["text"].to_pylist(), layers, known))
         strength = np.broadcast_to(assigned["strength"].to_numpy()[:, None], layers.shape)
         members.append(_strongest(_members(layers, strength, row, copies), CANDIDATES * cfg.exemplars))
     candidates = _strongest(np.concatenate(members), CANDIDATES * cfg.exemplars)
     pieces = merge_counts(counted).cut(n_sums)
     return [(piece, candidates[candidates["label"] % n_sums == number]) for number, piece in enumerate(pieces)]
+
+
+def _read_part(run: RunDir, name: str, *assigned: str) -> tuple[pa.Table, pa.Table, NDArray[np.int32]]:
+    """Texts of a part; some columns of what is assigned to them; their clusters in each layer, see ``once_each``."""
+    texts = read_table(run / "texts" / name, columns=["row", "text", "copies"])
+    first, stop = texts["row"][0].as_py(), texts["row"][-1].as_py() + 1
+    found = read_slice(run / "assignment.parquet", first, stop, columns=[*assigned, "layers"])
+    return texts, found, once_each(found["layers"].combine_chunks().flatten().to_numpy().reshape(len(texts), -1))
 
 
 def _members(layers: NDArray[np.int32], strength: NDArray[Any], row: IntArray, copies: NDArray[Any]) -> NDArray[Any]:
@@ -222,10 +228,8 @@ def _count_phrases(
     """
     counted, members = [], []
     for name in group.names:
-        texts = read_table(run / "texts" / name, columns=["row", "text", "copies"])
+        texts, _, layers = _read_part(run, name)
         row = texts["row"].to_numpy()
-        assigned = read_slice(run / "assignment.parquet", int(row[0]), int(row[-1]) + 1, columns=["layers"])
-        layers = once_each(assigned["layers"].combine_chunks().flatten().to_numpy().reshape(row.size, -1))
         for first in range(0, row.size, READ_TOGETHER):
             own = slice(first, first + READ_TOGETHER)
             held = texts["text"].slice(first, READ_TOGETHER).to_pylist()
@@ -280,11 +284,8 @@ def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Meas
     order = np.lexsort((at, in_layer))
     in_layer, at = in_layer[order], pa.array(at[order])
     n_clusters = known.parent.size
-    below, titles, phrase_label = (
-        first_phrases(phrases, known.parent, known.texts),
-        Unique(),
-        phrases["label"].to_numpy(),
-    )
+    below, titles = first_phrases(phrases, known.parent, known.texts), Unique()
+    phrase_label = phrases["label"].to_numpy()
     with (
         atomic_write(run / "clusters.parquet") as temporary,
         pq.ParquetWriter(temporary, schema.CLUSTERS, compression="zstd") as writer,

@@ -83,7 +83,7 @@ def unrelated_distance(run: RunDir) -> float:
     n_texts = read_index(run / "vectors").rows
     if not n_texts:
         return mean_squared_distance(np.empty((0, 1), np.float32))
-    blocks = np.unique(np.linspace(0, max(n_texts - 1, 0) // BLOCK, SAMPLED_BLOCKS).astype(np.int64))
+    blocks = np.unique(np.linspace(0, (n_texts - 1) // BLOCK, SAMPLED_BLOCKS).astype(np.int64))
     rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
     vectors = vectors_of(read_rows(run / "vectors", rows[rows < n_texts], ["vector"]))
     return mean_squared_distance(vectors[vectors.any(axis=1)])

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clustering.kernels.topk import IntArray
-from clustering.text.terms import BestWords, Labels, Reader, TermCounts, summed
+from clustering.text.terms import BestWords, Labels, Reader, TermCounts, first_appearance, summed
 from clustering.text.words import Word, has_letters
 
 PHRASE_WORDS = 3
@@ -115,7 +115,7 @@ def count_phrases(
     distinct = np.unique(np.concatenate(places))  # layers share most places, so each phrase is read once
     of_row, many = row[distinct // PLACE], distinct % PLACE
     start = distinct // PLACE - (np.cumsum(n_words) - n_words)[of_row]
-    keys, written = _Numbers(), _Numbers()
+    keys, written = first_appearance(), first_appearance()
     key, term = np.empty(distinct.size, np.int64), np.empty(distinct.size, np.int64)
     for at, (number, begin, size) in enumerate(zip(of_row.tolist(), start.tolist(), many.tolist(), strict=True)):
         text, words = read[number]
@@ -130,13 +130,6 @@ def count_phrases(
         terms.append(term[found[kept]])
     names, every = pa.array(list(written), pa.large_string()), np.concatenate(terms)
     return summed(np.concatenate(label), every, np.ones(every.size, np.int64), names), score
-
-
-class _Numbers(dict[str, int]):
-    """Numbers strings by first appearance."""
-
-    def __missing__(self, one: str) -> int:
-        return self.setdefault(one, len(self))
 
 
 def _key(words: list[Word], text: str) -> str:

@@ -126,14 +126,20 @@ def once_each(layers: Labels) -> Labels:
     return layers
 
 
+def first_appearance() -> dict[str, int]:
+    """A dict that numbers strings by their first appearance, when they are looked up."""
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__
+    return numbers
+
+
 def count_terms(texts: Iterable[str], layers: Labels, languages: list[str]) -> TermCounts:
     """Count the texts of each cluster that have a term; a text without a cluster counts nowhere.
 
     layers : int32, shape (n_texts, n_layers), the clusters of each text, each once, -1 for none
     languages : whose stop words are no terms; where there are several, a text's stop words are those of its own
     """
-    number: dict[str, int] = defaultdict()
-    number.default_factory = number.__len__  # type: ignore[attr-defined]
+    number = first_appearance()
     terms, lengths = array("i"), np.zeros(len(layers), np.int64)
     clustered = np.any(layers >= 0, axis=1)
     reader = Reader(languages)

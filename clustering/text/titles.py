@@ -22,14 +22,13 @@ from clustering.http_client import (
     proxy_options,
 )
 from clustering.kernels.printable import one_line
-from clustering.text.naming import JOINT, Unique
+from clustering.text.naming import JOINT, TITLE_CHARACTERS, Unique
 
 PROMPT = (
     "These texts are the most typical ones of a cluster of short texts, and these words stand out in it. Where the "
     "cluster holds smaller ones, their titles follow. Answer with a title of at most eight words that says what they "
     "share, in their language, and nothing else."
 )
-LONGEST_TITLE = 80  # characters
 LONGEST_TEXT = 300
 MOST_BELOW = 10  # titles of smaller clusters in a message
 REPLY_BYTES = 1 << 20  # a longer reply is no title
@@ -190,7 +189,7 @@ def read_reply(reply: bytes) -> str:
 
 
 def title_in(answer: str) -> str:
-    """The title in an answer, at most LONGEST_TITLE characters. Raises: ValueError where there is none."""
+    """The title in an answer, at most TITLE_CHARACTERS characters. Raises: ValueError where there is none."""
     # Some models write their thoughts before the answer. The opening tag may be in their prompt, and a limit may cut
     # the answer off.
     answer = answer.rpartition("</think>")[2].partition("<think>")[0]
@@ -198,4 +197,4 @@ def title_in(answer: str) -> str:
     title = next((line for line in lines if line), "").strip("\"'“”*# ").removeprefix("Title:").strip("\"'“”*# ")
     if not any(map(str.isalnum, title)):
         raise ValueError("its reply holds no title")
-    return title[:LONGEST_TITLE]
+    return title[:TITLE_CHARACTERS]
