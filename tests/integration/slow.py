@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,19 @@ def _keep_the_head_busy_while_loading(pipeline: Any) -> None:
     pipeline.run_stage = do
 
 
+def _project_after_describe(pipeline: Any) -> None:
+    """The map comes last of the stages that run side by side: tasks of two stages that wait for all nodes, or until one
+    has died, could share the nodes out among them, and neither would ever be on all."""
+    project_texts = pipeline.project_texts
+
+    def do(run: Any, *args: Any, **options: Any) -> Any:
+        while "describe" not in run.manifest["stages"]:
+            time.sleep(0.05)
+        return project_texts(run, *args, **options)
+
+    pipeline.project_texts = do
+
+
 def _slowed(name: str, work: Any, rest_s: float) -> Any:
     """The work after a rest, when as many nodes have begun such work as SPREAD says, and it is no longer held."""
     import ray
@@ -110,6 +124,7 @@ def _slowed(name: str, work: Any, rest_s: float) -> Any:
 
 def _share_out(pipeline: Any) -> None:
     """Several tasks in each stage, of few texts."""
+    _project_after_describe(pipeline)
     pipeline.describe_clusters = functools.partial(pipeline.describe_clusters, counted_texts=PART, summed_texts=PART)
     pipeline.project_texts = functools.partial(pipeline.project_texts, task_texts=PART)
     pipeline.plot_map = functools.partial(pipeline.plot_map, task_texts=PART)
@@ -125,7 +140,9 @@ def main() -> None:
     import ray
 
     from clustering.cli.main import main
+    from clustering.runs import index
 
+    index.WRITING_SHARE = inf  # an index lists each part as soon as it is made
     _when_loaded("pipeline", _share_out)
     _when_loaded("sources.deduplication", lambda module: setattr(module, "part_rows", lambda *_: PART))
     _when_loaded("stages.graph", lambda graph: setattr(graph, "count_blocks", lambda *_: BLOCKS))

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from clustering.config.sections import SearchSection, StoreSection
 from clustering.milvus.audit import audit_collection
 from clustering.milvus.channel import Channel
 from clustering.milvus.endpoint import Endpoint
+from clustering.runs import index
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
 from clustering.runs.parts import part_name, parts, read_columns
@@ -90,8 +92,15 @@ def search(run: RunDir, uri: str) -> dict:
     return search_neighbors(run, Endpoint(uri, run.path.name), store, cfg, N_TEXTS, seed=0)
 
 
+@pytest.fixture(autouse=True)
+def parts_are_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the disk is, the indexes tell how far a stage is."""
+    monkeypatch.setattr(index, "WRITING_SHARE", inf)
+
+
 def drive(path: str, uri: str) -> None:
     """The two stages in a process of their own, which can be killed."""
+    index.WRITING_SHARE = inf
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
     load(RunDir(path), uri)
     (RunDir(path) / "stored").touch()

@@ -41,7 +41,8 @@ class Nodes:
         port = free_port()
         self.dashboard = f"http://127.0.0.1:{port}"
         head = {"include_dashboard": True, "dashboard_port": port}
-        system = {"_system_config": {"max_direct_call_object_size": 99}}
+        soon = {"health_check_period_ms": 300, "health_check_initial_delay_ms": 500}  # not 15 s later
+        system = {"_system_config": {"max_direct_call_object_size": 99, **soon}}
         self.cluster = Cluster(initialize_head=True, head_node_args={**NODE, **head, **system})
         self.workers = {name: self.cluster.add_node(**options) for name, options in WORKERS.items()}
 
@@ -90,11 +91,11 @@ def traces_of(run: RunDir) -> Path:
     return Path(f"{run.path}-seen")
 
 
-def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
+def until(found: Callable[[], Any], process: subprocess.Popen[str], moment: str) -> None:
+    deadline = time.monotonic() + 180
     while not found():
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"it never came: {moment}"
         time.sleep(0.02)
 
 
@@ -125,8 +126,8 @@ MIDST = {
     "search": (some("neighbors"), "Searcher"),
 }
 HOLDING = {  # until a node has died, the tasks of these kinds wait
-    "graph": "_join_block", "project": "_place_first", "forest": "_average", "forest, merging": "_merge",
-    "cluster": "_sum_over", "describe": "_count", "plot": "_read_shown", "report": "_write_parts",
+    "graph": "_join_block", "forest": "_average", "forest, merging": "_merge", "cluster": "_sum_over",
+    "describe": "_count", "project": "_place_first", "plot": "_read_shown", "report": "_write_parts",
 }  # fmt: skip
 MIDST |= {stage: (on_all_nodes(kind), kind) for stage, kind in HOLDING.items()}
 SPREAD_RUN = ["embed.actors=3", "search.actors=3", "project.sample=100"]
@@ -156,7 +157,7 @@ def battered(nodes: Nodes, undisturbed: Undisturbed, tmp_path_factory: pytest.Te
     died: dict[str, float] = {}
     at_first = nodes.ids
     for stage, (midst, kind) in MIDST.items():
-        until(lambda: midst(run), process)  # noqa: B023
+        until(lambda: midst(run), process, stage)  # noqa: B023
         died[stage] = time.time()
         nodes.kill_a_worker(run, kind)
     out, err = process.communicate(timeout=400)
@@ -244,7 +245,7 @@ def test_a_driver_killed_at_ten_points_does_nothing_twice(
     seen: dict[str, float] = {}
     for moment in KILLED:
         process = nodes.start(undisturbed, run, *on_gpu)
-        until(lambda: moment(run), process)  # noqa: B023
+        until(lambda: moment(run), process, f"moment {KILLED.index(moment)}")  # noqa: B023
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
@@ -281,7 +282,7 @@ def test_sigterm_ends_the_run_soon_leaves_no_process_and_says_how_to_go_on(undis
     run = RunDir(tmp_path / "run")
     words = [sys.executable, "-m", "clustering.cli.main", *undisturbed.words, f"run.dir={run.path}"]
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    until(lambda: finished("search")(run), process)
+    until(lambda: finished("search")(run), process, "search")
     status = main_of(["status", "--run", str(run.path)])
     assert f"{run.path}: running, process {process.pid} of" in status
     servers = [line for line in processes_of(process.pid) if "raylet" in line]
@@ -335,7 +336,7 @@ def test_sigterm_in_a_call_of_ray_is_no_failure(within):
     )
     assert process.stdout.readline() == "starts\n"
     if within == "ray.init":
-        until(lambda: catches(process, signal.SIGFPE), process)  # Ray's own handlers are there
+        until(lambda: catches(process, signal.SIGFPE), process, "a handler")  # Ray's own handlers are there
     else:
         assert process.stdout.readline() == "waits\n"
         time.sleep(0.5)
