@@ -6,12 +6,12 @@ import contextlib
 import copy
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clustering.errors import ConfigError, StageError
+from clustering.errors import ConfigError, CoveyError, StageError
 from clustering.runs.inventory import LOCK, MANIFEST
 from clustering.runs.locks import (
     LEASE_S,
@@ -75,13 +75,26 @@ class ManifestFile:
             manifest = self.content
             yield manifest
             assert manifest.keys() <= KEYS, manifest.keys() - KEYS  # parse_manifest refuses other keys
-            if self.cached is not None and self.fence is None:
-                self._refuse_another(manifest)
-            if self._is_taken_over():
-                raise self._taken_over_error()
+            self._check_in_place()
             self._write(manifest)
             self.cached = manifest if self.cached is not None else None
             self.changes += 1
+
+    def do(self, work: Callable[[], Figures]) -> Figures:
+        """Do some work. Raises: StageError for an error that nobody expected, when the directory has vanished."""
+        try:
+            return work()
+        except CoveyError:
+            raise
+        except Exception:
+            self._check_in_place()
+            raise
+
+    def _check_in_place(self) -> None:
+        if self.cached is not None and self.fence is None:
+            self._refuse_another(self.cached)
+        if self._is_taken_over():
+            raise self._taken_over_error()
 
     def _write(self, manifest: Figures) -> None:
         if self.fence is None:

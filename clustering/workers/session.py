@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services
 
 from clustering.errors import ConfigError, CoveyError, StageError
 from clustering.kernels.printable import hide_credentials
@@ -28,6 +29,7 @@ from clustering.workers import process
 log = logging.getLogger("covey")
 CONNECT_TIMEOUT_S = 20  # for a cluster's head to take a connection
 JOIN_TIMEOUT_S = 40  # for a cluster to take this job in
+START_TIMEOUT_S = 120  # for a node of the run's own to register
 CHECK_EVERY_S = 2
 LOST_AFTER_S = {"own": 6, "cluster": 45}  # without an answer; Ray's own parts give up after 60
 SHUTDOWN_S = 10  # for the work to end when Ray is lost
@@ -53,7 +55,7 @@ def ray_session() -> Iterator[None]:
             folder = stack.enter_context(_private_folder())
             options = {"address": "local", "_temp_dir": str(folder), "include_dashboard": False}
             stack.enter_context(process.environment("TMPDIR", str(folder)))  # for Ray's processes, too
-        with _handling_signals(), _limiting_join_time(address), _explaining_start_errors(address):
+        with _handling_signals(), _limiting_join_time(address), _explaining_start_errors(address), _waiting_for_node():
             ray.init(**options, logging_level=logging.ERROR)
         stack.callback(ray.shutdown)  # where the watch has not done it
         stack.enter_context(_watching_ray("cluster" if address else "own"))
@@ -236,6 +238,28 @@ def _limiting_join_time(address: str | None) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def _waiting_for_node() -> Iterator[None]:
+    """Let a node take START_TIMEOUT_S to register. Ray itself gives up after 30 s, which a busy machine needs."""
+    get_node: Any = services.get_node
+
+    def wait(*node: str) -> Any:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                return get_node(*node)
+            except RuntimeError:  # it is not there yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = wait
+    try:
+        yield
+    finally:
+        services.get_node = get_node
 
 
 @contextmanager

@@ -24,15 +24,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.full]
 K = 8
 
 
-@pytest.mark.parametrize("preset", [None, "topics"])
-@pytest.mark.parametrize("copies", ["fold", "weigh"])
+@pytest.mark.parametrize(
+    ("preset", "copies", "numbers"),
+    [(None, "fold", (1, 4, 64)), (None, "weigh", (1, 16)), ("topics", "fold", (1, 16)), ("topics", "weigh", (1, 4))],
+)
 def test_any_number_of_blocks_gives_the_same_labels(
-    local_ray: None, tmp_path: Path, preset: str | None, copies: str
+    local_ray: None, tmp_path: Path, preset: str | None, copies: str, numbers: tuple[int, ...]
 ) -> None:
     run, _ = searched(tmp_path, n_blobs=40, k=K)
     cfg = ClusterSection(preset=preset, copies=copies)
     found = []
-    for blocks in (1, 4, 16, 64):
+    for blocks in numbers:
         build_graph(run, GraphSection(), K, 2000, "L2", blocks)
         build_forest(run, cfg, GraphSection(), "L2", 0)
         figures = cluster_graph(run, cfg, K, "L2")

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -111,6 +112,19 @@ def test_parts_that_no_stage_began_are_not_taken(run: RunDir, work: Work) -> Non
     write_table(run / "texts" / part_name(0), pa.table({"row": [99]}))
     run.stage("read", DIGEST, work)
     assert read_columns(run / "texts", ["row"])["row"].to_pylist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_an_error_in_a_directory_that_vanished_tells_of_that(gone: bool, run: RunDir) -> None:
+    def fail() -> dict[str, Any]:
+        if gone:
+            shutil.rmtree(run.path)
+        return [][0]
+
+    with run.locked():
+        run.update_manifest(seed=0)
+        with pytest.raises(StageError if gone else IndexError, match="has vanished" if gone else "out of range"):
+            run.stage("graph", DIGEST, fail)
 
 
 def test_a_stage_leaves_the_artefacts_of_others(run: RunDir, work: Work) -> None:

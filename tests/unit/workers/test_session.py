@@ -54,3 +54,27 @@ def test_an_error_where_ray_is_gone_says_so(raised: BaseException, ended: list[s
     with pytest.raises(StageError, match="Ray's head is gone"), session._watching_ray("own"):
         work()
     assert ended == ["killed", "interrupted", "shut down"]
+
+
+@pytest.mark.parametrize(("failures", "timeout_s"), [(3, 60), (10**9, 0.3)])
+def test_a_node_may_take_longer_to_register_than_ray_waits(
+    failures: int, timeout_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def get_node(gcs_address: str, node_id: str) -> str:
+        asked.append(node_id)
+        if len(asked) <= failures:
+            raise RuntimeError("no node info")
+        return f"node {node_id}"
+
+    monkeypatch.setattr(session.services, "get_node", get_node)
+    monkeypatch.setattr(session, "START_TIMEOUT_S", timeout_s)
+    with session._waiting_for_node():
+        if failures == 3:
+            assert session.services.get_node("127.0.0.1:6379", "a1") == "node a1"
+            assert asked == ["a1"] * 4
+        else:
+            with pytest.raises(RuntimeError, match="no node info"):
+                session.services.get_node("127.0.0.1:6379", "a1")
+    assert session.services.get_node is get_node
