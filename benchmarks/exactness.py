@@ -35,7 +35,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from clustering import GraphHDBSCAN
 from clustering.config.sections import EmbedSection
 from clustering.encoders.loading import load_encoder
-from clustering.estimator import _outside_search
+from clustering.estimator.plain import outside_search
 from clustering.kernels.graph.csr import MIN_DISTANCE
 from clustering.kernels.graph.forest import Forest, core_distances, spanning_forest
 from clustering.kernels.graph.repair import repair_forest
@@ -65,7 +65,7 @@ def repaired_forest(lists: tuple[IntArray, FloatArray], vectors: FloatArray, min
     graph = csr_array((distances.ravel(), indices.ravel(), np.arange(len(vectors) + 1) * K), shape=shape)
     core = core_distances(graph, min_samples)
     forest = spanning_forest(graph, core, symmetric=False)
-    search = _outside_search(vectors, core, np.float32(MIN_DISTANCE))
+    search = outside_search(vectors, core, np.float32(MIN_DISTANCE))
     return repair_forest(forest, np.ascontiguousarray(distances[:, -1]), search, len(vectors))[0]
 
 

@@ -29,7 +29,7 @@ from scipy.sparse import csr_array
 from benchmarks.exactness import exact_lists
 from clustering.config.sections import EmbedSection
 from clustering.encoders.loading import load_encoder
-from clustering.estimator import _search
+from clustering.estimator.plain import outside_search
 from clustering.kernels.graph.csr import MIN_DISTANCE
 from clustering.kernels.graph.forest import FloatArray, IntArray, core_distances, spanning_forest
 from clustering.kernels.graph.repair import repair_forest
@@ -92,7 +92,7 @@ def measure(path: str, column: str) -> dict[str, Any]:
     n_rows = len(vectors)
     graph = csr_array((distances.ravel(), indices.ravel(), np.arange(n_rows + 1) * K), shape=(n_rows, n_rows))
     core = core_distances(graph, MIN_SAMPLES)
-    exact = _search(vectors, core, np.float32(MIN_DISTANCE))
+    exact = outside_search(vectors, core, np.float32(MIN_DISTANCE))
     asked: list[tuple[IntArray, IntArray, FloatArray, float]] = []
 
     def ask(rows: IntArray, piece: IntArray) -> tuple[IntArray, FloatArray]:

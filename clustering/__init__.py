@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clustering.config.loading import build_config, load_config
     from clustering.config.sections import RunConfig
     from clustering.errors import ConfigError, CoveyError, InputError, StageError, StoreError
-    from clustering.estimator import GraphHDBSCAN
+    from clustering.estimator.graph_hdbscan import GraphHDBSCAN
     from clustering.finished.assign import assign_texts
     from clustering.finished.evaluate import evaluate_run
     from clustering.finished.recluster import recluster_run
@@ -30,7 +30,7 @@ _HOMES = {
     "config.loading": ["build_config", "load_config"],
     "config.sections": ["RunConfig"],
     "errors": ["ConfigError", "CoveyError", "InputError", "StageError", "StoreError"],
-    "estimator": ["GraphHDBSCAN"],
+    "estimator.graph_hdbscan": ["GraphHDBSCAN"],
     "finished.assign": ["assign_texts"],
     "finished.evaluate": ["evaluate_run"],
     "finished.recluster": ["recluster_run"],

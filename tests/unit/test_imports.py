@@ -18,7 +18,7 @@ FOLDERS = sorted({path.parent for path in MODULES})
 FLOORS = [
     {"errors", "schema"},
     {"kernels"},
-    {"config", "estimator_input", "http_client"},
+    {"config", "http_client"},
     {"text", "encoders", "estimator"},
     {"runs"},
     {"sample", "monitoring"},

@@ -141,6 +141,11 @@ def _persistence(tree: CondensedTree, label: NDArray[np.int64], stability: NDArr
     return np.divide(stability, scale, out=np.ones(stability.size), where=scale > 0)
 
 
+def last_lambdas(tree: CondensedTree) -> NDArray[np.float64]:
+    """The largest lambda at which a text or a child leaves each cluster: float64, shape (n_clusters,)."""
+    return _stabilities(tree.parent, tree.birth, tree.size, tree.cluster, tree.departure)[1]  # type: ignore[no-any-return]
+
+
 def leaf_clusters(tree: CondensedTree, root_too: bool = False) -> NDArray[np.bool_]:
     """bool, shape (n_clusters,): the clusters without child clusters; the root only with ``root_too``."""
     leaf = np.ones(tree.parent.size, np.bool_)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from clustering.kernels.graph.diffusion import MIN_SCALE
 from clustering.kernels.graph.forest import FloatArray, Forest, IntArray
+from clustering.kernels.hierarchy.condensed_tree import CondensedTree, last_lambdas
 from clustering.kernels.hierarchy.homes import home_strength, median_height
+from clustering.kernels.hierarchy.membership import labels_of_nodes
 
 Assignments = dict[str, NDArray[Any]]
 
@@ -29,6 +31,24 @@ def assign_by_vote(
     n_averaged : how many of the nearest vote; label, home : int64, shape (n_rows,), of all clustered rows
     Returns: label and home, int64, strength and home_strength, float, shape (n_new,); -1 and 0 without votes.
     """
+    rows, weight, votes = weigh_votes(rows, length, inside, n_averaged)
+    homes, home_share = _winner(home[rows], weight)
+    labels, share = _winner(label[rows], votes)
+    return {
+        "label": labels,
+        "strength": np.where(labels >= 0, share, 0),
+        "home": homes,
+        "home_strength": np.where((labels >= 0) & (labels == homes), 1, home_share),
+    }
+
+
+def weigh_votes(
+    rows: IntArray, length: FloatArray, inside: NDArray[np.bool_], n_averaged: int
+) -> tuple[IntArray, NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+    """The rows that vote for each new row in ``assign_by_vote``, their weights for its home, and those for its label.
+
+    Returns: int64, float and float, shape (n_new, n_averaged or k if that is less).
+    """
     rows, length, inside = rows[:, :n_averaged], length[:, :n_averaged], inside[:, :n_averaged]
     exists = rows >= 0
     rank = np.maximum(np.minimum(exists.sum(axis=1), n_averaged // 2), 1)
@@ -36,14 +56,7 @@ def assign_by_vote(
     scale = np.maximum(local, MIN_SCALE)
     with np.errstate(invalid="ignore"):  # infinity by infinity, where there is no row
         weight = np.where(exists, np.exp(-((length / scale) ** 2)), 0)
-    homes, home_share = _winner(home[rows], weight)
-    labels, share = _winner(label[rows], np.where(inside, weight, 0))
-    return {
-        "label": labels,
-        "strength": np.where(labels >= 0, share, 0),
-        "home": homes,
-        "home_strength": np.where((labels >= 0) & (labels == homes), 1, home_share),
-    }
+    return rows, weight, np.where(inside, weight, 0)
 
 
 def _winner(label: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -108,3 +121,62 @@ class ReachabilityAssigner:
             "home": home,
             "home_strength": np.where(inside, 1, home_strength(height, self.median)),
         }
+
+
+@dataclass(frozen=True)
+class TreeAssigner:
+    """Assigns new rows to HDBSCAN's clusters by their place in the condensed tree, as hdbscan does.
+
+    A new row hangs on the row that is nearest by mutual reachability. It leaves the tree with that row, or earlier if
+    the distance is longer than that at which the row leaves.
+
+    core : float32, shape (n_rows,), core distances of the clustered rows; rank : min_samples
+    node_label : int64, shape (n_clusters,), the label of each cluster of the tree, -1 for none
+    top : float64, shape (n_labels,), the largest lambda at which anything leaves the cluster of each label
+    Source: hdbscan's ``approximate_predict``.
+    """
+
+    tree: CondensedTree
+    core: FloatArray
+    rank: int
+    node_label: IntArray
+    top: NDArray[np.float64]
+
+    @classmethod
+    def from_tree(cls, tree: CondensedTree, core: FloatArray, label: IntArray, rank: int) -> TreeAssigner:
+        """label : int64, shape (n_rows,), -1 for rows that are no members by the tree; core, rank : see the class"""
+        node_label, last = labels_of_nodes(tree, label), last_lambdas(tree)
+        top = np.zeros(int(node_label.max(initial=-1)) + 1)
+        inside = np.flatnonzero(node_label >= 0)[::-1]
+        top[node_label[inside]] = last[inside]  # the smallest number, the highest cluster, comes last
+        return cls(tree, core, rank, node_label, top)
+
+    def place(self, rows: IntArray, distances: FloatArray) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
+        """The row that each new row hangs on, the cluster that it leaves, and lambda of its distance to the row.
+
+        rows, distances : int64 and float32, shape (n_new, k), nearest first, -1 for none
+        Returns: int64, int64 and float64, shape (n_new,); row -1, cluster 0 and lambda 0 without a neighbor.
+        """
+        if not rows.size:
+            return np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.int64), np.zeros(len(rows))
+        away = np.where(rows >= 0, distances, np.inf)
+        first = away[:, : self.rank + 1]  # one more than within the tree: the new row itself is not in the lists
+        own_core = np.where(np.isfinite(first), first, 0).max(axis=1)
+        reach = np.maximum(np.maximum(away, self.core[rows]), own_core[:, None])
+        nearest, each = reach.argmin(axis=1), np.arange(len(rows))
+        height = np.maximum(reach[each, nearest].astype(np.float64), np.finfo(np.float32).tiny)
+        leaving = np.where(np.isfinite(height), 1 / height, 0)
+        row = rows[each, nearest]
+        cluster = np.where(leaving > 0, self.tree.cluster[row], 0).astype(np.int64)
+        earlier = self.tree.departure[row] > leaving
+        while (up := (cluster > 0) & earlier & (self.tree.birth[cluster] >= leaving)).any():
+            cluster[up] = self.tree.parent[cluster[up]]
+        return row, cluster, leaving
+
+    def assign(self, rows: IntArray, distances: FloatArray) -> Assignments:
+        """The label and strength of each new row, int64 and float64, shape (n_new,); see ``place``."""
+        _, cluster, leaving = self.place(rows, distances)
+        label = np.where(leaving > 0, self.node_label[cluster], -1)
+        highest = np.append(self.top, 0)[label]
+        share = np.divide(np.minimum(leaving, highest), highest, out=np.ones(label.size), where=highest > 0)
+        return {"label": label, "strength": np.where(label >= 0, share, 0)}

@@ -17,7 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from clustering import GraphHDBSCAN
 from clustering.encoders.base import unit_rows
-from clustering.estimator import _own_entries
+from clustering.estimator.rows import own_entries
 from clustering.kernels import threads
 from clustering.kernels.graph import diffusion
 from clustering.kernels.graph.diffusion import NeighborLists
@@ -485,13 +485,13 @@ def test_cuts_at_larger_gammas_lie_within_those_at_smaller(seed: int) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"selection": "best"}, "selection='best' is not one of 'modularity', 'eom', 'leaf'"),
-        ({"preset": "news"}, "preset='news' is not one of None, 'events', 'topics'"),
-        ({"weights": "snn"}, "weights='snn' is not one of"),
-        ({"copies": "drop"}, "copies='drop' is not one of"),
-        ({"layers": 9}, "layers=9 is not from 1 to 6"),
-        ({"granularity": 0}, "granularity=0 is below 1; raise it"),
-        ({"min_samples": 0}, "min_samples=0 is below 1; raise it"),
+        ({"selection": "best"}, "selection='best' is not known; give one of 'modularity', 'eom', 'leaf'"),
+        ({"preset": "news"}, "preset='news' is not known; give one of None, 'events', 'topics'"),
+        ({"weights": "snn"}, "weights='snn' is not known; give one of"),
+        ({"copies": "drop"}, "copies='drop' is not known; give one of"),
+        ({"layers": 9}, "layers=9 is above its range; give a whole number from 1 to 6"),
+        ({"granularity": 0}, "granularity=0 is below its range; give a whole number from 1 on"),
+        ({"min_samples": 0}, "min_samples=0 is below its range; give a whole number from 1 on"),
     ],
 )
 def test_wrong_words_are_refused(words: dict[str, str], said: str) -> None:
@@ -521,7 +521,7 @@ def test_the_preset_topics_takes_nothing_from_small_groups() -> None:
     listed = as_lists(*lists)
     graph = listed.graph(diffusion.diffuse(listed, 0, 15), 480)
     forest = spanning_forest(graph, np.zeros(480, np.float32), symmetric=False)
-    assert_array_equal(np.sort(found._tree.departure), np.sort(condense(forest, 480, 5).departure))
+    assert_array_equal(np.sort(found._fitted.found.tree.departure), np.sort(condense(forest, 480, 5).departure))
 
 
 class Blocks:
@@ -575,7 +575,7 @@ def test_members_of_few_lists_of_others_do_not_count_as_own_entries() -> None:
     lengths = np.r_[[4] * 3, [6] * 3, [15] * 94]
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     lists = NeighborLists(indptr, np.zeros(indptr[-1], np.int32), np.ones(indptr[-1], np.float32))
-    assert _own_entries(lists) == 6  # 4 at 2 %, 15 at 7 %
+    assert own_entries(lists) == 6  # 4 at 2 %, 15 at 7 %
 
 
 def test_half_of_the_strength_is_left_at_the_median_height() -> None:

@@ -1,92 +1,17 @@
-"""Arguments of GraphHDBSCAN in, checked parameters, neighbor lists, graphs and vectors out."""
+"""Neighbor lists, graphs and vectors as other libraries give them in, one sparse graph of sound distances out."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
-from clustering.kernels.copies import number_by_first
 from clustering.kernels.graph.csr import directed_graph, first_invalid, has_diagonal, has_duplicates, join_rows
-from clustering.kernels.graph.forest import FloatArray, IntArray, core_distances
+from clustering.kernels.graph.forest import FloatArray, core_distances
 
-NEIGHBORS = 50  # nearest rows that are searched by default
-TREE_DIMS = 15  # up to so many dimensions a tree is faster than comparing all rows
-EXACT_ROWS = 50_000  # with more dimensions; above, the search is approximate
 LARGEST = 1e18  # of vectors and of diffused distances: float32 can hold the squares
-INTEGERS = {  # parameters that are whole numbers: least, most, and whether None is allowed
-    "min_samples": (1, None, True), "min_cluster_size": (2, None, True), "granularity": (1, None, True),
-    "max_cluster_size": (0, None, False), "layers": (1, 6, False), "n_neighbors": (1, None, True),
-    "budget": (0, None, False), "seed": (0, None, False),
-}  # fmt: skip
-CHOICES = {
-    "weights": ("diffused", "distance"), "selection": ("modularity", "eom", "leaf"),
-    "preset": (None, "events", "topics"), "copies": ("fold", "weigh"),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """The checked parameters of GraphHDBSCAN; whole numbers are int."""
-
-    min_samples: int | None
-    min_cluster_size: int | None
-    weights: str
-    selection: str
-    preset: str | None
-    granularity: int | None
-    epsilon: float
-    max_cluster_size: int
-    allow_single_cluster: bool
-    copies: str
-    layers: int
-    min_distance: float
-    n_neighbors: int | None
-    budget: int
-    seed: int
-
-    @classmethod
-    def from_estimator(cls, estimator: Any) -> Parameters:
-        """Read and check the parameters. Raises: ValueError with the parameter, its value and what is allowed."""
-        values = {name: getattr(estimator, name) for name in cls.__dataclass_fields__}
-        for name, known in CHOICES.items():
-            if not (values[name] is None or isinstance(values[name], str)) or values[name] not in known:
-                raise ValueError(f"{name}={values[name]!r} is not one of {', '.join(map(repr, known))}")
-        for name, (least, most, optional) in INTEGERS.items():
-            if not (optional and values[name] is None):
-                values[name] = _integer(name, values[name], least, most)
-        for name in ("epsilon", "min_distance"):
-            value = values[name]
-            if not _is_number(value) or not 0 <= value <= np.finfo(np.float32).max:
-                raise ValueError(f"{name}={value!r} is no number from 0 on")
-            values[name] = float(value)
-        if not isinstance(values["allow_single_cluster"], (bool, np.bool_)):
-            raise ValueError(f"allow_single_cluster={values['allow_single_cluster']!r} is neither True nor False")
-        return cls(**values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (Real, np.number)) and not isinstance(value, (bool, np.bool_, complex, np.complexfloating))
-
-
-def _integer(name: str, value: Any, least: int, most: int | None) -> int:
-    if not _is_number(value) or not abs(value) < math.inf or abs(value - round(value)) > 1e-9 * abs(value):
-        near = _is_number(value) and abs(value) < math.inf
-        hint = f"; {math.floor(value)} and {math.ceil(value)} are near" if near else ""
-        raise ValueError(f"{name}={value!r} is no whole number{hint}")
-    if abs(value) >= 1 << 63:
-        raise ValueError(f"{name}={value!r} is more than 64 bits hold")
-    value = round(value)  # 0.01 * 700 is a little more than 7
-    if value < least:
-        raise ValueError(f"{name}={value} is below {least}; raise it")
-    if most is not None and value > most:
-        raise ValueError(f"{name}={value} is not from {least} to {most}")
-    return int(value)
 
 
 def neighbor_arrays(neighbors: Any) -> tuple[NDArray[np.int64], FloatArray]:
@@ -256,66 +181,3 @@ def check_is_not_distances(points: NDArray[Any]) -> None:
             "X is dense, square and symmetric with an empty diagonal, as a matrix of all distances is; give it as a "
             "sparse graph, csr_array(X), or vectors of shape (n_rows, dim)"
         )
-
-
-def distinct_rows(points: NDArray[Any]) -> tuple[IntArray, IntArray]:
-    """Number distinct vectors by first appearance. points : float32 or float64, shape (n_rows, dim)
-
-    Returns: int64, shape (n_rows,), the number of each row's vector; int64, shape (n_distinct,), the first row of each.
-    """
-    points = np.ascontiguousarray(points + 0.0)  # -0 becomes 0
-    return number_by_first(points.view(np.dtype((np.void, points.dtype.itemsize * points.shape[1]))).ravel())
-
-
-def row_keys(points: NDArray[Any]) -> NDArray[np.uint64]:
-    """A hash of each vector, uint64, shape (n_rows,), that does not depend on the order of the rows."""
-    bits = np.ascontiguousarray(points.astype(np.float64) + 0.0).view(np.uint64)
-    keys = np.zeros(len(bits), np.uint64)
-    for column in bits.T:
-        keys = (keys ^ column) * np.uint64(0x9E3779B97F4A7C15)
-        keys ^= keys >> np.uint64(29)
-    return keys
-
-
-def neighbors_of_vectors(points: NDArray[Any], k: int, seed: int) -> tuple[NDArray[np.int64], FloatArray]:
-    """Search the k nearest other rows of each row by Euclidean distance.
-
-    Exact up to 15 dimensions or 50,000 rows, else approximate by pynndescent.
-
-    points : float32 or float64, shape (n_rows, dim)
-    Returns: int64 and float32, shape (n_rows, k), for ``graph_of_lists``; k is at most n_rows - 1.
-    Raises: ValueError for numbers beyond 1e18.
-    """
-    check_magnitude("numbers of X", points)
-    n_rows, dim = points.shape
-    k = min(k, n_rows - 1)
-    if k < 1:
-        return np.empty((n_rows, 0), np.int64), np.empty((n_rows, 0), np.float32)
-    if dim > TREE_DIMS and n_rows > EXACT_ROWS:
-        from pynndescent import NNDescent
-
-        index = NNDescent(points.astype(np.float32), n_neighbors=k + 1, random_state=seed % (1 << 32))
-        ids, away = index.neighbor_graph  # with the row itself
-        return ids.astype(np.int64), as_floats("distances", np.where(ids >= 0, away, 0))
-    distances, indices = _search(points).kneighbors(n_neighbors=k)
-    return indices.astype(np.int64), as_floats("distances", distances)
-
-
-def nearest_vectors(points: NDArray[Any], new: NDArray[Any], k: int) -> tuple[NDArray[np.int64], FloatArray]:
-    """Search the k nearest rows of each new vector, exactly; an equal row comes first, at distance 0.
-
-    points, new : float32 or float64, shapes (n_rows, dim) and (n_new, dim)
-    Returns: int64 and float32, shape (n_new, k), ascending; k is at most n_rows.
-    """
-    k = min(k, len(points))
-    distances, indices = _search(points).kneighbors(new, n_neighbors=k)
-    for rank in range(min(3, k)):  # by rounding, another row may come before it
-        same = (points[indices[:, rank]] == new).all(axis=1)
-        indices[same, 0], distances[same, 0] = indices[same, rank], 0
-    return indices.astype(np.int64), as_floats("distances", distances)
-
-
-def _search(points: NDArray[Any]) -> Any:
-    from sklearn.neighbors import NearestNeighbors
-
-    return NearestNeighbors(algorithm="kd_tree" if points.shape[1] <= TREE_DIMS else "brute").fit(points)

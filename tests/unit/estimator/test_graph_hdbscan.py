@@ -1,4 +1,4 @@
-"""estimator.py: plain HDBSCAN beside hdbscan on the vectors; copies, pieces, wrong input, scikit-learn's habits."""
+"""The clusterer: plain HDBSCAN beside hdbscan on the vectors; copies, pieces, wrong input, scikit-learn's habits."""
 
 from __future__ import annotations
 

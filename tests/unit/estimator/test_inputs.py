@@ -1,8 +1,9 @@
-"""estimator_input.py and predict: what users give GraphHDBSCAN, in every form that other libraries give it."""
+"""What users give GraphHDBSCAN, in every form that other libraries give it."""
 
 from __future__ import annotations
 
 import pickle
+import time
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,13 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from scipy.sparse import bsr_array, coo_array, csc_array, csr_array, csr_matrix
-from sklearn.base import clone, is_clusterer
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
 
-from clustering import GraphHDBSCAN, estimator_input
+from clustering import GraphHDBSCAN
+from clustering.estimator import search
 from tests.planted import blobs
 
 K = 15
@@ -192,26 +191,33 @@ def test_numbers_of_any_type_are_taken_and_left_as_they_are(lists: Any, paramete
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"min_samples": 2.4}, "min_samples=2.4 is no whole number; 2 and 3 are near"),
+        (
+            {"min_samples": 2.4},
+            "min_samples=2.4 is no .* give a whole number from 1 on, or None; 2 and 3 are near",
+        ),
         ({"min_samples": float("nan")}, "min_samples=nan is no whole number"),
         ({"min_samples": True}, "min_samples=True is no whole number"),
-        ({"min_samples": 0}, "min_samples=0 is below 1; raise it"),
-        ({"min_samples": 10**30}, "min_samples=10+ is more than 64 bits hold"),
+        ({"min_samples": 0}, "min_samples=0 is below its range; give a whole number from 1 on, or None"),
+        ({"min_samples": 10**30}, "min_samples=10+ is more than 64 bits hold; lower it"),
         ({"min_cluster_size": "5"}, "min_cluster_size='5' is no whole number"),
-        ({"min_cluster_size": 1.0}, "min_cluster_size=1 is below 2; raise it"),
-        ({"layers": 7}, "layers=7 is not from 1 to 6"),
-        ({"layers": None}, "layers=None is no whole number"),
-        ({"n_neighbors": 0}, "n_neighbors=0 is below 1"),
-        ({"max_cluster_size": -1}, "max_cluster_size=-1 is below 0"),
+        ({"min_cluster_size": 1.0}, "min_cluster_size=1 is below its range; give a whole number from 2 on"),
+        ({"layers": 7}, "layers=7 is above its range; give a whole number from 1 to 6$"),
+        ({"layers": None}, "layers=None is no whole number; give a whole number from 1 to 6$"),
+        ({"n_neighbors": 0}, "n_neighbors=0 is below its range; give"),
+        ({"max_cluster_size": -1}, "max_cluster_size=-1 is below its range; give a whole number from 0 on$"),
         ({"seed": None}, "seed=None is no whole number"),
-        ({"epsilon": -0.1}, "epsilon=-0.1 is no number from 0 on"),
-        ({"epsilon": float("inf")}, "epsilon=inf is no number from 0 on"),
-        ({"min_distance": "0"}, "min_distance='0' is no number from 0 on"),
-        ({"allow_single_cluster": 1}, "allow_single_cluster=1 is neither True nor False"),
-        ({"weights": None}, "weights=None is not one of 'diffused', 'distance'"),
-        ({"selection": ["eom"]}, r"selection=\['eom'\] is not one of"),
-        ({"copies": b"fold"}, "copies=b'fold' is not one of"),
-        ({"preset": np.array(["topics"])}, "preset=array.* is not one of"),
+        ({"epsilon": -0.1}, "epsilon=-0.1 is no distance; give a finite number from 0 on"),
+        ({"epsilon": float("inf")}, "epsilon=inf is no distance; give"),
+        ({"min_distance": "0"}, "min_distance='0' is no distance; give"),
+        ({"allow_single_cluster": 1}, "allow_single_cluster=1; give True or False"),
+        ({"weights": None}, "weights=None is not known; give one of 'diffused', 'distance'$"),
+        ({"selection": ["eom"]}, r"selection=\['eom'\] is not known; give one of"),
+        ({"copies": b"fold"}, "copies=b'fold' is not known; give one of"),
+        ({"preset": np.array(["topics"])}, "preset=array.* is not known; give one of"),
+        ({"weights": "difused"}, r"weights='difused' is not known; give one of .* \('diffused' is near\)"),
+        ({"preset": "topics", "selection": "eom"}, "preset='topics' has no meaning with selection='eom'; leave it out"),
+        ({"epsilon": 0.1}, "epsilon=0.1 has no meaning with .*; leave it out, or give selection='eom' or selection="),
+        ({"max_cluster_size": 9, "selection": "leaf"}, "has no meaning with selection='leaf'; .* give selection='eom'"),
     ],
     ids=str,
 )
@@ -231,7 +237,7 @@ def test_every_parameter_is_checked() -> None:
 
 def test_vectors_are_searched_as_lists_would_be(vectors: Any, lists: Any) -> None:
     ours = GraphHDBSCAN(n_neighbors=K).fit(vectors)
-    by_lists = GraphHDBSCAN().fit(neighbors=lists, keys=estimator_input.row_keys(vectors))
+    by_lists = GraphHDBSCAN().fit(neighbors=lists, keys=search.row_keys(vectors))
     assert_array_equal(ours.labels_, by_lists.labels_)
     assert ours.n_features_in_ == vectors.shape[1]
     assert_array_equal(GraphHDBSCAN(n_neighbors=K).fit_predict(vectors.tolist()), ours.labels_)
@@ -258,7 +264,7 @@ def test_equal_vectors_have_one_label_and_the_order_of_rows_changes_nothing(vect
 def test_many_rows_of_many_dimensions_are_searched_approximately(monkeypatch: Any) -> None:
     corpus = blobs(2, n_blobs=5, each=60, dim=20, spread=0.05)
     exact = GraphHDBSCAN(n_neighbors=20).fit(corpus.vectors)
-    monkeypatch.setattr(estimator_input, "EXACT_ROWS", 100)
+    monkeypatch.setattr(search, "EXACT_ROWS", 100)
     asked: list[int] = []
 
     class Descent:  # the real one compiles for most of a minute, and is below
@@ -267,20 +273,60 @@ def test_many_rows_of_many_dimensions_are_searched_approximately(monkeypatch: An
             distances, indices = NearestNeighbors(n_neighbors=n_neighbors).fit(points).kneighbors(points)
             indices[0, -1], distances[0, -1] = -1, np.inf
             self.neighbor_graph = indices, distances
+            self.points = points
+
+        def query(self, new: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+            asked.append(k)
+            distances, indices = NearestNeighbors(n_neighbors=k + 1).fit(self.points).kneighbors(new)
+            return indices[:, 1:], distances[:, 1:]  # it misses what it was made of, as an approximate search may
 
     monkeypatch.setitem(__import__("sys").modules, "pynndescent", type("module", (), {"NNDescent": Descent}))
     found = GraphHDBSCAN(n_neighbors=20).fit(corpus.vectors)
     assert asked == [21]
     assert adjusted_rand_score(exact.labels_, found.labels_) == 1
+    assert_array_equal(found.predict(corpus.vectors), found.labels_)
+    assert asked == [21, 20]
 
 
 @pytest.mark.full
-def test_pynndescent_gives_the_lists_of_many_rows(monkeypatch: Any) -> None:
-    corpus = blobs(2, n_blobs=8, each=100, dim=20, spread=0.05)
+def test_pynndescent_gives_the_lists_of_many_rows_and_new_rows_cost_no_more(monkeypatch: Any) -> None:
+    corpus = blobs(2, n_blobs=40, each=100, dim=20, spread=0.05)
     exact = GraphHDBSCAN(n_neighbors=20).fit(corpus.vectors)
-    monkeypatch.setattr(estimator_input, "EXACT_ROWS", 100)
+    monkeypatch.setattr(search, "EXACT_ROWS", 100)
     found = GraphHDBSCAN(n_neighbors=20).fit(corpus.vectors)
     assert adjusted_rand_score(exact.labels_, found.labels_) > 0.95
+    new = corpus.vectors + np.float32(1e-3)
+    found.predict(new[:50])  # compiles
+    start = time.perf_counter()
+    index = search.VectorIndex(corpus.vectors, 20, 0)
+    searched = time.perf_counter() - start
+    start = time.perf_counter()
+    labels = found.predict(new)
+    assert time.perf_counter() - start < 3 * searched + 0.5
+    assert index.approximate
+    assert adjusted_rand_score(exact.predict(new), labels) > 0.95
+    assert_array_equal(pickle.loads(pickle.dumps(found)).predict(corpus.vectors), found.labels_)
+
+
+@pytest.mark.parametrize("dim", [3, 15, 64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_predict_takes_as_long_as_the_search(dim: int, dtype: Any) -> None:
+    """Of 4,000 new rows; numbers of another type than those of fit made it many times as long."""
+    rng = np.random.default_rng(0)
+    middles = rng.normal(size=(40, dim))
+    points = (np.repeat(middles, 100, axis=0) + rng.normal(0, 0.1, (4000, dim))).astype(np.float32)
+    model = GraphHDBSCAN(n_neighbors=20).fit(points)
+    index, new = search.VectorIndex(points, 20, 0), points.astype(dtype) + dtype(1e-3)
+    searched, took = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        index.own_neighbors()
+        searched.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        labels = model.predict(new)
+        took.append(time.perf_counter() - start)
+    assert (labels >= 0).mean() > 0.5
+    assert min(took) < 4 * min(searched) + 0.3
 
 
 @pytest.mark.parametrize(
@@ -348,50 +394,6 @@ def test_predict_refuses_what_does_not_fit(vectors: Any, lists: Any) -> None:
         model.predict(neighbors=([[0]], [[np.nan]]))
     with pytest.raises(ValueError, match="those of a graph, without vectors; give neighbors"):
         GraphHDBSCAN().fit(neighbors=lists).predict(vectors)
-
-
-# --- as scikit-learn and BERTopic use it ---
-
-
-class Topics:
-    """What BERTopic does with its hdbscan_model: bertopic/_bertopic.py, _cluster_embeddings and transform."""
-
-    def __init__(self, hdbscan_model: Any) -> None:
-        self.hdbscan_model = hdbscan_model
-
-    def fit_transform(self, embeddings: NDArray[Any], y: Any = None) -> tuple[list[int], Any]:
-        try:
-            self.hdbscan_model.fit(embeddings, y=y)
-        except TypeError:
-            self.hdbscan_model.fit(embeddings)
-        probabilities = self.hdbscan_model.probabilities_ if hasattr(self.hdbscan_model, "probabilities_") else None
-        return [int(label) for label in self.hdbscan_model.labels_], probabilities
-
-    def transform(self, embeddings: NDArray[Any]) -> list[int]:
-        return [int(label) for label in self.hdbscan_model.predict(embeddings)]
-
-
-def test_it_stands_where_bertopic_takes_hdbscan() -> None:
-    corpus = blobs(5, n_blobs=6, each=40, dim=5, spread=0.08)  # BERTopic reduces to 5 dimensions
-    topics = Topics(GraphHDBSCAN(min_cluster_size=10))
-    found, probabilities = topics.fit_transform(corpus.vectors)
-    assert adjusted_rand_score(corpus.truth, found) > 0.95
-    assert probabilities.shape == (len(corpus.vectors),)
-    assert topics.transform(corpus.vectors) == found
-    near = topics.transform(corpus.vectors + 0.001)
-    assert adjusted_rand_score(corpus.truth, near) > 0.9
-
-
-@pytest.mark.full
-def test_scikit_learn_finds_nothing_to_blame() -> None:
-    check_estimator(GraphHDBSCAN())
-
-
-def test_it_has_the_habits_of_a_clusterer(vectors: Any) -> None:
-    assert is_clusterer(GraphHDBSCAN())
-    chain = make_pipeline(StandardScaler(), GraphHDBSCAN(n_neighbors=K))
-    labels = chain.fit_predict(vectors)
-    assert_array_equal(chain.predict(vectors), labels)
 
 
 @pytest.mark.parametrize("scale", [1e19, 1e30, 1e200])
