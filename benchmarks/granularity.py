@@ -217,6 +217,7 @@ def main() -> None:
                 "encoder": encoder,
                 "texts": cuts.n_rows,
                 "broken": round(cuts.group_sizes.share, 3),
+                "tiling": round(shipped.tiling_ or 0, 3),
                 **scores,
             }
         )

@@ -22,6 +22,7 @@ from clustering.kernels.graph.forest import FloatArray, Forest, IntArray, spanni
 from clustering.kernels.graph.group_sizes import GroupSizes, count_breaks, mean_squared_distance, measure_group_sizes
 from clustering.kernels.hierarchy.labels import ClusterOptions, label_texts
 from clustering.kernels.hierarchy.placement import assign_by_vote
+from clustering.kernels.hierarchy.tiling import tiling_of
 
 
 class GraphHDBSCAN(Inspection, ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -52,6 +53,8 @@ class GraphHDBSCAN(Inspection, ClusterMixin, BaseEstimator):  # type: ignore[mis
     (n_rows, n_layers), the cluster in each of several nested layers, broadest first. ``layer_`` : the layer that
     ``labels_`` is. For every cluster of any layer: ``cluster_persistence_`` float64, and ``layer_parents_`` int64, the
     cluster around it in a broader layer, -1 for none. ``modularity_`` : of ``home_``, None if it was not the selection.
+    ``tiling_`` : the links that leave their ``home_``, as a share of those if evenly spread points were cut into tiles
+    of these sizes: from 0.66 on there are no clear groups; None as above, and without clusters.
     With weights="distance": ``certified_``, the share of merges that are proven to belong to the exact tree if the
     lists are exact; ``open_merges_``, left and right (rows), least possible height and height of the others;
     ``n_queries_``, rows searched among the vectors. Made on demand: ``condensed_tree_``, ``single_linkage_tree_``,
@@ -163,6 +166,9 @@ class GraphHDBSCAN(Inspection, ClusterMixin, BaseEstimator):  # type: ignore[mis
         self.home_, self.home_strength_ = found.home[rows.group], found.home_strength[rows.group]
         self.cluster_persistence_, self.layer_parents_ = found.persistence, found.parent
         self.layer_, self.modularity_ = found.chosen_layer, found.modularity
+        self.tiling_: float | None = None
+        if found.modularity is not None and lists is not None:
+            self.tiling_ = tiling_of(lists, found.home, own_entries(lists))
         self._fitted = Fitted(rows, forest, core, found, points, group_sizes.n_averaged, own)
         return self
 

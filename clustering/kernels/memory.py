@@ -202,9 +202,9 @@ def _block_bytes(n_texts: int, k: int, n_blocks: int) -> int:
 def quality_shard(n_own: int, n_halo: int, q: int) -> ShardBytes:
     """A shard of the quality graph: its rows' edges to their first q neighbors. n_own, n_halo : as in ``forest_shard``
 
-    Source: two tables of the own rows, and then the sorted lists and the weights.
+    Source: two tables of the own rows and one of their 30 links, and then the sorted lists and the weights.
     """
-    return ShardBytes(n_own * (8 * q + 24) + n_halo * 8, n_own * (24 * q + 16) + n_halo * (8 * q + 16))
+    return ShardBytes(n_own * (8 * q + 144) + n_halo * 8, n_own * (24 * q + 16) + n_halo * (8 * q + 16))
 
 
 def server_bytes(n_texts: int, number_bytes: float, dim: int, links: int) -> int:

@@ -15,12 +15,18 @@ from clustering.kernels.graph.csr import min_distance
 from clustering.kernels.graph.diffusion import MIN_LENGTH
 from clustering.kernels.graph.equal_vectors import find_tied_rows
 from clustering.kernels.hierarchy.labels import ClusterOptions, Labels, label_texts
+from clustering.kernels.hierarchy.tiling import NO_GROUPS, links_within, share_of_tiling
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_copies, load_forest, load_group_sizes
 from clustering.runs.storage import load_array, write_json, write_table
 from clustering.schema import Figures
 from clustering.workers.graph.quality import ShardedQuality, open_quality_graph
 from clustering.workers.tasks import run_on_one_node
+
+_NO_GROUPS = (
+    "There are no clear groups; treat the clusters as a tiling. The links to near texts that leave their cluster are "
+    "{:.0%} of what they would be if the texts were spread evenly. Another encoder may show groups (embed.encoder)."
+)
 
 
 def cluster_graph(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
@@ -30,13 +36,15 @@ def cluster_graph(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figu
     every cluster.
     k : neighbors of each text that are edges
     Returns: count; noise_share, home_share and largest_share (shares of the records); copies_clusters; modularity;
-        resolution_by (what the resolution follows: granularity, small groups, or usual; None without modularity);
-        layers (clusters, resolution and noise share of each, broadest first); layer (the one that the labels are of).
+        tiling (the links that leave their cluster, as a share of those if texts were spread evenly); resolution_by
+        (what the resolution follows: granularity, small groups, or usual; all three None without modularity); layers
+        (clusters, resolution and noise share of each, broadest first); layer (the one that the labels are of).
     """
     return run_on_one_node(_cluster, run, cfg, k, metric)
 
 
 def _cluster(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
+    tiling: float | None = None
     options = ClusterOptions(**{key.name: getattr(cfg, key.name) for key in fields(ClusterOptions)})
     if options.selection != "modularity":
         result, copies = _label(run, cfg, metric, options, None)
@@ -44,6 +52,11 @@ def _cluster(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
         q, weigh = min(options.n_neighbors, k), options.copies == "weigh"
         with open_quality_graph(run, q, shared=options.shares_neighbors, weigh=weigh) as quality:
             result, copies = _label(run, cfg, metric, options, quality)
+            sizes = np.bincount(result.home[result.home >= 0])
+            links, steps = quality.count_links(result.home, links_within(sizes))
+            if metric != "L2":  # a Euclidean distance is the root of a stored one
+                steps[0] *= 2
+            tiling = share_of_tiling(sizes, links, steps)
     label, home, layers = result.label, result.home, result.layers
     ends = np.arange(0, layers.size + 1, layers.shape[1], dtype=np.int32)
     columns = {
@@ -84,12 +97,14 @@ def _cluster(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
         "largest_share": round(float(sizes.max()) / n_records, 5),
         "copies_clusters": result.n_copies_clusters,
         "modularity": None if result.modularity is None else round(result.modularity, 5),
+        "tiling": None if tiling is None else round(tiling, 4),
         "resolution_by": options.decides_resolution(load_group_sizes(run)) if result.gammas else None,
         "layer": result.chosen_layer,
         "layers": [
             {"clusters": numbers.size, "resolution": gamma, "noise_share": share(layer < 0)}
             for layer, numbers, gamma in zip(layers.T, in_layers, gammas, strict=True)
         ],
+        "warnings": [] if tiling is None or tiling < NO_GROUPS else [_NO_GROUPS.format(tiling)],
     }
 
 

@@ -76,7 +76,7 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
             "noise_share": clusters.get("noise_share", 0.0),
             "largest_share": clusters.get("largest_share", 0.0),
             "home_share": clusters.get("home_share", 0.0),
-            **_pick(clusters, "modularity", "resolution_by", "layer", "layers"),
+            **_pick(clusters, "modularity", "tiling", "resolution_by", "layer", "layers"),
         },
         "describe": _pick(done.get("describe", {}), "vocabulary", "titles_failed"),
         "versions": manifest["versions"],

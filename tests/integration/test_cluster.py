@@ -10,7 +10,9 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
 from clustering.config.sections import ClusterSection, GraphSection
+from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.hierarchy.modularity_cut import QualityBlock
+from clustering.kernels.hierarchy.tiling import LINKS, count_links, count_steps, links_within
 from clustering.runs.kernel_inputs import load_block
 from clustering.runs.parts import load_assignment
 from clustering.runs.storage import read_table
@@ -68,6 +70,14 @@ def test_the_sums_of_shards_are_those_of_a_single_table(
         ):
             assert_array_equal(found, expected)
         unit = rng.integers(-1, 6, n_texts)
+        most = links_within(np.bincount(unit[unit >= 0]))
+        links, steps = quality.count_links(unit, most)
         between, expected = quality.between(unit, 6), csr_array(whole.between(unit, 6))
+    loaded = [load_block(run, number) for number in range(blocks)]
+    lists = [NeighborLists(one.list_indptr, one.list_indices, one.list_distances) for one in loaded]
+    of_blocks = [count_links(one.rows, own.nearest(LINKS), unit, most) for one, own in zip(loaded, lists, strict=True)]
+    assert_array_equal(links, sum(of_blocks))
+    assert 0 < links[0] < links[1] < n_texts * LINKS
+    assert_array_equal(steps, sum(map(count_steps, lists)))
     assert expected.sum() > 0
     assert_array_equal(between.toarray(), expected.toarray())

@@ -16,6 +16,7 @@ from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.graph.forest import IntArray
 from clustering.kernels.graph.halo import number_locally
 from clustering.kernels.hierarchy.modularity_cut import QualityBlock
+from clustering.kernels.hierarchy.tiling import LINKS, count_links, count_steps
 from clustering.kernels.memory import quality_shard
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import block_index, load_block_array
@@ -32,6 +33,7 @@ class NeighborShard:
     nearest : int32 or int64, shape (n_own, q), rows of the whole run, -1 where a list is shorter
     local : int32, same shape, the same in local numbers
     copies : int32, shape (n_own,), records of each row
+    links : int32 or int64, shape (n_own, LINKS), as ``nearest``; steps : from ``count_steps``, of the stored distances
     """
 
     rows: IntArray
@@ -39,18 +41,23 @@ class NeighborShard:
     nearest: NDArray[Any]
     local: NDArray[Any]
     copies: NDArray[np.int32]
+    links: NDArray[Any]
+    steps: IntArray
 
 
 def load_shard(run: RunDir, q: int, number: int) -> NeighborShard:
     """The first q neighbors of each row of a block of the run's graph."""
-    rows, indptr, indices, copies = (
-        load_block_array(run, number, name) for name in ("rows", "list_indptr", "list_indices", "copies")
+    rows, indptr, indices, distances, copies = (
+        load_block_array(run, number, name)
+        for name in ("rows", "list_indptr", "list_indices", "list_distances", "copies")
     )
-    nearest = NeighborLists(indptr, indices, np.empty(0, np.float32)).nearest(q)
+    lists = NeighborLists(indptr, indices, distances)
+    links = lists.nearest(LINKS)
+    nearest = lists.nearest(q)
     listed = nearest >= 0
     local = np.full(nearest.shape, -1, nearest.dtype)
     local[listed], halo = number_locally(rows, nearest[listed])
-    return NeighborShard(np.asarray(rows), halo, nearest, local, np.asarray(copies))
+    return NeighborShard(np.asarray(rows), halo, nearest, local, np.asarray(copies), links, count_steps(lists))
 
 
 class ShardedQuality:
@@ -75,6 +82,12 @@ class ShardedQuality:
             total = total + csr_array(some)
         return total
 
+    def count_links(self, home: IntArray, most: IntArray) -> tuple[IntArray, IntArray]:
+        """The sums of ``count_links`` and ``count_steps`` over all blocks."""
+        shared = (self.shards.share(one.astype(np.int32)) for one in (home, most))
+        links, steps = np.sum(list(self.shards.each(_count_links, *shared)), axis=0)
+        return links, steps
+
 
 @contextmanager
 def open_quality_graph(run: RunDir, q: int, *, shared: bool, weigh: bool) -> Iterator[ShardedQuality]:
@@ -97,6 +110,10 @@ def _weigh_edges(shard: NeighborShard, lists: NDArray[Any] | None, weigh: bool) 
     every = not shard.halo.size and shard.rows.size == shard.rows.max(initial=-1) + 1  # the only shard
     rows = None if every else np.concatenate([shard.rows, shard.halo])
     return QualityBlock.of(shard.local, lists is not None, shard.copies if weigh else None, rows, lists)
+
+
+def _count_links(shard: NeighborShard, home: Any, most: Any) -> IntArray:
+    return np.stack([count_links(shard.rows, shard.links, home, most), shard.steps])
 
 
 def _sum_over(_: NeighborShard, block: QualityBlock, leaf: Any, parent: Any, size: Any) -> Sums:

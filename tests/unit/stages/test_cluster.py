@@ -381,6 +381,20 @@ def test_texts_without_any_edge_have_neither_cluster_nor_home(
     assert (figures["count"], figures["noise_share"], figures["home_share"]) == (0, 1, 0)
 
 
+def test_a_tiling_is_told_from_groups(tmp_path: Path) -> None:
+    rng, words = np.random.default_rng(0), {"weights": "diffused", "selection": "modularity"}
+    _, even = clustered(RunDir(tmp_path / "even"), neighbor_graph(rng.random((400, 8)), k=50), [1] * 400, **words)
+    apart = blobs(3, n_blobs=8, each=50, dim=16).vectors
+    _, grouped = clustered(RunDir(tmp_path / "grouped"), neighbor_graph(apart, k=50), [1] * 400, **words)
+    assert even["tiling"] > 0.66 > 0.4 > grouped["tiling"]
+    assert grouped["warnings"] == []
+    assert even["warnings"] == [
+        f"There are no clear groups; treat the clusters as a tiling. The links to near texts that leave their cluster "
+        f"are {even['tiling']:.0%} of what they would be if the texts were spread evenly. Another encoder may show "
+        f"groups (embed.encoder)."
+    ]
+
+
 @pytest.mark.parametrize("copies", ["fold", "weigh"])
 def test_one_text_is_a_cluster_by_its_copies_alone(copies: str, tmp_path: Path) -> None:
     run = RunDir(tmp_path)
