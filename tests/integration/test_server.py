@@ -63,14 +63,6 @@ def test_a_server_gives_the_same_clusters_as_the_embedded_store(run_files, covey
     assert adjusted_rand_score(labels_of(embedded), labels_of(flat)) >= 0.99
     client = MilvusClient(uri=milvus_server)
     assert "covey_flat" in client.list_collections()
-    hnsw = tmp_path / "hnsw"
-    cosine = [f"run.dir={hnsw}", "store.index=HNSW", "store.metric=COSINE", "store.keep=false"]
-    result = covey(*words, *cosine)
-    assert result.status == 0, result.err
-    search = json.loads((hnsw / "report.json").read_text())["search"]
-    assert search["index"] == "HNSW"
-    assert search["recall_low"] > 0.9
-    assert "covey_hnsw" not in client.list_collections()
 
 
 def test_ivf_is_searched_with_its_own_parameters(covey, sample, milvus_server, tmp_path):
@@ -92,12 +84,13 @@ def test_smaller_indexes_and_several_shards_hold_the_same_neighbors(
     index, shards, params, covey, sample, milvus_server, tmp_path
 ):
     run = RunDir(tmp_path / f"{index}_{shards}")
-    build = ["store.params.nlist=32", "search.params.nprobe=32"] if index == "IVF_SQ8" else []
+    more = ["store.params.nlist=32", "search.params.nprobe=32"] if index == "IVF_SQ8" else ["store.metric=COSINE"]
     result = covey("run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"run.dir={run.path}",
-                   f"store.uri={milvus_server}", f"store.index={index}", f"store.shards={shards}", *build)  # fmt: skip
+                   f"store.uri={milvus_server}", f"store.index={index}", f"store.shards={shards}", *more)  # fmt: skip
     assert result.status == 0, result.err
     search = run.report["search"]
     assert (search["index"], search["params"]) == (index, params)
+    assert search["recall_low"] > (0.9 if index == "HNSW" else 0.88)
     assert search["recall"] > 0.93
     client = MilvusClient(uri=milvus_server)
     described = client.describe_collection(f"covey_{index}_{shards}")

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -89,6 +90,26 @@ def short() -> Iterator[Path]:
     folder.mkdir()
     yield folder
     folder.rmdir()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unanswered() -> Iterator[dict[int, Command]]:
+    """By port, a command whose address nobody takes, and one whose connection is taken, but not answered.
+
+    They wait beside the other tests.
+    """
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as nobody, socket.socket() as mute:
+        for one in (nobody, mute):
+            one.bind(("127.0.0.1", 0))
+        mute.listen()
+        taken: list[socket.socket] = []
+        threading.Thread(target=lambda: taken.extend(mute.accept()[0] for _ in range(9)), daemon=True).start()
+        ports = [one.getsockname()[1] for one in (nobody, mute)]
+        commands = {port: Command(Path(folder), RAY_ADDRESS=f"127.0.0.1:{port}") for port in ports}
+        yield commands
+        for command in commands.values():
+            command.process.kill()
+            command.process.wait()
 
 
 @pytest.mark.parametrize(
@@ -218,19 +239,13 @@ def test_what_ray_raises_at_its_start_is_told_in_words() -> None:
         raise TimeoutError
 
 
-def test_a_ray_address_that_answers_nothing_is_told_in_time(short: Path) -> None:
-    with socket.socket() as mute:
-        mute.bind(("127.0.0.1", 0))
-        port = mute.getsockname()[1]
-        dead = Command(short, RAY_ADDRESS=f"127.0.0.1:{port}")
-        code, lines = dead.end()
-        said = rf"error: RAY_ADDRESS=127\.0\.0\.1:{port} gives no answer for 20 s \(.*refused.*\); {re.escape(WANTED)}$"
-        assert code == 2, lines
-        assert re.match(said, lines[-1])
-        mute.listen()  # takes connections, and says nothing
-        taken: list[socket.socket] = []
-        threading.Thread(target=lambda: taken.extend(mute.accept()[0] for _ in range(9)), daemon=True).start()
-        code, lines = Command(short, RAY_ADDRESS=f"127.0.0.1:{port}").end(timeout=90)
+def test_a_ray_address_that_answers_nothing_is_told_in_time(unanswered: dict[int, Command]) -> None:
+    (nobody, dead), (port, mute) = unanswered.items()
+    code, lines = dead.end()
+    said = rf"error: RAY_ADDRESS=127\.0\.0\.1:{nobody} gives no answer for 20 s \(.*refused.*\); {re.escape(WANTED)}$"
+    assert code == 2, lines
+    assert re.match(said, lines[-1])
+    code, lines = mute.end(timeout=90)
     assert code == 2, lines
     said = f"error: RAY_ADDRESS=127.0.0.1:{port} does not take this job in within 40 s; is it a cluster's head?"
     assert said in lines
