@@ -202,3 +202,28 @@ def test_what_there_is_not_is_said_in_words(vectors: Any) -> None:
     for most in (0, 2.5, True):
         with pytest.raises(ValueError, match=f"most={most} is no number of entries; give a whole number from 1 on"):
             ours.membership_vectors(most=most)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", ["diffused", "distance"])
+@pytest.mark.parametrize("n_rows", [1, 2, 40])
+def test_rows_without_a_cluster_have_trees_and_empty_memberships(weights: str, n_rows: int) -> None:
+    rows = np.random.default_rng(0).uniform(size=(n_rows, 3))
+    selection = "modularity" if weights == "diffused" else "eom"
+    ours = GraphHDBSCAN(min_cluster_size=30, weights=weights, selection=selection).fit(rows)
+    assert set(ours.labels_) == {-1}
+    assert ours.single_linkage_tree_.to_numpy().shape == (n_rows - 1, 4)
+    assert len(ours.minimum_spanning_tree_.to_pandas()) == n_rows - 1
+    assert len(ours.condensed_tree_.to_pandas()) == n_rows
+    assert ours.exemplars_ == ours.exemplar_rows_ == ours.link_share_.tolist() == []
+    assert ours.membership_vectors().shape == (n_rows, 0)
+    assert ours.membership_vectors(rows + 0.01).shape == (n_rows, 0)
+    assert ours.approximate_predict(rows + 0.01)[1].tolist() == [0] * n_rows
+    if weights == "distance":
+        assert ours.relative_validity_ == 0
+
+
+def test_members_of_a_row_that_is_no_float_are_asked_for_as_predict_takes_them(vectors: Any) -> None:
+    ours = plain(vectors, (5, 10))
+    found = ours.membership_vectors(vectors[:5].tolist(), most=3)
+    assert_array_equal(found.toarray(), ours.membership_vectors(vectors[:5], most=3).toarray())
+    assert_allclose(found.toarray().max(axis=1), ours.membership_vectors(most=3).toarray()[:5].max(axis=1), atol=0.3)
