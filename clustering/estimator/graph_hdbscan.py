@@ -231,7 +231,8 @@ class GraphHDBSCAN(Inspection, ClusterMixin, BaseEstimator):  # type: ignore[mis
                     "the clusters are those of a graph, without vectors; give neighbors=(indices, distances)"
                 )
             new = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
-            ids, away = rows.index.nearest(new)
+            voters = self._fitted.n_averaged if self._fitted.own.weights == "diffused" else rows.index.k
+            ids, away = rows.index.nearest(new, voters)
             return np.where(ids >= 0, rows.of_vector[ids], -1), away
         ids, away = inputs.neighbor_arrays(neighbors)
         ids = inputs.checked_rows(ids, rows.group.size)

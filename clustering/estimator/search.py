@@ -57,7 +57,9 @@ class VectorIndex:
             from pynndescent import NNDescent
 
             near = min(k, n_rows - 1) + 1  # with the row itself
-            self._index = NNDescent(points.astype(np.float32), n_neighbors=near, random_state=seed % (1 << 32))
+            self._index = NNDescent(
+                points.astype(np.float32), n_neighbors=near, random_state=seed % (1 << 32), parallel_batch_queries=True
+            )
         way = "kd_tree" if dim <= TREE_DIMS else "brute"
         self._exact = NearestNeighbors(algorithm=way, n_jobs=thread_count()).fit(points)
 
@@ -73,13 +75,13 @@ class VectorIndex:
         away, ids = self._exact.kneighbors(n_neighbors=k)
         return ids.astype(np.int64), as_floats("distances", away)
 
-    def nearest(self, new: NDArray[Any]) -> tuple[NDArray[np.int64], FloatArray]:
+    def nearest(self, new: NDArray[Any], k: int) -> tuple[NDArray[np.int64], FloatArray]:
         """The nearest rows of new vectors; a row with the same numbers is always found, comes first, at distance 0.
 
-        new : float32 or float64, shape (n_new, dim)
+        new : float32 or float64, shape (n_new, dim); k : rows that are asked for, at most the index's
         Returns: int64 and float32, shape (n_new, k), ascending, -1 for none; k at most n_rows.
         """
-        k = min(self.k, len(self.points))
+        k = min(k, self.k, len(self.points))
         near = np.empty((len(new), k), np.int64), np.empty((len(new), k), np.float32)
         by_index = self.approximate and len(new) * len(self.points) > EXACT_ROWS**2
         for at in range(0, len(new), BLOCK):

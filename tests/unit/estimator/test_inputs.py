@@ -268,7 +268,7 @@ def test_many_rows_of_many_dimensions_are_searched_approximately(monkeypatch: An
     asked: list[int] = []
 
     class Descent:  # the real one compiles for most of a minute, and is below
-        def __init__(self, points: NDArray[Any], n_neighbors: int, random_state: int) -> None:
+        def __init__(self, points: NDArray[Any], n_neighbors: int, **keys: Any) -> None:
             asked.append(n_neighbors)
             distances, indices = NearestNeighbors(n_neighbors=n_neighbors).fit(points).kneighbors(points)
             indices[0, -1], distances[0, -1] = -1, np.inf
@@ -285,7 +285,7 @@ def test_many_rows_of_many_dimensions_are_searched_approximately(monkeypatch: An
     assert asked == [21]
     assert adjusted_rand_score(exact.labels_, found.labels_) == 1
     assert_array_equal(found.predict(corpus.vectors), found.labels_)
-    assert asked == [21, 20]
+    assert asked == [21, 15]  # as many as vote
 
 
 @pytest.mark.full
