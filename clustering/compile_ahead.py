@@ -25,6 +25,7 @@ from clustering.kernels.cache import cache_folder
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import part_name
 from clustering.runs.storage import digest, write_table
+from clustering.sources.folding import compile_folding
 from clustering.stages.cluster import _cluster
 from clustering.stages.forest import _diffused_forest, _forest
 from clustering.stages.graph import _build
@@ -48,12 +49,16 @@ def start_compiling(config: RunConfig) -> Any:
 
 
 def compile_kernels(config: RunConfig | None = None) -> None:
-    """Compile the kernels of the stages from graph on, unless the cache holds them; config : None for the default"""
+    """Compile the kernels of near-duplicates and of the stages from graph on, unless the cache holds them.
+
+    config : None for the default
+    """
     config = config or build_config({})
     done = _marker(config)
     with tempfile.TemporaryDirectory(prefix="covey-") as folder:
         run = RunDir(Path(folder))
         _write_earlier_artefacts(run)
+        compile_folding()
         k, metric = LISTED, config.store.metric
         _build(run, config.graph, k, TEXTS, metric)
         forest = _diffused_forest if config.cluster.weights == "diffused" else _forest

@@ -48,6 +48,8 @@ def stage_fingerprints(config: RunConfig, source: list[InputFile] | Source, comm
     def part(section: str, *keys: str) -> dict[str, Any]:
         return {key: settings[section][key] for key in keys}
 
+    if config.read.near_duplicates == "keep":  # such a run keeps the digest that it had before there was this key
+        settings["read"] = _without(settings["read"], "near_duplicates")
     if isinstance(source, Source):  # its vectors are used unchanged
         collection = settings["read"]["collection"]
         collection = {**_without(collection, "server"), "db_name": collection["server"]["db_name"]}
@@ -87,7 +89,7 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
         "describe": [{**settings["describe"], "titles": titles}, "spread exemplars, headlines and phrases"],
         "project": [settings["project"], config.run.seed],
         "plot": [settings["plot"], config.name, config.run.seed],
-        "report": [settings["run"]["prices"]],
+        "report": [settings["run"]["prices"], "with families"],
     }
     found = {"search": search}
     for stage, read in READS.items():

@@ -8,13 +8,27 @@ import pyarrow as pa
 
 Figures = dict[str, Any]
 
-# read: one row for each distinct text, and one for each input record
+# read: one row for each family of texts that nearly agree, with the text of its leader; and one for each input record
 TEXTS = pa.schema([("row", pa.int64()), ("text", pa.string()), ("copies", pa.int32())])
-# A part of texts/ with a text that read.clean changed also has this column: the original text, null where unchanged.
+# A part of texts/ with a text that was cleaned also has this column: the original text, null where unchanged.
 SHOWN = pa.field("shown", pa.string())
 # members/ also has the carried columns: time (timestamp in UTC), source, link, and those of read.keep. They and text_id
-# have the types of the input; text_id is a string when no column gives it.
-MEMBERS = pa.schema([("text_id", pa.string()), ("row", pa.int64())])
+# have the types of the input; text_id is a string when no column gives it. text is null where it is that of the row.
+MEMBERS = pa.schema([("text_id", pa.string()), ("row", pa.int64()), ("text", pa.string())])
+# report: families.parquet has a line for each row with several records. Ids have the type of those of members/. Without
+# read.source_column there are no sources, without read.time_column no times.
+FAMILIES = pa.schema(
+    [
+        ("family", pa.int64()),  # the row
+        ("leader", pa.string()),  # the text of the row as it is shown
+        ("records", pa.int64()),
+        ("texts", pa.int64()),  # different texts among them
+        ("members", pa.list_(pa.string())),  # text_ids
+        ("sources", pa.list_(pa.string())),  # each once
+        ("first_seen", pa.timestamp("us", "UTC")),
+        ("last_seen", pa.timestamp("us", "UTC")),
+    ]
+)
 # search: nearest other texts, ascending by (distance, row); the text itself is never among them
 NEIGHBORS = pa.schema(
     [
@@ -52,6 +66,7 @@ LABELS = pa.schema(
         ("home_strength", pa.float32()),
         ("x", pa.float32()),
         ("y", pa.float32()),
+        ("family", pa.int64()),  # the row of the record's text; near-duplicates share it
     ]
 )
 # Names of columns of members/ or labels.parquet; a carried column with such a name is renamed input_<name>.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -453,3 +454,35 @@ def places_amid_neighbors(
         for row, mean in means.items():
             xy[row] = mean
         placed |= means.keys()
+
+
+def word_counts(sets: list[frozenset[int]]) -> Counter[int]:
+    """How many sets have each word."""
+    return Counter(word for one in sets for word in one)
+
+
+def near_duplicates(sets: list[frozenset[int]], rarest: int) -> set[frozenset[int]]:
+    """All pairs of equal sets, and of those with a Jaccard index of 0.6 and two words that few sets have.
+
+    rarest : the most sets that have such a word
+    """
+    counts = word_counts(sets)
+    found = set()
+    for one, other in combinations(range(len(sets)), 2):
+        shared = sets[one] & sets[other]
+        rare = sum(counts[word] <= rarest for word in shared)
+        near = rare >= 2 and 5 * len(shared) >= 3 * len(sets[one] | sets[other])
+        if near or (sets[one] == sets[other] and len(sets[one]) > 1):
+            found.add(frozenset([one, other]))
+    return found
+
+
+def family_leaders(sets: list[frozenset[int]], copies: list[int], rarest: int) -> list[int]:
+    """The leader of each text: in the order of copies and then of numbers, a text without one leads those near it."""
+    pairs = near_duplicates(sets, rarest)
+    leader: dict[int, int] = {}
+    for one in sorted(range(len(sets)), key=lambda text: (-copies[text], text)):
+        if one not in leader:
+            near = [other for other in range(len(sets)) if frozenset([one, other]) in pairs]
+            leader |= {other: one for other in near if other not in leader} | {one: one}
+    return [leader[one] for one in range(len(sets))]

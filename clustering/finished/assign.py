@@ -39,6 +39,7 @@ from clustering.runs.storage import (
 )
 from clustering.schema import Figures
 from clustering.sources.detection import find_files
+from clustering.sources.folding import without_outlets
 from clustering.sources.formats.column_types import as_type
 from clustering.sources.formats.issues import Issues
 from clustering.sources.records import TextCleaner
@@ -100,7 +101,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     files = find_files(read, patience_s=config.run.patience_s)
     _refuse_overwriting(run, locate(output), [file.uri for file in files])
     table = read_columns_of(files, read)
-    texts, _ = TextCleaner(read)(table, Issues())
+    texts = without_outlets(run, TextCleaner(read)(table, Issues())[0])
     ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.LOCATION], table[schema.LOCATION])
     kept = [number for number, text in enumerate(texts) if text]
     encoder: Any = start_actor(_Encoder, run, config.embed, gpus=config.embed.gpus_per_actor)
@@ -153,17 +154,27 @@ def ids_like(run: RunDir, new_ids: pa.ChunkedArray, locations: pa.ChunkedArray) 
 
 
 def known_texts(run: RunDir, texts: list[str]) -> dict[str, int]:
-    """The rows of those texts that the run already has."""
+    """The rows of those texts that the run already has, also those that share a row with others.
+
+    texts : without names of outlets
+    """
     wanted = share(pa.array(set(texts), pa.string()))
     known: dict[str, int] = {}
-    for known_in_part in map_unordered(_known_in, [(path, wanted) for path in parts(run / "texts")]):
+    calls = [(run, path, wanted) for artefact in ("members", "texts") for path in parts(run / artefact)]
+    for known_in_part in map_unordered(_known_in, calls):
         known.update(known_in_part)
     return known
 
 
-def _known_in(path: Location, wanted: pa.Array) -> dict[str, int]:
+def _known_in(run: RunDir, path: Location, wanted: pa.Array) -> dict[str, int]:
     found: dict[str, int] = {}
     for table in walk_tables([path], ["row", "text"]):
+        if "text" not in table.schema.names:  # members/ of an earlier version
+            break
+        if "text_id" in read_schema(path).names:  # members/, where a record has a text of its own
+            table = table.filter(pc.is_valid(table["text"]))
+            bodies = without_outlets(run, table["text"].to_pylist())
+            table = pa.table([table["row"], pa.array(bodies, pa.string())], ["row", "text"])
         known = table.filter(pc.is_in(table["text"], value_set=wanted))
         found.update(zip(known["text"].to_pylist(), known["row"].to_pylist(), strict=True))
     return found

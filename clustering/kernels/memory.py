@@ -21,6 +21,8 @@ AXES_ROWS = 131_072  # vectors whose covariance gives the axes of the map's star
 SUMMED_TEXTS = 1 << 21  # whose counts of terms one task adds up
 FILE_RECORDS = 10_000_000  # beyond, labels.parquet is a folder of parts
 NUMBERED_RECORDS = 1 << 22  # whose texts a process numbers at most
+FOLDED_BYTES = 360  # of each
+FOLDED_RECORDS = 1 << 20  # among whose texts a process looks for near-duplicates at most
 PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
 HALO_SHARE = 8.0  # rows of others that a small block's edges name, for each own one: 6.7 and 8.1 in two sets of titles
 SERVER_BASE_BYTES = 1200 << 20  # of a Milvus server beside its collections, while it indexes
@@ -91,8 +93,13 @@ def stage_bytes(
     pictured = min(n_texts, PICTURE_POINTS)
     # The first number is in MiB: an interpreter with Ray and the stage's libraries, before it reads a row.
     rows = [
-        # Two 16-byte digests a record, sorted.
-        ("read", 230, min(n_records, NUMBERED_RECORDS) * 118, n_texts * (text_bytes + 12) + n_records * 40),
+        # Two 16-byte digests a record, sorted; or the words and keys of near-duplicates, compiled code besides.
+        (
+            "read",
+            230,
+            max(min(n_records, NUMBERED_RECORDS) * 118, (100 << 20) + min(n_records, FOLDED_RECORDS) * FOLDED_BYTES),
+            n_texts * (text_bytes + 12) + n_records * 40,
+        ),
         ("embed", 150, encoder_bytes + embedded * (dim * 8 + text_bytes * 350 + 400), vectors),  # tokens are objects
         ("store", 265, part * dim * 70, vectors * 1.3),  # two parts and their requests in flight
         # A hit is 250 bytes of Python objects until it is decoded. Beside it, a block of products with the sample.

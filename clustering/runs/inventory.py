@@ -28,7 +28,7 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "describe": ("clusters.parquet", "titles.jsonl"),
     "project": ("coords",),
     "plot": ("map.html", "map.png"),
-    "report": ("labels.parquet", "report.json", "report.html"),
+    "report": ("labels.parquet", "families.parquet", "report.json", "report.html"),
 }
 # The stages after the search, in their order, each with those whose artefacts it reads.
 READS: dict[str, tuple[str, ...]] = {
@@ -48,8 +48,9 @@ _PART, _BLOCK = r"part-\d{6}\.parquet", r"block-\d{5}"
 _LISTED = ("texts", "members", "source_vectors", "vectors", "neighbors", "coords", *FORMER_FOLDERS)
 # The artefacts that are folders, each with the names of the files in it.
 FOLDERS = {
-    "records": r"part-\d{6}(-\d{6})?\.(arrow|npz|parquet)",  # parquet: of an earlier version
+    "records": r"part-\d{6}(-\d{6})?(-families)?\.(arrow|npz|parquet)",  # parquet: of an earlier version
     **dict.fromkeys(_LISTED, f"{_PART}|{_INDEX}"),
+    "texts": rf"{_PART}|{_INDEX}|outlets\.npy",
     "loaded": rf"{_INDEX}|bulk\.json|{_PART}\.(begun|done)|filling",  # the last ones: of an earlier version
     # An earlier version wrote the arrays of the whole graph, without a folder for each block.
     "graph": rf"(?:{_BLOCK}/)?(rows|(list_)?(indptr|indices)|data|list_distances|radius|keys|copies)\.npy|blocks\.json",

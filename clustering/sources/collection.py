@@ -283,7 +283,7 @@ def read_collection(source: Source, cfg: ReadSection, run: RunDir) -> Figures:
         RangeReader, [{"range": keys} for keys in ranges],
         run=run, endpoint=endpoint, source=asdict(source), cfg=cfg,
     )  # fmt: skip
-    figures = deduplicate_records(run, results, cfg.limit, source.dim)
+    figures = deduplicate_records(run, results, cfg.limit, source.dim, cfg.near_duplicates)
     del figures["mixed"]  # a field of a collection has one type
     dropped = sum(result["dropped"] for result in results)
     dropped_ids = [one_line(name, 80) for result in results for name in result["dropped_ids"]][:SHOWN_IDS]

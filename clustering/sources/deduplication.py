@@ -1,8 +1,7 @@
-"""records/ in; texts/ (one row for each distinct text) and members/ (one line for each record) out, in row order."""
+"""records/ in; texts/ (one row for each family of texts) and members/ (one line for each record) out, in row order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -18,8 +17,9 @@ from clustering.runs.index import Part, write_index
 from clustering.runs.parts import PartWriter, part_name, writing_part
 from clustering.runs.storage import read_temporary
 from clustering.schema import Figures
+from clustering.sources.folding import FAMILIES, cut_text, fold_near_copies
 from clustering.sources.formats.column_types import as_type, common_type, has_mixed_types
-from clustering.sources.numbering import Numbers, number_rows, read_numbers
+from clustering.sources.numbering import number_rows, read_numbers, split_numbers
 from clustering.workers.pool import Item, map_parts
 
 
@@ -27,10 +27,11 @@ class RowWriter:
     """Turn consecutive parts of records/ into one part of texts/, members/ and, where it has vectors, source_vectors/.
 
     A part of records/ is in memory at a time, and the texts of the whole part.
+    kind : of the numbers, see ``read_numbers``
     """
 
-    def __init__(self, run: RunDir, members: pa.Schema) -> None:
-        self.run, self.members = run, members
+    def __init__(self, run: RunDir, members: pa.Schema, kind: str) -> None:
+        self.run, self.members, self.kind = run, members, kind
 
     def __call__(self, item: Item) -> Item:
         name, written = part_name(item["item"]), dict[str, PartWriter]()
@@ -43,16 +44,17 @@ class RowWriter:
                         written[artefact] = stack.enter_context(writing_part(self.run / artefact, name))
                     written[artefact].write(table)
 
-            for record_name, numbers in _by_part(item["names"], read_numbers(self.run, item["names"][0])):
+            of_item = read_numbers(self.run, item["names"][0], self.kind)
+            for record_name, numbers in split_numbers(item["names"], of_item):
                 path = self.run / "records" / f"{record_name}.arrow"
                 table = read_temporary(path, lambda name: name not in schema.NUMBERING_COLUMNS)
                 table, first = table.slice(0, len(numbers.row)), numbers.first
                 if (file := item["of_files"].get(record_name)) and schema.LOCATION in table.schema.names:
                     table = _with_default_ids(table, **file)
-                add("members", self._members(table, numbers.row))
+                add("members", self._members(table, numbers.row, numbers.other))
                 rows = pa.array(numbers.row[first])
-                columns = [rows, table["text"].filter(first), pa.array(numbers.copies)]
-                shown = table[schema.ORIGINAL].filter(first)
+                text, shown = _bodies(table["text"].filter(first), table[schema.ORIGINAL].filter(first), numbers.cut)
+                columns = [rows, text, pa.array(numbers.copies)]
                 texts.append(pa.table([*columns, shown], schema.TEXTS.append(schema.SHOWN)))
                 if schema.VECTOR in table.schema.names:
                     vectors = table[schema.VECTOR].filter(first)
@@ -66,8 +68,10 @@ class RowWriter:
         listed = {artefact: part.listed() for artefact, part in written.items()}
         return {"text_bytes": text_bytes, "rows": listed["members"].rows if listed else 0, "parts": listed}
 
-    def _members(self, table: pa.Table, row: np.ndarray[Any, Any]) -> pa.Table:
+    def _members(self, table: pa.Table, row: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> pa.Table:
         table = table.append_column("row", pa.array(row))
+        own = pc.if_else(pa.array(other), table["text"], pa.scalar(None, pa.string()))
+        table = table.set_column(table.schema.get_field_index("text"), "text", own)
         columns: dict[str, Any] = {
             field.name: as_type(table[field.name], field.type)
             if field.name in table.schema.names
@@ -89,13 +93,18 @@ def _with_default_ids(table: pa.Table, name: str, before: int) -> pa.Table:
     return table.set_column(at, schema.LOCATION, pc.binary_join_element_wise(name, numbers, ":"))
 
 
-def _by_part(names: list[str], numbers: Numbers) -> Iterator[tuple[str, Numbers]]:
-    """The numbers of an item, for each of its parts of records/."""
-    ends = np.cumsum(numbers.kept)[:-1]
-    row, first = np.split(numbers.row, ends), np.split(numbers.first, ends)
-    copies = np.split(numbers.copies, np.cumsum([int(of_part.sum()) for of_part in first])[:-1])
-    for name, *of_part in zip(names, row, first, copies, strict=True):
-        yield name, Numbers(numbers.kept, *of_part)
+def _bodies(
+    texts: pa.ChunkedArray, shown: pa.ChunkedArray, cut: np.ndarray[Any, np.dtype[np.int32]]
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Texts without the names of outlets, and what is shown in their place. cut : bytes before a name, -1 for all"""
+    named = np.flatnonzero(cut >= 0)
+    if not len(named):
+        return texts, shown
+    whole = texts.take(pa.array(named))
+    bodies = [cut_text(text, size) for text, size in zip(whole.to_pylist(), cut[named].tolist(), strict=True)]
+    mask = pa.array(cut >= 0)
+    shown = pc.replace_with_mask(shown, mask, pc.coalesce(shown.take(pa.array(named)), whole).combine_chunks())
+    return pc.replace_with_mask(texts, mask, pa.array(bodies, pa.string())), shown
 
 
 def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[pa.Schema, list[str]]:
@@ -114,7 +123,7 @@ def members_schema(kinds: list[tuple[pa.Schema, set[str], set[str]]]) -> tuple[p
         if has_mixed_types(types, kind):
             mixed.append(name)
         fields.append(pa.field(name, kind))
-    return pa.schema([fields[0], ("row", pa.int64()), *fields[1:]]), mixed
+    return pa.schema([fields[0], *list(schema.MEMBERS)[1:], *fields[1:]]), mixed
 
 
 def _share_out(counts: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:
@@ -142,18 +151,23 @@ def _write_indexes(run: RunDir, written: list[Item]) -> None:
             write_index(run / artefact, parts)
 
 
-def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | None, dim: int) -> Figures:
+def deduplicate_records(
+    run: RunDir, counts: list[dict[str, Any]], limit: int | None, dim: int, near_duplicates: str
+) -> Figures:
     """Turn records/ into texts/ and members/, and into source_vectors/ where it holds vectors; remove records/.
 
     counts : of each part, what ``write_records`` and ``carried_columns`` return
     limit : of records; the others are left out
     dim : of the vectors, or a guess; the size of the parts depends on it
-    Returns: records, texts, empty, repeated_ids, missing_ids, largest_copies, text_bytes; mixed: names of columns that
-        are strings because their types differ.
+    near_duplicates : fold, so that they share a row; or keep
+    Returns: records, texts, empty, repeated_ids, missing_ids, largest_copies, text_bytes; near_duplicates, families and
+        outlets where they are folded; mixed: names of columns that are strings because their types differ.
     """
     n_records, held_bytes = (sum(one[key] for one in counts) for key in ("records", "text_bytes"))
     items = _share_out(counts, part_rows(n_records, dim, held_bytes / max(n_records, 1)))
-    numbered = number_rows(run, items, limit)
+    numbered, kind = number_rows(run, items, limit), ""
+    if near_duplicates == "fold":
+        numbered, kind = {**numbered, **fold_near_copies(run, items)}, FAMILIES
     kinds = {(one["schema"], tuple(one.get("numeric", ())), tuple(one.get("large", ()))): None for one in counts}
     parts = [
         (pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text))), set(numeric), set(large))
@@ -167,7 +181,7 @@ def deduplicate_records(run: RunDir, counts: list[dict[str, Any]], limit: int | 
         }
         for item in items
     ]
-    written = map_parts(RowWriter, named, run=run, members=members)
+    written = map_parts(RowWriter, named, run=run, members=members, kind=kind)
     _write_indexes(run, written)
     run.remove("records")
     text_bytes = sum(result["text_bytes"] for result in written)

@@ -14,6 +14,7 @@ No process holds more than a group or a piece.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from clustering.kernels.copies import fold_copies, split_digests
 from clustering.kernels.memory import NUMBERED_RECORDS
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
-from clustering.runs.storage import Location, atomic_write, load_array, read_temporary
+from clustering.runs.storage import atomic_write, load_array, read_temporary
 from clustering.schema import Figures
 from clustering.workers.remote import fetch
 from clustering.workers.tasks import Starter, collect, make_pieces, run_on_one_node, submit_pieces
@@ -50,6 +51,8 @@ class Numbers(NamedTuple):
     row: IntArray  # int64, shape (n_kept,)
     first: np.ndarray[Any, np.dtype[np.bool_]]  # shape (n_kept,): whether a record is the first with its text
     copies: np.ndarray[Any, np.dtype[np.int32]]  # shape (n_first,): how many records have its text
+    other: np.ndarray[Any, np.dtype[np.bool_]]  # shape (n_kept,): whether a record's text is not that of its row
+    cut: np.ndarray[Any, np.dtype[np.int32]]  # shape (n_first,): bytes of the text that the row has, -1 for all
 
 
 def number_rows(run: RunDir, items: list[list[dict[str, Any]]], limit: int | None) -> Figures:
@@ -206,20 +209,33 @@ def _write_group(run: RunDir, group: Group, kept: Measured, *given: Measured) ->
     for item, of_parts in zip(group, np.split(counts, item_ends[:-1]), strict=True):
         end = start + int(of_parts.sum())
         mine = first[start:end]
-        with atomic_write(_path(run, item[0].name), durable=False) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, kept=of_parts, row=row[start:end], first=mine, copies=copies[start:end][mine])
+        other, cut = np.zeros(end - start, np.bool_), np.full(int(mine.sum()), -1, np.int32)
+        write_numbers(run, item[0].name, Numbers(of_parts, row[start:end], mine, copies[start:end][mine], other, cut))
         start = end
     return [{"kept": total, "missing_ids": 0 if n_ids is None else total - n_ids}]
 
 
-def _path(run: RunDir, first_part: str) -> Location:
-    return run / "records" / f"{first_part}.npz"
+def write_numbers(run: RunDir, first_part: str, numbers: Numbers, kind: str = "") -> None:
+    """Leave the numbers of the item whose first part of records/ has that name. kind : a suffix of the file's name"""
+    path = run / "records" / f"{first_part}{kind}.npz"
+    with atomic_write(path, durable=False) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, **numbers._asdict())
 
 
-def read_numbers(run: RunDir, first_part: str) -> Numbers:
-    """What ``number_rows`` has written for the item whose first part of records/ has that name."""
-    found = load_array(_path(run, first_part))
+def read_numbers(run: RunDir, first_part: str, kind: str = "") -> Numbers:
+    """What ``write_numbers`` has written."""
+    found = load_array(run / "records" / f"{first_part}{kind}.npz")
     return Numbers(*(found[name] for name in Numbers._fields))
+
+
+def split_numbers(names: list[str], numbers: Numbers) -> Iterator[tuple[str, Numbers]]:
+    """The numbers of an item, for each of its parts of records/."""
+    ends = np.cumsum(numbers.kept)[:-1]
+    row, first, other = (np.split(one, ends) for one in (numbers.row, numbers.first, numbers.other))
+    first_ends = np.cumsum([int(of_part.sum()) for of_part in first])[:-1]
+    copies, cut = np.split(numbers.copies, first_ends), np.split(numbers.cut, first_ends)
+    for name, *of_part in zip(names, row, first, copies, other, cut, strict=True):
+        yield name, Numbers(numbers.kept, *of_part)
 
 
 def _sum_up(*found: Measured) -> Figures:

@@ -18,8 +18,8 @@ from clustering.sources.formats.column_types import all_numeric, as_type, has_la
 from clustering.sources.formats.issues import Issues
 from clustering.text.cleaning import Cleaning, normalized
 
-# A text without a match stays as it is: printable ASCII, single spaces, no markup.
-MAY_CHANGE = r"[^ -~]|^ | $|  |[<&]"
+# A text without a match stays as it is: printable ASCII, single spaces, no markup, no URL.
+MAY_CHANGE = r"[^ -~]|^ | $|  |[<&]|://|[wW]{3}\."
 
 
 class TextCleaner:

@@ -59,7 +59,7 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, dim: int) 
                         f"{issues.example('keyless')}. Set it")  # fmt: skip
     if problems:
         raise InputError(problems)
-    figures = deduplicate_records(run, parts, cfg.limit, dim)
+    figures = deduplicate_records(run, parts, cfg.limit, dim, cfg.near_duplicates)
     warnings = [*inputs.warnings, *issues.warnings(figures)]
     if mixed := dict.fromkeys([*figures.pop("mixed"), *(name for result in results for name in result["mixed"])]):
         warnings.append(f"Columns whose types differ between files or records are strings: {', '.join(mixed)}.")

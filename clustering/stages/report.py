@@ -13,6 +13,7 @@ from clustering.monitoring.times import cost_of
 from clustering.runs.directory import RunDir
 from clustering.runs.storage import atomic_write, read_table, write_json, write_table
 from clustering.schema import Figures
+from clustering.sources.folding import write_families
 from clustering.text.languages import language_names
 from clustering.workers.labels import write_labels
 
@@ -32,8 +33,9 @@ RESOLUTION_BY = {
 
 
 def write_report(run: RunDir, config: RunConfig) -> Figures:
-    """Leave labels.parquet (a line for each record), report.json and report.html. Returns: records."""
+    """Leave labels.parquet (a line for each record), families.parquet and the report. Returns: records."""
     records = write_labels(run)
+    write_families(run)
     if not (run / "clusters.parquet").exists():  # there are no texts
         write_table(run / "clusters.parquet", schema.CLUSTERS.empty_table())
     figures = collect_figures(run, config)
@@ -51,7 +53,10 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
     forest, clusters = done.get("forest", {}), done.get("cluster", {})
     encoder = config.embed.encoder if config.read.collection is None else None  # else the collection holds the vectors
     figures: Figures = {
-        "counts": {name: read[name] for name in ("records", "texts", "empty", "dropped", "repeated_ids")},
+        "counts": {
+            **{name: read[name] for name in ("records", "texts", "empty", "dropped", "repeated_ids")},
+            **_pick(read, "near_duplicates", "families", "outlets"),
+        },
         "stages": {
             name: stage_figures(stage, manifest.get("plan", {}).get(name, {}), config)
             for name, stage in manifest["stages"].items()
@@ -180,6 +185,7 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
     facts = [
         ("records", f"{counts['records']:,}"),
         ("distinct texts", f"{counts['texts']:,}, without {folded:,} copies and {counts['empty']:,} empty records"),
+        *([("near-duplicates", _folded(counts))] if counts["families"] is not None else []),
         ("clusters", f"{clusters['count']:,}"),
         ("noise", f"{clusters['noise_share']:.1%} of the records"),
         ("with a home", f"{clusters['home_share']:.1%} of the records, by the column home"),
@@ -226,6 +232,13 @@ li {{ margin: 0 }} ul {{ margin: 0; padding-left: 1rem }}
 All figures are in report.json, the configuration in manifest.json.</p>
 </html>
 """
+
+
+def _folded(counts: Figures) -> str:
+    return (
+        f"{counts['near_duplicates']:,} texts in other words are folded into {counts['families']:,}; families.parquet "
+        f"tells who carried them"
+    )
 
 
 def _pieces(graph: Figures) -> str:

@@ -27,7 +27,7 @@ _REST = r"(?:(?:\s[^<>]*=[^<>]*)?\s*/?>|\s[^<>]*=[^<>]*$)"
 _INLINE_TAG = re.compile(rf"</?(?:{_INLINE})\b{_REST}", re.I)
 _TAG = re.compile(rf"</?(?:{_BLOCK})\b{_REST}", re.I)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
-_URL = re.compile(r"\b(?:https?://|www\.)[^\s<>\"]+", re.I)
+_URL = re.compile(r"\b(?:https?://|www\.)[!#-;=?-~]+", re.I)  # of ASCII, so that Chinese behind one stays
 _HASHTAG = re.compile(r"(?<![\w&/])#(\w+)")
 
 
@@ -36,7 +36,7 @@ class Cleaning:
     """What is done with a text before it is compared and embedded."""
 
     markup: bool = True  # entities are decoded, tags removed
-    urls: str = "keep"  # keep, drop
+    urls: str = "keep"  # keep, drop: but a text that has nothing else keeps them
     hashtags: str = "keep"  # keep, words (without #), drop
     case: str = "keep"  # keep, lower
 
@@ -44,8 +44,9 @@ class Cleaning:
         """The text after these steps and ``normalized``."""
         if self.markup and ("<" in text or "&" in text):
             text = without_markup(text)
-        if self.urls == "drop":
-            text = _URL.sub(" ", text)
+        if self.urls == "drop" and ("://" in text or "www." in text.lower()):
+            without = _URL.sub(" ", text)
+            text = without if any(map(str.isalnum, without)) else text
         if self.hashtags != "keep":
             text = _HASHTAG.sub(r"\1" if self.hashtags == "words" else " ", text)
         if self.case == "lower":
@@ -54,8 +55,8 @@ class Cleaning:
 
     @property
     def keeps_plain_ascii(self) -> bool:
-        """Whether printable ASCII without markup and with single spaces stays as it is."""
-        return (self.urls, self.hashtags, self.case) == ("keep", "keep", "keep")
+        """Whether printable ASCII without markup and URLs, and with single spaces, stays as it is."""
+        return (self.hashtags, self.case) == ("keep", "keep")
 
 
 def normalized(text: str) -> str:

@@ -1,7 +1,7 @@
 """members/, the assignment and coords/ in; labels.parquet, a line for each record, out: a file, or a folder of parts.
 
-A text has its row from its first record, so a later record's text may lie in an earlier part. A task joins its records
-with the rows of their own parts, and with those of earlier parts that have several records.
+A row stands with the first record of its text, and another record's row may lie in another part. A task joins its
+records with the rows of their own parts, and with those of other parts that have several records.
 """
 
 from __future__ import annotations
@@ -49,10 +49,9 @@ def write_labels(run: RunDir, file_records: int = FILE_RECORDS, joined_records: 
     if read_index(run / "members").rows <= file_records:
         return run_on_one_node(_write_file, run, layout, groups)
     start = partial(submit, memory=single_task_request("report").memory_bytes)
-    repeated = [start(_repeated_rows, run, group) for group in groups[:-1]]
-    if repeated:
-        await_all(repeated)
-    tasks = [start(_write_parts, run, layout, group, *repeated[:number]) for number, group in enumerate(groups)]
+    repeated = [start(_repeated_rows, run, group) for group in groups]
+    await_all(repeated)
+    tasks = [start(_write_parts, run, layout, group, *repeated) for group in groups]
     with unwrapped_errors():
         return sum(map(collect, ray.get(tasks)))
 
@@ -83,31 +82,25 @@ def _in_one_chunk(values: pa.Table) -> pa.Table:
     return values.set_column(values.schema.get_field_index("layers"), "layers", wide).combine_chunks()
 
 
-def _repeated(run: RunDir, group: PartGroup, values: pa.Table) -> pa.Table:
-    """The values of the rows that have several records, so that a later group may ask for them."""
-    copies = read_range(run / "texts", group.first, group.stop, ["copies"])["copies"]
-    return values.filter(pc.greater(copies, 1))
-
-
 def _repeated_rows(run: RunDir, group: PartGroup) -> pa.Table:
-    return _repeated(run, group, _values(run, group))
+    """The values of the rows that have several records, for which other groups may ask."""
+    copies = read_range(run / "texts", group.first, group.stop, ["copies"])["copies"]
+    return _values(run, group).filter(pc.greater(copies, 1))
 
 
 def _write_file(run: RunDir, layout: pa.Schema, groups: list[PartGroup]) -> int:
     records = 0
-    earlier: list[pa.Table] = []
+    repeated = [_repeated_rows(run, group) for group in groups]
     with atomic_write(run / "labels.parquet") as temporary, pq.ParquetWriter(temporary, layout) as writer:
         for group in groups:
-            values = _values(run, group)
-            for lines in _joined(run, layout, group, values, earlier):
+            for lines in _joined(run, layout, group, _values(run, group), repeated):
                 writer.write_table(lines)
                 records += len(lines)
-            earlier.append(_repeated(run, group, values))
     return records
 
 
 def _write_parts(run: RunDir, layout: pa.Schema, group: PartGroup, *repeated: tuple[pa.Table, Usage]) -> int:
-    """Leave a group's parts of the folder. repeated : the repeated rows of the groups before, as their tasks left them
+    """Leave a group's parts of the folder. repeated : the repeated rows of all groups, as their tasks left them
 
     As arguments they are there before the task holds a core and memory, so that it never waits for a lost one.
     """
@@ -120,16 +113,17 @@ def _write_parts(run: RunDir, layout: pa.Schema, group: PartGroup, *repeated: tu
 
 
 def _joined(
-    run: RunDir, layout: pa.Schema, group: PartGroup, values: pa.Table, earlier: Iterable[pa.Table]
+    run: RunDir, layout: pa.Schema, group: PartGroup, values: pa.Table, repeated: Iterable[pa.Table]
 ) -> Iterator[pa.Table]:
     """The lines of labels for each part of members/ in a group.
 
-    values : of the group's own rows; earlier : of the repeated rows of the groups before, in their order
+    values : of the group's own rows; repeated : of the repeated rows of all groups, in their order
     """
     of_parts = (read_table(run / "members" / name, columns=["row"])["row"].to_numpy() for name in group.names)
-    wanted = np.unique(np.concatenate([rows[rows < group.first] for rows in of_parts]))
-    found = [taken for table in earlier if len(taken := _rows_of(table, wanted))]
-    by_row = pa.concat_tables([*found, values]).combine_chunks()
+    wanted = np.unique(np.concatenate([rows[(rows < group.first) | (rows >= group.stop)] for rows in of_parts]))
+    found = [taken for table in repeated if len(taken := _rows_of(table, wanted))]
+    before = sum(taken["row"][0].as_py() < group.first for taken in found)
+    by_row = pa.concat_tables([*found[:before], values, *found[before:]]).combine_chunks()
     row = by_row["row"].to_numpy()
     for name in group.names:
         members = read_table(run / "members" / name)
@@ -138,7 +132,8 @@ def _joined(
             raise StageError(f"{run / 'members' / name} names a row that texts/ does not have. {REDO_HINT}")
         lines = by_row.take(pa.array(position))
         for column in members.schema.names:
-            lines = lines if column == "row" else lines.append_column(column, members[column])
+            if column != "text":
+                lines = lines.append_column("family" if column == "row" else column, members[column])
         yield lines.select(layout.names).cast(layout)
 
 

@@ -72,7 +72,7 @@ def texts_of(folder: Path, deadly: int | None = None) -> RunDir:
         columns = {"row": rows, "text": texts, "copies": np.ones(ROWS, np.int32)}
         write_table(run / "texts" / part_name(number), pa.table(columns, schema=schema.TEXTS))
         ids = [f"id {row}" for row in rows]
-        write_table(run / "members" / part_name(number), pa.table({"text_id": ids, "row": rows}, schema=schema.MEMBERS))
+        write_table(run / "members" / part_name(number), pa.table({"text_id": ids, "row": rows}))
     return run
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from clustering.config.sections import ReadSection
 from clustering.runs.directory import RunDir
-from clustering.sources import deduplication, numbering
+from clustering.sources import deduplication, folding, numbering
 from clustering.sources.detection import find_files
 from clustering.stages import read
 from clustering.stages.read import read_texts
@@ -44,15 +45,17 @@ def read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
     for module in (read, deduplication):
         monkeypatch.setattr(module, "map_parts", map_parts)
-    monkeypatch.setattr(numbering, "run_on_one_node", lambda work, *given: work(*given))
-    monkeypatch.setattr(numbering, "submit_pieces", make_pieces)
-    monkeypatch.setattr(numbering, "fetch", lambda values: values)
+    for module in (numbering, folding):
+        monkeypatch.setattr(module, "run_on_one_node", lambda work, *given: work(*given))
+        monkeypatch.setattr(module, "submit_pieces", make_pieces)
+        monkeypatch.setattr(module, "fetch", lambda values: values)
+    monkeypatch.setattr(folding, "await_all", lambda references: None)
     made: list[RunDir] = []
 
-    def run(cfg: ReadSection, part_rows: int = 8192) -> tuple[RunDir, dict[str, Any]]:
+    def run(cfg: ReadSection, part_rows: int = 8192, near: str = "keep") -> tuple[RunDir, dict[str, Any]]:
         monkeypatch.setattr(read, "RECORDS_PER_PART", part_rows)
         monkeypatch.setattr(deduplication, "part_rows", lambda *_: part_rows)
         made.append(RunDir(tmp_path / f"run-{len(made)}"))
-        return made[-1], read_texts(find_files(cfg), cfg, made[-1], 256)
+        return made[-1], read_texts(find_files(cfg), replace(cfg, near_duplicates=near), made[-1], 256)
 
     return run

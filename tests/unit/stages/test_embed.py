@@ -72,7 +72,7 @@ def embedded(folder: Path, *texts_of_parts: list[str], cfg: EmbedSection = STATI
         columns = {"row": rows, "text": texts, "copies": np.ones(len(texts), np.int32)}
         write_table(run / "texts" / part_name(number), pa.table(columns, schema=schema.TEXTS))
         ids = [f"id {row}" for row in rows.tolist()]
-        write_table(run / "members" / part_name(number), pa.table({"text_id": ids, "row": rows}, schema=schema.MEMBERS))
+        write_table(run / "members" / part_name(number), pa.table({"text_id": ids, "row": rows}))
         listed.append(embedder({"name": part_name(number)})["part"])
     write_index(run / "vectors", listed)
     return run

@@ -30,14 +30,13 @@ def clustered(folder: Path, part_records: int) -> RunDir:
 
 
 def write(run: RunDir, joined_records: int, folder: bool) -> list[int]:
-    """Leave labels.parquet as the tasks do; return the rows that each group gets from groups before."""
+    """Leave labels.parquet as the tasks do; return the rows that each group hands to the others."""
     layout = schema.labels_schema(read_schema(parts(run / "members")[0]))
     groups = labels._with_own_rows(run, group_parts(run / "members", joined_records, labels.MOST_TASKS))
     repeated = [labels._repeated_rows(run, group) for group in groups]
     if folder:
         records = sum(
-            labels._write_parts(run, layout, group, *((table, Usage()) for table in repeated[:at]))
-            for at, group in enumerate(groups)
+            labels._write_parts(run, layout, group, *((table, Usage()) for table in repeated)) for group in groups
         )
     else:
         records = labels._write_file(run, layout, groups)
@@ -51,7 +50,7 @@ def lines_of(run: RunDir) -> list[dict[str, Any]]:
     for place in read_columns(run / "coords", ["row", "x", "y"]).to_pylist():
         by_row[place["row"]] |= place
     members = read_columns(run / "members", ["text_id", "row", "story"]).to_pylist()
-    return [{name: value for name, value in (by_row[record["row"]] | record).items() if name != "row"}
+    return [{"family" if name == "row" else name: value for name, value in (by_row[record["row"]] | record).items()}
             for record in members]  # fmt: skip
 
 
@@ -87,6 +86,26 @@ def test_a_part_of_copies_alone_is_joined_with_rows_of_earlier_parts(tmp_path: P
     assert labels._write_file(run, layout, groups) == RECORDS + 5
     found = load_labels(run)
     assert found.slice(RECORDS).equals(found.slice(0, 5))
+
+
+def test_a_record_of_a_row_of_a_later_part_has_its_values(tmp_path: Path) -> None:
+    run = clustered(tmp_path, 1000)
+    later = read_table(run / "texts" / part_name(2)).slice(0, 5)  # leaders of families that begin in the first part
+    copies = pa.array(later["copies"].to_numpy() + 1, pa.int32())
+    rest = read_table(run / "texts" / part_name(2)).slice(5)
+    grown = pa.concat_tables([later.set_column(2, "copies", copies), rest])
+    write_table(run / "texts" / part_name(2), grown)
+    members = read_table(run / "members" / part_name(0))
+    row = np.append(members["row"].to_numpy()[:-5], later["row"].to_numpy())
+    write_table(run / "members" / part_name(0), members.set_column(1, "row", pa.array(row)))
+    for folder in (False, True):
+        write(run, 1, folder)
+        found = load_labels(run)
+        assert found.select(sorted(found.schema.names)).to_pylist() == [
+            dict(sorted(line.items())) for line in lines_of(run)
+        ]
+        assert found["family"].to_pylist()[995:1000] == later["row"].to_pylist()
+        run.remove("labels.parquet")
 
 
 def test_a_record_of_a_row_that_no_text_has_is_refused(tmp_path: Path) -> None:
