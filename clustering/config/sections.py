@@ -135,7 +135,7 @@ class CleanSection:
     """What is removed from a text before it is compared and embedded; the text that is shown stays as it is."""
 
     markup: bool = True  # decode entities of HTML, remove tags
-    urls: Literal["keep", "drop"] = "keep"  # a text that has nothing else keeps them
+    urls: Literal["keep", "drop"] = "drop"  # a text that has nothing else keeps them
     hashtags: Literal["keep", "words", "drop"] = "keep"  # words: without the #
     case: Literal["keep", "lower"] = "keep"
 
@@ -160,7 +160,7 @@ class ReadSection:
     clean: CleanSection = field(default_factory=CleanSection)
     # fold: texts whose words nearly agree share the vector of one of them, which is made without the name of an outlet
     # at the text's end; keep: only equal texts share one
-    near_duplicates: Literal["fold", "keep"] = "keep"
+    near_duplicates: Literal["fold", "keep"] = "fold"
     errors: Literal["strict", "replace"] = "strict"  # bytes that are no text: the run ends and names them, or U+FFFD
     bad_lines: Literal["refuse", "skip"] = (
         "refuse"  # of more than 1 % malformed lines: the run ends, or leaves them out

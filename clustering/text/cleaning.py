@@ -36,7 +36,7 @@ class Cleaning:
     """What is done with a text before it is compared and embedded."""
 
     markup: bool = True  # entities are decoded, tags removed
-    urls: str = "keep"  # keep, drop: but a text that has nothing else keeps them
+    urls: str = "drop"  # keep, drop: but a text that has nothing else keeps them
     hashtags: str = "keep"  # keep, words (without #), drop
     case: str = "keep"  # keep, lower
 
