@@ -341,10 +341,12 @@ def test_settings_keep_their_fingerprints_when_keys_are_renamed() -> None:
     reached = {"token_file": "/run/token", "db_name": "news"}
     theirs = {"uri": "https://milvus.example", "name": "news", "text_field": "title", "server": reached}
     source = Source("id", "id", "title", "vector", 8, 9, "made")
-    config = build_config({"read": {"collection": theirs}, "store": {"uri": "https://own.example", "server": reached}})
+    before = {"near_duplicates": "keep", "clean": {"urls": "keep"}}
+    read = {"collection": theirs, **before}
+    config = build_config({"read": read, "store": {"uri": "https://own.example", "server": reached}})
     found = stage_fingerprints(config, source)
     assert found["search"] == "c1fbab42f5fc784a"
-    assert found["report"] == "569b6078e8fb3c44"
+    assert found["report"] == "7dfe9d5c40801f4f"
 
 
 def test_home_stands_for_itself_in_a_model_as_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
