@@ -32,7 +32,7 @@ from clustering.workers.tasks import Starter, await_all, collect, make_pieces, r
 FAMILIES = "-families"  # in the names of the files of numbers
 FAMILY_RECORDS, MOST_TASKS = 131_072, 64  # of a task that looks for the records of families, and such tasks
 RECORD_COLUMNS = ("text_id", "row", "text", "time", "source")  # that families.parquet is made of
-OUTLETS = "outlets.npy"  # in texts/: the tails that were taken for names of outlets
+OUTLETS = "_outlets.npy"  # in texts/: the tails that were taken for names of outlets
 Group = list[list[str]]  # items, each the names of its parts of records/
 
 
@@ -55,7 +55,7 @@ def fold_near_copies(run: RunDir, items: list[list[dict[str, Any]]]) -> Figures:
     if len(groups) > 1:
         outlets, figures, *_ = map(collect, fetch(_fold(submit_pieces, run, groups)))
     else:
-        outlets, figures = run_on_one_node(_fold_alone, run, groups)
+        outlets, figures = run_on_one_node(_fold_alone, run, groups or [[]])  # without records there is no group
     return {**figures, "outlets": outlets}
 
 

@@ -19,6 +19,7 @@ from clustering.runs.parts import read_columns, rows_without_vector
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 TOPICS = ("flood river bridge rain dam", "goal final cup team coach", "vote mayor poll seat party")
+APART = ["read.near_duplicates=keep", "project.n_neighbors=8"]  # texts are the same few words in another order
 UNREAD = ["😀😀", "👍", "🎉 🎉", "ማስታወቂያ", "🐢", "🦀", "~", "~~ ~"]  # the tokenizer drops ~: those have no token at all
 NOT_FINITE = [f"broken {word}" for word in "flood goal vote dam cup seat".split()]
 HOLLOW = ["hollow", "hollow hollow"]
@@ -63,7 +64,9 @@ def given(tmp_path: Path) -> tuple[Path, list[str]]:
 
 def test_texts_without_a_vector_are_told_and_stay_alone(run_files, covey, encoder, given, tmp_path):
     file, texts = given
-    run, result = run_files(f"read.paths={file}", f"embed.model={encoder}", "search.k=12", "project.n_neighbors=8")
+    run, result = run_files(
+        f"read.paths={file}", f"embed.model={encoder}", APART, "search.k=12", "project.n_neighbors=8"
+    )
     assert result.status == 0, result.err
     lost = np.array([text in UNREAD or text in UNUSABLE for text in texts])
     assert rows_without_vector(RunDir(run) / "vectors").tolist() == np.flatnonzero(lost).tolist()
@@ -111,7 +114,9 @@ def test_copies_of_such_a_text_are_a_cluster_also_for_assign(run_files, covey, e
     texts = [*topic_texts(), *["👍"] * 12, *["🐢"] * 2]
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps({"id": f"t{n}", "title": text}) + "\n" for n, text in enumerate(texts)))
-    run, result = run_files(f"read.paths={file}", f"embed.model={encoder}", "search.k=12", "project.n_neighbors=8")
+    run, result = run_files(
+        f"read.paths={file}", f"embed.model={encoder}", APART, "search.k=12", "project.n_neighbors=8"
+    )
     assert result.status == 0, result.err
     for words in ([], ["cluster.weights=distance", "cluster.selection=eom"]):
         assert not words or covey("recluster", "--run", run, *words).status == 0
@@ -130,7 +135,9 @@ def test_copies_of_such_a_text_are_a_cluster_also_for_assign(run_files, covey, e
 def test_a_run_of_nothing_but_such_texts_is_refused_in_words(run_files, encoder, tmp_path):
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps({"id": f"t{n}", "title": text}) + "\n" for n, text in enumerate(UNREAD)))
-    _, result = run_files(f"read.paths={file}", f"embed.model={encoder}", "search.k=5", "project.n_neighbors=5")
+    _, result = run_files(
+        f"read.paths={file}", f"embed.model={encoder}", "search.k=5", *APART[:1], "project.n_neighbors=5"
+    )
     assert result.status == 1
     assert "knows no word or sign of 8 of 8 texts, for instance t0, t1, t2" in result.err
     assert "Nothing is left to compare; take another embed.encoder" in result.err
@@ -140,7 +147,7 @@ def test_a_run_of_nothing_but_such_texts_is_refused_in_words(run_files, encoder,
 @pytest.mark.parametrize("load", ["stream", "bulk"])
 def test_a_server_gets_the_other_vectors_alone(run_files, encoder, given, tmp_path, milvus_server, load):
     file, texts = given
-    words = [f"read.paths={file}", f"embed.model={encoder}", "search.k=12", "project.n_neighbors=8"]
+    words = [f"read.paths={file}", f"embed.model={encoder}", "search.k=12", *APART]
     words += [f"store.uri={milvus_server}", f"store.collection=without_{load}", f"store.load={load}"]
     run, result = run_files(*words, "store.index=FLAT", f"store.bulk_path={tmp_path / 'shared'}")
     assert result.status == 0, result.err
