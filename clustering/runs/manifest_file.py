@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from clustering.runs.locks import (
 from clustering.runs.manifest import KEYS, parse_manifest
 from clustering.runs.storage import Location, json_bytes, write_json
 from clustering.schema import Figures
+
+REMOVAL_S = 1  # after an error, for somebody to be done with removing the directory
 
 
 class ManifestFile:
@@ -87,6 +90,7 @@ class ManifestFile:
         except CoveyError:
             raise
         except Exception:
+            time.sleep(REMOVAL_S)
             self._check_in_place()
             raise
 

@@ -116,7 +116,8 @@ def test_what_the_server_does_not_have_is_refused_before_any_work(covey, sample,
 def test_a_target_recall_is_reached_with_the_least_effort_that_does(covey, sample, milvus_server, tmp_path):
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]
     run = RunDir(tmp_path / "target")
-    options = ["store.index=IVF_FLAT", "store.params.nlist=64", "search.target_recall=0.9", "search.params.nprobe=1"]
+    options = ["store.index=IVF_FLAT", "store.params.nlist=64", "search.target_recall=0.9", "search.params.nprobe=1",
+               "read.near_duplicates=keep"]  # fmt: skip
     result = covey(*words, f"run.dir={run.path}", *options)
     assert result.status == 0, result.err
     search = run.report["search"]

@@ -64,9 +64,7 @@ def given(tmp_path: Path) -> tuple[Path, list[str]]:
 
 def test_texts_without_a_vector_are_told_and_stay_alone(run_files, covey, encoder, given, tmp_path):
     file, texts = given
-    run, result = run_files(
-        f"read.paths={file}", f"embed.model={encoder}", APART, "search.k=12", "project.n_neighbors=8"
-    )
+    run, result = run_files(f"read.paths={file}", f"embed.model={encoder}", "search.k=12", *APART)
     assert result.status == 0, result.err
     lost = np.array([text in UNREAD or text in UNUSABLE for text in texts])
     assert rows_without_vector(RunDir(run) / "vectors").tolist() == np.flatnonzero(lost).tolist()
@@ -114,9 +112,7 @@ def test_copies_of_such_a_text_are_a_cluster_also_for_assign(run_files, covey, e
     texts = [*topic_texts(), *["👍"] * 12, *["🐢"] * 2]
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps({"id": f"t{n}", "title": text}) + "\n" for n, text in enumerate(texts)))
-    run, result = run_files(
-        f"read.paths={file}", f"embed.model={encoder}", APART, "search.k=12", "project.n_neighbors=8"
-    )
+    run, result = run_files(f"read.paths={file}", f"embed.model={encoder}", "search.k=12", *APART)
     assert result.status == 0, result.err
     for words in ([], ["cluster.weights=distance", "cluster.selection=eom"]):
         assert not words or covey("recluster", "--run", run, *words).status == 0
