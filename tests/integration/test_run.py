@@ -66,6 +66,7 @@ def test_a_run_leaves_what_the_design_promises(finished):
     assert labels["text_id"].to_pylist() == [f"h{n:08d}" for n in range(1200)]
     texts, members = read_columns(run / "texts", ["row", "copies"]), read_columns(run / "members", ["row"])
     n_texts = len(texts)
+    assert len(pq.read_table(run / "texts")) == n_texts  # also without Covey
     assert texts["row"].to_pylist() == list(range(n_texts))
     assert np.bincount(members["row"].to_numpy()).tolist() == texts["copies"].to_pylist()
     vectors = vectors_of(read_columns(run / "vectors", ["vector"]))
