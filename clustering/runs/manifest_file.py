@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from clustering.errors import ConfigError, CoveyError, StageError
 from clustering.runs.inventory import LOCK, MANIFEST
@@ -29,6 +29,7 @@ from clustering.runs.manifest import KEYS, parse_manifest
 from clustering.runs.storage import Location, json_bytes, write_json
 from clustering.schema import Figures
 
+T = TypeVar("T")
 REMOVAL_S = 1  # after an error, for somebody to be done with removing the directory
 
 
@@ -83,7 +84,7 @@ class ManifestFile:
             self.cached = manifest if self.cached is not None else None
             self.changes += 1
 
-    def do(self, work: Callable[[], Figures]) -> Figures:
+    def do(self, work: Callable[[], T]) -> T:
         """Do some work. Raises: StageError for an error that nobody expected, when the directory has vanished."""
         try:
             return work()
