@@ -76,7 +76,7 @@ def run_pipeline(config: RunConfig) -> RunDir:
                 fingerprints, config=saved_config, versions={**versions(), **model_versions(config, commit)},
                 seed=config.run.seed, machine=f"{platform.system()} {platform.machine()}", collection=config.collection,
             )  # fmt: skip
-            run.file.do(lambda: run_stages(config, run, source, fingerprints, commit, dim or dim_of(config)))
+            run_stages(config, run, source, fingerprints, commit, dim or dim_of(config))
             run.publish()
             del compiling
     return run

@@ -359,8 +359,8 @@ class RunDir:
         with self.file.changed() as manifest:
             manifest["begun"] = {**manifest.get("begun", {}), name: fingerprint}
         started = time.perf_counter()
-        figures = self.file.do(work)
-        seconds = round(time.perf_counter() - started, 3)
+        figures = work()
+        seconds = time.perf_counter() - started
         with self.file.changed() as manifest:
             del manifest["begun"][name]
             manifest["stages"][name] = {
@@ -368,11 +368,11 @@ class RunDir:
                 "folder": fingerprint,
                 "started": round(time.time() - seconds, 3),
                 "finished": round(time.time(), 3),
-                "seconds": seconds,
+                "seconds": round(seconds, 3),
                 "figures": figures,
             }
-        told = {"fields": {"event": "stage_finished", "stage": name, "seconds": seconds, **figures}}
-        log.info("%s: %s seconds=%.1f", name, format_figures(figures), seconds, extra=told)
+        fields = {"event": "stage_finished", "stage": name, "seconds": round(seconds, 3), **figures}
+        log.info("%s: %s seconds=%.1f", name, format_figures(figures), seconds, extra={"fields": fields})
         for line in figures.get("warnings", []):
             log.warning("%s: %s", name, line)
         return figures

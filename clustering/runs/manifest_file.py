@@ -7,10 +7,10 @@ import copy
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from clustering.errors import ConfigError, CoveyError, StageError
 from clustering.runs.inventory import LOCK, MANIFEST
@@ -29,7 +29,6 @@ from clustering.runs.manifest import KEYS, parse_manifest
 from clustering.runs.storage import Location, json_bytes, write_json
 from clustering.schema import Figures
 
-T = TypeVar("T")
 REMOVAL_S = 1  # after an error, for somebody to be done with removing the directory
 
 
@@ -84,10 +83,11 @@ class ManifestFile:
             self.cached = manifest if self.cached is not None else None
             self.changes += 1
 
-    def do(self, work: Callable[[], T]) -> T:
-        """Do some work. Raises: StageError for an error that nobody expected, when the directory has vanished."""
+    @contextmanager
+    def _telling_when_lost(self) -> Iterator[None]:
+        """Raises: StageError in place of an error that nobody expected, when the directory has vanished meanwhile."""
         try:
-            return work()
+            yield
         except CoveyError:
             raise
         except Exception:
@@ -143,7 +143,7 @@ class ManifestFile:
     def locked(self) -> Iterator[None]:
         """Hold the directory for this process; a damaged manifest stays as it is.
 
-        Raises: ConfigError when another process holds it, or it cannot be written.
+        Raises: ConfigError when another process holds it, or it cannot be written; StageError when it vanishes.
         """
         with contextlib.ExitStack() as locks:
             try:
@@ -158,7 +158,8 @@ class ManifestFile:
                     self.cached = {**self.read(), "id": self.id}
                     if self.lease is not None:
                         self.update(owner=self.lease.owner)
-                yield
+                with self._telling_when_lost():
+                    yield
             finally:
                 self.cached = self.local_lock = self.lease = self.fence = None
                 self.changes += 1

@@ -122,10 +122,9 @@ def test_an_error_in_a_directory_that_vanished_tells_of_that(gone: bool, run: Ru
             threading.Timer(0.3, shutil.rmtree, [run.path]).start()
         return [][0]
 
-    with run.locked():
-        run.update_manifest(seed=0)
-        with pytest.raises(StageError if gone else IndexError, match="has vanished" if gone else "out of range"):
-            run.stage("graph", DIGEST, fail)
+    kind, says = (StageError, "has vanished") if gone else (IndexError, "out of range")
+    with pytest.raises(kind, match=says), run.locked():
+        run.stage("graph", DIGEST, fail)
 
 
 def test_a_stage_leaves_the_artefacts_of_others(run: RunDir, work: Work) -> None:
