@@ -90,7 +90,7 @@ def _repeated_rows(run: RunDir, group: PartGroup) -> pa.Table:
 
 def _write_file(run: RunDir, layout: pa.Schema, groups: list[PartGroup]) -> int:
     records = 0
-    repeated = [_repeated_rows(run, group) for group in groups]
+    repeated = [_repeated_rows(run, group) for group in groups if len(groups) > 1]
     with atomic_write(run / "labels.parquet") as temporary, pq.ParquetWriter(temporary, layout) as writer:
         for group in groups:
             for lines in _joined(run, layout, group, _values(run, group), repeated):
