@@ -53,22 +53,7 @@ def all_pairs(words: Any, ends: Any, rarest: int) -> Any:
     for one in range(ends.size - 1):
         for other in range(one + 1, ends.size - 1):
             a, b, c, d = ends[one], ends[one + 1], ends[other], ends[other + 1]
-            if 5 * min(b - a, d - c) < 3 * max(b - a, d - c):
-                continue
-            shared = rare = 0
-            at, to = a, c
-            while at < b and to < d:
-                if words[at] == words[to]:
-                    shared += 1
-                    rare += words[at] >> np.uint64(32) <= np.uint64(rarest)
-                    at += 1
-                    to += 1
-                elif words[at] < words[to]:
-                    at += 1
-                else:
-                    to += 1
-            union = b - a + d - c - shared
-            if (shared == union and shared > 1) or (rare > 1 and 5 * shared >= 3 * union):
+            if min(b - a, d - c) > 1 and near_copies.sets_agree(words, a, b, c, d, rarest):
                 found.append((one, other))
     return found[1:]
 

@@ -16,6 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from clustering.kernels.graph.diffusion import mix_bits
 from clustering.kernels.sort import sort_pairs
 
 IntArray = NDArray[np.int64]
@@ -84,15 +85,6 @@ def _first_words(words: Any, start: int, stop: int, rarest: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _mixed(bits: Any) -> Any:
-    """A hash of 64 bits. Source: splitmix64, Steele, Lea and Flood (2014)."""
-    bits += np.uint64(0x9E3779B97F4A7C15)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
-
-
-@numba.njit(cache=True, nogil=True)
 def _make_keys(words: Any, ends: Any, rarest: int, at: Any, keys: Any, texts: Any) -> None:
     """Write the keys where those of their pieces go on, or only count them. at : of each piece, the next place"""
     for text in range(ends.size - 1):
@@ -102,12 +94,12 @@ def _make_keys(words: Any, ends: Any, rarest: int, at: Any, keys: Any, texts: An
         first = _first_words(words, start, stop, rarest)
         whole = np.uint64(1)  # so that the key of a set of two words is not that of its pair
         for one in range(start, stop):
-            whole = _mixed(whole ^ words[one])
+            whole = mix_bits(whole ^ words[one])
         _write_key(whole, text, at, keys, texts)
         for one in range(start, start + first):
-            of_one = _mixed(words[one])
+            of_one = mix_bits(words[one])
             for other in range(one + 1, start + first):
-                _write_key(_mixed(of_one ^ words[other]), text, at, keys, texts)
+                _write_key(mix_bits(of_one ^ words[other]), text, at, keys, texts)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -159,7 +151,7 @@ def _agreeing(members: Any, ends: Any, words: Any, bounds: Any, copies: Any, rar
                 one = own[place]
                 if one == other:  # two keys of a text with one hash
                     continue
-                if _agree(words, bounds[one], bounds[one + 1], bounds[other], bounds[other + 1], rarest):
+                if sets_agree(words, bounds[one], bounds[one + 1], bounds[other], bounds[other + 1], rarest):
                     if count == found.size:
                         found = np.append(found, np.empty(count, np.int64))
                     found[count] = np.int64(one) << 32 | np.int64(other)
@@ -168,7 +160,8 @@ def _agreeing(members: Any, ends: Any, words: Any, bounds: Any, copies: Any, rar
 
 
 @numba.njit(cache=True, nogil=True)
-def _agree(words: Any, at: int, stop: int, other: int, other_stop: int, rarest: int) -> bool:
+def sets_agree(words: Any, at: int, stop: int, other: int, other_stop: int, rarest: int) -> bool:
+    """Whether two sets of at least two words make near-duplicates. at, stop, other, other_stop : places in ``words``"""
     size, other_size = stop - at, other_stop - other
     if 5 * min(size, other_size) < 3 * max(size, other_size):
         return False
