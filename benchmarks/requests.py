@@ -235,7 +235,13 @@ def main() -> None:
         sample = given.input or Path(folder) / "sample.parquet"
         if not given.input:
             write_sample(sample, 260_000)
-        words = [f"read.paths={sample}", "read.id_column=null", f"search.k={given.k}", *words]
+        words = [
+            f"read.paths={sample}",
+            "read.id_column=null",
+            "read.near_duplicates=keep",
+            f"search.k={given.k}",
+            *words,
+        ]
         for text in given.cases:
             limit, rows, *blocks = map(int, text.split("/"))
             case = Case(rows, limit, *blocks)

@@ -74,7 +74,7 @@ def embedded_texts(folder: Path, n_texts: int, given: Path | None) -> tuple[RunD
     run, sample = RunDir(folder / "run"), given or folder / "sample.parquet"
     if given is None:
         write_sample(sample, int(1.6 * n_texts), seed=0)  # more than are needed, because equal headlines are folded
-    cfg = ReadSection(paths=(str(sample),), text_columns=("title",))
+    cfg = ReadSection(paths=(str(sample),), text_columns=("title",), near_duplicates="keep")
     read_texts(find_files(cfg), cfg, run, DIM)
     keep_first(run, n_texts)
     embed_texts(run, EmbedSection(encoder="static", actors=2))

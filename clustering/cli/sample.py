@@ -7,7 +7,8 @@ from argparse import ArgumentParser, Namespace
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--texts", type=int, default=3000, help="how many headlines (default: 3000)")
-    parser.add_argument("--output", required=True, help=".csv or .parquet; columns id, title, story (-1: none)")
+    columns = "columns id, title, story (-1: none), time, source, url"
+    parser.add_argument("--output", required=True, help=f".csv or .parquet; {columns}")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same file (default: 0)")
 
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hdbscan import HDBSCAN
@@ -31,13 +32,14 @@ from clustering.sample import write_sample
 from clustering.workers.nodes import live_nodes
 
 pytestmark = pytest.mark.ray
+RECORDS = 2000
 LAPTOP = Path(__file__).parents[2] / "cluster_configs" / "laptop.yaml"
 
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
     path = tmp_path_factory.mktemp("sample") / "sample.csv"
-    write_sample(path, 1200, seed=3)
+    write_sample(path, RECORDS, seed=3)
     return path
 
 
@@ -63,7 +65,7 @@ def test_a_run_leaves_what_the_design_promises(finished):
     labels, clusters = pq.read_table(run / "labels.parquet"), pq.read_table(run / "clusters.parquet")
     assert labels.schema.equals(schema.LABELS)
     assert clusters.schema.equals(schema.CLUSTERS)
-    assert labels["text_id"].to_pylist() == [f"h{n:08d}" for n in range(1200)]
+    assert labels["text_id"].to_pylist() == [f"h{n:08d}" for n in range(RECORDS)]
     texts, members = read_columns(run / "texts", ["row", "copies"]), read_columns(run / "members", ["row"])
     n_texts = len(texts)
     assert len(pq.read_table(run / "texts")) == n_texts  # also without Covey
@@ -88,10 +90,10 @@ def test_a_run_leaves_what_the_design_promises(finished):
             assert (layers[:, place] == row["label"]).sum() == row["size"]
         inside = (layers == row["label"]).any(axis=1)
         assert row["parent"] is None or (layers[inside] == row["parent"]).any(axis=1).all()
-        assert row["terms"]
+        assert row["terms"] or row["texts"] < 10, row  # few texts may share no word
         assert row["exemplars"]
     assert report["clusters"]["count"] == sizes.size
-    assert report["counts"]["records"] == 1200
+    assert report["counts"]["records"] == RECORDS
     assert report["counts"]["texts"] == n_texts
     assert report["clusters"]["noise_share"] == pytest.approx((label < 0).mean(), abs=1e-4)
     assert report["search"]["recall"] == 1.0
@@ -228,11 +230,11 @@ def test_evaluate_compares_with_truth_and_with_exact_hdbscan(finished, covey, sa
     assert result.status == 0, result.err
     figures = json.loads(result.out)
     assert run.report["truth"] == figures["truth"]
-    assert figures["truth"]["records"] + figures["truth"]["left_out"] == 1200
-    assert figures["truth"]["left_out"] == sample.read_text().count(",-1\n") > 0
+    assert figures["truth"]["records"] + figures["truth"]["left_out"] == RECORDS
+    assert figures["truth"]["left_out"] == sample.read_text().count(",-1,") > 0
     assert set(figures["truth"]["label"]) == {"nmi", "ami", "ari", "homogeneity", "completeness"}
     assert figures["truth"]["label"]["nmi"] > 0.7
-    assert figures["truth"]["home"]["ari"] > 0.3
+    assert figures["truth"]["home"]["ari"] > 0.6
     assert figures["fidelity"] is None  # hdbscan has nothing like it
     assert covey("recluster", "--run", run.path, *PLAIN).status == 0
     figures = json.loads(covey("evaluate", "--run", run.path).out)
@@ -241,6 +243,26 @@ def test_evaluate_compares_with_truth_and_with_exact_hdbscan(finished, covey, sa
     wrong = covey("evaluate", "--run", run.path, "--truth", sample, "--truth-column", "stori")
     assert wrong.status == 2
     assert "'story'" in wrong.err
+
+
+def test_the_first_run_of_the_readme_finds_the_planted_stories(run_files, covey, tmp_path):
+    write_sample(tmp_path / "sample.csv", 3000)
+    run, result = run_files(f"read.paths={tmp_path / 'sample.csv'}")
+    assert result.status == 0, result.err
+    result = covey("evaluate", "--run", run, "--truth", tmp_path / "sample.csv", "--truth-column", "story")
+    figures = json.loads(result.out)["truth"]
+    assert figures["label"]["ari"] > 0.6
+    assert figures["home"]["ari"] > 0.6
+    story = pyarrow.csv.read_csv(tmp_path / "sample.csv")["story"].to_numpy()
+    labels = pq.read_table(run / "labels.parquet")
+    label = labels["label"].to_numpy()
+    largest = [np.bincount(story[label == cluster] + 1) for cluster in range(10)]
+    assert len({int(counts.argmax()) for counts in largest} - {0}) == 10  # ten clusters, ten stories
+    assert all(counts.max() > 0.4 * counts.sum() for counts in largest)
+    report = RunDir(run).report
+    assert 0.1 < report["clusters"]["tiling"] < 0.5
+    assert report["warnings"] == []
+    assert report["counts"]["families"] > 300
 
 
 def test_new_texts_find_the_clusters_of_their_words(finished, covey, sample, tmp_path):
@@ -255,7 +277,7 @@ def test_new_texts_find_the_clusters_of_their_words(finished, covey, sample, tmp
     for name in ("label", "home", "strength", "home_strength"):
         assert placed[name].equals(labels[name])
     strange = tmp_path / "strange.csv"
-    strange.write_text("id,title\nx,Recipe for lentil soup with cumin\n")
+    strange.write_text("id,title\nx,How to prune roses and hydrangeas\n")
     assert covey("assign", "--run", run.path, "--input", strange, "--output", output).status == 0
     assert pq.read_table(output)["label"].to_pylist() == [-1]
 
