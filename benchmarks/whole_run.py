@@ -1,13 +1,15 @@
 """The command from start to end: wall time, stages, and the memory of every process, beside another checkout if wanted.
 
-    python -m benchmarks.whole_run --texts 260000    # 200,000 distinct ones
-    python -m benchmarks.whole_run --texts 260000 --beside ../older --rounds 2
-    python -m benchmarks.whole_run --texts 26000 --store embedded --beside ../older --rounds 3
-    python -m benchmarks.whole_run --texts 5900000 --settings search.k=20 \\
+    python -m benchmarks.whole_run --texts 235000    # 200,000 distinct ones
+    python -m benchmarks.whole_run --texts 235000 --beside ../older --here read.near_duplicates=keep --rounds 2
+    python -m benchmarks.whole_run --texts 23500 --store embedded --beside ../older --here read.near_duplicates=keep \\
+        --rounds 3
+    python -m benchmarks.whole_run --texts 4710000 --settings search.k=20 read.near_duplicates=keep \\
         --output benchmarks/results/whole-run-4m.json    # 4 million distinct ones, in more than an hour
 
 The command runs as a user starts it, by default against the packaged Milvus server (extra `server`) and HNSW. The other
-checkout has its own `.venv`; the two take turns, and each turn has a server and a directory of its own. Memory: each
+checkout has its own `.venv`; the two take turns, and each turn has a server and a directory of its own. What the other
+one does not know stands under --here: one that does not fold near-duplicates is compared with them kept. Memory: each
 stage's measured peak beside its plan, and the most that any process of each name held, the server's too, as the kernel
 counts it, read once a second.
 """
@@ -68,6 +70,8 @@ def run_once(checkout: Path, sample: Path, given: argparse.Namespace) -> dict[st
         if given.store == "server":
             server, uri = start_milvus(Path(folder, "milvus"))
             words = [f"store.uri={uri}", "store.index=HNSW", *words]
+        if checkout == ROOT:
+            words += given.here
         command = [checkout / ".venv/bin/covey", "run", "--config", "cluster_configs/laptop.yaml", *words]
         try:
             started = time.perf_counter()
@@ -103,11 +107,12 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, help="another checkout")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--here", nargs="*", default=[], metavar="KEY=VALUE", help="settings of this checkout alone")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/whole-run.json"))
     given = parser.parse_args()
     checkouts = {"this": ROOT} | ({"beside": given.beside.resolve()} if given.beside else {})
     found: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "versions": versions()}
-    found["settings"] = given.settings
+    found["settings"] = {"both": given.settings, "here": given.here}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in checkouts}
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder, "sample.parquet")
