@@ -88,7 +88,7 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
         "cluster": [settings["cluster"], "with sizes, tilings"],
         "describe": [{**settings["describe"], "titles": titles}, "spread exemplars, headlines and phrases"],
         "project": [settings["project"], config.run.seed],
-        "plot": [settings["plot"], config.name, config.run.seed],
+        "plot": [settings["plot"], config.name, config.run.seed, "viewer"],
         "report": [settings["run"]["prices"], "with families"],
     }
     found = {"search": search}

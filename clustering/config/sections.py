@@ -311,13 +311,13 @@ class ProjectSection:
 class PlotSection:
     """What the map shows."""
 
-    points: Positive = 50_000  # of the interactive map at most, sampled evenly
-    # Shown under the text.
+    points: Positive = 1_000_000  # of the interactive map at most, sampled evenly; every cluster has one
+    # Shown under the text, beside its time and source.
     hover: tuple[Literal["title", "label", "home", "strength", "outlier_score", "copies", "row"], ...] = (
         "label",
         "title",
     )
-    noise: Literal["shown", "hidden"] = "shown"
+    noise: Literal["shown", "hidden"] = "shown"  # hidden: until the page's switch shows it
 
 
 @dataclass(frozen=True, config=_strict)

@@ -67,7 +67,7 @@ def stage_bytes(
     map_neighbors: int = 15,
     map_texts: int | None = None,
     map_method: str = "layout",
-    drawn: int = 50_000,
+    drawn: int = 1_000_000,
 ) -> list[StageBytes]:
     """The bytes of every stage, in their order.
 
@@ -90,7 +90,7 @@ def stage_bytes(
     shard = forest_bytes(own, halo_rows(n_texts, own), -(-edges // n_blocks))
     sampled = recall_sample * (dim * 4 + k * 60) + 3 * BLOCK_BYTES if recall_sample else 0
     umap = map_method == "umap"
-    pictured = min(n_texts, PICTURE_POINTS)
+    pictured, shown = min(n_texts, PICTURE_POINTS), min(n_texts, drawn)
     # The first number is in MiB: an interpreter with Ray and the stage's libraries, before it reads a row.
     rows = [
         # Two 16-byte digests a record, sorted; or the words and keys of near-duplicates, compiled code besides.
@@ -111,7 +111,8 @@ def stage_bytes(
         # The counts that one task adds up; and words, phrases and texts of the clusters, one for 20 texts or fewer.
         ("describe", 540, min(n_texts, SUMMED_TEXTS) * 120 + n_texts * 180, 1 << 20),
         ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),
-        ("plot", 640, n_texts * 30 + pictured * 190 + min(n_texts, drawn) * (text_bytes + 1200), 6 << 20),
+        # The page's columns, its texts as Python objects, and both packed.
+        ("plot", 640, n_texts * 30 + pictured * 190 + shown * (text_bytes * 4 + 500), shown * text_bytes + (1 << 20)),
         # The records of a task; in one file, also the rows that have several records.
         ("report", 560, min(n_texts, LARGEST_PART) * 600 + min(n_texts, FILE_RECORDS) * 60, n_records * 60),
     ]

@@ -118,7 +118,7 @@ def _tasks(stage: str, pieces: Pieces, counts: Counts) -> int:
         "cluster": 1 if alone else 1 + blocks,
         "describe": 1 if counted == summed == 1 else 3 + 3 * counted + 3 * summed,
         "project": 1 if grouped == 1 else 1 + (5 if texts > MAP_TEXTS else 2) * grouped,
-        "plot": 1 if grouped == 1 else 1 + grouped,
+        "plot": 1 if grouped == 1 else 1 + 2 * grouped,
         "report": 1 if counts.records <= FILE_RECORDS else 2 * min(64, math.ceil(counts.records / LARGEST_PART)),
     }[stage]
 
@@ -134,6 +134,8 @@ def _moved(stage: str, config: RunConfig, counts: Counts, pieces: Pieces) -> tup
     halos = pieces.blocks * halo_rows(n, own)
     blocks = edges * 24 + n * 40
     sampled = n > (config.project.sample or MAP_TEXTS)
+    drawn = min(n, config.plot.points)
+    shown = drawn * counts.text_bytes
     return {
         "read": (records * counts.text_bytes + 2 * kept, kept + texts + members, 0),
         "embed": (texts, vectors, 0),
@@ -144,7 +146,7 @@ def _moved(stage: str, config: RunConfig, counts: Counts, pieces: Pieces) -> tup
         "cluster": (edges * 4 + n * 20 + forest, assigned, halos * 4 * 15 + n * 12 * (pieces.blocks > 1)),
         "describe": (2 * (texts + assigned), 0, 2 * texts),
         "project": ((2 if sampled else 1) * lists + vectors, coords, n * 9 * pieces.nodes if sampled else 0),
-        "plot": (coords + n * 4, 6 << 20, 0),
+        "plot": (coords + n * 24 + members + shown + (lists if drawn == n else 0), shown + (1 << 20), 0),
         "report": (members + assigned + coords, records * 60, 0),
     }[stage]
 

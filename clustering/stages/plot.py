@@ -1,13 +1,11 @@
-"""coords/ and the assignment in, map.html (interactive) and map.png out."""
+"""coords/, the assignment, texts and records in; map.html (interactive) and map.png out."""
 
 from __future__ import annotations
 
 import colorsys
-import html
 import re
 import textwrap
 import unicodedata
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,62 +14,31 @@ from numpy.typing import NDArray
 
 from clustering.config.sections import PlotSection
 from clustering.kernels.memory import LARGEST_PART, PICTURE_POINTS
-from clustering.kernels.printable import one_line, printable
+from clustering.kernels.printable import one_line
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
-from clustering.runs.parts import group_parts, parts, read_row_texts, read_rows, walk_tables
+from clustering.runs.parts import group_parts, parts, walk_tables
 from clustering.runs.storage import atomic_write, read_table
 from clustering.schema import Figures
 from clustering.text.fonts import fonts_for
+from clustering.viewer.columns import collect_columns
+from clustering.viewer.page import write_page
 from clustering.workers.tasks import HERE, IN_TASKS, MOST_TASKS, Mapper, run_on_one_node
 
 NOISE = "#c4c8cf"
 NAMED = 40  # clusters whose titles are in the picture, as far as there is room
-HOVER_CHARACTERS = 300
 TITLE_CHARACTERS = 60  # of the run's name in the headline
 NAME_CHARACTERS = 66  # of a cluster's title in the picture, in three lines
 WIDE = ("W", "F")  # East Asian widths of characters that take two columns
 NO_GLYPH = "□"  # in the picture, in place of characters that no font of this machine has
-# The page loads nothing and sends nothing, whatever texts it holds. WebGL needs scripts from strings.
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
-    "base-uri 'none'; form-action 'none'"
-)
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>Map of {title}</title>
-<body style="margin: 0">{body}</body></html>
-"""
 Middle = tuple[int, float, float]  # of a cluster: its number, x and y
-CONFIG = {
-    "scrollZoom": True,
-    "displaylogo": False,
-    "responsive": True,
-    "typesetMath": False,
-    "showSendToCloud": False,  # the button "Share chart..." would send the texts to plotly's server
-    "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud"],
-}
-
-
-@dataclass(frozen=True)
-class Points:
-    """The texts that the interactive map shows.
-
-    xy : float32, shape (n_points, 2); label : int32, shape (n_points,)
-    hover : what the page says of each; n_texts : of the run
-    """
-
-    xy: NDArray[np.float32]
-    label: NDArray[np.int32]
-    hover: list[str]
-    n_texts: int
 
 
 def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int, task_texts: int = LARGEST_PART) -> Figures:
     """Leave map.html and map.png.
 
-    One task has the coordinates and labels of all texts; others read the texts that the interactive map shows.
+    One task has the coordinates and labels of all texts; others read what the interactive map shows of the texts, their
+    records and their neighbors.
 
     task_texts : of a task; a run of no more is a single one
     Returns: drawn (texts in the interactive map), without_font (names in the picture that no font here draws in full).
@@ -82,32 +49,28 @@ def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int, task_texts: in
 def _plot(
     run: RunDir, cfg: PlotSection, name: str, seed: int, task_texts: int = LARGEST_PART, mapper: Mapper | None = None
 ) -> Figures:
-    label, xy = _assigned(run, "label"), _read_places(run)
-    clusters = read_table(run / "clusters.parquet")
+    xy = _read_places(run)
+    mapper = mapper or (IN_TASKS if len(group_parts(run / "texts", task_texts, MOST_TASKS)) > 1 else HERE)
+    columns = collect_columns(run, cfg, xy, seed, task_texts, MOST_TASKS, mapper.map)
+    with atomic_write(run / "map.html") as temporary, temporary.open("w", encoding="utf-8", newline="") as page:
+        page.writelines(write_page(columns, name))
+    drawn = columns.points["x"].size
+    del columns
+    label = read_table(run / "assignment.parquet", columns=["label"])["label"].to_numpy()
+    clusters = read_table(run / "clusters.parquet", columns=["title"])
     noise = float((label < 0).mean()) if label.size else 0.0
     counts = f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"  # noise may be hidden
     title = f"{one_line(name, TITLE_CHARACTERS)}: {counts}"
-    shown = None if cfg.noise == "shown" else np.flatnonzero(label >= 0)
-    drawn = _sample_rows(label.size if shown is None else shown, cfg.points, seed)
-    hover = _hover(run, cfg, drawn, label[drawn], clusters, task_texts, mapper)
-    points = Points(xy[drawn], label[drawn], hover, label.size)
-    limits = view_limits(xy[:, 0]), view_limits(xy[:, 1])
-    if shown is not None:
-        xy, label = xy[shown], label[shown]
-        del shown
+    if cfg.noise == "hidden":
+        xy, label = xy[label >= 0], label[label >= 0]
     middles = _middles(xy, label, NAMED)
     without_font = _draw_png(run, xy, label, middles, clusters, title, seed)
-    _draw_html(run, points, limits, middles[: NAMED // 2], clusters, title)
     warning = (
         f"{without_font} of the names in map.png hold characters for which this machine has no font. The picture shows "
         f"{NO_GLYPH} or the cluster's number instead; map.html and this report show the names in full. Install a font "
         f"with these characters, such as the package fonts-noto-cjk, before the next run."
     )
-    return {"drawn": drawn.size, "without_font": without_font, "warnings": [warning] if without_font else []}
-
-
-def _assigned(run: RunDir, column: str) -> NDArray[Any]:
-    return read_table(run / "assignment.parquet", columns=[column])[column].to_numpy()  # type: ignore[no-any-return]
+    return {"drawn": drawn, "without_font": without_font, "warnings": [warning] if without_font else []}
 
 
 def _read_places(run: RunDir) -> NDArray[np.float32]:
@@ -121,41 +84,9 @@ def _read_places(run: RunDir) -> NDArray[np.float32]:
     return xy
 
 
-def _sample_rows(rows: NDArray[np.int64] | int, most: int, seed: int) -> NDArray[np.int64]:
-    """The rows, or an even sample of them with ``most`` rows; ascending. rows : or their number, for the first ones"""
-    n_rows = rows if isinstance(rows, int) else rows.size
-    if n_rows > most:
-        return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    return np.arange(rows) if isinstance(rows, int) else rows
-
-
-def _hover(
-    run: RunDir, cfg: PlotSection, rows: NDArray[np.int64], label: NDArray[np.int32], clusters: pa.Table,
-    task_texts: int, mapper: Mapper | None,
-) -> list[str]:  # fmt: skip
-    """What the page says of some rows, ascending: their texts, and the facts of ``plot.hover``."""
-    groups = group_parts(run / "texts", task_texts, MOST_TASKS)
-    mapper = mapper or (IN_TASKS if len(groups) > 1 else HERE)
-    bounds = np.searchsorted(rows, [group.stop for group in groups[:-1]])
-    calls = ((run, own, "copies" in cfg.hover) for own in np.split(rows, bounds) if own.size)
-    found = list(mapper.map(_read_shown, calls))
-    titles = clusters["title"].to_pylist()
-    facts: dict[str, Any] = {"row": rows, "title": ["noise" if number < 0 else titles[number] for number in label]}
-    for key in cfg.hover:
-        if key == "copies":
-            facts[key] = np.concatenate([np.empty(0, np.int32), *(copies for _, copies in found)])
-        elif key not in facts:
-            facts[key] = _assigned(run, key)[rows]
-    wanted = {str(key): facts[key] for key in cfg.hover}
-    texts = (text for part, _ in found for text in part)
-    return [f"{text}<br><i>{_facts(wanted, at)}</i>" for at, text in enumerate(texts)]
-
-
-def _read_shown(run: RunDir, rows: NDArray[np.int64], with_copies: bool) -> tuple[list[str], NDArray[np.int32]]:
-    """The texts of some rows, ascending, as the page shows them; and their copies."""
-    texts = read_row_texts(run, rows)
-    copies = read_rows(run / "texts", rows, ["copies"])["copies"].to_numpy() if with_copies else np.empty(0, np.int32)
-    return [_wrapped(texts[row]) for row in rows.tolist()], copies
+def _sample_rows(n_rows: int, most: int, seed: int) -> NDArray[np.int64]:
+    """All rows, or an even sample of them with ``most`` rows; ascending."""
+    return np.arange(n_rows) if n_rows <= most else np.sort(np.random.default_rng(seed).choice(n_rows, most, False))
 
 
 def label_colors(label: NDArray[np.int32]) -> NDArray[np.str_]:
@@ -254,63 +185,3 @@ def picture_name(title: str, number: int, missing: frozenset[str]) -> str:
     wide = any(unicodedata.east_asian_width(sign) in WIDE for sign in drawn)
     columns = 12 if wide else 22
     return textwrap.fill(drawn[:NAME_CHARACTERS], columns, max_lines=3, placeholder="…")
-
-
-def _draw_html(
-    run: RunDir, points: Points, limits: Any, middles: list[Middle], clusters: pa.Table, title: str
-) -> None:  # fmt: skip
-    """Leave map.html. limits : of the view, along x and y"""
-    import plotly.graph_objects as go
-
-    titles = clusters["title"].to_pylist()
-    figure = go.Figure()
-    n_drawn = points.label.size
-    for noise in (True, False):
-        at = np.flatnonzero((points.label < 0) == noise)
-        if not at.size:
-            continue
-        figure.add_trace(
-            go.Scattergl(
-                x=points.xy[at, 0], y=points.xy[at, 1], mode="markers", name="noise" if noise else "clusters",
-                text=[points.hover[one] for one in at.tolist()], hovertemplate="%{text}<extra></extra>",
-                marker={"color": label_colors(points.label[at]), "size": 4 if n_drawn > 5000 else 6,
-                        "opacity": 0.45 if noise else 0.85, "line": {"width": 0}},
-            )
-        )  # fmt: skip
-    for number, x, y in middles:
-        lines = textwrap.wrap(one_line(titles[number], NAME_CHARACTERS), 30)
-        figure.add_annotation(
-            x=x, y=y, yshift=-14, text="<br>".join(map(_escaped, lines)), showarrow=False,
-            font={"size": 10, "color": "#1f2430"},
-        )  # fmt: skip
-    sampled = "" if n_drawn == points.n_texts else f" ({n_drawn:,} drawn)"
-    axis = {"visible": False}
-    figure.update_layout(
-        title={"text": f"{_escaped(title)}{sampled}"},
-        template="plotly_white", hovermode="closest", dragmode="pan",
-        xaxis={**axis, "range": limits[0]}, yaxis={**axis, "range": limits[1]},
-        legend={"orientation": "h", "y": 0}, margin={"l": 10, "r": 10, "t": 50, "b": 10},
-        hoverlabel={"align": "left", "bgcolor": "white"},
-    )  # fmt: skip
-    drawing = figure.to_html(include_plotlyjs=True, default_height="96vh", config=dict(CONFIG), full_html=False)
-    with atomic_write(run / "map.html") as temporary:
-        temporary.write_text(PAGE.format(policy=POLICY, title=html.escape(title), body=drawing), encoding="utf-8")
-
-
-def _facts(facts: dict[str, Any], at: int) -> str:
-    values = {key: column[at] for key, column in facts.items()}
-    return ", ".join(
-        f"{key} {value:.3g}" if isinstance(value, (float, np.floating)) else f"{key} {_escaped(str(value), 120)}"
-        for key, value in values.items()
-    )
-
-
-def _wrapped(text: str) -> str:
-    """A text for the hover box: cut, escaped and broken into lines."""
-    cut = text if len(text) <= HOVER_CHARACTERS else text[: HOVER_CHARACTERS - 1] + "…"
-    return "<br>".join(_escaped(line) for part in printable(cut).split("\n") for line in textwrap.wrap(part, 70))
-
-
-def _escaped(text: str, most: int | None = None) -> str:
-    """One line for plotly, which knows a few tags and entities, but none for quotes."""
-    return html.escape(one_line(text, most), quote=False)

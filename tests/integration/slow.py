@@ -24,7 +24,7 @@ TASKS = {  # of which a stage has many
     "workers.graph.quality": ("_sum_over",),
     "stages.describe": ("_count",),
     "stages.project": ("_place_first",),
-    "stages.plot": ("_read_shown",),
+    "viewer.columns": ("_read_shown",),
     "workers.labels": ("_write_parts",),
 }
 

@@ -30,6 +30,7 @@ from clustering.runs.parts import read_columns, vectors_of
 from clustering.runs.saved_config import load_run_config
 from clustering.sample import write_sample
 from clustering.workers.nodes import live_nodes
+from tests.mapped import unpacked
 
 pytestmark = pytest.mark.ray
 RECORDS = 2000
@@ -100,8 +101,11 @@ def test_a_run_leaves_what_the_design_promises(finished):
     assert set(report["stages"]) >= {"read", "embed", "store", "search", "graph", "forest", "cluster", "project"}
     assert (run / "map.png").read_bytes().startswith(b"\x89PNG")
     page = (run / "map.html").read_text(encoding="utf-8")
-    assert "Plotly" in page
-    assert "https://cdn" not in page.split("<body", 1)[1][:2000]
+    held = unpacked(page)
+    assert held["facts"]["texts"] == held["facts"]["points"] == n_texts
+    assert sorted(held["text_id"]) == sorted(labels["text_id"].to_pylist())
+    assert held["facts"]["clusters"]["title"] == clusters["title"].to_pylist()
+    assert len(page) < 500_000
     files = [path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()]
     assert not [name for name in files if not is_written_by_covey(name)], "what is not known is not removed"
 

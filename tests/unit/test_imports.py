@@ -24,7 +24,7 @@ FLOORS = [
     {"sample", "monitoring"},
     {"workers"},
     {"milvus"},
-    {"sources"},
+    {"sources", "viewer"},
     {"stages"},
     {"fingerprints", "preflight", "compile_ahead", "collection_lifecycle"},
     {"pipeline"},
@@ -46,7 +46,7 @@ OWNERS = {
     "aiohttp": {"http_client", "encoders.openai", "text.titles"},
     "umap": {"stages.project"},
     "matplotlib": {"text.fonts", "stages.plot"},
-    "plotly": {"stages.plot"},
+    "plotly": set(),
 }
 
 

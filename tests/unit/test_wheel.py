@@ -40,7 +40,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_the_library_and_the_ready_configurations(wheel: zipfile.ZipFile) -> None:
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "clustering").rglob("*.py")}
-    assert names == {*modules, *CONFIGS, "clustering/py.typed", "clustering/monitoring/rates.json"}
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / "clustering/viewer").iterdir() if path.is_file()}
+    assert names == {*modules, *CONFIGS, *page, "clustering/py.typed", "clustering/monitoring/rates.json"}
     assert len(CONFIGS) == 3
     assert {name: wheel.read(name) for name in CONFIGS} == {name: path.read_bytes() for name, path in CONFIGS.items()}
 

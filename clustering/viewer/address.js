@@ -1,0 +1,75 @@
+// What is seen in, an address out; and back again.
+
+import { NO_VALUE } from "./data.js";
+import { AUTO, NO_CLUSTER } from "./state.js";
+import { $ } from "./dom.js";
+
+// The address of what is seen, with some choices replaced.
+export function addressOf(app, changes) {
+  const { state, view, map } = app;
+  const told = new URLSearchParams();
+  const cluster = changes.cluster ?? state.cluster;
+  if (cluster !== null) told.set("cluster", cluster === NO_CLUSTER ? "noise" : cluster);
+  if (state.layer !== AUTO) told.set("layer", state.layer);
+  if (state.query) told.set("q", state.query);
+  if (state.point !== null) told.set("text", state.point);
+  if (state.time) told.set("time", state.time.map((time) => Math.round(state.date(time) / 1000)).join("-"));
+  for (const [name, code] of Object.entries(state.values)) told.set(`is.${name}`, map.columns[name].values[code] ?? "");
+  if (state.strength) told.set("strength", state.strength);
+  if (state.noise !== map.facts.noise) told.set("noise", state.noise ? 1 : 0);
+  if (state.home) told.set("home", 1);
+  if (state.color !== "cluster") told.set("color", state.color);
+  if (app.theme) told.set("theme", app.theme);
+  if (app.panel.tab !== "clusters") told.set("list", app.panel.tab);
+  if (changes.cluster === undefined && (view.zoom !== 1 || view.x !== 0.5 || view.y !== 0.5)) {
+    told.set("at", [view.x.toFixed(4), view.y.toFixed(4), view.zoom.toFixed(2)].join(","));
+  }
+  const hash = told.toString();
+  return `${window.location.href.split("#")[0]}${hash ? `#${hash}` : ""}`;
+}
+
+// Show what the address says. What it says wrongly is as if it were not there.
+export async function showAddress(app) {
+  const told = new URLSearchParams(window.location.hash.slice(1));
+  const { state, map, view } = app;
+  const number = (name, most) => {
+    const value = Number.parseInt(told.get(name), 10);
+    return value >= 0 && value < most ? value : null;
+  };
+  const values = {};
+  for (const { name, kind, values: known } of map.facts.columns) {
+    const code = kind === "category" && told.has(`is.${name}`) ? known.indexOf(told.get(`is.${name}`)) : -1;
+    if (code >= 0 && code !== NO_VALUE) values[name] = code;
+  }
+  const times = map.columns.time && /^(-?\d+)-(-?\d+)$/.exec(told.get("time"));
+  const colors = ["strength", ...map.facts.columns.filter(({ name }) => map.records[name]).map(({ name }) => name)];
+  const cluster = told.get("cluster") === "noise" ? NO_CLUSTER : number("cluster", map.clusters.title.length);
+  const theme = ["dark", "light"].includes(told.get("theme")) ? told.get("theme") : null;
+  if (theme !== app.theme) app.setTheme(theme, false);
+  app.panel.tab = told.get("list") === "texts" ? "texts" : "clusters";
+  state.set({
+    values,
+    cluster,
+    selection: null,
+    point: number("text", map.n),
+    layer: number("layer", map.layers.length) ?? AUTO,
+    time: times ? times.slice(1).map((seconds) => state.steps(1000 * seconds)) : null,
+    strength: number("strength", 256) ?? 0,
+    noise: told.has("noise") ? told.get("noise") === "1" : map.facts.noise,
+    home: told.get("home") === "1",
+    color: colors.includes(told.get("color")) ? told.get("color") : "cluster",
+  });
+  const at = (told.get("at") ?? "").split(",").map(Number);
+  if (at.length === 3 && at.every(Number.isFinite) && at[2] > 0) {
+    [view.x, view.y, view.zoom] = [at[0], at[1], Math.min(160, Math.max(0.4, at[2]))];
+  } else if (cluster !== null && cluster >= 0) {
+    view.flyToCluster(map.clusters.box[cluster], map.clusters.heart[cluster], {
+      right: window.innerWidth > 760 ? 360 : 0,
+    });
+  }
+  $("query").value = told.get("q") ?? "";
+  await app.search($("query").value);
+  if (state.point !== null) app.card.text(state.point);
+  else if (cluster !== null) app.card.cluster(cluster);
+  else app.card.close();
+}

@@ -1,0 +1,396 @@
+// A cluster, a text or a selection in; the card that tells about it out.
+
+import { NO_TIME, loadNear, loadStrings } from "./data.js";
+import { cssColor } from "./colors.js";
+import { NO_CLUSTER } from "./state.js";
+import { different, topTerms } from "./terms.js";
+import { countTimes } from "./time.js";
+import {
+  $,
+  cell,
+  copyText,
+  count,
+  day,
+  download,
+  make,
+  moment,
+  plural,
+  prepared,
+  said,
+  share,
+  styleOf,
+  webLink,
+} from "./dom.js";
+
+const SHOWN = 8; // sources, near clusters, records
+const TEXTS = 5; // different ones, at the border
+const LISTED = 200; // texts of a selection
+
+export class Card {
+  // app : {map, state, view, table, pick}; pick changes what is shown
+  constructor(app) {
+    this.app = app;
+    this.element = $("card");
+  }
+
+  close() {
+    this.element.hidden = true;
+    this.shown = null;
+  }
+
+  open(shown, heading, dot, ...content) {
+    this.shown = shown;
+    const close = make(
+      "button",
+      { "aria-label": "Close", title: "Close (Esc)", click: () => this.app.pick({ close: true }) },
+      "×",
+    );
+    this.element.replaceChildren(make("header", {}, dot, heading, close), ...content.filter(Boolean));
+    this.element.hidden = false;
+    this.element.scrollTop = 0;
+  }
+
+  dot(cluster) {
+    const { map, table } = this.app;
+    const color = cluster < 0 ? cssColor(table, 12) : cssColor(table, map.clusters.color[cluster]);
+    return make("span", { class: "dot", "aria-hidden": "true", style: { background: color } });
+  }
+
+  title(cluster) {
+    return cluster === NO_CLUSTER ? "Noise: texts that fit no cluster" : this.app.map.clusters.title[cluster];
+  }
+
+  clusterLine(cluster, told) {
+    return make(
+      "button",
+      { class: "line", click: () => this.app.pick({ cluster, fly: true }) },
+      this.dot(cluster),
+      said(this.title(cluster), { class: "title" }),
+      make("span", { class: "count" }, told),
+    );
+  }
+
+  textLine(i, text, told = "") {
+    return make(
+      "button",
+      { class: "line", click: () => this.app.pick({ point: i, fly: true }) },
+      said(text),
+      make("span", { class: "count" }, told),
+    );
+  }
+
+  // Earliest first: the records of some points that have a time.
+  dated(points) {
+    const { map } = this.app;
+    const found = [];
+    if (!map.records.time) return found;
+    for (const i of points)
+      for (let r = map.first[i]; r < map.first[i + 1]; r++) if (map.records.time[r] !== NO_TIME) found.push([r, i]);
+    return found.sort((a, b) => map.records.time[a[0]] - map.records.time[b[0]] || a[0] - b[0]);
+  }
+
+  async cluster(cluster) {
+    const { map, state } = this.app;
+    const { clusters, facts } = map;
+    const shown = `cluster ${cluster}`;
+    const points = state.members(cluster);
+    const records = points.reduce((sum, i) => sum + map.points.records[i], 0);
+    const size = cluster < 0 ? records : clusters.size[cluster];
+    const heading = make("h2", { dir: "auto" }, this.title(cluster));
+    const told = [`${plural(size, "record")}, ${share(size, facts.records)} of all`];
+    if (cluster >= 0 && clusters.texts[cluster] !== size) told.push(plural(clusters.texts[cluster], "different text"));
+    const body = [make("p", { class: "quiet" }, told.join("; "))];
+    const parent = clusters.parent[cluster];
+    if (parent >= 0) body.push(make("h3", {}, "Part of"), this.clusterLine(parent, count(clusters.size[parent])));
+    const dated = this.dated(points);
+    if (dated.length) {
+      const [first, last] = [dated[0][0], dated.at(-1)[0]].map((r) => state.date(map.records.time[r]));
+      const canvas = make("canvas", {
+        class: "timeline",
+        role: "img",
+        "aria-label": `Records from ${day(first)} to ${day(last)}`,
+      });
+      const by = map.records.source && state.value("source", dated[0][0]);
+      body.push(
+        make("h3", {}, "When"),
+        make("p", {}, `First ${moment(first)}${by ? ", by " : ""}`, by ? said(by) : null, `; last ${moment(last)}`),
+        canvas,
+      );
+      requestAnimationFrame(() => this.drawTimeline(canvas, points));
+    }
+    if (map.records.source) body.push(make("h3", {}, "Sources"), this.sources(points));
+    if (cluster >= 0 && clusters.terms[cluster].length) {
+      body.push(
+        make("h3", {}, "Terms"),
+        make(
+          "div",
+          { class: "chips" },
+          clusters.terms[cluster].map((term) =>
+            make(
+              "button",
+              { dir: "auto", click: () => this.app.pick({ query: term.includes(" ") ? `"${term}"` : term }) },
+              term,
+            ),
+          ),
+        ),
+      );
+    }
+    const slots = Object.fromEntries(["exemplars", "border", "near"].map((name) => [name, make("div")]));
+    body.push(...Object.values(slots));
+    const children = cluster < 0 ? [] : map.children[cluster];
+    if (children.length) {
+      body.push(make("h3", {}, `Finer clusters in it (${count(children.length)})`));
+      body.push(...children.slice(0, SHOWN).map((child) => this.clusterLine(child, count(clusters.size[child]))));
+    }
+    body.push(this.actions(points, `cluster-${cluster}`, cluster));
+    this.open(shown, heading, this.dot(cluster), ...body);
+
+    const texts = await loadStrings("texts", map.n);
+    const exemplars = cluster >= 0 && (await loadStrings("exemplars", clusters.title.length));
+    if (this.shown !== shown) return;
+    const told_texts = exemplars ? exemplars.get(cluster).split("\x1e").filter(Boolean) : [];
+    if (told_texts.length) {
+      slots.exemplars.append(
+        make("h3", {}, "Texts that stand for it"),
+        make(
+          "ul",
+          {},
+          told_texts.map((text) => make("li", {}, said(text))),
+        ),
+      );
+    }
+    const by_strength = [...points].sort((a, b) => map.points.strength[a] - map.points.strength[b] || a - b);
+    const border = different(by_strength, texts, TEXTS);
+    if (cluster >= 0 && points.length > TEXTS) {
+      slots.border.append(make("h3", {}, "Texts at its border"), ...border.map((i) => this.textLine(i, texts.get(i))));
+    } else if (border.length) {
+      slots.border.append(make("h3", {}, "Texts"), ...border.map((i) => this.textLine(i, texts.get(i))));
+    }
+    const near = cluster >= 0 ? await this.nearClusters(cluster, points) : [];
+    if (this.shown !== shown || !near.length) return;
+    slots.near.append(
+      make("h3", {}, "Near clusters"),
+      ...near.map((other) => this.clusterLine(other, count(clusters.size[other]))),
+    );
+  }
+
+  // The clusters of the same layer that hold most of the nearest texts of the members, else the next ones on the map.
+  async nearClusters(cluster, points) {
+    const { map } = this.app;
+    const layer = map.layers[map.clusters.layers[cluster][0]];
+    const found = new Map();
+    const lists = await loadNear(map.n);
+    for (const i of lists ? points : []) {
+      for (const other of lists.near.subarray(i * lists.per, (i + 1) * lists.per)) {
+        const label = other < 0 ? -1 : layer[other];
+        if (label >= 0 && label !== cluster) found.set(label, (found.get(label) ?? 0) + 1);
+      }
+    }
+    const { box, layers } = map.clusters;
+    if (!found.size) {
+      const distance = (other) => Math.hypot(box[other][1] - box[cluster][1], box[other][4] - box[cluster][4]);
+      layers.forEach((own, other) => {
+        if (other !== cluster && own.includes(layers[cluster][0])) found.set(other, -distance(other));
+      });
+    }
+    return [...found]
+      .sort((a, b) => b[1] - a[1] || a[0] - b[0])
+      .slice(0, TEXTS)
+      .map(([other]) => other);
+  }
+
+  sources(points) {
+    const { map, state } = this.app;
+    const counts = new Map();
+    for (const i of points) {
+      for (let r = map.first[i]; r < map.first[i + 1]; r++) {
+        const source = map.records.source[r];
+        counts.set(source, (counts.get(source) ?? 0) + 1);
+      }
+    }
+    const ranked = [...counts].sort((a, b) => b[1] - a[1] || a[0] - b[0]);
+    const most = ranked.length ? ranked[0][1] : 1;
+    const lines = ranked.slice(0, SHOWN).map(([source, n]) => {
+      const name = map.columns.source.values[source] ?? "(none)";
+      return make(
+        "button",
+        {
+          class: "share",
+          title: "Show only this source",
+          click: () => state.set({ values: { ...state.values, source } }),
+        },
+        said(name),
+        make("i", { style: { width: `${Math.max(2, (90 * n) / most)}px` } }),
+        make("span", {}, count(n)),
+      );
+    });
+    if (ranked.length > SHOWN) lines.push(make("p", { class: "quiet" }, `and ${count(ranked.length - SHOWN)} more`));
+    return make("div", {}, lines);
+  }
+
+  drawTimeline(canvas, points) {
+    if (!canvas.isConnected) return;
+    const { context, width, height } = prepared(canvas);
+    const range = this.app.state.timeRange();
+    const bars = countTimes(this.app.state, points, 60, range);
+    const largest = Math.max(1, ...bars);
+    context.fillStyle = styleOf("--line");
+    context.fillRect(0, height - 1, width, 1);
+    context.fillStyle = styleOf("--bar");
+    bars.forEach((n, b) =>
+      context.fillRect(
+        (b * width) / 60,
+        height - 1 - (n * (height - 2)) / largest,
+        width / 60 - 1,
+        (n * (height - 2)) / largest,
+      ),
+    );
+  }
+
+  actions(points, name, cluster = null) {
+    const { state } = this.app;
+    const copied = async (event, text) => {
+      const done = await copyText(text);
+      event.target.textContent = done ? "Copied" : "Not allowed here";
+    };
+    const link =
+      cluster !== null && make("button", { click: (event) => copied(event, this.app.link({ cluster })) }, "Copy link");
+    return make(
+      "div",
+      { class: "actions" },
+      make("button", { click: () => this.app.pick({ tab: "texts" }) }, "List texts"),
+      link || null,
+      make(
+        "button",
+        { click: async (event) => copied(event, (await this.rows(points)).map(([id]) => id).join("\n")) },
+        "Copy ids",
+      ),
+      make("button", { click: async () => download(`${name}.csv`, await this.csv(points)) }, "Download CSV"),
+      cluster !== null && cluster >= 0 && state.layer !== this.app.map.clusters.layers[cluster][0]
+        ? make(
+            "button",
+            { click: () => this.app.pick({ layer: this.app.map.clusters.layers[cluster][0] }) },
+            "Show its layer",
+          )
+        : null,
+    );
+  }
+
+  // Of all records that pass the filters: id, cluster, time, source, text.
+  async rows(points) {
+    const { map, state } = this.app;
+    const ids = await loadStrings("text_id", map.facts.records);
+    const texts = await loadStrings("texts", map.n);
+    const found = [];
+    for (const i of points) {
+      const label = state.labels[i];
+      const title = label < 0 ? "" : map.clusters.title[label];
+      for (let r = map.first[i]; r < map.first[i + 1]; r++) {
+        if (!state.passing(r)) continue;
+        const time =
+          map.records.time && map.records.time[r] !== NO_TIME ? state.date(map.records.time[r]).toISOString() : "";
+        found.push([
+          ids ? ids.get(r) : "",
+          label,
+          title,
+          time,
+          map.records.source ? state.value("source", r) : "",
+          texts.get(i),
+        ]);
+      }
+    }
+    return found;
+  }
+
+  async csv(points) {
+    const rows = await this.rows(points);
+    const lines = rows.map(([id, ...others]) => [cell(id, true), ...others.map((value) => cell(value))].join(","));
+    return ["text_id,label,title,time,source,text", ...lines, ""].join("\r\n");
+  }
+
+  async text(i) {
+    const { map, state } = this.app;
+    const shown = `text ${i}`;
+    const texts = await loadStrings("texts", map.n);
+    const body = [make("p", { class: "whole", dir: "auto" }, texts.get(i))];
+    const path = [...new Set(map.layers.map((layer) => layer[i]))].filter((cluster) => cluster >= 0);
+    if (map.points.home[i] !== map.layers[map.facts.chosen][i] && map.points.home[i] >= 0) {
+      body.push(make("h3", {}, "Noise; the cluster nearest to it"), this.clusterLine(map.points.home[i], ""));
+    }
+    if (path.length)
+      body.push(
+        make("h3", {}, "In"),
+        ...path.map((cluster) => this.clusterLine(cluster, count(map.clusters.size[cluster]))),
+      );
+    const slots = [make("div"), make("div")];
+    this.open(shown, make("h2", {}, "Text"), this.dot(state.labels[i]), ...body, ...slots, this.actions([i], "text"));
+    const names = [
+      "text_id",
+      ...map.facts.columns.filter(({ kind }) => kind === "link" || kind === "text").map(({ name }) => name),
+    ];
+    const strings = await Promise.all(names.map((name) => loadStrings(name, map.facts.records)));
+    const lists = await loadNear(map.n);
+    if (this.shown !== shown) return;
+    slots[0].append(...this.recordTables(i, names, strings));
+    const near = lists
+      ? [...lists.near.subarray(i * lists.per, (i + 1) * lists.per)].filter((other) => other >= 0)
+      : [];
+    if (near.length)
+      slots[1].append(make("h3", {}, "Nearest texts"), ...near.map((other) => this.textLine(other, texts.get(other))));
+  }
+
+  // What is known of each record of a text.
+  recordTables(i, names, strings) {
+    const { map, state } = this.app;
+    const [from, to] = [map.first[i], map.first[i + 1]];
+    const found = [make("h3", {}, to - from > 1 ? `${plural(to - from, "record")} of it` : "Record")];
+    for (let r = from; r < Math.min(to, from + SHOWN); r++) {
+      const rows = [];
+      const row = (name, ...value) => rows.push(make("tr", {}, make("th", {}, name), make("td", {}, ...value)));
+      names.forEach((name, column) => {
+        const value = strings[column] ? strings[column].get(r) : "";
+        if (!value) return;
+        const link = map.columns[name]?.kind === "link" && webLink(value);
+        row(name, link ? make("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, value) : said(value));
+      });
+      if (map.records.time && map.records.time[r] !== NO_TIME) row("time", moment(state.date(map.records.time[r])));
+      for (const { name, kind } of map.facts.columns) {
+        if (kind === "category" && state.value(name, r)) row(name, said(state.value(name, r)));
+      }
+      if (r === from) row("strength", (map.points.strength[i] / 255).toFixed(2));
+      found.push(make("table", {}, rows));
+    }
+    if (to - from > SHOWN) found.push(make("p", { class: "quiet" }, `and ${count(to - from - SHOWN)} more`));
+    return found;
+  }
+
+  async selection(points) {
+    const { map } = this.app;
+    const shown = "selection";
+    const records = points.reduce((sum, i) => sum + this.app.state.weight[i], 0);
+    const slots = [make("div"), make("div")];
+    this.open(
+      shown,
+      make("h2", {}, `${plural(records, "record")} selected`),
+      null,
+      ...slots,
+      this.actions(points, "selection"),
+    );
+    const texts = await loadStrings("texts", map.n);
+    const terms = topTerms(points, texts, map.n);
+    if (this.shown !== shown) return;
+    if (terms.length) {
+      slots[0].append(
+        make("h3", {}, "Terms"),
+        make(
+          "div",
+          { class: "chips" },
+          terms.map((term) => make("button", { dir: "auto", click: () => this.app.pick({ query: term }) }, term)),
+        ),
+      );
+    }
+    slots[1].append(make("h3", {}, "Texts"), ...points.slice(0, LISTED).map((i) => this.textLine(i, texts.get(i))));
+    if (points.length > LISTED)
+      slots[1].append(make("p", { class: "quiet" }, `and ${count(points.length - LISTED)} more: see the list`));
+  }
+}

@@ -1,0 +1,445 @@
+// The page: unpacks the map, ties its parts together, keeps what is seen in the address.
+
+import { NO_TIME, loadMap, loadStrings } from "./data.js";
+import { colorTable, cssColor, RAMP, RAMP_STEPS } from "./colors.js";
+import { Grid } from "./grid.js";
+import { findStrings } from "./search.js";
+import { HIDDEN, State } from "./state.js";
+import { Points } from "./points.js";
+import { Names } from "./names.js";
+import { View } from "./view.js";
+import { $, count, day, make, plural, said, styleOf } from "./dom.js";
+import { TimeBrush } from "./time.js";
+import { Card } from "./card.js";
+import { Panel } from "./panel.js";
+import { Lasso, pointsWithin } from "./lasso.js";
+import { addressOf, showAddress } from "./address.js";
+
+const HOVER_CHARACTERS = 300;
+const TYPING_MS = 120; // after the last key, before the search begins
+const NEAR_PX = 9; // of the mouse, a point is meant
+
+class App {
+  constructor(map) {
+    this.map = map;
+    this.recalling = true; // until the address has been read, it is not written
+    this.state = new State(map);
+    this.grid = new Grid(map.points.x, map.points.y);
+    this.view = new View($("names"), map.n);
+    this.points = new Points($("points"), map, this.state);
+    this.names = new Names(map, this.state, this.grid);
+    this.context = $("names").getContext("2d");
+    this.setTheme(null, false);
+    this.card = new Card(this);
+    this.panel = new Panel(this);
+    this.brush = new TimeBrush(this.state);
+    this.state.evaluate();
+    this.state.listeners.push(() => this.changed());
+    this.view.onDraw = () => this.draw();
+    this.view.onClick = (place) => this.click(place);
+    this.view.onHover = (place, event) => this.hover(place, event);
+    this.view.onMoved = () => this.remember();
+    this.listen();
+    $("names").setAttribute(
+      "aria-label",
+      `Map of ${plural(map.facts.texts, "text")} in ` +
+        `${plural(map.facts.layers[map.facts.chosen], "cluster")}. Arrow keys move it, plus and minus zoom, ` +
+        "Enter opens the text at the middle. The lists beside it hold the same.",
+    );
+    const left_out = map.facts.left_out.map(
+      (name) =>
+        ({ text_id: "ids", exemplars: "texts that stand for clusters", near: "nearest texts" })[name] ??
+        `column ${name}`,
+    );
+    const about = [`${plural(map.facts.texts, "text")}, ${plural(map.facts.records, "record")}.`];
+    if (map.facts.points < map.facts.texts)
+      about.push(`The map holds an even sample of ${count(map.facts.points)} texts, with some of every cluster.`);
+    if (left_out.length) about.push(`To keep the file small it does without ${left_out.join(", ")}.`);
+    about.push(`Texts are cut at ${count(map.facts.cut)} characters. The page is one file and loads nothing.`);
+    $("about").textContent = about.join(" ");
+  }
+
+  // --- what changes ---
+
+  // Take over new choices: colors, lists, names, address.
+  changed() {
+    this.points.update(this.table);
+    this.panel.draw();
+    this.brush.draw();
+    this.drawLegend();
+    this.view.redraw();
+    this.remember();
+  }
+
+  // What a part of the page asks for.
+  pick({ cluster, point, query, layer, tab, fly, close, clear }) {
+    const { state, map } = this;
+    if (tab) this.panel.show(tab);
+    if (query !== undefined) {
+      $("query").value = query;
+      this.search(query);
+    }
+    if (layer !== undefined) state.set({ layer });
+    if (clear) {
+      $("query").value = "";
+      state.set({ values: {}, time: null, strength: 0, noise: map.facts.noise, home: false });
+    }
+    if (close) {
+      this.card.close();
+      state.set({ cluster: null, point: null, selection: null });
+    }
+    if (cluster !== undefined) {
+      state.set({ cluster, point: null, selection: null });
+      this.card.cluster(cluster);
+      if (fly && cluster >= 0)
+        this.view.flyToCluster(map.clusters.box[cluster], map.clusters.heart[cluster], this.covered());
+    }
+    if (point !== undefined) {
+      state.set({ point });
+      this.card.text(point);
+      const zoom = Math.max(this.view.zoom, 6);
+      if (fly) this.view.fly(map.points.x[point] / 65535, map.points.y[point] / 65535, zoom, this.covered());
+    }
+  }
+
+  // The pixels of the map that the card covers: on its right, or below.
+  covered() {
+    const [card, stage] = [$("card").getBoundingClientRect(), $("names").getBoundingClientRect()];
+    return card.width > stage.width * 0.7 ? { right: 0 } : { right: card.width };
+  }
+
+  selectWithin(line) {
+    this.setTool(null);
+    if (line.length < 3) return this.view.redraw();
+    const selection = pointsWithin(line, this.map, this.state, this.view);
+    this.state.set({ selection, cluster: null, point: null });
+    return this.card.selection(this.state.focused());
+  }
+
+  async search(query) {
+    const asked = (this.asked = {});
+    const { state, map } = this;
+    const words = query.trim();
+    if (!words) return state.set({ query: "", hits: null });
+    const texts = await loadStrings("texts", map.n);
+    const hits = await findStrings(texts, words, () => this.asked !== asked);
+    if (hits && this.asked === asked) state.set({ query: words, hits });
+    return undefined;
+  }
+
+  setTheme(theme, redraw = true) {
+    this.theme = theme;
+    const dark = theme ? theme === "dark" : window.matchMedia("(prefers-color-scheme: dark)").matches;
+    document.documentElement.dataset.theme = dark ? "dark" : "light";
+    this.table = colorTable(dark);
+    this.dark = dark;
+    if (redraw) this.changed();
+    else this.points.update(this.table);
+  }
+
+  setTool(kind) {
+    this.view.drawing = kind ? new Lasso(kind, this) : null;
+    $("names").classList.toggle("drawing", Boolean(kind));
+    for (const name of ["lasso", "box"])
+      document.querySelector(`[data-tool="${name}"]`).setAttribute("aria-pressed", name === kind);
+  }
+
+  useTool(name) {
+    const { view } = this;
+    const tools = {
+      in: () => view.zoomAt(1.6),
+      out: () => view.zoomAt(1 / 1.6),
+      whole: () => view.fly(0.5, 0.5, 1),
+      lasso: () => this.setTool(view.drawing?.kind === "lasso" ? null : "lasso"),
+      box: () => this.setTool(view.drawing?.kind === "box" ? null : "box"),
+      seen: () =>
+        this.selectWithin([
+          [0, 0],
+          [view.width, 0],
+          [view.width, view.height],
+          [0, view.height],
+        ]),
+      theme: () => this.setTheme(this.dark ? "light" : "dark"),
+      help: () => $("help").showModal(),
+    };
+    tools[name]?.();
+  }
+
+  // --- drawing ---
+
+  draw() {
+    const { view, context } = this;
+    for (const id of ["points", "names"]) {
+      const [width, height] = [Math.round(view.width * view.ratio), Math.round(view.height * view.ratio)];
+      if ($(id).width !== width || $(id).height !== height) Object.assign($(id), { width, height });
+    }
+    const camera = {
+      x: view.x,
+      y: view.y,
+      scale: view.scale,
+      width: view.width,
+      height: view.height,
+      ratio: view.ratio,
+      size: view.size,
+      moving: view.moving,
+    };
+    this.points.draw(camera);
+    context.setTransform(view.ratio, 0, 0, view.ratio, 0, 0);
+    context.clearRect(0, 0, view.width, view.height);
+    if (!view.moving || view.zoom !== this.namedAt) {
+      this.names.layout(view);
+      this.namedAt = view.zoom;
+      const named = this.names.placed.map(({ cluster }) => this.map.clusters.title[cluster]);
+      if (!view.moving) $("names").setAttribute("aria-description", `In view: ${named.join("; ") || "no names"}`);
+    }
+    this.names.draw(context, view, {
+      halo: this.dark ? "#14161ae6" : "#ffffffe6",
+      color: (cluster) => this.nameColor(cluster),
+    });
+    if (this.state.point !== null) this.drawRing(this.state.point);
+    if (this.crosshair) this.drawCrosshair();
+    view.drawing?.draw(context, styleOf("--accent"));
+    this.frames = (this.frames ?? 0) + 1;
+  }
+
+  // That of its points, which have the color of the cluster around them; a broader one has points of many colors.
+  nameColor(cluster) {
+    const { parent, layers, color } = this.map.clusters;
+    let own = cluster;
+    while (own >= 0 && !layers[own].includes(this.state.level)) own = parent[own];
+    if (own < 0) return styleOf("--text");
+    const at = 4 * color[own];
+    const mixed = [...this.table.subarray(at, at + 3)].map((value) =>
+      Math.round(this.dark ? 80 + value * 0.68 : value * 0.62),
+    );
+    return `rgb(${mixed})`;
+  }
+
+  drawRing(i) {
+    const { context, view, map } = this;
+    context.beginPath();
+    context.arc(view.toX(map.points.x[i]), view.toY(map.points.y[i]), Math.max(7, view.size), 0, 7);
+    context.strokeStyle = styleOf("--text");
+    context.lineWidth = 2;
+    context.stroke();
+  }
+
+  drawCrosshair() {
+    const { context, view } = this;
+    context.strokeStyle = styleOf("--quiet");
+    context.lineWidth = 1;
+    context.strokeRect(view.width / 2 - 8, view.height / 2 - 8, 16, 16);
+  }
+
+  drawLegend() {
+    const { state, map, table } = this;
+    const legend = $("legend");
+    legend.hidden = state.color === "cluster";
+    if (legend.hidden) return;
+    if (state.color === "time" || state.color === "strength") {
+      const ends = state.color === "time" ? state.timeRange().map((time) => day(state.date(time))) : ["0", "1"];
+      const stops = [0, 16, 32, 48, 63].map((step) => cssColor(table, RAMP + Math.min(step, RAMP_STEPS - 1)));
+      legend.replaceChildren(
+        make("div", {}, state.color),
+        make("div", { class: "ramp", style: { background: `linear-gradient(to right, ${stops.join(", ")})` } }),
+        make(
+          "div",
+          { class: "row" },
+          make("span", {}, ends[0]),
+          make("span", { style: { textAlign: "right" } }, ends[1]),
+        ),
+      );
+      return;
+    }
+    const { values } = map.columns[state.color];
+    legend.replaceChildren(
+      make("div", {}, state.color),
+      ...values
+        .slice(0, 10)
+        .map((value, code) =>
+          make(
+            "div",
+            { class: "row" },
+            make("span", { class: "dot", style: { background: cssColor(table, code), flex: "none" } }),
+            said(value),
+          ),
+        ),
+      values.length > 10 ? make("div", { class: "quiet" }, `and ${count(values.length - 10)} more in grey`) : "",
+    );
+  }
+
+  // --- the mouse and the keys ---
+
+  pointAt([x, y]) {
+    const radius = (NEAR_PX / this.view.scale) * 65535;
+    return this.grid.nearest(this.view.fromX(x), this.view.fromY(y), radius, (i) => this.state.status[i] !== HIDDEN);
+  }
+
+  click(place) {
+    const point = this.pointAt(place);
+    const cluster = this.names.hit(...place);
+    if (cluster !== null) return this.pick({ cluster, fly: true });
+    return this.pick(point >= 0 ? { point } : { close: true });
+  }
+
+  async hover(place, event) {
+    const box = $("hover");
+    const hovering = (this.hovering = {});
+    const named = place && this.names.hit(...place);
+    const point = place && named === null && !this.view.drawing ? this.pointAt(place) : -1;
+    $("names").classList.toggle("pointing", point >= 0 || (named !== null && Boolean(place)));
+    if (point === null || point < 0) {
+      box.hidden = true;
+      return;
+    }
+    const texts = await loadStrings("texts", this.map.n);
+    if (this.hovering !== hovering) return;
+    const text = texts.get(point);
+    const cut = text.length > HOVER_CHARACTERS ? `${text.slice(0, HOVER_CHARACTERS)}…` : text;
+    box.replaceChildren(
+      make("div", { class: "text", dir: "auto" }, cut),
+      make("div", { class: "quiet" }, said(this.facts(point))),
+    );
+    box.hidden = false;
+    const { width, height } = box.getBoundingClientRect();
+    box.style.left = `${Math.max(4, Math.min(event.clientX + 14, window.innerWidth - width - 6))}px`;
+    const below = event.clientY + 16;
+    box.style.top = `${below + height > window.innerHeight ? Math.max(4, event.clientY - height - 12) : below}px`;
+  }
+
+  // The line under a text that the mouse is on.
+  facts(i) {
+    const { map, state } = this;
+    const label = state.labels[i];
+    const title = (cluster) => (cluster < 0 ? "noise" : map.clusters.title[cluster]);
+    const known = {
+      title: () => title(label),
+      label: () => `cluster ${label < 0 ? "noise" : label}`,
+      home: () => `home ${title(map.points.home[i])}`,
+      strength: () => `strength ${(map.points.strength[i] / 255).toFixed(2)}`,
+      outlier_score: () => `outlier score ${(map.points.outlier_score[i] / 255).toFixed(2)}`,
+      copies: () => plural(map.points.records[i], "record"),
+      row: () => `row ${map.points.row[i]}`,
+    };
+    const told = map.facts.hover.map((name) => known[name]());
+    const r = map.first[i];
+    if (map.records.source) told.push(state.value("source", r));
+    if (map.records.time && map.records.time[r] !== NO_TIME) told.push(day(state.date(map.records.time[r])));
+    return told.filter(Boolean).join(" · ");
+  }
+
+  listen() {
+    let typing;
+    $("query").addEventListener("input", (event) => {
+      clearTimeout(typing);
+      typing = setTimeout(() => this.search(event.target.value), TYPING_MS);
+    });
+    $("tools").addEventListener("click", (event) => this.useTool(event.target.closest("button")?.dataset.tool));
+    window.addEventListener("resize", () => {
+      this.view.fit();
+      this.brush.draw();
+    });
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.setTheme(this.theme));
+    window.addEventListener("hashchange", () => this.recall());
+    document.addEventListener("keydown", (event) => this.key(event));
+    $("names").addEventListener("keydown", (event) => this.mapKey(event));
+    $("names").addEventListener("focus", () => {
+      this.crosshair = $("names").matches(":focus-visible");
+      this.view.redraw();
+    });
+    $("names").addEventListener("blur", () => {
+      this.crosshair = false;
+      this.view.redraw();
+    });
+  }
+
+  mapKey(event) {
+    const { view } = this;
+    const step = 60;
+    const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
+    this.crosshair = true;
+    if (moves[event.key]) view.pan(...moves[event.key]);
+    else if (event.key === "+" || event.key === "=") view.zoomAt(1.4);
+    else if (event.key === "-") view.zoomAt(1 / 1.4);
+    else if (event.key === "0") view.fly(0.5, 0.5, 1);
+    else if (event.key === "Enter") this.openMiddle();
+    else return;
+    event.preventDefault();
+  }
+
+  openMiddle() {
+    const { view, grid, state } = this;
+    const shown = (i) => state.status[i] !== HIDDEN;
+    for (let radius = 10; radius < 640; radius *= 2) {
+      const found = grid.nearest(view.x * 65535, view.y * 65535, (radius / view.scale) * 65535, shown);
+      if (found >= 0) return this.pick({ point: found });
+    }
+    return undefined;
+  }
+
+  key(event) {
+    if (event.key === "Escape" && !$("help").open) return this.escape(event);
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog"))
+      return undefined;
+    const tools = { l: "lasso", b: "box", v: "seen", d: "theme", "?": "help" };
+    if (event.key === "/") {
+      event.preventDefault();
+      return $("query").focus();
+    }
+    if (event.key === "n" || event.key === "p") return this.panel.step(event.key === "n" ? 1 : -1);
+    return tools[event.key] && this.useTool(tools[event.key]);
+  }
+
+  escape(event) {
+    if (event.defaultPrevented) return undefined;
+    if (this.view.drawing) return this.setTool(null);
+    if (!$("card").hidden) return this.pick({ close: true });
+    $("query").value = "";
+    return this.search("");
+  }
+
+  // --- the address ---
+
+  link(changes = {}) {
+    return addressOf(this, changes);
+  }
+
+  remember() {
+    clearTimeout(this.remembering);
+    this.remembering = setTimeout(() => {
+      if (!this.recalling && this.link() !== window.location.href) window.history.replaceState(null, "", this.link());
+    }, 150);
+  }
+
+  async recall() {
+    this.recalling = true;
+    await showAddress(this);
+    this.recalling = false;
+    this.view.redraw();
+  }
+}
+
+async function start() {
+  const app = new App(await loadMap());
+  app.view.fit();
+  app.changed();
+  await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+  document.documentElement.dataset.ready = Math.round(performance.now()); // the first picture is there
+  const texts = await loadStrings("texts", app.map.n);
+  document.documentElement.dataset.texts = Math.round(performance.now()); // texts can be read
+  await app.recall();
+  document.documentElement.dataset.recalled = "";
+  const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 50));
+  const prepare = (chunk) => {
+    // so that the first search need not
+    if (chunk >= texts.chunks) return;
+    texts.chunk(chunk);
+    idle(() => prepare(chunk + 1));
+  };
+  prepare(0);
+}
+
+start().catch((error) => {
+  $("summary").textContent = `This page cannot be shown: ${error.message}. It needs a browser of 2023 or later.`;
+  throw error;
+});

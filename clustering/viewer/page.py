@@ -1,0 +1,122 @@
+"""The columns of the map in; map.html out: packed columns, styles and scripts in one file that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clustering.kernels.printable import one_line
+from clustering.viewer.columns import MapColumns
+
+# In the order in which their names are known; each is a module, and the page holds them as one.
+SCRIPTS = (
+    "data.js", "colors.js", "grid.js", "search.js", "state.js", "points.js", "names.js", "view.js", "dom.js",
+    "time.js", "terms.js", "card.js", "panel.js", "lasso.js", "address.js", "main.js",
+)  # fmt: skip
+PAGE_BYTES = 50_000_000  # of the page; what would make it larger is left out, the least needed first
+TEXT_CUTS = (2_000, 500, 200, 100, 50)  # characters of a text: the longest that leaves the page small enough
+LEVEL = 6  # of gzip
+# Of numbers to base 85, which take less room than base 64: visible characters that mean nothing to HTML.
+DIGITS = bytes(code for code in range(35, 127) if chr(code) not in "&'<>\\`")[:85]
+END, LIST_END = "\x1f", "\x1e"  # of a string, and of one in a list; texts hold neither
+
+
+def write_page(columns: MapColumns, name: str) -> Iterator[str]:
+    """The page in pieces of text. name : of the run"""
+    facts: dict[str, Any] = {"name": one_line(name, 60), **columns.facts, "left_out": [], "cut": TEXT_CUTS[0]}
+    facts["points"], facts["records"] = columns.points["x"].size, int(columns.points["records"].sum())
+    facts["clusters"] = {key: value for key, value in columns.clusters.items() if key != "exemplars"}
+    packs: dict[str, str] = {}
+    facts["arrays"], packed = _arrays({"points": columns.points, "records": columns.records})
+    packs["points"] = _packed(packed)
+    left = PAGE_BYTES - len(packs["points"]) - len(_packed(json.dumps(facts).encode()))
+    for cut in TEXT_CUTS:
+        texts = [text if len(text) <= cut else text[: cut - 1] + "…" for text in columns.texts]
+        packs["texts"] = _packed(END.join(texts).encode())
+        if len(packs["texts"]) <= left:
+            break
+    facts["cut"] = cut
+    left -= len(packs["texts"])
+    exemplars = [LIST_END.join(own) for own in columns.clusters["exemplars"]]
+    for key in dict.fromkeys(["text_id", "exemplars", "near", *columns.cells]):
+        strings = exemplars if key == "exemplars" else columns.cells.get(key, [])
+        pack = _packed(_planes(columns.near) if key == "near" else END.join(strings).encode())
+        if len(pack) > left:
+            facts["left_out"].append(key)
+        else:
+            packs[key] = pack
+            left -= len(pack)
+    packs = {"facts": _packed(json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode()), **packs}
+    yield from _filled(facts["name"], packs)
+
+
+def _arrays(groups: dict[str, dict[str, NDArray[Any]]]) -> tuple[list[dict[str, Any]], bytes]:
+    """Where each array lies in the bytes, one after another in 4-byte steps; and the bytes."""
+    told, pieces, at = [], [], 0
+    for group, arrays in groups.items():
+        for name, array in arrays.items():
+            content = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+            told.append({"group": group, "name": name, "type": array.dtype.name, "at": at, "length": array.size})
+            pieces.append(content + bytes(-len(content) % 4))
+            at += len(pieces[-1])
+    return told, b"".join(pieces)
+
+
+def _planes(near: NDArray[np.int32]) -> bytes:
+    """Neighbors as steps from their text, low bytes first and then the next ones, which pack better so.
+
+    A step of n is 2 n + 1 or, back, -2 n + 1; 0 is no neighbor.
+    """
+    step = near.astype(np.int64) - np.arange(len(near))[:, None]
+    coded = np.where(near < 0, 0, np.where(step < 0, -2 * step, 2 * step + 1)).astype("<u4")
+    return np.ascontiguousarray(coded.reshape(-1).view(np.uint8).reshape(-1, 4).T).tobytes()
+
+
+def _packed(content: bytes) -> str:
+    """The content with gzip, five characters for four bytes; a first character tells how many bytes were added."""
+    packed = gzip.compress(content, LEVEL, mtime=0)
+    added = -len(packed) % 4
+    number = np.frombuffer(packed + bytes(added), ">u4").copy()
+    digits = np.empty((number.size, 5), np.uint8)
+    for place in reversed(range(5)):
+        number, digits[:, place] = np.divmod(number, len(DIGITS))
+    return f"{added}{np.frombuffer(DIGITS, np.uint8)[digits].tobytes().decode()}"
+
+
+def script() -> str:
+    """All modules as one, without the imports and exports between them."""
+    folder = files("clustering.viewer")
+    sources = ((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    joined = "\n".join(re.sub(r"(?ms)^import .*?;\n|^export (?=\w)", "", source) for source in sources)
+    return f"\n{joined}"
+
+
+def _filled(name: str, packs: dict[str, str]) -> Iterator[str]:
+    """The page's frame with its content. The policy allows the page's own script and styles, by their digests."""
+    folder = files("clustering.viewer")
+    code, style = script(), (folder / "style.css").read_text(encoding="utf-8")
+    policy = (
+        f"default-src 'none'; script-src {_digest(code)}; style-src {_digest(style)}; base-uri 'none'; "
+        f"form-action 'none'"
+    )
+    content = {"TITLE": html.escape(f"Map of {name}"), "POLICY": policy, "STYLE": style, "SCRIPT": code}
+    for piece in re.split(r"(\{\{\w+\}\})", (folder / "index.html").read_text(encoding="utf-8")):
+        key = piece.strip("{}")
+        if key == "DATA":
+            yield from (f'<script type="text/plain" id="data-{name}">{pack}</script>\n' for name, pack in packs.items())
+        else:
+            yield content.get(key, piece) if piece.startswith("{{") else piece
+
+
+def _digest(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

@@ -1,0 +1,232 @@
+"""viewer: the columns of the map, and the page that holds them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from datetime import datetime, timezone
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clustering.config.sections import PlotSection
+from clustering.runs.directory import RunDir
+from clustering.stages.plot import _read_places
+from clustering.viewer import columns, page
+from clustering.workers.tasks import HERE
+from tests.mapped import leave_run, unpacked
+
+SOURCES = {name: (files("clustering.viewer") / name).read_text(encoding="utf-8") for name in page.SCRIPTS}
+N = 60
+
+
+def leave(path: Path, members: dict[str, pa.Array] | None = None) -> RunDir:
+    """60 texts in two layers: three clusters of twenty, each with one of five in it, the last of which is tiny."""
+    fine = np.where(np.arange(N) % 20 < 5, 3 + np.arange(N) // 20, -1)
+    fine[-1] = 6
+    layers = np.column_stack([np.arange(N) // 20, fine])
+    xy = np.random.default_rng(1).normal(size=(N, 2)) + 9 * layers[:, :1]
+    clusters = {"title": [f"title {c}" for c in range(7)], "terms": [[f"term{c}"] for c in range(7)],
+                "exemplars": [[f"one of {c}", "another"] for c in range(7)],
+                "parent": [None] * 3 + [0, 1, 2, 2]}  # fmt: skip
+    near = [[(row + step) % N for step in range(1, 9)] for row in range(N)]
+    return leave_run(
+        RunDir(path), [f"text {row}" for row in range(N)], layers, xy, clusters, members=members, near=near
+    )
+
+
+def shown(run: RunDir, cfg: PlotSection | None = None) -> dict[str, Any]:
+    found = columns.collect_columns(run, cfg or PlotSection(), _read_places(run), 0, 100, 10, HERE.map)
+    return unpacked("".join(page.write_page(found, "news")))
+
+
+# --- columns ---
+
+
+def test_each_point_has_its_text_place_clusters_and_neighbors(tmp_path: Path) -> None:
+    run = leave(tmp_path)
+    held = shown(run, PlotSection(hover=("row", "outlier_score")))
+    row = held["points"]["row"]
+    assert sorted(row.tolist()) == list(range(N))
+    assert held["texts"] == [f"text {one}" for one in row]
+    assert held["text_id"] == [f"id{one}" for one in row]
+    assert held["points"]["layer0"].tolist() == (row // 20).tolist()
+    assert held["points"]["home"].tolist() == (row // 20).tolist()
+    xy = _read_places(run)[row]
+    inner = (np.abs(xy - xy.mean(0)) < 2 * xy.std(0)).all(1)
+    for axis, name in enumerate("xy"):
+        assert np.corrcoef(xy[inner, axis], held["points"][name][inner])[0, 1] > 0.9999
+    coded = (
+        np.frombuffer(held["near"], np.uint8).reshape(4, -1).T.copy().view("<u4").reshape(N, columns.NEAR).astype(int)
+    )
+    step = np.where(coded % 2, coded // 2, -coded // 2)
+    assert (row[np.arange(N)[:, None] + step] == (row[:, None] + np.arange(1, 6)) % N).all()
+    assert held["facts"]["left_out"] == []
+    assert held["exemplars"][4] == f"one of 4{page.LIST_END}another"
+
+
+def test_a_sample_has_a_text_of_every_cluster_and_only_neighbors_that_are_shown(tmp_path: Path) -> None:
+    run = leave(tmp_path)
+    for seed in range(5):
+        rows = columns.choose_rows(run, N, 20, seed)
+        assert (np.diff(rows) > 0).all()
+        assert rows.size == 20
+        assert rows.tolist() == columns.choose_rows(run, N, 20, seed).tolist()
+        assert {59, 0, 20, 40} <= set(rows.tolist()), "the strongest of each cluster, then the first"
+    assert columns.choose_rows(run, N, 3, 0).size == 3
+    held = shown(run, PlotSection(points=20, hover=("row",)))
+    assert held["facts"]["points"] == 20
+    assert held["facts"]["texts"] == N
+    assert held["text_id"] == [f"id{row}" for row in held["points"]["row"]]
+
+
+def test_the_records_of_a_text_follow_each_other_with_their_columns(tmp_path: Path) -> None:
+    times = [datetime(2024, 1, 1 + n, tzinfo=timezone.utc) for n in range(3)]
+    members = {
+        "text_id": pa.array([*range(N), 900, 901]), "row": pa.array([*range(N), 7, 7]),
+        "time": pa.array([None] * N + times[1:], pa.timestamp("us", "UTC")),
+        "source": pa.array(["a"] * N + ["b", None]), "link": pa.array([None] * N + ["https://a.example", ""]),
+        "score": pa.array([1.5] * (N + 2)), "note": pa.array([f"n{n}" for n in range(N + 2)]),
+        "tags": pa.array([["x", "y"]] * (N + 2)),
+    }  # fmt: skip
+    members["time"] = pa.array([times[0], *[None] * (N - 1), *times[1:]], pa.timestamp("us", "UTC"))
+    held = shown(leave(tmp_path, members), PlotSection(hover=("row",)))
+    first = int(held["points"]["records"][: held["points"]["row"].tolist().index(7)].sum())
+    assert held["text_id"][first : first + 3] == ["7", "900", "901"]
+    assert held["records"]["time"][first : first + 3].tolist() == [columns.NO_TIME, 86_400, 172_800]
+    kinds = {column["name"]: column for column in held["facts"]["columns"]}
+    assert kinds["time"] == {"name": "time", "kind": "time", "first": 1704067200, "last": 1704240000, "step": 1}
+    assert kinds["source"] == {"name": "source", "kind": "category", "values": ["a", "b"]}
+    assert held["records"]["source"][first : first + 3].tolist() == [0, 1, columns.NO_VALUE]
+    assert kinds["score"]["values"] == ["1.5"]
+    assert held["link"][first + 1] == "https://a.example"
+    assert kinds["tags"]["kind"] == "text"
+    assert held["tags"][0] == '["x", "y"]'
+
+
+def test_a_column_of_too_many_values_is_shown_and_sources_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    column = pa.chunked_array([["c", "a", "b", "a", None, "d", "b"]])
+    codes, values = columns._categories(column, 2, fold=True)
+    assert codes is not None
+    assert values == ["a", "b", columns.OTHERS]
+    assert codes.tolist() == [2, 0, 1, 0, columns.NO_VALUE, 2, 1]
+    assert columns._categories(column, 2, fold=False) == (None, [])
+
+
+def test_times_of_long_ago_have_longer_steps() -> None:
+    years = [datetime(year, 1, 1, tzinfo=timezone.utc) for year in (1500, 1900, 2024)]
+    steps, told = columns._times(pa.chunked_array([pa.array(years, pa.timestamp("us", "UTC"))]))
+    assert told["step"] == 4
+    assert [told["first"] + 4 * int(step) for step in steps] == pytest.approx(
+        [year.timestamp() for year in years], abs=4
+    )
+
+
+def test_of_very_many_records_each_text_has_its_first_ones() -> None:
+    table = pa.table({"text_id": pa.array(range(40)), "row": pa.array([0] * 30 + list(range(10)))})
+    counts, _, cells, _ = columns._records(table, np.arange(10), 20)
+    assert counts.tolist() == [7, *[1] * 9]
+    assert cells["text_id"][:8] == [*map(str, range(7)), "31"]
+
+
+def test_places_keep_their_proportions_and_outliers_are_at_the_edge() -> None:
+    xy = np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32) * [3, 1]
+    xy[0] = [1e6, -1e6]
+    places = columns.quantized(xy.astype(np.float32), np.arange(5000)).astype(int)
+    assert places[0].tolist() == [65_535, 0]
+    assert np.ptp(places[1:], axis=0)[0] > 60_000
+    scale = (places[5] - places[6]) / (xy[5] - xy[6])
+    assert scale[0] == pytest.approx(scale[1], rel=0.01)
+    assert columns.quantized(np.zeros((3, 2), np.float32), np.arange(3)).tolist() == [[32768, 32768]] * 3
+
+
+def test_morton_order_is_that_of_the_bits() -> None:
+    places = np.random.default_rng(0).integers(0, 65_536, (50, 2)).astype(np.uint16)
+    slow = [
+        sum(((int(value) >> bit) & 1) << (2 * bit + axis) for axis, value in enumerate(place) for bit in range(16))
+        for place in places
+    ]
+    assert columns.interleaved(places).tolist() == slow
+
+
+def test_the_heart_of_a_cluster_in_two_places_is_where_most_of_it_lies() -> None:
+    random = np.random.default_rng(0)
+    places = np.concatenate([random.normal(9000, 300, (30, 2)), random.normal(50_000, 300, (70, 2))]).astype(np.uint16)
+    assert columns.in_hearts(np.zeros(100, np.int32), places).tolist() == [False] * 30 + [True] * 70
+    alone = columns.in_hearts(np.arange(100, dtype=np.int32), places)
+    assert alone.all()
+
+
+def test_a_color_follows_the_strongest_term() -> None:
+    assert columns.color_of(["Flood", "rain"], "a") == columns.color_of(["flood"], "b")
+    assert len({columns.color_of([f"term {n}"], "") for n in range(200)}) == columns.COLORS
+
+
+# --- the page ---
+
+
+def test_what_would_make_the_page_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = leave(tmp_path)
+    found = columns.collect_columns(run, PlotSection(), _read_places(run), 0, 100, 10, HERE.map)
+    found.texts = [f"{text} {np.random.default_rng(n).bytes(600).hex()}" for n, text in enumerate(found.texts)]
+    whole = "".join(page.write_page(found, "news"))
+    frame = len(whole) - sum(map(len, re.findall(r'id="data-\w+">(.*?)<', whole)))
+    monkeypatch.setattr(page, "PAGE_BYTES", 16_000)
+    small = "".join(page.write_page(found, "news"))
+    held = unpacked(small)
+    assert len(small) < 16_000 + frame
+    assert held["facts"]["cut"] == 200
+    assert max(map(len, held["texts"])) == 200
+    assert unpacked(whole)["facts"]["cut"] == 2000
+    monkeypatch.setattr(page, "PAGE_BYTES", 1000)
+    assert unpacked("".join(page.write_page(found, "news")))["facts"]["left_out"] == ["text_id", "exemplars", "near"]
+
+
+def test_the_policy_allows_the_page_its_own_script_and_styles_only(tmp_path: Path) -> None:
+    run = leave(tmp_path)
+    found = columns.collect_columns(run, PlotSection(), _read_places(run), 0, 100, 10, HERE.map)
+    content = "".join(page.write_page(found, "<script>&"))
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', content)
+    code, style = (
+        base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+        for inner in (re.findall(r'<script type="module">(.*?)</script>', content, re.DOTALL)[0],
+                      re.findall(r"<style>(.*?)</style>", content, re.DOTALL)[0])
+    )  # fmt: skip
+    assert policy.split("; ") == [
+        "default-src 'none'", f"script-src 'sha256-{code}'", f"style-src 'sha256-{style}'", "base-uri 'none'",
+        "form-action 'none'",
+    ]  # fmt: skip
+    assert "<title>Map of &lt;script&gt;&amp;</title>" in content
+    assert not re.search(
+        r"(?i)https?://|<link|<iframe|<img|\ssrc=|@import|url\(", content.split('<script type="text/plain"')[0]
+    )
+
+
+def test_the_scripts_can_be_one_module() -> None:
+    """Each name stands for one thing, and an import names what an earlier module exports."""
+    known: dict[str, set[str]] = {}
+    names: list[str] = []
+    for name, source in SOURCES.items():
+        for imported, module in re.findall(r'(?ms)^import \{(.*?)\} from "\./(.*?)";$', source):
+            assert {word.strip() for word in imported.split(",") if word.strip()} <= known[module], name
+        top = re.findall(r"(?m)^(?:export )?(?:async )?(?:const|let|function|class) (?:\[(.*?)\]|(\$?\w*))", source)
+        own = [word.strip() for several, one in top for word in (several.split(",") if several else [one])]
+        names += own
+        known[name] = {*re.findall(r"(?m)^export (?:async )?(?:const|let|function|class) (\$?\w*)", source)} & {*own}
+        assert "</script" not in source.lower()
+        assert "<!--" not in source
+        assert source.startswith("// ")
+        assert max(map(len, source.splitlines())) <= 120
+        assert not re.search(
+            r"\beval\b|new Function|innerHTML|outerHTML|insertAdjacent|document\.write|fetch\(|XMLHttp", source
+        )
+    assert sorted(names) == sorted(set(names))
+    assert not re.search(r"(?m)^(import|export) ", page.script())
+    assert {path.name for path in files("clustering.viewer").iterdir() if path.name.endswith(".js")} == set(
+        page.SCRIPTS
+    )
