@@ -289,7 +289,11 @@ export class Panel {
     const { state, map } = this.app;
     const points = state.focused();
     const order = this.order.texts;
-    if (order === "strength") return points.sort((a, b) => map.points.strength[b] - map.points.strength[a] || a - b);
+    if (order === "strength") {
+      const steps = Array.from({ length: 256 }, () => []); // a million points would take long to sort
+      for (const i of points) steps[255 - map.points.strength[i]].push(i);
+      return steps.flat();
+    }
     const time = (i) => {
       let found = null;
       for (let r = map.first[i]; r < map.first[i + 1]; r++) {
