@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clustering.kernels import near_copies, word_sets
-from clustering.kernels.near_copies import Sets
+from clustering.kernels.words import near_copies, word_sets
+from clustering.kernels.words.near_copies import Sets
 from clustering.sources.folding import compile_folding
 from clustering.workers.graph.families import find_families, scan_texts, text_buffers
 from clustering.workers.tasks import make_pieces

@@ -27,6 +27,7 @@ from clustering.runs.parts import part_name
 from clustering.runs.storage import digest, write_table
 from clustering.sources.folding import compile_folding
 from clustering.stages.cluster import _cluster
+from clustering.stages.embed import compile_words
 from clustering.stages.forest import _diffused_forest, _forest
 from clustering.stages.graph import _build
 from clustering.stages.project import _project
@@ -49,7 +50,7 @@ def start_compiling(config: RunConfig) -> Any:
 
 
 def compile_kernels(config: RunConfig | None = None) -> None:
-    """Compile the kernels of near-duplicates and of the stages from graph on, unless the cache holds them.
+    """Compile the kernels of near-duplicates, of words and of the stages from graph on, unless the cache holds them.
 
     config : None for the default
     """
@@ -59,6 +60,7 @@ def compile_kernels(config: RunConfig | None = None) -> None:
         run = RunDir(Path(folder))
         _write_earlier_artefacts(run)
         compile_folding()
+        compile_words()
         k, metric = LISTED, config.store.metric
         _build(run, config.graph, k, TEXTS, metric)
         forest = _diffused_forest if config.cluster.weights == "diffused" else _forest

@@ -53,7 +53,8 @@ def run_pipeline(config: RunConfig) -> RunDir:
         commit = None
         if isinstance(source, list):
             commit = known_commit(config, run)
-            config = replace(config, embed=replace(config.embed, prompt=model_prompt(config.embed, commit)))
+            prompt, share = model_prompt(config.embed, commit), config.embed.words_share
+            config = replace(config, embed=replace(config.embed, prompt=prompt, lexical=share))
         fingerprints = stage_fingerprints(config, source, commit)
         if config.run.resume and run.finished("report", fingerprints["report"]):
             if "previous" in run.manifest:  # another start with other settings came in between and did not finish

@@ -66,7 +66,7 @@ def build_saved_config(raw: Any) -> RunConfig:
             if new:
                 _set(raw, new.split("."), value)
     if isinstance(raw, dict) and isinstance(raw.get("embed"), dict):
-        raw["embed"].setdefault("prompt", "")  # before there was this key, no text had one
+        raw["embed"] = {"prompt": "", "lexical": 0, **raw["embed"]}  # before there were these keys, no text had either
     return build_config(raw)
 
 

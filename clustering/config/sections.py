@@ -178,6 +178,9 @@ class EmbedSection:
     # Put before each text. None: what the model wants ("query: " for E5, or the default in its files), often nothing.
     prompt: str | None = None
     dimensions: Positive | None = None  # the first so many of a Matryoshka model's vectors; none: all
+    # The share of words and pairs of words in the cosine of two texts, 0 to 1; they stand beside the encoder's vectors,
+    # in 256 dimensions of their own. None: 0, which adds none.
+    lexical: Annotated[float, Field(ge=0, le=1)] | None = None
     actors: Positive | None = None  # none: one for each GPU, or four a node (one a core where it has fewer)
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0
     max_tokens: Annotated[int, Field(ge=2, le=8192)] = 512  # longer texts are cut and counted
@@ -190,6 +193,11 @@ class EmbedSection:
     # The weights of bge-m3 and other torch models. auto: on a CPU float32; on a GPU float16 for the architectures of
     # BERT and XLM-R, bfloat16 for others.
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+
+    @property
+    def words_share(self) -> float:
+        """``lexical`` or its default."""
+        return self.lexical or 0.0
 
 
 @dataclass(frozen=True, config=_strict)

@@ -20,6 +20,7 @@ from clustering.encoders.weights import hub_name, is_cached, model_location, mod
 from clustering.errors import ConfigError
 from clustering.http_client import check_key
 from clustering.kernels.printable import one_line
+from clustering.kernels.words.lexical import DIM
 
 CLASSES: dict[str, Callable[[EmbedSection, str | None], Encoder]] = {
     "static": StaticEncoder,
@@ -32,7 +33,7 @@ ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilrobe
 
 
 def load_encoder(cfg: EmbedSection, commit: str | None = None) -> Encoder:
-    """Load the configured encoder into this process.
+    """Load the configured encoder into this process, without the words that stand beside it.
 
     commit : of a model of the hub, see ``weights.resolve_commit``; None takes embed.revision, or the latest
     Raises: ConfigError when its package or its files are missing or damaged.
@@ -87,7 +88,12 @@ def served_dim(cfg: EmbedSection) -> int | None:
     if cfg.encoder != SERVED:
         return None
     with closing(OpenAIEncoder(replace(cfg, patience_s=min(cfg.patience_s, START_S)))) as encoder:
-        return _stored_dim(cfg, encoder.dim)
+        return _stored_dim(cfg, encoder.dim) + words_dim(cfg)
+
+
+def words_dim(cfg: EmbedSection) -> int:
+    """The dimensions of the words in a vector."""
+    return DIM if cfg.words_share else 0
 
 
 def _unreadable(model: str, error: Exception) -> str:
@@ -112,7 +118,8 @@ def check_encoder(cfg: EmbedSection) -> int | None:
         weights = model_location(cfg) if cfg.model or cfg.encoder not in ENCODERS else f"the package of {cfg.encoder}"
         raise ConfigError([f"embed.revision={cfg.revision} is one of the hub, not of {weights}; leave it out"])
     dim = _model_dim(cfg)
-    return cfg.dimensions if dim is None else _stored_dim(cfg, dim)
+    dim = cfg.dimensions if dim is None else _stored_dim(cfg, dim)
+    return None if dim is None else dim + words_dim(cfg)
 
 
 def _model_dim(cfg: EmbedSection) -> int | None:

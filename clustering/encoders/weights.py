@@ -65,7 +65,8 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
     commit : of a model of the hub, see ``resolve_commit``
     """
     # A run without these keeps the fingerprint that it had before there were such keys.
-    further = {key: value for key in ("prompt", "dimensions") if (value := getattr(cfg, key))}
+    keys = {"prompt": cfg.prompt, "dimensions": cfg.dimensions, "lexical": cfg.words_share}
+    further = {key: value for key, value in keys.items() if value}
     if cfg.encoder == SERVED:  # the same host may be reached with and without encryption
         address = embeddings_url(cfg.url or "").partition("://")[2]
         return {"kind": SERVED, "address": address, "model": cfg.model, **further, "max_tokens": cfg.max_tokens}

@@ -18,7 +18,6 @@ from clustering import schema
 from clustering.collection_lifecycle import kept_collection
 from clustering.config.sections import EmbedSection, RunConfig
 from clustering.encoders.base import Encoder
-from clustering.encoders.loading import load_encoder
 from clustering.encoders.weights import UNKNOWN, hub_key, model_location, recorded_commit
 from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.hierarchy.placement import Assignments, ReachabilityAssigner, assign_by_vote
@@ -43,7 +42,7 @@ from clustering.sources.folding import without_outlets
 from clustering.sources.formats.column_types import as_type
 from clustering.sources.formats.issues import Issues
 from clustering.sources.records import TextCleaner
-from clustering.stages.embed import differing_vectors
+from clustering.stages.embed import differing_vectors, load_run_encoder
 from clustering.stages.read import read_columns_of
 from clustering.workers.exact_search import exact_neighbors, map_unordered
 from clustering.workers.remote import fetch, share, start_actor
@@ -192,7 +191,7 @@ class _Encoder:
         if self.encoder is None:
             key = hub_key(self.cfg)
             commit = recorded_commit(key, self.run.results.get("versions")) if key else None
-            self.encoder = load_encoder(self.cfg, None if commit == UNKNOWN else commit)
+            self.encoder = load_run_encoder(self.run, self.cfg, None if commit == UNKNOWN else commit)
             if why := differing_vectors(self.run, self.encoder):
                 problem = (
                     f"{model_location(self.cfg)} gives the run's own texts other vectors than the run has ({why}), so "

@@ -24,7 +24,7 @@ def set_cache_folders() -> None:
     user_cache = _user_cache(home)
     numba = importlib.util.find_spec("numba")
     here = Path(__file__).parent
-    packages = [here, here / "graph", here / "hierarchy"]
+    packages = [here, here / "graph", here / "hierarchy", here / "words"]
     packages += [Path(numba.origin).parent] if numba and numba.origin else []
     writable = [all(_is_writable(package / "__pycache__") for package in packages), _is_writable(user_cache / "numba")]
     configured = os.environ.get(CACHE_VARIABLE)

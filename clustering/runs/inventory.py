@@ -51,6 +51,7 @@ FOLDERS = {
     "records": r"part-\d{6}(-\d{6})?(-families)?\.(arrow|npz|parquet)",  # parquet: of an earlier version
     **dict.fromkeys(_LISTED, f"{_PART}|{_INDEX}"),
     "texts": rf"{_PART}|{_INDEX}|_outlets\.npy",
+    "vectors": rf"{_PART}|{_INDEX}|_terms\.npy",
     "loaded": rf"{_INDEX}|bulk\.json|{_PART}\.(begun|done)|filling",  # the last ones: of an earlier version
     # An earlier version wrote the arrays of the whole graph, without a folder for each block.
     "graph": rf"(?:{_BLOCK}/)?(rows|(list_)?(indptr|indices)|data|list_distances|radius|keys|copies)\.npy|blocks\.json",

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clustering import schema
-from clustering.kernels import word_sets
 from clustering.kernels.memory import FOLDED_RECORDS
+from clustering.kernels.words import word_sets
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
 from clustering.runs.parts import PartGroup, group_parts, read_row_texts

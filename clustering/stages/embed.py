@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,21 @@ from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config.sections import SERVED, EmbedSection
-from clustering.encoders.base import Encoder
+from clustering.encoders.base import Encoder, unit_rows
+from clustering.encoders.lexical import LexicalEncoder, words_of
 from clustering.encoders.loading import download_model, english_only, load_encoder
 from clustering.encoders.weights import hub_name
 from clustering.errors import StageError
 from clustering.kernels.printable import one_line
+from clustering.kernels.words import lexical
+from clustering.kernels.words.word_sets import Counts, scan_words
 from clustering.monitoring.resources import parts_at_once
 from clustering.runs.directory import RunDir
 from clustering.runs.index import IndexWriter, PartIndex, read_index
 from clustering.runs.object_store import RemotePath
 from clustering.runs.parts import (
     WITHOUT_VECTOR,
+    group_parts,
     part_names,
     parts,
     read_ahead,
@@ -34,15 +39,19 @@ from clustering.runs.parts import (
     walk_tables,
     writing_part,
 )
-from clustering.runs.storage import Location, atomic_write, read_schema
+from clustering.runs.storage import Location, atomic_write, load_array, read_schema, save_array
 from clustering.schema import Figures
 from clustering.text.languages import ENGLISH, count_languages, dominant_languages, language_names
+from clustering.workers.graph.families import text_buffers
 from clustering.workers.nodes import cores_of_actors, live_nodes, node_cpus, room_for
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.remote import run_on_each_node
+from clustering.workers.tasks import map_here, map_tasks, run_on_one_node
 
 ACTORS_PER_NODE = 4  # without GPUs, on a node of four cores and more
 REQUESTS_OF_ACTOR = 8  # in flight at a server of embeddings, where embed.actors does not say how many share them
+TERMS = "_terms.npy"  # in vectors/: the weights of all terms
+COUNTED_TEXTS, MOST_TASKS, TABLES = 131_072, 64, 4  # of a task that counts terms; such tasks; and those at work
 COPIES = 16  # parts that are copied at the same time
 # Counted of a part of vectors/: rows of texts without a token that the encoder knows, and with a vector of no numbers.
 UNREAD, NOT_FINITE = "unread", "not_finite"
@@ -64,7 +73,7 @@ class Embedder:
 
     def __init__(self, run: RunDir, cfg: EmbedSection, commit: str | None = None) -> None:
         self.run = run
-        self.encoder = load_encoder(cfg, commit)
+        self.encoder = load_run_encoder(run, cfg, commit)
         if cfg.encoder == SERVED and (why := differing_vectors(run, self.encoder)):
             problem = f"embed.url={cfg.url} gives texts that are embedded already other vectors than before ({why})"
             remedy = (
@@ -100,16 +109,57 @@ class Embedder:
                 "warning": warning}  # fmt: skip
 
 
+def load_run_encoder(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Encoder:
+    """Load the encoder into this process, with the words of the run beside it. Raises: ConfigError as load_encoder."""
+    encoder = load_encoder(cfg, commit)
+    return LexicalEncoder(encoder, cfg.words_share, load_array(run / "vectors" / TERMS)) if cfg.words_share else encoder
+
+
+def weigh_words(run: RunDir) -> None:
+    """Leave the weights of all terms of texts/ in vectors/, unless an earlier start has."""
+    if not (run / "vectors" / TERMS).exists():
+        run_on_one_node(_weigh_words, run, COUNTED_TEXTS)
+
+
+def _weigh_words(run: RunDir, least: int) -> None:
+    """Count terms in tasks for at least so many texts each, or in this process, and save their weights."""
+    groups = group_parts(run / "texts", least, MOST_TASKS)
+    n_texts = read_index(run / "texts").rows
+    bits = lexical.table_bits(n_texts)
+    each = partial(map_tasks, most=TABLES) if len(groups) > 1 else map_here
+    counts = np.zeros(1 << bits, np.uint32)
+    for of_group in each(_count_terms, [(run, group.names, bits) for group in groups]):
+        counts += of_group
+    save_array(run / "vectors" / TERMS, lexical.weigh_terms(counts, n_texts))
+
+
+def _count_terms(run: RunDir, names: list[str], bits: int) -> Counts:
+    """How many texts of some parts have each term."""
+    counts = np.zeros(1 << bits, np.uint32)
+    for table in walk_tables([run / "texts" / name for name in names], ["text"]):
+        for texts in table["text"].chunks:
+            counts += lexical.count_terms(scan_words(*text_buffers(texts)), bits)
+    return counts
+
+
+def compile_words() -> None:
+    """Compile the kernels that count and weigh terms."""
+    found = words_of(["one two", "one two"])
+    lexical.lexical_vectors(found, lexical.weigh_terms(lexical.count_terms(found, lexical.table_bits(2)), 2))
+
+
 def differing_vectors(run: RunDir, encoder: Encoder) -> str:
     """Why an encoder is not the one that made vectors/, by some texts of its first part; "" where nothing says so."""
     for path in parts(run / "vectors")[:1]:
         vectors, texts = (next(walk_tables([run / folder / path.name])) for folder in ("vectors", "texts"))
         stored = vectors_of(vectors)
-        sample = np.flatnonzero(stored.any(axis=1))[:SAME_SAMPLE]
+        if stored.shape[1] != encoder.dim:
+            return f"of {encoder.dim} dimensions, not {stored.shape[1]}"
+        own = encoder.encoder.dim if isinstance(encoder, LexicalEncoder) else encoder.dim  # words tell of no model
+        sample = np.flatnonzero(stored[:, :own].any(axis=1))[:SAME_SAMPLE]
         encoded = encoder.encode(texts["text"].take(pa.array(sample)).to_pylist()).vectors
-        if stored.shape[1] != encoded.shape[1]:
-            return f"of {encoded.shape[1]} dimensions, not {stored.shape[1]}"
-        cosine = float(np.median((stored[sample] * encoded).sum(axis=1))) if sample.size else 1.0
+        cosines = (unit_rows(stored[sample, :own]) * unit_rows(encoded[:, :own])).sum(axis=1)
+        cosine = float(np.median(cosines)) if sample.size else 1.0
         if cosine < SAME_MODEL:
             return f"their cosine is {cosine:.2f}"
     return ""
@@ -170,6 +220,8 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
         fixed = max(1, min(few, cfg.requests, room_for(nodes, cpus), len(todo)))
         cfg = replace(cfg, requests=cfg.requests // fixed)
     actors = fixed or max(1, room_for(nodes, cpus, cfg.gpus_per_actor))
+    if todo and cfg.words_share:
+        weigh_words(run)
     if todo and commit and hub_name(cfg):  # once a node, and not by all of its actors at the same time
         run_on_each_node([node for node in nodes if node.gpus >= cfg.gpus_per_actor], download_model, cfg, commit)
     with IndexWriter(run / "vectors", done) as index:
@@ -196,6 +248,7 @@ def embedding_figures(run: RunDir, cfg: EmbedSection) -> Figures:
         "tokens": tokens,
         "cut": cut,
         "prompt": cfg.prompt or None,
+        "lexical": cfg.words_share,
         **({"requests": requests} if cfg.encoder == SERVED else {}),
         **figures,
         "languages": {code: round(share, 4) for code, share in languages.items()},

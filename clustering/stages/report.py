@@ -9,6 +9,7 @@ from typing import Any
 from clustering import schema
 from clustering.config.sections import RunConfig
 from clustering.kernels.printable import one_line
+from clustering.kernels.words.lexical import DIM
 from clustering.monitoring.times import cost_of
 from clustering.runs.directory import RunDir
 from clustering.runs.storage import atomic_write, read_table, write_json, write_table
@@ -64,8 +65,8 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
         "driver_bytes": max((figures.get("used", {}).get("driver_bytes", 0) for figures in done.values()), default=0),
         "embed": {
             "encoder": encoder,
-            **_pick(done.get("embed", {}), "prompt", "dim", "tokens", "requests", "cut", "unread", "unusable",
-                    "not_finite", "languages", "unknown_share"),
+            **_pick(done.get("embed", {}), "prompt", "lexical", "dim", "tokens", "requests", "cut", "unread",
+                    "unusable", "not_finite", "languages", "unknown_share"),
         },
         "store": _pick(done.get("store", {}), "collection", "index", "metric", "rows", "rows_per_second", "segments",
                        "retries", "repaired_rows"),
@@ -190,7 +191,7 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         ("noise", f"{clusters['noise_share']:.1%} of the records"),
         ("with a home", f"{clusters['home_share']:.1%} of the records, by the column home"),
         ("largest cluster", f"{clusters['largest_share']:.1%} of the records"),
-        ("vectors", f"from {embed['encoder'] or 'the collection'}, {embed['dim']} dimensions{_prompted(embed)}"),
+        ("vectors", f"from {embed['encoder'] or 'the collection'}, {_dimensions(embed)}{_prompted(embed)}"),
         *([("server", _served(embed, config))] if embed["requests"] else []),
         ("languages", _languages(embed)),
         ("neighbors", f"{search['k']} of each text, from the index {_index(search)}; {_recall(search)}"),
@@ -270,6 +271,11 @@ def _layered(clusters: Figures) -> str:
         return "one"
     by = RESOLUTION_BY.get(clusters["resolution_by"] or "", "")
     return f"{', '.join(counts)} clusters, from broad to fine; the labels are the {counts[clusters['layer']]}{by}"
+
+
+def _dimensions(embed: Figures) -> str:
+    words = f", {DIM} of them for words, whose share in the cosine is {embed['lexical']:g}" if embed["lexical"] else ""
+    return f"{embed['dim']} dimensions{words}"
 
 
 def _prompted(embed: Figures) -> str:

@@ -107,6 +107,26 @@ def test_actors_killed_twice_half_way_change_no_vector(
     assert written[1] < PARTS - 1
 
 
+def test_words_weigh_the_same_whoever_counts_them_and_are_counted_once(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = EmbedSection(encoder="static", actors=2, lexical=0.35)
+
+    def weights(name: str, texts_of_task: int) -> bytes:
+        monkeypatch.setattr(embed, "COUNTED_TEXTS", texts_of_task)
+        embed.weigh_words(texts_of(tmp_path / name))
+        return (tmp_path / name / "vectors" / embed.TERMS).read_bytes()
+
+    assert weights("tasks", 3 * ROWS) == weights("alone", PARTS * ROWS)
+    run = RunDir(tmp_path / "tasks")
+    first = (run / "vectors" / embed.TERMS).stat()
+    figures = embed_texts(run, cfg)
+    assert (figures["dim"], figures["lexical"]) == (512, 0.35)
+    assert (run / "vectors" / embed.TERMS).stat() == first  # as of a start before
+    found = np.stack(read_columns(run / "vectors", ["vector"])["vector"].to_pylist())
+    assert np.abs(np.linalg.norm(found[:, 256:], axis=1) - 0.35**0.5).max() < 1e-5
+
+
 def test_a_part_that_kills_its_actor_each_time_is_named_with_its_first_ids(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -474,3 +476,24 @@ def test_a_run_that_cannot_fit_is_refused_before_its_work(covey, undisturbed, tm
     assert list(run.manifest["stages"]) == ["read"]
     assert list(run.manifest["plan"]) == list(STAGE_ARTEFACTS)
     assert covey(*words, "run.check=false").status == 0
+
+
+def test_words_count_beside_the_encoder_also_for_new_texts(run_files, covey, sample, tmp_path):
+    run, result = run_files(f"read.paths={sample}", "search.k=30", "embed.lexical=0.35")
+    assert result.status == 0, result.err
+    report = json.loads((run / "report.json").read_text())
+    assert (report["embed"]["lexical"], report["embed"]["dim"], report["search"]["recall"]) == (0.35, 512, 1.0)
+    told = "512 dimensions, 256 of them for words, whose share in the cosine is 0.35"
+    assert told in (run / "report.html").read_text()
+    titles, new, output = pyarrow.csv.read_csv(sample)["title"], tmp_path / "new.csv", tmp_path / "placed.parquet"
+    pyarrow.csv.write_csv(pa.table({"id": range(300), "title": pc.utf8_upper(titles.slice(0, 300))}), new)
+    assert covey("assign", "--run", run, "--input", new, "--output", output).status == 0
+    label, placed = (pq.read_table(file)["label"].to_numpy()[:300] for file in (run / "labels.parquet", output))
+    assert (placed == label)[placed >= 0].mean() > 0.95  # letters in capitals are other tokens, and the same words
+    assert (placed >= 0).sum() > 200
+    vectors = read_columns(RunDir(run) / "vectors", ["vector"])
+    before = RunDir(run).manifest["stages"]["embed"]["finished"]
+    assert covey("run", "--config", LAPTOP, f"run.dir={run}", f"read.paths={sample}", "search.k=30",
+                 "embed.lexical=0").status == 0  # fmt: skip
+    assert RunDir(run).manifest["stages"]["embed"]["finished"] != before
+    assert vectors_of(read_columns(RunDir(run) / "vectors", ["vector"])).shape == (len(vectors), 256)

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clustering.kernels import near_copies, word_sets
-from clustering.kernels.near_copies import IntArray, Sets
+from clustering.kernels.words import near_copies, word_sets
+from clustering.kernels.words.near_copies import IntArray, Sets
 from clustering.workers.tasks import Starter, collect
 
 PIECES = 16  # at least, so that only a part of the keys is sorted at a time

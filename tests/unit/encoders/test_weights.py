@@ -99,7 +99,9 @@ def test_a_run_without_the_later_keys_keeps_its_fingerprint(versions: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "changed", [{"prompt": "query: "}, {"dimensions": 64}, {"revision": "v1"}], ids=lambda one: next(iter(one))
+    "changed",
+    [{"prompt": "query: "}, {"dimensions": 64}, {"revision": "v1"}, {"lexical": 0.3}],
+    ids=lambda one: next(iter(one)),
 )
 def test_the_later_keys_count_where_they_are_set(changed: dict[str, Any], versions: dict[str, str]) -> None:
     cfg = EmbedSection(encoder="bge-m3")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clustering.kernels import near_copies
-from clustering.kernels.near_copies import Sets, find_leaders
+from clustering.kernels.words import near_copies
+from clustering.kernels.words.near_copies import Sets, find_leaders
 from tests import oracles
 
 texts_of = st.lists(st.frozensets(st.integers(0, 14), max_size=9), max_size=14)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustering.kernels import word_sets
-from clustering.kernels.word_sets import Words
+from clustering.kernels.words import word_sets
+from clustering.kernels.words.word_sets import Words
 
 
 def scanned(*texts: str) -> Words:

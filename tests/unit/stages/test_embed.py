@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from clustering import schema
 from clustering.config.sections import EmbedSection
 from clustering.errors import StageError
 from clustering.runs.directory import RunDir
 from clustering.runs.index import Part, write_index
-from clustering.runs.parts import part_name, parts, rows_without_vector
+from clustering.runs.parts import part_name, parts, read_columns, rows_without_vector
+from clustering.runs.parts import vectors_of as vectors_of_parts
 from clustering.runs.storage import write_table
-from clustering.stages.embed import Embedder, adopt_vectors, embedding_figures, language_warnings
+from clustering.stages.embed import Embedder, _weigh_words, adopt_vectors, embedding_figures, language_warnings
 from tests.embedding_server import DIM, Script, serving, vectors_of
 from tests.planted import headlines_in
 
@@ -64,17 +66,20 @@ STATIC = EmbedSection(encoder="static")
 def embedded(folder: Path, *texts_of_parts: list[str], cfg: EmbedSection = STATIC) -> RunDir:
     """A run whose texts have been embedded, one part after the other, by this process."""
     run, first = RunDir(folder), 0
-    embedder = Embedder(run, cfg)
     listed: list[Part] = []
     for number, texts in enumerate(texts_of_parts):
         rows = np.arange(first, first + len(texts))
         first += len(texts)
         columns = {"row": rows, "text": texts, "copies": np.ones(len(texts), np.int32)}
         write_table(run / "texts" / part_name(number), pa.table(columns, schema=schema.TEXTS))
+        listed.append(Part(part_name(number), int(rows[0]), len(rows), 0))
         ids = [f"id {row}" for row in rows.tolist()]
         write_table(run / "members" / part_name(number), pa.table({"text_id": ids, "row": rows}))
-        listed.append(embedder({"name": part_name(number)})["part"])
-    write_index(run / "vectors", listed)
+    write_index(run / "texts", listed)
+    if cfg.words_share:
+        _weigh_words(run, 100)
+    embedder = Embedder(run, cfg)
+    write_index(run / "vectors", [embedder({"name": part_name(number)})["part"] for number in range(len(listed))])
     return run
 
 
@@ -120,6 +125,35 @@ def test_a_server_that_has_another_model_than_before_ends_the_stage(tmp_path: Pa
             pytest.raises(StageError, match=rf"embedded already other vectors than before \({why}\)\. Let it have"),
         ):
             Embedder(run, EmbedSection(encoder="openai", url=url, model="small"))
+
+
+def test_words_stand_beside_the_encoder_and_depend_on_all_texts_and_not_on_their_parts(tmp_path: Path) -> None:
+    cfg = EmbedSection(encoder="static", lexical=0.35)
+    texts = ["Flood in Garford", "Flood in Ashton", "Vote in Garford", "😀", "ማስታወቂያ ማስታወቂያ", "ማስታወቂያ"]
+    runs = [embedded(tmp_path / "one", texts, cfg=cfg), embedded(tmp_path / "two", texts[:2], texts[2:], cfg=cfg)]
+    one, two = (vectors_of_parts(read_columns(run / "vectors", ["vector"])) for run in runs)
+    assert_array_equal(one, two)
+    figures = embedding_figures(runs[1], cfg)
+    assert (figures["dim"], figures["lexical"], figures["unread"], figures["vectors"]) == (512, 0.35, 1, 5)
+    assert rows_without_vector(runs[1] / "vectors").tolist() == [3]  # words that the encoder does not know count
+    plain = embedded(tmp_path / "plain", texts)
+    own = vectors_of_parts(read_columns(plain / "vectors", ["vector"]))
+    assert_allclose(one[:3, :256], own[:3] * np.sqrt(0.65), atol=1e-6)
+    words = one[0, 256:] @ one[1, 256:]
+    assert one[0] @ one[1] == pytest.approx(0.65 * own[0] @ own[1] + words, abs=1e-5)
+
+
+def test_words_do_not_hide_another_model(tmp_path: Path) -> None:
+    with serving(Script()) as url:
+        cfg = EmbedSection(encoder="openai", url=url, model="small", lexical=0.9)
+        run = embedded(tmp_path, ["Flood in Garford", "Vote in Garford", "Vote in Ashton"], cfg=cfg)
+        assert embedding_figures(run, cfg)["dim"] == DIM + 256
+        Embedder(run, cfg)
+    with (
+        serving(Script(vectors=lambda texts: vectors_of([*texts, ""])[1:])) as url,
+        pytest.raises(StageError, match=r"\(their cosine is -?0\.\d\d\)"),
+    ):
+        Embedder(run, EmbedSection(encoder="openai", url=url, model="small", lexical=0.9))
 
 
 @pytest.mark.parametrize(

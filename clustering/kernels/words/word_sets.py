@@ -93,7 +93,7 @@ def _decode(data: Any, at: int) -> tuple[int, int]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _mixed(bits: int) -> int:
+def mix_word(bits: Any) -> Any:
     """A hash of 32 bits. Source: the finalizer of MurmurHash3, Appleby (2011)."""
     bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
     bits = ((bits ^ (bits >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
@@ -162,7 +162,7 @@ def _scan(
                     now = 3
             alone = inside == 2 and now != 2 and last == 1  # a character without a pair
             if alone or (inside == 1 and now != 1):
-                words[count] = _mixed(held)
+                words[count] = mix_word(held)
                 count += 1
             if at >= stop:
                 break
@@ -173,7 +173,7 @@ def _scan(
             elif now == 2:
                 last = last + 1 if inside == 2 else 1
                 if last > 1:
-                    words[count] = _mixed((held * 0x01000193 ^ code) & 0xFFFFFFFF)
+                    words[count] = mix_word((held * 0x01000193 ^ code) & 0xFFFFFFFF)
                     count += 1
                 held = code
             inside = now if now == 1 or now == 2 else 0
@@ -196,7 +196,7 @@ def _scan(
             name = 0x811C9DC5
             for word in range(first + cut, first + stop_word):
                 name = ((name ^ words[word]) * 0x01000193) & 0xFFFFFFFF
-            tails[text, number], names[text, number] = cut, _mixed(name)
+            tails[text, number], names[text, number] = cut, mix_word(name)
             bytes_[text, number] = cut_at - offsets[text]
             stop_word, cut, cut_at = cut, earlier, earlier_at
 

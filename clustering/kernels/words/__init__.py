@@ -1,0 +1,1 @@
+"""Words of texts: sets of their hashes, near-duplicates among them, and vectors by TF-IDF."""
