@@ -1,4 +1,4 @@
-"""The command line ``covey``: one module a command; here, the arguments that several commands share."""
+"""The command line ``covey``; here, the arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ def add_run(parser: ArgumentParser) -> None:
 
 
 def add_config(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", required=True, help="YAML file, or the name of a ready configuration: laptop, gpu, tutorial"
-    )
-    add_overrides(parser, "section.key=value", "override the file")
+    parser.add_argument("--config", help="YAML file, or the name of a ready configuration: laptop, gpu, tutorial")
+    words = "files, folders or URIs to cluster; and settings, which covey keys lists"
+    add_overrides(parser, "FILE | section.key=value", words)
 
 
 def add_trust(parser: ArgumentParser, meant: str, why: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import clustering
-from clustering.cli import assign, evaluate, plan, recluster, run, sample, status
+from clustering.cli.commands import assign, evaluate, keys, open, plan, recluster, run, sample, status
 from clustering.errors import ConfigError, CoveyError
 from clustering.kernels.printable import printable
 from clustering.workers import process
@@ -23,12 +23,14 @@ log = logging.getLogger("covey")
 
 COMMANDS = {
     "run": run,
+    "open": open,
     "recluster": recluster,
     "assign": assign,
     "evaluate": evaluate,
-    "sample": sample,
     "plan": plan,
     "status": status,
+    "keys": keys,
+    "sample": sample,
 }
 ENVIRONMENT = {  # unless the user has set it
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray sends no figures of this job to its makers
@@ -48,7 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         purpose = " ".join((command.__doc__ or "").split())
         command.add_arguments(commands.add_parser(name, description=purpose, help=purpose))
     args = parser.parse_args(argv)
-    return run_command(lambda: COMMANDS[args.command].execute(args), getattr(args, "log_format", "text"))
+    command = COMMANDS[args.command]
+    return run_command(
+        lambda: command.execute(args), getattr(args, "log_format", "text"), getattr(args, "verbose", False)
+    )
 
 
 class Lines(logging.Formatter):
@@ -73,16 +78,17 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def run_command(work: Callable[[], None], log_format: str = "text") -> int:
+def run_command(work: Callable[[], None], log_format: str = "text", verbose: bool = False) -> int:
     """Run a command's body and return its exit status; an error is printed as a message.
 
     0: done. 1: the run failed. 2: the configuration or the input is wrong. 130, 143: an interrupt or SIGTERM ended it.
 
     log_format : text for people, json for a line of JSON each; the last line of a failed command is its cause
+    verbose : log the plan and the figures of each stage, too
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _start_logging(log_format)
+    _start_logging(log_format, verbose)
     process.owns_process = True
     status, problems = 0, []
     terminated = False
@@ -124,9 +130,9 @@ def run_command(work: Callable[[], None], log_format: str = "text") -> int:
     return status
 
 
-def _start_logging(log_format: str) -> None:
+def _start_logging(log_format: str, verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    log.setLevel(logging.DEBUG if log_format == "json" else logging.INFO)
+    log.setLevel(logging.DEBUG if verbose or log_format == "json" else logging.INFO)
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its exceptions become errors of Covey
     for handler in logging.getLogger().handlers:
         handler.setFormatter(JsonLines() if log_format == "json" else Lines("%(message)s"))

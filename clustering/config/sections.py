@@ -69,7 +69,7 @@ class Prices:
     cpu_hour: Annotated[float, Field(ge=0)] = 0.0  # of one core
     gpu_hour: Annotated[float, Field(ge=0)] = 0.0  # of one GPU
     million_tokens: Annotated[float, Field(ge=0)] = 0.0  # that the server of embed.url counts
-    currency: str = "USD"
+    currency: str = "USD"  # as the report writes it
 
 
 @dataclass(frozen=True, config=_strict)
@@ -78,7 +78,7 @@ class RunSection:
 
     dir: NonEmptyText = "runs/covey"  # where all artefacts lie: a directory that all nodes see, or s3://, gs://
     name: str | None = None  # letters, digits, underscores; none: the directory's own name
-    seed: Seed = 0
+    seed: Seed = 0  # of all that is drawn at random; equal seeds give equal results
     resume: bool = True  # false: start anew, whatever the directory holds
     check: bool = True  # refuse a run that does not fit into the memory of the nodes; false: try it
     prices: Prices | None = None  # none: no costs in the report
@@ -93,7 +93,7 @@ class ServerSection:
     token_file: str | None = None  # or a file that holds it, on every node
     ca_file: str | None = None  # certificate of the authority of an https:// server; none: the system's authorities
     server_name: str | None = None  # name in the server's certificate, where it is not the host's
-    db_name: str | None = None
+    db_name: str | None = None  # none: the server's default database
 
 
 @dataclass(frozen=True, config=_strict)
@@ -101,7 +101,7 @@ class CollectionInput:
     """A Milvus collection whose vectors are clustered; nothing in it is changed."""
 
     uri: str  # the server's address
-    name: str
+    name: str  # of the collection
     text_field: str  # a field, a name in the dynamic field, or a path in a JSON field (info.title)
     vector_field: str | None = None  # none: the only field with float vectors
     id_field: str | None = None  # becomes text_id; none: the primary key
@@ -137,7 +137,7 @@ class CleanSection:
     markup: bool = True  # decode entities of HTML, remove tags
     urls: Literal["keep", "drop"] = "drop"  # a text that has nothing else keeps them
     hashtags: Literal["keep", "words", "drop"] = "keep"  # words: without the #
-    case: Literal["keep", "lower"] = "keep"
+    case: Literal["keep", "lower"] = "keep"  # lower: texts that differ in capitals alone are one
 
 
 @dataclass(frozen=True, config=_strict)
@@ -182,7 +182,7 @@ class EmbedSection:
     # in 256 dimensions of their own. None: 0, which adds none.
     lexical: Annotated[float, Field(ge=0, le=1)] | None = None
     actors: Positive | None = None  # none: one for each GPU, or four a node (one a core where it has fewer)
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 0
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0  # GPUs that an actor reserves; 0: it works on cores
     max_tokens: Annotated[int, Field(ge=2, le=8192)] = 512  # longer texts are cut and counted
     tokens_per_batch: Annotated[int, Field(ge=64)] | None = None  # of a forward pass; none: 65,536 on a GPU, or 16,384
     # With encoder=openai: the server of embeddings, which knows `model` by that name.
@@ -207,13 +207,14 @@ class StoreSection:
     uri: str = EMBEDDED  # embedded (Milvus Lite in the run directory), or the address of a server
     server: ServerSection = field(default_factory=ServerSection)
     collection: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] | None = None  # none: covey_<run name>
+    # None: FLAT (exact) in the embedded store, HNSW on a server.
     index: Literal["HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA"] | None = None
     # Of the index when it is built: M, efConstruction, nlist, sq_type, refine, refine_type; mmap.enabled: on disk.
     params: Mapping[str, Any] = field(default_factory=dict)
     vector_type: Literal["float32", "float16", "bfloat16"] = "float32"  # of the collection's field
     shards: Annotated[int, Field(ge=1, le=64)] = 1  # of the collection, which take writes side by side
     replicas: Annotated[int, Field(ge=1, le=64)] = 1  # copies in memory that share the search, each on nodes of its own
-    metric: Literal["L2", "COSINE", "IP"] = "L2"
+    metric: Literal["L2", "COSINE", "IP"] = "L2"  # of unit vectors, so that all three find the same neighbors
     load: Literal["stream", "bulk"] = "stream"  # requests of actors, or files that the server imports
     bulk_path: str | None = None  # for bulk: a folder that the server sees, or s3://bucket/prefix of its storage
     actors: Positive | None = None  # that load in stream; none: two for each node; the embedded store takes one
@@ -265,6 +266,7 @@ class ClusterSection:
     """The hierarchy on the graph, and which of its clusters are chosen."""
 
     weights: Literal["diffused", "distance"] = "diffused"  # edge lengths; distance is plain HDBSCAN
+    # modularity: groups with more links within than by chance; eom, leaf: HDBSCAN's own choices
     selection: Literal["modularity", "eom", "leaf"] = "modularity"
     preset: Literal["events", "topics"] | None = None  # of modularity: many small stories, or few broad subjects
     granularity: Positive | None = None  # texts; less is finer; none: 20000, less where groups are small
@@ -272,8 +274,8 @@ class ClusterSection:
     min_cluster_size: Annotated[int, Field(ge=2)] | None = None  # none: 5, or 3 where groups are small
     epsilon: Annotated[float, Field(ge=0)] = 0.0  # clusters closer than this are not split
     max_cluster_size: NonNegative = 0  # 0: no limit
-    allow_single_cluster: bool = False
-    copies: Literal["fold", "weigh"] = "fold"
+    allow_single_cluster: bool = False  # whether eom may choose the whole as its one cluster
+    copies: Literal["fold", "weigh"] = "fold"  # fold: a text counts once, however many records have it; weigh: each one
     layers: Annotated[int, Field(ge=1, le=6)] = 6  # of modularity, from broad to fine, at most; 1: the labels only
     budget: NonNegative = 100_000  # with distance: texts that exact search compares with all others
 
@@ -288,7 +290,7 @@ class Titles:
     """An OpenAI-compatible endpoint that writes the titles of clusters."""
 
     url: Annotated[str, Field(pattern="^https?://")]  # up to /v1; /chat/completions is added
-    model: str
+    model: str  # the endpoint's name of it
     key_env: str | None = None  # name of the environment variable that holds the key
 
 
@@ -296,8 +298,8 @@ class Titles:
 class DescribeSection:
     """How clusters are described."""
 
-    terms: Positive = 10
-    exemplars: Positive = 5
+    terms: Positive = 10  # of each cluster, at most
+    exemplars: Positive = 5  # texts that stand for each cluster, at most
     # Whose stop words are no terms. auto: the languages of the texts, and words of many clusters alike.
     language: Literal["auto", "english", "none"] = "auto"
     titles: Titles | None = None  # none: a cluster's title is one of its headlines, or its first terms
@@ -309,7 +311,7 @@ class ProjectSection:
 
     method: Literal["layout", "umap"] = "layout"  # Covey's layout, equal for any number of threads; or umap-learn
     n_neighbors: Annotated[int, Field(ge=2)] = 15  # counts the text itself, as umap-learn does
-    min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
+    min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1  # of texts on the map; less packs clusters closer
     # Texts that are laid out; the others lie amid their neighbors. None: all up to 1,000,000, of more so many.
     sample: Annotated[int, Field(ge=100)] | None = None
     seed: Seed | None = None  # none: run.seed for layout; umap with a seed is repeatable, on one thread

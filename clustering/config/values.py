@@ -114,7 +114,7 @@ def word_value(text: str, hint: Any) -> Any:
     null means none where that is a choice. Where the key takes a list, [a, b] is one, and other text is its only item.
     Raises: YAMLError for a value in brackets that is no list.
     """
-    members = _members(hint)
+    members = members_of(hint)
     listed = any(map(_is_list, members))
     if text == "null" and type(None) in members:
         return None
@@ -122,7 +122,7 @@ def word_value(text: str, hint: Any) -> Any:
         return parse_yaml(text, hint)
     if _takes_text(members):
         return text
-    if listed and _takes_text(_members(_item(members))):
+    if listed and _takes_text(members_of(_item(members))):
         return [text]
     try:
         return parse_yaml(text, hint)
@@ -134,7 +134,7 @@ def hint_at(shape: type, path: Sequence[str]) -> Any:
     """The type of the key at a path within a dataclass; Any where there is no such key."""
     hint: Any = shape
     for name in path:
-        hint = _keys(_members(hint)).get(name, Any)
+        hint = _keys(members_of(hint)).get(name, Any)
     return hint
 
 
@@ -143,7 +143,7 @@ def unsupported_values(value: Any, hint: Any, prefix: str = "", depth: int = 0) 
 
     These are text that no file can hold, true for a number, numbers beyond 64 bits, and endless levels.
     """
-    members = _members(hint)
+    members = members_of(hint)
     if depth > MAX_DEPTH:
         yield f"{prefix[:SHOWN]}: maps and lists lie more than {MAX_DEPTH} deep within each other, or within themselves"
     elif isinstance(value, Mapping):
@@ -210,7 +210,7 @@ def _line(node: yaml.Node) -> str:
 
 
 def _value(loader: _Loader, node: yaml.Node, hint: Any) -> Any:
-    members = _members(hint)
+    members = members_of(hint)
     if isinstance(node, yaml.ScalarNode):
         return _scalar(loader, node, members)
     if node.tag not in (_CORE + "map", _CORE + "seq"):
@@ -233,7 +233,7 @@ def _scalar(loader: _Loader, node: yaml.ScalarNode, members: Sequence[Any]) -> A
     if node.tag.startswith(_CORE) and node.tag[len(_CORE) :] in TEXT_LIKE and not null:
         if _takes_text(members):
             return node.value
-        if any(map(_is_list, members)) and _takes_text(_members(_item(members))):
+        if any(map(_is_list, members)) and _takes_text(members_of(_item(members))):
             return [node.value]  # one word stands for a list of one
     try:
         return loader.construct_object(node)
@@ -241,12 +241,12 @@ def _scalar(loader: _Loader, node: yaml.ScalarNode, members: Sequence[Any]) -> A
         raise yaml.YAMLError(f"{str(error).partition(':')[0]}{_line(node)}") from None
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
+def members_of(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the type itself."""
     if get_origin(hint) is Annotated:
-        return _members(get_args(hint)[0])
+        return members_of(get_args(hint)[0])
     if get_origin(hint) in (Union, types.UnionType):
-        return tuple(member for one in get_args(hint) for member in _members(one))
+        return tuple(member for one in get_args(hint) for member in members_of(one))
     return (hint,)
 
 
@@ -277,7 +277,7 @@ def _keys(members: Sequence[Any]) -> dict[Any, Any]:
 
 def section_of(hint: Any) -> type | None:
     """The dataclass that a key takes; None for a key with a value of its own."""
-    return next(filter(_is_section, _members(hint)), None)
+    return next(filter(_is_section, members_of(hint)), None)
 
 
 def _is_section(member: Any) -> bool:

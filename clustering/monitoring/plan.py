@@ -49,13 +49,13 @@ def plan_entries(
 
 def log_plan(config: RunConfig, counts: Counts, estimates: list[tuple[NodeType, StageEstimate]]) -> None:
     """Log a line for each stage and type of node."""
-    log.info("plan: texts=%d records=%d dim=%d k=%d", counts.texts, counts.records, counts.dim, config.search.k)
+    log.debug("plan: texts=%d records=%d dim=%d k=%d", counts.texts, counts.records, counts.dim, config.search.k)
     several = len({node_type for node_type, _ in estimates}) > 1
     for node_type, estimate in estimates:
         where = f" on a node of {node_type}" if several else ""
-        log.info("plan: %-8s memory=%s disk=%s%s", estimate.stage, estimate, format_bytes(estimate.disk_bytes), where)
+        log.debug("plan: %-8s memory=%s disk=%s%s", estimate.stage, estimate, format_bytes(estimate.disk_bytes), where)
     if not config.store.embedded:
-        log.info("plan: the Milvus server needs about %s", format_bytes(milvus_bytes(config, counts)))
+        log.debug("plan: the Milvus server needs about %s", format_bytes(milvus_bytes(config, counts)))
 
 
 @dataclass(frozen=True)

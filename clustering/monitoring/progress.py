@@ -197,6 +197,11 @@ def current_stage() -> StageProgress | None:
     return _current.get()
 
 
+def stages_at_work() -> list[Figures]:
+    """The progress of each stage that this driver is at, as progress.json has it."""
+    return [stage.figures() for stage in list(_at_work)]
+
+
 def track_stage(
     run: RunDir, name: str, stage: str, work: Callable[[], Figures], expected: dict[str, float] | None = None
 ) -> Figures:

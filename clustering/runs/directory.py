@@ -35,7 +35,7 @@ from clustering.runs.inventory import (
     swap_in,
     visible_names,
 )  # fmt: skip
-from clustering.runs.manifest import format_figures
+from clustering.runs.manifest import finished_line
 from clustering.runs.manifest_file import ManifestFile
 from clustering.runs.object_store import RemotePath
 from clustering.runs.storage import REDO_HINT, Location, is_within, locate
@@ -372,7 +372,7 @@ class RunDir:
                 "figures": figures,
             }
         fields = {"event": "stage_finished", "stage": name, "seconds": round(seconds, 3), **figures}
-        log.info("%s: %s seconds=%.1f", name, format_figures(figures), seconds, extra={"fields": fields})
+        log.info(finished_line(name, figures, seconds, log.level <= logging.DEBUG), extra={"fields": fields})
         for line in figures.get("warnings", []):
             log.warning("%s: %s", name, line)
         return figures

@@ -84,6 +84,33 @@ def format_figures(figures: Figures) -> str:
     return " ".join(f"{key}={_short(key, value)}" for key, value in plain.items() if not isinstance(value, bool))
 
 
+# What a line of the log says of a finished stage, by its figures.
+SUMMARIES = {
+    "read": "{records:,} records, {texts:,} texts",
+    "embed": "{vectors:,} vectors of {dim} dimensions",
+    "store": "{rows:,} rows, index {index}",
+    "search": "{k} neighbors of each text",
+    "graph": "{edges:,} edges",
+    "forest": "{merged_edges:,} merges",
+    "cluster": "{count:,} clusters, {noise_share:.1%} noise",
+    "describe": "{clusters:,} clusters named",
+    "project": "{laid_out:,} texts laid out",
+    "plot": "{drawn:,} points",
+    "report": "{records:,} records",
+}
+
+
+def finished_line(stage: str, figures: Figures, seconds: float, in_full: bool) -> str:
+    """A line for the log about a finished stage: what it did in words, or all its figures."""
+    if in_full:
+        return f"{stage}: {format_figures(figures)} seconds={seconds:.1f}"
+    try:
+        did = SUMMARIES.get(stage, "").format_map(figures)
+    except (KeyError, ValueError, TypeError):  # a stage that had nothing to do
+        did = ""
+    return f"{stage:<8} {seconds:6.1f} s  {did}".rstrip()
+
+
 def _short(key: str, value: Any) -> str:
     if key.endswith("_bytes"):
         return f"{value / 2**20:.0f}MiB"

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from clustering.cli.commands.run import print_result
 from clustering.cli.main import COMMANDS, main, run_command
-from clustering.cli.run import print_result
 from clustering.errors import ConfigError, StoreError
 
 
@@ -128,7 +128,7 @@ def test_texts_of_others_cannot_command_the_terminal(capsys):
 
 
 def test_a_locale_without_a_character_ends_no_command():
-    code = "from clustering.cli.main import run_command; from clustering.cli.run import print_result; "
+    code = "from clustering.cli.main import run_command; from clustering.cli.commands.run import print_result; "
     code += "run_command(lambda: print_result('京 ü', 'text'))"
     found = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True

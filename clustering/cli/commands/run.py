@@ -14,14 +14,19 @@ from clustering.kernels.printable import printable
 def add_arguments(parser: ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="json: a line of JSON each")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log the plan and the figures of each stage, too")
 
 
 def execute(args: Namespace) -> None:
     """Run the pipeline and print where its results lie."""
-    from clustering.config.loading import load_config
-    from clustering.pipeline import run_pipeline
+    from clustering.cli.configuration import build_from_words
+    from clustering.cli.live_line import live_line
 
-    run = run_pipeline(load_config(args.config, args.overrides))
+    config = build_from_words(args.config, args.overrides)
+    from clustering.pipeline import run_pipeline  # takes a second
+
+    with live_line():
+        run = run_pipeline(config)
     figures = run.report
     clusters = figures["clusters"]
     print_result(

@@ -48,10 +48,10 @@ def _bytes(text: str) -> int:
 
 def execute(args: Namespace) -> None:
     """Print what the run needs, stage by stage."""
-    from clustering.config.loading import load_config
+    from clustering.cli.configuration import build_from_words
     from clustering.monitoring.plan import plan_lines
 
-    config = load_config(args.config, args.overrides)
+    config = build_from_words(args.config, args.overrides, needs_input=False)
     nodes = planned_nodes(args, config.embed.gpus_per_actor)
     for line in plan_lines(config, args.texts, args.run, nodes, args.card):
         print(printable(line))

@@ -1,0 +1,129 @@
+"""roles.py: which columns of an unknown file are the text, the id, the time, the source and the link."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clustering.cli.roles import Roles, find_roles
+from clustering.config.sections import ReadSection
+from clustering.errors import ConfigError
+
+N = 60
+WORDS = "quake flood vote strike bank fire storm deal court match".split()
+TITLES = [f"{WORDS[n % 10].capitalize()} shakes the {WORDS[n * 7 % 10]} of town {n}" for n in range(N)]
+STAMPS = [datetime(2024, 5, 1) + timedelta(hours=n) for n in range(N)]
+OUTLETS = [["Morning Herald", "Evening Post", "The Wire"][n % 3] for n in range(N)]
+LINKS = [f"https://news.example/{n}" for n in range(N)]
+
+
+def roles_of(path: Path, given: dict[str, str] | None = None) -> Roles:
+    return find_roles(ReadSection(paths=(str(path),)), given or {})
+
+
+def written(path: Path, columns: dict[str, list[Any]]) -> Path:
+    table = pa.table(columns)
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row, default=str) for row in table.to_pylist()), "utf-8")
+    else:
+        rows = [list(columns), *zip(*columns.values(), strict=True)]
+        path.write_text("\n".join(";".join(f'"{cell}"' for cell in row) for row in rows), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["news.csv", "news.jsonl", "news.parquet"])
+def test_the_columns_of_a_feed_are_found_by_their_names(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path / name, {
+        "guid": [f"{n:032x}" for n in range(N)], "Published-At": STAMPS, "venue": OUTLETS, "title": TITLES,
+        "description": [f"{title}. More of it follows here, in a long text of several clauses." for title in TITLES],
+        "url": LINKS, "section": ["world", "sport"] * (N // 2), "rank": list(range(N)),
+    })  # fmt: skip
+    assert roles_of(path) == Roles(
+        text="title", id="guid", time="Published-At", source="venue", link="url", keep=("section", "rank"),
+        left=("description",),
+    )  # fmt: skip
+
+
+def test_columns_without_a_known_name_are_told_by_their_content(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.parquet", {
+        "a": list(range(N)), "b": ["north", "south", "east"] * (N // 3), "c": TITLES, "d": LINKS,
+        "e": [f"{n:040x}" for n in range(N)], "f": STAMPS,
+    })  # fmt: skip
+    found = roles_of(path)
+    assert (found.text, found.link, found.id, found.time) == ("c", "d", None, None)
+    assert found.keep == ("a", "b", "e", "f"), "numbers, times and short strings are carried along"
+
+
+def test_a_name_alone_makes_no_role(tmp_path: Path) -> None:
+    """title is a number, id repeats, time is no time, url no address, source a long text."""
+    path = written(tmp_path / "odd.jsonl", {
+        "title": list(range(N)), "id": [n // 2 for n in range(N)], "time": ["soon"] * N, "url": ["none"] * N,
+        "source": [f"as told by {title} and by all the others who were there on that day" for title in TITLES],
+        "content": TITLES,
+    })  # fmt: skip
+    found = roles_of(path)
+    assert (found.text, found.id, found.time, found.link, found.source) == ("content", None, None, None, None)
+
+
+def test_a_key_within_objects_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "posts.jsonl"
+    path.write_text("\n".join(
+        json.dumps({"kind": "t3", "data": {"title": title, "created_utc": 1_700_000_000 + n, "id": f"x{n}"}})
+        for n, title in enumerate(TITLES)
+    ), "utf-8")  # fmt: skip
+    found = roles_of(path)
+    assert (found.text, found.time, found.id) == ("data.title", "data.created_utc", "data.id")
+
+
+def test_what_the_user_names_is_taken_and_the_rest_is_found(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "news.csv", {"id": list(range(N)), "title": TITLES, "lead": [t + " again" for t in TITLES]}
+    )
+    assert roles_of(path, {"text": "lead"}) == Roles(text="lead", id="id", keep=("title",))
+
+
+def test_chinese_titles_need_no_spaces(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "zh.parquet",
+        {"x": ["北京", "上海", "广州"] * 20, "y": [f"北京举行第{n}届电影节开幕式" for n in range(N)]},
+    )
+    assert roles_of(path).text == "y"
+
+
+def test_several_files_are_looked_at_together(tmp_path: Path) -> None:
+    written(tmp_path / "1.csv", {"id": list(range(N)), "title": TITLES})
+    written(tmp_path / "2.csv", {"id": [f"n{n}" for n in range(N)], "title": TITLES, "url": LINKS})
+    found = roles_of(tmp_path)
+    assert (found.text, found.id, found.link) == ("title", "id", "url")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            {"a": [1, 2], "b": [0.5, 1.5]},
+            "none of its columns looks like texts ('a', 'b'); name one with read.text_columns=",
+        ),
+        ({"link": LINKS[:2]}, "none of its columns looks like texts ('link')"),
+    ],
+)
+def test_an_input_without_texts_is_refused_in_words(tmp_path: Path, columns: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        roles_of(written(tmp_path / "no.csv", columns))
+    assert said in str(error.value)
+
+
+def test_an_empty_or_missing_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(ConfigError, match=r"empty\.csv is empty; there is nothing to cluster"):
+        roles_of(tmp_path / "empty.csv")
+    with pytest.raises(ConfigError, match="no such file"):
+        roles_of(tmp_path / "gone.csv")
