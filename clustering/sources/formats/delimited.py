@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -117,9 +118,12 @@ class _Chunk:
         dialect = self.dialect
         names = [f"f{number}" for number in range(dialect.width)]
         wanted = list(dict.fromkeys(names[position] for position in columns.values()))
-        block_size = max(len(self.data) + 1, 1 << 16)
+        data = self.data
+        if data.startswith(BOM_UTF8):  # of the first cell, as where files were joined; pyarrow leaves one out
+            data = BOM_UTF8 + data
+        block_size = max(len(data) + 1, 1 << 16)
         table = pa.csv.read_csv(
-            pa.BufferReader(self.data),
+            pa.BufferReader(data),
             read_options=pa.csv.ReadOptions(column_names=names, block_size=block_size, use_threads=False),
             parse_options=pa.csv.ParseOptions(
                 delimiter=dialect.delimiter, quote_char=dialect.quote or False, escape_char=dialect.escape or False,

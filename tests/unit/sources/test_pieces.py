@@ -89,6 +89,7 @@ def piece_bound(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
 )
 @example(['1,"a'] + ["2,b"] * 9 + ['3,c"', "4,d"], "\n", False, True, False, 9)
 @example(["1,a", "id,title", "2,b", "id,title", "3,c"], "\n", True, True, True, 9)
+@example(["1,Flood", "1,Flood", "\ufeff12,mark"], "\n", False, False, False, 9)
 def test_csv_in_pieces_is_read_as_one(
     read_here: Read, write: Write, piece_bound: Callable[[str, int], None],
     lines: list[str], end: str, marked: bool, ended: bool, with_ids: bool, piece_bytes: int,
