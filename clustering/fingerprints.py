@@ -85,11 +85,14 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
     own: dict[str, list[Any]] = {  # of the other stages, their section of the configuration
         "graph": [settings["graph"], "in blocks with halos"],
         "forest": [config.cluster.weights, config.cluster.core_rank, others],
-        "cluster": [settings["cluster"], "with sizes, tilings"],
-        "describe": [{**settings["describe"], "titles": titles}, "spread exemplars, headlines and phrases"],
+        "cluster": [settings["cluster"], "with sizes, tilings, links"],
+        "describe": [
+            {**settings["describe"], "titles": titles},
+            "of all layers, spread exemplars, headlines, phrases",
+        ],
         "project": [settings["project"], config.run.seed],
         "plot": [settings["plot"], config.name, config.run.seed, "viewer"],
-        "report": [settings["run"]["prices"], "with families"],
+        "report": [settings["run"]["prices"], "with families, texts and titles"],
     }
     found = {"search": search}
     for stage, read in READS.items():

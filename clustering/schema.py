@@ -57,8 +57,11 @@ ASSIGNMENT = pa.schema(
 COORDS = pa.schema([("row", pa.int64()), ("x", pa.float32()), ("y", pa.float32())])
 LABELS = pa.schema(
     [
-        ("text_id", pa.string()),
+        ("text_id", pa.string()),  # has the type of the input
+        ("text", pa.string()),  # the record's own
         ("label", pa.int32()),
+        ("title", pa.string()),  # of the label; null for noise
+        ("theme", pa.string()),  # title of the cluster in the broadest layer; null for none
         ("strength", pa.float32()),
         ("layers", pa.list_(pa.int32())),
         ("outlier_score", pa.float32()),
@@ -76,17 +79,31 @@ POSITION, LOCATION, DIGEST, ID_DIGEST = "covey:place", "covey:where", "covey:dig
 ORIGINAL, VECTOR = "covey:original", "covey:vector"
 NUMBERING_COLUMNS = (POSITION, DIGEST, ID_DIGEST)  # the columns that the numbering of rows needs
 WORKING_COLUMNS = (POSITION, LOCATION, DIGEST, ID_DIGEST, ORIGINAL, VECTOR)
-CLUSTERS = pa.schema(
+# describe: the clusters of all layers, at the place of their labels; those of column label come first
+LAYERS = pa.schema(
     [
         ("label", pa.int32()),
+        ("title", pa.string()),  # no two of a layer are equal
         ("size", pa.int64()),  # records
         ("texts", pa.int64()),  # distinct texts
-        ("title", pa.string()),  # no two of a layer are equal
+        # Of the links of its texts to their 10 nearest texts (or as many as it has others), those that stay inside:
+        # 0 to 1, null for a text alone.
+        ("link_share", pa.float32()),
         ("terms", pa.list_(pa.string())),  # words and phrases of up to three words, strongest first
         ("exemplars", pa.list_(pa.string())),  # members of high strength that differ in their words
-        ("persistence", pa.float32()),  # 0 to 1
         ("parent", pa.int32()),  # label of the cluster around it in a broader layer; null where there is none
         ("layers", pa.list_(pa.int32())),  # positions of this cluster in the layers of labels
+        ("persistence", pa.float32()),  # 0 to 1
+    ]
+)
+# report: those of column label alone, also as clusters.csv
+CLUSTERS = pa.schema(
+    [
+        *[LAYERS.field(name) for name in ("label", "title")],
+        ("theme", pa.string()),  # as in labels.parquet
+        ("size", pa.int64()),
+        ("share", pa.float32()),  # of all records
+        *[LAYERS.field(name) for name in ("texts", "link_share", "terms", "exemplars", "parent")],
     ]
 )
 
@@ -96,7 +113,11 @@ def vectors_schema(dim: int) -> pa.Schema:
     return pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))])
 
 
-def labels_schema(members: pa.Schema) -> pa.Schema:
-    """The schema of labels.parquet: LABELS with the type of text_id of ``members``, and the carried columns."""
+def labels_schema(members: pa.Schema, uuids: bool = False) -> pa.Schema:
+    """The schema of labels.parquet: LABELS with the type of text_id of ``members``, and the carried columns.
+
+    uuids : the ids were of Parquet's type UUID, which are strings in ``members``
+    """
     carried = [field for field in members if field.name not in MEMBERS.names]
-    return pa.schema([members.field("text_id"), *list(LABELS)[1:], *carried])
+    text_id = pa.field("text_id", pa.uuid()) if uuids else members.field("text_id")
+    return pa.schema([text_id, *list(LABELS)[1:], *carried])

@@ -23,7 +23,7 @@ def leave_run(
     *, chosen: int = 0, part_rows: int = 10_000, strength: Any = None, home: Any = None,
     members: dict[str, pa.Array] | None = None, near: list[list[int]] | None = None,
 ) -> RunDir:  # fmt: skip
-    """Leave texts/, members/, coords/, neighbors/, the assignment, layers.json and clusters.parquet.
+    """Leave texts/, members/, coords/, neighbors/, the assignment, layers.json and layers.parquet.
 
     layers : shape (n_texts, n_layers); clusters : title, terms, exemplars and parent of each
     members : text_id, row and other columns of the records; None: one for each text
@@ -58,10 +58,11 @@ def leave_run(
     own = [(layers == number).any(axis=1) for number in numbers]
     columns = {
         "label": list(numbers), "size": [int(copies[held].sum()) for held in own], "texts": [int(h.sum()) for h in own],
-        "persistence": [0.0 for _ in numbers], "layers": [np.unique(np.nonzero(layers == c)[1]) for c in numbers],
+        "persistence": [0.0 for _ in numbers], "link_share": [1.0 for _ in numbers],
+        "layers": [np.unique(np.nonzero(layers == c)[1]) for c in numbers],
         **clusters,
     }  # fmt: skip
-    write_table(run / "clusters.parquet", pa.table(columns, schema=schema.CLUSTERS))
+    write_table(run / "layers.parquet", pa.table(columns, schema=schema.LAYERS))
     in_layers = [np.unique(layer[layer >= 0]).tolist() for layer in layers.T]
     write_json(run / "layers.json", {"chosen": chosen, "layers": in_layers})
     return run

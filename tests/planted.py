@@ -174,8 +174,16 @@ def write_clustered(run: RunDir, n_records: int, part_records: int, seed: int = 
     texts, size = _cluster_sizes(layers, copies, used.size - 1)
     kept = {"chosen": 1, "layers": [np.unique(layer[layer >= 0]).tolist() for layer in layers.T],
             "parent": [-1] * (used.size - 1), "persistence": [0.5] * (used.size - 1), "texts": texts.tolist(),
-            "size": size.tolist()}  # fmt: skip
+            "size": size.tolist(), "link_share": [0.9] * (used.size - 1)}  # fmt: skip
     write_json(run / "layers.json", kept)
+    clusters = {"label": np.arange(used.size - 1), "title": [f"Story {one}" for one in range(used.size - 1)],
+                "size": size, "texts": texts, "terms": [["one", "two"]] * (used.size - 1),
+                "exemplars": [["A text", "Another"]] * (used.size - 1)}  # fmt: skip
+    columns = [
+        clusters.get(name, pa.nulls(used.size - 1, kind))
+        for name, kind in zip(schema.LAYERS.names, schema.LAYERS.types, strict=True)
+    ]
+    write_table(run / "layers.parquet", pa.table(columns, schema=schema.LAYERS))
     x, y = rng.normal(size=(2, n_texts)).astype(np.float32)
     new = np.r_[0, np.flatnonzero(np.diff(np.maximum.accumulate(row))) + 1]  # the record of each row's first appearance
     carried = pa.table([sample["id"], pa.array(row), sample["story"]], ["text_id", "row", "story"])

@@ -152,7 +152,10 @@ class Inspection:
 
     @property
     def link_share_(self) -> NDArray[np.float64]:
-        """For each cluster of any layer the share of its rows' 10 nearest neighbors that lie in it: float64, 0 to 1."""
+        """For each cluster of any layer the share of its rows' 10 nearest neighbors that lie in it: float64, 0 to 1.
+
+        Of a cluster with fewer other rows, as many of the nearest count.
+        """
         fitted = self._checked()
         nearest = sorted_lists(fitted.rows.graph).nearest(LINKS)
         return kept_links(nearest, fitted.found.layers, fitted.found.persistence.size)

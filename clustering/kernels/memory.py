@@ -113,8 +113,16 @@ def stage_bytes(
         ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),
         # The page's columns, its texts as Python objects, and both packed.
         ("plot", 640, n_texts * 30 + pictured * 190 + shown * (text_bytes * 4 + 500), shown * text_bytes + (1 << 20)),
-        # The records of a task; in one file, also the rows that have several records.
-        ("report", 560, min(n_texts, LARGEST_PART) * 600 + min(n_texts, FILE_RECORDS) * 60, n_records * 60),
+        # The records of a task with the texts of a part; in one file, also the rows that have several records.
+        (
+            "report",
+            560,
+            min(n_texts, LARGEST_PART) * 600
+            + min(n_texts * text_bytes, PART_TEXT_BYTES) * 6
+            + min(n_texts, FILE_RECORDS) * 60
+            + min(n_texts, n_records - n_texts, FILE_RECORDS) * text_bytes,
+            n_records * (60 + text_bytes),
+        ),
     ]
     return [StageBytes(stage, (base << 20) + int(memory), int(disk)) for stage, base, memory, disk in rows]
 

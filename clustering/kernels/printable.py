@@ -13,6 +13,8 @@ _CONTROLS = re.compile(
 # A URI with a user, or with a user and a password, which may contain /. A later @ is part of the path.
 CREDENTIALS = re.compile(r"://([^/?#]*|[^/?#@:]+:(?!\d+[/?#]).*)@", re.DOTALL)
 _USER = re.compile(r"^(\w+://)?.*@", re.DOTALL)
+_FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # also in full width, as in Chinese and Japanese
+CELL_CHARACTERS = 32_000  # of a cell; a spreadsheet holds 32,767
 REPLACEMENT = "\ufffd"  # shown instead of an unsafe character
 
 
@@ -25,6 +27,12 @@ def one_line(text: str, max_length: int | None = None) -> str:
     """Put the printable text on one line, cut to ``max_length`` characters with an ellipsis."""
     line = _CONTROLS.sub(REPLACEMENT, _SPACES.sub(" ", text)).strip()
     return line if max_length is None or len(line) <= max_length else line[: max_length - 1] + "…"
+
+
+def spreadsheet_cell(text: str) -> str:
+    """A line that a spreadsheet shows as it is: it would compute one that begins with =, +, - or @."""
+    line = one_line(text, CELL_CHARACTERS)
+    return f"'{line}" if line.startswith(_FORMULAS) else line
 
 
 def hide_credentials(uri: str) -> str:

@@ -147,7 +147,7 @@ def _moved(stage: str, config: RunConfig, counts: Counts, pieces: Pieces) -> tup
         "describe": (2 * (texts + assigned), 0, 2 * texts),
         "project": ((2 if sampled else 1) * lists + vectors, coords, n * 9 * pieces.nodes if sampled else 0),
         "plot": (coords + n * 24 + members + shown + (lists if drawn == n else 0), shown + (1 << 20), 0),
-        "report": (members + assigned + coords, records * 60, 0),
+        "report": (members + assigned + coords + texts, records * (60 + counts.text_bytes), 0),
     }[stage]
 
 

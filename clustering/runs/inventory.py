@@ -25,10 +25,10 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "graph": ("graph",),
     "forest": ("forest",),
     "cluster": ("assignment.parquet", "tree.parquet", "layers.json"),
-    "describe": ("clusters.parquet", "titles.jsonl"),
+    "describe": ("layers.parquet", "titles.jsonl"),
     "project": ("coords",),
     "plot": ("map.html", "map.png"),
-    "report": ("labels.parquet", "families.parquet", "report.json", "report.html"),
+    "report": ("labels.parquet", "clusters.parquet", "clusters.csv", "families.parquet", "report.json", "report.html"),
 }
 # The stages after the search, in their order, each with those whose artefacts it reads.
 READS: dict[str, tuple[str, ...]] = {

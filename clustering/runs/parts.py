@@ -164,9 +164,13 @@ def read_row_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
     """The texts of some rows as they are shown, by row. rows : int64, shape (n_rows,)"""
     texts: dict[int, str] = {}
     for found, table in _rows_by_part(run / "texts", rows, ["shown", "text"]):
-        shown = pc.coalesce(*(table[name] for name in ("shown", "text") if name in table.column_names))
-        texts |= dict(zip(found.tolist(), shown.to_pylist(), strict=True))
+        texts |= dict(zip(found.tolist(), shown_texts(table).to_pylist(), strict=True))
     return texts
+
+
+def shown_texts(table: pa.Table) -> pa.ChunkedArray:
+    """The texts of rows of texts/ as they are shown. table : columns text and, where it is there, shown"""
+    return pc.coalesce(*(table[name] for name in ("shown", "text") if name in table.column_names))
 
 
 def records_of(run: RunDir, name: str, rows: Iterable[int]) -> Iterator[tuple[int, Any]]:
@@ -213,11 +217,16 @@ def walk_neighbors(
         yield np.repeat(table["row"].to_numpy(), lengths)[near], position[near], neighbor[near], distance[near]
 
 
-def load_labels(run: RunDir, columns: list[str] | None = None) -> pa.Table:
-    """Some columns of labels.parquet, which is a file or, beyond 10 million records, a folder of parts."""
+def label_parts(run: RunDir) -> list[Location]:
+    """The files of labels.parquet, which is one itself or, beyond 10 million records, a folder of parts."""
     path = run / "labels.parquet"
     found: list[Location] = sorted(path.glob("part-*.parquet"), key=lambda part: part.name)
-    return pa.concat_tables([read_table(part, columns=columns) for part in found or [path]])
+    return found or [path]
+
+
+def load_labels(run: RunDir, columns: list[str] | None = None) -> pa.Table:
+    """Some columns of labels.parquet."""
+    return pa.concat_tables([read_table(part, columns=columns) for part in label_parts(run)])
 
 
 def load_assignment(run: RunDir) -> pa.Table:

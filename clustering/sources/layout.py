@@ -211,7 +211,9 @@ def _detect_parquet(file: InputFile, cfg: ReadSection) -> DetectedFile:
     for name in _text_and_id(cfg):
         if positions[name] is not None and not parquet.is_text(kind := columns.type_of(positions[name])):
             raise InputError([f"column '{name}' holds {kind}; a text or id column holds strings or numbers"])
-    return _detected(file, positions, columns.names if cfg.keep == ("all",) else columns.paths())
+    names = columns.names if cfg.keep == ("all",) else columns.paths()
+    at = positions[cfg.id_column] if cfg.id_column else None
+    return _detected(file, positions, names, uuids=at is not None and parquet.is_uuid(columns.type_of(at)))
 
 
 def _read_head(file: InputFile, cfg: ReadSection) -> tuple[str, bool]:

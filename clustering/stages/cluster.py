@@ -15,12 +15,13 @@ from clustering.kernels.graph.csr import min_distance
 from clustering.kernels.graph.diffusion import MIN_LENGTH
 from clustering.kernels.graph.equal_vectors import find_tied_rows
 from clustering.kernels.hierarchy.labels import ClusterOptions, Labels, label_texts
+from clustering.kernels.hierarchy.membership import links_of
 from clustering.kernels.hierarchy.tiling import NO_GROUPS, links_within, share_of_tiling
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_copies, load_forest, load_group_sizes
 from clustering.runs.storage import load_array, write_json, write_table
 from clustering.schema import Figures
-from clustering.workers.graph.quality import ShardedQuality, open_quality_graph
+from clustering.workers.graph.quality import ShardedQuality, count_kept_links, open_quality_graph
 from clustering.workers.tasks import run_on_one_node
 
 _NO_GROUPS = (
@@ -32,8 +33,8 @@ _NO_GROUPS = (
 def cluster_graph(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
     """Leave assignment.parquet (a line for each distinct text), tree.parquet and layers.json.
 
-    layers.json holds the chosen layer, the clusters of each layer, and parent, persistence, texts and size (records) of
-    every cluster.
+    layers.json holds the chosen layer, the clusters of each layer, and parent, persistence, texts, size (records) and
+    link_share of every cluster.
     k : neighbors of each text that are edges
     Returns: count; noise_share, home_share and largest_share (shares of the records); copies_clusters; modularity;
         tiling (the links that leave their cluster, as a share of those if texts were spread evenly); resolution_by
@@ -48,22 +49,28 @@ def _cluster(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
     options = ClusterOptions(**{key.name: getattr(cfg, key.name) for key in fields(ClusterOptions)})
     if options.selection != "modularity":
         result, copies = _label(run, cfg, metric, options, None)
+        layers = result.layers.astype(np.int32)
+        texts, size = _cluster_sizes(layers, copies, result.parent.size)
+        kept_links = count_kept_links(run, layers, links_of(texts))
     else:
         q, weigh = min(options.n_neighbors, k), options.copies == "weigh"
         with open_quality_graph(run, q, shared=options.shares_neighbors, weigh=weigh) as quality:
             result, copies = _label(run, cfg, metric, options, quality)
+            layers = result.layers.astype(np.int32)
+            texts, size = _cluster_sizes(layers, copies, result.parent.size)
+            kept_links = quality.count_kept_links(layers, links_of(texts))
             sizes = np.bincount(result.home[result.home >= 0])
             links, steps = quality.count_links(result.home, links_within(sizes))
             if metric != "L2":  # a Euclidean distance is the root of a stored one
                 steps[0] *= 2
             tiling = share_of_tiling(sizes, links, steps)
-    label, home, layers = result.label, result.home, result.layers
+    label, home = result.label, result.home
     ends = np.arange(0, layers.size + 1, layers.shape[1], dtype=np.int32)
     columns = {
         "row": np.arange(copies.size),
         "label": label.astype(np.int32),
         "strength": result.strength.astype(np.float32),
-        "layers": pa.ListArray.from_arrays(ends, layers.astype(np.int32).ravel()),
+        "layers": pa.ListArray.from_arrays(ends, layers.ravel()),
         "outlier_score": result.outlier_score.astype(np.float32),
         "home": home.astype(np.int32),
         "home_strength": result.home_strength,
@@ -72,7 +79,6 @@ def _cluster(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
     records = result.tree.as_records()
     tree = [pa.array(records[name]) for name in ("parent", "child", "lambda_val", "child_size")]
     write_table(run / "tree.parquet", pa.table(tree, schema=schema.TREE))
-    texts, size = _cluster_sizes(layers, copies, result.parent.size)
     in_layers = [np.unique(layer[layer >= 0]) for layer in layers.T]
     kept = {
         "chosen": result.chosen_layer,
@@ -81,6 +87,7 @@ def _cluster(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
         "persistence": result.persistence.tolist(),
         "texts": texts.tolist(),
         "size": size.tolist(),
+        "link_share": [kept / links if links else None for kept, links in kept_links.T.tolist()],
     }
     write_json(run / "layers.json", kept)
     n_records = int(copies.sum())

@@ -1,4 +1,4 @@
-"""texts/ and the assignment in, clusters.parquet out: size, title, terms and exemplars of all layers' clusters."""
+"""texts/ and the assignment in, layers.parquet out: size, title, terms and exemplars of all layers' clusters."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ Measured = tuple[Any, Usage]
 
 def describe_clusters(run: RunDir, cfg: DescribeSection, counted_texts: int = COUNTED_TEXTS,
                       summed_texts: int = SUMMED_TEXTS) -> Figures:  # fmt: skip
-    """Leave clusters.parquet.
+    """Leave layers.parquet.
 
     Tasks count the words in parts of texts/, and cut the counts by word. Others add up those of their words, know thus
     which are common, and find each cluster's strong words among their own once all have told how many words each
@@ -176,15 +176,17 @@ class _Clusters:
     chosen: int  # the layer of the labels
     parent: IntArray  # of each cluster, as the following
     persistence: NDArray[np.float32]
+    link_share: NDArray[np.float32]
     texts: IntArray
     size: IntArray
 
     @classmethod
     def of(cls, run: RunDir) -> _Clusters:
         known = json.loads((run / "layers.json").read_text(encoding="utf-8"))
-        numbers = {name: np.array(known[name], np.int64) for name in ("parent", "texts", "size")}
+        held: dict[str, Any] = {name: np.array(known[name], np.int64) for name in ("parent", "texts", "size")}
+        held |= {name: np.array(known[name], np.float32) for name in ("persistence", "link_share")}
         layers = [np.array(layer, np.int32) for layer in known["layers"]]
-        return cls(layers, known["chosen"], persistence=np.array(known["persistence"], np.float32), **numbers)
+        return cls(layers, known["chosen"], **held)
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ def _shown_texts(run: RunDir, group: PartGroup, *found: Measured) -> list[pa.Tab
 
 
 def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Measured) -> Figures:
-    """Leave clusters.parquet, some clusters at a time. found : of ``_find_terms``"""
+    """Leave layers.parquet, some clusters at a time. found : of ``_find_terms``"""
     pieces = [collect(piece) for piece in found]
     summaries, named = pieces[:n_sums], pieces[n_sums : 2 * n_sums]
     read = pa.concat_tables(pieces[2 * n_sums :]).combine_chunks()
@@ -287,8 +289,8 @@ def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Meas
     below, titles = first_phrases(phrases, known.parent, known.texts), Unique()
     phrase_label = phrases["label"].to_numpy()
     with (
-        atomic_write(run / "clusters.parquet") as temporary,
-        pq.ParquetWriter(temporary, schema.CLUSTERS, compression="zstd") as writer,
+        atomic_write(run / "layers.parquet") as temporary,
+        pq.ParquetWriter(temporary, schema.LAYERS, compression="zstd") as writer,
     ):
         for first in range(0, max(n_clusters, 1), WRITTEN_CLUSTERS):
             label = np.arange(first, min(first + WRITTEN_CLUSTERS, n_clusters), dtype=np.int32)
@@ -307,11 +309,12 @@ def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Meas
                 "terms": _lists(label, phrase_label, phrases["written"]),
                 "exemplars": exemplars,
                 "persistence": known.persistence[own],
+                "link_share": pa.array(known.link_share[own], from_pandas=True),
                 "parent": pa.array(known.parent[own], pa.int32(), mask=known.parent[own] < 0),
                 "layers": layers,
             }  # fmt: skip
-            arrays = [pa.array(columns[field.name]).cast(field.type) for field in schema.CLUSTERS]
-            writer.write_table(pa.table(arrays, schema=schema.CLUSTERS))
+            arrays = [pa.array(columns[field.name]).cast(field.type) for field in schema.LAYERS]
+            writer.write_table(pa.table(arrays, schema=schema.LAYERS))
     return {
         "clusters": known.layers[known.chosen].size,
         "vocabulary": sum(summary.vocabulary for summary in summaries),
@@ -344,7 +347,7 @@ def _lists(label: NDArray[np.int32], labels: NDArray[np.int32], values: Any) -> 
 
 def _announce_titles(run: RunDir, cfg: Titles) -> str:
     """What is sent to the endpoint, in words."""
-    clusters = read_table(run / "clusters.parquet")
+    clusters = read_table(run / "layers.parquet")
     first = next(iter(_waves(run, clusters)))[0]
     row = clusters.slice(first, 1).to_pylist()[0]
     return (
@@ -365,17 +368,17 @@ def _waves(run: RunDir, clusters: pa.Table) -> Iterator[list[int]]:
 
 
 def _request_titles(run: RunDir, cfg: Titles) -> Figures:
-    """Put the endpoint's titles into clusters.parquet; a cluster without one keeps its title.
+    """Put the endpoint's titles into layers.parquet; a cluster without one keeps its title.
 
     Clusters are asked for after those within them, whose titles are in the message. A message that was answered before
     is not sent again.
     """
-    clusters = read_table(run / "clusters.parquet")
+    clusters = read_table(run / "layers.parquet")
     titles, failed, reason = title_clusters(
         cfg, clusters.to_pydict(), _waves(run, clusters), _known_replies(run, cfg), partial(_write_audit, run)
     )
     place = clusters.schema.get_field_index("title")
-    write_table(run / "clusters.parquet", clusters.set_column(place, schema.CLUSTERS.field("title"), pa.array(titles)))
+    write_table(run / "layers.parquet", clusters.set_column(place, schema.LAYERS.field("title"), pa.array(titles)))
     warning = (
         f"{failed:,} of {len(clusters):,} clusters got no title from the endpoint of describe.titles; they have one of "
         f"their own texts or phrases. The first failure: {reason}."

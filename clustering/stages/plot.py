@@ -57,7 +57,7 @@ def _plot(
     drawn = columns.points["x"].size
     del columns
     label = read_table(run / "assignment.parquet", columns=["label"])["label"].to_numpy()
-    clusters = read_table(run / "clusters.parquet", columns=["title"])
+    clusters = read_table(run / "layers.parquet", columns=["title"])
     noise = float((label < 0).mean()) if label.size else 0.0
     counts = f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"  # noise may be hidden
     title = f"{one_line(name, TITLE_CHARACTERS)}: {counts}"

@@ -38,8 +38,8 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, dim: int) 
     """Read all records, deduplicate their texts and number the rows; leave texts/ and members/ in row order.
 
     dim : of the vectors that the texts will get, or a guess
-    Returns: counts of records, texts, empty (left out), dropped (malformed), keyless, repeated_ids, missing_ids, and
-        ``warnings``: what was lost, repaired or guessed, in words.
+    Returns: counts of records, texts, empty (left out), dropped (malformed), keyless, repeated_ids, missing_ids,
+        uuid_ids (whether all ids are Parquet's UUIDs), and ``warnings``: what was lost, repaired or guessed, in words.
     Raises: InputError that names the file and the record where reading stopped, or the first of too many malformed.
     """
     inputs = files if isinstance(files, Inputs) else Inputs(files)
@@ -63,7 +63,8 @@ def read_texts(files: list[InputFile], cfg: ReadSection, run: RunDir, dim: int) 
     warnings = [*inputs.warnings, *issues.warnings(figures)]
     if mixed := dict.fromkeys([*figures.pop("mixed"), *(name for result in results for name in result["mixed"])]):
         warnings.append(f"Columns whose types differ between files or records are strings: {', '.join(mixed)}.")
-    return {**figures, "dropped": issues.counts["malformed"], "keyless": issues.counts["keyless"],
+    uuids = bool(files) and not figures["missing_ids"] and all(file.layout.get("uuids") for file in files)
+    return {**figures, "uuid_ids": uuids, "dropped": issues.counts["malformed"], "keyless": issues.counts["keyless"],
             "markup": issues.counts["markup"], "warnings": warnings}  # fmt: skip
 
 

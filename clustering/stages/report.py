@@ -1,4 +1,4 @@
-"""Every artefact in; labels.parquet, report.json and report.html out."""
+"""Every artefact in; the tables that users open, report.json and report.html out."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import base64
 import html
 from typing import Any
 
-from clustering import schema
 from clustering.config.sections import RunConfig
 from clustering.kernels.printable import one_line
 from clustering.kernels.words.lexical import DIM
 from clustering.monitoring.times import cost_of
 from clustering.runs.directory import RunDir
-from clustering.runs.storage import atomic_write, read_table, write_json, write_table
+from clustering.runs.storage import atomic_write, read_table, write_json
 from clustering.schema import Figures
 from clustering.sources.folding import write_families
 from clustering.text.languages import language_names
-from clustering.workers.labels import write_labels
+from clustering.workers.labels import write_clusters, write_labels
 
 SHOWN_CLUSTERS = 50
 COLLAPSED = 0.3  # share of the records in one cluster from which on the report warns
@@ -34,11 +33,14 @@ RESOLUTION_BY = {
 
 
 def write_report(run: RunDir, config: RunConfig) -> Figures:
-    """Leave labels.parquet (a line for each record), families.parquet and the report. Returns: records."""
-    records = write_labels(run)
+    """Leave labels.parquet (a line for each record), tables of clusters and families, and the report.
+
+    Returns: records.
+    """
+    read = run.manifest["stages"]["read"]["figures"]
+    records = write_labels(run, uuids=read.get("uuid_ids", False))
+    write_clusters(run)
     write_families(run)
-    if not (run / "clusters.parquet").exists():  # there are no texts
-        write_table(run / "clusters.parquet", schema.CLUSTERS.empty_table())
     figures = collect_figures(run, config)
     write_json(run / "report.json", figures)
     with atomic_write(run / "report.html") as temporary:

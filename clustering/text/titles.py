@@ -93,7 +93,7 @@ def title_clusters(
 ) -> tuple[list[str], int, str]:
     """The endpoint's titles of clusters. A cluster without one keeps its title; no two of a layer are equal.
 
-    clusters : columns of clusters.parquet: terms, exemplars, parent, layers, title
+    clusters : columns of layers.parquet: terms, exemplars, parent, layers, title
     waves : clusters; those within others come before them, since their titles are in the others' messages
     known : answers that need no request, by what was sent
     keep : takes a line for each cluster that was asked for so far: its number, model, prompt, reply and title

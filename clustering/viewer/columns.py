@@ -294,7 +294,7 @@ def _clusters(run: RunDir, layers: NDArray[np.int32], places: NDArray[np.uint16]
     Column ``box``: of their points, the 5, 50 and 95 % quantiles of x, and those of y; zeros where none is shown.
     ``heart``: the same of those where the cluster is densest, since one may lie in several places.
     """
-    table = read_table(run / "clusters.parquet")
+    table = read_table(run / "layers.parquet")
     box, heart = np.zeros((len(table), 6), np.int64), np.zeros((len(table), 6), np.int64)
     for label in layers.T[::-1]:
         own = np.flatnonzero(label >= 0)

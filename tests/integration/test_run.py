@@ -67,7 +67,9 @@ def test_a_run_leaves_what_the_design_promises(finished):
     run = finished
     labels, clusters = pq.read_table(run / "labels.parquet"), pq.read_table(run / "clusters.parquet")
     assert labels.schema.equals(schema.LABELS)
+    all_clusters = pq.read_table(run / "layers.parquet")
     assert clusters.schema.equals(schema.CLUSTERS)
+    assert all_clusters.schema.equals(schema.LAYERS)
     assert labels["text_id"].to_pylist() == [f"h{n:08d}" for n in range(RECORDS)]
     texts, members = read_columns(run / "texts", ["row", "copies"]), read_columns(run / "members", ["row"])
     n_texts = len(texts)
@@ -79,7 +81,8 @@ def test_a_run_leaves_what_the_design_promises(finished):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     label = labels["label"].to_numpy()
     sizes = np.bincount(label[label >= 0])
-    assert clusters["size"].to_pylist()[: sizes.size] == sizes.tolist()
+    assert clusters["size"].to_pylist() == sizes.tolist()
+    assert clusters["title"].equals(all_clusters["title"].slice(0, sizes.size))
     assert (np.diff(sizes) <= 0).all()  # numbered by size
     layers = np.array(labels["layers"].to_pylist())
     home = labels["home"].to_numpy()
@@ -88,7 +91,14 @@ def test_a_run_leaves_what_the_design_promises(finished):
     report = json.loads((run / "report.json").read_text())
     assert (layers[:, report["clusters"]["layer"]] == label).all()
     assert len(report["clusters"]["layers"]) == layers.shape[1] >= 2
-    for row in clusters.to_pylist():  # clusters of all layers, each with the records that its layers give it
+    theme = labels["theme"].to_pylist()
+    for row in clusters.to_pylist():
+        own = label == row["label"]
+        assert {theme[at] for at in np.flatnonzero(own)} == {row["theme"]}
+        assert {labels["title"][at].as_py() for at in np.flatnonzero(own)} == {row["title"]}
+        assert row["share"] == pytest.approx(row["size"] / RECORDS)
+        assert 0.3 < row["link_share"] <= 1
+    for row in all_clusters.to_pylist():  # clusters of all layers, each with the records that its layers give it
         for place in row["layers"]:
             assert (layers[:, place] == row["label"]).sum() == row["size"]
         inside = (layers == row["label"]).any(axis=1)
@@ -106,7 +116,7 @@ def test_a_run_leaves_what_the_design_promises(finished):
     held = unpacked(page)
     assert held["facts"]["texts"] == held["facts"]["points"] == n_texts
     assert sorted(held["text_id"]) == sorted(labels["text_id"].to_pylist())
-    assert held["facts"]["clusters"]["title"] == clusters["title"].to_pylist()
+    assert held["facts"]["clusters"]["title"] == all_clusters["title"].to_pylist()
     assert len(page) < 500_000
     files = [path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()]
     assert not [name for name in files if not is_written_by_covey(name)], "what is not known is not removed"

@@ -350,7 +350,7 @@ def test_a_run_takes_titles_and_keeps_the_key_to_itself(endpoint, run_files, tmp
     report = json.loads((run / "report.json").read_text())
     # Ray's workers have the environment of when Ray started; there the key is missing, which counts as a failure.
     lines = [json.loads(line) for line in (run / "titles.jsonl").read_text().splitlines()]
-    assert len(lines) == pq.read_table(run / "clusters.parquet").num_rows >= report["clusters"]["count"]
+    assert len(lines) == pq.read_table(run / "layers.parquet").num_rows >= report["clusters"]["count"]
     assert report["describe"]["titles_failed"] in (0, len(lines))
     said = result.err
     assert said.index("The first message:") < said.index("describe: clusters=")

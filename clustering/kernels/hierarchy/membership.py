@@ -15,6 +15,7 @@ from clustering.kernels.hierarchy.modularity_cut import common_labels
 
 LINKS = 10  # nearest neighbors of a row that count as its links
 NEAR_ZERO = 1e-8  # as in hdbscan
+CHUNK = 1 << 18  # rows whose links are counted at a time
 
 
 def labels_of_nodes(tree: CondensedTree, label: IntArray) -> IntArray:
@@ -41,22 +42,48 @@ def typical_rows(tree: CondensedTree, label: IntArray) -> tuple[IntArray, IntArr
     return rows[np.argsort(node[cluster[rows]], kind="stable")], np.sort(node[cluster[rows]])
 
 
-def kept_links(nearest: NDArray[Any], layers: IntArray, n_clusters: int) -> NDArray[np.float64]:
+def kept_links(nearest: NDArray[Any], layers: NDArray[Any], n_clusters: int) -> NDArray[np.float64]:
     """The share of the links of each cluster's rows that lead to rows of the same cluster.
 
+    A row has links to its nearest rows, as many as its cluster has other rows at most.
     nearest : int32 or int64, shape (n_rows, n_links), the nearest other rows of each row, -1 for none
-    layers : int64, shape (n_rows, n_layers), the cluster in each layer, -1 for none
+    layers : int32 or int64, shape (n_rows, n_layers), the cluster in each layer, -1 for none
     Returns: float64, shape (n_clusters,), 0 to 1; 0 for a cluster without links.
     """
+    sizes = [np.bincount(label[label >= 0], minlength=n_clusters) for label in layers.T]
+    most = links_of(np.max(sizes, axis=0, initial=0))
+    kept, links = count_kept_links(np.arange(len(nearest)), nearest, layers, most)
     share = np.zeros(n_clusters)
-    for label in layers.T:
-        inside = np.flatnonzero(label >= 0)
-        own, others = label[inside], nearest[inside]
-        kept = ((label[others] == own[:, None]) & (others >= 0)).sum(axis=1)
-        links = np.bincount(own, weights=(others >= 0).sum(axis=1), minlength=n_clusters)
-        found = np.bincount(own, weights=kept, minlength=n_clusters)
-        np.divide(found, links, out=share, where=links > 0)
+    np.divide(kept, links, out=share, where=links > 0)
     return share
+
+
+def links_of(sizes: NDArray[Any]) -> IntArray:
+    """How many links a row of each cluster has at most. sizes : int, shape (n_clusters,), rows of each"""
+    return np.clip(np.asarray(sizes, np.int64) - 1, 0, LINKS)
+
+
+def count_kept_links(rows: IntArray, nearest: NDArray[Any], layers: NDArray[Any], most: IntArray) -> IntArray:
+    """Count the links of each cluster's rows that stay in it, and all of them.
+
+    rows : int64, shape (n_own,); nearest : as in ``kept_links``, of these rows, which names any row
+    layers : as in ``kept_links``, of all rows; a cluster of several layers counts in each
+    most : from ``links_of``
+    Returns: int64, shape (2, n_clusters).
+    """
+    counts = np.zeros((2, most.size), np.int64)
+    rank = np.arange(nearest.shape[1])
+    for first in range(0, len(rows), CHUNK):
+        some, others = rows[first : first + CHUNK], nearest[first : first + CHUNK]
+        for label in layers.T:
+            own = label[some]
+            inside = own >= 0
+            listed = (others >= 0) & (rank < np.append(most, 0)[own][:, None])
+            kept = ((label[others] == own[:, None]) & listed).sum(axis=1)
+            for number, links in enumerate((kept, listed.sum(axis=1))):
+                found = np.bincount(own[inside], weights=links[inside], minlength=most.size)
+                counts[number] += found.astype(np.int64)
+    return counts
 
 
 def tree_memberships(

@@ -122,6 +122,10 @@ def is_text(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(kind) or pa.types.is_interval(kind))
 
 
+def is_uuid(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.uuid"
+
+
 def count_rows(source: Any, groups: list[int] | None) -> int:
     """Rows of some row groups; of all where ``groups`` is None."""
     meta = open_table(source).metadata

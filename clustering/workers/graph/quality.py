@@ -15,6 +15,7 @@ from scipy.sparse import coo_array, csr_array
 from clustering.kernels.graph.diffusion import NeighborLists
 from clustering.kernels.graph.forest import IntArray
 from clustering.kernels.graph.halo import number_locally
+from clustering.kernels.hierarchy import membership
 from clustering.kernels.hierarchy.modularity_cut import QualityBlock
 from clustering.kernels.hierarchy.tiling import LINKS, count_links, count_steps
 from clustering.kernels.memory import quality_shard
@@ -22,6 +23,7 @@ from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import block_index, load_block_array
 from clustering.workers.graph.halo import HaloExchange, Kept, OneShard, open_shards
 
+LISTS = ("list_indptr", "list_indices", "list_distances")  # arrays of a block
 Sums = tuple[IntArray, IntArray, IntArray]  # clusters, and ``inside`` and ``volume`` of each
 
 
@@ -47,11 +49,8 @@ class NeighborShard:
 
 def load_shard(run: RunDir, q: int, number: int) -> NeighborShard:
     """The first q neighbors of each row of a block of the run's graph."""
-    rows, indptr, indices, distances, copies = (
-        load_block_array(run, number, name)
-        for name in ("rows", "list_indptr", "list_indices", "list_distances", "copies")
-    )
-    lists = NeighborLists(indptr, indices, distances)
+    rows, copies, *held = (load_block_array(run, number, name) for name in ("rows", "copies", *LISTS))
+    lists = NeighborLists(*held)
     links = lists.nearest(LINKS)
     nearest = lists.nearest(q)
     listed = nearest >= 0
@@ -88,6 +87,23 @@ class ShardedQuality:
         links, steps = np.sum(list(self.shards.each(_count_links, *shared)), axis=0)
         return links, steps
 
+    def count_kept_links(self, layers: NDArray[np.int32], most: IntArray) -> IntArray:
+        """The sums of ``count_kept_links`` over all blocks."""
+        counts = np.zeros((2, most.size), np.int64)
+        for some in self.shards.each(_count_kept_links, self.shards.share(layers), self.shards.share(most)):
+            counts += some
+        return counts
+
+
+def count_kept_links(run: RunDir, layers: NDArray[np.int32], most: IntArray) -> IntArray:
+    """The same without a quality graph: block after block in this process."""
+    counts = np.zeros((2, most.size), np.int64)
+    for number in range(len(block_index(run))):
+        rows, *lists = (load_block_array(run, number, name) for name in ("rows", *LISTS))
+        nearest = NeighborLists(*lists).nearest(membership.LINKS)
+        counts += membership.count_kept_links(rows, nearest, layers, most)
+    return counts
+
 
 @contextmanager
 def open_quality_graph(run: RunDir, q: int, *, shared: bool, weigh: bool) -> Iterator[ShardedQuality]:
@@ -114,6 +130,10 @@ def _weigh_edges(shard: NeighborShard, lists: NDArray[Any] | None, weigh: bool) 
 
 def _count_links(shard: NeighborShard, home: Any, most: Any) -> IntArray:
     return np.stack([count_links(shard.rows, shard.links, home, most), shard.steps])
+
+
+def _count_kept_links(shard: NeighborShard, layers: Any, most: Any) -> IntArray:
+    return membership.count_kept_links(shard.rows, shard.links[:, : membership.LINKS], layers, most)
 
 
 def _sum_over(_: NeighborShard, block: QualityBlock, leaf: Any, parent: Any, size: Any) -> Sums:

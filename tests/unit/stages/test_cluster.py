@@ -346,6 +346,23 @@ def test_a_text_with_many_copies_is_a_cluster_of_its_own(tmp_path: Path) -> None
     assert len(json.loads((tmp_path / "layers.json").read_text())["persistence"]) == figures["count"] == 3
 
 
+@pytest.mark.parametrize("keys", [{}, {"weights": "diffused", "selection": "modularity"}])
+def test_a_cluster_tells_how_many_of_its_links_stay_inside(keys: dict[str, str], tmp_path: Path) -> None:
+    found, _ = clustered(RunDir(tmp_path), APART, [1] * 40 + [50], min_cluster_size=10, **keys)
+    away = np.where(APART.toarray() > 0, APART.toarray(), np.inf)
+    near = np.argsort(away, axis=1, kind="stable")[:, :10]
+    layers = np.array(found["layers"])
+    shares = json.loads((tmp_path / "layers.json").read_text())["link_share"]
+    assert len(shares) == layers.max() + 1
+    for label, share in enumerate(shares):
+        column = layers[:, (layers == label).any(axis=0).argmax()]
+        inside = column == label
+        if inside.sum() > 1:
+            assert share == pytest.approx((column[near[inside][:, : inside.sum() - 1]] == label).mean())
+    assert (None in shares) == (not keys)  # of eom, the text alone
+    assert max(share or 0 for share in shares) == 1
+
+
 def test_a_text_with_few_copies_stays_noise_and_has_a_home(tmp_path: Path) -> None:
     found, figures = clustered(RunDir(tmp_path), APART, [1] * 40 + [4], min_cluster_size=10)
     assert found["label"][40] == -1

@@ -123,11 +123,11 @@ def test_terms_and_members_are_those_of_the_slow_reference_however_the_work_is_c
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """clusters.parquet of one task and one part."""
+    """layers.parquet of one task and one part."""
     run = RunDir(tmp_path_factory.mktemp("whole"))
     write_clustered(run, 3000, 3000)
     described(run, 3000, 1)
-    return read_table(run / "clusters.parquet")
+    return read_table(run / "layers.parquet")
 
 
 def described(run: RunDir, counted_texts: int, n_sums: int) -> Figures:
@@ -143,7 +143,7 @@ def test_parts_and_tasks_change_nothing(
     run = RunDir(tmp_path)
     write_clustered(run, 3000, part_records)
     figures = described(run, counted_texts, n_sums)
-    assert read_table(run / "clusters.parquet").equals(whole)
+    assert read_table(run / "layers.parquet").equals(whole)
     assert figures["clusters"] == len({label for label in load_assignment(run)["label"].to_pylist() if label >= 0})
     assert whole["texts"].to_pylist() == [sum(at in set(own) for own in load_assignment(run)["layers"].to_pylist())
                                           for at in range(len(whole))]  # fmt: skip

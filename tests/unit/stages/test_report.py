@@ -42,7 +42,7 @@ def finished_run(folder: Path) -> RunDir:
 def test_texts_of_others_stand_in_the_page_as_texts(tmp_path: Path) -> None:
     run = finished_run(tmp_path)
     odd = ["</table><script>alert(1)</script>", "gpj\u202eexe \x1b[31m\x00", "x" * 10_000, "שלום", 'a "b" & c\n\td']
-    row = {"label": 0, "size": 9, "texts": 9, "persistence": 1.0, "layers": [0]}
+    row = {"label": 0, "size": 9, "texts": 9}
     row |= {"title": odd[0], "terms": odd[:4], "exemplars": odd[2:]}
     write_table(run / "clusters.parquet", pa.Table.from_pylist([row], schema.CLUSTERS))
     page = report.render_html(run, RunConfig(), report.collect_figures(run, RunConfig()))

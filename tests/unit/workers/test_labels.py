@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import pytest
 
 from clustering import schema
 from clustering.errors import StageError
+from clustering.kernels.printable import spreadsheet_cell
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import group_parts, load_assignment, load_labels, part_name, parts, read_columns
 from clustering.runs.storage import read_schema, read_table, write_table
+from clustering.sources.formats.column_types import as_type
 from clustering.workers import labels
 from tests.planted import write_clustered
 
@@ -24,8 +28,20 @@ RECORDS = 3000
 
 
 def clustered(folder: Path, part_records: int) -> RunDir:
+    """A run in which every fifth text was cleaned, and every third copy has words of its own."""
     run = RunDir(folder / "run")
     write_clustered(run, RECORDS, part_records)
+    seen: set[int] = set()
+    for number, path in enumerate(parts(run / "members")):
+        members, own = read_table(path), []
+        for at, row in enumerate(members["row"].to_pylist()):
+            own.append(f"words of {number}, {at}" if row in seen and at % 3 == 0 else None)
+            seen.add(row)
+        write_table(path, members.append_column("text", pa.array(own, pa.string())))
+        texts = read_table(run / "texts" / path.name)
+        shown = [None if row % 5 else f"<b>{row}</b>" for row in texts["row"].to_pylist()]
+        if any(shown):
+            write_table(run / "texts" / path.name, texts.append_column("shown", pa.array(shown, pa.string())))
     return run
 
 
@@ -49,9 +65,19 @@ def lines_of(run: RunDir) -> list[dict[str, Any]]:
     by_row = load_assignment(run).to_pylist()
     for place in read_columns(run / "coords", ["row", "x", "y"]).to_pylist():
         by_row[place["row"]] |= place
-    members = read_columns(run / "members", ["text_id", "row", "story"]).to_pylist()
-    return [{"family" if name == "row" else name: value for name, value in (by_row[record["row"]] | record).items()}
-            for record in members]  # fmt: skip
+    for part in parts(run / "texts"):
+        for text in read_table(part).to_pylist():
+            by_row[text["row"]]["text"] = text.get("shown") or text["text"]
+    titles = [*read_table(run / "layers.parquet")["title"].to_pylist(), None]
+    lines = []
+    for part in parts(run / "members"):
+        for record in read_table(part).to_pylist():
+            line = by_row[record["row"]] | {name: value for name, value in record.items() if value is not None}
+            title, theme = titles[line["label"]], titles[line["layers"][0]]
+            lines.append(
+                {**line, "title": title, "theme": theme, "family": line.pop("row")} | {"story": record["story"]}
+            )
+    return [{name: value for name, value in line.items() if name != "row"} for line in lines]
 
 
 @pytest.mark.parametrize("folder", [False, True])
@@ -152,3 +178,66 @@ def test_file_and_folder_hold_the_same_for_every_reader(reader: str, tmp_path: P
 
         found = duckdb.sql(f"select text_id, label from '{path}/*.parquet' order by text_id").fetchall()
         assert found == list(zip(file["text_id"].to_pylist(), file["label"].to_pylist(), strict=True))
+
+
+def test_a_line_says_what_it_is_without_a_join(tmp_path: Path) -> None:
+    run = clustered(tmp_path, 700)
+    write(run, 700, folder=False)
+    found = load_labels(run)
+    assert found.column_names[:6] == ["text_id", "text", "label", "title", "theme", "strength"]
+    for line in found.select(["text", "label", "title", "theme", "layers"]).to_pylist():
+        assert line["title"] == (None if line["label"] < 0 else f"Story {line['label']}")
+        assert line["theme"] == (None if line["layers"][0] < 0 else f"Story {line['layers'][0]}")
+    texts = found["text"].to_pylist()
+    assert sum(text.startswith("<b>") for text in texts) > RECORDS / 10
+    assert sum(text.startswith("words of") for text in texts) > 20
+
+
+def test_uuids_come_out_as_they_went_in(tmp_path: Path) -> None:
+    run = clustered(tmp_path, 700)
+    ids = [uuid.UUID(int=number) for number in range(RECORDS)]
+    for path in parts(run / "members"):
+        members = read_table(path)
+        own = [str(ids.pop()) for _ in range(len(members))]
+        write_table(path, members.set_column(0, "text_id", pa.array(own)))
+    layout = schema.labels_schema(read_schema(parts(run / "members")[0]), uuids=True)
+    group = labels._with_own_rows(run, group_parts(run / "members", RECORDS, 1))
+    labels._write_file(run, layout, group)
+    assert pq.ParquetFile(run / "labels.parquet").schema.column(0).logical_type.type == "UUID"
+    found = load_labels(run)  # which reads no extension types that a file names
+    assert found.schema.field("text_id").type == pa.uuid()
+    assert found["text_id"].to_pylist() == [uuid.UUID(int=number) for number in reversed(range(RECORDS))]
+    assert as_type(found["text_id"], pa.string())[0].as_py() == str(uuid.UUID(int=RECORDS - 1))
+
+
+def test_clusters_are_those_of_the_labels(tmp_path: Path) -> None:
+    run = clustered(tmp_path, 700)
+    labels._write_clusters(run)
+    found, layers = read_table(run / "clusters.parquet"), read_table(run / "layers.parquet")
+    label = load_assignment(run)["label"].to_numpy()
+    assert found.schema.equals(schema.CLUSTERS)
+    assert found["label"].to_pylist() == list(range(label.max() + 1))
+    assert len(found) < len(layers)
+    same = ["title", "size", "texts", "terms"]
+    assert found.select(same).equals(layers.select(same).slice(0, len(found)))
+    assert sum(found["share"].to_pylist()) == pytest.approx(sum(found["size"].to_pylist()) / RECORDS, abs=1e-5)
+    with open(run / "clusters.csv", encoding="utf-8-sig", newline="") as file:
+        sheet = list(csv.DictReader(file))
+    assert [line["title"] for line in sheet] == found["title"].to_pylist()
+    assert [int(line["size"]) for line in sheet] == found["size"].to_pylist()
+    assert sheet[0]["terms"] == "one | two"
+
+
+def test_a_theme_is_the_title_of_the_broadest_cluster_around(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    titles = {"title": ["A", "B", "C", "Broad", "Fine"]}
+    write_table(run / "layers.parquet", pa.table(titles))
+    layers = {"layers": [[3], [0, 1, 2], [4, 1, 2]], "parent": [3, -1, 3, -1, 0]}
+    assert labels._themes(run, layers).to_pylist() == ["Broad", None, "Broad", "Broad", "Broad"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+49 30", "-5 degrees", "@home", "  =cmd|' /C calc'!A0", "\t=1", "\uff1d1"])
+def test_a_cell_computes_nothing(text: str) -> None:
+    assert spreadsheet_cell(text).startswith("'")
+    assert spreadsheet_cell(text)[1:] == text.strip()
+    assert spreadsheet_cell(f"a{text}").startswith("a")
