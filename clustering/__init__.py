@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clustering.finished.assign import assign_texts
     from clustering.finished.evaluate import evaluate_run
     from clustering.finished.recluster import recluster_run
+    from clustering.finished.results import Results, cluster_texts, open_run
     from clustering.pipeline import run_pipeline
     from clustering.runs.directory import RunDir
     from clustering.runs.kernel_inputs import load_graph, load_graph_block
@@ -34,6 +35,7 @@ _HOMES = {
     "finished.assign": ["assign_texts"],
     "finished.evaluate": ["evaluate_run"],
     "finished.recluster": ["recluster_run"],
+    "finished.results": ["Results", "cluster_texts", "open_run"],
     "pipeline": ["run_pipeline"],
     "runs.directory": ["RunDir"],
     "runs.kernel_inputs": ["load_graph", "load_graph_block"],
@@ -46,17 +48,20 @@ __all__ = [
     "CoveyError",
     "GraphHDBSCAN",
     "InputError",
+    "Results",
     "RunConfig",
     "RunDir",
     "StageError",
     "StoreError",
     "assign_texts",
     "build_config",
+    "cluster_texts",
     "evaluate_run",
     "load_config",
     "load_graph",
     "load_graph_block",
     "load_run_config",
+    "open_run",
     "recluster_run",
     "run_pipeline",
     "write_sample",

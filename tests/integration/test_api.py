@@ -1,11 +1,15 @@
-"""The examples of docs/api.md run as they stand."""
+"""The examples of docs/api.md, and those of the docstrings of results, run as they stand."""
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 
 import pytest
+
+import clustering
+from clustering.finished import results
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 
@@ -19,6 +23,7 @@ def test_the_examples_of_the_api_page_run(
     names: dict[str, object] = {}
     for example in examples:
         exec(compile(example, str(PAGE), "exec"), names)
+    assert doctest.testmod(results, extraglobs={"clustering": clustering}) == (0, 10)
     said = capsys.readouterr().out
     assert re.search(r"^\d+ clusters$", said, re.MULTILINE)
     assert "unknown key 'cluster.min_sample'; the nearest known one is 'cluster.min_samples'" in said

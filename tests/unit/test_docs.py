@@ -226,7 +226,8 @@ def same_form(function: Callable[..., Any]) -> str:
     bare = str(inspect.Signature(strings))
     node = ast.parse(f"def f{bare}: ...").body[0]
     assert isinstance(node, ast.FunctionDef)
-    for arg in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
+    several = [arg for arg in (node.args.vararg, node.args.kwarg) if arg]
+    for arg in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, *several]:
         annotation = signature.parameters[arg.arg].annotation
         if annotation is not inspect._empty:
             arg.annotation = ast.parse(annotation, mode="eval").body

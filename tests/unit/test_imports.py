@@ -46,7 +46,7 @@ OWNERS = {
     "aiohttp": {"http_client", "encoders.openai", "text.titles"},
     "umap": {"stages.project"},
     "matplotlib": {"text.fonts", "stages.plot"},
-    "plotly": set(),
+    "plotly": {"finished.results"},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -42,6 +43,20 @@ def type_of(run: RunDir, name: str) -> str:
 
 
 # --- ids ---
+
+
+def test_ids_that_are_uuids_in_all_files_are_noted(write: Write, tmp_path: Path, read_here: Read) -> None:
+    ids = [uuid.UUID(int=number) for number in range(4)]
+    for name, own in (("a", ids[:2]), ("b", ids[2:]), ("c", [ids[3], None])):
+        held = pa.array([one and one.bytes for one in own], pa.uuid())
+        pq.write_table(pa.table({"id": held, "title": [f"Vote {name}", f"Goal {name}"]}), tmp_path / f"{name}.parquet")
+    a, b, c = (tmp_path / f"{name}.parquet" for name in "abc")
+    run, figures = read_here(section(a, b, id_column="id"))
+    assert figures["uuid_ids"]
+    assert members_of(run, "text_id")["text_id"] == list(map(str, ids))
+    assert not read_here(section(a, c, id_column="id"))[1]["uuid_ids"]  # a missing id is file and line
+    assert not read_here(section(a, write("d.csv", "id,title\n7,Strike\n"), id_column="id"))[1]["uuid_ids"]
+    assert not read_here(section(a))[1]["uuid_ids"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import group_parts, load_assignment, load_labels, part_name, parts, read_columns
 from clustering.runs.storage import read_schema, read_table, write_table
-from clustering.sources.formats.column_types import as_type
+from clustering.sources.formats.column_types import as_type, plain
 from clustering.workers import labels
 from tests.planted import write_clustered
 
@@ -241,3 +241,44 @@ def test_a_cell_computes_nothing(text: str) -> None:
     assert spreadsheet_cell(text).startswith("'")
     assert spreadsheet_cell(text)[1:] == text.strip()
     assert spreadsheet_cell(f"a{text}").startswith("a")
+
+
+IDS: dict[str, pa.Array] = {
+    "integers": pa.array(range(10**12, 10**12 + RECORDS)),
+    "strings": pa.array([f"a/{number}" for number in range(RECORDS)]),
+    "uuids": pa.array([uuid.UUID(int=number).bytes for number in range(RECORDS)], pa.uuid()),
+}
+
+
+@pytest.mark.parametrize("reader", ["pandas", "polars", "duckdb"])
+@pytest.mark.parametrize("kind", IDS)
+def test_labels_merge_with_the_input(kind: str, reader: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(reader) is None:
+        pytest.skip(f"{reader} is not installed")
+    run, path, first = clustered(tmp_path, 700), str(tmp_path / "input.parquet"), 0
+    pq.write_table(pa.table({"id": IDS[kind], "place": range(RECORDS)}), path)
+    held = plain(IDS[kind])  # as read leaves them in members/
+    for part in parts(run / "members"):
+        members = read_table(part)
+        write_table(part, members.set_column(0, "text_id", held.slice(first, len(members))))
+        first += len(members)
+    layout = schema.labels_schema(read_schema(parts(run / "members")[0]), uuids=kind == "uuids")
+    labels._write_file(run, layout, labels._with_own_rows(run, group_parts(run / "members", RECORDS, 1)))
+    texts, file = load_labels(run)["text"].to_pylist(), str(run / "labels.parquet")
+    if reader == "pandas":
+        import pandas as pd
+
+        both = pd.read_parquet(path).merge(pd.read_parquet(file), left_on="id", right_on="text_id")
+        merged = dict(zip(both["place"], both["text"], strict=True))
+    elif reader == "polars":
+        import polars as pl
+
+        frame = pl.read_parquet(path).join(pl.read_parquet(file), left_on="id", right_on="text_id")
+        merged = dict(zip(frame["place"], frame["text"], strict=True))
+    else:
+        import duckdb
+
+        merged = dict(
+            duckdb.sql(f"select place, text from '{path}' one join '{file}' labels on one.id = text_id").fetchall()
+        )
+    assert [merged[place] for place in range(RECORDS)] == texts
