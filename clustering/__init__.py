@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clustering.estimator.graph_hdbscan import GraphHDBSCAN
     from clustering.finished.assign import assign_texts
     from clustering.finished.evaluate import evaluate_run
+    from clustering.finished.export import export_run
     from clustering.finished.recluster import recluster_run
     from clustering.finished.results import Results, cluster_texts, open_run
     from clustering.pipeline import run_pipeline
@@ -34,6 +35,7 @@ _HOMES = {
     "estimator.graph_hdbscan": ["GraphHDBSCAN"],
     "finished.assign": ["assign_texts"],
     "finished.evaluate": ["evaluate_run"],
+    "finished.export": ["export_run"],
     "finished.recluster": ["recluster_run"],
     "finished.results": ["Results", "cluster_texts", "open_run"],
     "pipeline": ["run_pipeline"],
@@ -57,6 +59,7 @@ __all__ = [
     "build_config",
     "cluster_texts",
     "evaluate_run",
+    "export_run",
     "load_config",
     "load_graph",
     "load_graph_block",

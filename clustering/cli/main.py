@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import clustering
-from clustering.cli.commands import assign, evaluate, keys, open, plan, recluster, run, sample, status
+from clustering.cli.commands import assign, evaluate, export, keys, open, plan, recluster, run, sample, status
 from clustering.errors import ConfigError, CoveyError
 from clustering.kernels.printable import printable
 from clustering.workers import process
@@ -27,6 +27,7 @@ COMMANDS = {
     "recluster": recluster,
     "assign": assign,
     "evaluate": evaluate,
+    "export": export,
     "plan": plan,
     "status": status,
     "keys": keys,

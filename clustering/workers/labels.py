@@ -266,7 +266,7 @@ def _write_clusters(run: RunDir) -> None:
             found = pa.table([columns[name] for name in schema.CLUSTERS.names], schema.CLUSTERS.names)
             found = found.cast(schema.CLUSTERS)
             writer.write_table(found)
-            lines.writerows(map(_cells, found.to_pylist()))
+            lines.writerows(map(_cells, with_short_numbers(found).to_pylist()))
 
 
 def _themes(run: RunDir, known: dict[str, Any]) -> pa.Array:
@@ -277,6 +277,14 @@ def _themes(run: RunDir, known: dict[str, Any]) -> pa.Array:
     for _ in known["layers"]:
         around = np.where(parent[around] >= 0, parent[around], around)
     return titles.take(pa.array(around, mask=~np.isin(around, known["layers"][0])))
+
+
+def with_short_numbers(table: pa.Table) -> pa.Table:
+    """The table with the numbers of 32 bits as they are written: 0.9, not 0.8999999762."""
+    for at, field in enumerate(table.schema):
+        if pa.types.is_float32(field.type):
+            table = table.set_column(at, field.name, pc.round(table[at].cast(pa.float64()), 6))
+    return table
 
 
 def _cells(cluster: dict[str, Any]) -> list[Any]:
