@@ -261,8 +261,8 @@ class Results:
     def _lines(self, keep: Callable[[pa.Table], pa.ChunkedArray]) -> pa.Table:
         """The lines of labels.parquet that are to be kept, read some at a time."""
         paths = label_parts(self.run)
-        empty = read_schema(paths[0]).empty_table()
-        return pa.concat_tables([empty, *(lines.filter(keep(lines)) for lines in walk_tables(paths))])
+        found = [lines.filter(keep(lines)) for lines in walk_tables(paths)]
+        return pa.concat_tables(found or [read_table(path) for path in paths])
 
     def _as_asked(self, table: pa.Table, columns: list[str] | None = None) -> Any:
         table = table if columns is None else table.select(columns)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import uuid
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clustering import schema
@@ -88,6 +90,22 @@ def test_search_finds_records_with_all_words(found: Results) -> None:
     assert len(found.search("no.*such (text")) == 0
     with pytest.raises(ConfigError, match="no word"):
         found.search(" ")
+
+
+def test_records_with_uuids_are_found(found: Results, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.stage("report", "0" * 16, lambda: {"records": RECORDS})
+    lines = found.labels()
+    ids = pa.array([uuid.UUID(int=number).bytes for number in range(RECORDS)], pa.uuid())
+    (run / "labels.parquet").parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(lines.set_column(0, "text_id", ids), run / "labels.parquet", store_schema=False)
+    write_table(run / "layers.parquet", found.layers())
+    hits = open_run(run.path).search("flood")
+    assert 0 < len(hits) < RECORDS
+    at = dict(zip(ids.to_pylist(), lines["text"].to_pylist(), strict=True))
+    assert [at[one] for one in hits["text_id"].to_pylist()] == hits["text"].to_pylist()
+    assert len(open_run(run.path).search("no such words")) == 0
+    assert len(open_run(run.path).cluster(0)) == len(found.cluster(0))
 
 
 def test_a_notebook_runs_nothing_that_a_text_says(found: Results) -> None:
