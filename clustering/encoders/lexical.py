@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from clustering.encoders.base import Encoded, Encoder, FloatArray
+from clustering.kernels.words import LEXICAL_DIM as DIM
 from clustering.kernels.words import lexical
-from clustering.kernels.words.lexical import DIM, Weights
+from clustering.kernels.words.lexical import Weights
 from clustering.kernels.words.word_sets import Words, scan_words
 
 
@@ -23,18 +24,25 @@ class LexicalEncoder:
     def __init__(self, encoder: Encoder, share: float, weights: Weights) -> None:
         """share : of the words, 0 to 1; weights : of all terms of the collection, see ``lexical.weigh_terms``"""
         self.encoder, self.share, self.weights = encoder, share, weights
-        self.dim = encoder.dim + DIM
+        self.own_dim, self.dim = encoder.dim, encoder.dim + DIM
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         encoded = self.encoder.encode(texts)
         words = lexical.lexical_vectors(words_of(texts), self.weights)
-        known = encoded.vectors.any(axis=1)
-        words[~known & ~encoded.unread] = 0
-        has_words = words.any(axis=1)
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        vectors[:, :-DIM] = encoded.vectors * _root(np.where(has_words, 1 - self.share, 1))
-        vectors[:, -DIM:] = words * _root(np.where(known, self.share, 1))
-        return replace(encoded, vectors=vectors, unread=encoded.unread & ~has_words)
+        words[~encoded.vectors.any(axis=1) & ~encoded.unread] = 0
+        vectors = combine(encoded.vectors, words, self.share)
+        return replace(encoded, vectors=vectors, unread=encoded.unread & ~words.any(axis=1))
+
+
+def combine(vectors: FloatArray, words: FloatArray, share: float) -> FloatArray:
+    """Vectors of which each holds two, scaled by the roots of their shares; where one is zeros, the other is whole.
+
+    vectors, words : float32, shape (n_texts, dim) and (n_texts, DIM), of unit length or zeros; share : of the words
+    """
+    combined = np.empty((len(vectors), vectors.shape[1] + words.shape[1]), np.float32)
+    combined[:, : vectors.shape[1]] = vectors * _root(np.where(words.any(axis=1), 1 - share, 1))
+    combined[:, vectors.shape[1] :] = words * _root(np.where(vectors.any(axis=1), share, 1))
+    return combined
 
 
 def _root(share: FloatArray) -> FloatArray:

@@ -20,7 +20,7 @@ from clustering.encoders.weights import hub_name, is_cached, model_location, mod
 from clustering.errors import ConfigError
 from clustering.http_client import check_key
 from clustering.kernels.printable import one_line
-from clustering.kernels.words.lexical import DIM
+from clustering.kernels.words import LEXICAL_DIM
 
 CLASSES: dict[str, Callable[[EmbedSection, str | None], Encoder]] = {
     "static": StaticEncoder,
@@ -93,7 +93,7 @@ def served_dim(cfg: EmbedSection) -> int | None:
 
 def words_dim(cfg: EmbedSection) -> int:
     """The dimensions of the words in a vector."""
-    return DIM if cfg.words_share else 0
+    return LEXICAL_DIM if cfg.words_share else 0
 
 
 def _unreadable(model: str, error: Exception) -> str:

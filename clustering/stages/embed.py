@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 from clustering import schema
 from clustering.config.sections import SERVED, EmbedSection
 from clustering.encoders.base import Encoder, unit_rows
-from clustering.encoders.lexical import LexicalEncoder, words_of
 from clustering.encoders.loading import download_model, english_only, load_encoder
 from clustering.encoders.weights import hub_name
 from clustering.errors import StageError
 from clustering.kernels.printable import one_line
-from clustering.kernels.words import lexical
-from clustering.kernels.words.word_sets import Counts, scan_words
 from clustering.monitoring.resources import parts_at_once
 from clustering.runs.directory import RunDir
 from clustering.runs.index import IndexWriter, PartIndex, read_index
@@ -42,7 +39,6 @@ from clustering.runs.parts import (
 from clustering.runs.storage import Location, atomic_write, load_array, read_schema, save_array
 from clustering.schema import Figures
 from clustering.text.languages import ENGLISH, count_languages, dominant_languages, language_names
-from clustering.workers.graph.families import text_buffers
 from clustering.workers.nodes import cores_of_actors, live_nodes, node_cpus, room_for
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.remote import run_on_each_node
@@ -112,7 +108,11 @@ class Embedder:
 def load_run_encoder(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Encoder:
     """Load the encoder into this process, with the words of the run beside it. Raises: ConfigError as load_encoder."""
     encoder = load_encoder(cfg, commit)
-    return LexicalEncoder(encoder, cfg.words_share, load_array(run / "vectors" / TERMS)) if cfg.words_share else encoder
+    if not cfg.words_share:
+        return encoder
+    from clustering.encoders.lexical import LexicalEncoder  # numba takes 60 MiB, which other runs spare
+
+    return LexicalEncoder(encoder, cfg.words_share, load_array(run / "vectors" / TERMS))
 
 
 def weigh_words(run: RunDir) -> None:
@@ -123,6 +123,8 @@ def weigh_words(run: RunDir) -> None:
 
 def _weigh_words(run: RunDir, least: int) -> None:
     """Count terms in tasks for at least so many texts each, or in this process, and save their weights."""
+    from clustering.kernels.words import lexical
+
     groups = group_parts(run / "texts", least, MOST_TASKS)
     n_texts = read_index(run / "texts").rows
     bits = lexical.table_bits(n_texts)
@@ -133,17 +135,24 @@ def _weigh_words(run: RunDir, least: int) -> None:
     save_array(run / "vectors" / TERMS, lexical.weigh_terms(counts, n_texts))
 
 
-def _count_terms(run: RunDir, names: list[str], bits: int) -> Counts:
+def _count_terms(run: RunDir, names: list[str], bits: int) -> NDArray[np.uint32]:
     """How many texts of some parts have each term."""
+    from clustering.kernels.words.lexical import count_terms
+    from clustering.kernels.words.word_sets import scan_words
+    from clustering.workers.graph.families import text_buffers
+
     counts = np.zeros(1 << bits, np.uint32)
     for table in walk_tables([run / "texts" / name for name in names], ["text"]):
         for texts in table["text"].chunks:
-            counts += lexical.count_terms(scan_words(*text_buffers(texts)), bits)
+            counts += count_terms(scan_words(*text_buffers(texts)), bits)
     return counts
 
 
 def compile_words() -> None:
     """Compile the kernels that count and weigh terms."""
+    from clustering.encoders.lexical import words_of
+    from clustering.kernels.words import lexical
+
     found = words_of(["one two", "one two"])
     lexical.lexical_vectors(found, lexical.weigh_terms(lexical.count_terms(found, lexical.table_bits(2)), 2))
 
@@ -155,7 +164,7 @@ def differing_vectors(run: RunDir, encoder: Encoder) -> str:
         stored = vectors_of(vectors)
         if stored.shape[1] != encoder.dim:
             return f"of {encoder.dim} dimensions, not {stored.shape[1]}"
-        own = encoder.encoder.dim if isinstance(encoder, LexicalEncoder) else encoder.dim  # words tell of no model
+        own = getattr(encoder, "own_dim", encoder.dim)  # words tell of no model
         sample = np.flatnonzero(stored[:, :own].any(axis=1))[:SAME_SAMPLE]
         encoded = encoder.encode(texts["text"].take(pa.array(sample)).to_pylist()).vectors
         cosines = (unit_rows(stored[sample, :own]) * unit_rows(encoded[:, :own])).sum(axis=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from clustering.config.sections import RunConfig
 from clustering.kernels.printable import one_line
-from clustering.kernels.words.lexical import DIM
+from clustering.kernels.words import LEXICAL_DIM
 from clustering.monitoring.times import cost_of
 from clustering.runs.directory import RunDir
 from clustering.runs.storage import atomic_write, read_table, write_json
@@ -276,8 +276,9 @@ def _layered(clusters: Figures) -> str:
 
 
 def _dimensions(embed: Figures) -> str:
-    words = f", {DIM} of them for words, whose share in the cosine is {embed['lexical']:g}" if embed["lexical"] else ""
-    return f"{embed['dim']} dimensions{words}"
+    dimensions, share = f"{embed['dim']} dimensions", embed["lexical"]
+    words = f", {LEXICAL_DIM} of them for words, whose share in the cosine is {share or 0:g}"
+    return f"{dimensions}{words}" if share else dimensions
 
 
 def _prompted(embed: Figures) -> str:

@@ -167,6 +167,11 @@ def test_kernels_and_configuration_need_neither_ray_nor_milvus() -> None:
     assert loaded_by(code) == set()
 
 
+def test_who_embeds_without_words_spares_the_memory_of_numba() -> None:
+    code = "import sys, clustering.stages.embed; print('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
 def test_everything_the_library_promises_is_there() -> None:
     import clustering
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clustering.kernels.sort import sort_pairs
+from clustering.kernels.words import LEXICAL_DIM as DIM
 from clustering.kernels.words.word_sets import Counts, Words, mix_word
 
-DIM = 256
 PLACES, FEWEST_BITS, MOST_BITS = 32, 12, 24  # of the tables of terms: places for each text, and all in all
 STEPS = 16  # of a weight: logarithms are rounded to sixteenths
 Weights = NDArray[np.uint8]
