@@ -154,8 +154,8 @@ RULES: dict[str, Callable[[Cuts], Cut]] = {
 }  # fmt: skip
 
 
-def sample(case: Case, share: float | tuple[int, int], classes: int | None, seed: int) -> Case:
-    """Some of the distinct texts with lists of their own."""
+def draw(case: Case, share: float | tuple[int, int], classes: int | None, seed: int) -> tuple[IntArray, IntArray]:
+    """Some of the distinct texts, ascending, and the true class of each."""
     rng = np.random.default_rng(seed)
     truth = np.full(len(case.vectors), -1)
     truth[case.group[::-1]] = case.truth[::-1]
@@ -168,8 +168,13 @@ def sample(case: Case, share: float | tuple[int, int], classes: int | None, seed
         some = [min(len(own), int(rng.integers(share[0], share[1] + 1))) for own in held]
         rows = np.concatenate([rng.choice(own, size, replace=False) for own, size in zip(held, some, strict=True)])
     rows = np.sort(rows)
-    vectors = case.vectors[rows]
-    return Case(vectors, *exact_lists(vectors), np.arange(rows.size), truth[rows])
+    return rows, truth[rows]
+
+
+def sample(case: Case, share: float | tuple[int, int], classes: int | None, seed: int) -> Case:
+    """Some of the distinct texts with lists of their own."""
+    rows, truth = draw(case, share, classes, seed)
+    return Case(case.vectors[rows], *exact_lists(case.vectors[rows]), np.arange(rows.size), truth)
 
 
 def syndicated(name: str, encoder: str, most: int, data: Path, cache: Path) -> Case:

@@ -35,7 +35,7 @@ from clustering.stages.read import read_texts
 from clustering.workers.nodes import cluster_cpus
 from clustering.workers.pool import map_parts
 
-STATIC = EmbedSection(encoder="static")
+STATIC = EmbedSection(encoder="static", lexical=0)
 GIVE_UP_S = 100  # on a part that ends each worker
 
 

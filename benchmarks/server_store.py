@@ -77,7 +77,7 @@ def embedded_texts(folder: Path, n_texts: int, given: Path | None) -> tuple[RunD
     cfg = ReadSection(paths=(str(sample),), text_columns=("title",), near_duplicates="keep")
     read_texts(find_files(cfg), cfg, run, DIM)
     keep_first(run, n_texts)
-    embed_texts(run, EmbedSection(encoder="static", actors=2))
+    embed_texts(run, EmbedSection(encoder="static", actors=2, lexical=0))
     return run, vectors_of(read_columns(run / "vectors", ["vector"]))
 
 

