@@ -24,7 +24,7 @@ FAMILIES = pa.schema(
         ("records", pa.int64()),
         ("texts", pa.int64()),  # different texts among them
         ("members", pa.list_(pa.string())),  # text_ids
-        ("sources", pa.list_(pa.string())),  # each once
+        ("sources", pa.list_(pa.string())),  # each once, by their first record's time
         ("first_seen", pa.timestamp("us", "UTC")),
         ("last_seen", pa.timestamp("us", "UTC")),
     ]

@@ -28,7 +28,15 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "describe": ("layers.parquet", "titles.jsonl"),
     "project": ("coords",),
     "plot": ("map.html", "map.png"),
-    "report": ("labels.parquet", "clusters.parquet", "clusters.csv", "families.parquet", "report.json", "report.html"),
+    "report": (
+        "labels.parquet",
+        "clusters.parquet",
+        "clusters.csv",
+        "families.parquet",
+        "report.json",
+        "report.html",
+        "report.md",
+    ),
 }
 # The stages after the search, in their order, each with those whose artefacts it reads.
 READS: dict[str, tuple[str, ...]] = {

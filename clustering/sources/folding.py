@@ -194,7 +194,9 @@ def _families(run: RunDir, *cut: Measured) -> list[pa.Table]:
         "last_seen": found["time_max"] if "time" in records.schema.names else None,
     }
     if "source" in records.schema.names:
-        carried = records.select(["row", "source"]).filter(pc.is_valid(records["source"]))
+        ordered = [(name, "ascending") for name in ("row", "time") if name in records.schema.names]
+        carried = records.sort_by(ordered).select(["row", "source"])  # stable; those without a time last
+        carried = carried.filter(pc.is_valid(carried["source"]))
         carried = carried.group_by(["row", "source"], use_threads=False).aggregate([])
         columns["sources"] = _lists(carried["source"], np.searchsorted(carried["row"].to_numpy(), row))
     layout = schema.FAMILIES.set(4, pa.field("members", pa.list_(records.schema.field("text_id").type)))

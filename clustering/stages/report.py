@@ -1,29 +1,27 @@
-"""Every artefact in; the tables that users open, report.json and report.html out."""
+"""Every artefact in; the tables that users open, report.json, report.html and report.md out."""
 
 from __future__ import annotations
 
-import base64
-import html
 from typing import Any
 
+import numpy as np
+
+from clustering import schema
 from clustering.config.sections import RunConfig
-from clustering.kernels.printable import one_line
 from clustering.kernels.words import LEXICAL_DIM
 from clustering.monitoring.times import cost_of
 from clustering.runs.directory import RunDir
-from clustering.runs.storage import atomic_write, read_table, write_json
+from clustering.runs.storage import ParquetGroups, atomic_write, read_table, write_json
 from clustering.schema import Figures
 from clustering.sources.folding import write_families
 from clustering.text.languages import language_names
+from clustering.viewer.findings import collect_findings, collect_syndication
+from clustering.viewer.report_page import Report, choose_clusters, report_html, report_markdown
 from clustering.workers.labels import write_clusters, write_labels
+from clustering.workers.tasks import run_on_one_node
 
-SHOWN_CLUSTERS = 50
 COLLAPSED = 0.3  # share of the records in one cluster from which on the report warns
 NOISY = 0.5  # likewise, share of the records that are noise
-# The page loads nothing and runs nothing, whatever texts it holds.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-TEXT_CHARACTERS = 160
-TERM_CHARACTERS = 60
 GOOD_RECALL = 0.95  # below, the report warns
 RESOLUTION_BY = {
     "granularity": ", as fine as cluster.granularity says",
@@ -43,8 +41,7 @@ def write_report(run: RunDir, config: RunConfig) -> Figures:
     write_families(run)
     figures = collect_figures(run, config)
     write_json(run / "report.json", figures)
-    with atomic_write(run / "report.html") as temporary:
-        temporary.write_text(render_html(run, config, figures), encoding="utf-8")
+    run_on_one_node(write_pages, run, config, figures)
     return {"records": records}
 
 
@@ -180,12 +177,31 @@ def _noise_remedy(clusters: Figures, config: RunConfig) -> str:
     return "Take a broader layer" if any(layer["noise_share"] < NOISY for layer in layers[:chosen]) else ""
 
 
-def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
-    """The report as one self-contained page."""
+def write_pages(run: RunDir, config: RunConfig, figures: Figures) -> None:
+    """Leave report.html and report.md."""
+    path = run / "layers.parquet"
+    size = read_table(path, columns=["size"])["size"].to_numpy() if path.exists() else np.zeros(0, np.int64)
+    kept = choose_clusters(size)
+    place = np.full(size.size, -1, np.int32)
+    place[kept] = np.arange(kept.size)
+    layers = ParquetGroups(path).take(kept, schema.LAYERS.names) if kept.size else schema.LAYERS.empty_table()
+    picture = run / "map.png"
+    report = Report(
+        config.name, figures, layers, size.size, collect_findings(run, place), collect_syndication(run),
+        picture.read_bytes() if picture.exists() else None, facts_of(figures, config), stage_table(figures, config),
+        config.as_dict(),
+    )  # fmt: skip
+    for name, content in (("report.html", report_html(report)), ("report.md", report_markdown(report))):
+        with atomic_write(run / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+def facts_of(figures: Figures, config: RunConfig) -> list[tuple[str, str]]:
+    """Names and values of the table of figures."""
     counts, clusters, search, graph = (figures[name] for name in ("counts", "clusters", "search", "graph"))
     embed = figures["embed"]
     folded = counts["records"] - counts["empty"] - counts["texts"]
-    facts = [
+    return [
         ("records", f"{counts['records']:,}"),
         ("distinct texts", f"{counts['texts']:,}, without {folded:,} copies and {counts['empty']:,} empty records"),
         *([("near-duplicates", _folded(counts))] if counts["families"] is not None else []),
@@ -201,40 +217,6 @@ def render_html(run: RunDir, config: RunConfig, figures: Figures) -> str:
         ("tree", _proven(figures["forest"], search)),
         ("layers", _layered(clusters)),
     ]
-    warnings = "".join(f"<p class=warning>{_shown(line)}</p>" for line in figures["warnings"])
-    picture = ""
-    if (run / "map.png").exists():
-        encoded = base64.b64encode((run / "map.png").read_bytes()).decode()
-        picture = f'<a href="map.html"><img alt="map of the texts" src="data:image/png;base64,{encoded}"></a>'
-    columns, rows = stage_table(figures, config)
-    stages = _stage_row("th", columns) + "".join(_stage_row("td", row) for row in rows)
-    versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
-    title = _shown(f"Clusters of {config.name}")
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2430; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }}
-table {{ border-collapse: collapse; width: 100% }} th, td {{ text-align: left; vertical-align: top;
-padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e3e6eb }} .n {{ text-align: right }} img {{ max-width: 100% }}
-td, .warning {{ overflow-wrap: anywhere }}
-.warning {{ background: #fff4d6; border-left: 4px solid #d99a00; padding: .5rem .8rem }} .quiet {{ color: #6b7280 }}
-li {{ margin: 0 }} ul {{ margin: 0; padding-left: 1rem }}
-</style>
-<h1>{title}</h1>
-{warnings}
-<table>{"".join(f"<tr><th>{name}<td>{_shown(value)}</tr>" for name, value in facts)}</table>
-<h2>Map</h2>
-{picture or "<p class=quiet>No map was drawn.</p>"}
-<h2>Largest clusters</h2>
-{_cluster_table(run, clusters)}
-<h2>Stages</h2>
-<table>{stages}</table>
-<p class=quiet>Made with {_shown(versions)}; seed {figures["seed"]}.
-All figures are in report.json, the configuration in manifest.json.</p>
-</html>
-"""
 
 
 def _folded(counts: Figures) -> str:
@@ -313,47 +295,22 @@ def _recall(search: Figures) -> str:
     return f"recall {search['recall']:.3f} ({measured})"
 
 
-def stage_table(figures: Figures, config: RunConfig) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the table of stages; the report itself is not among them, since it is still at work."""
+def stage_table(figures: Figures, config: RunConfig) -> list[list[str]]:
+    """The table of stages, headings first; the report itself is not among them, since it is still at work."""
     columns = ["stage", "seconds", "CPU seconds", "peak memory of a process, MiB", "planned, MiB"]
     gpus = any(stage["gpu_seconds"] for stage in figures["stages"].values())
     columns += ["GPU seconds"] if gpus else []
     prices = config.run.prices
-    columns += [f"cost, {html.escape(prices.currency)}"] if prices else []
-    rows = []
+    columns += [f"cost, {prices.currency}"] if prices else []
+    rows = [columns]
     for name, stage in figures["stages"].items():
         row = [name, f"{stage['seconds']:.1f}", f"{stage['cpu_seconds'] or 0:.1f}", _mebibytes(stage["peak_bytes"]),
                _mebibytes(stage["planned_bytes"])]  # fmt: skip
         row += [f"{stage['gpu_seconds']:.1f}"] if gpus else []
         row += [f"{stage.get('cost', 0):.4f}"] if prices else []
         rows.append(row)
-    return columns, rows
-
-
-def _stage_row(tag: str, cells: list[str]) -> str:
-    return f"<tr><{tag}>{cells[0]}" + "".join(f"<{tag} class=n>{cell}" for cell in cells[1:])
+    return rows
 
 
 def _mebibytes(count: Any) -> str:
     return f"{count / 2**20:.0f}" if count else ""
-
-
-def _cluster_table(run: RunDir, figures: Figures) -> str:
-    clusters = read_table(run / "clusters.parquet")
-    chosen = figures["count"]  # the clusters of the labels come first, then those of other layers
-    shown = clusters.slice(0, min(chosen, SHOWN_CLUSTERS)).to_pylist()
-    rows = ""
-    for row in shown:
-        terms = ", ".join(f"<bdi>{_shown(term, TERM_CHARACTERS)}</bdi>" for term in row["terms"])
-        exemplars = "".join(f"<li><bdi>{_shown(text, TEXT_CHARACTERS)}</bdi>" for text in row["exemplars"][:3])
-        rows += (
-            f"<tr><td class=n>{row['label']}<td><b><bdi>{_shown(row['title'], TEXT_CHARACTERS)}</bdi></b><br>"
-            f"<span class=quiet>{terms}</span><td class=n>{row['size']:,}<td><ul>{exemplars}</ul></tr>"
-        )
-    more = chosen - len(shown)
-    rest = f"<p class=quiet>{more:,} more are in clusters.parquet.</p>" if more > 0 else ""
-    return f"<table><tr><th class=n>label<th>title and terms<th class=n>records<th>exemplars</tr>{rows}</table>{rest}"
-
-
-def _shown(text: str, most: int | None = None) -> str:
-    return html.escape(one_line(text, most))

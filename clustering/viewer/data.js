@@ -27,7 +27,7 @@ function fromBase85(text) {
 }
 
 // The bytes of a pack, or null where the page was left without it. Its element is removed, since it is large.
-async function unpack(name) {
+export async function unpack(name) {
   const element = document.getElementById(`data-${name}`);
   if (!element) return null;
   const packed = new Blob([fromBase85(element.textContent)]);

@@ -38,11 +38,11 @@ def write_page(columns: MapColumns, name: str) -> Iterator[str]:
     facts["clusters"] = {key: value for key, value in columns.clusters.items() if key != "exemplars"}
     packs: dict[str, str] = {}
     facts["arrays"], packed = _arrays({"points": columns.points, "records": columns.records})
-    packs["points"] = _packed(packed)
-    left = PAGE_BYTES - len(packs["points"]) - len(_packed(json.dumps(facts).encode()))
+    packs["points"] = packed_text(packed)
+    left = PAGE_BYTES - len(packs["points"]) - len(packed_text(json.dumps(facts).encode()))
     for cut in TEXT_CUTS:
         texts = [text if len(text) <= cut else text[: cut - 1] + "…" for text in columns.texts]
-        packs["texts"] = _packed(END.join(texts).encode())
+        packs["texts"] = packed_text(END.join(texts).encode())
         if len(packs["texts"]) <= left:
             break
     facts["cut"] = cut
@@ -50,14 +50,15 @@ def write_page(columns: MapColumns, name: str) -> Iterator[str]:
     exemplars = [LIST_END.join(own) for own in columns.clusters["exemplars"]]
     for key in dict.fromkeys(["text_id", "exemplars", "near", *columns.cells]):
         strings = exemplars if key == "exemplars" else columns.cells.get(key, [])
-        pack = _packed(_planes(columns.near) if key == "near" else END.join(strings).encode())
+        pack = packed_text(_planes(columns.near) if key == "near" else END.join(strings).encode())
         if len(pack) > left:
             facts["left_out"].append(key)
         else:
             packs[key] = pack
             left -= len(pack)
-    packs = {"facts": _packed(json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode()), **packs}
-    yield from _filled(facts["name"], packs)
+    packs = {"facts": packed_text(json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode()), **packs}
+    words = {"TITLE": html.escape(f"Map of {facts['name']}")}
+    yield from fill_frame("index.html", script(), ("theme.css", "style.css"), words, packs)
 
 
 def _arrays(groups: dict[str, dict[str, NDArray[Any]]]) -> tuple[list[dict[str, Any]], bytes]:
@@ -82,7 +83,7 @@ def _planes(near: NDArray[np.int32]) -> bytes:
     return np.ascontiguousarray(coded.reshape(-1).view(np.uint8).reshape(-1, 4).T).tobytes()
 
 
-def _packed(content: bytes) -> str:
+def packed_text(content: bytes) -> str:
     """The content with gzip, five characters for four bytes; a first character tells how many bytes were added."""
     packed = gzip.compress(content, LEVEL, mtime=0)
     added = -len(packed) % 4
@@ -93,24 +94,31 @@ def _packed(content: bytes) -> str:
     return f"{added}{np.frombuffer(DIGITS, np.uint8)[digits].tobytes().decode()}"
 
 
-def script() -> str:
-    """All modules as one, without the imports and exports between them."""
+def script(names: tuple[str, ...] = SCRIPTS) -> str:
+    """Some modules as one, without the imports and exports between them."""
     folder = files("clustering.viewer")
-    sources = ((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    sources = ((folder / name).read_text(encoding="utf-8") for name in names)
     joined = "\n".join(re.sub(r"(?ms)^import .*?;\n|^export (?=\w)", "", source) for source in sources)
     return f"\n{joined}"
 
 
-def _filled(name: str, packs: dict[str, str]) -> Iterator[str]:
-    """The page's frame with its content. The policy allows the page's own script and styles, by their digests."""
+def fill_frame(
+    frame: str, code: str, styles: tuple[str, ...], words: dict[str, str], packs: dict[str, str]
+) -> Iterator[str]:
+    """A page's frame with its content. The policy allows the page's own script and styles, by their digests, and
+    pictures that lie in the page where ``words`` have a PICTURE.
+
+    frame, styles : names of files of this folder; words : what stands for each name in double braces; packs : of DATA
+    """
     folder = files("clustering.viewer")
-    code, style = script(), (folder / "style.css").read_text(encoding="utf-8")
+    style = "".join((folder / name).read_text(encoding="utf-8") for name in styles)
+    pictures = "img-src data:; " if "PICTURE" in words else ""
     policy = (
-        f"default-src 'none'; script-src {_digest(code)}; style-src {_digest(style)}; base-uri 'none'; "
+        f"default-src 'none'; script-src {_digest(code)}; style-src {_digest(style)}; {pictures}base-uri 'none'; "
         f"form-action 'none'"
     )
-    content = {"TITLE": html.escape(f"Map of {name}"), "POLICY": policy, "STYLE": style, "SCRIPT": code}
-    for piece in re.split(r"(\{\{\w+\}\})", (folder / "index.html").read_text(encoding="utf-8")):
+    content = {"POLICY": policy, "STYLE": style, "SCRIPT": code, **words}
+    for piece in re.split(r"(\{\{\w+\}\})", (folder / frame).read_text(encoding="utf-8")):
         key = piece.strip("{}")
         if key == "DATA":
             yield from (f'<script type="text/plain" id="data-{name}">{pack}</script>\n' for name, pack in packs.items())

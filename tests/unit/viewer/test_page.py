@@ -17,11 +17,14 @@ import pytest
 from clustering.config.sections import PlotSection
 from clustering.runs.directory import RunDir
 from clustering.stages.plot import _read_places
-from clustering.viewer import columns, page
+from clustering.viewer import columns, page, report_page
 from clustering.workers.tasks import HERE
 from tests.mapped import leave_run, unpacked
 
-SOURCES = {name: (files("clustering.viewer") / name).read_text(encoding="utf-8") for name in page.SCRIPTS}
+SOURCES = {
+    name: (files("clustering.viewer") / name).read_text(encoding="utf-8")
+    for name in [*page.SCRIPTS, *report_page.SCRIPTS]
+}
 N = 60
 
 
@@ -207,11 +210,12 @@ def test_the_policy_allows_the_page_its_own_script_and_styles_only(tmp_path: Pat
     )
 
 
-def test_the_scripts_can_be_one_module() -> None:
+@pytest.mark.parametrize("scripts", [page.SCRIPTS, report_page.SCRIPTS], ids=["map", "report"])
+def test_the_scripts_can_be_one_module(scripts: tuple[str, ...]) -> None:
     """Each name stands for one thing, and an import names what an earlier module exports."""
     known: dict[str, set[str]] = {}
     names: list[str] = []
-    for name, source in SOURCES.items():
+    for name, source in ((name, SOURCES[name]) for name in scripts):
         for imported, module in re.findall(r'(?ms)^import \{(.*?)\} from "\./(.*?)";$', source):
             assert {word.strip() for word in imported.split(",") if word.strip()} <= known[module], name
         top = re.findall(r"(?m)^(?:export )?(?:async )?(?:const|let|function|class) (?:\[(.*?)\]|(\$?\w*))", source)
@@ -226,7 +230,8 @@ def test_the_scripts_can_be_one_module() -> None:
             r"\beval\b|new Function|innerHTML|outerHTML|insertAdjacent|document\.write|fetch\(|XMLHttp", source
         )
     assert sorted(names) == sorted(set(names))
-    assert not re.search(r"(?m)^(import|export) ", page.script())
-    assert {path.name for path in files("clustering.viewer").iterdir() if path.name.endswith(".js")} == set(
-        page.SCRIPTS
-    )
+    assert not re.search(r"(?m)^(import|export) ", page.script(scripts))
+
+
+def test_each_script_is_of_a_page() -> None:
+    assert {path.name for path in files("clustering.viewer").iterdir() if path.name.endswith(".js")} == SOURCES.keys()

@@ -1,0 +1,256 @@
+"""labels.parquet and the clusters of all layers in; what the report tells of each besides, out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from clustering.kernels.printable import one_line
+from clustering.kernels.topk import IntArray
+from clustering.runs.directory import RunDir
+from clustering.runs.parts import parts, walk_tables
+from clustering.runs.storage import Location
+
+BINS = 32  # spans of time of a sparkline
+BORDER = 3  # texts of least strength of a cluster
+NOISE = 10  # examples
+SOURCES = 65_000  # different ones that are counted by name; the others of more are one
+NAMED = 3  # sources of a cluster
+COMPACT_AT = 4_000_000  # pairs of cluster and source, or texts, after which those of the same cluster are joined
+TEXT_CHARACTERS = 240
+OTHERS = "(others)"
+MICROSECONDS = 1_000_000
+
+
+@dataclass
+class Findings:
+    """What the report tells of the clusters that it shows. Counts are of records.
+
+    times : int64, shape (n_clusters, BINS): in each span of time; None without times
+    span : first second since 1970, and seconds of a span
+    first, last : int64, shape (n_clusters,): seconds since 1970; -1 for a cluster without a time
+    all_times : int64, shape (BINS,)
+    n_sources : int64, shape (n_clusters,), different ones; None without sources
+    sources : the most frequent sources of each cluster, with their counts
+    border : texts of least strength of each of those clusters that are labels
+    noise : some texts without a cluster
+    """
+
+    times: NDArray[np.int64] | None = None
+    span: tuple[int, int] = (0, 1)
+    first: IntArray | None = None
+    last: IntArray | None = None
+    all_times: NDArray[np.int64] | None = None
+    n_sources: IntArray | None = None
+    sources: list[list[tuple[str, int]]] = field(default_factory=list)
+    border: list[list[str]] = field(default_factory=list)
+    noise: list[str] = field(default_factory=list)
+
+
+def collect_findings(run: RunDir, place: NDArray[np.int32]) -> Findings:
+    """Read labels.parquet twice, some records at a time.
+
+    place : int32, shape (n_clusters,): of each cluster of all layers, among those of the report; -1 for the others
+    """
+    path = run / "labels.parquet"
+    files = parts(path) or [path]  # a folder, or a file
+    n = int(place.max(initial=-1)) + 1
+    place = np.append(place, np.int32(-1))  # which -1 takes
+    found = Findings()
+    span = _span_of(files)
+    sources, texts = _Sources(n), _Texts()
+    if span is not None:
+        found.span = span
+        found.times, found.all_times = np.zeros((n, BINS), np.int64), np.zeros(BINS, np.int64)
+        found.first, found.last = np.full(n, np.iinfo(np.int64).max), np.full(n, -1, np.int64)
+    columns = ["text", "label", "strength", "layers", "family", "time", "source"]
+    for table in walk_tables(files, columns):
+        flat = pc.list_flatten(table["layers"]).to_numpy()
+        layers = place[flat].reshape(len(table), -1) if len(table) else np.zeros((0, 1), np.int32)
+        layers[:, 1:][layers[:, 1:] == layers[:, :-1]] = -1  # a cluster of several layers counts once
+        if span is not None:
+            _count_times(found, layers, _seconds(table["time"]))
+        if "source" in table.column_names:
+            sources.add(layers, table["source"])
+        texts.add(table, place)
+    if found.first is not None and found.last is not None:
+        found.first[found.last < 0] = -1
+    if sources.seen:
+        found.n_sources, found.sources = sources.counted()
+    found.border, found.noise = texts.border(n), texts.noise()
+    return found
+
+
+def _seconds(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Seconds since 1970, -1 for none; a time before 1970 counts as its first second."""
+    micros = pc.cast(column, pa.timestamp("us", "UTC")).cast(pa.int64())
+    seconds: NDArray[np.int64] = np.maximum(pc.fill_null(micros, -MICROSECONDS).to_numpy() // MICROSECONDS, -1)
+    known = np.asarray(micros.is_valid())
+    return np.where(known, np.maximum(seconds, 0), -1)
+
+
+def _span_of(files: Iterable[Location]) -> tuple[int, int] | None:
+    """The first time, and the seconds of each of BINS spans up to the last; None without times."""
+    low, high = None, None
+    for table in walk_tables(files, ["time"]):
+        if "time" not in table.column_names:
+            return None
+        seconds = _seconds(table["time"])
+        seconds = seconds[seconds >= 0]
+        if seconds.size:
+            low = min(int(seconds.min()), low) if low is not None else int(seconds.min())
+            high = max(int(seconds.max()), high) if high is not None else int(seconds.max())
+    return None if low is None or high is None else (low, (high - low) // BINS + 1)
+
+
+def _count_times(found: Findings, layers: NDArray[np.int32], seconds: NDArray[np.int64]) -> None:
+    times, all_times, first, last = found.times, found.all_times, found.first, found.last
+    if times is None or all_times is None or first is None or last is None:
+        return
+    known = seconds >= 0
+    layers, seconds = layers[known], seconds[known]
+    spans = (seconds - found.span[0]) // found.span[1]
+    all_times += np.bincount(spans, minlength=BINS)
+    for layer in layers.T:
+        inside = layer >= 0
+        key = layer[inside].astype(np.int64) * BINS + spans[inside]
+        times += np.bincount(key, minlength=times.size).reshape(times.shape)
+        np.minimum.at(first, layer[inside], seconds[inside])
+        np.maximum.at(last, layer[inside], seconds[inside])
+
+
+class _Sources:
+    """Counts how many records each cluster has of each source."""
+
+    def __init__(self, n_clusters: int) -> None:
+        self.n_clusters, self.seen = n_clusters, False
+        self.codes: dict[str, int] = {}
+        self.keys, self.counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def add(self, layers: NDArray[np.int32], column: pa.ChunkedArray) -> None:
+        coded = column.combine_chunks().dictionary_encode()
+        names = [one_line(str(name), 80) for name in coded.dictionary.to_pylist()]
+        own = np.array([self._code(name) for name in names] or [0], np.int64)
+        code = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)
+        self.seen |= bool((code >= 0).any())
+        for layer in layers.T:
+            inside = (layer >= 0) & (code >= 0)
+            keys, counts = np.unique(
+                layer[inside].astype(np.int64) * (SOURCES + 1) + own[code[inside]], return_counts=True
+            )
+            self.keys, self.counts = np.append(self.keys, keys), np.append(self.counts, counts)
+        if self.keys.size > COMPACT_AT:
+            self._compact()
+
+    def _code(self, name: str) -> int:
+        if name not in self.codes and len(self.codes) < SOURCES:
+            self.codes[name] = len(self.codes)
+        return self.codes.get(name, SOURCES)
+
+    def _compact(self) -> None:
+        self.keys, inverse = np.unique(self.keys, return_inverse=True)
+        self.counts = np.bincount(inverse, weights=self.counts, minlength=self.keys.size).astype(np.int64)
+
+    def counted(self) -> tuple[IntArray, list[list[tuple[str, int]]]]:
+        """Of each cluster: how many different sources, and the most frequent ones."""
+        self._compact()
+        names = [*self.codes, *[""] * (SOURCES - len(self.codes)), OTHERS]
+        cluster, code = np.divmod(self.keys, SOURCES + 1)
+        order = np.lexsort((code, -self.counts, cluster))
+        number = np.bincount(cluster, minlength=self.n_clusters)
+        rank = np.arange(order.size) - np.repeat(np.cumsum(number) - number, number)
+        named: list[list[tuple[str, int]]] = [[] for _ in range(self.n_clusters)]
+        for at in order[rank < NAMED].tolist():
+            named[cluster[at]].append((names[code[at]], int(self.counts[at])))
+        return number, named
+
+
+class _Texts:
+    """Keeps the texts at the borders of the clusters of the labels, and some without a cluster."""
+
+    def __init__(self) -> None:
+        self.kept: list[pa.Table] = []
+        self.rows = 0
+
+    def add(self, table: pa.Table, place: NDArray[np.int32]) -> None:
+        label = table["label"].to_numpy()
+        wanted = (label < 0) | (place[label] >= 0)
+        table = table.select(["strength", "family", "text"]).append_column(
+            "label", pa.array(np.where(label < 0, -1, place[label]))
+        )
+        few = _weakest(table.filter(pa.array(wanted)))
+        self.kept.append(few)
+        self.rows += len(few)
+        if self.rows > COMPACT_AT:
+            self._compact()
+
+    def _compact(self) -> pa.Table | None:
+        if self.kept:
+            self.kept = [_weakest(pa.concat_tables(self.kept))]
+            self.rows = len(self.kept[0])
+        return self.kept[0] if self.kept else None
+
+    def border(self, n_clusters: int) -> list[list[str]]:
+        found: list[list[str]] = [[] for _ in range(n_clusters)]
+        for line in (self._compact() or pa.table({})).to_pylist():
+            if line["label"] >= 0:
+                found[line["label"]].append(one_line(line["text"], TEXT_CHARACTERS))
+        return found
+
+    def noise(self) -> list[str]:
+        lines = (self._compact() or pa.table({})).to_pylist()
+        return [one_line(line["text"], TEXT_CHARACTERS) for line in lines if line["label"] < 0]
+
+
+def _weakest(table: pa.Table) -> pa.Table:
+    """The texts of least strength of each label, each family once; of noise, some that are spread evenly."""
+    label, family = table["label"].to_numpy(), table["family"].to_numpy()
+    spread = (family.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)).astype(np.float64)  # a fixed shuffle
+    weight = np.where(label >= 0, table["strength"].to_numpy().astype(np.float64), spread)
+    order = np.lexsort((family, weight, label))
+    first = np.ones(order.size, np.bool_)
+    first[1:] = (label[order[1:]] != label[order[:-1]]) | (family[order[1:]] != family[order[:-1]])
+    order = order[first]
+    start = np.searchsorted(label[order], label[order])
+    rank = np.arange(order.size) - start
+    return table.take(pa.array(order[rank < np.where(label[order] >= 0, BORDER, NOISE)]))
+
+
+@dataclass(frozen=True)
+class Syndication:
+    """Who carried which text.
+
+    families : the largest: leader, records, texts, sources in the order of their first record
+    carried : source, other source, and in how many families the first one came first and the other later
+    """
+
+    families: list[dict[str, Any]]
+    carried: list[tuple[str, str, int]]
+
+
+def collect_syndication(run: RunDir, most: int = 10) -> Syndication:
+    """The families with most records, and who carries whose texts."""
+    path = run / "families.parquet"
+    largest: list[dict[str, Any]] = []
+    pairs: dict[tuple[str, str], int] = {}
+    for table in walk_tables([path], ["leader", "records", "texts", "sources"]) if path.exists() else []:
+        top = pc.select_k_unstable(table, k=min(most, len(table)), sort_keys=[("records", "descending")])
+        largest += table.take(top).to_pylist()
+        largest = sorted(largest, key=lambda one: (-one["records"], one["leader"]))[:most]
+        for sources in table["sources"].to_pylist():
+            first, *others = sources or [None]
+            for other in others[:50]:
+                pairs[first, other] = pairs.get((first, other), 0) + 1
+    families = [
+        {**one, "leader": one_line(one["leader"], TEXT_CHARACTERS),
+         "sources": [one_line(name, 80) for name in (one["sources"] or [])[:8]]}
+        for one in largest
+    ]  # fmt: skip
+    ranked = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
+    return Syndication(families, [(one_line(a, 80), one_line(b, 80), count) for (a, b), count in ranked if count > 1])

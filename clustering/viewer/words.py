@@ -1,0 +1,148 @@
+"""Figures and clusters of a run in; what they mean, as sentences for people, out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from clustering.kernels.printable import one_line
+from clustering.schema import Figures
+from clustering.text.languages import language_of
+from clustering.viewer.findings import BINS, Findings
+
+TITLE_CHARACTERS = 100
+LARGE, LOOSE, ONE_SOURCE, SMALL = 0.15, 0.5, 0.9, 10  # from which, or up to which, a cluster is to be doubted
+SPOKEN = 0.05  # of the texts, from which a language counts as one of the run's
+DOUBTED, MOVING = 12, 6  # that are named at most
+SURE = 3.0  # standard deviations from chance, from which a cluster rises or fades
+RECENT = BINS // 5  # spans of time that count as the end
+
+
+def opening(figures: Figures, largest: dict[str, Any] | None, findings: Findings) -> list[str]:
+    """What is in the run, as sentences. largest : of the clusters of the labels, a line of layers.parquet"""
+    counts, clusters = figures["counts"], figures["clusters"]
+    noise = round(clusters["noise_share"] * counts["records"])
+    fell = f"{_count(counts['records'], 'record')} fell into {_count(clusters['count'], 'cluster')}"
+    lines = [f"{fell}; {noise:,} {'fits' if noise == 1 else 'fit'} none ({clusters['noise_share']:.1%})."]
+    if largest is not None:
+        title = one_line(largest["title"], TITLE_CHARACTERS)
+        lines.append(f"The largest is “{title}” with {largest['size']:,} ({clusters['largest_share']:.1%}).")
+    if (layers := clusters.get("layers") or [])[1:]:
+        shown = ", ".join(f"{layer['clusters']:,}" for layer in layers)
+        lines.append(f"Seen from broad to fine there are {shown} clusters; the labels are the "
+                     f"{layers[clusters['layer']]['clusters']:,}.")  # fmt: skip
+    if findings.times is not None and findings.all_times is not None:
+        end = findings.span[0] + int(np.flatnonzero(findings.all_times).max(initial=0)) * findings.span[1]
+        lines.append(f"They are from {day(findings.span[0])} to {day(end)}.")
+    if counts.get("families"):
+        lines.append(f"{counts['near_duplicates']:,} texts say in nearly the same words what another says; they stand "
+                     f"with it in {_count(counts['families'], 'family', 'families')}.")  # fmt: skip
+    return lines
+
+
+def trust(figures: Figures) -> list[tuple[str, str]]:
+    """Whether the clusters can be relied on: what was measured, and what it means."""
+    search, clusters, forest, embed = (figures[name] for name in ("search", "clusters", "forest", "embed"))
+    found: list[tuple[str, str]] = []
+    if search["recall"] is not None:
+        low, high = search["recall_low"], search["recall_high"]
+        found.append((
+            f"{search['recall']:.1%} of the nearest neighbors were found",
+            f"Exact search for {search['recall_sample']:,} texts finds the share; for all texts it lies between "
+            f"{low:.1%} and {high:.1%} (95 times in 100). Clusters are made of these neighbors.",
+        ))  # fmt: skip
+    if clusters.get("modularity") is not None:
+        found.append((
+            f"modularity {clusters['modularity']:.2f}",
+            "The share of links between near texts that stay inside a cluster, less the share that would by chance. 0 "
+            "is chance, 1 is the most. Above 0.6 the clusters are clear.",
+        ))  # fmt: skip
+    if clusters.get("tiling") is not None:
+        found.append((
+            f"borders cut {clusters['tiling']:.0%} as many links as tiles would",
+            "Texts without groups could be cut into tiles of this size, too. Near 0 % there are gaps between the "
+            "clusters; near 100 % there are none, and other borders would be as good.",
+        ))  # fmt: skip
+    if forest.get("certified") is not None and forest["edges"]:
+        found.append((
+            f"{(forest['certified'] + forest['repaired']) / forest['edges']:.2%} of the tree's merges are exact",
+            "Each is proven by the neighbors that were found, or settled by comparing texts with all others.",
+        ))  # fmt: skip
+    if embed.get("unknown_share") is not None:
+        found.append((
+            f"{embed['unknown_share']:.1%} of the words are strange to the encoder",
+            "Unknown words, bytes and single letters. With more than a third of them, the encoder does not know the "
+            "language: take a multilingual one.",
+        ))  # fmt: skip
+    return found
+
+
+def doubts(
+    clusters: Sequence[dict[str, Any]], places: Sequence[int], figures: Figures, findings: Findings
+) -> list[tuple[int, str]]:
+    """Clusters that are to be looked at before they are used, with the reason.
+
+    clusters : lines of layers.parquet; places : of those that are to be judged, in the order in which they are told
+    """
+    records = max(figures["counts"]["records"], 1)
+    known = len({name for sources in findings.sources for name, _ in sources})
+    spoken = {code for code, share in (figures["embed"]["languages"] or {}).items() if share >= SPOKEN}
+    doubted: list[tuple[int, str]] = []
+    for at in places:
+        cluster, reasons = clusters[at], []
+        if cluster["size"] > LARGE * records:
+            reasons.append(f"holds {cluster['size'] / records:.0%} of all records, perhaps several subjects")
+        if cluster["link_share"] is not None and cluster["link_share"] < LOOSE:
+            reasons.append(f"is loose: {cluster['link_share']:.0%} of its texts' nearest neighbors are inside")
+        languages = spoken & set(map(language_of, cluster["exemplars"])) if len(spoken) > 1 else set()
+        if len(languages) > 1:
+            reasons.append(f"mixes languages ({', '.join(sorted(map(str, languages)))})")
+        if findings.sources and known > 2 and cluster["size"] >= SMALL and findings.sources[at]:
+            name, count = findings.sources[at][0]
+            if count >= ONE_SOURCE * cluster["size"]:
+                reasons.append(f"comes from {name} ({count:,} of {cluster['size']:,}), perhaps a format of theirs")
+        doubted += [(at, "; ".join(reasons))] if reasons else []
+    return doubted
+
+
+def moving(places: Sequence[int], findings: Findings) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """Clusters that rise at the end, and those that fade, each with what is seen of it.
+
+    places : of the clusters among which they are sought
+    """
+    if findings.times is None or findings.all_times is None or np.count_nonzero(findings.all_times) < 3:
+        return [], []
+    share = float(findings.all_times[-RECENT:].sum() / findings.all_times.sum())
+    times = findings.times[np.asarray(places, np.int64)]
+    size, recent = times.sum(axis=1), times[:, -RECENT:].sum(axis=1)
+    spread = np.sqrt(np.maximum(size * share * (1 - share), 1e-9))
+    score = np.where(size >= SMALL, (recent - size * share) / spread, 0.0)
+    span = duration(RECENT * findings.span[1])
+
+    def told(number: int) -> tuple[int, str]:
+        what = f"{recent[number]:,} of its {size[number]:,} in the last {span}, where {share:.0%} of all are"
+        return places[number], what
+
+    order = np.argsort(-score, kind="stable").tolist()
+    rising = [told(number) for number in order[:MOVING] if score[number] > SURE]
+    fading = [told(number) for number in reversed(order[-MOVING:]) if score[number] < -SURE]
+    return rising, fading
+
+
+def day(second: int) -> str:
+    return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%d")
+
+
+def duration(seconds: int) -> str:
+    """Rounded, in the unit that people would take."""
+    for unit, length in (("year", 31_557_600), ("month", 2_629_800), ("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 1.5 * length or unit == "minute":
+            return _count(max(1, round(seconds / length)), unit)
+    return ""
+
+
+def _count(number: int, word: str, several: str = "") -> str:
+    return f"{number:,} {word if number == 1 else several or word + 's'}"

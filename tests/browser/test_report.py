@@ -1,0 +1,160 @@
+"""report.html in a browser: the table of clusters, and texts of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clustering import schema
+from clustering.viewer.findings import BINS, Findings, Syndication
+from clustering.viewer.report_page import Report, report_html
+from tests.browser.driver import Browser
+from tests.browser.test_map import HOSTILE
+
+BEGIN = 1_700_000_000
+THEMES, STORIES = 3, 80  # clusters of the broad layer, and of each in the fine one
+
+
+def write_page(path: Path, titles: list[str], parents: list[int | None], layers: list[list[int]], **texts: Any) -> Path:
+    n = len(titles)
+    lines = [
+        {"label": label, "title": titles[label], "size": 1000 - label, "texts": 9, "link_share": (label % 10) / 10,
+         "terms": texts.get("terms", ["rain", "flood"]), "exemplars": texts.get("exemplars", [f"{titles[label]}, I hear"]),
+         "parent": parents[label], "layers": layers[label], "persistence": 0.1}
+        for label in range(n)
+    ]  # fmt: skip
+    span = np.arange(n) % BINS
+    times = np.zeros((n, BINS), np.int64)
+    times[np.arange(n), span] = 20
+    source, noise = texts.get("source", "Post"), texts.get("noise", ["alone"])
+    found = Findings(
+        times=times, span=(BEGIN, 86_400), first=BEGIN + 86_400 * span, last=np.full(n, BEGIN + 86_400 * BINS),
+        all_times=times.sum(axis=0), n_sources=np.full(n, 2), sources=[[(source, 9), ("Wire", 1)]] * n,
+        border=[["at the border"]] * n, noise=noise,
+    )  # fmt: skip
+    n_layers = 1 + max(max(own) for own in layers)
+    figures: dict[str, Any] = {
+        "counts": {"records": 9999, "texts": 9, "families": 1, "near_duplicates": 1},
+        "clusters": {"count": n, "noise_share": 0.1, "largest_share": 0.1, "modularity": 0.8, "tiling": 0.2,
+                     "layers": [{"clusters": 1}] * n_layers, "layer": n_layers - 1},
+        "search": {"recall": None}, "forest": {"certified": None}, "embed": {"languages": None, "unknown_share": None},
+        "warnings": texts.get("warnings", []), "versions": {}, "seed": 0,
+    }  # fmt: skip
+    families = [{"leader": one, "records": 3, "texts": 1, "sources": [one]} for one in noise]
+    report = Report(
+        titles[0], figures, pa.Table.from_pylist(lines, schema.LAYERS), n, found, Syndication(families, []), None, [],
+        [["stage"]], {"read": {"paths": titles}},
+    )  # fmt: skip
+    path.write_text(report_html(report), encoding="utf-8", newline="")
+    return path
+
+
+@pytest.fixture(scope="session")
+def news(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 stories in each of three themes; the labels are the stories."""
+    titles = [f"Story {n} of theme {n // STORIES}" for n in range(THEMES * STORIES)] + [
+        f"Theme {n}" for n in range(THEMES)
+    ]
+    parents: list[int | None] = [THEMES * STORIES + n // STORIES for n in range(THEMES * STORIES)]
+    layers = [[1]] * (THEMES * STORIES) + [[0]] * THEMES
+    return write_page(tmp_path_factory.mktemp("report") / "report.html", titles, [*parents, *[None] * THEMES], layers)
+
+
+@pytest.fixture
+def page(browser: Browser, news: Path) -> Browser:
+    show(browser, news)
+    return browser
+
+
+def show(browser: Browser, path: Path, fragment: str = "") -> None:
+    browser.ask("POST", "/url", url="about:blank")
+    browser.logs()
+    browser.ask("POST", "/url", url=f"{path.resolve().as_uri()}{fragment}")
+    browser.wait("document.documentElement.dataset.ready !== undefined")
+
+
+def titles_of(page: Browser) -> list[str]:
+    return page.texts("#table .fold")
+
+
+def test_the_clusters_are_nested_and_an_open_one_shows_its_texts_and_what_is_in_it(page: Browser) -> None:
+    assert titles_of(page) == ["Theme 0", "Theme 1", "Theme 2"]
+    page.click("#table .fold", "Theme 1")
+    assert titles_of(page)[:4] == ["Theme 0", "Theme 1", "Story 80 of theme 1", "Story 81 of theme 1"]
+    assert page.text("#table .detail").split("\n")[0].startswith("759 records · 9 different texts · 20")
+    for told in ("Theme 1, I hear", "at the border", "rain, flood", "Post 9, Wire 1", "Label 241, of another layer"):
+        assert told in page.text("#table .detail")
+    page.click("#table .fold", "Theme 1")
+    assert len(titles_of(page)) == 3
+    assert page.logs() == ([], [page.value("location.href")])
+
+
+def test_a_search_finds_titles_and_texts_of_all_layers(page: Browser) -> None:
+    page.type("#query", "STORY 7 theme")
+    page.wait("document.getElementById('shown').innerText.includes('found')")
+    assert "Story 7 of theme 0" in titles_of(page)
+    assert all("7" in title for title in titles_of(page))
+    assert page.texts("#table .fold mark")[:2] == ["Story", "7"]
+
+
+def test_a_layer_is_sorted_and_a_page_at_a_time(page: Browser) -> None:
+    page.run("const e = document.getElementById('layer'); e.value = '1'; e.dispatchEvent(new Event('change'))")
+    assert page.text("#shown").startswith("240 clusters")
+    assert (len(titles_of(page)), titles_of(page)[0]) == (50, "Story 0 of theme 0")
+    page.click("#pages button", "5")
+    assert len(titles_of(page)) == 40
+    page.run("const e = document.getElementById('sort'); e.value = 'title'; e.dispatchEvent(new Event('change'))")
+    assert titles_of(page)[:3] == ["Story 0 of theme 0", "Story 1 of theme 0", "Story 2 of theme 0"]
+    page.run("const e = document.getElementById('sort'); e.value = 'loose'; e.dispatchEvent(new Event('change'))")
+    assert titles_of(page)[1] == "Story 10 of theme 0"
+
+
+def test_a_link_opens_its_cluster_and_those_around_it(browser: Browser, news: Path) -> None:
+    show(browser, news, "#cluster-165")
+    assert "Story 165 of theme 2" in titles_of(browser)
+    assert len(browser.texts("#table .detail")) == 2
+    assert browser.value("document.activeElement.innerText") == "Story 165 of theme 2"
+
+
+def test_it_is_readable_dark_on_a_phone_and_without_its_script(browser: Browser, news: Path, tmp_path: Path) -> None:
+    show(browser, news)
+    browser.click("#theme")
+    dark = browser.value("getComputedStyle(document.documentElement).backgroundColor")
+    browser.click("#theme")
+    assert browser.value("getComputedStyle(document.documentElement).backgroundColor") != dark
+    browser.resize(380, 800)
+    try:
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+    finally:
+        browser.resize(1280, 800)
+    bare = tmp_path / "bare.html"
+    bare.write_text(news.read_text("utf-8").replace('<script type="module">', '<script type="text/plain">'), "utf-8")
+    browser.ask("POST", "/url", url=bare.as_uri())
+    assert "Story 0 of theme 0, I hear" in browser.text("#table")
+
+
+def test_hostile_texts_stay_texts_and_break_no_layout(browser: Browser, tmp_path: Path) -> None:
+    path = write_page(
+        tmp_path / "report.html", HOSTILE, [None] * len(HOSTILE), [[0]] * len(HOSTILE), exemplars=HOSTILE[:5],
+        terms=HOSTILE, source=HOSTILE[0], noise=HOSTILE[:10], warnings=HOSTILE,
+    )  # fmt: skip
+    show(browser, path)
+    for _ in range(len(HOSTILE)):
+        browser.run("[...document.querySelectorAll('.fold')].find((e) => e.ariaExpanded === 'false')?.click()")
+    assert len(browser.texts("#table .detail")) == len(HOSTILE)
+    browser.type("#query", "<img")
+    assert "<img src=x" in browser.text("#table")
+    for width in (1280, 380):
+        browser.resize(width, 800)
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth"), width
+    browser.resize(1280, 800)
+    assert browser.value("window.hacked") is None
+    assert browser.value("document.querySelectorAll('img, iframe, base, object, embed, math').length") == 0
+    assert browser.value("document.querySelectorAll('svg:not(.spark)').length") == 0
+    console, asked = browser.logs()
+    assert console == []
+    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []

@@ -1,0 +1,190 @@
+"""findings.py, words.py and report_page.py: what the report tells of clusters, and that texts stay texts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clustering import schema
+from clustering.runs.directory import RunDir
+from clustering.runs.storage import write_table
+from clustering.viewer import findings
+from clustering.viewer.findings import BINS, Findings, Syndication, collect_findings, collect_syndication
+from clustering.viewer.report_page import Report, choose_clusters, report_html, report_markdown
+from clustering.viewer.words import doubts, duration, moving, opening
+
+HOUR = 3600
+BEGIN = 1_700_000_000
+FIGURES: dict[str, Any] = {
+    "counts": {"records": 100, "texts": 90, "empty": 0, "families": 4, "near_duplicates": 9},
+    "clusters": {"count": 2, "noise_share": 0.03, "largest_share": 0.6, "modularity": 0.8, "tiling": 0.2,
+                 "layers": [{"clusters": 1}, {"clusters": 2}], "layer": 1},
+    "search": {"recall": 0.99, "recall_low": 0.98, "recall_high": 0.995, "recall_sample": 1000},
+    "forest": {"certified": None, "repaired": None, "edges": 99}, "embed": {"languages": None, "unknown_share": 0.05},
+    "warnings": [], "versions": {"python": "3"}, "seed": 0,
+}  # fmt: skip
+
+
+def leave_labels(run: RunDir, lines: list[dict[str, Any]], group: int = 3) -> None:
+    """labels.parquet as a folder of parts, each with a few lines."""
+    kinds = [("text", pa.string()), ("label", pa.int32()), ("strength", pa.float32()), ("layers", pa.list_(pa.int32())),
+             ("family", pa.int64()), ("time", pa.timestamp("us", "UTC")), ("source", pa.string())]  # fmt: skip
+    (run.path / "labels.parquet").mkdir()  # type: ignore[union-attr]
+    for number, first in enumerate(range(0, len(lines), group)):
+        table = pa.Table.from_pylist(lines[first : first + group], pa.schema(kinds))
+        write_table(run.path / "labels.parquet" / f"part-{number:05d}.parquet", table)
+
+
+def line(
+    text: str, layers: list[int], strength: float = 1.0, hour: int | None = 0, source: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """A line of labels; the labels are the second layer."""
+    time = None if hour is None else (BEGIN + hour * HOUR) * 1_000_000
+    return {"text": text, "label": layers[1], "strength": strength, "layers": layers, "time": time, "source": source,
+            "family": more.get("family", hash(text) % 10_000)}  # fmt: skip
+
+
+def test_each_record_counts_once_for_each_cluster_around_it(tmp_path: Path) -> None:
+    """Cluster 0 and 1 lie in 2; cluster 3 is one of both layers."""
+    run = RunDir(tmp_path)
+    leave_labels(run, [
+        line("a weak", [2, 0], 0.1, 0, "Post"), line("a", [2, 0], 0.9, 1, "Post"), line("a", [2, 0], 0.9, 31, "Herald"),
+        line("b", [2, 1], 0.5, None, "Herald"), line("c", [3, 3], 0.5, 31), line("lone", [-1, -1], 0.0, 2, "Wire"),
+    ])  # fmt: skip
+    found = collect_findings(run, np.arange(4, dtype=np.int32))
+    assert found.times is not None
+    assert found.times.sum(axis=1).tolist() == [3, 0, 3, 1], "and not twice for a cluster of two layers"
+    assert found.times[0][[0, 1, -1]].tolist() == [1, 1, 1]
+    assert found.first is not None
+    assert found.last is not None
+    assert (found.first - BEGIN).tolist() == [0, -1 - BEGIN, 0, 31 * HOUR]
+    assert (found.last - BEGIN).tolist() == [31 * HOUR, -1 - BEGIN, 31 * HOUR, 31 * HOUR]
+    assert found.all_times is not None
+    assert found.all_times.sum() == 5
+    assert found.n_sources is not None
+    assert found.n_sources.tolist() == [2, 1, 2, 0]
+    assert found.sources == [
+        [("Post", 2), ("Herald", 1)], [("Herald", 1)], [("Post", 2), ("Herald", 2)], []
+    ]  # fmt: skip
+    assert found.border == [["a weak", "a"], ["b"], [], ["c"]], "the weakest first, each family once, of labels alone"
+    assert found.noise == ["lone"]
+
+
+def test_clusters_that_are_not_shown_are_not_counted(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    leave_labels(run, [line("a", [2, 0]), line("b", [2, 1])])
+    found = collect_findings(run, np.array([-1, 0, 1], np.int32))
+    assert found.times is not None
+    assert found.times.sum(axis=1).tolist() == [1, 2]
+    assert found.border == [["b"], []]
+    assert choose_clusters(np.array([3, 9, 9, 1]), most=2).tolist() == [1, 2]
+
+
+def test_more_sources_than_are_named_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "SOURCES", 2)
+    monkeypatch.setattr(findings, "COMPACT_AT", 1)
+    run = RunDir(tmp_path)
+    leave_labels(run, [line(f"t{n}", [0, 0], source=f"s{n}") for n in range(5)])
+    found = collect_findings(run, np.zeros(1, np.int32))
+    assert found.sources == [[("(others)", 3), ("s0", 1), ("s1", 1)]]
+
+
+def test_who_carries_whom_goes_by_the_order_of_the_sources(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    families = [
+        ("big", 5, ["Wire", "Post", "Herald"]),
+        ("two", 2, ["Wire", "Post"]),
+        ("one", 2, None),
+        ("same", 3, ["Post"]),
+    ]
+    lines = [{"family": n, "leader": leader, "records": records, "texts": 1, "sources": sources}
+             for n, (leader, records, sources) in enumerate(families)]  # fmt: skip
+    write_table(run / "families.parquet", pa.Table.from_pylist(lines, schema.FAMILIES))
+    found = collect_syndication(run, most=2)
+    assert [one["leader"] for one in found.families] == ["big", "same"]
+    assert found.carried == [("Wire", "Post", 2)], "what happened once is no habit"
+
+
+def cluster(title: str, size: int, label: int, **more: Any) -> dict[str, Any]:
+    return {"label": label, "title": title, "size": size, "texts": size, "link_share": 0.9, "terms": ["rain", "flood"],
+            "exemplars": [f"{title} it says"], "parent": None, "layers": [1], "persistence": 0.1, **more}  # fmt: skip
+
+
+def test_what_rises_and_what_fades_is_told_with_its_numbers() -> None:
+    times = np.zeros((3, BINS), np.int64)
+    times[0, -2:] = 20  # new
+    times[1, :10] = 8  # over
+    times[2] = 2  # as all
+    found = Findings(times=times, span=(BEGIN, HOUR), all_times=times.sum(axis=0) + 1)
+    rising, fading = moving([2, 1, 0], found)
+    assert [at for at, _ in rising] == [0]
+    assert rising[0][1].startswith("40 of its 40 in the last 6 hours, where ")
+    assert [at for at, _ in fading] == [1]
+    assert moving([0, 1], Findings()) == ([], [])
+    assert [duration(seconds) for seconds in (50, 5400, 86_400 * 3, 86_400 * 400)] == [
+        "1 minute", "2 hours", "3 days", "13 months"
+    ]  # fmt: skip
+
+
+def test_clusters_to_be_doubted_are_named_with_the_reason() -> None:
+    clusters = [cluster("huge", 60, 0), cluster("loose", 10, 1, link_share=0.3), cluster("fine", 12, 2),
+                cluster("format", 20, 3)]  # fmt: skip
+    found = Findings(sources=[[("a", 30)], [("b", 5)], [("c", 4)], [("a", 19)]])
+    assert doubts(clusters, [0, 3, 2, 1], FIGURES, found) == [
+        (0, "holds 60% of all records, perhaps several subjects"),
+        (3, "holds 20% of all records, perhaps several subjects; comes from a (19 of 20), perhaps a format of theirs"),
+        (1, "is loose: 30% of its texts' nearest neighbors are inside"),
+    ]
+
+
+def test_the_opening_says_what_is_in_the_run() -> None:
+    found = Findings(times=np.ones((1, BINS)), span=(BEGIN, 86_400), all_times=np.ones(BINS, np.int64))  # type: ignore[arg-type]
+    assert opening(FIGURES, cluster("Flood in Leeds", 60, 0), found) == [
+        "100 records fell into 2 clusters; 3 fit none (3.0%).",
+        "The largest is “Flood in Leeds” with 60 (60.0%).",
+        "Seen from broad to fine there are 1, 2 clusters; the labels are the 2.",
+        "They are from 2023-11-14 to 2023-12-15.",
+        "9 texts say in nearly the same words what another says; they stand with it in 4 families.",
+    ]
+
+
+ODD = ["</table></script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "gpj\u202eexe \x1b[31m\x00",
+       "x" * 10_000, "שלום", 'a "b" & c\n\td', "]]>-->", "{{DATA}}", "| a | `b` [c](javascript:d) #e"]  # fmt: skip
+
+
+def odd_report() -> Report:
+    lines = [cluster(text, 9, n, exemplars=ODD[:3], terms=ODD) for n, text in enumerate(ODD)]
+    found = Findings(sources=[[(text, 9)] for text in ODD], n_sources=np.ones(len(ODD), np.int64), noise=ODD,
+                     border=[ODD] * len(ODD))  # fmt: skip
+    families = [{"leader": text, "records": 3, "texts": 1, "sources": ODD} for text in ODD]
+    return Report(
+        ODD[0], {**FIGURES, "warnings": ODD}, pa.Table.from_pylist(lines, schema.LAYERS), len(ODD), found,
+        Syndication(families, [(ODD[0], ODD[1], 3)]), b"png", [("a", text) for text in ODD],
+        [["stage"], *[[text] for text in ODD]], {"read": {"paths": ODD}},
+    )  # fmt: skip
+
+
+def test_texts_of_others_stand_in_the_page_as_texts() -> None:
+    page = report_html(odd_report())
+    assert len(re.findall("<script", page)) == 2, "the data and the page's own"
+    assert "<img src=x" not in page
+    body = page[page.index("<body") : page.index("<script")]
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e]", body)
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', page)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_the_markdown_is_a_table_whatever_the_titles_hold() -> None:
+    text = report_markdown(odd_report())
+    rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert len(rows) == len(ODD)
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows)
+    assert r"\<img src=x onerror=alert(1)\>" in text
+    assert r"\| a \| \`b\` \[c\](javascript:d) \#e" in text
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e]", text)
