@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import clustering
-from clustering.cli.commands import assign, evaluate, export, keys, open, plan, recluster, run, sample, status
+from clustering.cli.commands import assign, evaluate, export, keys, open, plan, recluster, run, sample, show, status
 from clustering.errors import ConfigError, CoveyError
 from clustering.kernels.printable import printable
 from clustering.workers import process
@@ -23,6 +23,7 @@ log = logging.getLogger("covey")
 
 COMMANDS = {
     "run": run,
+    "show": show,
     "open": open,
     "recluster": recluster,
     "assign": assign,
@@ -83,6 +84,7 @@ def run_command(work: Callable[[], None], log_format: str = "text", verbose: boo
     """Run a command's body and return its exit status; an error is printed as a message.
 
     0: done. 1: the run failed. 2: the configuration or the input is wrong. 130, 143: an interrupt or SIGTERM ended it.
+    141: nobody reads the output any more.
 
     log_format : text for people, json for a line of JSON each; the last line of a failed command is its cause
     verbose : log the plan and the figures of each stage, too
@@ -104,6 +106,9 @@ def run_command(work: Callable[[], None], log_format: str = "text", verbose: boo
         _load_env_file()
         _keep_ray_local()
         work()
+    except BrokenPipeError:  # who reads the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush fails, too
+        status = 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         status, problems = process.SIGNAL_EXITS[signal.SIGINT][0], [process.SIGNAL_EXITS[signal.SIGINT][1]]
     except (SystemExit, Exception) as error:

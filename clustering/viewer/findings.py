@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clustering.kernels.printable import one_line
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import parts, walk_tables
+from clustering.runs.parts import label_parts, walk_tables
 from clustering.runs.storage import Location
 
 BINS = 32  # spans of time of a sparkline
@@ -58,8 +58,7 @@ def collect_findings(run: RunDir, place: NDArray[np.int32]) -> Findings:
 
     place : int32, shape (n_clusters,): of each cluster of all layers, among those of the report; -1 for the others
     """
-    path = run / "labels.parquet"
-    files = parts(path) or [path]  # a folder, or a file
+    files = label_parts(run)
     n = int(place.max(initial=-1)) + 1
     place = np.append(place, np.int32(-1))  # which -1 takes
     found = Findings()

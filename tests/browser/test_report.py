@@ -23,7 +23,7 @@ def write_page(path: Path, titles: list[str], parents: list[int | None], layers:
     n = len(titles)
     lines = [
         {"label": label, "title": titles[label], "size": 1000 - label, "texts": 9, "link_share": (label % 10) / 10,
-         "terms": texts.get("terms", ["rain", "flood"]), "exemplars": texts.get("exemplars", [f"{titles[label]}, I hear"]),
+         "terms": texts.get("terms", ["rain", "flood"]), "exemplars": texts.get("exemplars", [f"{titles[label]}, yes"]),
          "parent": parents[label], "layers": layers[label], "persistence": 0.1}
         for label in range(n)
     ]  # fmt: skip
@@ -86,7 +86,7 @@ def test_the_clusters_are_nested_and_an_open_one_shows_its_texts_and_what_is_in_
     page.click("#table .fold", "Theme 1")
     assert titles_of(page)[:4] == ["Theme 0", "Theme 1", "Story 80 of theme 1", "Story 81 of theme 1"]
     assert page.text("#table .detail").split("\n")[0].startswith("759 records · 9 different texts · 20")
-    for told in ("Theme 1, I hear", "at the border", "rain, flood", "Post 9, Wire 1", "Label 241, of another layer"):
+    for told in ("Theme 1, yes", "at the border", "rain, flood", "Post 9, Wire 1", "Label 241, of another layer"):
         assert told in page.text("#table .detail")
     page.click("#table .fold", "Theme 1")
     assert len(titles_of(page)) == 3
@@ -134,7 +134,7 @@ def test_it_is_readable_dark_on_a_phone_and_without_its_script(browser: Browser,
     bare = tmp_path / "bare.html"
     bare.write_text(news.read_text("utf-8").replace('<script type="module">', '<script type="text/plain">'), "utf-8")
     browser.ask("POST", "/url", url=bare.as_uri())
-    assert "Story 0 of theme 0, I hear" in browser.text("#table")
+    assert "Story 0 of theme 0, yes" in browser.text("#table")
 
 
 def test_hostile_texts_stay_texts_and_break_no_layout(browser: Browser, tmp_path: Path) -> None:

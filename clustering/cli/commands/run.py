@@ -19,6 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def execute(args: Namespace) -> None:
     """Run the pipeline and print where its results lie."""
+    from clustering.cli.commands.show import table_lines
     from clustering.cli.configuration import build_from_words
     from clustering.cli.live_line import live_line
 
@@ -35,9 +36,12 @@ def execute(args: Namespace) -> None:
         args.log_format, event="finished", run=str(run.path), counts=figures["counts"],
         clusters={name: value for name, value in clusters.items() if name != "layers"},
     )  # fmt: skip
+    if args.log_format == "text" and clusters["count"]:
+        for line in table_lines(run):
+            print(printable(line))
     for warning in figures["warnings"]:
         print_result(f"warning: {warning}", args.log_format, event="warning")
-    for name in ("report.html", "map.html", "labels.parquet", "clusters.parquet", "report.json"):
+    for name in ("report.html", "map.html", "labels.parquet", "clusters.csv", "report.json"):
         if (run / name).exists():
             print_result(f"  {run / name}", args.log_format, event="artefact", path=str(run / name))
 
