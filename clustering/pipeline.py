@@ -58,7 +58,7 @@ def run_pipeline(config: RunConfig) -> RunDir:
         fingerprints = stage_fingerprints(config, source, commit)
         if config.run.resume and run.finished("report", fingerprints["report"]):
             if "previous" in run.manifest:  # another start with other settings came in between and did not finish
-                run.begin(fingerprints, config=config.as_dict())
+                run.begin(fingerprints, config=config.as_dict(), origin=None)
             log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
             return run
         saved_config, config = config.as_dict(), keep_collection_name(config, run)
@@ -74,8 +74,9 @@ def run_pipeline(config: RunConfig) -> RunDir:
             if not config.run.resume:
                 discard_earlier_starts(config, run)
             run.begin(
-                fingerprints, config=saved_config, versions={**versions(), **model_versions(config, commit)},
-                seed=config.run.seed, machine=f"{platform.system()} {platform.machine()}", collection=config.collection,
+                fingerprints, config=saved_config, origin=None,
+                versions={**versions(), **model_versions(config, commit)}, seed=config.run.seed,
+                machine=f"{platform.system()} {platform.machine()}", collection=config.collection,
             )  # fmt: skip
             run_stages(config, run, source, fingerprints, commit, dim or dim_of(config))
             run.publish()

@@ -23,7 +23,8 @@ def recluster_run(
 ) -> RunDir:
     """Do a finished run's later stages again with new settings; vectors and neighbors stay as they are.
 
-    overrides : words such as ``cluster.min_samples=3``; only sections after the search may be named
+    overrides : words such as ``cluster.min_samples=3``, which change the settings of the run itself, not those of an
+        earlier call; only sections after the search may be named
     config_file : a configuration that names the endpoint of the titles, if the run has one
     trusted : the endpoint in the run directory, which anybody may have prepared, is used
     Raises: ConfigError for other sections, wrong values, an endpoint that the user has not named, or a directory
@@ -33,7 +34,8 @@ def recluster_run(
     wrong = [word for word in overrides if word.partition(".")[0] not in later]
     if wrong:
         raise ConfigError([f"recluster takes keys of {', '.join(later)} only, not '{word}'" for word in wrong])
-    config, is_confirmed = apply_overrides(load_run_config(run), overrides, config_file, trusted)
+    original = load_run_config(run, original=True)
+    config, is_confirmed = apply_overrides(original, overrides, config_file, trusted)
     with run.locked():
         stages = run.results["stages"]
         _require_search(run, stages)
@@ -46,7 +48,7 @@ def recluster_run(
         kept = {name: stage["fingerprint"] for name, stage in stages.items() if name not in fingerprints}
         read = stages["read"]["figures"]
         with ray_session():
-            run.begin({**kept, **fingerprints}, config=config.as_dict())
+            run.begin({**kept, **fingerprints}, config=config.as_dict(), origin=original.as_dict())
             dim = stages["embed"]["figures"].get("dim") or GUESSED_DIM  # no model that the directory names is loaded
             make_plan(config, run, read, dim, run.unfinished(fingerprints))
             # The store is not used, so no token goes to a URL that only the directory names.

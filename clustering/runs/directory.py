@@ -387,7 +387,7 @@ class RunDir:
 
 
 # What the manifest keeps of the last complete run while another start is at work.
-_RESULTS = ("stages", "config", "versions", "seed", "machine", "plan", "nodes", "expected")
+_RESULTS = ("stages", "config", "origin", "versions", "seed", "machine", "plan", "nodes", "expected")
 
 
 def _results(manifest: Figures) -> Figures:

@@ -39,6 +39,7 @@ class Results:
 
     stages: dict[StageName, StageEntry]
     config: dict[str, Any] | None = None  # checked by ``config.build_config``
+    origin: dict[str, Any] | None = None  # the configuration of covey run, where recluster has taken another
     versions: dict[str, str] | None = None
     seed: int | None = None
     machine: str | None = None

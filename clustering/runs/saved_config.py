@@ -14,12 +14,14 @@ from clustering.runs.directory import RunDir
 log = logging.getLogger("covey")
 
 
-def load_run_config(run: RunDir) -> RunConfig:
+def load_run_config(run: RunDir, original: bool = False) -> RunConfig:
     """The configuration of a run.
 
+    original : that of covey run, also where recluster has taken another since
     Raises: ConfigError when the directory holds no run.
     """
-    saved = run.results.get("config")
+    saved = run.results.get("origin") if original else None
+    saved = saved or run.results.get("config")
     if saved is None:
         raise ConfigError([f"{run.path} holds no run (no manifest.json with a configuration)"])
     return build_saved_config(saved)

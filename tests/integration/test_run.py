@@ -203,6 +203,10 @@ def test_recluster_keeps_vectors_and_forest(finished, covey):
         after[name] == before[name] for name in ("read", "embed", "store", "search", "graph", "forest", "project")
     )
     assert run.report["clusters"]["count"] != count
+    assert covey("recluster", "--run", run.path, "describe.terms=4").status == 0
+    assert run.report["clusters"]["count"] == count, "it starts from the settings of the run, not of the last recluster"
+    assert run.manifest["config"]["cluster"]["selection"] == run.manifest["origin"]["cluster"]["selection"]
+    assert run.manifest["origin"]["describe"]["terms"] == 10
     refused = covey("recluster", "--run", run.path, "search.k=9")
     assert refused.status == 2
     assert "not 'search.k=9'" in refused.err
