@@ -353,7 +353,7 @@ def test_a_run_takes_titles_and_keeps_the_key_to_itself(endpoint, run_files, tmp
     assert len(lines) == pq.read_table(run / "layers.parquet").num_rows >= report["clusters"]["count"]
     assert report["describe"]["titles_failed"] in (0, len(lines))
     said = result.err
-    assert said.index("The first message:") < said.index("describe: clusters=")
+    assert said.index("The first message:") < said.index("clusters named")
     assert lines[0]["prompt"] in said
     for path in run.rglob("*"):
         assert path.is_dir() or b"secret-key" not in path.read_bytes(), path
