@@ -212,6 +212,36 @@ def test_recluster_keeps_vectors_and_forest(finished, covey):
     assert "not 'search.k=9'" in refused.err
 
 
+def test_views_of_a_run_lie_beside_it_and_share_its_files(finished, covey):
+    run, before = finished, {path: path.read_bytes() for path in finished.path.rglob("*.*") if path.is_file()}
+    words = ("cluster.selection=leaf", "cluster.min_cluster_size=4")
+    assert covey("recluster", "--run", run.path, "--into", "leaf", *words).status == 0
+    view = RunDir(f"{run.path}-leaf")
+    assert view.report["clusters"]["count"] != run.report["clusters"]["count"]
+    assert (view / "neighbors").stat().st_ino != (run / "neighbors").stat().st_ino
+    assert all(path.samefile(Path(str(path).replace(str(run.path), str(view.path))))
+               for path in (run / "neighbors").glob("*.parquet"))  # fmt: skip
+    assert load_run_config(view).run.dir == str(view.path)
+    assert covey("recluster", "--run", run.path, "--into", "leaf", "cluster.granularity=300").status == 0, "once more"
+    found = covey("recluster", "--run", run.path, "--sweep", "granularity=400,2000,20000")
+    assert found.status == 0, found.err
+    lines = found.out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["400", "2000", "20000"]
+    counts = [int(line.split()[1].replace(",", "")) for line in lines[1:4]]
+    assert counts == sorted(counts, reverse=True)
+    assert len(set(counts)) > 1
+    assert lines[4].startswith("granularity=")
+    assert Path(f"{run.path}-granularity.png").stat().st_size > 10_000
+    assert {path: path.read_bytes() for path in run.path.rglob("*.*") if path.is_file()} == before, (
+        "the run is as it was"
+    )
+    for into, said in (("../up", "is no name of a view"), ("granularity-400", ""), ("", "is no name of a view")):
+        refused = covey("recluster", "--run", run.path, "--into", into)
+        assert (refused.status, said in refused.err) == (2 if said else 0, True)
+    Path(f"{run.path}-mine").mkdir()
+    assert "is no view of" in covey("recluster", "--run", run.path, "--into", "mine").err
+
+
 def test_an_interrupted_recluster_leaves_the_old_results_and_the_same_command_goes_on(
     finished, covey, sample, tmp_path, monkeypatch
 ):
