@@ -27,7 +27,7 @@ STAGE_ARTEFACTS: dict[str, tuple[str, ...]] = {
     "cluster": ("assignment.parquet", "tree.parquet", "layers.json"),
     "describe": ("layers.parquet", "titles.jsonl"),
     "project": ("coords",),
-    "plot": ("map.html", "map.png"),
+    "plot": ("map.html", "map.png", "map.svg", "tree.png"),
     "report": (
         "labels.parquet",
         "clusters.parquet",

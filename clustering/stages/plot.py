@@ -1,4 +1,4 @@
-"""coords/, the assignment, texts and records in; map.html (interactive) and map.png out."""
+"""coords/, the assignment, texts and records in; map.html (interactive), map.png, map.svg and tree.png out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import colorsys
 import re
 import textwrap
 import unicodedata
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,11 +31,22 @@ TITLE_CHARACTERS = 60  # of the run's name in the headline
 NAME_CHARACTERS = 66  # of a cluster's title in the picture, in three lines
 WIDE = ("W", "F")  # East Asian widths of characters that take two columns
 NO_GLYPH = "□"  # in the picture, in place of characters that no font of this machine has
+TREE_ROOTS = 25  # clusters of the broadest layer in the picture of the tree
+NAMED_SHARE = 0.012  # of the picture's height, from which a cluster has its name there
 Middle = tuple[int, float, float]  # of a cluster: its number, x and y
 
 
+class Box(NamedTuple):
+    """A cluster in the picture of the tree."""
+
+    left: int
+    right: int
+    bottom: float
+    top: float
+
+
 def plot_map(run: RunDir, cfg: PlotSection, name: str, seed: int, task_texts: int = LARGEST_PART) -> Figures:
-    """Leave map.html and map.png.
+    """Leave map.html, map.png, map.svg and tree.png.
 
     One task has the coordinates and labels of all texts; others read what the interactive map shows of the texts, their
     records and their neighbors.
@@ -57,14 +68,15 @@ def _plot(
     drawn = columns.points["x"].size
     del columns
     label = read_table(run / "assignment.parquet", columns=["label"])["label"].to_numpy()
-    clusters = read_table(run / "layers.parquet", columns=["title"])
+    clusters = read_table(run / "layers.parquet", columns=["title", "size", "parent", "layers"])
     noise = float((label < 0).mean()) if label.size else 0.0
     counts = f"{label.size:,} texts, {label.max(initial=-1) + 1:,} clusters, {noise:.0%} noise"  # noise may be hidden
     title = f"{one_line(name, TITLE_CHARACTERS)}: {counts}"
     if cfg.noise == "hidden":
         xy, label = xy[label >= 0], label[label >= 0]
     middles = _middles(xy, label, NAMED)
-    without_font = _draw_png(run, xy, label, middles, clusters, title, seed)
+    without_font = _draw_map(run, xy, label, middles, clusters, title, seed)
+    _draw_tree(run, clusters, f"{one_line(name, TITLE_CHARACTERS)}: the largest clusters, from broad to fine")
     warning = (
         f"{without_font} of the names in map.png hold characters for which this machine has no font. The picture shows "
         f"{NO_GLYPH} or the cluster's number instead; map.html and this report show the names in full. Install a font "
@@ -125,16 +137,13 @@ def _middles(xy: NDArray[np.float32], label: NDArray[np.int32], n_named: int) ->
     return found
 
 
-def _draw_png(
+def _draw_map(
     run: RunDir, xy: Any, label: NDArray[np.int32], middles: list[Middle], clusters: pa.Table, title: str, seed: int
 ) -> int:
-    """Leave map.png. Returns: the number of names that no font here draws in full."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Leave map.png and map.svg. Returns: the number of names that no font here draws in full."""
     from matplotlib.patheffects import withStroke
 
-    figure = Figure(figsize=(14, 10), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _new_figure()
     axes = figure.add_subplot()
     size = float(np.clip(1e5 / max(label.size, 1), 0.5, 24))
     drawn = _sample_rows(label.size, PICTURE_POINTS, seed)
@@ -155,9 +164,83 @@ def _draw_png(
     axes.set_axis_off()
     axes.set_title(title, loc="left", fontsize=12, parse_math=False)
     hide_overlapping(figure, names)
-    with atomic_write(run / "map.png") as temporary:
-        figure.savefig(temporary, format="png")
+    _save(figure, run, "map.png", "map.svg")
     return sum(bool(missing & set(titles[number])) for number in shown)
+
+
+def _new_figure() -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 10), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, run: RunDir, *names: str) -> None:
+    """Leave a picture in the formats of the names; the same picture gives the same bytes."""
+    from matplotlib import rc_context
+
+    for name in names:
+        kind = name.rpartition(".")[2]
+        with atomic_write(run / name) as temporary, rc_context({"svg.hashsalt": name}):
+            figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
+
+
+def tree_boxes(size: list[int], parent: list[int | None], layers: list[list[int]], most: int) -> dict[int, Box]:
+    """Where the picture of the tree shows each cluster: a box over its layers, as high as its share of the records.
+
+    size, parent, layers : of each cluster; most : clusters of the broadest layer that are shown, the largest first
+    Returns: for each cluster that is shown its left and right end, in layers, and its lower and upper one, of 0 to 1
+    """
+    inside: list[list[int]] = [[] for _ in size]
+    for number, around in enumerate(parent):
+        if around is not None:
+            inside[around].append(number)
+
+    def largest(numbers: list[int]) -> list[int]:
+        return sorted(numbers, key=lambda number: (-size[number], number))
+
+    found: dict[int, Box] = {}
+    roots = largest([number for number, around in enumerate(parent) if around is None])[:most]
+    scale = 1 / max(sum(size[number] for number in roots), 1)
+    places = [(roots, 1.0)]
+    while places:
+        numbers, top = places.pop()
+        for number in numbers:
+            bottom = top - size[number] * scale
+            found[number] = Box(min(layers[number]), max(layers[number]) + 1, bottom, top)
+            places.append((largest(inside[number]), top))
+            top = bottom
+    return found
+
+
+def _draw_tree(run: RunDir, clusters: pa.Table, title: str) -> None:
+    """Leave tree.png: the layers side by side, each cluster beside the finer ones in it."""
+    from matplotlib.patches import Rectangle
+
+    figure = _new_figure()
+    axes = figure.add_subplot()
+    titles, sizes = clusters["title"].to_pylist(), clusters["size"].to_pylist()
+    boxes = tree_boxes(sizes, clusters["parent"].to_pylist(), clusters["layers"].to_pylist(), TREE_ROOTS)
+    named = [number for number, box in boxes.items() if box.top - box.bottom >= NAMED_SHARE]
+    families, missing = fonts_for("".join(titles[number] for number in named))
+    colors = label_colors(np.arange(len(titles), dtype=np.int32))
+    for number, box in boxes.items():
+        height = box.top - box.bottom
+        place = (box.left + 0.01, box.bottom)
+        axes.add_patch(Rectangle(place, box.right - box.left - 0.02, height, color=colors[number], alpha=0.35, lw=0))
+    for number in named:
+        box = boxes[number]
+        name = picture_name(titles[number], number, missing).replace("-\n", "-").replace("\n", " ")
+        text = f"{textwrap.shorten(name, 42 * (box.right - box.left), placeholder='…')}  {sizes[number]:,}"
+        axes.text(box.left + 0.03, (box.top + box.bottom) / 2, text, va="center", fontsize=7, fontfamily=families,
+                  color="#1f2430", parse_math=False, clip_on=True)  # fmt: skip
+    axes.set_xlim(0, max((box.right for box in boxes.values()), default=1))
+    axes.set_ylim(0, 1)
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", fontsize=12, parse_math=False)
+    _save(figure, run, "tree.png")
 
 
 def hide_overlapping(figure: Any, names: list[Any]) -> None:

@@ -16,6 +16,7 @@ from matplotlib.ft2font import FT2Font
 
 from clustering.config.sections import PlotSection
 from clustering.runs.directory import RunDir
+from clustering.runs.inventory import STAGE_ARTEFACTS
 from clustering.stages import plot
 from clustering.stages.plot import hide_overlapping
 from clustering.text import fonts
@@ -54,7 +55,7 @@ def test_the_picture_draws_some_of_very_many_texts_and_counts_all(
     xy = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
     label = np.repeat([-1, 0], 50).astype(np.int32)
     for _ in range(2):
-        plot._draw_png(RunDir(tmp_path), xy, label, [(0, 0.0, 0.0)], pa.table({"title": ["one"]}), "many", 3)
+        plot._draw_map(RunDir(tmp_path), xy, label, [(0, 0.0, 0.0)], pa.table({"title": ["one"]}), "many", 3)
     assert (tmp_path / "map.png").exists()
     assert len(np.unique(drawn[0], axis=0)) == 30
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -98,6 +99,16 @@ def hostile(tmp_path: Path) -> RunDir:
     return leave(RunDir(tmp_path), len(HOSTILE))
 
 
+def test_the_tree_shows_each_cluster_beside_the_finer_ones_in_it() -> None:
+    """Clusters 0 and 1 of the finer layer in 3 of the broad one; 2 is one of both layers; 4 is left out."""
+    size, parent, layers = [10, 20, 40, 60, 5], [3, 3, None, None, None], [[1], [1], [0, 1], [0], [0, 1]]
+    found = plot.tree_boxes(size, parent, layers, most=2)
+    assert {number: tuple(np.round(box, 6)) for number, box in found.items()} == {
+        3: (0, 1, 0.4, 1.0), 2: (0, 2, 0.0, 0.4), 1: (1, 2, 0.8, 1.0), 0: (1, 2, 0.7, 0.8)
+    }  # fmt: skip
+    assert plot.tree_boxes([], [], [], 9) == {}
+
+
 @pytest.mark.parametrize("points", [5, 100])
 def test_parts_give_the_page_and_picture_of_one_part(tmp_path: Path, hostile: RunDir, points: int) -> None:
     cfg = PlotSection(hover=("row", "copies", "title", "home"), points=points)
@@ -105,7 +116,7 @@ def test_parts_give_the_page_and_picture_of_one_part(tmp_path: Path, hostile: Ru
     pages = []
     for run, task_texts in ((hostile, 100), (in_parts, 100), (in_parts, 1)):
         assert plot._plot(run, cfg, "news", 4, task_texts, HERE)["drawn"] == min(points, 7)
-        pages.append(((run / "map.html").read_bytes(), (run / "map.png").read_bytes()))
+        pages.append(tuple((run / name).read_bytes() for name in STAGE_ARTEFACTS["plot"]))
     assert pages[0] == pages[1] == pages[2]
     held = unpacked(pages[0][0].decode())
     assert [HOSTILE.index(text) if text in HOSTILE else -1 for text in held["texts"] if text[0] not in "gx"] == [
