@@ -40,7 +40,7 @@ def test_a_full_disk_ends_the_run_and_the_next_start_goes_on(covey, undisturbed,
     run = RunDir(path / "run")
     words = [*undisturbed.words, f"run.dir={run.path}"]
     kept: dict[str, float] = {}
-    for size in ("60k", "500k", "5m"):
+    for size in ("60k", "500k", "2500k"):
         mount(f"size={size}")
         result = covey(*words)
         assert result.status == 1, size
