@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clustering.errors import ConfigError
 from clustering.finished.recluster import recluster_run
 from clustering.runs.directory import RunDir
-from clustering.runs.inventory import ARTEFACTS, LOCK, MANIFEST, PROGRESS
+from clustering.runs.inventory import ARTEFACTS, LOCK, MANIFEST, PENDING, PROGRESS
 from clustering.runs.parts import walk_tables
 from clustering.runs.storage import atomic_write, write_json
 
@@ -50,7 +50,7 @@ def make_view(run: RunDir, name: str) -> RunDir:
     shutil.rmtree(half, ignore_errors=True)  # of a command that was killed
     half.mkdir()
     try:
-        for artefact in (*ARTEFACTS, "pending"):
+        for artefact in (*ARTEFACTS, PENDING):
             path = run.path / artefact
             if artefact == PROGRESS or not path.exists():
                 continue
@@ -120,10 +120,17 @@ class Sweep:
         return [*found, self.reason]
 
 
-def sweep(run: RunDir, setting: str, overrides: list[str] | None = None, trusted: bool = False) -> Sweep:
+def sweep(
+    run: RunDir,
+    setting: str,
+    overrides: Sequence[str] = (),
+    config_file: str | Path | None = None,
+    trusted: bool = False,
+) -> Sweep:
     """Cluster a finished run with several values of a key of ``cluster``, each into a view of its own.
 
     setting : such as ``granularity=5000,20000,80000``; overrides : what all of them have besides
+    config_file, trusted : as in ``recluster_run``
     Raises: ConfigError as ``make_view`` and ``recluster_run`` do, and for a setting with fewer than two values.
     """
     key, equals, text = setting.partition("=")
@@ -135,7 +142,7 @@ def sweep(run: RunDir, setting: str, overrides: list[str] | None = None, trusted
     tried = []
     for value in values:
         view = make_view(run, re.sub(r"[^\w.-]", "_", f"{key}-{value}"))
-        recluster_run(view, [*(overrides or []), f"cluster.{key}={value}"], trusted=trusted)
+        recluster_run(view, [*overrides, f"cluster.{key}={value}"], config_file, trusted)
         tables = walk_tables([view / "assignment.parquet"], ["label"])
         labels = np.concatenate([table["label"].to_numpy() for table in tables])
         tried.append(Tried(value, view, view.report["clusters"], labels))

@@ -32,6 +32,7 @@ NAME_CHARACTERS = 66  # of a cluster's title in the picture, in three lines
 WIDE = ("W", "F")  # East Asian widths of characters that take two columns
 NO_GLYPH = "□"  # in the picture, in place of characters that no font of this machine has
 TREE_ROOTS = 25  # clusters of the broadest layer in the picture of the tree
+LEAST_SHARE = 0.0005  # of the picture's height, half a pixel: lower boxes, and those in them, are left out
 NAMED_SHARE = 0.012  # of the picture's height, from which a cluster has its name there
 Middle = tuple[int, float, float]  # of a cluster: its number, x and y
 
@@ -208,6 +209,8 @@ def tree_boxes(size: list[int], parent: list[int | None], layers: list[list[int]
     while places:
         numbers, top = places.pop()
         for number in numbers:
+            if size[number] * scale < LEAST_SHARE:
+                break  # the others are no larger
             bottom = top - size[number] * scale
             found[number] = Box(min(layers[number]), max(layers[number]) + 1, bottom, top)
             places.append((largest(inside[number]), top))

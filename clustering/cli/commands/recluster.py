@@ -12,10 +12,11 @@ from clustering.kernels.printable import printable
 def add_arguments(parser: ArgumentParser) -> None:
     add_run(parser)
     add_trust(parser, "endpoint", "where titles are written by an endpoint")
-    parser.add_argument(
+    views = parser.add_mutually_exclusive_group()
+    views.add_argument(
         "--into", metavar="NAME", help="leave the run as it is; the new clusters lie beside it, in DIR-NAME"
     )
-    parser.add_argument(
+    views.add_argument(
         "--sweep", metavar="KEY=A,B,C", help="try several values of a key of cluster, each beside the run"
     )
     add_overrides(parser, "cluster.key=value", "also describe., plot. and graph. keys")
@@ -30,7 +31,7 @@ def execute(args: Namespace) -> None:
     run = RunDir(args.run)
     if args.sweep is not None:
         with run.naming_missing_artefacts():
-            found = sweep(run, args.sweep, args.overrides, args.trust)
+            found = sweep(run, args.sweep, args.overrides, args.config, args.trust)
         for line in found.lines():
             print(printable(line))
         picture = Path(f"{run.path}-{found.key}.png")

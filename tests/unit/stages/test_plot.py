@@ -107,6 +107,7 @@ def test_the_tree_shows_each_cluster_beside_the_finer_ones_in_it() -> None:
         3: (0, 1, 0.4, 1.0), 2: (0, 2, 0.0, 0.4), 1: (1, 2, 0.8, 1.0), 0: (1, 2, 0.7, 0.8)
     }  # fmt: skip
     assert plot.tree_boxes([], [], [], 9) == {}
+    assert list(plot.tree_boxes([9999, 1, 1], [None, None, 1], [[0], [0], [1]], 9)) == [0], "too low to be seen"
 
 
 @pytest.mark.parametrize("points", [5, 100])
