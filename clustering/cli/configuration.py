@@ -7,9 +7,9 @@ import logging
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from clustering.cli.roles import find_roles
+from clustering.cli.roles import SETTINGS, find_roles
 from clustering.config.loading import load_config
 from clustering.config.sections import SECTIONS, RunConfig
 from clustering.errors import ConfigError
@@ -20,12 +20,10 @@ log = logging.getLogger("covey")
 READY = "laptop"  # the configuration of files for which none is named
 HEADER_WORDS = 3  # of a column's name at most; more may be a text
 RUNS = "runs"  # the folder of their runs
-ROLES = {"text": "text_columns", "id": "id_column", "time": "time_column", "source": "source_column",
-         "link": "link_column"}  # fmt: skip
 SETTING = re.compile(rf"[^/=]*=|(?:{'|'.join(SECTIONS)})\.\w+$")
 
 
-def build_from_words(config: str | None, words: Iterable[str], needs_input: bool = True) -> RunConfig:
+def build_from_words(config: str | None, words: Sequence[str], needs_input: bool = True) -> RunConfig:
     """The configuration of a file with overrides; of input files alone, the laptop's with the columns that they have.
 
     config : a YAML file or the name of a ready configuration; words : input files, and settings as section.key=value.
@@ -57,7 +55,7 @@ def build_from_words(config: str | None, words: Iterable[str], needs_input: bool
 def _found_columns(settings: list[str], said: set[str]) -> list[str]:
     """Settings that name the columns of an input, apart from those that other settings name."""
     read = load_config(READY, settings).read
-    given = {role: getattr(read, key) for role, key in ROLES.items() if f"read.{key}" in said}
+    given = {role: getattr(read, key) for role, key in SETTINGS.items() if f"read.{key}" in said}
     if isinstance(given.get("text"), tuple):
         given["text"] = given["text"][0]
     roles = find_roles(read, {role: column for role, column in given.items() if column})

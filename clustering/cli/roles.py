@@ -40,6 +40,8 @@ NAMES = {
     "id": "id _id guid uuid text_id article_id doc_id document_id post_id tweet_id record_id item_id identifier key "
           "nr number",
 }  # fmt: skip
+SETTINGS = {"text": "text_columns", "id": "id_column", "time": "time_column", "source": "source_column",
+            "link": "link_column"}  # of ``read``, by role  # fmt: skip
 LETTERS = r"\p{L}"
 WORDS = r"\S+\s+\S+|\p{Han}{4}|[\p{Hiragana}\p{Katakana}\p{Thai}]{4}"  # at least two, or such as need no space
 LINK = r"^https?://\S+$"
@@ -60,9 +62,11 @@ class Roles:
 
     def as_settings(self) -> dict[str, Any]:
         """The keys of ``read`` that say the same."""
-        found = {"text_columns": [self.text], "keep": list(self.keep)}
-        named = {"id_column": self.id, "time_column": self.time, "source_column": self.source, "link_column": self.link}
-        return found | {key: column for key, column in named.items() if column}
+        found: dict[str, Any] = {"keep": list(self.keep)}
+        for role, key in SETTINGS.items():
+            if column := getattr(self, role):
+                found[key] = [column] if role == "text" else column
+        return found
 
     def __str__(self) -> str:
         parts = [f"text: {self.text}"]
