@@ -43,9 +43,15 @@ class Tokens:
 
     def take(self, order: IntArray) -> Tokens:
         """Some of the texts, in another order; ``cut`` stays."""
-        lengths = self.lengths[order]
-        moved = np.arange(int(lengths.sum())) + np.repeat(self.starts[order] - (np.cumsum(lengths) - lengths), lengths)
-        return Tokens(self.ids[moved], lengths, self.cut)
+        return self._picked(self.starts[order], self.lengths[order], self.cut)
+
+    def heads(self, most: int, cut: int) -> Tokens:
+        """The first tokens of each text, at most so many. cut : texts of which something is left out"""
+        return self._picked(self.starts, np.minimum(self.lengths, most), cut) if cut else self
+
+    def _picked(self, starts: IntArray, lengths: IntArray, cut: int) -> Tokens:
+        moved = np.arange(int(lengths.sum())) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+        return Tokens(self.ids[moved], lengths, cut)
 
 
 def tokenize(
@@ -194,7 +200,7 @@ class Encoder(Protocol):
 
 
 class TokenizerEncoder:
-    """An encoder with a tokenizer.json. It reads the tokens; a subclass makes vectors of them in ``encode_batch``."""
+    """An encoder with a tokenizer.json. It reads the tokens; a subclass makes vectors of them."""
 
     dim: int
     special_tokens = True  # whether the tokenizer adds those that begin and end a text
@@ -223,15 +229,19 @@ class TokenizerEncoder:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         read = read_tokens(self.tokenize, texts, self.prompt, self.kinds)
-        tokens = read.tokens
-        vectors = np.empty((len(texts), self.dim), np.float32)
         started = time.perf_counter()
-        for batch in token_batches(tokens.lengths, self.tokens_per_batch):
-            vectors[batch] = self.encode_batch(tokens.take(batch))
+        vectors = self.encode_tokens(read.tokens)
         return Encoded.of_tokens(vectors, read, model_seconds=time.perf_counter() - started)
 
+    def encode_tokens(self, tokens: Tokens) -> FloatArray:
+        """float32, shape (n_texts, dim), of any length: the vector of each text, by its tokens."""
+        vectors = np.empty((tokens.lengths.size, self.dim), np.float32)
+        for batch in token_batches(tokens.lengths, self.tokens_per_batch):
+            vectors[batch] = self.encode_batch(tokens.take(batch))
+        return vectors
+
     def encode_batch(self, tokens: Tokens) -> FloatArray:
-        """float32, shape (n_batch, dim), of any length: the vector of each text, by its tokens."""
+        """The same for some texts of about as many tokens."""
         raise NotImplementedError
 
 

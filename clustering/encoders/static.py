@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy.sparse import csr_array
 from clustering.config.sections import EmbedSection
 from clustering.encoders.base import FloatArray, TokenizerEncoder, Tokens, package_folder
 from clustering.encoders.weights import model_folder
+from clustering.encoders.words import WordTokenizer, reads_words
 from clustering.errors import ConfigError
 
 MODEL2VEC_TOKENS = 512  # of a text, where its config.json sets no max_length
@@ -32,6 +34,7 @@ class StaticEncoder(TokenizerEncoder):
     """
 
     special_tokens = False
+    words: WordTokenizer | None = None  # where the tokenizer reads words
 
     def __init__(self, cfg: EmbedSection, commit: str | None = None) -> None:
         from safetensors.numpy import load_file
@@ -50,8 +53,23 @@ class StaticEncoder(TokenizerEncoder):
             self.vectors[self.unknown] = 0
         if path.name == "model.safetensors":
             self.max_characters = max_tokens * self.median_length
+        self.max_tokens = max_tokens
+        spec = json.loads(tokenizer.read_bytes())
+        if reads_words(spec):
+            self.tokenizer.no_truncation()
+            self.words = WordTokenizer(self.tokenizer, spec)
 
-    def encode_batch(self, tokens: Tokens) -> FloatArray:
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        if self.words is None:
+            return super().tokenize(texts)
+        heads = [text[: self.max_characters] for text in texts]
+        tokens = self.words(heads)
+        cut = tokens.lengths > self.max_tokens
+        if self.max_characters is not None:
+            cut |= np.fromiter(map(len, texts), np.int64, len(texts)) > self.max_characters
+        return tokens.heads(self.max_tokens, int(cut.sum()))
+
+    def encode_tokens(self, tokens: Tokens) -> FloatArray:
         ends = np.concatenate([[0], np.cumsum(tokens.lengths)])
         ones = np.ones(tokens.ids.size, np.float32)
         counts = csr_array((ones, tokens.ids, ends), shape=(tokens.lengths.size, len(self.vectors)))
