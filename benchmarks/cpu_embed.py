@@ -133,10 +133,11 @@ def sentence_transformer() -> Way:
 
 def compare_static(texts: Sequence[str], chunks: int) -> dict[str, Any]:
     from model2vec import StaticModel
+    from tokenizers import Tokenizer
 
     encoder = load_encoder(EmbedSection(encoder="static"))
     assert isinstance(encoder, StaticEncoder)
-    tokenizer, table = encoder.tokenizer, encoder.vectors
+    tokenizer, table = Tokenizer.from_str(encoder.tokenizer.to_str()), encoder.vectors
     model = StaticModel(table, tokenizer, normalize=True)
 
     def one_at_a_time(some: Sequence[str]) -> FloatArray:
