@@ -247,7 +247,7 @@ def write_texts(run: RunDir, texts: Sequence[str], rows: int) -> None:
     for number, start in enumerate(range(0, len(texts), rows)):
         some = texts[start : start + rows]
         columns = {"row": np.arange(start, start + len(some)), "text": some, "copies": np.ones(len(some), np.int32)}
-        members = {"text_id": [str(row) for row in columns["row"]], "row": columns["row"]}
+        members = {"text_id": [str(row) for row in columns["row"]], "row": columns["row"], "text": some}
         write_table(run / "texts" / part_name(number), pa.table(columns, schema=schema.TEXTS))
         write_table(run / "members" / part_name(number), pa.table(members, schema=schema.MEMBERS))
 
