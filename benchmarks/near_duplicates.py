@@ -22,10 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from benchmarks.measured import memory_of
 from clustering.kernels.words import near_copies, word_sets
 from clustering.kernels.words.near_copies import Sets
 from clustering.sources.folding import compile_folding
-from clustering.workers.graph.families import find_families, scan_texts, text_buffers
+from clustering.workers.graph.families import Families, find_families, scan_texts, text_buffers
 from clustering.workers.tasks import make_pieces
 
 FILES = ("reddit_top150.parquet", "german_frontpages.parquet", "weibo_hot_search.parquet")
@@ -39,12 +40,19 @@ def read_texts(data: Path, names: tuple[str, ...]) -> pa.Array:
     return pc.unique(pa.chunked_array([chunk for one in found for chunk in one.chunks]))
 
 
-def leaders_of(texts: pa.Array) -> NDArray[Any]:
-    """The row of each text's family, as a run finds it."""
+def families_of(texts: pa.Array, copies: NDArray[np.int32]) -> tuple[Families, NDArray[Any]]:
+    """The families of distinct texts, as a run finds them, and the bytes of each before the name of an outlet, or -1.
+
+    copies : shape (n_texts,), records of each text
+    """
     parts = [texts.slice(at, PART) for at in range(0, len(texts), PART)]
-    scans = [make_pieces(4, scan_texts, parts, np.ones(len(texts), np.int32))]
-    families, _ = find_families(make_pieces, scans)[2]
-    return families.row
+    cuts, _, families, _ = find_families(make_pieces, [make_pieces(4, scan_texts, parts, copies)])
+    return families[0], cuts[0][0]
+
+
+def leaders_of(texts: pa.Array) -> NDArray[Any]:
+    """The row of each text's family."""
+    return families_of(texts, np.ones(len(texts), np.int32))[0].row
 
 
 @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
@@ -75,12 +83,6 @@ def compare_pairs(texts: pa.Array) -> dict[str, Any]:
         "precision": len(pairs & exact) / max(len(pairs), 1), "recall": len(pairs & exact) / max(len(exact), 1),
         "families_are_equal": bool(np.array_equal(rows, true_rows.reshape(-1))), "leaders": int(rows.max()) + 1,
     }  # fmt: skip
-
-
-def memory_of(name: str) -> int:
-    """Bytes of this process. name : VmRSS, or VmHWM for the most"""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
 
 def measure_scale(texts: pa.Array) -> dict[str, Any]:
