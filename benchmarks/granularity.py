@@ -35,7 +35,7 @@ from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.exactness import exact_lists
-from benchmarks.quality import ENCODERS, SETS, Case, agreement, load_case
+from benchmarks.quality import ENCODERS, SETS, Case, agreement, load_case, truth_of_texts
 from clustering import GraphHDBSCAN
 from clustering.encoders.loading import load_encoder
 from clustering.kernels.graph.diffusion import NeighborLists, diffuse
@@ -154,11 +154,9 @@ RULES: dict[str, Callable[[Cuts], Cut]] = {
 }  # fmt: skip
 
 
-def draw(case: Case, share: float | tuple[int, int], classes: int | None, seed: int) -> tuple[IntArray, IntArray]:
-    """Some of the distinct texts, ascending, and the true class of each."""
+def draw(truth: IntArray, share: float | tuple[int, int], classes: int | None, seed: int) -> tuple[IntArray, IntArray]:
+    """Some of the distinct texts, ascending, and the true class of each. truth : of all distinct texts"""
     rng = np.random.default_rng(seed)
-    truth = np.full(len(case.vectors), -1)
-    truth[case.group[::-1]] = case.truth[::-1]
     if isinstance(share, float):
         rows = rng.choice(truth.size, int(truth.size * share), replace=False)
     else:
@@ -173,7 +171,7 @@ def draw(case: Case, share: float | tuple[int, int], classes: int | None, seed: 
 
 def sample(case: Case, share: float | tuple[int, int], classes: int | None, seed: int) -> Case:
     """Some of the distinct texts with lists of their own."""
-    rows, truth = draw(case, share, classes, seed)
+    rows, truth = draw(truth_of_texts(case.group, case.truth), share, classes, seed)
     return Case(case.vectors[rows], *exact_lists(case.vectors[rows]), np.arange(rows.size), truth)
 
 
@@ -181,8 +179,7 @@ def syndicated(name: str, encoder: str, most: int, data: Path, cache: Path) -> C
     """3,000 texts of a set, each in 1 to ``most`` copies with the names of outlets."""
     case, rng = load_case(name, SETS[name], encoder, data, cache), np.random.default_rng(0)
     texts = pq.read_table(cache / f"{name}-texts.parquet")["text"].to_pylist()
-    truth = np.full(len(texts), -1)
-    truth[case.group[::-1]] = case.truth[::-1]
+    truth = truth_of_texts(case.group, case.truth)
     chosen = rng.choice(len(texts), min(3000, len(texts)), replace=False)
     copies = [(row, out) for row in chosen for out in rng.choice(OUTLETS, rng.integers(1, most + 1), replace=False)]
     order = rng.permutation(len(copies))

@@ -29,10 +29,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 
 from benchmarks.exactness import K, exact_lists
+from benchmarks.rivals import bertopic_clusters, evoc_layers, nearest_centroid, umap_layout
 from clustering import GraphHDBSCAN
 from clustering.config.sections import EmbedSection
 from clustering.encoders.base import unit_rows
@@ -46,7 +46,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plain HDBSCAN": {"weights": "distance", "selection": "eom", "min_samples": 5, "min_cluster_size": 10},
 }
 ENCODERS = {"static": EmbedSection(encoder="static"), "minilm": EmbedSection(encoder="minilm", max_tokens=128)}
-SEED = 42
 MEANS = ("home_score", "home_ami", "label_score", "noise", "seconds")
 TABLES = "\n## Results\n"  # what stands above is prose that is kept
 
@@ -113,14 +112,25 @@ def read_records(path: Path, source: Source) -> tuple[list[str], IntArray, IntAr
     return list(places), group, truth
 
 
+def truth_of_texts(group: IntArray, truth: IntArray) -> IntArray:
+    """The true class of each distinct text: that of the record that comes first."""
+    first = np.full(int(group.max()) + 1, -1)
+    first[group[::-1]] = truth[::-1]
+    return first
+
+
+def find_file(source: Source, data: Path) -> Path:
+    path = Path(source.file)
+    path = path if path.is_file() else next(data.rglob(path.name), path)
+    if not path.is_file():
+        raise SystemExit(f"{data} holds no {source.file}; leave the set out by --sets, or get the file")
+    return path
+
+
 def load_case(name: str, source: Source, encoder: str, data: Path, cache: Path) -> Case:
     kept = cache / f"{name}-{encoder}.npz"
     if not kept.exists():
-        path = Path(source.file)
-        path = path if path.is_file() else next(data.rglob(path.name), path)
-        if not path.is_file():
-            raise SystemExit(f"{data} holds no {source.file}; leave the set out by --sets, or get the file")
-        texts, group, truth = read_records(path, source)
+        texts, group, truth = read_records(find_file(source, data), source)
         vectors = load_encoder(ENCODERS[encoder]).encode(texts).vectors
         indices, distances = exact_lists(vectors)
         order = np.lexsort((indices, distances))  # equal distances by row
@@ -133,21 +143,7 @@ def load_case(name: str, source: Source, encoder: str, data: Path, cache: Path) 
 
 
 def bertopic_recipe(vectors: FloatArray) -> tuple[list[IntArray], int]:
-    import hdbscan
-    import umap
-
-    layout = umap.UMAP(n_neighbors=15, n_components=5, min_dist=0.0, metric="cosine", random_state=SEED, n_jobs=1)
-    model = hdbscan.HDBSCAN(min_cluster_size=10, metric="euclidean", cluster_selection_method="eom")
-    return [model.fit(layout.fit_transform(vectors)).labels_], 0
-
-
-def evoc_layers(vectors: FloatArray) -> tuple[list[IntArray], int]:
-    """All layers, finest first, and which of them EVoC itself returns."""
-    import evoc  # type: ignore[import-untyped]
-
-    model = evoc.EVoC(random_state=SEED).fit(vectors)
-    chosen = [np.array_equal(layer, model.labels_) for layer in model.cluster_layers_].index(True)
-    return model.cluster_layers_, chosen
+    return [bertopic_clusters(umap_layout(vectors))], 0
 
 
 RIVALS = {"BERTopic": bertopic_recipe, "EVoC default": evoc_layers}
@@ -162,16 +158,6 @@ def warm_up(method: str) -> None:
         RIVALS[method](points)
     else:
         GraphHDBSCAN(**SETTINGS[method]).fit(neighbors=exact_lists(points))
-
-
-def nearest_centroid(label: IntArray, vectors: FloatArray) -> IntArray:
-    """Rows of noise go to the cluster whose mean vector has the largest cosine with theirs."""
-    home, members, noise = label.copy(), np.flatnonzero(label >= 0), np.flatnonzero(label < 0)
-    if members.size and noise.size:
-        ones = np.ones(members.size, np.float32), (label[members], members)
-        sums = csr_array(ones, shape=(label.max() + 1, label.size)) @ vectors
-        home[noise] = np.argmax(vectors[noise] @ unit_rows(sums).T, axis=1)
-    return home
 
 
 def rivals(case: Case, prefix: Path) -> Iterator[Found]:

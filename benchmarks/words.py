@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.granularity import SMALL, draw
-from benchmarks.quality import ENCODERS, SETS, agreement, load_case
+from benchmarks.quality import ENCODERS, SETS, agreement, load_case, truth_of_texts
 from clustering import GraphHDBSCAN
 from clustering.encoders.lexical import combine, words_of
 from clustering.kernels.topk import FloatArray, IntArray
@@ -36,7 +36,7 @@ def load(name: str, encoder: str, data: Path, cache: Path) -> tuple[FloatArray, 
     texts = pq.read_table(cache / f"{origin}-texts.parquet")["text"].to_pylist()
     if name == origin:
         return case.vectors, texts, case.group, case.truth
-    rows, truth = draw(case, *SMALL[name][1:])
+    rows, truth = draw(truth_of_texts(case.group, case.truth), *SMALL[name][1:])
     return case.vectors[rows], [texts[row] for row in rows.tolist()], np.arange(rows.size), truth
 
 
