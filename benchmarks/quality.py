@@ -123,7 +123,7 @@ def find_file(source: Source, data: Path) -> Path:
     path = Path(source.file)
     path = path if path.is_file() else next(data.rglob(path.name), path)
     if not path.is_file():
-        raise SystemExit(f"{data} holds no {source.file}; leave the set out by --sets, or get the file")
+        raise SystemExit(f"{data} holds no {source.file}; leave the set out, or get the file")
     return path
 
 
