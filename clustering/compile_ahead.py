@@ -23,14 +23,15 @@ from clustering.config.loading import build_config
 from clustering.config.sections import RunConfig
 from clustering.kernels.cache import cache_folder
 from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import ListOptions
 from clustering.runs.parts import part_name
 from clustering.runs.storage import digest, write_table
 from clustering.sources.folding import compile_folding
 from clustering.stages.cluster import _cluster
 from clustering.stages.embed import compile_words
 from clustering.stages.forest import _diffused_forest, _forest
-from clustering.stages.graph import _build
 from clustering.stages.project import _project
+from clustering.workers.graph.shuffle import build_whole
 from clustering.workers.nodes import live_nodes
 from clustering.workers.remote import start_in_background
 
@@ -62,7 +63,8 @@ def compile_kernels(config: RunConfig | None = None) -> None:
         compile_folding()
         compile_words()
         k, metric = LISTED, config.store.metric
-        _build(run, config.graph, k, TEXTS, metric)
+        timed = None if config.time_scale is None else 1.0  # a given scale counts in any case
+        build_whole(run, ListOptions(k, config.graph.max_distance, metric, TEXTS, 0, timed))
         forest = _diffused_forest if config.cluster.weights == "diffused" else _forest
         forest(run, config.cluster, replace(config.graph, bridge="none"), metric, 0)  # bridges would start Ray
         _cluster(run, config.cluster, k, metric)
@@ -80,7 +82,8 @@ def are_kernels_compiled(config: RunConfig) -> bool:
 def _marker(config: RunConfig) -> Path:
     """The empty file that exists when the kernels are compiled."""
     sources = sorted((source.name, source.stat().st_mtime_ns) for source in Path(kernels.__file__).parent.rglob("*.py"))
-    parts = (sources, sys.version, platform.machine(), version("numba"), config.cluster.weights, config.project.method)
+    kinds = (config.cluster.weights, config.time_scale is None, config.project.method)
+    parts = (sources, sys.version, platform.machine(), version("numba"), *kinds)
     return cache_folder() / f"covey-{digest(parts)}.warm"
 
 
@@ -111,6 +114,8 @@ def _write_earlier_artefacts(run: RunDir) -> None:
         "cell": np.zeros(TEXTS, np.int32),
     }
     stored = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM)
+    members = {"row": rows, "time": rows.astype("datetime64[us]")}
+    write_table(run / "members" / part_name(0), pa.table(members))
     write_table(run / "texts" / part_name(0), pa.table(texts, schema=schema.TEXTS))
     write_table(run / "neighbors" / part_name(0), pa.table(listed, schema=schema.NEIGHBORS))
     write_table(run / "vectors" / part_name(0), pa.table([rows, stored], schema=schema.vectors_schema(DIM)))
@@ -118,4 +123,5 @@ def _write_earlier_artefacts(run: RunDir) -> None:
 
 if __name__ == "__main__":
     compile_kernels()
+    compile_kernels(build_config({"read": {"time_column": "time"}}))
     compile_kernels(build_config({"cluster": {"weights": "distance", "selection": "eom"}}))

@@ -82,10 +82,11 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
     if diffused:  # the preset topics takes nothing from small groups
         others.append("topics" if config.cluster.preset == "topics" else "families apart")
     titles = settings["describe"]["titles"] and _without(settings["describe"]["titles"], "key_env")
+    timed = [] if config.time_scale is None else ["time", config.time_scale]
     own: dict[str, list[Any]] = {  # of the other stages, their section of the configuration
-        "graph": [settings["graph"], "in blocks with halos"],
+        "graph": [settings["graph"], "in blocks with halos", *timed],
         "forest": [config.cluster.weights, config.cluster.core_rank, others],
-        "cluster": [settings["cluster"], "with sizes, tilings, links"],
+        "cluster": [_without(settings["cluster"], "time_scale"), "with sizes, tilings, links"],
         "describe": [
             {**settings["describe"], "titles": titles},
             "of all layers, spread exemplars, headlines, phrases",

@@ -121,7 +121,8 @@ def cluster_stages(config: RunConfig, run: RunDir, fingerprints: Fingerprints, n
     stage = partial(run_stage, config, run, fingerprints)
     seed, metric = config.run.seed, config.store.metric
     with run_concurrently(lambda: stage("project", lambda: project_texts(run, config.project, n_texts, seed))):
-        stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric))
+        scale = config.time_scale
+        stage("graph", lambda: build_graph(run, config.graph, config.graph_k, n_texts, metric, time_scale=scale))
         stage("forest", lambda: build_forest(run, config.cluster, config.graph, metric, seed))
         stage("cluster", lambda: cluster_graph(run, config.cluster, config.graph_k, metric))
         stage("describe", lambda: describe_clusters(run, config.describe))

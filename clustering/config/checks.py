@@ -114,6 +114,11 @@ def find_contradictions(config: RunConfig) -> list[str]:
         for key, is_used in used.items()
         if getattr(cluster, key) and not is_used
     ]
+    if isinstance(cluster.time_scale, float):
+        missing = "read.time_column is not given" if config.read.time_column is None else ""
+        missing = missing or ("cluster.weights=distance takes no times" if cluster.weights == "distance" else "")
+        if missing:
+            problems.append(f"cluster.time_scale={cluster.time_scale:g}, but {missing}; leave it out, or change that")
     if config.project.n_neighbors > search.k:
         problems.append(
             f"project.n_neighbors={config.project.n_neighbors} is above search.k={search.k}; the map reuses the "

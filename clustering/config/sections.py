@@ -276,6 +276,9 @@ class ClusterSection:
     max_cluster_size: NonNegative = 0  # 0: no limit
     allow_single_cluster: bool = False  # whether eom may choose the whole as its one cluster
     copies: Literal["fold", "weigh"] = "fold"  # fold: a text counts once, however many records have it; weigh: each one
+    # Days over which a link between two texts weakens, where read.time_column gives times. auto: from the texts, and
+    # only where near texts are also near in time; with the preset topics, and with distance, none.
+    time_scale: Literal["auto", "none"] | Annotated[float, Field(gt=0)] = "auto"
     layers: Annotated[int, Field(ge=1, le=6)] = 6  # of modularity, from broad to fine, at most; 1: the labels only
     budget: NonNegative = 100_000  # with distance: texts that exact search compares with all others
 
@@ -363,6 +366,16 @@ class RunConfig:
     def graph_k(self) -> int:
         """Neighbors of each text that become edges."""
         return self.graph.k or self.search.k
+
+    @property
+    def time_scale(self) -> float | Literal["auto"] | None:
+        """``cluster.time_scale`` in days; None where times do not count."""
+        given, cluster = self.cluster.time_scale, self.cluster
+        if given == "none" or self.read.time_column is None:
+            return None
+        if given == "auto" and (cluster.preset == "topics" or cluster.weights == "distance"):
+            return None
+        return given
 
 
 def _to_plain(value: Any) -> Any:

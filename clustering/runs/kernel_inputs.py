@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +22,16 @@ from clustering.kernels.graph.csr import check_lists, min_distance
 from clustering.kernels.graph.diffusion import Keys
 from clustering.kernels.graph.forest import Forest, row_dtype
 from clustering.kernels.graph.group_sizes import GroupSizes
+from clustering.kernels.graph.time_gaps import TimeScale, lengthen_by_time, measure_time_scale
 from clustering.kernels.topk import FloatArray
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import read_ahead, read_columns, walk_tables
+from clustering.runs.parts import parts, read_ahead, read_columns, read_rows, walk_tables
 from clustering.runs.storage import REDO_HINT, Location, load_array, save_array, write_json
 
 BLOCK_ARRAYS = tuple(one.name for one in fields(Block))
+NO_TIME = np.iinfo(np.int64).max  # microseconds of a text without a time
+MICROSECONDS_A_DAY = 86_400_000_000
+TIMED_TEXTS, NEAREST = 16_384, 3  # texts whose times are compared with those of their nearest neighbors, and how many
 TRANSFERS = len(BLOCK_ARRAYS)  # files of a block that are written or read at once
 
 
@@ -132,6 +136,7 @@ class ListOptions:
 
     k : the nearest of each list; max_distance : farther ones are left out
     n_texts, n_without : of the run, and those of them that have no vector
+    time_scale : days; "auto" takes it from the times of the texts, None leaves times aside
     """
 
     k: int
@@ -139,11 +144,46 @@ class ListOptions:
     metric: str
     n_texts: int
     n_without: int
+    time_scale: float | Literal["auto"] | None = None
 
 
-def walk_pieces(run: RunDir, names: list[str], options: ListOptions) -> Iterator[tuple[Piece, int, int]]:
+@dataclass(frozen=True)
+class Times:
+    """When each text was first published, and how much the time between two texts counts.
+
+    days : since the earliest text, float32, shape (n_texts,); NaN for a text without a time
+    """
+
+    days: FloatArray
+    scale: TimeScale
+
+
+def load_times(run: RunDir, options: ListOptions) -> Times | None:
+    """The times of the run's texts, with a scale by a sample of the lists; None where times are left aside."""
+    if options.time_scale is None or options.n_texts < 2:
+        return None
+    first = np.full(options.n_texts, NO_TIME, np.int64)
+    for table in walk_tables(parts(run / "members"), ["row", "time"]):
+        if "time" in table.column_names:
+            micros = pc.cast(table["time"], pa.timestamp("us", "UTC")).cast(pa.int64())
+            np.minimum.at(first, table["row"].to_numpy(), pc.fill_null(micros, NO_TIME).to_numpy())
+    days = ((first - first.min()) / MICROSECONDS_A_DAY).astype(np.float32)
+    days[first == NO_TIME] = np.nan
+    rows = np.unique(np.linspace(0, options.n_texts - 1, TIMED_TEXTS).astype(np.int64))
+    listed = read_rows(run / "neighbors", rows, ["row", "neighbors"])
+    nearest = pc.list_slice(listed["neighbors"], 0, NEAREST)
+    owner = np.repeat(listed["row"].to_numpy(), pc.list_value_length(nearest).to_numpy())
+    gaps = np.abs(days[owner] - days[nearest.combine_chunks().flatten().to_numpy()])
+    given = None if options.time_scale == "auto" else options.time_scale
+    return Times(days, measure_time_scale(gaps, days[rows], given))
+
+
+def walk_pieces(
+    run: RunDir, names: list[str], options: ListOptions, times: Times | None = None
+) -> Iterator[tuple[Piece, int, int]]:
     """The neighbor lists of consecutive parts, some rows at a time, with what else belongs to the rows.
 
+    times : lengthen the entries between texts that are far apart in time
     Yields: the piece, without incoming entries; its first row; the entries left out by max_distance.
     Raises: StageError when neighbors/ does not list all texts of the parts.
     """
@@ -161,7 +201,7 @@ def walk_pieces(run: RunDir, names: list[str], options: ListOptions) -> Iterator
         n_rows = len(table)
         if not np.array_equal(table["row"].to_numpy(), np.arange(at, at + n_rows)) or n_rows > keys.size:
             break
-        yield _piece_of(table, at, keys[:n_rows], copies[:n_rows], options)
+        yield _piece_of(table, at, keys[:n_rows], copies[:n_rows], options, times)
         at, keys, copies = at + n_rows, keys[n_rows:], copies[n_rows:]
     else:
         if not keys.size and next(texts, None) is None:
@@ -170,7 +210,7 @@ def walk_pieces(run: RunDir, names: list[str], options: ListOptions) -> Iterator
 
 
 def _piece_of(
-    table: pa.Table, first: int, keys: Keys, copies: NDArray[Any], options: ListOptions
+    table: pa.Table, first: int, keys: Keys, copies: NDArray[Any], options: ListOptions, times: Times | None
 ) -> tuple[Piece, int, int]:
     listed = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
     others, distances = (table[one].combine_chunks().flatten().to_numpy() for one in ("neighbors", "distances"))
@@ -188,6 +228,9 @@ def _piece_of(
         held = np.concatenate([[0], np.cumsum(near)])[np.concatenate([[0], np.cumsum(listed)])]
         listed, others, distances = np.diff(held), others[near], distances[near]
     others = others.astype(row_dtype(options.n_texts), copy=False)
+    if times and times.scale.share:
+        others, distances = others.copy(), distances.copy()
+        lengthen_by_time(listed, others, distances, first, times.days, times.scale, options.metric, floor)
     return Piece(listed, others, distances, radius, keys, copies, *_no_entries(others.dtype)), first, too_long
 
 

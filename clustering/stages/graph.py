@@ -1,6 +1,11 @@
-"""neighbors/ in, graph/ out: the symmetric distance graph and the lists, in blocks of near rows."""
+"""neighbors/ in, graph/ out: the symmetric distance graph and the lists, in blocks of near rows.
+
+Where the texts have times, entries between texts that are far apart in time are longer than they were searched.
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from clustering.config.sections import GraphSection
 from clustering.kernels.memory import count_blocks
@@ -14,27 +19,24 @@ from clustering.workers.tasks import run_on_one_node
 
 
 def build_graph(
-    run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str, blocks: int | None = None
-) -> Figures:
+    run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str,
+    blocks: int | None = None, time_scale: float | Literal["auto"] | None = None,
+) -> Figures:  # fmt: skip
     """Leave graph/: blocks of near rows as memory-mappable arrays, see ``kernels.graph.blocks.Block``.
 
     k : neighbors of each text that are edges
     blocks : None takes as many as the size of the graph and the nodes ask for
-    Returns: edges (undirected), too_long (entries dropped by max_distance), blocks.
+    time_scale : see ``RunConfig.time_scale``
+    Returns: edges (undirected), too_long (entries dropped by max_distance), blocks; with a time scale also time, the
+        fields of ``TimeScale``.
     Raises: StageError when neighbors/ does not list all texts.
     """
     run.remove("graph")  # an earlier try may have had another number of blocks
     if blocks is None:
         nodes = live_nodes()
         blocks = count_blocks(n_texts, k, len(nodes), min((node.memory_bytes for node in nodes), default=0))
+    n_without = rows_without_vector(run / "vectors").size
+    options = ListOptions(k, cfg.max_distance, metric, n_texts, n_without, time_scale)
     if min(blocks, n_texts) < 2:
-        return run_on_one_node(_build, run, cfg, k, n_texts, metric)
-    return shuffle_blocks(run, _options(run, cfg, k, n_texts, metric), min(blocks, n_texts))
-
-
-def _build(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) -> Figures:
-    return build_whole(run, _options(run, cfg, k, n_texts, metric))
-
-
-def _options(run: RunDir, cfg: GraphSection, k: int, n_texts: int, metric: str) -> ListOptions:
-    return ListOptions(k, cfg.max_distance, metric, n_texts, rows_without_vector(run / "vectors").size)
+        return run_on_one_node(build_whole, run, options)
+    return shuffle_blocks(run, options, min(blocks, n_texts))

@@ -72,7 +72,7 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
         "search": _pick(search, "k", "index", "recall", "recall_low", "recall_high", "recall_sample",
                         "queries_per_second", "short_rows", "retries", "params", "target_recall", "target_reached",
                         "target_steps"),
-        "graph": {**_pick(graph, "edges", "too_long"), **_pick(forest, "pieces", "bridges", "pieces_left")},
+        "graph": {**_pick(graph, "edges", "too_long", "time"), **_pick(forest, "pieces", "bridges", "pieces_left")},
         # certified, repaired and open count merges of a tree of the stored distances; with diffused ones, they are null
         "forest": _pick(forest, "edges", "certified", "repaired", "open", "queries", "isolated", "small_groups",
                         "group_size", "families"),
@@ -214,6 +214,7 @@ def facts_of(figures: Figures, config: RunConfig) -> list[tuple[str, str]]:
         ("languages", _languages(embed)),
         ("neighbors", f"{search['k']} of each text, from the index {_index(search)}; {_recall(search)}"),
         ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
+        *([("times", _timed(graph["time"]))] if graph["time"] else []),
         ("tree", _proven(figures["forest"], search)),
         ("layers", _layered(clusters)),
     ]
@@ -230,6 +231,21 @@ def _pieces(graph: Figures) -> str:
     if (graph["pieces"] or 1) == 1:
         return "in one piece"
     return f"in {graph['pieces']:,} pieces with {graph['bridges']:,} bridges between them"
+
+
+def _timed(time: Figures) -> str:
+    """What the times of the texts did to the links between them."""
+    if not time["share"]:
+        return "left aside: near texts are hardly nearer in time than any two; cluster.time_scale=DAYS counts them"
+    return (
+        f"a link between two texts {_span(time['days'])} apart loses {time['share'] * 0.63:.0%} of their similarity, "
+        f"one between texts much further apart {time['share']:.0%}: near texts are nearer in time than any two "
+        f"(cluster.time_scale)"
+    )
+
+
+def _span(days: float) -> str:
+    return f"{days * 24:.2g} hours" if days < 2 else f"{days:.2g} days"
 
 
 def _proven(forest: Figures, search: Figures) -> str:

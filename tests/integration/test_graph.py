@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -127,6 +128,44 @@ def test_any_number_of_blocks_holds_the_same_graph(
                 own = slice(*block.list_indptr[at : at + 2])
                 entries = zip(block.list_indices[own].tolist(), block.list_distances[own].tolist(), strict=True)
                 assert list(entries) == lists[row]
+
+
+def test_any_number_of_blocks_lengthens_the_same_entries_by_time(local_ray: None, tmp_path: Path) -> None:
+    run = searched(tmp_path, "L2")
+    days = np.arange(500) % 10 * 3.0 + np.arange(500) // 50 % 2  # texts of a blob are a day or many days apart
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    for name in part_names(run / "texts"):
+        rows = read_table(run / "texts" / name, columns=["row"])["row"].to_pylist()
+        # A later record of each text, and none for text 7.
+        times = [None if row == 7 else first + timedelta(days[row]) for row in rows]
+        later = [None if row == 7 else first + timedelta(900) for row in rows]
+        members = pa.table({"text_id": [str(row) for row in rows] * 2, "row": rows * 2, "time": later + times})
+        write_table(run / "members" / name, members.sort_by("row"))
+    found = []
+    for n_blocks in (1, 4, 16):
+        figures = build_graph(run, GraphSection(), K, 500, "L2", n_blocks, 3.0)
+        assert figures["time"]["days"] == 3
+        graph, blocks = load_graph(run), [load_block(run, number) for number in range(n_blocks)]
+        rows = np.concatenate([block.rows for block in blocks])
+        lists = [
+            list(zip(block.list_indices[a:b].tolist(), block.list_distances[a:b].tolist(), strict=True))
+            for block in blocks
+            for a, b in pairwise(block.list_indptr)
+        ]
+        found.append((graph, [lists[at] for at in np.argsort(rows)]))
+    (graph, lists), share = found[0], figures["time"]["share"]
+    for other_graph, other_lists in found[1:]:
+        assert other_lists == lists
+        assert_array_equal(other_graph.indices, graph.indices)
+        assert_array_equal(other_graph.data, graph.data)
+    for row, entries in enumerate(zip(*read_columns(run / "neighbors", ["neighbors", "distances"]), strict=True)):
+        before = dict(zip(*(one.as_py() for one in entries), strict=True))
+        assert before.keys() == {other for other, _ in lists[row]}
+        for other, distance in lists[row]:
+            gap = 3 if 7 in (row, other) else abs(days[row] - days[other])
+            cosine = (1 - before[other] ** 2 / 2) * (1 - share * (1 - np.exp(-gap / 3)))
+            assert distance == pytest.approx((2 - 2 * cosine) ** 0.5, abs=1e-5)
+    assert "time" not in build_graph(run, GraphSection(), K, 500, "L2", 4)
 
 
 @pytest.mark.parametrize("n_blocks", [1, 4])

@@ -16,12 +16,15 @@ from clustering.kernels.graph.blocks import Piece, Places, concat_pieces, cut_pi
 from clustering.kernels.graph.csr import min_distance
 from clustering.kernels.graph.forest import row_numbers
 from clustering.kernels.graph.halo import count_halo
+from clustering.kernels.graph.time_gaps import TimeScale
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, measured_peak, release_memory
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import (
     BlockIndex,
     ListOptions,
+    Times,
+    load_times,
     read_cells,
     save_block,
     walk_pieces,
@@ -40,16 +43,17 @@ Sizes = tuple[int, ...]  # of a block, as in ``BlockIndex``
 
 def build_whole(run: RunDir, options: ListOptions) -> Figures:
     """Leave graph/ as a single block, in this process."""
-    places = Places(row_numbers(options.n_texts), options.n_texts, 1)
+    places, times = Places(row_numbers(options.n_texts), options.n_texts, 1), load_times(run, options)
     too_long = 0
 
     def pieces() -> Iterator[Piece]:
         nonlocal too_long
-        for piece, _, left_out in _read_pieces(run, part_names(run / "texts"), options):
+        for piece, _, left_out in _read_pieces(run, part_names(run / "texts"), options, times):
             too_long += left_out
             yield piece
 
-    return _finish(run, options, [_save_joined(run, 0, pieces(), places, options)], too_long)
+    sizes = [_save_joined(run, 0, pieces(), places, options)]
+    return _finish(run, options, sizes, too_long, times.scale if times else None)
 
 
 def shuffle_blocks(run: RunDir, options: ListOptions, n_blocks: int) -> Figures:
@@ -57,22 +61,22 @@ def shuffle_blocks(run: RunDir, options: ListOptions, n_blocks: int) -> Figures:
 
     A map task reads some parts and returns an object for each block; a reduce task joins those of its block. A lost
     node costs the tasks whose objects it held. Every task holds a block's share of the entries, and all share an array
-    with the place of each row.
+    with the place of each row, and one with its time where times count.
     """
     names, stage = part_names(run / "texts"), progress.current_stage()
     spread = {"scheduling_strategy": "SPREAD", "memory": single_task_request("graph").memory_bytes}
     retried = {**spread, **avoiding_refused(), "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS}
     with unwrapped_errors():
-        place: Any = _place_rows.options(num_returns=2, **retried)
-        places, placed = place.remote(run, names, options, n_blocks)
+        place: Any = _place_rows.options(num_returns=3, **retried)
+        places, times, placed = place.remote(run, names, options, n_blocks)
         note_tasks([placed])
-        n_blocks = collect(ray.get(placed))
+        n_blocks, scale = collect(ray.get(placed))
         n_maps = min(len(names), n_blocks)
         if stage:
             stage.expect(n_maps + n_blocks)
         cut: Any = _cut_lists.options(num_returns=n_blocks + 1, **retried)
         cuts = np.linspace(0, len(names), n_maps + 1).astype(int)
-        maps = [cut.remote(run, names[start:stop], options, places) for start, stop in pairwise(cuts)]
+        maps = [cut.remote(run, names[start:stop], options, places, times) for start, stop in pairwise(cuts)]
         note_tasks([done for *_, done in maps])
         too_long = sum(_as_they_finish([done for *_, done in maps]))
         reduces = [
@@ -81,7 +85,7 @@ def shuffle_blocks(run: RunDir, options: ListOptions, n_blocks: int) -> Figures:
         ]
         del maps  # a block's objects are freed when its task is done
         sizes = _as_they_finish(reduces)
-    return _finish(run, options, sizes, too_long)
+    return _finish(run, options, sizes, too_long, scale)
 
 
 def _as_they_finish(tasks: list[Any]) -> list[Any]:
@@ -98,8 +102,7 @@ def _as_they_finish(tasks: list[Any]) -> list[Any]:
 
 @ray.remote
 def _place_rows(run: RunDir, names: list[str], options: ListOptions, n_blocks: int) -> Iterator[Any]:
-    """Yield the places of all rows, then the number of blocks with this task's usage."""
-
+    """Yield the places of all rows, their times, then the number of blocks and the scale with this task's usage."""
     with _counted() as counted:
         cell = read_cells(run, names)
         if cell.size != options.n_texts:
@@ -107,16 +110,22 @@ def _place_rows(run: RunDir, names: list[str], options: ListOptions, n_blocks: i
         places = place_rows(cell, n_blocks, options.k)
         del cell
         yield places
-    yield places.n_blocks, counted[0]
+        n_blocks = places.n_blocks
+        del places
+        times = load_times(run, options)
+        yield times
+    yield (n_blocks, times.scale if times else None), counted[0]
 
 
 @ray.remote
-def _cut_lists(run: RunDir, names: list[str], options: ListOptions, places: Places) -> Iterator[Any]:
+def _cut_lists(
+    run: RunDir, names: list[str], options: ListOptions, places: Places, times: Times | None
+) -> Iterator[Any]:
     """Yield for each block its piece of some parts, then what max_distance left out, with this task's usage."""
     with _counted() as counted:
         blocks: list[list[Piece]] = [[] for _ in range(places.n_blocks)]
         too_long = 0
-        for piece, first, left_out in _read_pieces(run, names, options):
+        for piece, first, left_out in _read_pieces(run, names, options, times):
             for held, cut in zip(blocks, cut_piece(piece, first, places), strict=True):
                 held.append(cut)
             too_long += left_out
@@ -141,14 +150,17 @@ def _save_joined(run: RunDir, number: int, pieces: Iterable[Piece], places: Plac
     return len(block), block.indices.size, block.list_indices.size, *halos
 
 
-def _finish(run: RunDir, options: ListOptions, sizes: list[Sizes], too_long: int) -> Figures:
+def _finish(run: RunDir, options: ListOptions, sizes: list[Sizes], too_long: int, scale: TimeScale | None) -> Figures:
     index = BlockIndex(options.n_texts, *map(list, zip(*sizes, strict=True)))
     write_block_index(run, index)
-    return {"edges": sum(index.edges) // 2, "too_long": too_long, "blocks": len(index)}
+    figures = {"edges": sum(index.edges) // 2, "too_long": too_long, "blocks": len(index)}
+    return figures if scale is None else {**figures, "time": {key: round(one, 4) for key, one in vars(scale).items()}}
 
 
-def _read_pieces(run: RunDir, names: list[str], options: ListOptions) -> Iterator[tuple[Piece, int, int]]:
-    yield from walk_pieces(run, names, options)
+def _read_pieces(
+    run: RunDir, names: list[str], options: ListOptions, times: Times | None
+) -> Iterator[tuple[Piece, int, int]]:
+    yield from walk_pieces(run, names, options, times)
     release_memory()  # what the readers held is not kept for the work that follows
 
 

@@ -14,6 +14,7 @@ from clustering.config.loading import RENAMED, build_config, build_saved_config,
 from clustering.config.sections import RunConfig
 from clustering.config.values import hint_at
 from clustering.errors import ConfigError
+from clustering.fingerprints import later_fingerprints
 
 CONFIGS = Path(__file__).resolve().parents[3] / "cluster_configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
@@ -296,6 +297,35 @@ def test_fewer_neighbors_than_min_samples_are_refused() -> None:
     assert problem(low).endswith("raise search.k to at least 20")
     assert problem({"graph": {"k": 3}, "cluster": {"min_samples": 4}}).endswith("raise graph.k to at least 4")
     assert build_config({"search": {"k": 20}, "cluster": {"min_samples": 20}}).graph_k == 20
+
+
+def test_times_count_where_there_are_some_and_the_preset_takes_them() -> None:
+    timed = {"read": {"time_column": "when"}}
+    assert build_config({}).time_scale is None
+    assert build_config(timed).time_scale == "auto"
+    assert build_config({**timed, "cluster": {"time_scale": 2}}).time_scale == 2.0
+    assert build_config({**timed, "cluster": {"time_scale": "none"}}).time_scale is None
+    assert build_config({**timed, "cluster": {"preset": "topics"}}).time_scale is None
+    assert build_config({**timed, "cluster": {"preset": "topics", "time_scale": 30}}).time_scale == 30.0
+    assert build_config({**timed, "cluster": {"weights": "distance", "selection": "eom"}}).time_scale is None
+    given = {"cluster": {"time_scale": 2}}
+    assert problem(given).startswith("cluster.time_scale=2, but read.time_column is not given; leave it out")
+    given["cluster"] |= {"weights": "distance"}
+    assert problem({**timed, **given}).startswith("cluster.time_scale=2, but cluster.weights=distance takes no times")
+    assert load_config(None, ["read.time_column=when", "cluster.time_scale=0.5"]).time_scale == 0.5
+    with pytest.raises(ConfigError, match=r"cluster\.time_scale"):
+        load_config(None, ["read.time_column=when", "cluster.time_scale=0"])
+
+
+def test_only_runs_whose_times_count_make_their_graph_anew_for_another_scale() -> None:
+    def graph(**sections: dict[str, Any]) -> str:
+        return later_fingerprints(build_config(sections), "searched")["graph"]
+
+    timed, scale = {"time_column": "when"}, {"time_scale": 2}
+    assert graph() == graph(read=timed, cluster={"time_scale": "none"}) == graph(cluster={"time_scale": "none"})
+    assert len({graph(), graph(read=timed), graph(read=timed, cluster=scale)}) == 3
+    clusters = [later_fingerprints(build_config({"cluster": one}), "s")["cluster"] for one in ({}, {"layers": 1})]
+    assert clusters[0] != clusters[1]
 
 
 def test_keys_that_the_selection_does_not_read_are_refused() -> None:
