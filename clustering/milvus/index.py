@@ -34,20 +34,18 @@ class StalledError(StoreError):
 def make_searchable(client: MilvusClient, channel: Channel, store: StoreSection, n_vectors: int) -> int | None:
     """Flush once, merge small segments, build the index, load; return the number of segments where it is known.
 
-    Servers merge only what has an index. A flat one costs nothing, so that what is merged is indexed only once.
+    Servers merge only what has an index. A flat one costs nothing, so that what is merged is indexed only once; some
+    servers offer AUTOINDEX alone. Segments with the wanted index stay as they are: a server asked to merge them may
+    write each of them anew, and index all again.
 
     Raises: StoreError, also where a step makes no progress for ``store.stall_s``.
     """
-    endpoint = channel.endpoint
     flush(channel)
-    is_ours = not store.embedded and store.index_type != "AUTOINDEX"  # some servers have no other one
-    indexes, _ = retry(endpoint, lambda _: client.list_indexes(endpoint.collection))
-    if is_ours and not indexes and len(list_segments(channel)) > 1:
-        _index_and_wait(client, channel, replace(store, index=FLAT, params={}), n_vectors)
+    if not store.embedded and not _has_index(client, channel, store) and len(list_segments(channel)) > 1:
+        first = store if store.index_type == "AUTOINDEX" else replace(store, index=FLAT, params={})
+        _index_and_wait(client, channel, first, n_vectors)
         merge_segments(client, channel)
     _index_and_wait(client, channel, store, n_vectors)
-    if not store.embedded and merge_segments(client, channel):  # that an earlier start has indexed
-        _index_and_wait(client, channel, store, n_vectors)
     load_collection(channel)
     return None if store.embedded else len(list_segments(channel))
 
@@ -67,6 +65,16 @@ def flush(channel: Channel) -> None:
 def _index_and_wait(client: MilvusClient, channel: Channel, store: StoreSection, n_vectors: int) -> None:
     retry(channel.endpoint, lambda _: _build_index(client, channel, store, n_vectors))
     wait_until(channel.endpoint, "rows indexed", lambda: _index_progress(channel), n_vectors)
+
+
+def _has_index(client: MilvusClient, channel: Channel, store: StoreSection) -> bool:
+    """Whether the collection has the wanted index, which an earlier start has asked for."""
+    name = channel.endpoint.collection
+
+    def kinds() -> list[str]:
+        return [client.describe_index(name, index)["index_type"] for index in client.list_indexes(name)]
+
+    return store.index_type in retry(channel.endpoint, lambda _: kinds())[0]
 
 
 def _build_index(client: MilvusClient, channel: Channel, store: StoreSection, n_vectors: int) -> None:

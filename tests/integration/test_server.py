@@ -367,17 +367,22 @@ def test_starting_anew_keeps_nothing_of_the_collection(covey, loaded, milvus_ser
     assert run.report["counts"]["texts"] == n_texts
 
 
-def test_segments_are_merged_before_the_index_is_built_and_so_they_are_searched(milvus_server):
-    """The index of the merging is gone, and no row waits for an index beside the search."""
-    client = MilvusClient(uri=milvus_server)
+def fill_segments(client: MilvusClient, name: str, count: int) -> None:
+    """Leave a collection of so many segments with 3,000 rows each."""
     fields = client.create_schema(auto_id=False)
     fields.add_field(ROW, DataType.INT64, is_primary=True)
     fields.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=16)
-    client.create_collection("parts", schema=fields)
-    vectors = np.random.default_rng(0).normal(size=(4, 3000, 16)).astype(np.float32)
+    client.create_collection(name, schema=fields)
+    vectors = np.random.default_rng(0).normal(size=(count, 3000, 16)).astype(np.float32)
     for part, some in enumerate(vectors):
-        client.insert("parts", [{ROW: 3000 * part + row, VECTOR: vector} for row, vector in enumerate(some.tolist())])
-        client.flush("parts")
+        client.insert(name, [{ROW: 3000 * part + row, VECTOR: vector} for row, vector in enumerate(some.tolist())])
+        client.flush(name)
+
+
+def test_segments_are_merged_before_the_index_is_built_and_so_they_are_searched(milvus_server):
+    """The index of the merging is gone, and no row waits for an index beside the search."""
+    client = MilvusClient(uri=milvus_server)
+    fill_segments(client, "parts", 4)
     endpoint, store = Endpoint(milvus_server, "parts"), StoreSection(uri=milvus_server, index="HNSW")
     with Channel(endpoint) as channel:
         assert len(list_segments(channel)) == 4
@@ -391,3 +396,18 @@ def test_segments_are_merged_before_the_index_is_built_and_so_they_are_searched(
             assert {one.segmentID for one in loaded} == list_segments(channel)
             assert [one.num_rows for one in loaded] == [12_000]
     client.drop_collection("parts")
+
+
+def test_segments_that_have_the_index_are_not_written_anew(milvus_server):
+    """A server that is asked to merge them may index all of them a second time, which takes hours for millions."""
+    client = MilvusClient(uri=milvus_server)
+    fill_segments(client, "indexed", 3)
+    index = client.prepare_index_params()
+    index.add_index(VECTOR, index_type="HNSW", metric_type="L2", params={"M": 16, "efConstruction": 200})
+    client.create_index("indexed", index)
+    with Channel(Endpoint(milvus_server, "indexed")) as channel:
+        before = list_segments(channel)
+        store = StoreSection(uri=milvus_server, index="HNSW")
+        assert make_searchable(client, channel, store, 9000) == len(before) == 3
+        assert list_segments(channel) == before
+    client.drop_collection("indexed")
