@@ -38,7 +38,7 @@ def run(done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
     """``run(key=value)`` runs the pipeline on one file and a server, with such keys of section run."""
 
     def stub(name: str) -> Callable[..., Any]:
-        return lambda *_: done.append(name) or dict(FIGURES.get(name, {}))  # type: ignore[func-returns-value]
+        return lambda *_, **_options: done.append(name) or dict(FIGURES.get(name, {}))  # type: ignore[func-returns-value]
 
     for function, stage in WORK.items():
         monkeypatch.setattr(pipeline, function, stub(stage))
@@ -86,7 +86,7 @@ def test_a_stage_follows_those_whose_artefacts_it_reads_and_project_works_beside
     meet = threading.Barrier(2, timeout=60)
 
     def meeting(stage: str) -> Callable[..., Any]:
-        return lambda *_: (meet.wait() >= 0 and done.append(stage)) or {}  # type: ignore[func-returns-value]
+        return lambda *_, **_options: (meet.wait() >= 0 and done.append(stage)) or {}  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(pipeline, "project_texts", meeting("project"))
     monkeypatch.setattr(pipeline, "describe_clusters", meeting("describe"))
