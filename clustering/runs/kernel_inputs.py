@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -214,12 +215,20 @@ def _piece_of(
 ) -> tuple[Piece, int, int]:
     listed = pc.list_value_length(table["neighbors"]).to_numpy().astype(np.int64)
     others, distances = (table[one].combine_chunks().flatten().to_numpy() for one in ("neighbors", "distances"))
+    check_lists(first, listed, others, distances, options.n_texts)
+    n_others, floor = options.n_texts - 1 - options.n_without, min_distance(options.metric)
+    least_of = partial(list_radius, n_others=n_others, floor=floor, longest=options.max_distance)
+    unlisted = None  # the least distance of what was not found, which time lengthens, too, but nobody knows by how much
+    if times and times.scale.share:
+        unlisted = least_of(listed, distances)
+        others, distances = others.copy(), distances.copy()
+        lengthen_by_time(listed, others, distances, first, times.days, times.scale, options.metric, floor)
     if (listed > options.k).any():
         near = np.arange(others.size) - np.repeat(np.cumsum(listed) - listed, listed) < options.k
         listed, others, distances = np.minimum(listed, options.k), others[near], distances[near]
-    check_lists(first, listed, others, distances, options.n_texts)
-    n_others, floor = options.n_texts - 1 - options.n_without, min_distance(options.metric)
-    radius = list_radius(listed, distances, n_others, floor, options.max_distance)
+    radius = least_of(listed, distances)
+    if unlisted is not None:
+        radius = np.minimum(radius, unlisted)
     radius[table["cell"].to_numpy() < 0] = np.inf
     too_long = 0
     if options.max_distance is not None:
@@ -228,9 +237,6 @@ def _piece_of(
         held = np.concatenate([[0], np.cumsum(near)])[np.concatenate([[0], np.cumsum(listed)])]
         listed, others, distances = np.diff(held), others[near], distances[near]
     others = others.astype(row_dtype(options.n_texts), copy=False)
-    if times and times.scale.share:
-        others, distances = others.copy(), distances.copy()
-        lengthen_by_time(listed, others, distances, first, times.days, times.scale, options.metric, floor)
     return Piece(listed, others, distances, radius, keys, copies, *_no_entries(others.dtype)), first, too_long
 
 

@@ -130,7 +130,8 @@ def test_any_number_of_blocks_holds_the_same_graph(
                 assert list(entries) == lists[row]
 
 
-def test_any_number_of_blocks_lengthens_the_same_entries_by_time(local_ray: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("k", [K, 4])
+def test_any_number_of_blocks_lengthens_the_same_entries_by_time(local_ray: None, tmp_path: Path, k: int) -> None:
     run = searched(tmp_path, "L2")
     days = np.arange(500) % 10 * 3.0 + np.arange(500) // 50 % 2  # texts of a blob are a day or many days apart
     first = datetime(2026, 3, 1, tzinfo=UTC)
@@ -143,7 +144,7 @@ def test_any_number_of_blocks_lengthens_the_same_entries_by_time(local_ray: None
         write_table(run / "members" / name, members.sort_by("row"))
     found = []
     for n_blocks in (1, 4, 16):
-        figures = build_graph(run, GraphSection(), K, 500, "L2", n_blocks, 3.0)
+        figures = build_graph(run, GraphSection(), k, 500, "L2", n_blocks, 3.0)
         assert figures["time"]["days"] == 3
         graph, blocks = load_graph(run), [load_block(run, number) for number in range(n_blocks)]
         rows = np.concatenate([block.rows for block in blocks])
@@ -158,14 +159,20 @@ def test_any_number_of_blocks_lengthens_the_same_entries_by_time(local_ray: None
         assert other_lists == lists
         assert_array_equal(other_graph.indices, graph.indices)
         assert_array_equal(other_graph.data, graph.data)
+    radius = load_radius(run)
     for row, entries in enumerate(zip(*read_columns(run / "neighbors", ["neighbors", "distances"]), strict=True)):
-        before = dict(zip(*(one.as_py() for one in entries), strict=True))
-        assert before.keys() == {other for other, _ in lists[row]}
-        for other, distance in lists[row]:
+        found_there, longer = list(zip(*(one.as_py() for one in entries), strict=True)), {}
+        for other, distance in found_there:
             gap = 3 if 7 in (row, other) else abs(days[row] - days[other])
-            cosine = (1 - before[other] ** 2 / 2) * (1 - share * (1 - np.exp(-gap / 3)))
-            assert distance == pytest.approx((2 - 2 * cosine) ** 0.5, abs=1e-5)
-    assert "time" not in build_graph(run, GraphSection(), K, 500, "L2", 4)
+            cosine = (1 - distance**2 / 2) * (1 - share * (1 - np.exp(-gap / 3)))
+            longer[other] = (2 - 2 * cosine) ** 0.5
+        assert len(lists[row]) == min(k, len(longer))
+        for other, distance in lists[row]:
+            assert distance == pytest.approx(longer.pop(other), abs=1e-5)
+        if lists[row]:  # what is left out is no shorter
+            assert min(longer.values(), default=2) > lists[row][-1][1] - 1e-5
+            assert radius[row] <= np.float32(min(found_there[-1][1], lists[row][-1][1]))
+    assert "time" not in build_graph(run, GraphSection(), k, 500, "L2", 4)
 
 
 @pytest.mark.parametrize("n_blocks", [1, 4])
