@@ -25,12 +25,13 @@ from clustering.kernels.graph.forest import Forest, core_distances, join_compone
 from clustering.kernels.hierarchy.condensed_tree import Clusters, cluster_forest, renumber_clusters
 from clustering.kernels.hierarchy.labels import unfold_copies
 from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import ListOptions
 from clustering.runs.parts import load_assignment, part_name
 from clustering.runs.storage import write_table
 from clustering.schema import Figures
 from clustering.stages.cluster import _cluster
 from clustering.stages.forest import _diffused_forest, _forest
-from clustering.stages.graph import _build
+from clustering.workers.graph.shuffle import build_whole
 from tests import oracles
 from tests.planted import blobs, leave_graph, neighbor_graph, undirected_graph
 from tests.strategies import graphs
@@ -321,7 +322,7 @@ def clustered(run: RunDir, graph: csr_array, records: list[int], **keys: Any) ->
     write_table(run / "neighbors" / part_name(0), pa.table(neighbors, schema=schema.NEIGHBORS))
     cfg = ClusterSection(**{"weights": "distance", "selection": "eom", **keys})
     forest = _diffused_forest if cfg.weights == "diffused" else _forest
-    _build(run, GraphSection(), len(records), len(records), "L2")
+    build_whole(run, ListOptions(len(records), None, "L2", len(records), 0))
     forest(run, cfg, GraphSection(bridge="none"), "L2", 0)
     figures = _cluster(run, cfg, len(records), "L2")
     return load_assignment(run).to_pydict(), figures
@@ -418,7 +419,7 @@ def test_one_text_is_a_cluster_by_its_copies_alone(copies: str, tmp_path: Path) 
     texts = {"row": [0], "text": ["one"], "copies": [5]}
     write_table(run / "texts" / part_name(0), pa.table(texts, schema=schema.TEXTS))
     cfg = ClusterSection(copies=copies)
-    _build(run, GraphSection(), 50, 1, "L2")
+    build_whole(run, ListOptions(50, None, "L2", 1, 0))
     _diffused_forest(run, cfg, GraphSection(), "L2", 0)
     assert _cluster(run, cfg, 50, "L2")["count"] == 1
     assert load_assignment(run)["label"].to_pylist() == [0]
