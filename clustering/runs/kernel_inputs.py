@@ -26,13 +26,13 @@ from clustering.kernels.graph.group_sizes import GroupSizes
 from clustering.kernels.graph.time_gaps import TimeScale, lengthen_by_time, measure_time_scale
 from clustering.kernels.topk import FloatArray
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import parts, read_ahead, read_columns, read_rows, walk_tables
+from clustering.runs.parts import parts, read_ahead, read_columns, read_rows, sample_rows, walk_tables
 from clustering.runs.storage import REDO_HINT, Location, load_array, save_array, write_json
 
 BLOCK_ARRAYS = tuple(one.name for one in fields(Block))
 NO_TIME = np.iinfo(np.int64).max  # microseconds of a text without a time
 MICROSECONDS_A_DAY = 86_400_000_000
-TIMED_TEXTS, NEAREST = 16_384, 3  # texts whose times are compared with those of their nearest neighbors, and how many
+NEAREST = 3  # neighbors whose times are compared with that of a text
 TRANSFERS = len(BLOCK_ARRAYS)  # files of a block that are written or read at once
 
 
@@ -170,7 +170,7 @@ def load_times(run: RunDir, options: ListOptions) -> Times | None:
             np.minimum.at(first, table["row"].to_numpy(), pc.fill_null(micros, NO_TIME).to_numpy())
     days = ((first - first.min()) / MICROSECONDS_A_DAY).astype(np.float32)
     days[first == NO_TIME] = np.nan
-    rows = np.unique(np.linspace(0, options.n_texts - 1, TIMED_TEXTS).astype(np.int64))
+    rows = sample_rows(options.n_texts)
     listed = read_rows(run / "neighbors", rows, ["row", "neighbors"])
     nearest = pc.list_slice(listed["neighbors"], 0, NEAREST)
     owner = np.repeat(listed["row"].to_numpy(), pc.list_value_length(nearest).to_numpy())

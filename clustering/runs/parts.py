@@ -27,6 +27,7 @@ from clustering.runs.object_store import RemotePath
 from clustering.runs.storage import Location, ParquetGroups, atomic_write, read_schema, read_slice, read_table
 
 SHOWN_IDS = 3
+SAMPLED, SAMPLED_BLOCKS = 256, 64  # consecutive rows of a sample, and how many such blocks it has
 WITHOUT_VECTOR = "without_vector"  # counted of a part of vectors/: rows whose text has no usable vector
 AHEAD, AHEAD_BYTES = 4, 64 << 20  # row groups that are read before they are asked for, and their bytes, at most
 REMOTE_AHEAD = 16  # of an object store, whose answers take long to begin
@@ -158,6 +159,13 @@ def read_rows(folder: Location, rows: np.ndarray[Any, Any], columns: list[str]) 
     """Some columns of some rows of an artefact, ascending by row. rows : int64, shape (n_rows,)"""
     found = [table for _, table in _rows_by_part(folder, rows, columns)]
     return pa.concat_tables(found) if found else read_schema(parts(folder)[0]).empty_table().select(columns)
+
+
+def sample_rows(n_texts: int) -> IntArray:
+    """Up to 16,384 rows in evenly spaced blocks, which few row groups hold: int64, ascending."""
+    blocks = np.unique(np.linspace(0, max(n_texts - 1, 0) // SAMPLED, SAMPLED_BLOCKS).astype(np.int64))
+    rows: IntArray = (blocks[:, None] * SAMPLED + np.arange(SAMPLED)).ravel()
+    return rows[rows < n_texts]
 
 
 def read_row_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:

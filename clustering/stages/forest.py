@@ -18,14 +18,12 @@ from clustering.kernels.graph.repair import prove_forest, repair_forest
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
 from clustering.runs.kernel_inputs import load_radius
-from clustering.runs.parts import part_name, read_rows, rows_without_vector, vectors_of
+from clustering.runs.parts import part_name, read_rows, rows_without_vector, sample_rows, vectors_of
 from clustering.runs.storage import save_array, write_json, write_table
 from clustering.schema import Figures
 from clustering.workers.exact_search import outside_search
 from clustering.workers.graph.forest import ShardedForest, diffused_forest, reachability_forest
 from clustering.workers.tasks import run_on_one_node
-
-BLOCK, SAMPLED_BLOCKS = 256, 64  # rows of vectors by which the distance of unrelated texts is estimated
 
 
 def build_forest(run: RunDir, cfg: ClusterSection, graph: GraphSection, metric: str, seed: int) -> Figures:
@@ -79,13 +77,11 @@ def _diffused_forest(run: RunDir, cfg: ClusterSection, section: GraphSection, me
 
 
 def unrelated_distance(run: RunDir) -> float:
-    """The mean squared distance of two of the run's vectors, by a sample in evenly spaced blocks of rows."""
+    """The mean squared distance of two of the run's vectors, by a sample."""
     n_texts = read_index(run / "vectors").rows
     if not n_texts:
         return mean_squared_distance(np.empty((0, 1), np.float32))
-    blocks = np.unique(np.linspace(0, (n_texts - 1) // BLOCK, SAMPLED_BLOCKS).astype(np.int64))
-    rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
-    vectors = vectors_of(read_rows(run / "vectors", rows[rows < n_texts], ["vector"]))
+    vectors = vectors_of(read_rows(run / "vectors", sample_rows(n_texts), ["vector"]))
     return mean_squared_distance(vectors[vectors.any(axis=1)])
 
 
