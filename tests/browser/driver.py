@@ -84,7 +84,7 @@ class Browser:
     def value(self, expression: str, *arguments: Any) -> Any:
         return self.run(f"return {expression}", *arguments)
 
-    def wait(self, expression: str, seconds: float = 10) -> Any:
+    def wait(self, expression: str, seconds: float = 30) -> Any:
         """The value of an expression once it is true."""
         deadline = time.monotonic() + seconds
         while not (found := self.value(expression)):
