@@ -54,7 +54,8 @@ def build_from_words(config: str | None, words: Sequence[str], needs_input: bool
 
 def _found_columns(settings: list[str], said: set[str]) -> list[str]:
     """Settings that name the columns of an input, apart from those that other settings name."""
-    read = load_config(READY, settings).read
+    untimed = [word for word in settings if not word.startswith("cluster.time_scale=")]  # it needs the column of times
+    read = load_config(READY, untimed).read
     given = {role: getattr(read, key) for role, key in SETTINGS.items() if f"read.{key}" in said}
     if isinstance(given.get("text"), tuple):
         given["text"] = given["text"][0]

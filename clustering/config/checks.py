@@ -118,7 +118,7 @@ def find_contradictions(config: RunConfig) -> list[str]:
         missing = "read.time_column is not given" if config.read.time_column is None else ""
         missing = missing or ("cluster.weights=distance takes no times" if cluster.weights == "distance" else "")
         if missing:
-            problems.append(f"cluster.time_scale={cluster.time_scale:g}, but {missing}; leave it out, or change that")
+            problems.append(f"cluster.time_scale={cluster.time_scale:g}, but {missing}; set it to none, or change that")
     if config.project.n_neighbors > search.k:
         problems.append(
             f"project.n_neighbors={config.project.n_neighbors} is above search.k={search.k}; the map reuses the "

@@ -188,11 +188,12 @@ def graph_bytes(n_texts: int, entries: int, n_blocks: int = 1) -> int:
 
     n_texts, entries : of the whole run, and of all its lists
     Several blocks: half of an entry's bytes lie in Ray's object store, where a process sends and receives pieces; all
-    processes map the place of each row and its time.
+    processes map the place of each row and its time. One process reads the times of all rows.
     """
     read = 250 * min(n_texts, GROUP_ROWS) * entries // max(n_texts, 1)  # row groups of the lists
     shared = n_texts * (8 if n_blocks > 1 else 4)
-    return (365 << 20) + read + shared + (entries * (24 if n_blocks == 1 else 57) + n_texts * 90) // n_blocks
+    work = shared + read + (entries * (24 if n_blocks == 1 else 57) + n_texts * 90) // n_blocks
+    return (365 << 20) + max(work, n_texts * 20)
 
 
 def count_blocks(n_texts: int, k: int, n_nodes: int, node_bytes: int) -> int:

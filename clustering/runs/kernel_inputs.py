@@ -18,13 +18,13 @@ from scipy.sparse import csr_array
 
 from clustering import schema
 from clustering.errors import StageError
-from clustering.kernels.graph.blocks import Block, Piece, join_blocks, list_radius
+from clustering.kernels.graph.blocks import STEP, Block, Piece, join_blocks, list_radius
 from clustering.kernels.graph.csr import check_lists, min_distance
 from clustering.kernels.graph.diffusion import Keys
 from clustering.kernels.graph.forest import Forest, row_dtype
 from clustering.kernels.graph.group_sizes import GroupSizes
 from clustering.kernels.graph.time_gaps import TimeScale, lengthen_by_time, measure_time_scale
-from clustering.kernels.topk import FloatArray
+from clustering.kernels.topk import FloatArray, IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import parts, read_ahead, read_columns, read_rows, sample_rows, walk_tables
 from clustering.runs.storage import REDO_HINT, Location, load_array, save_array, write_json
@@ -152,7 +152,7 @@ class ListOptions:
 class Times:
     """When each text was first published, and how much the time between two texts counts.
 
-    days : since the earliest text, float32, shape (n_texts,); NaN for a text without a time
+    days : from a day in the middle on, float32, shape (n_texts,); NaN for a text without a time
     """
 
     days: FloatArray
@@ -168,15 +168,27 @@ def load_times(run: RunDir, options: ListOptions) -> Times | None:
         if "time" in table.column_names:
             micros = pc.cast(table["time"], pa.timestamp("us", "UTC")).cast(pa.int64())
             np.minimum.at(first, table["row"].to_numpy(), pc.fill_null(micros, NO_TIME).to_numpy())
-    days = ((first - first.min()) / MICROSECONDS_A_DAY).astype(np.float32)
-    days[first == NO_TIME] = np.nan
     rows = sample_rows(options.n_texts)
+    days = _days(first, rows)
+    del first
     listed = read_rows(run / "neighbors", rows, ["row", "neighbors"])
     nearest = pc.list_slice(listed["neighbors"], 0, NEAREST)
     owner = np.repeat(listed["row"].to_numpy(), pc.list_value_length(nearest).to_numpy())
     gaps = np.abs(days[owner] - days[nearest.combine_chunks().flatten().to_numpy()])
     given = None if options.time_scale == "auto" else options.time_scale
     return Times(days, measure_time_scale(gaps, days[rows], given))
+
+
+def _days(micros: NDArray[np.int64], rows: IntArray) -> FloatArray:
+    """Times in days from the median of some rows on, near which they are exact; NaN for NO_TIME."""
+    known = micros[rows][micros[rows] != NO_TIME]
+    middle = int(np.median(known)) if known.size else 0
+    days = np.empty(micros.size, np.float32)
+    for start in range(0, micros.size, STEP):
+        some = micros[start : start + STEP]
+        gaps = np.where(some == NO_TIME, np.nan, (some.astype(np.float64) - middle) / MICROSECONDS_A_DAY)
+        days[start : start + STEP] = gaps
+    return days
 
 
 def walk_pieces(

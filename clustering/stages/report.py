@@ -8,6 +8,7 @@ import numpy as np
 
 from clustering import schema
 from clustering.config.sections import RunConfig
+from clustering.kernels.graph.time_gaps import HOUR, LEAST
 from clustering.kernels.words import LEXICAL_DIM
 from clustering.monitoring.times import cost_of
 from clustering.runs.directory import RunDir
@@ -214,7 +215,7 @@ def facts_of(figures: Figures, config: RunConfig) -> list[tuple[str, str]]:
         ("languages", _languages(embed)),
         ("neighbors", f"{search['k']} of each text, from the index {_index(search)}; {_recall(search)}"),
         ("graph", f"{graph['edges'] or 0:,} edges, {_pieces(graph)}"),
-        *([("times", _timed(graph["time"]))] if graph["time"] else []),
+        *([("times", _timed(graph["time"], config.cluster.time_scale != "auto"))] if graph["time"] else []),
         ("tree", _proven(figures["forest"], search)),
         ("layers", _layered(clusters)),
     ]
@@ -233,18 +234,22 @@ def _pieces(graph: Figures) -> str:
     return f"in {graph['pieces']:,} pieces with {graph['bridges']:,} bridges between them"
 
 
-def _timed(time: Figures) -> str:
-    """What the times of the texts did to the links between them."""
+def _timed(time: Figures, given: bool) -> str:
+    """What the times of the texts did to the links between them. given : whether the scale was"""
     if not time["share"]:
-        return "left aside: near texts are hardly nearer in time than any two; cluster.time_scale=DAYS counts them"
+        nearer = "near texts are hardly nearer in time than any two"
+        few = "so few texts with times do not tell whether near texts are nearer in time"
+        return f"left aside: {nearer if time['difference'] < LEAST else few}; cluster.time_scale=DAYS counts them"
+    why = "as given" if given else "near texts are nearer in time than any two"
     return (
         f"a link between two texts {_span(time['days'])} apart loses {time['share'] * 0.63:.0%} of their similarity, "
-        f"one between texts much further apart {time['share']:.0%}: near texts are nearer in time than any two "
-        f"(cluster.time_scale)"
+        f"one between texts much further apart {time['share']:.0%}: {why} (cluster.time_scale)"
     )
 
 
 def _span(days: float) -> str:
+    if days < HOUR:
+        return f"{days * 86_400:.2g} seconds"
     return f"{days * 24:.2g} hours" if days < 2 else f"{days:.2g} days"
 
 

@@ -58,8 +58,11 @@ def measure_time_scale(near: FloatArray, sampled: FloatArray, given: float | Non
         gap, difference = float(gaps[widest]), max(float((of_near - of_any)[widest]), 0.0)
     if given is not None:
         return TimeScale(given, min(max(difference, GIVEN), MOST), difference)
-    step = float(np.diff(np.unique(times)).min(initial=np.inf)) if times.size > 1 else 0.0
-    counts = difference >= max(LEAST, 2 * (2 / max(times.size, 1)) ** 0.5)
+    steps = np.diff(np.unique(times))
+    step = float(steps.min()) if steps.size else 0.0
+    fewest = max(min(times.size, near.size), 1)
+    by_chance = 2 * (1 / max(times.size, 1) + 1 / fewest) ** 0.5
+    counts = difference >= max(LEAST, by_chance)
     return TimeScale(max(gap, HOUR, step), min(difference, MOST) if counts else 0.0, difference)
 
 
@@ -76,7 +79,7 @@ def lengthen_by_time(
     others, distances : int32 or int64, and float32, shape (n_entries,), overwritten; a list ascends by (distance, row)
     metric : of the distances between unit vectors: L2 is Euclidean, COSINE and IP are 1 - cosine
     first : the row of the first list
-    days : float32, shape (n_texts,), the time of each text, NaN for none
+    days : float32, shape (n_texts,), the time of each text, from any day on; NaN for none
     floor : the distance of equal vectors
     """
     ends = np.concatenate([[0], np.cumsum(listed)])

@@ -66,6 +66,14 @@ def test_settings_come_before_what_is_found(news: Path) -> None:
     assert (config.read.time_column, config.search.k, config.run.dir) == ("when", 70, "here")
 
 
+def test_a_scale_of_times_is_taken_where_a_column_of_times_is_found(news: Path) -> None:
+    config = build_from_words(None, ["my news.csv", "cluster.time_scale=2"])
+    assert (config.read.time_column, config.time_scale) == ("when", 2.0)
+    news.write_text(news.read_text("utf-8").replace("when", "note").replace("2024-05-", "note "), "utf-8")
+    with pytest.raises(ConfigError, match=r"cluster\.time_scale=2, but read\.time_column is not given; set it to none"):
+        build_from_words(None, ["my news.csv", "cluster.time_scale=2"])
+
+
 def test_with_a_configuration_files_take_the_place_of_its_own(news: Path) -> None:
     config = build_from_words("tutorial", ["my news.csv", "other.csv", "search.k=90"])
     assert config.read.paths == ("my news.csv", "other.csv")

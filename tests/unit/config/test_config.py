@@ -309,7 +309,7 @@ def test_times_count_where_there_are_some_and_the_preset_takes_them() -> None:
     assert build_config({**timed, "cluster": {"preset": "topics", "time_scale": 30}}).time_scale == 30.0
     assert build_config({**timed, "cluster": {"weights": "distance", "selection": "eom"}}).time_scale is None
     given = {"cluster": {"time_scale": 2}}
-    assert problem(given).startswith("cluster.time_scale=2, but read.time_column is not given; leave it out")
+    assert problem(given).startswith("cluster.time_scale=2, but read.time_column is not given; set it to none")
     given["cluster"] |= {"weights": "distance"}
     assert problem({**timed, **given}).startswith("cluster.time_scale=2, but cluster.weights=distance takes no times")
     assert load_config(None, ["read.time_column=when", "cluster.time_scale=0.5"]).time_scale == 0.5

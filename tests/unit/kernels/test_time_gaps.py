@@ -42,6 +42,13 @@ def test_times_that_tell_nothing_are_left_aside() -> None:
     assert few.share == 0  # chance makes such a difference of so few
 
 
+def test_few_pairs_with_times_among_many_texts_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        near, times = rng.uniform(0, 30, (2, 12)), rng.uniform(0, 30, 700).astype(np.float32)
+        assert measure_time_scale(np.abs(np.subtract(*near)).astype(np.float32), times).share == 0
+
+
 def test_a_given_scale_counts_in_any_case() -> None:
     near, times = planted(2.0)
     nothing = np.full(5, np.nan, np.float32)
@@ -55,7 +62,8 @@ def test_the_scale_is_no_shorter_than_the_steps_of_the_times() -> None:
     assert measure_time_scale(near, times).days == pytest.approx(HOUR, rel=0.5)
     whole = measure_time_scale(np.zeros(5000, np.float32), np.repeat(np.arange(30, dtype=np.float32), 100))
     assert whole.days == 1
-    assert measure_time_scale(np.zeros(9, np.float32), np.zeros(9, np.float32)).share == 0
+    equal = measure_time_scale(np.zeros(9000, np.float32), np.zeros(3000, np.float32))
+    assert (equal.days, equal.share, equal.difference) == (HOUR, 0, 0)
 
 
 def slow_lists(lists: list[list[tuple[int, float]]], days: list[float], scale: TimeScale, metric: str) -> list:

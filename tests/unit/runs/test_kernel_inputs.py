@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
+from clustering import schema
 from clustering.errors import StageError
 from clustering.kernels.graph.blocks import Block
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import (
     BlockIndex,
+    ListOptions,
     block_folder,
     block_index,
     load_block,
@@ -23,9 +27,12 @@ from clustering.runs.kernel_inputs import (
     load_graph,
     load_graph_block,
     load_radius,
+    load_times,
     save_block,
     write_block_index,
 )
+from clustering.runs.parts import part_name
+from clustering.runs.storage import write_table
 from tests.planted import blobs, leave_graph, neighbor_graph
 
 
@@ -103,3 +110,21 @@ def test_a_block_that_is_not_there_is_named(run: RunDir, number: int) -> None:
     leave_graph(run, neighbor_graph(blobs(seed=0, n_blobs=1, each=5).vectors))
     with pytest.raises(StageError, match=rf"graph has no block {number}; its blocks are 0 to 0$"):
         load_graph_block(run, number)
+
+
+def test_times_are_the_first_of_a_text_and_one_from_long_ago_makes_no_other_coarse(run: RunDir) -> None:
+    minutes = np.arange(40) // 4 * 20  # four texts of a story at a time, which are neighbors
+    times = [datetime(2026, 3, 1, tzinfo=UTC) + timedelta(minutes=int(minute)) for minute in minutes]
+    times[39] = datetime(1, 1, 1, tzinfo=UTC)
+    records = times + [at.replace(year=2027) for at in times]
+    members = pa.table({"row": np.tile(np.arange(40), 2), "time": records}).sort_by("row")
+    write_table(run / "members" / part_name(0), members)
+    stories = [[row // 4 * 4 + other for other in range(4) if row // 4 * 4 + other != row] for row in range(40)]
+    lists = {"row": np.arange(40), "neighbors": stories, "distances": [[0.5] * 3] * 40, "cell": np.zeros(40, np.int32)}
+    write_table(run / "neighbors" / part_name(0), pa.table(lists).cast(schema.NEIGHBORS))
+    times_of = load_times(run, ListOptions(3, None, "L2", 40, 0, 1.0))
+    assert times_of is not None
+    assert_allclose(np.diff(times_of.days[:39]) * 24 * 60, np.diff(minutes[:39]), atol=0.01)
+    assert times_of.days[39] < -700_000
+    assert times_of.scale.days == 1
+    assert load_times(run, ListOptions(3, None, "L2", 40, 0)) is None

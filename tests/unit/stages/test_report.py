@@ -25,6 +25,26 @@ def test_what_a_stage_warns_of_stands_in_log_and_report(tmp_path: Path, monkeypa
     assert logged == ["read: 2 of 3 times cannot be read."]
 
 
+@pytest.mark.parametrize(
+    ("time", "given", "says"),
+    [
+        (
+            (3.0, 0.5, 0.6),
+            False,
+            "3 days apart loses 32% of their similarity, one between texts much further apart 50%",
+        ),
+        ((3.0, 0.5, 0.6), False, "near texts are nearer in time than any two"),
+        ((1 / 24, 0.3, 0.0), True, "two texts 1 hours apart loses 19% of their similarity, "),
+        ((1 / 24, 0.3, 0.0), True, "apart 30%: as given (cluster.time_scale)"),
+        ((1 / 86_400, 0.3, 0.0), True, "two texts 1 seconds apart"),
+        ((3.0, 0.0, 0.05), False, "left aside: near texts are hardly nearer in time than any two"),
+        ((3.0, 0.0, 0.2), False, "left aside: so few texts with times do not tell"),
+    ],
+)
+def test_what_times_do_is_told_as_it_was_found(time: tuple[float, ...], given: bool, says: str) -> None:
+    assert says in report._timed(dict(zip(("days", "share", "difference"), time, strict=True)), given)
+
+
 def finished_run(folder: Path) -> RunDir:
     """A run as its manifest tells it, without its artefacts."""
     run = RunDir(folder)
