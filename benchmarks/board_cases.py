@@ -15,7 +15,6 @@ import pyarrow as pa
 from benchmarks.granularity import SMALL, draw
 from benchmarks.near_duplicates import families_of
 from benchmarks.quality import ENCODERS, SETS, Source, find_file, read_records, truth_of_texts
-from clustering.config.sections import WORDS_HELP, WORDS_SHARE
 from clustering.encoders.loading import load_encoder
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.sources.folding import cut_text
@@ -59,7 +58,6 @@ class Records:
     texts : the distinct texts as they come; group : int64, shape (n_records,), of each record its text
     vectors : float32, shape (n_texts, dim), of these texts; leaders : of the texts of ``fold``
     layout : float32, shape (n_records, 5), for methods that need few dimensions
-    words : their share in Covey's vectors, see ``RunConfig.settled``
     """
 
     texts: list[str]
@@ -67,7 +65,6 @@ class Records:
     vectors: FloatArray
     leaders: FloatArray
     layout: FloatArray | None = None
-    words: float = 0.0
 
 
 def sampled(feed: Feed, share: float | tuple[int, int], classes: int | None, seed: int) -> Feed:
@@ -154,8 +151,7 @@ def load_records(name: str, case: Case, encoder: str, data: Path, cache: Path) -
         of = [vectors[[places[text] for text in texts]] for texts in (feed.texts, leaders)]
         np.savez(kept, vectors=of[0], leaders=of[1])
     with np.load(kept) as arrays:
-        words = WORDS_SHARE if encoder in WORDS_HELP else 0.0
-        records = Records(feed.texts, feed.group, arrays["vectors"], arrays["leaders"], words=words)
+        records = Records(feed.texts, feed.group, arrays["vectors"], arrays["leaders"])
     if (len(records.vectors), len(records.leaders)) != (len(feed.texts), len(leaders)):
         raise SystemExit(f"{kept} is of other texts; remove it")
     return records, feed.truth

@@ -45,7 +45,6 @@ def run_pipeline(config: RunConfig) -> RunDir:
     Raises: ConfigError for a wrong configuration, input or store, before any work where it can be known; CoveyError
         for a stage that cannot finish.
     """
-    config = config.settled()
     run = RunDir(config.run.dir, patience_s=config.run.patience_s)
     source, dim = check_everything(config)
     with run.locked():
@@ -54,7 +53,8 @@ def run_pipeline(config: RunConfig) -> RunDir:
         commit = None
         if isinstance(source, list):
             commit = known_commit(config, run)
-            config = replace(config, embed=replace(config.embed, prompt=model_prompt(config.embed, commit)))
+            prompt, share = model_prompt(config.embed, commit), config.embed.words_share
+            config = replace(config, embed=replace(config.embed, prompt=prompt, lexical=share))
         fingerprints = stage_fingerprints(config, source, commit)
         if config.run.resume and run.finished("report", fingerprints["report"]):
             if "previous" in run.manifest:  # another start with other settings came in between and did not finish

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, field, fields, replace
+from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -28,7 +28,6 @@ ENCODERS = {  # any other name is a sentence-transformers model
     "bge-m3": TORCH_PACKAGES,
     "openai": EncoderPackages(()),  # the server has them
 }
-WORDS_HELP, WORDS_SHARE = ("static", "minilm"), 0.35  # encoders that gain by words, measured, and the words' share
 SERVED = "openai"  # the encoder that is a server of embeddings with OpenAI's interface
 EMBEDDED_INDEXES = ("FLAT", "IVF_FLAT")  # what Milvus Lite 2.5 offers
 MILVUS_TOP_K = 16_384  # the server's own limit of hits a query
@@ -180,8 +179,7 @@ class EmbedSection:
     prompt: str | None = None
     dimensions: Positive | None = None  # the first so many of a Matryoshka model's vectors; none: all
     # The share of words and pairs of words in the cosine of two texts, 0 to 1; they stand beside the encoder's vectors,
-    # in 256 dimensions of their own. None: 0.35 in the embedded store, with minilm or the bundled vectors of static;
-    # else 0, which adds none.
+    # in 256 dimensions of their own. None: 0, which adds none.
     lexical: Annotated[float, Field(ge=0, le=1)] | None = None
     actors: Positive | None = None  # none: one for each GPU, or four a node (one a core where it has fewer)
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0  # GPUs that an actor reserves; 0: it works on cores
@@ -198,7 +196,7 @@ class EmbedSection:
 
     @property
     def words_share(self) -> float:
-        """``lexical``; 0 where it is not settled, see ``RunConfig.settled``."""
+        """``lexical`` or its default."""
         return self.lexical or 0.0
 
 
@@ -368,15 +366,6 @@ class RunConfig:
     def graph_k(self) -> int:
         """Neighbors of each text that become edges."""
         return self.graph.k or self.search.k
-
-    def settled(self) -> RunConfig:
-        """With the default of ``embed.lexical``, which depends on the store, in its place."""
-        if self.embed.lexical is not None:
-            return self
-        embed = self.embed
-        measured = embed.encoder in WORDS_HELP and embed.model is None and embed.dimensions is None
-        gains = measured and self.store.embedded and self.read.collection is None
-        return replace(self, embed=replace(embed, lexical=WORDS_SHARE if gains else 0.0))
 
     @property
     def time_scale(self) -> float | Literal["auto"] | None:

@@ -104,7 +104,6 @@ def plan_lines(
     """
     if not 1 <= n_texts <= MAX_TEXTS:
         raise ConfigError([f"--texts={str(n_texts)[:30]} is no number of texts; give 1 at least"])
-    config = config.settled()
     known = calibrations_beside(RunDir(config.run.dir), runs)
     largest = max(known, key=lambda calibration: calibration.counts.texts).counts if known else None
     text_bytes = largest.text_bytes if largest else GUESSED_TEXT_BYTES

@@ -77,7 +77,7 @@ def test_a_run_leaves_what_the_design_promises(finished):
     assert texts["row"].to_pylist() == list(range(n_texts))
     assert np.bincount(members["row"].to_numpy()).tolist() == texts["copies"].to_pylist()
     vectors = vectors_of(read_columns(run / "vectors", ["vector"]))
-    assert vectors.shape == (n_texts, 512)
+    assert vectors.shape == (n_texts, 256)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     label = labels["label"].to_numpy()
     sizes = np.bincount(label[label >= 0])
@@ -344,7 +344,7 @@ def test_a_model_that_makes_other_vectors_places_no_texts(finished, covey, tmp_p
     words = ["--run", finished.path, "--input", tmp_path / "new.csv", "--output", tmp_path / "placed.parquet"]
     for folder, says in {
         "other": "gives the run's own texts other vectors than the run has (their cosine is",
-        "narrow": "gives the run's own texts other vectors than the run has (of 320 dimensions, not 512)",
+        "narrow": "gives the run's own texts other vectors than the run has (of 64 dimensions, not 256)",
         "none": "is no folder here, and no name of a model of the hub",
     }.items():
         result = covey("assign", f"embed.model={tmp_path / folder}", *words)

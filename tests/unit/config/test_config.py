@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -315,29 +315,6 @@ def test_times_count_where_there_are_some_and_the_preset_takes_them() -> None:
     assert load_config(None, ["read.time_column=when", "cluster.time_scale=0.5"]).time_scale == 0.5
     with pytest.raises(ConfigError, match=r"cluster\.time_scale"):
         load_config(None, ["read.time_column=when", "cluster.time_scale=0"])
-
-
-@pytest.mark.parametrize(
-    ("sections", "share"),
-    [
-        ({"embed": {"encoder": "static"}}, 0.35),
-        ({"embed": {"encoder": "minilm"}}, 0.35),
-        ({"embed": {"encoder": "minilm", "lexical": 0}}, 0),
-        ({"embed": {"encoder": "static", "model": "models/potion"}}, 0),
-        ({"embed": {"encoder": "static", "dimensions": 64}}, 0),
-        ({"embed": {"encoder": "bge-m3"}}, 0),
-        ({"embed": {"encoder": "static"}, "store": {"uri": "http://milvus:19530"}}, 0),
-        ({"embed": {"encoder": "bge-m3", "lexical": 0.2}, "store": {"uri": "http://milvus:19530"}}, 0.2),
-    ],
-)
-def test_words_count_by_default_where_that_was_measured_and_costs_little(
-    sections: dict[str, Any], share: float
-) -> None:
-    config = build_config(sections)
-    settled = config.settled()
-    assert settled.embed.words_share == settled.embed.lexical == share
-    assert settled.settled() == settled
-    assert replace(settled, embed=config.embed) == config
 
 
 def test_only_runs_whose_times_count_make_their_graph_anew_for_another_scale() -> None:
