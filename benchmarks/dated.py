@@ -24,8 +24,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from benchmarks.exactness import exact_lists
-from benchmarks.granularity import SMALL, draw
-from benchmarks.quality import ENCODERS, SETS, Case, agreement, load_case
+from benchmarks.granularity import SMALL, sample
+from benchmarks.quality import ENCODERS, SETS, Case, agreement, find_file, load_case, truth_of_texts
 from clustering import GraphHDBSCAN
 from clustering.encoders.loading import load_encoder
 from clustering.kernels.graph.csr import min_distance
@@ -42,7 +42,7 @@ DAY = pd.Timedelta("1D")
 
 def with_uci_times(encoder: str, data: Path, cache: Path) -> tuple[Case, FloatArray]:
     case = load_case("uci", SETS["uci"], encoder, data, cache)
-    records = pq.read_table(next(data.rglob(SETS["uci"].file)), columns=["title", "published_at"]).to_pandas()
+    records = pq.read_table(find_file(SETS["uci"], data), columns=["title", "published_at"]).to_pandas()
     records["title"] = records["title"].str.split().str.join(" ")
     times = pd.to_datetime(records["published_at"], utc=True).groupby(records["title"]).min()
     texts = pq.read_table(cache / "uci-texts.parquet")["text"].to_pylist()
@@ -68,10 +68,8 @@ def planted(name: str, encoder: str, data: Path, cache: Path) -> Iterator[tuple[
     origin = SMALL[name][0] if name in SMALL else name
     case = load_case(origin, SETS[origin], encoder, data, cache)
     if name in SMALL:
-        rows, truth = draw(case, *SMALL[name][1:])
-        case = Case(case.vectors[rows], *exact_lists(case.vectors[rows]), np.arange(rows.size), truth)
-    truth = np.zeros(len(case.vectors), np.int64)
-    truth[case.group[::-1]] = case.truth[::-1]
+        case = sample(case, *SMALL[name][1:])
+    truth = truth_of_texts(case.group, case.truth)
     for spread in SPREADS:
         rng = np.random.default_rng(1)
         days = rng.uniform(0, 30, truth.max() + 1)[truth]
