@@ -160,12 +160,7 @@ def _exit_cause_from_node(process: WorkerProcess) -> str:
 
 def _exit_cause(process: WorkerProcess) -> str:
     """What the worker's log and the kernel's counts show; runs on the worker's node."""
-    try:
-        with open(process.log_path, "rb") as handle:
-            handle.seek(max(0, os.fstat(handle.fileno()).st_size - TAIL_BYTES))
-            tail = handle.read().decode(errors="replace")
-    except OSError:
-        tail = ""
+    tail = _log_tail(Path(process.log_path))
     signal = re.search(r"\*\*\* (SIG\w+) received", tail)
     if signal:
         line = re.search(r"most recent call first\):\s+(File .*)", tail)
@@ -173,3 +168,12 @@ def _exit_cause(process: WorkerProcess) -> str:
     if _oom_kills() > process.oom_kills:
         return "out of memory: the kernel killed it (SIGKILL)"
     return "signal SIGKILL, or an exit without a word"
+
+
+def _log_tail(path: Path) -> str:
+    """The end of a worker's log, '' where there is none. Ray moves logs of ended workers once it follows 200 files."""
+    for place in (path, path.parent / "old" / path.name):
+        with contextlib.suppress(OSError), open(place, "rb") as handle:
+            handle.seek(max(0, os.fstat(handle.fileno()).st_size - TAIL_BYTES))
+            return handle.read().decode(errors="replace")
+    return ""

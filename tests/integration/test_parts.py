@@ -335,6 +335,14 @@ def test_the_kernels_kills_are_seen_by_its_count(tmp_path: Path, monkeypatch: py
     assert failures._exit_cause(process) == "out of memory: the kernel killed it (SIGKILL)"
 
 
+def test_a_log_that_ray_has_moved_still_tells_the_cause(tmp_path: Path) -> None:
+    process = failures.WorkerProcess("ab", "10.0.0.9", 12, str(tmp_path / "worker.err"), failures._oom_kills())
+    (tmp_path / "old").mkdir()
+    (tmp_path / "worker.err").write_text("*** SIGABRT received at time=1 on cpu 0 ***\n")
+    (tmp_path / "worker.err").rename(tmp_path / "old" / "worker.err")  # as Ray's log monitor does
+    assert failures._exit_cause(process) == "signal SIGABRT"
+
+
 class Unbegun:
     def __init__(self, folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
