@@ -8,12 +8,13 @@ import os
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import aiohttp
-
 from clustering.errors import ConfigError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 log = logging.getLogger("covey")
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
@@ -65,6 +66,8 @@ def open_session(key: str, timeout_s: float, at_once: int) -> aiohttp.ClientSess
     timeout_s : of a whole request, from the connection to the end of the body
     at_once : connections
     """
+    import aiohttp  # a third of a second that most processes can do without
+
     headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
     return aiohttp.ClientSession(
         headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s), auto_decompress=False,

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clustering.config.sections import ENCODERS, SERVED, EmbedSection
 from clustering.encoders.base import Encoded, Encoder, package_folder, unit_rows
 from clustering.encoders.minilm import MiniLMEncoder, minilm_files
-from clustering.encoders.openai import START_S, OpenAIEncoder
 from clustering.encoders.static import StaticEncoder
 from clustering.encoders.torch import TorchEncoder
 from clustering.encoders.weights import hub_name, is_cached, model_location, model_prompt
@@ -22,11 +22,15 @@ from clustering.http_client import check_key
 from clustering.kernels.printable import one_line
 from clustering.kernels.words import LEXICAL_DIM
 
+if TYPE_CHECKING:
+    from clustering.encoders.openai import OpenAIEncoder
+
 CLASSES: dict[str, Callable[[EmbedSection, str | None], Encoder]] = {
     "static": StaticEncoder,
     "minilm": MiniLMEncoder,
-    SERVED: OpenAIEncoder,
+    SERVED: lambda cfg, _: _served(cfg),
 }
+SERVER_START_S = 20.0  # patience with a server of embeddings before the run starts
 ENGLISH_ENCODERS = ("static", "minilm")  # with the weights of their packages
 # In a model's name.
 ENGLISH = re.compile(r"(?i)[/_-]en([-_.]|$)|english|all-(minilm|mpnet|distilroberta)|(potion|m2v)[-_](?!multi)")
@@ -87,8 +91,14 @@ def served_dim(cfg: EmbedSection) -> int | None:
     """
     if cfg.encoder != SERVED:
         return None
-    with closing(OpenAIEncoder(replace(cfg, patience_s=min(cfg.patience_s, START_S)))) as encoder:
+    with closing(_served(replace(cfg, patience_s=min(cfg.patience_s, SERVER_START_S)))) as encoder:
         return _stored_dim(cfg, encoder.dim) + words_dim(cfg)
+
+
+def _served(cfg: EmbedSection) -> OpenAIEncoder:
+    from clustering.encoders.openai import OpenAIEncoder  # with an HTTP client, a third of a second to import
+
+    return OpenAIEncoder(cfg)
 
 
 def words_dim(cfg: EmbedSection) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 
 from clustering.config.sections import EmbedSection
 from clustering.encoders.base import CPU_TOKENS_PER_BATCH, Encoded, FloatArray, token_batches
+from clustering.encoders.weights import embeddings_url
 from clustering.errors import ConfigError, StageError
 from clustering.http_client import (
     TRANSIENT_STATUS,
@@ -43,7 +44,6 @@ TRIES = 3  # of a request within the patience; also of one that fails in an unkn
 SLOW_TRIES = 2  # of a request of several texts that gets no reply in time; then of each half
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0  # before the second try, and before any
 CLOSE_S = 5.0  # that closing connections may take
-START_S = 20.0  # patience with a server before the run starts
 MOST_DIMENSIONS, NUMBER_BYTES = 16_384, 32  # what a reply holds at most
 TOO_LARGE = (400, 413, 422)  # for too many texts or one that is too long; servers differ
 OVERLOADED = (424, 500)  # what servers answer when a batch does not fit their memory; also for other reasons
@@ -92,7 +92,7 @@ class OpenAIEncoder:
     Source: platform.openai.com/docs/api-reference/embeddings
     """
 
-    def __init__(self, cfg: EmbedSection, commit: str | None = None) -> None:
+    def __init__(self, cfg: EmbedSection) -> None:
         self.cfg, self.url = cfg, embeddings_url(cfg.url or "")
         self.key = key_in(cfg.key_env)
         if cfg.key_env and not self.key:
@@ -332,12 +332,6 @@ def _close(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession, thre
     closing.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
     if thread is not current_thread():
         thread.join(CLOSE_S)
-
-
-def embeddings_url(url: str) -> str:
-    """The address that takes requests, for a URL that ends with it or before it."""
-    url = url.rstrip("/")
-    return url if url.endswith("/embeddings") else f"{url}/embeddings"
 
 
 def _vector(written: Any) -> FloatArray:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from clustering.config.sections import ENCODERS, SERVED, TORCH_PACKAGES, EmbedSection, EncoderPackages
-from clustering.encoders.openai import embeddings_url
 from clustering.errors import ConfigError
 
 BGE_M3 = "BAAI/bge-m3"
@@ -85,6 +84,12 @@ def encoder_fingerprint(cfg: EmbedSection, commit: str | None = None) -> dict[st
     of_auto = "auto" if cfg.gpus_per_actor else "float32"
     dtype = {} if packages else {"dtype": of_auto if cfg.dtype == "auto" else cfg.dtype}
     return {"kind": kind, **dtype, **versions, **weights, **further, "max_tokens": cfg.max_tokens}
+
+
+def embeddings_url(url: str) -> str:
+    """The address that takes requests, for a URL that ends with it or before it."""
+    url = url.rstrip("/")
+    return url if url.endswith("/embeddings") else f"{url}/embeddings"
 
 
 def _packages(cfg: EmbedSection) -> EncoderPackages:

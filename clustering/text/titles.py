@@ -7,9 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
-
-import aiohttp
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clustering.config.sections import Titles
 from clustering.http_client import (
@@ -23,6 +21,9 @@ from clustering.http_client import (
 )
 from clustering.kernels.printable import one_line
 from clustering.text.naming import JOINT, TITLE_CHARACTERS, Unique
+
+if TYPE_CHECKING:
+    import aiohttp
 
 PROMPT = (
     "These texts are the most typical ones of a cluster of short texts, and these words stand out in it. Where the "
@@ -38,8 +39,7 @@ PAUSE_S = 1.0  # before the second try; twice as long before each later one
 CONCURRENCY = 8
 MAX_FAILED_IN_A_ROW = 24  # then no further title is requested
 KEPT_TOGETHER = 256  # replies that an interruption may lose
-FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, LookupError, TypeError, RecursionError,
-            AttributeError)  # fmt: skip
+MALFORMED = (ValueError, LookupError, TypeError, RecursionError, AttributeError)  # what a bad reply raises
 
 
 def check_titles(cfg: Titles | None) -> None:
@@ -127,7 +127,7 @@ def known_answers(lines: str, model: str) -> dict[str, Answer]:
     """The answers of a model in kept lines, by what was sent; what is malformed is left out."""
     found = {}
     for line in lines.splitlines():
-        with suppress(*FAILURES):
+        with suppress(*MALFORMED):
             kept = json.loads(line)
             if kept["model"] == model:
                 found[str(kept["prompt"])] = Answer(kept["reply"], title_in(kept["reply"]))
@@ -138,6 +138,9 @@ class _Endpoint:
     """An endpoint that gets requests until too many of them in a row have failed."""
 
     def __init__(self, cfg: Titles) -> None:
+        import aiohttp  # here, as most runs ask no endpoint
+
+        self.failures = (*MALFORMED, aiohttp.ClientError, asyncio.TimeoutError, OSError)
         self.cfg, self.url = cfg, f"{cfg.url.rstrip('/')}/chat/completions"
         self.proxy = proxy_options(self.url)
         self.failed_in_a_row, self.reason = 0, ""
@@ -157,7 +160,7 @@ class _Endpoint:
                 try:
                     reply = read_reply(await self.complete(session, message))
                     title = title_in(reply)
-                except FAILURES as error:
+                except self.failures as error:
                     self.failed_in_a_row += 1
                     self.reason = self.reason or one_line(f"{error}" or type(error).__name__, 200)
                     if isinstance(error, PermanentError) or attempt == TRIES - 1:
@@ -180,7 +183,7 @@ class _Endpoint:
 
 
 def read_reply(reply: bytes) -> str:
-    """What the model has answered. Raises: one of FAILURES for a malformed reply."""
+    """What the model has answered. Raises: one of MALFORMED for a malformed reply."""
     parsed: Any = json.loads(reply)
     content = parsed["choices"][0]["message"]["content"]
     if not isinstance(content, str):

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
-from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clustering.errors import ConfigError
@@ -156,6 +155,8 @@ class Wish:
         """Ask for so many bundles, in the place of what this pool asked for before."""
         if count == self.count:
             return
+        from ray.autoscaler.sdk import request_resources  # slow to import, and no worker asks
+
         self.count = count
         with _changing:
             _wishes[id(self)] = [self.bundle] * min(count, MAX_BUNDLES)
