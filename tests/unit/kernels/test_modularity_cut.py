@@ -241,6 +241,20 @@ def test_sketches_of_16_bits_lose_next_to_nothing(seed: int) -> None:
         assert own == pytest.approx([exact[row, other] for other in others], abs=3e-4)
 
 
+@pytest.mark.parametrize(("themes", "broader"), [([9, 8, 8, 8], 2), ([14, 6, 6, 6], 1)])
+def test_no_broader_layer_holds_a_quarter_of_the_texts_in_one_cluster(themes: list[int], broader: int) -> None:
+    """Events in themes of so many: the largest cluster of a second broader layer has 24 % of the texts, or 38 %."""
+    rng = np.random.default_rng(4)
+    events = np.repeat(rng.normal(size=(len(themes), 16)), themes, axis=0)
+    events = np.repeat(events + rng.normal(0, 0.35, events.shape), 7, axis=0)
+    lists = nearest_lists((events + rng.normal(0, 0.15, events.shape)).astype(np.float32), 30)
+    found = GraphHDBSCAN(granularity=len(events) // 20, min_cluster_size=5).fit(neighbors=lists)
+    assert found.layer_ == broader
+    shares = [np.bincount(layer[layer >= 0]).max() / len(events) for layer in found.layers_.T]
+    assert max(shares) <= 0.25
+    assert max(shares) > 0.15
+
+
 def test_fewer_layers_on_request() -> None:
     themes = np.repeat(blobs(1, n_blobs=10, each=6, dim=8, spread=0.15).vectors, 40, axis=0)
     lists = nearest_lists(themes + np.random.default_rng(1).normal(0, 0.1, themes.shape), 15)
