@@ -4,14 +4,15 @@
     python -m benchmarks.whole_run --texts 235000 --beside ../older --here read.near_duplicates=keep --rounds 2
     python -m benchmarks.whole_run --texts 23500 --store embedded --beside ../older --here read.near_duplicates=keep \\
         --rounds 3
-    python -m benchmarks.whole_run --texts 4710000 --settings search.k=20 read.near_duplicates=keep \\
+    DATACOORD_SEGMENT_MAXSIZE=1024 python -m benchmarks.whole_run --texts 4710000 \\
+        --settings search.k=20 read.near_duplicates=keep "store.params={M: 12, efConstruction: 80}" \\
         --output benchmarks/results/whole-run-4m.json    # 4 million distinct ones, in more than an hour
 
 The command runs as a user starts it, by default against the packaged Milvus server (extra `server`) and HNSW. The other
 checkout has its own `.venv`; the two take turns, and each turn has a server and a directory of its own. What the other
 one does not know stands under --here: one that does not fold near-duplicates is compared with them kept. Memory: each
 stage's measured peak beside its plan, and the most that any process of each name held, the server's too, as the kernel
-counts it, read once a second.
+counts it, read once a second. The server takes its own settings from the environment, such as the MiB of a segment.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ def main() -> None:
     checkouts = {"this": ROOT} | ({"beside": given.beside.resolve()} if given.beside else {})
     found: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "versions": versions()}
     found["settings"] = {"both": given.settings, "here": given.here}
+    found["server"] = {name: value for name, value in os.environ.items() if name.startswith("DATACOORD_")}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in checkouts}
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder, "sample.parquet")
