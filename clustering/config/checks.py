@@ -131,7 +131,7 @@ def find_contradictions(config: RunConfig) -> list[str]:
             f"embed.gpus_per_actor={share:g} is neither a whole number nor a share from {MIN_GPU_SHARE} to 1; Ray "
             f"gives no other"
         )
-    problems += _check_served(config.embed)
+    problems += _check_served(config.embed) + _check_secret_names(config)
     encoder = config.embed.encoder
     near = difflib.get_close_matches(encoder, ENCODERS, n=1, cutoff=0.7)
     is_path = "/" in encoder or os.path.isdir(os.path.expanduser(encoder))  # or a name of the hub
@@ -175,12 +175,22 @@ def _check_served(embed: EmbedSection) -> list[str]:
     if missing := [f"embed.{key}" for key in ("url", "model") if not getattr(embed, key)]:
         problems.append(f"embed.encoder={SERVED} needs {' and '.join(missing)}: the server's address, such as "
                         f"http://host:8080/v1, and the name by which it knows the model")  # fmt: skip
-    if embed.key_env and not embed.key_env.isidentifier():
-        problems.append("embed.key_env is no name of an environment variable, and not shown because it may be the key "
-                        "itself; put the key into a variable, and its name here")  # fmt: skip
     if embed.gpus_per_actor:
         problems.append(f"embed.gpus_per_actor={embed.gpus_per_actor:g}, but with embed.encoder={SERVED} actors only "
                         f"wait for the server; set it to 0")  # fmt: skip
+    return problems
+
+
+def _check_secret_names(config: RunConfig) -> list[str]:
+    """A problem for each name of an environment variable that cannot be one, and may be the secret itself."""
+    problems = []
+    for key in SECRET_KEYS.values():
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        if value and not value.isidentifier():
+            problems.append(f"{key} is no name of an environment variable, and not shown because it may be the secret "
+                            f"itself; put that into a variable, and its name here")  # fmt: skip
     return problems
 
 

@@ -677,6 +677,9 @@ def test_a_user_or_password_in_a_uri_is_refused_without_printing_it(key: str, hi
         {"describe": {"titles": {"key": "hush", "model": "any"}}},
         {"embed": {"url": "key:hush@titles"}},
         {"embed": {"encoder": "openai", "url": "https://host/v1", "model": "any", "key_env": "sk-hush"}},
+        {"describe": {"titles": {"url": "https://host/v1", "model": "any", "key_env": "sk-hush"}}},
+        {"store": {"uri": "https://host:19530", "server": {"token_env": "root:hush"}}},
+        {"read": {"collection": {"uri": "https://host:19530", "name": "a", "server": {"token_env": "root:hush"}}}},
     ],
 )
 def test_what_may_be_a_secret_stands_in_no_message(raw: dict[str, Any]) -> None:

@@ -347,6 +347,7 @@ def test_a_break_is_five_times_as_wide_as_the_other_steps() -> None:
     assert count_breaks(even_list(15, 6, 4.8), unrelated=0.05).sum() == 0
     breaks = count_breaks(even_list(15, 6, 5.2), unrelated=0.05)
     assert breaks[:, 6].sum() == breaks.sum() == 1
+    assert count_breaks(even_list(20, 16, 20), unrelated=0.05).sum() == 0  # behind the entries that are read
 
 
 def test_a_break_is_far_from_half_way_to_unrelated_texts_on() -> None:
