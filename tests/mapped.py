@@ -71,7 +71,7 @@ def leave_run(
 def unpacked(page: str) -> dict[str, Any]:
     """Facts, arrays (under points and records), and packs of a page."""
     packs = {
-        name: _bytes_of(pack) for name, pack in re.findall(r'<script type="text/plain" id="data-(\w+)">(.*?)<', page)
+        name: _bytes_of(pack) for name, pack in re.findall(r'<script type="text/plain" id="data-([\w-]+)">(.*?)<', page)
     }
     facts = json.loads(packs.pop("facts"))
     found: dict[str, Any] = {"facts": facts, "points": {}, "records": {}}
@@ -79,7 +79,8 @@ def unpacked(page: str) -> dict[str, Any]:
         values = np.frombuffer(packs["points"], np.dtype(told["type"]).newbyteorder("<"), told["length"], told["at"])
         found[told["group"]][told["name"]] = values
     strings = {name: pack.decode().split(END) for name, pack in packs.items() if name not in ("points", "near")}
-    return {**found, **strings, "near": packs.get("near")}
+    cells = {name: strings.pop(f"cell-{at}") for at, name in enumerate(facts["cells"]) if f"cell-{at}" in strings}
+    return {**found, **strings, "cells": cells, "near": packs.get("near")}
 
 
 def _bytes_of(pack: str) -> bytes:

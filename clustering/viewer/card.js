@@ -1,6 +1,6 @@
 // A cluster, a text or a selection in; the card that tells about it out.
 
-import { NO_TIME, loadNear, loadStrings } from "./data.js";
+import { NO_TIME, loadCells, loadNear, loadStrings } from "./data.js";
 import { cssColor } from "./colors.js";
 import { NO_CLUSTER } from "./state.js";
 import { different, topTerms } from "./terms.js";
@@ -97,7 +97,7 @@ export class Card {
     const records = points.reduce((sum, i) => sum + map.points.records[i], 0);
     const size = cluster < 0 ? records : clusters.size[cluster];
     const heading = make("h2", { dir: "auto" }, this.title(cluster));
-    const told = [`${plural(size, "record")}, ${share(size, facts.records)} of all`];
+    const told = [`${plural(size, "record")}, ${share(size, facts.run_records)} of all`];
     if (cluster >= 0 && clusters.texts[cluster] !== size) told.push(plural(clusters.texts[cluster], "different text"));
     const body = [make("p", { class: "quiet" }, told.join("; "))];
     const parent = clusters.parent[cluster];
@@ -279,7 +279,7 @@ export class Card {
   // Of all records that pass the filters: id, cluster, time, source, text.
   async rows(points) {
     const { map, state } = this.app;
-    const ids = await loadStrings("text_id", map.facts.records);
+    const ids = await loadCells(map, "text_id");
     const texts = await loadStrings("texts", map.n);
     const found = [];
     for (const i of points) {
@@ -328,7 +328,7 @@ export class Card {
       "text_id",
       ...map.facts.columns.filter(({ kind }) => kind === "link" || kind === "text").map(({ name }) => name),
     ];
-    const strings = await Promise.all(names.map((name) => loadStrings(name, map.facts.records)));
+    const strings = await Promise.all(names.map((name) => loadCells(map, name)));
     const lists = await loadNear(map.n);
     if (this.shown !== shown) return;
     slots[0].append(...this.recordTables(i, names, strings));
@@ -343,7 +343,8 @@ export class Card {
   recordTables(i, names, strings) {
     const { map, state } = this.app;
     const [from, to] = [map.first[i], map.first[i + 1]];
-    const found = [make("h3", {}, to - from > 1 ? `${plural(to - from, "record")} of it` : "Record")];
+    const copies = this.app.copies(i);
+    const found = [make("h3", {}, copies > 1 ? `${plural(copies, "record")} of it` : "Record")];
     for (let r = from; r < Math.min(to, from + SHOWN); r++) {
       const rows = [];
       const row = (name, ...value) => rows.push(make("tr", {}, make("th", {}, name), make("td", {}, ...value)));
@@ -360,7 +361,8 @@ export class Card {
       if (r === from) row("strength", (map.points.strength[i] / 255).toFixed(2));
       found.push(make("table", {}, rows));
     }
-    if (to - from > SHOWN) found.push(make("p", { class: "quiet" }, `and ${count(to - from - SHOWN)} more`));
+    const shown = Math.min(to - from, SHOWN);
+    if (copies > shown) found.push(make("p", { class: "quiet" }, `and ${count(copies - shown)} more`));
     return found;
   }
 

@@ -17,6 +17,7 @@ from clustering.config.sections import PlotSection
 from clustering.kernels.printable import one_line, printable
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
+from clustering.runs.index import read_index
 from clustering.runs.parts import group_parts, part_names, read_row_texts, walk_tables
 from clustering.runs.storage import ParquetGroups, read_schema, read_table
 from clustering.schema import Figures
@@ -37,8 +38,8 @@ class MapColumns:
     """What the page holds.
 
     points, records : arrays with an entry for each point, or record. The records of a point follow each other, and
-        points["records"] counts them.
-    texts : of the points; cells : columns of strings of the records; kinds : of the columns of records, by name
+        points["records"] counts them; where some were left out, points["copies"] counts all of the run.
+    texts : of the points; cells : columns of strings of the records, of which text_id is the first
     near : int32, shape (n_points, NEAR), positions of the nearest texts, -1 for none
     clusters : columns with a value for each cluster of every layer; facts : what else the page tells
     """
@@ -82,15 +83,18 @@ def collect_columns(
     texts = [read[at] for at in order.tolist()]
     del read
     members = group_parts(run / "members", task_texts, most_tasks)
-    tables = mapped(_read_records, ((run, group.names, rows) for group in members))
-    counts, records, cells, kinds = _records(pa.concat_tables(tables), position, 2 * cfg.points)
+    table = pa.concat_tables(mapped(_read_records, ((run, group.names, rows) for group in members)))
+    counts, records, cells, kinds = _records(table, position, 2 * cfg.points)
     points["records"] = counts
+    if left_out := len(table) - int(counts.sum()):
+        points["copies"] = np.bincount(position[table["row"].to_numpy()], minlength=rows.size).astype(np.uint32)
     return MapColumns(
         points, records, texts, cells,
         _nearest(run, rows, position, task_texts, most_tasks, mapped),
         _clusters(run, layers, places),
-        {"texts": xy.shape[0], "layers": [len(layer) for layer in known["layers"]], "chosen": known["chosen"],
-         "columns": kinds, "hover": list(cfg.hover), "noise": cfg.noise == "shown"},
+        {"texts": xy.shape[0], "run_records": read_index(run / "members").rows, "records_left_out": left_out,
+         "layers": [len(layer) for layer in known["layers"]], "chosen": known["chosen"], "columns": kinds,
+         "hover": list(cfg.hover), "noise": cfg.noise == "shown"},
     )  # fmt: skip
 
 

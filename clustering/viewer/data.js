@@ -35,11 +35,12 @@ export async function unpack(name) {
   return new Response(packed.stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
 }
 
-// Facts, and the arrays of points and records. `first[i]` is the first record of point i, `first[i + 1]` ends them.
+// Facts, and the arrays of points and records; the names of columns may be anything. `first[i]` is the first record of
+// point i, `first[i + 1]` ends them.
 export async function loadMap() {
   const facts = JSON.parse(decoder.decode(await unpack("facts")));
   const buffer = await unpack("points");
-  const map = { facts, clusters: facts.clusters, n: facts.points, points: {}, records: {} };
+  const map = { facts, clusters: facts.clusters, n: facts.points, points: {}, records: Object.create(null) };
   for (const { group, name, type, at, length } of facts.arrays) {
     map[group][name] = new TYPES[type](buffer, at, length);
   }
@@ -106,6 +107,11 @@ export function loadStrings(name, length) {
     );
   }
   return loaded.get(name);
+}
+
+// The strings of a column of the records, by its name.
+export function loadCells(map, name) {
+  return loadStrings(`cell-${map.facts.cells.indexOf(name)}`, map.facts.records);
 }
 
 // Positions of the nearest texts of each, `per` of them, -1 for none; null where the page has none.

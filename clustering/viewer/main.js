@@ -48,12 +48,16 @@ class App {
     );
     const left_out = map.facts.left_out.map(
       (name) =>
-        ({ text_id: "ids", exemplars: "texts that stand for clusters", near: "nearest texts" })[name] ??
-        `column ${name}`,
+        ({ "cell-0": "ids", exemplars: "texts that stand for clusters", near: "nearest texts" })[name] ??
+        `column ${map.facts.cells[name.slice("cell-".length)]}`,
     );
-    const about = [`${plural(map.facts.texts, "text")}, ${plural(map.facts.records, "record")}.`];
+    const about = [`${plural(map.facts.texts, "text")}, ${plural(map.facts.run_records, "record")}.`];
     if (map.facts.points < map.facts.texts)
       about.push(`The map holds an even sample of ${count(map.facts.points)} texts, with some of every cluster.`);
+    if (map.facts.records_left_out)
+      about.push(
+        `Of texts with very many records it holds the first ones; ${count(map.facts.records_left_out)} are left out.`,
+      );
     if (left_out.length) about.push(`To keep the file small it does without ${left_out.join(", ")}.`);
     about.push(`Texts are cut at ${count(map.facts.cut)} characters. The page is one file and loads nothing.`);
     $("about").textContent = about.join(" ");
@@ -82,6 +86,7 @@ class App {
     if (layer !== undefined) state.set({ layer });
     if (clear) {
       $("query").value = "";
+      this.search("");
       state.set({ values: {}, time: null, strength: 0, noise: map.facts.noise, home: false });
     }
     if (close) {
@@ -307,6 +312,11 @@ class App {
     box.style.top = `${below + height > window.innerHeight ? Math.max(4, event.clientY - height - 12) : below}px`;
   }
 
+  // Records of a text in the run, some of which the page may lack.
+  copies(i) {
+    return (this.map.points.copies ?? this.map.points.records)[i];
+  }
+
   // The line under a text that the mouse is on.
   facts(i) {
     const { map, state } = this;
@@ -318,7 +328,7 @@ class App {
       home: () => `home ${title(map.points.home[i])}`,
       strength: () => `strength ${(map.points.strength[i] / 255).toFixed(2)}`,
       outlier_score: () => `outlier score ${(map.points.outlier_score[i] / 255).toFixed(2)}`,
-      copies: () => plural(map.points.records[i], "record"),
+      copies: () => plural(this.copies(i), "record"),
       row: () => `row ${map.points.row[i]}`,
     };
     const told = map.facts.hover.map((name) => known[name]());

@@ -32,10 +32,14 @@ END, LIST_END = "\x1f", "\x1e"  # of a string, and of one in a list; texts hold 
 
 
 def write_page(columns: MapColumns, name: str) -> Iterator[str]:
-    """The page in pieces of text. name : of the run"""
+    """The page in pieces of text. name : of the run
+
+    The cells of a column have the name ``cell-`` with its number, not its own, which may be anything.
+    """
     facts: dict[str, Any] = {"name": one_line(name, 60), **columns.facts, "left_out": [], "cut": TEXT_CUTS[0]}
     facts["points"], facts["records"] = columns.points["x"].size, int(columns.points["records"].sum())
     facts["clusters"] = {key: value for key, value in columns.clusters.items() if key != "exemplars"}
+    facts["cells"] = list(columns.cells)
     packs: dict[str, str] = {}
     facts["arrays"], packed = _arrays({"points": columns.points, "records": columns.records})
     packs["points"] = packed_text(packed)
@@ -47,9 +51,9 @@ def write_page(columns: MapColumns, name: str) -> Iterator[str]:
             break
     facts["cut"] = cut
     left -= len(packs["texts"])
+    ids, *others = ((f"cell-{number}", strings) for number, strings in enumerate(columns.cells.values()))
     exemplars = [LIST_END.join(own) for own in columns.clusters["exemplars"]]
-    for key in dict.fromkeys(["text_id", "exemplars", "near", *columns.cells]):
-        strings = exemplars if key == "exemplars" else columns.cells.get(key, [])
+    for key, strings in [ids, ("exemplars", exemplars), ("near", []), *others]:
         pack = packed_text(_planes(columns.near) if key == "near" else END.join(strings).encode())
         if len(pack) > left:
             facts["left_out"].append(key)

@@ -147,6 +147,7 @@ export class Panel {
       told.push(`${share(total.noise, total.records)} noise`);
     }
     if (facts.points < facts.texts) told.push(`a sample of ${count(facts.texts)} texts`);
+    if (facts.records_left_out) told.push(`without ${plural(facts.records_left_out, "more record")} of them`);
     $("summary").textContent = told.join(", ");
   }
 

@@ -152,6 +152,11 @@ def test_a_filter_of_a_column_counts_and_can_be_cleared(page: Browser) -> None:
     page.click("#noise")
     page.click("#clear")
     summary(page, f"{RECORDS} records, 5 clusters")
+    page.type("#query", "flood")
+    summary(page, "“flood”")
+    page.click("#clear")
+    assert page.value("document.getElementById('query').value") == ""
+    summary(page, f"{RECORDS} records, 5 clusters")
     choose(page, "strength", "200")
     summary(page, f"of {RECORDS} records")
     assert page.text("#strength-told") == "0.78"
@@ -408,6 +413,9 @@ HOSTILE = [
 ]
 
 
+REDIRECT = 'a"></script><meta http-equiv=refresh content="0;url=https://a.example"><script type="x'
+
+
 def test_hostile_texts_titles_sources_ids_and_links_stay_texts(browser: Browser, tmp_path: Path) -> None:
     n = len(HOSTILE)
     assert n >= 32
@@ -418,7 +426,8 @@ def test_hostile_texts_titles_sources_ids_and_links_stay_texts(browser: Browser,
         {"title": HOSTILE, "terms": [[text, "other"] for text in turned], "exemplars": [[text] for text in HOSTILE],
          "parent": [None] * n},
         members={"text_id": pa.array(turned), "row": pa.array(range(n), pa.int64()), "source": pa.array(HOSTILE),
-                 "link": pa.array(turned), "toString": pa.array(turned), "<b>": pa.array(HOSTILE)},
+                 "link": pa.array(turned), "toString": pa.array(turned), "<b>": pa.array(HOSTILE),
+                 **{name: pa.array([[f"of {name[:9]}"]] * n) for name in ("points", "texts", "near", REDIRECT)}},
         near=[[(row + 1) % n] for row in range(n)],
     )  # fmt: skip
     path = write_map(run, tmp_path / "map.html", name=HOSTILE[0])
@@ -439,6 +448,7 @@ def test_hostile_texts_titles_sources_ids_and_links_stay_texts(browser: Browser,
         browser.run("location.hash = arguments[0]", f"#text={number}&list=texts")
         browser.wait("document.querySelector('#card table')")
         wide += browser.value(too_wide)
+        assert browser.text("#card table").count('["of ') == 4
     assert wide == []
     browser.click("[data-tool=whole]")
     time.sleep(0.6)
@@ -448,6 +458,7 @@ def test_hostile_texts_titles_sources_ids_and_links_stay_texts(browser: Browser,
     browser.wait("document.getElementById('legend').innerText.includes('source')")
     assert browser.value("window.hacked") is None
     assert browser.value("document.querySelectorAll('img, svg, iframe, base, object, embed, math').length") == 0
+    assert browser.value("document.querySelectorAll('meta[http-equiv=refresh]').length") == 0
     assert browser.value("document.querySelectorAll('body script:not([type]), script[src]').length") == 0
     assert browser.value("[...document.querySelectorAll('a')].every((a) => /^https?:/.test(a.href))")
     assert browser.value("document.documentElement.scrollWidth <= innerWidth")

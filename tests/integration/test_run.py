@@ -115,7 +115,7 @@ def test_a_run_leaves_what_the_design_promises(finished):
     page = (run / "map.html").read_text(encoding="utf-8")
     held = unpacked(page)
     assert held["facts"]["texts"] == held["facts"]["points"] == n_texts
-    assert sorted(held["text_id"]) == sorted(labels["text_id"].to_pylist())
+    assert sorted(held["cells"]["text_id"]) == sorted(labels["text_id"].to_pylist())
     assert held["facts"]["clusters"]["title"] == all_clusters["title"].to_pylist()
     assert len(page) < 500_000
     files = [path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()]

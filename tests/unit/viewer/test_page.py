@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from datetime import datetime, timezone
+from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_each_point_has_its_text_place_clusters_and_neighbors(tmp_path: Path) ->
     row = held["points"]["row"]
     assert sorted(row.tolist()) == list(range(N))
     assert held["texts"] == [f"text {one}" for one in row]
-    assert held["text_id"] == [f"id{one}" for one in row]
+    assert held["cells"]["text_id"] == [f"id{one}" for one in row]
     assert held["points"]["layer0"].tolist() == (row // 20).tolist()
     assert held["points"]["home"].tolist() == (row // 20).tolist()
     xy = _read_places(run)[row]
@@ -85,7 +86,7 @@ def test_a_sample_has_a_text_of_every_cluster_and_only_neighbors_that_are_shown(
     held = shown(run, PlotSection(points=20, hover=("row",)))
     assert held["facts"]["points"] == 20
     assert held["facts"]["texts"] == N
-    assert held["text_id"] == [f"id{row}" for row in held["points"]["row"]]
+    assert held["cells"]["text_id"] == [f"id{row}" for row in held["points"]["row"]]
 
 
 def test_the_records_of_a_text_follow_each_other_with_their_columns(tmp_path: Path) -> None:
@@ -100,16 +101,16 @@ def test_the_records_of_a_text_follow_each_other_with_their_columns(tmp_path: Pa
     members["time"] = pa.array([times[0], *[None] * (N - 1), *times[1:]], pa.timestamp("us", "UTC"))
     held = shown(leave(tmp_path, members), PlotSection(hover=("row",)))
     first = int(held["points"]["records"][: held["points"]["row"].tolist().index(7)].sum())
-    assert held["text_id"][first : first + 3] == ["7", "900", "901"]
+    assert held["cells"]["text_id"][first : first + 3] == ["7", "900", "901"]
     assert held["records"]["time"][first : first + 3].tolist() == [columns.NO_TIME, 86_400, 172_800]
     kinds = {column["name"]: column for column in held["facts"]["columns"]}
     assert kinds["time"] == {"name": "time", "kind": "time", "first": 1704067200, "last": 1704240000, "step": 1}
     assert kinds["source"] == {"name": "source", "kind": "category", "values": ["a", "b"]}
     assert held["records"]["source"][first : first + 3].tolist() == [0, 1, columns.NO_VALUE]
     assert kinds["score"]["values"] == ["1.5"]
-    assert held["link"][first + 1] == "https://a.example"
+    assert held["cells"]["link"][first + 1] == "https://a.example"
     assert kinds["tags"]["kind"] == "text"
-    assert held["tags"][0] == '["x", "y"]'
+    assert held["cells"]["tags"][0] == '["x", "y"]'
 
 
 def test_a_column_of_too_many_values_is_shown_and_sources_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +136,19 @@ def test_of_very_many_records_each_text_has_its_first_ones() -> None:
     counts, _, cells, _ = columns._records(table, np.arange(10), 20)
     assert counts.tolist() == [7, *[1] * 9]
     assert cells["text_id"][:8] == [*map(str, range(7)), "31"]
+
+
+def test_records_that_the_page_has_no_room_for_are_counted(tmp_path: Path) -> None:
+    rows = [*range(N), *[7] * 100]
+    run = leave(tmp_path, {"text_id": pa.array(range(len(rows))), "row": pa.array(rows)})
+    held = shown(run, PlotSection(points=N, hover=("row",)))
+    facts, points = held["facts"], held["points"]
+    assert facts["run_records"] == len(rows)
+    assert facts["records"] == points["records"].sum() == len(held["cells"]["text_id"]) <= 2 * N
+    assert facts["records_left_out"] == len(rows) - facts["records"] > 0
+    assert points["copies"].tolist() == [101 if row == 7 else 1 for row in points["row"]]
+    whole = shown(run, PlotSection(hover=("row",)))
+    assert (whole["facts"]["records_left_out"], "copies" in whole["points"]) == (0, False)
 
 
 def test_places_keep_their_proportions_and_outliers_are_at_the_edge() -> None:
@@ -173,12 +187,35 @@ def test_a_color_follows_the_strongest_term() -> None:
 # --- the page ---
 
 
+def test_columns_may_have_any_name(tmp_path: Path) -> None:
+    broken = 'a"></script><meta http-equiv=refresh content="0;url=https://a.example"><h1>Log in</h1><script type="x'
+    names = ["facts", "points", "records", "texts", "exemplars", "near", "cell-0", "__proto__", 'size "cm"', broken]
+    members = {"text_id": pa.array(range(N)), "row": pa.array(range(N))}
+    members |= {name: pa.array([[f"{at} of {row}"] for row in range(N)]) for at, name in enumerate(names)}
+    members |= {f"short {name}": pa.array([f"{at}"] * N) for at, name in enumerate(names)}
+    run = leave(tmp_path, members)
+    found = columns.collect_columns(run, PlotSection(hover=("row",)), _read_places(run), 0, 100, 10, HERE.map)
+    written = "".join(page.write_page(found, "news"))
+    held = unpacked(written)
+    assert held["texts"] == [f"text {row}" for row in held["points"]["row"]]
+    for at, name in enumerate(names):
+        assert held["cells"][name] == [f'["{at} of {row}"]' for row in held["points"]["row"]]
+    tags: list[tuple[str, dict[str, str | None]]] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))  # type: ignore[method-assign]
+    parser.feed(written)
+    assert "refresh" not in [attributes.get("http-equiv") for _, attributes in tags]
+    packs = [attributes.get("id") or "" for _, attributes in tags if attributes.get("type") == "text/plain"]
+    assert len(packs) == 6 + len(names)
+    assert all(re.fullmatch(r"data-[a-z]+(-\d+)?", name) for name in packs)
+
+
 def test_what_would_make_the_page_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = leave(tmp_path)
     found = columns.collect_columns(run, PlotSection(), _read_places(run), 0, 100, 10, HERE.map)
     found.texts = [f"{text} {np.random.default_rng(n).bytes(600).hex()}" for n, text in enumerate(found.texts)]
     whole = "".join(page.write_page(found, "news"))
-    frame = len(whole) - sum(map(len, re.findall(r'id="data-\w+">(.*?)<', whole)))
+    frame = len(whole) - sum(map(len, re.findall(r'id="data-[\w-]+">(.*?)<', whole)))
     monkeypatch.setattr(page, "PAGE_BYTES", 16_000)
     small = "".join(page.write_page(found, "news"))
     held = unpacked(small)
@@ -187,7 +224,7 @@ def test_what_would_make_the_page_too_large_is_left_out(tmp_path: Path, monkeypa
     assert max(map(len, held["texts"])) == 200
     assert unpacked(whole)["facts"]["cut"] == 2000
     monkeypatch.setattr(page, "PAGE_BYTES", 1000)
-    assert unpacked("".join(page.write_page(found, "news")))["facts"]["left_out"] == ["text_id", "exemplars", "near"]
+    assert unpacked("".join(page.write_page(found, "news")))["facts"]["left_out"] == ["cell-0", "exemplars", "near"]
 
 
 def test_the_policy_allows_the_page_its_own_script_and_styles_only(tmp_path: Path) -> None:
