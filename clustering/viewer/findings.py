@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,10 @@ COMPACT_AT = 4_000_000  # pairs of cluster and source, or texts, after which tho
 TEXT_CHARACTERS = 240
 OTHERS = "(others)"
 MICROSECONDS = 1_000_000
+NO_TIME = np.iinfo(np.int64).min  # in the place of seconds since 1970
+DAY_S = 86_400
+FAR = 0.001  # of the records at either end, whose times take no span of their own: a few are often wrong
+FEW = 1_000  # records with a time; of fewer all have their spans
 
 
 @dataclass
@@ -33,8 +38,9 @@ class Findings:
     """What the report tells of the clusters that it shows. Counts are of records.
 
     times : int64, shape (n_clusters, BINS): in each span of time; None without times
-    span : first second since 1970, and seconds of a span
-    first, last : int64, shape (n_clusters,): seconds since 1970; -1 for a cluster without a time
+    span : first second since 1970, and seconds of a span; nearly all records lie within the spans
+    period : the first and the last time of all records
+    first, last : int64, shape (n_clusters,): seconds since 1970; NO_TIME for a cluster without a time
     all_times : int64, shape (BINS,)
     n_sources : int64, shape (n_clusters,), different ones; None without sources
     sources : the most frequent sources of each cluster, with their counts
@@ -44,6 +50,7 @@ class Findings:
 
     times: NDArray[np.int64] | None = None
     span: tuple[int, int] = (0, 1)
+    period: tuple[int, int] = (0, 0)
     first: IntArray | None = None
     last: IntArray | None = None
     all_times: NDArray[np.int64] | None = None
@@ -62,24 +69,24 @@ def collect_findings(run: RunDir, place: NDArray[np.int32]) -> Findings:
     n = int(place.max(initial=-1)) + 1
     place = np.append(place, np.int32(-1))  # which -1 takes
     found = Findings()
-    span = _span_of(files)
+    times = _times_of(files)
     sources, texts = _Sources(n), _Texts()
-    if span is not None:
-        found.span = span
+    if times is not None:
+        found.span, found.period = times
         found.times, found.all_times = np.zeros((n, BINS), np.int64), np.zeros(BINS, np.int64)
-        found.first, found.last = np.full(n, np.iinfo(np.int64).max), np.full(n, -1, np.int64)
+        found.first, found.last = np.full(n, np.iinfo(np.int64).max), np.full(n, NO_TIME, np.int64)
     columns = ["text", "label", "strength", "layers", "family", "time", "source"]
     for table in walk_tables(files, columns):
         flat = pc.list_flatten(table["layers"]).to_numpy()
         layers = place[flat].reshape(len(table), -1) if len(table) else np.zeros((0, 1), np.int32)
         layers[:, 1:][layers[:, 1:] == layers[:, :-1]] = -1  # a cluster of several layers counts once
-        if span is not None:
+        if times is not None:
             _count_times(found, layers, _seconds(table["time"]))
         if "source" in table.column_names:
             sources.add(layers, table["source"])
         texts.add(table, place)
     if found.first is not None and found.last is not None:
-        found.first[found.last < 0] = -1
+        found.first[found.last == NO_TIME] = NO_TIME
     if sources.seen:
         found.n_sources, found.sources = sources.counted()
     found.border, found.noise = texts.border(n), texts.noise()
@@ -87,41 +94,53 @@ def collect_findings(run: RunDir, place: NDArray[np.int32]) -> Findings:
 
 
 def _seconds(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Seconds since 1970, -1 for none; a time before 1970 counts as its first second."""
+    """Seconds since 1970, NO_TIME for none."""
     micros = pc.cast(column, pa.timestamp("us", "UTC")).cast(pa.int64())
-    seconds: NDArray[np.int64] = np.maximum(pc.fill_null(micros, -MICROSECONDS).to_numpy() // MICROSECONDS, -1)
-    known = np.asarray(micros.is_valid())
-    return np.where(known, np.maximum(seconds, 0), -1)
+    return np.where(np.asarray(micros.is_valid()), pc.fill_null(micros, 0).to_numpy() // MICROSECONDS, NO_TIME)
 
 
-def _span_of(files: Iterable[Location]) -> tuple[int, int] | None:
-    """The first time, and the seconds of each of BINS spans up to the last; None without times."""
-    low, high = None, None
+def _times_of(files: Iterable[Location]) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The span and the period of ``Findings``; None without times."""
+    low, high, days = None, None, Counter[int]()
     for table in walk_tables(files, ["time"]):
         if "time" not in table.column_names:
             return None
         seconds = _seconds(table["time"])
-        seconds = seconds[seconds >= 0]
+        seconds = seconds[seconds != NO_TIME]
         if seconds.size:
             low = min(int(seconds.min()), low) if low is not None else int(seconds.min())
             high = max(int(seconds.max()), high) if high is not None else int(seconds.max())
-    return None if low is None or high is None else (low, (high - low) // BINS + 1)
+            found, counts = np.unique(seconds // DAY_S, return_counts=True)
+            days.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+    if low is None or high is None:
+        return None
+    start, stop = low, high
+    if days.total() >= FEW:
+        day, records = np.array(sorted(days.items())).T
+        until = np.cumsum(records)
+        start = max(low, int(day[np.searchsorted(until, FAR * until[-1], "right")]) * DAY_S)
+        stop = min(high, (int(day[np.searchsorted(until, (1 - FAR) * until[-1])]) + 1) * DAY_S - 1)
+    return (start, (stop - start) // BINS + 1), (low, high)
 
 
 def _count_times(found: Findings, layers: NDArray[np.int32], seconds: NDArray[np.int64]) -> None:
     times, all_times, first, last = found.times, found.all_times, found.first, found.last
     if times is None or all_times is None or first is None or last is None:
         return
-    known = seconds >= 0
+    known = seconds != NO_TIME
     layers, seconds = layers[known], seconds[known]
+    for layer in layers.T:
+        inside = layer >= 0
+        np.minimum.at(first, layer[inside], seconds[inside])
+        np.maximum.at(last, layer[inside], seconds[inside])
     spans = (seconds - found.span[0]) // found.span[1]
+    within = (spans >= 0) & (spans < BINS)
+    layers, spans = layers[within], spans[within]
     all_times += np.bincount(spans, minlength=BINS)
     for layer in layers.T:
         inside = layer >= 0
         key = layer[inside].astype(np.int64) * BINS + spans[inside]
         times += np.bincount(key, minlength=times.size).reshape(times.shape)
-        np.minimum.at(first, layer[inside], seconds[inside])
-        np.maximum.at(last, layer[inside], seconds[inside])
 
 
 class _Sources:

@@ -24,8 +24,8 @@ const SORTS = {
   inside: ["links inside", (label) => -(clusters.inside[label] ?? -1)],
   loose: ["links inside, loose first", (label) => clusters.inside[label] ?? 2],
   ...(data.span && {
-    first: ["first seen", (label) => (clusters.first[label] < 0 ? Infinity : clusters.first[label])],
-    last: ["last seen, latest first", (label) => -clusters.last[label]],
+    first: ["first seen", (label) => clusters.first[label] ?? Infinity],
+    last: ["last seen, latest first", (label) => -(clusters.last[label] ?? -Infinity)],
   }),
   ...(clusters.sources && { sources: ["sources", (label) => -clusters.n_sources[label]] }),
 };
@@ -61,7 +61,7 @@ const date = (second) => {
   return data.span[1] * 32 > 3 * DAY_S ? text.slice(0, 10) : `${text.slice(0, 10)} ${text.slice(11, 16)}`;
 };
 const dates = (label) => {
-  if (!data.span || clusters.last[label] < 0) return "";
+  if (!data.span || clusters.last[label] === null) return "";
   const [first, last] = [date(clusters.first[label]), date(clusters.last[label])];
   return first === last ? first : `${first} to ${last}`;
 };

@@ -18,7 +18,7 @@ import yaml
 from clustering.kernels.printable import one_line
 from clustering.kernels.topk import IntArray
 from clustering.schema import Figures
-from clustering.viewer.findings import NOISE, Findings, Syndication
+from clustering.viewer.findings import NO_TIME, NOISE, Findings, Syndication
 from clustering.viewer.page import fill_frame, packed_text, script
 from clustering.viewer.words import DOUBTED, day, doubts, moving, opening, trust
 
@@ -113,7 +113,9 @@ def _data(report: Report) -> dict[str, Any]:
         "border": findings.border or [[] for _ in range(len(table))],
     }  # fmt: skip
     if findings.times is not None and findings.first is not None and findings.last is not None:
-        columns |= {"times": findings.times.tolist(), "first": findings.first.tolist(), "last": findings.last.tolist()}
+        seen = {"first": findings.first.tolist(), "last": findings.last.tolist()}
+        columns |= {name: [None if one == NO_TIME else one for one in of] for name, of in seen.items()}
+        columns["times"] = findings.times.tolist()
     if findings.n_sources is not None:
         columns |= {"sources": findings.sources, "n_sources": findings.n_sources.tolist()}
     return {
@@ -248,7 +250,7 @@ def report_markdown(report: Report) -> str:
                   f"| ---: | ---: | --- |{'' if first is None else ' --- |'}"]  # fmt: skip
     for at in report.largest[:STATIC]:
         cells = [str(clusters[at]["label"]), f"{clusters[at]['size']:,}", _title(clusters[at])]
-        cells += [] if first is None else [day(int(first[at])) if first[at] >= 0 else ""]
+        cells += [] if first is None else ["" if first[at] == NO_TIME else day(int(first[at]))]
         lines.append(f"| {' | '.join(cells)} |")
     more = len(report.largest) - STATIC
     lines += ["", f"{more:,} more are in clusters.csv and report.html."] if more > 0 else []

@@ -34,9 +34,12 @@ def opening(figures: Figures, largest: dict[str, Any] | None, findings: Findings
         shown = ", ".join(f"{layer['clusters']:,}" for layer in layers)
         lines.append(f"Seen from broad to fine there are {shown} clusters; the labels are the "
                      f"{layers[clusters['layer']]['clusters']:,}.")  # fmt: skip
-    if findings.times is not None and findings.all_times is not None:
-        end = findings.span[0] + int(np.flatnonzero(findings.all_times).max(initial=0)) * findings.span[1]
-        lines.append(f"They are from {day(findings.span[0])} to {day(end)}.")
+    if findings.times is not None:
+        (first, last), (start, length) = findings.period, findings.span
+        stop = min(last, start + BINS * length - 1)
+        nearly = f", nearly all of them from {day(start)} to {day(stop)}"
+        far = start - first > length or last - stop > length
+        lines.append(f"They are from {day(first)} to {day(last)}{nearly if far else ''}.")
     if counts.get("families"):
         lines.append(f"{counts['near_duplicates']:,} texts say in nearly the same words what another says; they stand "
                      f"with it in {_count(counts['families'], 'family', 'families')}.")  # fmt: skip

@@ -32,7 +32,8 @@ def write_page(path: Path, titles: list[str], parents: list[int | None], layers:
     times[np.arange(n), span] = 20
     source, noise = texts.get("source", "Post"), texts.get("noise", ["alone"])
     found = Findings(
-        times=times, span=(BEGIN, 86_400), first=BEGIN + 86_400 * span, last=np.full(n, BEGIN + 86_400 * BINS),
+        times=times, span=(BEGIN, 86_400), period=(BEGIN, BEGIN + BINS * 86_400),
+        first=BEGIN + 86_400 * span, last=np.full(n, BEGIN + 86_400 * BINS),
         all_times=times.sum(axis=0), n_sources=np.full(n, 2), sources=[[(source, 9), ("Wire", 1)]] * n,
         border=[["at the border"]] * n, noise=noise,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from clustering import schema
 from clustering.runs.directory import RunDir
 from clustering.runs.storage import write_table
 from clustering.viewer import findings
-from clustering.viewer.findings import BINS, Findings, Syndication, collect_findings, collect_syndication
+from clustering.viewer.findings import BINS, NO_TIME, Findings, Syndication, collect_findings, collect_syndication
 from clustering.viewer.report_page import Report, choose_clusters, report_html, report_markdown
 from clustering.viewer.words import doubts, duration, moving, opening
 
@@ -62,8 +62,9 @@ def test_each_record_counts_once_for_each_cluster_around_it(tmp_path: Path) -> N
     assert found.times[0][[0, 1, -1]].tolist() == [1, 1, 1]
     assert found.first is not None
     assert found.last is not None
-    assert (found.first - BEGIN).tolist() == [0, -1 - BEGIN, 0, 31 * HOUR]
-    assert (found.last - BEGIN).tolist() == [31 * HOUR, -1 - BEGIN, 31 * HOUR, 31 * HOUR]
+    assert found.first.tolist() == [BEGIN, NO_TIME, BEGIN, BEGIN + 31 * HOUR]
+    assert found.last.tolist() == [BEGIN + 31 * HOUR, NO_TIME, BEGIN + 31 * HOUR, BEGIN + 31 * HOUR]
+    assert found.period == (BEGIN, BEGIN + 31 * HOUR)
     assert found.all_times is not None
     assert found.all_times.sum() == 5
     assert found.n_sources is not None
@@ -73,6 +74,21 @@ def test_each_record_counts_once_for_each_cluster_around_it(tmp_path: Path) -> N
     ]  # fmt: skip
     assert found.border == [["a weak", "a"], ["b"], [], ["c"]], "the weakest first, each family once, of labels alone"
     assert found.noise == ["lone"]
+
+
+def test_times_before_1970_are_told_and_a_few_wrong_ones_take_no_room(tmp_path: Path) -> None:
+    run, year = RunDir(tmp_path), 365 * 24
+    hours = [-80 * year, *(-70 * year + n for n in range(2000)), 60 * year]
+    leave_labels(run, [line(f"t{n}", [0, 0], hour=hour) for n, hour in enumerate(hours)], 500)
+    found = collect_findings(run, np.zeros(1, np.int32))
+    assert found.period == (BEGIN + hours[0] * HOUR, BEGIN + hours[-1] * HOUR)
+    assert found.all_times is not None
+    assert found.all_times.sum() > 1900
+    assert np.count_nonzero(found.all_times) == BINS
+    assert found.first is not None
+    assert found.first.tolist() == [found.period[0]]
+    words = next(words for words in opening(FIGURES, cluster("a", 60, 0), found) if "nearly all" in words)
+    assert words == "They are from 1943-12-04 to 2083-10-30, nearly all of them from 1953-12-01 to 1954-02-23."
 
 
 def test_clusters_that_are_not_shown_are_not_counted(tmp_path: Path) -> None:
@@ -143,7 +159,7 @@ def test_clusters_to_be_doubted_are_named_with_the_reason() -> None:
 
 
 def test_the_opening_says_what_is_in_the_run() -> None:
-    found = Findings(times=np.ones((1, BINS)), span=(BEGIN, 86_400), all_times=np.ones(BINS, np.int64))  # type: ignore[arg-type]
+    found = Findings(times=np.ones((1, BINS), np.int64), span=(BEGIN, 86_400), period=(BEGIN, BEGIN + 31 * 86_400))
     assert opening(FIGURES, cluster("Flood in Leeds", 60, 0), found) == [
         "100 records fell into 2 clusters; 3 fit none (3.0%).",
         "The largest is “Flood in Leeds” with 60 (60.0%).",
