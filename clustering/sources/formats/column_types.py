@@ -152,7 +152,7 @@ def has_large_integers(column: pa.Array) -> bool:
 
 
 def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """A column cast to a type that ``common_type`` has returned."""
+    """A column cast to a type that ``common_type`` has returned; what has no strings of its own, as Python shows it."""
     if column.type == kind:
         return column
     if pa.types.is_timestamp(kind) and pa.types.is_timestamp(column.type) and column.type.unit == "ns":
@@ -162,7 +162,8 @@ def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array |
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         if not pa.types.is_string(kind):
             raise
-    return pa.array([None if value is None else str(value) for value in column.to_pylist()], kind)
+    strings = pa.array([None if value is None else str(value) for value in column.to_pylist()], kind)
+    return strings if isinstance(column, pa.Array) else pa.chunked_array([strings])
 
 
 def parse_times(column: pa.Array) -> tuple[pa.Array, int, str]:

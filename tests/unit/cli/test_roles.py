@@ -105,6 +105,14 @@ def test_several_files_are_looked_at_together(tmp_path: Path) -> None:
     assert (found.text, found.id, found.link) == ("title", "id", "url")
 
 
+@pytest.mark.parametrize("nested", [[["a"]] * N, [{"a": 1}] * N])
+@pytest.mark.parametrize("name", ["{}.parquet", "{}.jsonl"])
+def test_a_column_may_be_nested_in_one_file_and_plain_in_another(tmp_path: Path, name: str, nested: list[Any]) -> None:
+    written(tmp_path / name.format("a"), {"title": TITLES, "tags": nested})
+    written(tmp_path / name.format("b"), {"title": TITLES, "tags": ["a"] * N})
+    assert roles_of(tmp_path).text == "title"
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
