@@ -104,7 +104,8 @@ def has_two_forms(title: str) -> bool:
     of_phrases, (words, pairs) = JOINT in title, _split(title)
     if of_phrases and len(set(pairs)) < len(pairs):
         return True
-    ordered = sorted((word.lower() for word in words if len(word) > 2), key=len)
+    # Two letters may begin anything; two Chinese characters are a word.
+    ordered = sorted((word.lower() for word in words if len(word) > 2 - (not word.isascii())), key=len)
     return any(same_word(*two) or (of_phrases and two[1].startswith(two[0])) for two in combinations(ordered, 2))
 
 
