@@ -236,6 +236,8 @@ def _pieces(graph: Figures) -> str:
 
 def _timed(time: Figures, given: bool) -> str:
     """What the times of the texts did to the links between them. given : whether the scale was"""
+    if not time["share"] and given:
+        return "left aside: hardly a text has a time, so cluster.time_scale changes nothing"
     if not time["share"]:
         nearer = "near texts are hardly nearer in time than any two"
         few = "so few texts with times do not tell whether near texts are nearer in time"

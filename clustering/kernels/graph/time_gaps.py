@@ -41,6 +41,7 @@ def measure_time_scale(near: FloatArray, sampled: FloatArray, given: float | Non
 
     It is the gap at which the two distributions differ most: below it, a gap is more likely between near texts. Time
     counts where they differ by 0.1, and by twice what chance makes of a small sample, and where the scale is given.
+    Where fewer than two texts have a time, there is no gap, and time never counts.
 
     near : days between sampled texts and their nearest neighbors, float32, shape (n_pairs,)
     sampled : times of the sampled texts in days, float32, shape (n_texts,); NaN in either is left out
@@ -57,7 +58,7 @@ def measure_time_scale(near: FloatArray, sampled: FloatArray, given: float | Non
         widest = int((of_near - of_any).argmax())
         gap, difference = float(gaps[widest]), max(float((of_near - of_any)[widest]), 0.0)
     if given is not None:
-        return TimeScale(given, min(max(difference, GIVEN), MOST), difference)
+        return TimeScale(given, min(max(difference, GIVEN), MOST) if times.size > 1 else 0.0, difference)
     steps = np.diff(np.unique(times))
     step = float(steps.min()) if steps.size else 0.0
     fewest = max(min(times.size, near.size), 1)

@@ -49,10 +49,12 @@ def test_few_pairs_with_times_among_many_texts_do_not_count() -> None:
         assert measure_time_scale(np.abs(np.subtract(*near)).astype(np.float32), times).share == 0
 
 
-def test_a_given_scale_counts_in_any_case() -> None:
+def test_a_given_scale_counts_wherever_there_are_times() -> None:
     near, times = planted(2.0)
-    nothing = np.full(5, np.nan, np.float32)
-    assert measure_time_scale(nothing, nothing, 3.0) == TimeScale(3.0, GIVEN, 0.0)
+    nothing, two = np.full(5, np.nan, np.float32), np.array([np.nan, 1, np.nan, 9], np.float32)
+    assert measure_time_scale(nothing, nothing, 3.0) == TimeScale(3.0, 0.0, 0.0)
+    assert measure_time_scale(nothing, two[:3], 3.0) == TimeScale(3.0, 0.0, 0.0)
+    assert measure_time_scale(nothing, two, 3.0) == TimeScale(3.0, GIVEN, 0.0)
     assert measure_time_scale(near, times, 3.0).days == 3
     assert GIVEN < measure_time_scale(near, times, 3.0).share <= MOST
 

@@ -6,6 +6,7 @@ import mmap
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from clustering.runs.kernel_inputs import (
     load_radius,
     load_times,
     save_block,
+    walk_pieces,
     write_block_index,
 )
 from clustering.runs.parts import part_name
@@ -128,3 +130,18 @@ def test_times_are_the_first_of_a_text_and_one_from_long_ago_makes_no_other_coar
     assert times_of.days[39] < -700_000
     assert times_of.scale.days == 1
     assert load_times(run, ListOptions(3, None, "L2", 40, 0)) is None
+
+
+@pytest.mark.parametrize("scale", [1.0, "auto"])
+def test_texts_without_times_keep_their_distances(scale: float | Literal["auto"], run: RunDir) -> None:
+    times = pa.array([None] * 4, pa.timestamp("us", "UTC"))
+    write_table(run / "members" / part_name(0), pa.table({"row": range(4), "time": times}))
+    texts = {"row": range(4), "text": list("abcd"), "copies": [1] * 4}
+    write_table(run / "texts" / part_name(0), pa.table(texts).cast(schema.TEXTS))
+    lists = {"row": range(4), "neighbors": [[1, 2], [0, 2], [3, 0], [2, 1]], "distances": [[0.5, 0.75]] * 4,
+             "cell": [0] * 4}  # fmt: skip
+    write_table(run / "neighbors" / part_name(0), pa.table(lists).cast(schema.NEIGHBORS))
+    options = ListOptions(2, 0.8, "L2", 4, 0, scale)
+    ((piece, first, too_long),) = walk_pieces(run, [part_name(0)], options, load_times(run, options))
+    assert (first, too_long) == (0, 0)
+    assert_array_equal(piece.distances, [0.5, 0.75] * 4)

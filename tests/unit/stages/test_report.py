@@ -39,6 +39,7 @@ def test_what_a_stage_warns_of_stands_in_log_and_report(tmp_path: Path, monkeypa
         ((1 / 86_400, 0.3, 0.0), True, "two texts 1 seconds apart"),
         ((3.0, 0.0, 0.05), False, "left aside: near texts are hardly nearer in time than any two"),
         ((3.0, 0.0, 0.2), False, "left aside: so few texts with times do not tell"),
+        ((3.0, 0.0, 0.0), True, "left aside: hardly a text has a time, so cluster.time_scale changes nothing"),
     ],
 )
 def test_what_times_do_is_told_as_it_was_found(time: tuple[float, ...], given: bool, says: str) -> None:
