@@ -13,6 +13,7 @@ from clustering.cli.roles import SETTINGS, find_roles
 from clustering.config.loading import load_config
 from clustering.config.sections import SECTIONS, RunConfig
 from clustering.errors import ConfigError
+from clustering.kernels.printable import hide_credentials
 from clustering.runs.directory import RunDir
 from clustering.sources.files import COMPRESSIONS
 
@@ -30,16 +31,22 @@ def build_from_words(config: str | None, words: Sequence[str], needs_input: bool
         Without a configuration, the columns are found by name and content, and said; and the run lies in ``runs``,
         under the name of the first file.
     needs_input : False for a command that reads no texts
-    Raises: ConfigError with every problem.
+    Raises: ConfigError with every problem; also where both files and read.paths= or read.collection= are given.
     """
     files = [word for word in words if os.path.lexists(word) or not SETTING.match(word)]
     settings = [word for word in words if word not in files]
+    inputs = ("read.paths", "read.collection")
     if files:
+        if other := next((word.partition("=")[0] for word in settings if word.startswith(inputs)), ""):
+            problem = (
+                f"{hide_credentials(files[0])} and {other}= both say what to cluster; name all files as words of "
+                f"their own (covey run a.csv b.csv), or leave them out beside {other}="
+            )
+            raise ConfigError([problem])
         settings.insert(0, f"read.paths={json.dumps(files)}")
     if config is not None:
         return load_config(config, settings)
     said = {word.partition("=")[0] for word in settings}
-    inputs = ("read.paths", "read.collection")
     if not any(name.startswith(inputs) for name in said):
         if not needs_input:
             return load_config(READY, settings)

@@ -79,6 +79,8 @@ def test_with_a_configuration_files_take_the_place_of_its_own(news: Path) -> Non
     assert config.read.paths == ("my news.csv", "other.csv")
     assert config.read.text_columns == load_config("tutorial").read.text_columns
     assert config.search.k == 90
+    with pytest.raises(ConfigError, match=r"my news\.csv and read\.paths= both say what to cluster"):
+        build_from_words("tutorial", ["my news.csv", "read.paths=[other.csv]"])
 
 
 def test_another_input_of_the_same_name_gets_a_folder_of_its_own(news: Path, tmp_path: Path) -> None:
@@ -102,12 +104,15 @@ def test_another_input_of_the_same_name_gets_a_folder_of_its_own(news: Path, tmp
         (["my news.csv", "search.k"], "'search.k' is not an override; write section.key=value"),
         (["my news.csv", "serch.k=5"], "unknown section 'serch'"),
         (["my news.csv", "k=5"], "'k=5' is not an override"),
+        (["my news.csv", "read.paths=b.csv"], "my news.csv and read.paths= both say what to cluster; name all files as"),
+        (["s3://me:secret@bucket/a.csv", "read.collection.uri=http://x"], "s3://***@bucket/a.csv and read.collection.uri="),
     ],
 )
 def test_what_is_wrong_is_told(news: Path, words: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_from_words(None, words)
     assert said in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 def test_a_folder_with_an_equals_sign_is_a_path(news: Path, tmp_path: Path) -> None:
