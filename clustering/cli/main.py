@@ -45,17 +45,28 @@ ENVIRONMENT = {  # unless the user has set it
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return its exit status."""
+    args = parse_words(argv)
+    command = COMMANDS[args.command]
+    return run_command(
+        lambda: command.execute(args), getattr(args, "log_format", "text"), getattr(args, "verbose", False)
+    )
+
+
+def parse_words(argv: list[str] | None) -> argparse.Namespace:
+    """The command and its arguments; it ends the process where they are wrong, as argparse does."""
     parser = argparse.ArgumentParser(prog="covey", description="Clusters millions of short texts on Ray and Milvus.")
     parser.add_argument("--version", action="version", version=f"covey {clustering.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         purpose = " ".join((command.__doc__ or "").split())
         command.add_arguments(commands.add_parser(name, description=purpose, help=purpose))
-    args = parser.parse_args(argv)
-    command = COMMANDS[args.command]
-    return run_command(
-        lambda: command.execute(args), getattr(args, "log_format", "text"), getattr(args, "verbose", False)
-    )
+    args, others = parser.parse_known_args(argv)
+    # argparse takes words once: others, behind an option that came after the first of them, are left over.
+    while others and hasattr(args, "overrides") and not others[0].startswith("-"):
+        args.overrides.append(others.pop(0))
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    return args
 
 
 class Lines(logging.Formatter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from clustering.cli.commands.run import print_result
 from clustering.cli.main import COMMANDS, main, run_command
+from clustering.config.loading import build_config
 from clustering.errors import ConfigError, StoreError
 
 
@@ -113,6 +115,41 @@ def test_every_command_tells_its_words(command, capsys):
         main([command, "--help"])
     assert ended.value.code == 0
     assert f"usage: covey {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "news.csv", "-v", "serch.k=5"],
+        ["run", "-v", "news.csv", "--log-format", "text", "serch.k=5"],
+        ["plan", "news.csv", "--texts", "10", "serch.k=5"],
+        ["recluster", "cluster.copies=fold", "--run", ".", "serch.k=5", "--trust"],
+        ["assign", "embed.batch_size=5", "--run", ".", "--input", "new.csv", "--trust", "serch.k=5"],
+    ],
+)
+def test_words_count_before_and_behind_options(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "news.csv").write_text("id,title\n1,storm\n")
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"id": "0" * 12, "stages": {}, "config": build_config({}).as_dict()})
+    )
+    assert main(words) == 2
+    assert "serch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "news.csv", "-v", "read.limit=5", "--quick", "no"], "--quick no"),
+        (["run", "news.csv", "-v", "-5"], "-5"),
+        (["show", "--run", "x", "cluster.copies=fold"], "cluster.copies=fold"),
+    ],
+)
+def test_an_option_that_is_not_known_is_named(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert f"unrecognized arguments: {said}\n" in capsys.readouterr().err
 
 
 def test_texts_of_others_cannot_command_the_terminal(capsys):
