@@ -138,17 +138,21 @@ def _refuse_overwriting(run: RunDir, output: Location, inputs: list[str]) -> Non
 
 
 def ids_like(run: RunDir, new_ids: pa.ChunkedArray, locations: pa.ChunkedArray) -> pa.Array:
-    """The ids of new records, in the type of the run's ids if they fit it, else as strings.
+    """The ids of new records, in the type of the run's ids if they all stay what they are in it, else as strings.
 
     new_ids : of the input; locations : in the input files, which replace missing string ids
     """
     members = parts(run / "members")
     kind = read_schema(members[0]).field("text_id").type if members else pa.string()
     ids = new_ids.combine_chunks()
-    try:
-        ids = ids.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        ids = as_type(ids, pa.string())
+    if ids.type != kind:
+        try:
+            cast = ids.cast(kind)
+            # "007" and "7" are two ids, and one number.
+            fits = pa.types.is_string(kind) or pa.types.is_null(ids.type) or cast.cast(ids.type).equals(ids)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            fits = False
+        ids = cast if fits else as_type(ids, pa.string())
     return pc.coalesce(pc.if_else(pc.equal(ids, ""), None, ids), locations) if pa.types.is_string(ids.type) else ids
 
 

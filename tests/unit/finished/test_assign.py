@@ -1,17 +1,20 @@
-"""assign.py: what is written takes the place of nothing that it was made of."""
+"""assign.py: what is written takes the place of nothing that it was made of; new ids stay what they are."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from clustering.config.loading import build_config
 from clustering.errors import ConfigError
-from clustering.finished.assign import assign_texts
+from clustering.finished.assign import assign_texts, ids_like
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import STAGE_ARTEFACTS
-from clustering.runs.storage import write_json
+from clustering.runs.parts import part_name
+from clustering.runs.storage import write_json, write_table
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,29 @@ def test_neither_an_input_nor_an_artefact_is_written_over(output: str, says: str
         assign_texts(RunDir(tmp_path / "run"), config, [str(tmp_path / "new.csv")], str(tmp_path / output))
     assert says in str(refused.value)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("run_ids", "new_ids", "expected"),
+    [
+        ([1, 2], ["7", "12", None], [7, 12, None]),
+        ([1, 2], ["007", "7", None], ["007", "7", "new.csv:3"]),
+        ([1, 2], ["7", " 8", "9"], ["7", " 8", "9"]),
+        ([1, 2], ["7", "a", ""], ["7", "a", "new.csv:3"]),
+        ([1, 2], [7.0, 8.0, None], [7, 8, None]),
+        ([1, 2], [7.0, 8.5, None], ["7", "8.5", "new.csv:3"]),
+        ([1, 2], [None, None, None], [None, None, None]),
+        ([1.5, 2.0], ["1.50", "1.5", "2"], ["1.50", "1.5", "2"]),
+        ([1.5, 2.0], [3, 4, 5], [3.0, 4.0, 5.0]),
+        ([1.5, 2.0], [float("inf"), 4.5, 5.0], [float("inf"), 4.5, 5.0]),
+        (["a", "b"], [7, 8, None], ["7", "8", "new.csv:3"]),
+    ],
+)
+def test_new_ids_take_the_type_of_the_runs_only_where_they_stay_apart(
+    run_ids: list[Any], new_ids: list[Any], expected: list[Any], tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    write_table(run / "members" / part_name(0), pa.table({"text_id": run_ids, "row": [0, 1]}))
+    locations = pa.chunked_array([[f"new.csv:{line}" for line in (1, 2, 3)]])
+    found = ids_like(run, pa.chunked_array([pa.array(new_ids)]), locations)
+    assert found.to_pylist() == expected
