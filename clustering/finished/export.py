@@ -140,7 +140,9 @@ def _csv(found: Results, folder: Location) -> list[str]:
                 if number == 0:
                     writer.writerow(map(spreadsheet_cell, table.column_names))
                 lines = with_short_numbers(table).to_pylist()
-                writer.writerows([_cell(one, spreadsheet_cell) for one in line.values()] for line in lines)
+                writer.writerows(
+                    [_cell(heading, one, spreadsheet_cell) for heading, one in line.items()] for line in lines
+                )
     return list(map(str, paths))
 
 
@@ -167,8 +169,8 @@ def _xlsx(found: Results, folder: Location) -> list[str]:
                     sheet.write_row(0, 0, table.column_names)
                 for line in with_short_numbers(table).to_pylist():
                     at += 1
-                    for column, value in enumerate(line.values()):
-                        cell = _cell(value, lambda text: one_line(text, CELL_CHARACTERS))
+                    for column, (heading, value) in enumerate(line.items()):
+                        cell = _cell(heading, value, lambda text: one_line(text, CELL_CHARACTERS))
                         if isinstance(cell, str) or (isinstance(cell, int) and abs(cell) > LARGEST_EXACT):
                             sheet.write_string(at, column, str(cell))
                         elif cell is not None and math.isfinite(cell):
@@ -176,13 +178,17 @@ def _xlsx(found: Results, folder: Location) -> list[str]:
     return [str(path)]
 
 
-def _cell(value: Any, shown: Callable[[str], str]) -> Any:
-    """A number as it is, nothing for null, and anything else as text on one line."""
+def _cell(heading: str, value: Any, shown: Callable[[str], str]) -> Any:
+    """A number as it is, nothing for null, and anything else as text on one line.
+
+    A text_id is a key, with which lines are joined with the input, so it stays as it is.
+    """
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, list):
         return shown(" | ".join(map(str, value)))
-    return shown(value.isoformat() if isinstance(value, datetime) else str(value))
+    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    return text if heading == "text_id" and len(text) <= CELL_CHARACTERS else shown(text)
 
 
 def _plotly(found: Results, folder: Location) -> list[str]:

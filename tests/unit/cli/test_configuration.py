@@ -104,8 +104,14 @@ def test_another_input_of_the_same_name_gets_a_folder_of_its_own(news: Path, tmp
         (["my news.csv", "search.k"], "'search.k' is not an override; write section.key=value"),
         (["my news.csv", "serch.k=5"], "unknown section 'serch'"),
         (["my news.csv", "k=5"], "'k=5' is not an override"),
-        (["my news.csv", "read.paths=b.csv"], "my news.csv and read.paths= both say what to cluster; name all files as"),
-        (["s3://me:secret@bucket/a.csv", "read.collection.uri=http://x"], "s3://***@bucket/a.csv and read.collection.uri="),
+        (
+            ["my news.csv", "read.paths=b.csv"],
+            "my news.csv and read.paths= both say what to cluster; name all files as",
+        ),
+        (
+            ["s3://me:secret@bucket/a.csv", "read.collection.uri=http://x"],
+            "s3://***@bucket/a.csv and read.collection.uri=",
+        ),
     ],
 )
 def test_what_is_wrong_is_told(news: Path, words: list[str], said: str) -> None:

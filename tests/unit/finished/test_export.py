@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +21,11 @@ from clustering.errors import ConfigError
 from clustering.finished import export
 from clustering.finished.export import export_run
 from clustering.finished.results import Results
+from clustering.runs.directory import RunDir
+from clustering.runs.storage import write_table
 from tests.unit.finished.test_results import HOSTILE, RECORDS, found  # noqa: F401
+
+SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
 @pytest.fixture
@@ -63,6 +70,23 @@ def test_a_csv_file_computes_nothing(exported: Any, found: Results) -> None:  # 
     assert [line["text"] for line in texts] == found.labels()["text"].to_pylist()
     assert {line["strength"] for line in texts} == {"0.2", "0.4", "0.6", "0.8", "1.0"}  # no digits of float32
     assert {line["title"] for line in texts if line["label"] == "-1"} == {""}
+
+
+def test_ids_stay_keys_in_every_sheet(found: Results, tmp_path: Path) -> None:  # noqa: F811
+    run = RunDir(shutil.copytree(found.run.path, tmp_path / "run"))
+    lines = found.labels()
+    keys = ["-1", "=1+1", "+49 30", "@home", " 7 ", "two\nlines", 'a"b,c', "\uff1d5", *map(str, range(RECORDS - 8))]
+    run.remove("labels.parquet")  # a folder of parts
+    write_table(run / "labels.parquet", lines.set_column(0, "text_id", pa.array(keys)))
+    export_run(run, "csv", tmp_path)
+    with open(tmp_path / "texts.csv", encoding="utf-8-sig", newline="") as file:
+        assert [line["text_id"] for line in csv.DictReader(file)] == keys
+    assert pd.read_csv(tmp_path / "texts.csv", dtype=str)["text_id"].tolist() == keys
+    if importlib.util.find_spec("xlsxwriter") is not None:
+        export_run(run, "xlsx", tmp_path)
+        with zipfile.ZipFile(tmp_path / "clusters.xlsx") as book:
+            rows = ElementTree.fromstring(book.read("xl/worksheets/sheet3.xml")).iter(f"{SHEET}row")
+            assert ["".join(row[0].itertext()) for row in rows][1:] == keys
 
 
 def test_a_sheet_holds_texts_as_texts(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
