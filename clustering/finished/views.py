@@ -98,13 +98,13 @@ class Sweep:
     """The runs of a sweep, in the order of their values.
 
     agreement : adjusted Rand index of each run's labels with those of the next one, noise as a cluster
-    best : position of the value that is recommended; reason : why, as a sentence
+    best : position of the value that is recommended, None where none is; reason : why, as a sentence
     """
 
     key: str
     tried: list[Tried]
     agreement: list[float]
-    best: int
+    best: int | None
     reason: str
 
     def lines(self) -> list[str]:
@@ -157,18 +157,26 @@ def _agreement(left: NDArray[np.int32], right: NDArray[np.int32]) -> float:
     return float(adjusted_rand_score(left, right))
 
 
-def recommend(key: str, tried: Sequence[Tried], agreement: Sequence[float]) -> tuple[int, str]:
-    """The value whose clusters stay most as they are with the values beside it; of equals, the one in the middle."""
+def recommend(key: str, tried: Sequence[Tried], agreement: Sequence[float]) -> tuple[int | None, str]:
+    """The value whose clusters stay most as they are with the values beside it; of equals, the one in the middle.
+
+    A value that gives one cluster or none tells nothing, and noise alone is like noise alone, so it is left out.
+    Returns: the position of the value, None where each is left out; and the reason as a sentence.
+    """
+    useful = [at for at, one in enumerate(tried) if one.figures["count"] > 1]
+    if not useful:
+        return None, f"no value of {key} is recommended: none of them gives more than one cluster"
     sides = [[*agreement[max(at - 1, 0) : at], *agreement[at : at + 1]] for at in range(len(tried))]
     scores = [round(sum(side) / len(side), 2) for side in sides]
     middle = (len(tried) - 1) / 2
-    best = max(range(len(tried)), key=lambda at: (scores[at], -abs(at - middle), -at))
-    reason = (
-        f"{key}={tried[best].value}: its clusters are most like those of the values beside it (adjusted Rand index "
-        f"{scores[best]:.2f} on average, 1 is the same), so they depend least on the choice. It lies in "
-        f"{tried[best].run.path}"
+    best = max(useful, key=lambda at: (scores[at], -abs(at - middle), -at))
+    why = (
+        f"its clusters are most like those of the values beside it (adjusted Rand index {scores[best]:.2f} on average, "
+        f"1 is the same), so they depend least on the choice"
     )
-    return best, reason
+    if len(useful) == 1:
+        why = "no other value gives more than one cluster"
+    return best, f"{key}={tried[best].value}: {why}. It lies in {tried[best].run.path}"
 
 
 def draw_sweep(found: Sweep, path: Path) -> None:
@@ -188,6 +196,7 @@ def draw_sweep(found: Sweep, path: Path) -> None:
     shares.set_xticks(list(places), [one.value for one in found.tried])
     shares.set_xlabel(f"cluster.{found.key}")
     shares.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    counts.set_title(f"recommended: {found.tried[found.best].value}", fontsize=10)
+    recommended = "none" if found.best is None else found.tried[found.best].value
+    counts.set_title(f"recommended: {recommended}", fontsize=10)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

@@ -12,9 +12,17 @@ from clustering.finished.views import Sweep, Tried, draw_sweep, make_view, recom
 from clustering.runs.directory import RunDir
 
 
-def tried(*values: str) -> list[Tried]:
+def tried(*values: str, counts: dict[str, int] | None = None) -> list[Tried]:
     figures = {"count": 1200, "noise_share": 0.05, "largest_share": 0.1, "modularity": 0.9}
-    return [Tried(value, RunDir(f"/runs/news-{value}"), figures, np.zeros(3, np.int32)) for value in values]
+    return [
+        Tried(
+            value,
+            RunDir(f"/runs/news-{value}"),
+            {**figures, "count": (counts or {}).get(value, 1200)},
+            np.zeros(3, np.int32),
+        )
+        for value in values
+    ]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +35,26 @@ def test_the_value_that_matters_least_is_recommended(agreement: list[float], bes
     assert found == best
     assert reason.startswith(f"granularity={'abcde'[best]}: its clusters are most like those of the values beside it")
     assert reason.endswith(f"It lies in /runs/news-{'abcde'[best]}")
+
+
+@pytest.mark.parametrize(
+    ("agreement", "counts", "best", "says"),
+    [
+        ([1.0, 0.0, 0.7], {"a": 0, "b": 0}, 3, "d: its clusters are most like"),
+        ([1.0, 0.0, 0.7], {"a": 1, "b": 1}, 3, "d: its clusters are most like"),
+        ([0.0, 1.0], {"b": 0, "c": 1}, 0, "a: no other value gives more than one cluster. It lies in /runs/news-a"),
+        ([1.0], {"a": 0, "b": 1}, None, "no value of k is recommended: none of them gives more than one cluster"),
+    ],
+)
+def test_values_without_clusters_are_not_recommended(
+    agreement: list[float], counts: dict[str, int], best: int | None, says: str, tmp_path: Path
+) -> None:
+    values = tried(*"abcd"[: len(agreement) + 1], counts=counts)
+    found, reason = recommend("k", values, agreement)
+    assert found == best
+    assert says in reason
+    draw_sweep(Sweep("k", values, agreement, found, reason), tmp_path / "k.png")
+    assert (tmp_path / "k.png").stat().st_size > 1000
 
 
 def test_the_table_has_a_line_for_each_value_and_the_picture_is_drawn(tmp_path: Path) -> None:
