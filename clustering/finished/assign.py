@@ -80,8 +80,10 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     config : the run's, whose encoder is loaded and whose server is asked: see ``saved_config.with_trusted_addresses``
     paths : files with the run's text columns (and its id column); output : a Parquet file
     Returns: records, empty (left out), assigned (label not -1).
-    Raises: ConfigError when the run is not finished or the files do not fit its configuration.
+    Raises: ConfigError when the run is not finished or has no texts, or the files do not fit its configuration.
     """
+    if run.is_complete and run.results["stages"].get("read", {}).get("figures", {}).get("texts") == 0:
+        raise ConfigError([f"{run.path}: the run has no texts, and so no clusters that new texts could belong to"])
     if not run.is_complete or not (run / "assignment.parquet").exists():
         raise ConfigError([f"{run.path} holds no finished clusters; finish it with covey run first"])
     read = config.read

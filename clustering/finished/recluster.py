@@ -27,8 +27,8 @@ def recluster_run(
         earlier call; only sections after the search may be named
     config_file : a configuration that names the endpoint of the titles, if the run has one
     trusted : the endpoint in the run directory, which anybody may have prepared, is used
-    Raises: ConfigError for other sections, wrong values, an endpoint that the user has not named, or a directory
-        without a finished search.
+    Raises: ConfigError for other sections, wrong values, an endpoint that the user has not named, a run without
+        texts, or a directory without a finished search.
     """
     later = ("graph", "cluster", "describe", "project", "plot")
     wrong = [word for word in overrides if word.partition(".")[0] not in later]
@@ -58,12 +58,14 @@ def recluster_run(
 
 
 def _require_search(run: RunDir, stages: Figures) -> None:
-    """Raises: ConfigError when the stages up to the graph are not finished; a single text has no search.
+    """Raises: ConfigError without texts, and when the stages up to the graph are not finished; one text has no search.
 
     StageError when their artefacts are missing.
     """
-    texts = stages.get("read", {}).get("figures", {}).get("texts", 0)
-    needed = ["read", "embed", *(["search"] if texts > 1 else []), "graph"]
+    texts = stages.get("read", {}).get("figures", {}).get("texts")
+    if texts == 0:
+        raise ConfigError([f"{run.path}: the run has no texts, so there is nothing to cluster"])
+    needed = ["read", "embed", *(["search"] if texts != 1 else []), "graph"]
     missing = [name for name in needed if name not in stages]
     if missing:
         raise ConfigError([f"{run.path} has no finished {missing[-1]}; finish it with covey run first"])

@@ -122,7 +122,7 @@ def test_a_small_file_of_a_huge_record_ends_clearly(name, run_files, tmp_path):
     assert "16,777,216" in result.err
 
 
-def test_no_texts_end_clearly(run_files, tmp_path):
+def test_no_texts_end_clearly(run_files, covey, tmp_path):
     given = write_csv(tmp_path / "news.csv", ["", "  ", "\t"])
     run, result = run_files(f"read.paths={given}")
     assert result.status == 0
@@ -132,6 +132,17 @@ def test_no_texts_end_clearly(run_files, tmp_path):
     assert report["counts"] == {**counts, "near_duplicates": None, "families": None, "outlets": None}
     assert pq.read_table(run / "labels.parquet").num_rows == 0
     assert "nothing to cluster" in result.out
+    assert covey("show", "--run", run).out == "the run has no texts\n"
+    for words in (
+        ("recluster",),
+        ("assign", "--input", given),
+        ("show", "--cluster=0"),
+    ):
+        refused = covey(*words, "--run", run)
+        assert refused.status == 2
+        assert "the run has no texts" in refused.err
+        assert "covey run first" not in refused.err
+    assert "has no map.html: the run has no texts" in covey("open", run, "--map").err
 
 
 def test_nothing_of_an_earlier_run_stays_when_its_texts_are_gone(run_files, tmp_path):

@@ -20,10 +20,12 @@ def execute(args: Namespace) -> None:
     from clustering.runs.directory import RunDir
     from clustering.runs.storage import locate
 
-    name = "map.html" if args.map else "report.html"
-    page = RunDir(args.run) / name if isinstance(locate(args.run), Path) else None
+    name, run = "map.html" if args.map else "report.html", RunDir(args.run)
+    page = run / name if isinstance(locate(args.run), Path) else None
     if not isinstance(page, Path):
         raise ConfigError([f"{args.run} lies in an object store; copy {name} to this machine to look at it"])
+    if not page.exists() and run.is_complete and not run.report["counts"]["texts"]:
+        raise ConfigError([f"{args.run} has no {name}: the run has no texts"])
     if not page.exists():
         raise ConfigError([f"{args.run} has no {name}; covey status --run {args.run} says how far the run is"])
     opened = webbrowser.open(page.resolve().as_uri())

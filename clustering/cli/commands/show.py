@@ -45,6 +45,9 @@ def table_lines(run: RunDir, layer: int | None = None, most: int | None = 10) ->
     from clustering.errors import ConfigError
 
     figures = run.report
+    if not figures["counts"]["texts"]:
+        yield "the run has no texts"
+        return
     layers = figures["clusters"]["layers"] or []
     layer = (figures["clusters"]["layer"] or 0) if layer is None else layer
     if not 0 <= layer < max(len(layers), 1):
@@ -67,6 +70,8 @@ def cluster_lines(run: RunDir, label: int) -> Iterator[str]:
     """
     from clustering.errors import ConfigError
 
+    if not run.report["counts"]["texts"]:
+        raise ConfigError([f"--cluster={label}: the run has no texts, and so no clusters"])
     clusters = _clusters(run)
     if not 0 <= label < len(clusters):
         raise ConfigError([f"--cluster={label}: the run's clusters have the labels 0 to {len(clusters) - 1}"])

@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     ]  # fmt: skip
     write_table(tmp_path / "layers.parquet", pa.Table.from_pylist(lines, schema.LAYERS))
     clusters = {"layer": 1, "layers": [{"clusters": 1}, {"clusters": 2}, {"clusters": 1}]}
-    write_json(tmp_path / "report.json", {"clusters": clusters, "counts": {"records": 100}})
+    write_json(tmp_path / "report.json", {"clusters": clusters, "counts": {"records": 100, "texts": 50}})
     return RunDir(tmp_path)
 
 
@@ -53,6 +53,13 @@ def test_a_cluster_is_shown_with_its_texts_and_what_is_around_and_in_it(run: Run
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="--cluster=9: the run's clusters have the labels 0 to 3"):
         list(cluster_lines(run, 9))
+
+
+def test_a_run_without_texts_says_so(tmp_path: Path) -> None:
+    write_json(tmp_path / "report.json", {"clusters": {"layer": None, "layers": None}, "counts": {"texts": 0}})
+    assert list(table_lines(RunDir(tmp_path))) == ["the run has no texts"]
+    with pytest.raises(ConfigError, match="--cluster=0: the run has no texts, and so no clusters"):
+        list(cluster_lines(RunDir(tmp_path), 0))
 
 
 def test_the_command_prints_either(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:

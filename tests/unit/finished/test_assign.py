@@ -42,6 +42,15 @@ def test_neither_an_input_nor_an_artefact_is_written_over(output: str, says: str
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_without_texts_says_so(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.stage("read", "0" * 16, lambda: {"records": 3, "texts": 0})
+    run.stage("report", "0" * 16, lambda: {"records": 3})
+    config = build_config({"read": {"text_columns": ["title"]}})
+    with pytest.raises(ConfigError, match="the run has no texts, and so no clusters that new texts could belong to"):
+        assign_texts(run, config, ["new.csv"], tmp_path / "assigned.parquet")
+
+
 @pytest.mark.parametrize(
     ("run_ids", "new_ids", "expected"),
     [
