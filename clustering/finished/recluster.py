@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StageError
 from clustering.fingerprints import later_fingerprints
 from clustering.monitoring.resources import GUESSED_DIM
@@ -30,15 +32,17 @@ def recluster_run(
     Raises: ConfigError for other sections, wrong values, an endpoint that the user has not named, a run without
         texts, or a directory without a finished search.
     """
-    later = ("graph", "cluster", "describe", "project", "plot")
-    wrong = [word for word in overrides if word.partition(".")[0] not in later]
-    if wrong:
-        raise ConfigError([f"recluster takes keys of {', '.join(later)} only, not '{word}'" for word in wrong])
-    original = load_run_config(run, original=True)
-    config, is_confirmed = apply_overrides(original, overrides, config_file, trusted)
+    return recluster_from(load_run_config(run, original=True), run, overrides, config_file, trusted)
+
+
+def recluster_from(
+    original: RunConfig, run: RunDir, overrides: Sequence[str], config_file: str | Path | None, trusted: bool
+) -> RunDir:
+    """``recluster_run``, but the settings that the words change are given: original."""
+    config, is_confirmed = change_config(original, overrides, config_file, trusted)
     with run.locked():
         stages = run.results["stages"]
-        _require_search(run, stages)
+        require_search(run, stages)
         # The earlier stages keep their saved fingerprints, because the input files may be gone.
         fingerprints = later_fingerprints(config, stages["search"]["fingerprint"] if "search" in stages else "")
         if not run.finished("describe", fingerprints["describe"]):
@@ -57,7 +61,18 @@ def recluster_run(
     return run
 
 
-def _require_search(run: RunDir, stages: Figures) -> None:
+def change_config(
+    original: RunConfig, overrides: Sequence[str], config_file: str | Path | None, trusted: bool
+) -> tuple[RunConfig, bool]:
+    """What ``apply_overrides`` gives. Raises: ConfigError for words of sections that do not come after the search."""
+    later = ("graph", "cluster", "describe", "project", "plot")
+    wrong = [word for word in overrides if word.partition(".")[0] not in later]
+    if wrong:
+        raise ConfigError([f"recluster takes keys of {', '.join(later)} only, not '{word}'" for word in wrong])
+    return apply_overrides(original, list(overrides), config_file, trusted)
+
+
+def require_search(run: RunDir, stages: Figures) -> None:
     """Raises: ConfigError without texts, and when the stages up to the graph are not finished; one text has no search.
 
     StageError when their artefacts are missing.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
-from clustering.finished.recluster import recluster_run
+from clustering.finished.recluster import change_config, recluster_from, require_search
 from clustering.runs.directory import RunDir
-from clustering.runs.inventory import ARTEFACTS, LOCK, MANIFEST, PENDING, PROGRESS
+from clustering.runs.inventory import ARTEFACTS, LOCK, MANIFEST, PENDING, PROGRESS, STAGE_ARTEFACTS
 from clustering.runs.parts import walk_tables
+from clustering.runs.saved_config import load_run_config
 from clustering.runs.storage import atomic_write, write_json
 
 NAME = re.compile(r"[\w][\w.-]{0,60}")
 
 
-def make_view(run: RunDir, name: str) -> RunDir:
-    """The run's directory once more, beside it as ``<run>-<name>``, to be clustered otherwise.
+def find_view(run: RunDir, name: str) -> Path:
+    """Where the view of a name lies, beside the run as ``<run>-<name>``; it need not be there yet.
 
-    Its files are links to those of the run and take no room; what is made anew replaces them there alone. A view that
-    is already there is returned as it is.
     Raises: ConfigError for a name that is none, a run in an object store, one that is not finished, and a directory of
-        that name that is no view of this run.
+        that name that is no view of this run, or of what the run was before it was read, embedded or searched anew.
     """
     if not NAME.fullmatch(name):
         raise ConfigError([f"--into={name[:60]!r} is no name of a view; take letters, digits, -, _ and ."])
@@ -41,24 +40,44 @@ def make_view(run: RunDir, name: str) -> RunDir:
     if not run.is_complete:
         raise ConfigError([f"{run.path} holds no finished run; finish it with covey run first"])
     place = run.path.with_name(f"{run.path.name}-{name}")
-    view = RunDir(place)
-    if place.exists():
-        if (view / MANIFEST).exists() and _read(view) == _read(run):
-            return view
-        raise ConfigError([f"{place} is no view of {run.path}; take another name for --into"])
+    if place.exists() and not ((place / MANIFEST).exists() and _shared(RunDir(place)) == _shared(run)):
+        raise ConfigError([f"{place} is no view of {run.path} as it is now: its texts, vectors or neighbors are "
+                           f"others. Remove it, or take another name"])  # fmt: skip
+    return place
+
+
+def _shared(run: RunDir) -> dict[str, tuple[str, float]]:
+    """What a run and its views have in common, and no other run: the stages up to the search, and when they ended."""
+    stages = run.results["stages"]
+    return {
+        name: (stages[name]["fingerprint"], stages[name]["finished"])
+        for name in ("read", "embed", "search")
+        if name in stages
+    }
+
+
+def _make_view(run: RunDir, place: Path) -> None:
+    """The run's directory once more, without its report, so that nobody takes it for finished before it is clustered.
+
+    Its files are links to those of the run and take no room; what is made anew replaces them there alone.
+    """
+    assert isinstance(run.path, Path)  # find_view refuses others
     half = place.with_name(f".{place.name}.tmp")
     shutil.rmtree(half, ignore_errors=True)  # of a command that was killed
     half.mkdir()
     try:
         for artefact in (*ARTEFACTS, PENDING):
             path = run.path / artefact
-            if artefact == PROGRESS or not path.exists():
+            if artefact in (PROGRESS, *STAGE_ARTEFACTS["report"]) or not path.exists():
                 continue
             if path.is_dir():
                 shutil.copytree(path, half / artefact, copy_function=_link)
             else:
                 _link(path, half / artefact)
-        manifest = copy.deepcopy(run.manifest) | {"id": secrets.token_hex(6), "collection": None}  # the run's alone
+        manifest = run.manifest
+        manifest |= {**manifest.pop("previous", {}), "id": secrets.token_hex(6), "collection": None}  # the run's alone
+        manifest["stages"].pop("report", None)
+        manifest.get("swapped", {}).pop("report", None)
         for config in (manifest.get("config"), manifest.get("origin")):
             if config:
                 config["run"]["dir"] = str(place)
@@ -68,12 +87,44 @@ def make_view(run: RunDir, name: str) -> RunDir:
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         raise
-    return view
 
 
-def _read(run: RunDir) -> Any:
-    """What tells a run and its views from others: when its input was read, and what from."""
-    return run.results["stages"].get("read")
+def _check_view(
+    run: RunDir, name: str, overrides: Sequence[str], config_file: str | Path | None, trusted: bool
+) -> tuple[Path, RunConfig]:
+    """Where a view lies, and the run's configuration there. Raises: as ``recluster_view``, before anything is made."""
+    place = find_view(run, name)
+    require_search(run, run.results["stages"])
+    original = load_run_config(run, original=True)
+    original = replace(original, run=replace(original.run, dir=str(place)))
+    change_config(original, overrides, config_file, trusted)
+    return place, original
+
+
+def recluster_view(
+    run: RunDir,
+    name: str,
+    overrides: Sequence[str],
+    config_file: str | Path | None = None,
+    trusted: bool = False,
+) -> RunDir:
+    """Cluster a finished run with other settings in a view of it, a directory beside it that shares its files.
+
+    The settings are those of the run with ``overrides``, also where the view is there. A new view whose clustering does
+    not finish is removed; one that was there keeps its results.
+    overrides, config_file, trusted : as in ``recluster_run``
+    Raises: ConfigError as ``find_view`` and ``recluster_run`` do, before anything is made for a wrong name or setting.
+    """
+    place, original = _check_view(run, name, overrides, config_file, trusted)
+    is_new = not place.exists()
+    if is_new:
+        _make_view(run, place)
+    try:
+        return recluster_from(original, RunDir(place), overrides, config_file, trusted)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 def _link(source: str | Path, target: str | Path) -> None:
@@ -131,7 +182,8 @@ def sweep(
 
     setting : such as ``granularity=5000,20000,80000``; overrides : what all of them have besides
     config_file, trusted : as in ``recluster_run``
-    Raises: ConfigError as ``make_view`` and ``recluster_run`` do, and for a setting with fewer than two values.
+    Raises: ConfigError as ``recluster_view`` does, before a view is made if one of the values is wrong, and for a
+        setting with fewer than two values.
     """
     key, equals, text = setting.partition("=")
     key = key.removeprefix("cluster.")
@@ -139,10 +191,19 @@ def sweep(
     if not equals or not re.fullmatch(r"\w+", key) or len(values) < 2:
         raise ConfigError([f"--sweep={setting[:80]!r}: write a key of cluster with several values, such as "
                            f"granularity=5000,20000,80000"])  # fmt: skip
+    names = [re.sub(r"[^\w.-]", "_", f"{key}-{value}") for value in values]
+    words = [[*overrides, f"cluster.{key}={value}"] for value in values]
+    problems: list[str] = []
+    for name, own in zip(names, words, strict=True):
+        try:
+            _check_view(run, name, own, config_file, trusted)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
     tried = []
-    for value in values:
-        view = make_view(run, re.sub(r"[^\w.-]", "_", f"{key}-{value}"))
-        recluster_run(view, [*overrides, f"cluster.{key}={value}"], config_file, trusted)
+    for value, name, own in zip(values, names, words, strict=True):
+        view = recluster_view(run, name, own, config_file, trusted)
         tables = walk_tables([view / "assignment.parquet"], ["label"])
         labels = np.concatenate([table["label"].to_numpy() for table in tables])
         tried.append(Tried(value, view, view.report["clusters"], labels))

@@ -135,6 +135,7 @@ def test_no_texts_end_clearly(run_files, covey, tmp_path):
     assert covey("show", "--run", run).out == "the run has no texts\n"
     for words in (
         ("recluster",),
+        ("recluster", "--into", "other"),
         ("assign", "--input", given),
         ("show", "--cluster=0"),
     ):
@@ -143,6 +144,7 @@ def test_no_texts_end_clearly(run_files, covey, tmp_path):
         assert "the run has no texts" in refused.err
         assert "covey run first" not in refused.err
     assert "has no map.html: the run has no texts" in covey("open", run, "--map").err
+    assert not run.with_name(f"{run.name}-other").exists()
 
 
 def test_nothing_of_an_earlier_run_stays_when_its_texts_are_gone(run_files, tmp_path):

@@ -242,6 +242,34 @@ def test_views_of_a_run_lie_beside_it_and_share_its_files(finished, covey):
     assert "is no view of" in covey("recluster", "--run", run.path, "--into", "mine").err
 
 
+def test_a_view_that_is_not_finished_is_removed_and_a_view_follows_its_run(finished, covey, sample, monkeypatch):
+    run, into = finished, ("recluster", "--run", finished.path, "--into")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    assert covey(*into, "half", "cluster.granularity=many").status == 2
+    assert covey("recluster", "--run", run.path, "--sweep", "granularity=300,many").status == 2
+    with monkeypatch.context() as patched:
+        patched.setattr("clustering.pipeline.plot_map", interrupted)
+        assert covey(*into, "half", "cluster.granularity=300").status == 130
+    assert {path.name for path in run.path.parent.iterdir()} == {"run"}
+    assert covey(*into, "fine", "cluster.granularity=300").status == 0
+    view = RunDir(f"{run.path}-fine")
+    count, labels = view.report["clusters"]["count"], (view.path / "labels.parquet").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("clustering.pipeline.plot_map", interrupted)
+        assert covey(*into, "fine", "cluster.granularity=2000").status == 130
+    assert view.report["clusters"]["count"] == count
+    assert (view.path / "labels.parquet").read_bytes() == labels
+    words = (f"run.dir={run.path}", f"read.paths={sample}", "search.k=30", "describe.terms=4")
+    assert covey("run", "--config", LAPTOP, *words).status == 0
+    assert covey(*into, "fine", "cluster.granularity=300").status == 0
+    assert view.manifest["config"]["describe"]["terms"] == view.manifest["origin"]["describe"]["terms"] == 4
+    assert view.report["clusters"]["count"] == count
+    assert view.report["stages"].keys() == run.report["stages"].keys()
+
+
 def test_an_interrupted_recluster_leaves_the_old_results_and_the_same_command_goes_on(
     finished, covey, sample, tmp_path, monkeypatch
 ):

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def execute(args: Namespace) -> None:
     """Cluster again with other settings, in the same directory or in another view of the run."""
     from clustering.finished.recluster import recluster_run
-    from clustering.finished.views import draw_sweep, make_view, sweep
+    from clustering.finished.views import draw_sweep, recluster_view, sweep
     from clustering.runs.directory import RunDir
 
     run = RunDir(args.run)
@@ -38,10 +38,11 @@ def execute(args: Namespace) -> None:
         draw_sweep(found, picture)
         print(printable(f"  {picture}"))
         return
-    if args.into is not None:
-        run = make_view(run, args.into)
     with run.naming_missing_artefacts():
-        recluster_run(run, args.overrides, args.config, args.trust)
+        if args.into is not None:
+            run = recluster_view(run, args.into, args.overrides, args.config, args.trust)
+        else:
+            recluster_run(run, args.overrides, args.config, args.trust)
     clusters = run.report["clusters"]
     print(
         f"{clusters['count']:,} clusters, {clusters['noise_share']:.1%} noise, "
