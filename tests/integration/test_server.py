@@ -398,16 +398,21 @@ def test_segments_are_merged_before_the_index_is_built_and_so_they_are_searched(
     client.drop_collection("parts")
 
 
-def test_segments_that_have_the_index_are_not_written_anew(milvus_server):
+def test_segments_that_have_the_index_are_not_written_anew(milvus_server, monkeypatch):
     """A server that is asked to merge them may index all of them a second time, which takes hours for millions."""
+
+    def compact(*_: object, **__: object) -> None:
+        raise AssertionError("a merge was asked for")
+
     client = MilvusClient(uri=milvus_server)
     fill_segments(client, "indexed", 3)
     index = client.prepare_index_params()
     index.add_index(VECTOR, index_type="HNSW", metric_type="L2", params={"M": 16, "efConstruction": 200})
     client.create_index("indexed", index)
     with Channel(Endpoint(milvus_server, "indexed")) as channel:
-        before = list_segments(channel)
         store = StoreSection(uri=milvus_server, index="HNSW")
-        assert make_searchable(client, channel, store, 9000) == len(before) == 3
-        assert list_segments(channel) == before
+        monkeypatch.setattr(client, "compact", compact)
+        assert make_searchable(client, channel, store, 9000) in (1, 2, 3)  # the server may merge them on its own
+        described = client.describe_index("indexed", client.list_indexes("indexed")[0])
+        assert (described["index_type"], described["total_rows"]) == ("HNSW", 9000)
     client.drop_collection("indexed")
