@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from clustering.errors import CoveyError, StageError
+from clustering.errors import StageError
 from clustering.monitoring.metrics import cluster_resources, gauge, warn_once
 from clustering.monitoring.usage import Usage, counting_usage, peak_bytes
 from clustering.runs.directory import RunDir
@@ -208,7 +208,7 @@ def track_stage(
     """Do a stage's work and report its progress; return its figures, with its memory and usage.
 
     name : of the run, for metrics; expected : the estimated seconds of the stages
-    Raises: StageError when the run directory cannot be written, for instance because its disk is full, or is gone.
+    Raises: StageError when the run directory cannot be written, for instance because its disk is full.
     """
     progress = StageProgress(run, name, stage, expected)
     _at_work.append(progress)
@@ -224,13 +224,6 @@ def track_stage(
             f"{stage}: {error} (run.dir {run.path}). When that is mended, the same command goes on from the last "
             f"finished part"
         ) from error
-    except CoveyError:
-        raise
-    except Exception as error:  # whatever is found of a directory of which half is gone
-        if (run / "manifest.json").exists():
-            raise
-        cause = f"{type(error).__name__}: {error}"
-        raise StageError(f"{stage}: run.dir {run.path} is gone ({cause}); start anew") from error
     finally:
         _current.reset(token)
         _at_work.remove(progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import threading
 import time
 import uuid
@@ -29,7 +30,7 @@ from clustering.runs.manifest import KEYS, parse_manifest
 from clustering.runs.storage import Location, json_bytes, write_json
 from clustering.schema import Figures
 
-REMOVAL_S = 1  # after an error, for somebody to be done with removing the directory
+REMOVAL_S = 1  # after an error, for somebody to go on with removing the directory
 
 
 class ManifestFile:
@@ -91,9 +92,16 @@ class ManifestFile:
         except CoveyError:
             raise
         except Exception:
-            time.sleep(REMOVAL_S)
-            self._check_in_place()
+            before, left = self._count_files() + 1, self._count_files()
+            while left < before:  # a busy machine takes its time
+                time.sleep(REMOVAL_S)
+                self._check_in_place()
+                before, left = left, self._count_files()
             raise
+
+    def _count_files(self) -> int:
+        """Files in the directory; 0 for one in an object store."""
+        return sum(len(names) for _, _, names in os.walk(self.root)) if isinstance(self.root, Path) else 0
 
     def _check_in_place(self) -> None:
         if self.cached is not None and self.fence is None:

@@ -214,18 +214,6 @@ def test_a_stage_that_meets_a_full_disk_says_how_to_go_on(run: RunDir, quiet: di
     assert progress.current_stage() is None
 
 
-def test_a_stage_whose_directory_is_gone_says_so(run: RunDir, quiet: dict[str, float]) -> None:
-    def find_nothing() -> Any:
-        return [][0]
-
-    write_json(run / "manifest.json", {})
-    with pytest.raises(IndexError):
-        progress.track_stage(run, "news", "graph", find_nothing)
-    (run / "manifest.json").unlink()
-    with pytest.raises(StageError, match=r"^graph: run\.dir .*run is gone \(IndexError: list index out of range\)"):
-        progress.track_stage(run, "news", "graph", find_nothing)
-
-
 @pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (89, "89 s"), (150, "2 min"), (9000, "2.5 h")])
 def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert format_duration(seconds) == said

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,10 +117,19 @@ def test_parts_that_no_stage_began_are_not_taken(run: RunDir, work: Work) -> Non
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_an_error_in_a_directory_that_vanished_tells_of_that(gone: bool, run: RunDir) -> None:
+@pytest.mark.parametrize("slow", [True, False])
+def test_an_error_in_a_directory_that_vanished_tells_of_that(gone: bool, slow: bool, run: RunDir) -> None:
+    def remove() -> None:
+        for number in range(4 if slow else 0):
+            (run / f"left-{number}").unlink()
+            time.sleep(0.7)
+        shutil.rmtree(run.path)
+
     def fail() -> dict[str, Any]:
+        for number in range(4):
+            (run / f"left-{number}").touch()
         if gone:
-            threading.Timer(0.3, shutil.rmtree, [run.path]).start()
+            threading.Timer(0.3, remove).start()
         return [][0]
 
     kind, says = (StageError, "has vanished") if gone else (IndexError, "out of range")
