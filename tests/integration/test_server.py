@@ -406,10 +406,11 @@ def test_segments_that_have_the_index_are_not_written_anew(milvus_server, monkey
 
     client = MilvusClient(uri=milvus_server)
     fill_segments(client, "indexed", 3)
-    index = client.prepare_index_params()
-    index.add_index(VECTOR, index_type="HNSW", metric_type="L2", params={"M": 16, "efConstruction": 200})
-    client.create_index("indexed", index)
     with Channel(Endpoint(milvus_server, "indexed")) as channel:
+        assert len(list_segments(channel)) == 3
+        index = client.prepare_index_params()
+        index.add_index(VECTOR, index_type="HNSW", metric_type="L2", params={"M": 16, "efConstruction": 200})
+        client.create_index("indexed", index)
         store = StoreSection(uri=milvus_server, index="HNSW")
         monkeypatch.setattr(client, "compact", compact)
         assert make_searchable(client, channel, store, 9000) in (1, 2, 3)  # the server may merge them on its own
