@@ -57,7 +57,7 @@ def _shown(value: Any) -> str:
         return f"[{', '.join(map(_shown, value))}]"
     if isinstance(value, Mapping):
         return "{}"
-    return json.dumps(value) if value is None or isinstance(value, bool) else f"{value:g}"
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _choices(hint: Any) -> str:

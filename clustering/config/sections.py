@@ -66,10 +66,10 @@ _strict = ConfigDict(extra="forbid", allow_inf_nan=False)
 class Prices:
     """What an hour of the machines costs; the report shows the cost of each stage."""
 
-    cpu_hour: Annotated[float, Field(ge=0)] = 0.0  # of one core
-    gpu_hour: Annotated[float, Field(ge=0)] = 0.0  # of one GPU
-    million_tokens: Annotated[float, Field(ge=0)] = 0.0  # that the server of embed.url counts
-    currency: str = "USD"  # as the report writes it
+    cpu_hour: Annotated[float, Field(ge=0)] = 0.0  # the price of an hour of one core
+    gpu_hour: Annotated[float, Field(ge=0)] = 0.0  # the price of an hour of one GPU
+    million_tokens: Annotated[float, Field(ge=0)] = 0.0  # the price of a million tokens of the server at embed.url
+    currency: str = "USD"  # of all prices, as the report writes it
 
 
 @dataclass(frozen=True, config=_strict)
@@ -77,11 +77,11 @@ class RunSection:
     """Where a run lies, and how it is resumed and repeated."""
 
     dir: NonEmptyText = "runs/covey"  # where all artefacts lie: a directory that all nodes see, or s3://, gs://
-    name: str | None = None  # letters, digits, underscores; none: the directory's own name
+    name: str | None = None  # letters, digits, underscores; null: the directory's own name
     seed: Seed = 0  # of all that is drawn at random; equal seeds give equal results
     resume: bool = True  # false: start anew, whatever the directory holds
     check: bool = True  # refuse a run that does not fit into the memory of the nodes; false: try it
-    prices: Prices | None = None  # none: no costs in the report
+    prices: Prices | None = None  # null: no costs in the report
     patience_s: Annotated[float, Field(gt=0)] = 300  # how long requests to a bucket that fails are retried
 
 
@@ -91,9 +91,9 @@ class ServerSection:
 
     token_env: str | None = None  # name of the environment variable that holds the token (or user:password)
     token_file: str | None = None  # or a file that holds it, on every node
-    ca_file: str | None = None  # certificate of the authority of an https:// server; none: the system's authorities
+    ca_file: str | None = None  # certificate of the authority of an https:// server; null: the system's authorities
     server_name: str | None = None  # name in the server's certificate, where it is not the host's
-    db_name: str | None = None  # none: the server's default database
+    db_name: str | None = None  # null: the server's default database
 
 
 @dataclass(frozen=True, config=_strict)
@@ -103,8 +103,8 @@ class CollectionInput:
     uri: str  # the server's address
     name: str  # of the collection
     text_field: str  # a field, a name in the dynamic field, or a path in a JSON field (info.title)
-    vector_field: str | None = None  # none: the only field with float vectors
-    id_field: str | None = None  # becomes text_id; none: the primary key
+    vector_field: str | None = None  # null: the only field with float vectors
+    id_field: str | None = None  # becomes text_id; null: the primary key
     server: ServerSection = field(default_factory=ServerSection)
 
 
@@ -118,15 +118,15 @@ OneCharacter = Annotated[str, Field(pattern=r"^[^\x00\r\n\x80-\U0010ffff]$")]  #
 class CsvSection:
     """How csv and tsv files are written; what is not set is detected from the first lines of each file."""
 
-    delimiter: OneCharacter | None = None  # none: comma, semicolon, tab or |, whichever yields the columns
-    quote: OneCharacter | Literal["none"] | None = None  # "none": no quoting; not set: ", and no quoting in tsv
+    delimiter: OneCharacter | None = None  # null: comma, semicolon, tab or |, whichever yields the columns
+    quote: OneCharacter | Literal["none"] | None = None  # none: no quoting; null: ", and no quoting in tsv
     escape: OneCharacter | None = (
-        None  # before a quote within a field; none: doubled quotes, or \\ where the file has it
+        None  # before a quote within a field; null: doubled quotes, or \\ where the file has it
     )
     # first: the first line names the columns; none: columns are counted from 1; or a list of names.
     header: Literal["first", "none"] | Annotated[tuple[str, ...], Field(min_length=1)] = "first"
-    encoding: str | None = None  # none: UTF-8, UTF-16 by its mark, or a guess that the report names
-    comment: str | None = None  # start of lines that are left out; none: #, at the top of the file
+    encoding: str | None = None  # null: UTF-8, UTF-16 by its mark, or a guess that the report names
+    comment: str | None = None  # start of lines that are left out; null: #, at the top of the file
     nulls: tuple[NonEmptyText, ...] = NULLS  # unquoted cells without a text; []: every cell has one
 
 
@@ -147,11 +147,11 @@ class ReadSection:
     # Files, globs, directories, URIs (options follow a ?); csv, tsv, jsonl, parquet, also compressed.
     paths: tuple[NonEmptyText, ...] = ()
     collection: CollectionInput | None = None  # instead of paths: texts that have vectors
-    format: Literal["csv", "tsv", "jsonl", "json", "parquet"] | None = None  # of all files; none: by suffix and content
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet"] | None = None  # of all files; null: by suffix and content
     # A column: its name, a path into nested ones (data.title), or its number from 1 where no column has that name.
     text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("title", "description")
     separator: str = "\n"  # between two text columns
-    id_column: str | None = None  # none: file name and record number
+    id_column: str | None = None  # null: file name and record number
     time_column: str | None = None  # dates, ISO 8601, seconds or milliseconds of the epoch; becomes column time, in UTC
     source_column: str | None = None  # becomes column source
     link_column: str | None = None  # becomes column link
@@ -172,19 +172,21 @@ class ReadSection:
 class EmbedSection:
     """Which encoder turns texts into unit vectors, and on how many actors."""
 
-    encoder: NonEmptyText = "bge-m3"  # static, minilm, bge-m3, or a sentence-transformers model (folder or hub name)
+    # static, minilm, bge-m3, openai (a server at embed.url), or a sentence-transformers model (folder or hub name).
+    encoder: NonEmptyText = "bge-m3"
     model: NonEmptyText | None = None  # a folder or hub name with the weights of `encoder`; static: a model2vec model
-    revision: Revision | None = None  # commit, branch or tag of a hub model; none: the cached one, or the latest
-    # Put before each text. None: what the model wants ("query: " for E5, or the default in its files), often nothing.
+    revision: Revision | None = None  # commit, branch or tag of a hub model; null: the cached one, or the latest
+    # Put before each text. null: what the model wants ("query: " for E5, or the default in its files), often nothing.
     prompt: str | None = None
-    dimensions: Positive | None = None  # the first so many of a Matryoshka model's vectors; none: all
+    dimensions: Positive | None = None  # the first so many of a Matryoshka model's vectors; null: all
     # The share of words and pairs of words in the cosine of two texts, 0 to 1; they stand beside the encoder's vectors,
-    # in 256 dimensions of their own. None: 0, which adds none.
+    # in 256 dimensions of their own. null: 0, which adds none.
     lexical: Annotated[float, Field(ge=0, le=1)] | None = None
-    actors: Positive | None = None  # none: one for each GPU, or four a node (one a core where it has fewer)
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 0  # GPUs that an actor reserves; 0: it works on cores
+    actors: Positive | None = None  # null: one for each GPU, or four a node (one a core where it has fewer)
+    # GPUs that an actor reserves. 0: it reserves none, but torch takes one that it sees all the same.
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0
     max_tokens: Annotated[int, Field(ge=2, le=8192)] = 512  # longer texts are cut and counted
-    tokens_per_batch: Annotated[int, Field(ge=64)] | None = None  # of a forward pass; none: 65,536 on a GPU, or 16,384
+    tokens_per_batch: Annotated[int, Field(ge=64)] | None = None  # of a forward pass; null: 65,536 on a GPU, or 16,384
     # With encoder=openai: the server of embeddings, which knows `model` by that name.
     url: Annotated[str, Field(pattern="^https?://")] | None = None  # up to /v1; /embeddings is added
     key_env: str | None = None  # name of the environment variable that holds its key, where it wants one
@@ -206,10 +208,11 @@ class StoreSection:
 
     uri: str = EMBEDDED  # embedded (Milvus Lite in the run directory), or the address of a server
     server: ServerSection = field(default_factory=ServerSection)
-    collection: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] | None = None  # none: covey_<run name>
-    # None: FLAT (exact) in the embedded store, HNSW on a server.
+    collection: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] | None = None  # null: covey_<run name>
+    # null: FLAT (exact) in the embedded store, HNSW on a server.
     index: Literal["HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8", "FLAT", "AUTOINDEX", "DISKANN", "GPU_CAGRA"] | None = None
-    # Of the index when it is built: M, efConstruction, nlist, sq_type, refine, refine_type; mmap.enabled: on disk.
+    # Of the index when it is built: M, efConstruction, nlist, sq_type, refine, refine_type, graph_degree,
+    # intermediate_graph_degree; mmap.enabled: on disk.
     params: Mapping[str, Any] = field(default_factory=dict)
     vector_type: Literal["float32", "float16", "bfloat16"] = "float32"  # of the collection's field
     shards: Annotated[int, Field(ge=1, le=64)] = 1  # of the collection, which take writes side by side
@@ -217,7 +220,7 @@ class StoreSection:
     metric: Literal["L2", "COSINE", "IP"] = "L2"  # of unit vectors, so that all three find the same neighbors
     load: Literal["stream", "bulk"] = "stream"  # requests of actors, or files that the server imports
     bulk_path: str | None = None  # for bulk: a folder that the server sees, or s3://bucket/prefix of its storage
-    actors: Positive | None = None  # that load in stream; none: two for each node; the embedded store takes one
+    actors: Positive | None = None  # that load in stream; null: two for each node; the embedded store takes one
     keep: bool = True  # false: drop the collection when the run is done
     timeout_s: Annotated[float, Field(gt=0)] = 20  # how long a server may be unreachable before the run starts
     patience_s: Annotated[float, Field(gt=0)] = 300  # how long requests that fail during the run are retried
@@ -246,9 +249,11 @@ class SearchSection:
     """How many neighbors each text gets, and how they are searched."""
 
     k: Annotated[int, Field(ge=1, lt=MILVUS_TOP_K)] = 50  # nearest other texts
-    params: Mapping[str, Any] = field(default_factory=dict)  # ef, nprobe
-    target_recall: Annotated[float, Field(gt=0, lt=1)] | None = None  # ef or nprobe grows until a sample reaches it
-    actors: Positive | None = None  # none: two for each node
+    # Of the index when it is searched: ef, nprobe, search_list, itopk_size, level or refine_k.
+    params: Mapping[str, Any] = field(default_factory=dict)
+    # The first of these that the index has (not refine_k) grows until a sample reaches it.
+    target_recall: Annotated[float, Field(gt=0, lt=1)] | None = None
+    actors: Positive | None = None  # null: two for each node
     recall_sample: Annotated[int, Field(ge=0, le=10_000)] = 1000  # rows that exact search checks; 0: none
 
 
@@ -256,7 +261,7 @@ class SearchSection:
 class GraphSection:
     """Which of the neighbors become edges."""
 
-    k: Positive | None = None  # nearest neighbors that become edges; none: search.k
+    k: Positive | None = None  # nearest neighbors that become edges; null: search.k
     max_distance: Annotated[float, Field(gt=0)] | None = None  # in the store's metric; longer edges are dropped
     bridge: Literal["nearest", "none"] = "nearest"  # exact search joins what the lists leave apart; or not
 
@@ -269,9 +274,9 @@ class ClusterSection:
     # modularity: groups with more links within than by chance; eom, leaf: HDBSCAN's own choices
     selection: Literal["modularity", "eom", "leaf"] = "modularity"
     preset: Literal["events", "topics"] | None = None  # of modularity: many small stories, or few broad subjects
-    granularity: Positive | None = None  # texts; less is finer; none: 20000, less where groups are small
-    min_samples: Positive | None = None  # rank of the neighbor at the core distance; none: 1, 5 with distance
-    min_cluster_size: Annotated[int, Field(ge=2)] | None = None  # none: 5, or 3 where groups are small
+    granularity: Positive | None = None  # texts; less is finer; null: 20000, less where groups are small
+    min_samples: Positive | None = None  # rank of the neighbor at the core distance; null: 1, 5 with distance
+    min_cluster_size: Annotated[int, Field(ge=2)] | None = None  # null: 5, or 3 where groups are small
     epsilon: Annotated[float, Field(ge=0)] = 0.0  # clusters closer than this are not split
     max_cluster_size: NonNegative = 0  # 0: no limit
     allow_single_cluster: bool = False  # whether eom may choose the whole as its one cluster
@@ -305,7 +310,7 @@ class DescribeSection:
     exemplars: Positive = 5  # texts that stand for each cluster, at most
     # Whose stop words are no terms. auto: the languages of the texts, and words of many clusters alike.
     language: Literal["auto", "english", "none"] = "auto"
-    titles: Titles | None = None  # none: a cluster's title is one of its headlines, or its first terms
+    titles: Titles | None = None  # null: a cluster's title is one of its headlines, or its first terms
 
 
 @dataclass(frozen=True, config=_strict)
@@ -315,9 +320,9 @@ class ProjectSection:
     method: Literal["layout", "umap"] = "layout"  # Covey's layout, equal for any number of threads; or umap-learn
     n_neighbors: Annotated[int, Field(ge=2)] = 15  # counts the text itself, as umap-learn does
     min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1  # of texts on the map; less packs clusters closer
-    # Texts that are laid out; the others lie amid their neighbors. None: all up to 1,000,000, of more so many.
+    # Texts that are laid out; the others lie amid their neighbors. null: all texts, at most 1,000,000.
     sample: Annotated[int, Field(ge=100)] | None = None
-    seed: Seed | None = None  # none: run.seed for layout; umap with a seed is repeatable, on one thread
+    seed: Seed | None = None  # null: run.seed for layout; umap with a seed is repeatable, on one thread
 
 
 @dataclass(frozen=True, config=_strict)

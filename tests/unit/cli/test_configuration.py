@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,13 @@ def test_every_key_is_listed_with_its_default_and_a_meaning() -> None:
                               and name.count(".") == 1]) == load_config(None)  # fmt: skip
     assert keys["cluster.selection"].meaning.startswith("One of modularity, eom, leaf. ")
     assert keys["read.collection.uri"].default == "(needed)"
+    assert keys["plot.points"].default == "1000000"
+
+
+def test_an_empty_value_is_told_as_it_is_typed() -> None:
+    """``key=none`` is text, and ``key=null`` no value; so ``none:`` stands only where it is one of the key's words."""
+    told = [key.name for key in list_keys() if re.search(r"\bnone:", key.meaning, re.IGNORECASE)]
+    assert told == ["read.csv.quote", "read.csv.header"]
 
 
 def test_keys_are_found_by_words(capsys: pytest.CaptureFixture[str]) -> None:
