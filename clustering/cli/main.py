@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse_words(argv: list[str] | None) -> argparse.Namespace:
     """The command and its arguments; it ends the process where they are wrong, as argparse does."""
-    parser = argparse.ArgumentParser(prog="covey", description="Clusters millions of short texts on Ray and Milvus.")
+    parser = argparse.ArgumentParser(prog="covey", description="Clusters millions of short texts on Ray and Milvus.",
+                                     epilog="Start: covey run news.csv. Settings: covey keys.")  # fmt: skip
     parser.add_argument("--version", action="version", version=f"covey {clustering.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():

@@ -9,10 +9,13 @@ from clustering.cli import add_overrides, add_run, add_trust
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--input", required=True, nargs="+", help="files with the run's text columns")
-    parser.add_argument("--output", help="Parquet file (default: assigned.parquet in the run directory)")
+    parser.add_argument("--input", required=True, nargs="+", metavar="FILE", help="files with the run's text columns")
+    parser.add_argument(
+        "--output", metavar="FILE", help="Parquet file (default: assigned.parquet in the run directory)"
+    )
     add_trust(parser, "model and server", "which names its model, and the server with its vectors")
-    add_overrides(parser, "section.key=value", "before --input: embed.*, store.uri, store.server.*; where they are now")
+    place = "where the model or the server is now: embed.KEY=..., store.uri=..., store.server.KEY=..."
+    add_overrides(parser, "section.key=value", f"{place}; put these before --input")
 
 
 def execute(args: Namespace) -> None:

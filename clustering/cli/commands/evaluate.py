@@ -1,4 +1,4 @@
-"""Recall, fidelity to exact HDBSCAN, and agreement with a truth, measured on a finished run."""
+"""Compare a finished run with a truth, and a small run of plain HDBSCAN with exact HDBSCAN; repeat its recall."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from clustering.cli import add_run
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--truth", help="file with a true label for each record")
-    parser.add_argument("--truth-column", default="label", help="its column of labels (default: label); -1 is none")
-    parser.add_argument("--id-column", help="its column of ids (default: the run's read.id_column)")
+    parser.add_argument("--truth", metavar="FILE", help="file with a true label for each record")
+    parser.add_argument(
+        "--truth-column", metavar="COLUMN", default="label", help="its column of labels (default: label); -1 is none"
+    )
+    parser.add_argument("--id-column", metavar="COLUMN", help="its column of ids (default: the run's read.id_column)")
 
 
 def execute(args: Namespace) -> None:

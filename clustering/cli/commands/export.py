@@ -1,4 +1,4 @@
-"""A finished run's tables as Embedding Atlas, DataMapPlot, spreadsheets or plotly take them."""
+"""Write a finished run's tables as Embedding Atlas, DataMapPlot, spreadsheets or plotly take them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from argparse import ArgumentParser, Namespace
 from clustering.cli import add_run
 from clustering.kernels.printable import printable
 
+FORMS = ("atlas", "datamapplot", "csv", "xlsx", "plotly")  # those of ``finished.export``, whose import takes long
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--to", required=True, help="atlas, datamapplot, csv, xlsx or plotly")
-    parser.add_argument("--output", help="folder for the files (default: export/ and --to in the run directory)")
+    parser.add_argument("--to", required=True, choices=FORMS, help="the program, or the kind of file")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="folder for the files (default: export/ and --to in the run directory)"
+    )
 
 
 def execute(args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""All settings with their defaults and meanings, or those in which a word stands."""
+"""List all settings with their defaults and meanings, or those in which words stand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from argparse import ArgumentParser, Namespace
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    parser.epilog = (
+        "The defaults hold with --config FILE. covey run FILE and --config NAME start from a ready configuration "
+        "(laptop, where none is named), which sets some of them otherwise."
+    )
     parser.add_argument("words", nargs="*", metavar="WORD", help="show the settings whose name or meaning holds these")
 
 

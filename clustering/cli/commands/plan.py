@@ -18,18 +18,19 @@ UNITS = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    add_config(parser)
-    parser.add_argument("--texts", type=int, required=True, help="how many texts the run will have")
+    add_config(parser, "files whose columns are looked at")
+    parser.add_argument("--texts", type=int, metavar="N", required=True, help="how many texts the run will have")
     parser.add_argument(
         "--run",
         action="append",
+        metavar="DIR",
         help="a finished run to estimate the hours from, also several times (default: those beside run.dir)",
     )
     nodes = parser.add_argument_group("nodes", "default: those of the Ray at RAY_ADDRESS, else this machine")
-    nodes.add_argument("--nodes", type=_count, help="how many there are")
-    nodes.add_argument("--cpus", type=_count, help="cores of each")
-    nodes.add_argument("--memory", type=_bytes, help="memory of each, such as 64GiB")
-    nodes.add_argument("--gpus", type=float, help="GPUs of each")
+    nodes.add_argument("--nodes", type=_count, metavar="N", help="how many there are")
+    nodes.add_argument("--cpus", type=_count, metavar="N", help="cores of each")
+    nodes.add_argument("--memory", type=_bytes, metavar="SIZE", help="memory of each, such as 64GiB")
+    nodes.add_argument("--gpus", type=float, metavar="N", help="GPUs of each")
     nodes.add_argument("--card", choices=sorted(cards()), default=CARD, help=f"kind of GPU (default: {CARD})")
 
 

@@ -1,4 +1,4 @@
-"""New labels, names and report from a finished run's stored graph, in seconds; nothing is embedded or searched."""
+"""Make new labels, names and report from a finished run's stored neighbors; nothing is embedded or searched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     views.add_argument(
         "--sweep", metavar="KEY=A,B,C", help="try several values of a key of cluster, each beside the run"
     )
-    add_overrides(parser, "cluster.key=value", "also describe., plot. and graph. keys")
+    add_overrides(parser, "section.key=value", "keys of cluster, graph, describe, project and plot")
 
 
 def execute(args: Namespace) -> None:

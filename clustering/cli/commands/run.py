@@ -1,4 +1,4 @@
-"""The whole run: texts in, clusters, map and report out."""
+"""Do the whole run: texts in, clusters, map and report out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clustering.kernels.printable import printable
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="json: a line of JSON each")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="json: one JSON object a line")
     parser.add_argument("-v", "--verbose", action="store_true", help="log the plan and the figures of each stage, too")
 
 

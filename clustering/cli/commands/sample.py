@@ -1,4 +1,4 @@
-"""Generated headlines with planted stories, for trying out and for scale tests."""
+"""Generate headlines with planted stories, for trying out and for scale tests."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from argparse import ArgumentParser, Namespace
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--texts", type=int, default=3000, help="how many headlines (default: 3000)")
+    parser.add_argument("--texts", type=int, metavar="N", default=3000, help="how many headlines (default: 3000)")
     columns = "columns id, title, story (-1: none), time, source, url"
-    parser.add_argument("--output", required=True, help=f".csv or .parquet; {columns}")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same file (default: 0)")
+    parser.add_argument("--output", required=True, metavar="FILE", help=f".csv or .parquet; {columns}")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", default=0, help="the same seed gives the same file (default: 0)"
+    )
 
 
 def execute(args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A run's clusters in the terminal: the largest of a layer, or one with its texts."""
+"""Print a run's clusters: the largest of a layer, or one with its texts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGEST = 30  # clusters of a layer
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--layer", type=int, help="0 is the broadest (default: that of the labels)")
+    parser.add_argument("--layer", type=int, metavar="N", help="0 is the broadest (default: that of the labels)")
     parser.add_argument("--cluster", type=int, metavar="LABEL", help="one cluster, of any layer")
     parser.add_argument("--all", action="store_true", help=f"all clusters, not the {LARGEST} largest")
 

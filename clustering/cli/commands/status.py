@@ -1,4 +1,4 @@
-"""How far a run is, from another shell: which stage, how fast, what is left; nothing is changed."""
+"""Tell from another shell how far a run is: which stage, how fast, what is left; nothing is changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clustering.kernels.printable import printable
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    add_run(parser)
+    add_run(parser, "a run")
 
 
 def execute(args: Namespace) -> None:

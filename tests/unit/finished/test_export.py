@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clustering.cli.commands import export as export_command
 from clustering.cli.main import main
 from clustering.errors import ConfigError
 from clustering.finished import export
@@ -133,6 +134,7 @@ def test_the_run_itself_is_not_changed(
             export_run(found.run, "csv", folder)
     with pytest.raises(ConfigError, match="--to 'word' is unknown; take one of atlas, datamapplot, csv, xlsx, plotly"):
         export_run(found.run, "word", tmp_path)
+    assert tuple(export.FORMS) == export_command.FORMS
     assert main(["export", "--run", str(found.run.path), "--to", "csv"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [str(found.run.path / "export" / "csv" / name) for name in ("texts.csv", "clusters.csv")]
