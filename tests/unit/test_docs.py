@@ -16,7 +16,7 @@ import pytest
 
 import clustering
 from clustering.cli.configuration import SETTING
-from clustering.cli.main import COMMANDS, parse_words
+from clustering.cli.main import COMMANDS, main, parse_words
 from clustering.config.loading import load_config
 from tests.unit.test_imports import FLOOR, LIBRARY, room_of
 
@@ -167,6 +167,22 @@ def test_files_that_are_named_exist(page: Path) -> None:
     rooms = "|".join(room for room in FLOOR if (LIBRARY / room).is_dir())
     named += [f"clustering/{name}.py" for name in re.findall(rf"`((?:{rooms})/[\w/]*\w)`", text)]
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+PLANS = re.findall(
+    r"```text\n(.*?)```", (ROOT / "docs/operations.md").read_text(encoding="utf-8").partition("## What a run needs")[2],
+    re.DOTALL,
+)[:2]  # fmt: skip
+
+
+@pytest.mark.parametrize(("texts", "nodes", "page"), [(100_000_000, 16, 0), (10_000_000, 4, 1)])
+def test_the_plans_on_the_page_are_those_of_the_commands_above_them(
+    texts: int, nodes: int, page: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = f"--texts {texts} --config cluster_configs/gpu.yaml --nodes {nodes} --cpus 16 --memory 64GiB --gpus 1"
+    assert main(["plan", *words.split()]) == 0
+    assert PLANS[page] == capsys.readouterr().out, "paste the plan's output again"
 
 
 def rows_under(page: str, heading: str) -> list[list[str]]:
