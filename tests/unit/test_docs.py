@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import clustering
+from clustering import schema
 from clustering.cli.configuration import SETTING
 from clustering.cli.main import COMMANDS, main, parse_words
 from clustering.config.loading import load_config
@@ -190,6 +191,14 @@ def rows_under(page: str, heading: str) -> list[list[str]]:
     part = (ROOT / page).read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in part.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_api_page_has_the_columns_of_the_results() -> None:
+    schemas = {"labels": schema.LABELS, "clusters": schema.CLUSTERS, "layers": schema.LAYERS, "tree": schema.TREE,
+               "families": schema.FAMILIES, "assignment": schema.ASSIGNMENT}  # fmt: skip
+    rows = {row[0]: row[2].partition(";")[0] for row in rows_under("docs/api.md", "Runs") if len(row) == 3}
+    listed = {name: re.findall(r"`(\w+)`", rows[f"`{name}.parquet`"]) for name in schemas}
+    assert listed == {name: of.names for name, of in schemas.items()}
 
 
 def test_the_table_of_rooms_names_each_from_the_top_down() -> None:
