@@ -31,6 +31,7 @@ from clustering.stages.plot import plot_map
 from clustering.stages.project import project_texts
 from clustering.stages.read import read_texts
 from clustering.stages.report import write_report
+from clustering.workers.remote import refuse_blind_nodes
 from clustering.workers.reservations import requiring_memory
 from clustering.workers.session import ray_session
 from clustering.workers.tasks import run_concurrently
@@ -134,6 +135,7 @@ def run_stage(
     config: RunConfig, run: RunDir, fingerprints: Fingerprints, name: str, work: Callable[[], Figures]
 ) -> Figures:
     """Run a stage, unless it is finished, on nodes with the memory that the plan says it needs; report its progress."""
+    refuse_blind_nodes(run)
     manifest = run.manifest
     planned = manifest.get("plan", {}).get(name, {}).get("memory", 0) if config.run.check else 0
     tracked = partial(track_stage, run, config.name, name, work, manifest.get("expected"))

@@ -31,9 +31,9 @@ from clustering.workers.nodes import (
     forget_refused_nodes,
     live_nodes,
     node_cpus,
-    sees_run,
+    nodes_to_ask,
 )
-from clustering.workers.remote import run_on_each_node
+from clustering.workers.remote import blind_nodes
 
 log = logging.getLogger("covey")
 T = TypeVar("T")
@@ -118,7 +118,7 @@ def make_plan(config: RunConfig, run: RunDir, read: Figures, dim: int, stages: l
 
 
 def check_nodes(config: RunConfig, run: RunDir) -> None:
-    """Check that every node that takes work sees the run directory and the store; pools ask those that join later.
+    """Check that every node that takes work sees the run directory and the store; those that join are asked later.
 
     Raises: ConfigError with the addresses of the nodes that do not.
     """
@@ -131,10 +131,8 @@ def check_nodes(config: RunConfig, run: RunDir) -> None:
             f"store.uri=embedded serves one machine, and this cluster works on {len(addresses)} "
             f"({', '.join(addresses[:3])} ...); give the address of a Milvus server in store.uri"
         )
-    if len(nodes) > 1:
-        seen = run_on_each_node(nodes, sees_run, run, run.id)
-        if blind := sorted({node.address for node, sees in zip(nodes, seen, strict=True) if not sees}):
-            problems.append(blind_nodes_problem(run, blind))
+    if blind := blind_nodes(run, nodes_to_ask()):
+        problems.append(blind_nodes_problem(run, sorted({node.address for node in blind})))
     if problems:
         raise ConfigError(problems)
 

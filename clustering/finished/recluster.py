@@ -17,6 +17,7 @@ from clustering.runs.saved_config import apply_overrides, load_run_config, refus
 from clustering.runs.storage import REDO_HINT
 from clustering.schema import Figures
 from clustering.text.titles import check_titles
+from clustering.workers.nodes import forget_refused_nodes
 from clustering.workers.session import ray_session
 
 
@@ -52,6 +53,7 @@ def recluster_from(
         kept = {name: stage["fingerprint"] for name, stage in stages.items() if name not in fingerprints}
         read = stages["read"]["figures"]
         with ray_session():
+            forget_refused_nodes()
             run.begin({**kept, **fingerprints}, config=config.as_dict(), origin=original.as_dict())
             dim = stages["embed"]["figures"].get("dim") or GUESSED_DIM  # no model that the directory names is loaded
             make_plan(config, run, read, dim, run.unfinished(fingerprints))

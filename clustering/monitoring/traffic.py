@@ -17,7 +17,7 @@ from clustering.kernels.memory import (
     part_rows,
     record_groups,
 )
-from clustering.kernels.partitions import SAMPLE_TEXTS, count_partitions
+from clustering.kernels.partitions import count_partitions
 from clustering.monitoring.capacity import PARALLEL_STAGES
 from clustering.monitoring.rates import request_formulas
 from clustering.monitoring.resources import Counts, NodeType, StageEstimate
@@ -158,13 +158,12 @@ def frame_traffic(config: RunConfig, counts: Counts, node_type: NodeType) -> Tra
     return Traffic(1, 1, requests=requests, serial_s=found.get("serial_s", 0.0))
 
 
-def _groups_of(rows: int, groups: int) -> float:
-    """Of so many row groups, those that hold one of some rows."""
-    return groups * (1 - math.exp(-rows / groups))
-
-
-def _center_rows(n_texts: int) -> int:
-    return SAMPLE_TEXTS * count_partitions(n_texts)
+def _sampled_groups(stage: str, config: RunConfig, n_texts: int, groups: int) -> list[float]:
+    """The row groups that each sample of vectors/ reads, of so many."""
+    windows = min(groups, 2 * count_partitions(n_texts))  # each begins in one group and ends in the next
+    drawn = {"store": [200], "search": [config.search.recall_sample]}.get(stage, [])
+    found = [groups * (1 - math.exp(-rows / groups)) for rows in drawn]  # rows drawn one by one
+    return [*found, windows] if stage == "search" else found
 
 
 def _counted(stage: str, pieces: Pieces) -> dict[str, float]:
@@ -184,8 +183,8 @@ def _requests(
         serial_s = request_formulas("shared").get(stage, {}).get("serial_s", [0.0])[0]
         serial_s += LATENCY_S["PUT"] * pieces.parts * (stage in INDEXED)
         serial_s += get * (pieces.groups + pieces.parts) / REMOTE_AHEAD * (stage in WALKED)
-        drawn = {"store": (200,), "search": (config.search.recall_sample, _center_rows(counts.texts))}.get(stage, ())
-        serial_s += get / AHEAD * sum(pieces.parts + _groups_of(rows, pieces.groups) for rows in drawn)
+        for held in _sampled_groups(stage, config, counts.texts, pieces.groups):
+            serial_s += get / AHEAD * (pieces.parts + held)
     requests = {verb: found.get(verb, 0.0) for verb in LATENCY_S}
     uploads = estimate.disk_bytes / UPLOAD_BYTES if stage not in ("store", "project") else 0.0
     large_groups = counts.texts / LARGE_GROUP  # of the assignment

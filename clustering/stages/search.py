@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from clustering import schema
 from clustering.config.sections import SearchSection, StoreSection
+from clustering.kernels.memory import GROUP_ROWS
 from clustering.kernels.partitions import (
     PARTITION_TEXTS,
     SAMPLE_TEXTS,
@@ -153,17 +154,31 @@ def search_neighbors(
     }
 
 
+def spread_rows(n_texts: int, n_partitions: int) -> IntArray:
+    """The rows of the sample for so many partitions, in as many windows of a row group's length, evenly spaced.
+
+    Whoever reads one row of a row group reads all of it: rows drawn one by one would read nearly all of a large run.
+    Returns: int64, shape (SAMPLE_TEXTS * n_partitions,), ascending.
+    """
+    window = min(GROUP_ROWS, n_texts // n_partitions)
+    starts = np.linspace(0, n_texts - window, n_partitions).astype(np.int64)
+    rows: IntArray = (starts[:, None] + np.linspace(0, window - 1, SAMPLE_TEXTS).astype(np.int64)).ravel()
+    return rows
+
+
 def partition_centers(run: RunDir, n_texts: int, seed: int, partition_texts: int = PARTITION_TEXTS) -> FloatArray:
-    """Centers of coarse partitions of vectors/, found on a sample.
+    """Centers of coarse partitions of vectors/, found on a sample; fewer where many texts have no vector.
 
     Returns: float32, shape (n_partitions, dim); shape (1, 0) for a single partition, which needs no center.
     """
     n_partitions = count_partitions(n_texts, partition_texts)
+    if n_partitions > 1:
+        sample = vectors_of(read_rows(run / "vectors", spread_rows(n_texts, n_partitions), ["vector"]))
+        sample = sample[sample.any(axis=1)]
+        n_partitions = min(n_partitions, len(sample) // SAMPLE_TEXTS)
     if n_partitions < 2:
         return np.empty((1, 0), np.float32)
     from sklearn.cluster import KMeans  # takes a second, which a small run need not spend
 
-    drawn = np.random.default_rng(seed).choice(n_texts, min(n_texts, SAMPLE_TEXTS * n_partitions), replace=False)
-    sample = vectors_of(read_rows(run / "vectors", np.sort(drawn), ["vector"]))
-    found = KMeans(n_partitions, n_init=1, max_iter=20, random_state=seed).fit(sample[sample.any(axis=1)])
+    found = KMeans(n_partitions, n_init=1, max_iter=20, random_state=seed).fit(sample)
     return order_centers(found.cluster_centers_)

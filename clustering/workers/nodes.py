@@ -21,6 +21,7 @@ Bundle = dict[str, float]
 _wishes: dict[int, list[Bundle]] = {}  # of the pools of this process
 _changing = threading.Lock()
 _refused: set[str] = set()  # ids of nodes that do not see the run directory
+_asked: set[str] = set()  # ids of nodes that have said whether they do
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,14 @@ def refused_nodes() -> list[str]:
 def forget_refused_nodes() -> None:
     """Before another run directory is used."""
     _refused.clear()
+    _asked.clear()
+
+
+def nodes_to_ask() -> list[Node]:
+    """The live nodes that have not been asked whether they see the run directory; a node by itself needs not be."""
+    found = [node for node in live_nodes() if node.id not in _asked]
+    _asked.update(node.id for node in found)
+    return found if len(_asked) > 1 else []
 
 
 def avoiding_refused() -> dict[str, dict[str, str]]:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import ray
 
+from clustering.errors import ConfigError
+from clustering.runs.directory import RunDir
 from clustering.workers.failures import unwrapped_errors
-from clustering.workers.nodes import Node, node_affinity
+from clustering.workers.nodes import (
+    Node,
+    blind_nodes_problem,
+    live_nodes,
+    node_affinity,
+    nodes_to_ask,
+    refuse_node,
+    sees_run,
+)
 
+log = logging.getLogger("covey")
 T = TypeVar("T")
 
 
@@ -45,3 +57,24 @@ def run_on_each_node(nodes: list[Node], work: Callable[..., T], *args: Any) -> l
     task: Any = ray.remote(num_cpus=0)(work)
     results: list[T] = fetch([task.options(scheduling_strategy=node_affinity(node)).remote(*args) for node in nodes])
     return results
+
+
+def blind_nodes(run: RunDir, nodes: list[Node]) -> list[Node]:
+    """Those of some nodes that do not see the run directory."""
+    seen = run_on_each_node(nodes, sees_run, run, run.id)
+    return [node for node, sees in zip(nodes, seen, strict=True) if not sees]
+
+
+def refuse_blind_nodes(run: RunDir) -> None:
+    """Ask nodes that have joined whether they see the run directory; those that do not get no work.
+
+    Raises: ConfigError where no other is up.
+    """
+    if not (blind := blind_nodes(run, nodes_to_ask())):
+        return
+    for node in blind:
+        refuse_node(node.id)
+    problem = blind_nodes_problem(run, sorted({node.address for node in blind}))
+    if not live_nodes():
+        raise ConfigError([problem])
+    log.warning("nodes that have joined get no work: %s", problem)

@@ -24,7 +24,7 @@ from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.threads import thread_count
 from clustering.monitoring.usage import counting_usage
 from clustering.runs.directory import RunDir
-from clustering.workers import failures, pool, reservations, tasks
+from clustering.workers import failures, pool, remote, reservations, tasks
 from clustering.workers.failures import Attempts
 from clustering.workers.nodes import FreeResources, free_resources, live_nodes
 from clustering.workers.pool import map_parts
@@ -186,15 +186,17 @@ def test_a_run_that_not_all_nodes_see_is_refused(local_ray: None, tmp_path: Path
     run, (node,) = RunDir(tmp_path / "run"), live_nodes()
     server = build_config({"store": {"uri": "http://milvus:19530"}})
     nodes = [node, replace(node, address="10.0.0.9")]
-    monkeypatch.setattr(preflight, "live_nodes", lambda: nodes)
+    for function in ("live_nodes", "nodes_to_ask"):
+        monkeypatch.setattr(preflight, function, lambda: nodes)
     preflight.check_nodes(server, run)
     with pytest.raises(ConfigError, match=r"^store\.uri=embedded serves one machine, and this cluster works on 2 "):
         preflight.check_nodes(build_config({}), run)
-    monkeypatch.setattr(preflight, "sees_run", lambda run, run_id: False)
+    monkeypatch.setattr(remote, "sees_run", lambda run, run_id: False)
     with pytest.raises(ConfigError, match=r"/run is not the same place on 10\.0\.0\.9, .*; take a folder"):
         preflight.check_nodes(server, run)
-    monkeypatch.setattr(preflight, "live_nodes", lambda: nodes[:1])
+    monkeypatch.undo()
     preflight.check_nodes(build_config({}), run)  # on one machine nothing is asked
+    assert not remote.nodes_to_ask()
 
 
 def test_a_run_in_the_jobs_copy_of_its_folder_is_refused(tmp_path: Path, monkeypatch: Any) -> None:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ray.cluster_utils import Cluster
 from clustering.runs.directory import RunDir
 from clustering.workers import pool
 from clustering.workers.pool import map_parts
+from clustering.workers.remote import refuse_blind_nodes
+from clustering.workers.tasks import collect, submit
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -54,25 +57,52 @@ def _map(
     address: str, folder: Path, n_items: int, seconds: float, options: dict[str, Any]
 ) -> tuple[list[Any], list[str]]:
     """The results of a pool in a process of its own, and its warnings."""
+    pool.RESIZE_EVERY_S, pool.NODE_START_S = 0.5, options.pop("node_start_s", pool.NODE_START_S)
+    with _connected(address, folder) as (run, said):
+        return map_parts(Notes, [{}] * n_items, run=run, seconds=seconds, **options), said
+
+
+def _node() -> str:
+    time.sleep(0.5)  # so that every core gets a task
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _map_between_stages(address: str, folder: Path) -> tuple[set[str], list[str]]:
+    """Nodes join between two stages that have no pool: the nodes that do the second one's tasks, and the warnings."""
+    with _connected(address, folder) as (run, said):
+        refuse_blind_nodes(run)
+        (folder / "first").touch()
+        while not (folder / "second").exists():
+            time.sleep(0.05)
+        refuse_blind_nodes(run)
+        return {collect(one) for one in ray.get([submit(_node) for _ in range(8)])}, said
+
+
+@contextmanager
+def _connected(address: str, folder: Path) -> Iterator[tuple[RunDir, list[str]]]:
+    """A run directory on a shared folder, and the warnings of this process."""
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("covey").addHandler(handler)
-    pool.RESIZE_EVERY_S, pool.NODE_START_S = 0.5, options.pop("node_start_s", pool.NODE_START_S)
     ray.init(address, logging_level="ERROR")
     run = SharedRun(folder)
     run.update_manifest()
-    results = map_parts(Notes, [{}] * n_items, run=run, seconds=seconds, **options)
+    yield run, said
     ray.shutdown()
-    return results, said
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., Future[Any]]]:
+def process() -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        yield lambda address, n_items, seconds=0.5, **options: process.submit(
-            _map, address, tmp_path, n_items, seconds, options
-        )
+        yield process
+
+
+@pytest.fixture
+def started(process: ProcessPoolExecutor, tmp_path: Path) -> Callable[..., Future[Any]]:
+    return lambda address, n_items, seconds=0.5, **options: process.submit(
+        _map, address, tmp_path, n_items, seconds, options
+    )
 
 
 @pytest.fixture
@@ -83,8 +113,12 @@ def cluster() -> Iterator[Cluster]:
 
 
 def until_at_work(folder: Path, found: Future[Any], node_id: str = "") -> None:
+    until(lambda: any(folder.glob(f"{node_id}*-*")), found)
+
+
+def until(done: Callable[[], bool], found: Future[Any]) -> None:
     deadline = time.monotonic() + 60
-    while not any(folder.glob(f"{node_id}*-*")):
+    while not done():
         assert time.monotonic() < deadline
         assert not found.done(), found.result()
         time.sleep(0.05)
@@ -116,6 +150,19 @@ def test_a_node_that_does_not_see_the_run_gets_none(cluster: Cluster, started: A
     (line,) = said
     assert line.startswith(f"Notes: a node that has joined gets no work: run.dir={tmp_path} is not the same place on ")
     assert line.endswith("; take a folder that all nodes share, or a bucket (s3://, gs://)")
+
+
+def test_a_node_that_joins_between_stages_and_does_not_see_the_run_gets_no_task(
+    cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    found = process.submit(_map_between_stages, cluster.address, tmp_path)
+    until(lambda: (tmp_path / "first").exists(), found)
+    cluster.add_node(**NODE, env_vars={UNMOUNTED: "1"})
+    seeing = cluster.add_node(**NODE)
+    (tmp_path / "second").touch()
+    on, (line,) = found.result(timeout=90)
+    assert on == {cluster.head_node.node_id, seeing.node_id}
+    assert line.startswith(f"nodes that have joined get no work: run.dir={tmp_path} is not the same place on ")
 
 
 def test_a_lost_node_makes_the_pool_smaller_and_loses_nothing(cluster: Cluster, started: Any, tmp_path: Path) -> None:

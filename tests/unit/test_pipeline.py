@@ -42,7 +42,7 @@ def run(done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
 
     for function, stage in WORK.items():
         monkeypatch.setattr(pipeline, function, stub(stage))
-    for function in ("make_plan", "check_nodes", "check_store", "require_gpus"):
+    for function in ("make_plan", "check_nodes", "refuse_blind_nodes", "check_store", "require_gpus"):
         monkeypatch.setattr(pipeline, function, lambda *_: None)
     monkeypatch.setattr(pipeline, "ray_session", nullcontext)
     monkeypatch.setattr(pipeline, "start_compiling", lambda _: None)
