@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError, StoreError
@@ -28,14 +30,23 @@ def keep_collection_name(config: RunConfig, run: RunDir) -> RunConfig:
     A copy of a directory gets a collection of its own, because the original still owns the other one.
     """
     name, saved = run.manifest.get("collection"), run.results.get("config") or {}
-    if config.store.collection or name in (None, config.collection):
+    if config.store.collection or name is None:
         return config
     original = RunDir(saved.get("run", {}).get("dir") or config.run.dir)
     # Only the directory names its former location, so a request never goes to another bucket or endpoint.
     same_store = getattr(original.path, "root", None) == getattr(run.path, "root", None)
     may_exist = original.path != run.path and (not same_store or (original / "manifest.json").exists())
-    is_copy = may_exist and (not same_store or original.id == run.id)
-    return config if is_copy else replace(config, store=replace(config.store, collection=name))
+    is_copy = may_exist and (not same_store or (original.id == run.id and not _same_folder(original, run)))
+    if is_copy and name == config.collection:  # its folder has the name of the original's
+        name = f"{name}_{hashlib.blake2b(str(run.path).encode(), digest_size=4).hexdigest()}"
+    elif is_copy:
+        return config
+    return replace(config, store=replace(config.store, collection=name))
+
+
+def _same_folder(one: RunDir, other: RunDir) -> bool:
+    """Whether two paths lead to one folder."""
+    return isinstance(one.path, Path) and isinstance(other.path, Path) and one.path.samefile(other.path)
 
 
 def discard_earlier_starts(config: RunConfig, run: RunDir) -> None:
@@ -62,6 +73,8 @@ def search_collection(
     if searched and (not is_loaded if config.store.keep else is_dropped):
         return
     with open_store(config, run) as endpoint:
+        if not config.store.embedded:  # it has answered before the run; whoever restarts it now is waited for
+            endpoint = replace(endpoint, timeout_s=max(endpoint.timeout_s, endpoint.patience_s))
         if not searched:
             releases = is_loaded or not run.finished("store", fingerprint) or not is_in_use(endpoint)
             run.update_manifest(dropped=None, loaded=fingerprint if releases and not config.store.embedded else None)
@@ -76,6 +89,13 @@ def search_collection(
             run.update_manifest(dropped=fingerprint)
         elif run.manifest.get("loaded"):
             _release(run, endpoint)
+        run.update_manifest(loaded=None)
+
+
+def release_left(config: RunConfig, run: RunDir) -> None:
+    """Release the collection that a start which was killed has left in a server's memory."""
+    if run.manifest.get("loaded") and not config.store.embedded:
+        _release(run, endpoint_of(keep_collection_name(config, run), config.store.uri))
         run.update_manifest(loaded=None)
 
 

@@ -8,7 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from clustering.collection_lifecycle import discard_earlier_starts, keep_collection_name, search_collection
+from clustering.collection_lifecycle import (
+    discard_earlier_starts,
+    keep_collection_name,
+    release_left,
+    search_collection,
+)
 from clustering.compile_ahead import start_compiling
 from clustering.config.sections import RunConfig
 from clustering.encoders.loading import served_dim
@@ -60,6 +65,7 @@ def run_pipeline(config: RunConfig) -> RunDir:
         if config.run.resume and run.finished("report", fingerprints["report"]):
             if "previous" in run.manifest:  # another start with other settings came in between and did not finish
                 run.begin(fingerprints, config=config.as_dict(), origin=None)
+            release_left(config, run)
             log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
             return run
         saved_config, config = config.as_dict(), keep_collection_name(config, run)

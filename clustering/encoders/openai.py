@@ -225,7 +225,8 @@ class OpenAIEncoder:
         if failure.wait_s:
             self.resume_at = max(self.resume_at, now + failure.wait_s)
         else:  # random, so that requests that fail together are not sent together
-            await asyncio.sleep(min(left, random.uniform(0.5, 1) * min(PAUSE_S * 2**failures, LONGEST_PAUSE_S)))
+            pause = min(PAUSE_S * 2 ** min(failures, 9), LONGEST_PAUSE_S)
+            await asyncio.sleep(min(left, random.uniform(0.5, 1) * pause))
 
     async def _wait_for_limit(self) -> None:
         while (left := self.resume_at - time.monotonic()) > 0:

@@ -32,7 +32,7 @@ def plain_forest(
     forest = spanning_forest(graph, core, symmetric=False)
     if points is None:
         return forest, core, prove_forest(forest, bound)
-    search = outside_search(points.astype(np.float32, copy=False), core, np.float32(own.min_distance))
+    search = outside_search(points, core, np.float32(own.min_distance))
     forest, proof = repair_forest(forest, bound, search, own.budget)
     return forest, core, proof
 
@@ -61,16 +61,18 @@ def checked_vectors(vectors: ArrayLike, n_rows: int) -> FloatArray:
     return points
 
 
-def outside_search(points: FloatArray, core: FloatArray, floor: np.float32) -> OutsideSearch:
+def outside_search(points: NDArray[Any], core: FloatArray, floor: np.float32) -> OutsideSearch:
     """Exact search for the nearest row of another group by mutual reachability; of equal ones the smaller row."""
-    squares = np.einsum("ij,ij->i", points, points)
+    # Far from the origin the squares would be so large that nothing is left of the distances between points.
+    centered = (points - points.mean(axis=0, dtype=np.float64)).astype(np.float32)
+    squares = np.einsum("ij,ij->i", centered, centered)
     step = max(1, BLOCK_BYTES // (4 * max(len(points), 1)))
 
     def search(rows: IntArray, group: IntArray) -> tuple[IntArray, FloatArray]:
         other, reach = np.empty(rows.size, np.int64), np.empty(rows.size, np.float32)
         for at in range(0, rows.size, step):
             some = rows[at : at + step]
-            squared = squares[some][:, None] + squares[None, :] - 2 * points[some] @ points.T
+            squared = squares[some][:, None] + squares[None, :] - 2 * centered[some] @ centered.T
             lengths = np.maximum(np.sqrt(np.maximum(squared, 0)), floor)
             found, far = nearest_outside(lengths, core[some], core, group[some], group)
             away = np.linalg.norm(points[some].astype(np.float64) - points[found], axis=1)  # products round more

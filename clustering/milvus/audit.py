@@ -118,7 +118,7 @@ def _wrong_vectors(run: RunDir, channel: Channel, ranges: list[Rows], without: I
     fields, _ = retry(channel.endpoint, lambda failures: channel.query(expression, [ROW, VECTOR], strong=failures > 0))
     columns = {field.field_name: column_of(field) for field in fields}
     wrong = rows
-    if columns:
+    if columns and len(columns[ROW]):  # of a collection without entities, some servers send empty columns
         keys = columns[ROW].to_numpy()
         stored = columns[VECTOR].flatten().to_numpy().reshape(len(keys), -1)
         kind = channel.endpoint.vector_type

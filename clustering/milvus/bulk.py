@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import time
 from typing import Any
@@ -69,6 +70,8 @@ def bulk_folder(store: StoreSection) -> tuple[pa.fs.FileSystem, str]:
     Raises: ConfigError for a URI that names no file system.
     """
     path = str(store.bulk_path)
+    if is_local(path) and not os.path.isabs(path):
+        raise ConfigError([f"store.bulk_path: {path} is relative; give the path that workers and server share"])
     try:
         return filesystem_of(path)
     except (OSError, ValueError) as error:
@@ -167,6 +170,9 @@ class ImportJobs:
                 self._note(file, job)
             else:
                 del self.states[file]
+        for file, job in list(self.states.items()):
+            if job != DONE and self.state(job)[1]:  # it has failed, and is asked for anew
+                del self.states[file]
 
     def known(self) -> dict[str, str]:
         """The server's import jobs for the collection that have not failed, each with the names of its files."""
@@ -224,8 +230,6 @@ class ImportJobs:
             for job, file in list(waiting.items()):
                 finished, reason = self.state(job)
                 if reason:
-                    self.states.pop(file)  # the next start asks again
-                    write_json(self.path, self.states)
                     raise StoreError(
                         f"{self.endpoint}: the import of {file} failed: {self.endpoint.redact(reason)}. The server "
                         f"must see store.bulk_path={store.bulk_path}. When that is mended, the same command goes on"

@@ -35,6 +35,7 @@ log = logging.getLogger("covey")
 REQUEST_TIMEOUT_S = 120  # a request that takes longer is sent again, and the third time in halves
 TRIES = 3  # at least, of a request without a reply, within the patience
 NEVER_MS = (1 << 31) - 1  # gRPC's value for no keepalive
+NIGHTLY = (999, 0, 0)  # the version of a server that does not give a number
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
 
 
@@ -235,9 +236,12 @@ def connected(endpoint: Endpoint) -> Iterator[MilvusClient]:
 
 
 def server_version(client: MilvusClient) -> tuple[int, ...]:
-    """Major, minor and patch of the server's version, from words such as v2.3.5-lite."""
-    numbers = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", str(client.get_server_version()))
-    return tuple(int(number or 0) for number in numbers.groups()) if numbers else (0, 0, 0)
+    """Major, minor and patch of the server's version, from words such as v2.3.5-lite or "Compatible with Milvus 2.6".
+
+    A nightly build, whose version is a date, counts as newer than all others.
+    """
+    numbers = re.search(r"\bv?(\d+)\.(\d+)(?:\.(\d+))?", str(client.get_server_version()))
+    return tuple(int(number or 0) for number in numbers.groups()) if numbers else NIGHTLY
 
 
 def is_loopback(host: str) -> bool:

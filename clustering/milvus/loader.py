@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -100,16 +102,25 @@ def load_stream(run: RunDir, endpoint: Endpoint, store: StoreSection, fresh: boo
     Returns: rows_per_second, retries.
     """
     started = time.perf_counter()
-    actors = 1 if store.embedded else store.actors  # Milvus Lite takes one writer for a collection
     vectors, done = read_index(run / "vectors"), read_index(run / LOAD_STATE)
     items = [{"pieces": [{"name": name}]} for name in vectors.names if name not in done]
     with IndexWriter(run / LOAD_STATE, done) as index:
         results = map_parts(
-            Loader, items, actors=actors, per_node=LOADERS_PER_NODE, run=run, endpoint=endpoint, again=not fresh,
-            take=lambda result: index.add(vectors[result["pieces"][0]["name"]]),
+            Loader, items, actors=_actors(store), per_node=LOADERS_PER_NODE, run=run, endpoint=endpoint,
+            again=not fresh, take=lambda result: index.add(vectors[result["pieces"][0]["name"]]),
         )  # fmt: skip
     rows = sum(result["rows"] for result in results)
     return {
         "rows_per_second": round(rows / (time.perf_counter() - started), 1),
         "retries": sum(result["retries"] for result in results),
     }
+
+
+def load_pieces(run: RunDir, endpoint: Endpoint, store: StoreSection, pieces: list[Item]) -> None:
+    """Send pieces of vectors/ again. pieces : with name, first and stop"""
+    items = [{"pieces": list(own)} for _, own in itertools.groupby(pieces, itemgetter("name"))]
+    map_parts(Loader, items, actors=_actors(store), per_node=LOADERS_PER_NODE, run=run, endpoint=endpoint)
+
+
+def _actors(store: StoreSection) -> int | None:
+    return 1 if store.embedded else store.actors  # Milvus Lite takes one writer for a collection

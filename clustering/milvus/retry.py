@@ -96,7 +96,7 @@ def retry(endpoint: Server, attempt: Callable[[int], T], since: float | None = N
                     f"{endpoint.store_error(error)} (it was tried {failures} times in {endpoint.patience_s:g} s, "
                     f"which is store.patience_s)"
                 ) from None
-            time.sleep(min(0.2 * 2**failures, 5))
+            time.sleep(min(0.2 * 2 ** min(failures, 9), 5))
 
 
 class RequestSize:

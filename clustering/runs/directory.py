@@ -78,9 +78,10 @@ class RunDir:
         """The path of each artefact below the directory."""
         if self._known_paths is not None:
             return self._known_paths
-        if self._cached_paths is None or self._cached_paths[0] != self.file.changes or self.file.cached is None:
-            self._cached_paths = self.file.changes, self._find_artefacts(self.manifest)
-        return self._cached_paths[1]
+        cached = self._cached_paths  # another thread may replace it
+        if cached is None or cached[0] != self.file.changes or self.file.cached is None:
+            cached = self._cached_paths = self.file.changes, self._find_artefacts(self.manifest)
+        return cached[1]
 
     def _find_artefacts(self, manifest: Figures) -> dict[str, str]:
         """The paths of this process's start; without one, of what is finished, else of what was begun."""

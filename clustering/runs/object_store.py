@@ -175,7 +175,7 @@ class RemotePath:
                 if transient is False or is_last:
                     raise self._failed(error, failures, time.monotonic() - started) from None
                 # Random, so that workers that fail together do not retry together.
-                time.sleep(min(left, random.uniform(0.5, 1) * min(0.2 * 2**failures, LONGEST_PAUSE_S)))
+                time.sleep(min(left, random.uniform(0.5, 1) * min(0.2 * 2 ** min(failures, 9), LONGEST_PAUSE_S)))
 
     def _failed(self, error: Exception, failures: int, seconds: float) -> StageError:
         words = " ".join(str(error).split())[:400]

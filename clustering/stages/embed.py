@@ -39,7 +39,7 @@ from clustering.runs.parts import (
 from clustering.runs.storage import Location, atomic_write, load_array, read_schema, save_array
 from clustering.schema import Figures
 from clustering.text.languages import ENGLISH, count_languages, dominant_languages, language_names
-from clustering.workers.nodes import cores_of_actors, live_nodes, node_cpus, room_for
+from clustering.workers.nodes import cores_of_actors, cores_of_pool, live_nodes, room_for
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.remote import run_on_each_node
 from clustering.workers.tasks import map_here, map_tasks, run_on_one_node
@@ -222,7 +222,7 @@ def embed_texts(run: RunDir, cfg: EmbedSection, commit: str | None = None) -> Fi
     done = read_index(run / "vectors")
     todo = [name for name in part_names(run / "texts") if name not in done]
     nodes, fixed, at_once = live_nodes(), cfg.actors, parts_at_once(cfg)
-    cpus = cores_of_actors(nodes, cfg.actors) if cfg.actors else max(1, node_cpus() // ACTORS_PER_NODE)
+    cpus = cores_of_actors(nodes, cfg.actors) if cfg.actors else cores_of_pool(nodes, ACTORS_PER_NODE)
     if cfg.encoder == SERVED:  # the actors share the requests in flight, so that no core waits for each of them
         cpus = 1
         few = cfg.actors or -(-cfg.requests // REQUESTS_OF_ACTOR)

@@ -12,11 +12,10 @@ from clustering.milvus.channel import Channel
 from clustering.milvus.collection import LOAD_STATE, prepare_collection
 from clustering.milvus.endpoint import Endpoint, connected
 from clustering.milvus.index import make_searchable
-from clustering.milvus.loader import Loader, load_stream
+from clustering.milvus.loader import load_pieces, load_stream
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import rows_without_vector
 from clustering.schema import Figures
-from clustering.workers.pool import map_parts
 
 log = logging.getLogger("covey")
 
@@ -48,7 +47,7 @@ def store_vectors(
                 )
             log.warning("store: the collection lacks or doubles %s; loading exactly those again", pieces)
             repaired += sum(piece["stop"] - piece["first"] for piece in wrong)
-            map_parts(Loader, [{"pieces": wrong}], actors=1, run=run, endpoint=endpoint)
+            load_pieces(run, endpoint, store, wrong)
             segments = make_searchable(client, channel, store, n_vectors)
             attempt += 1
     run.remove(LOAD_STATE)

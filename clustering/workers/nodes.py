@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from clustering.errors import ConfigError
+from clustering.errors import CoveyError
 from clustering.runs.directory import RunDir
 
 log = logging.getLogger("covey")
@@ -85,7 +85,7 @@ def sees_run(run: RunDir, run_id: str) -> bool:
     """Whether this process finds the run directory, with the id that the driver sees there."""
     try:
         return (run / "manifest.json").exists() and run.id == run_id
-    except (OSError, ConfigError):
+    except (OSError, CoveyError):  # without rights to a bucket, or without a way to it
         return False
 
 
@@ -145,6 +145,17 @@ def room_for(nodes: list[Node], cpus: float, gpus: float = 0, per_node: int | No
         here = int(node.gpus / gpus) if gpus else int(node.cpus / cpus) if cpus else node.cpus
         found += here if per_node is None else min(here, per_node)
     return found
+
+
+def cores_of_pool(nodes: list[Node], per_node: int) -> int:
+    """The cores of each actor of a pool of at least so many actors on the largest node.
+
+    The most with which the pool uses nine tenths of the cores that it can: small nodes beside a large one have room
+    for small actors only.
+    """
+    most = max(1, max((node.cpus for node in nodes), default=1) // per_node)
+    used = [room_for(nodes, cpus) * cpus for cpus in range(1, most + 1)]
+    return max(cpus for cpus in range(1, most + 1) if used[cpus - 1] >= 0.9 * max(used))
 
 
 def cores_of_actors(nodes: list[Node], actors: int) -> int:

@@ -191,6 +191,12 @@ def test_a_renamed_directory_keeps_its_store_and_a_copy_takes_another(finished, 
     assert keep_collection_name(config, renamed).collection == "covey_run"
     copy = RunDir(shutil.copytree(renamed.path, tmp_path / "copy"))
     assert keep_collection_name(override_config(config, [f"run.dir={copy.path}"]), copy).collection == "covey_copy"
+    linked = tmp_path / "link"
+    linked.symlink_to(renamed.path)
+    same = override_config(config, [f"run.dir={linked}", "run.name=run"])
+    assert keep_collection_name(same, RunDir(linked)).collection == "covey_run"
+    alike = override_config(config, [f"run.dir={copy.path}", "run.name=run"])
+    assert re.fullmatch(r"covey_run_[0-9a-f]{8}", keep_collection_name(alike, copy).collection)
 
 
 def test_recluster_keeps_vectors_and_forest(finished, covey):

@@ -95,6 +95,35 @@ def test_a_stage_follows_those_whose_artefacts_it_reads_and_project_works_beside
         assert max(done.index(other) for other in read) < done.index(stage), stage
 
 
+def test_a_server_that_has_answered_is_waited_for_with_the_patience(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(
+        collection_lifecycle, "store_vectors", lambda run, endpoint, *_: seen.append(endpoint.timeout_s) or {}
+    )
+    run()
+    assert seen == [300]
+
+
+def test_what_a_killed_start_with_other_settings_has_left_loaded_is_released(
+    run: Run, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+
+    def killed(*_: object) -> None:
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(collection_lifecycle, "search_neighbors", killed)
+        patched.setattr(collection_lifecycle, "_release", killed)  # nor does it release
+        with pytest.raises(SystemExit):
+            run(seed=5)
+    manifest = run().manifest
+    assert done == ["release"]
+    assert manifest["loaded"] is None
+    run()
+    assert done == []
+
+
 def test_a_start_anew_drops_the_collection_first(run: Run, done: list[str]) -> None:
     run()
     run(resume=False)

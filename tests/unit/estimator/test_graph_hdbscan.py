@@ -50,6 +50,17 @@ def test_repaired_lists_give_the_clusters_of_hdbscan(vectors, min_samples, min_c
     assert ((ours.labels_ >= 0) == (exact.labels_ >= 0)).mean() >= 0.99
 
 
+def test_what_is_certified_far_from_the_origin_is_exact(vectors):
+    """As map coordinates may be: the products of such numbers hold nothing of the distances between them."""
+    far = vectors + 1e4
+    indices, distances = lists(vectors, 6)
+    ours, near = plain(5, 8), plain(5, 8)
+    ours.fit(neighbors=(indices, distances), vectors=far)
+    near.fit(neighbors=(indices, distances), vectors=vectors)
+    assert near.certified_ == ours.certified_ == 1
+    assert adjusted_rand_score(ours.labels_, near.labels_) == 1
+
+
 def test_lists_and_graphs_say_the_same(vectors):
     indices, distances = lists(vectors, 12)
     n_rows = len(vectors)

@@ -201,6 +201,26 @@ def test_a_failed_import_is_told_and_asked_for_again_next_time(service: Any, new
     assert ImportJobs(RunDir(tmp_path), endpoint(uri)).states == {}
 
 
+def test_all_imports_that_have_failed_are_asked_for_again_at_once(service: Any, newer: None, tmp_path: Path) -> None:
+    state, uri = service
+    store = StoreSection(uri=uri, bulk_path="s3://bucket/prefix")
+    jobs, files = ImportJobs(RunDir(tmp_path), endpoint(uri)), ["part-0.parquet", "part-1.parquet", "part-2.parquet"]
+    state.broken = "no such bucket"
+    for file in files:
+        jobs.start([file], "prefix")
+    with pytest.raises(StoreError, match="no such bucket"):
+        jobs.wait(store)
+    for job in state.looks:  # the others fail when nobody looks any more
+        state.looks[job] = 3
+    again = ImportJobs(RunDir(tmp_path), endpoint(uri))
+    state.broken = ""  # that is mended
+    assert again.states == {}
+    for file in files:
+        again.start([file], "prefix")
+    again.wait(store)
+    assert again.states == dict.fromkeys(files, "done")
+
+
 def test_an_import_that_stands_still_is_named(service: Any, newer: None, tmp_path: Path) -> None:
     state, uri = service
     jobs = ImportJobs(RunDir(tmp_path), dataclasses.replace(endpoint(uri), stall_s=0.2))
@@ -232,5 +252,7 @@ def test_what_a_server_or_a_folder_cannot_do_is_said_before_work(tmp_path: Path)
         check_bulk(
             Endpoint("http://m:1", "texts"), StoreSection(bulk_path=str(tmp_path / "file" / "folder")), (2, 3, 5)
         )
+    with pytest.raises(ConfigError, match=r"store.bulk_path: shared/bulk is relative; give the path that"):
+        bulk_folder(StoreSection(bulk_path="shared/bulk"))
     with pytest.raises(ConfigError, match=r"store.bulk_path: ftp://somewhere is no folder or URI"):
         bulk_folder(StoreSection(bulk_path="ftp://somewhere"))

@@ -12,7 +12,7 @@ import pytest
 from pymilvus import MilvusException
 
 from clustering.errors import ConfigError, StoreError
-from clustering.milvus.endpoint import Endpoint
+from clustering.milvus.endpoint import NIGHTLY, Endpoint, server_version
 from clustering.milvus.retry import RefusedError, is_transient, retry
 
 
@@ -138,3 +138,22 @@ def test_a_token_comes_from_a_variable_or_a_file(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("COVEY_TEST_TOKEN", raising=False)
     with pytest.raises(ConfigError, match="variable COVEY_TEST_TOKEN is not set"):
         _ = Endpoint("http://m:1", "texts", token_env="COVEY_TEST_TOKEN").token
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        ("v2.3.5", (2, 3, 5)),
+        ("2.5.1-lite", (2, 5, 1)),
+        ("v2.6", (2, 6, 0)),
+        ("Zilliz Cloud Vector Database(Compatible with Milvus 2.6)", (2, 6, 0)),
+        ("master-20260608-3c1a9f2", NIGHTLY),
+        ("unknown-20260608-3c1a9f2", NIGHTLY),
+    ],
+)
+def test_a_version_is_read_out_of_the_words_of_a_server(told: str, version: tuple[int, ...]) -> None:
+    class Client:
+        def get_server_version(self) -> str:
+            return told
+
+    assert server_version(Client()) == version  # type: ignore[arg-type]

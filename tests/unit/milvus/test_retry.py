@@ -153,3 +153,12 @@ def test_what_moves_is_waited_for(clock):
 
 def test_what_is_too_large_is_known():
     assert grpc.StatusCode.RESOURCE_EXHAUSTED in retry.SPLIT_STATUS
+
+
+def test_a_server_is_waited_for_as_long_as_the_patience_says(clock: list[float]) -> None:
+    def attempt(failures: int) -> None:
+        raise CallError("UNAVAILABLE")
+
+    with pytest.raises(StoreError, match=r"it was tried 20\d\d times in 10000 s"):
+        retry.retry(Endpoint("http://m:1", "texts", patience_s=10_000), attempt)
+    assert 11_000 <= clock[0] < 11_010

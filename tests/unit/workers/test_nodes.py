@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clustering.workers.nodes import Node, cores_of_actors, room_for
+from clustering.workers.nodes import Node, cores_of_actors, cores_of_pool, room_for
 
 NODES = [Node("a", "10.0.0.1", 16, 2, 0), Node("b", "10.0.0.2", 16, 1, 0), Node("c", "10.0.0.3", 3, 0, 0)]
 
@@ -34,3 +34,11 @@ def test_a_number_of_actors_shares_the_cores_of_all_nodes(actors: int, cpus: int
 def test_without_a_node_an_actor_has_a_core() -> None:
     assert room_for([], 1) == 0
     assert cores_of_actors([], 3) == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "cpus"),
+    [([], 1), ([2], 1), ([4], 1), ([8, 8], 2), ([10], 2), ([64], 16), ([64, *[8] * 10], 8), ([16, 3], 3)],
+)
+def test_a_pool_uses_the_cores_of_small_nodes_beside_a_large_one(sizes: list[int], cpus: int) -> None:
+    assert cores_of_pool([Node(str(number), "", size, 0, 0) for number, size in enumerate(sizes)], 4) == cpus
