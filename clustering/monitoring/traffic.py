@@ -116,7 +116,7 @@ def _tasks(stage: str, pieces: Pieces, counts: Counts) -> int:
         "graph": 1 if alone else 1 + min(pieces.parts, blocks) + blocks,
         "forest": 1 if alone else 2 * blocks,  # shards, and merges with the stage's own task
         "cluster": 1 if alone else 1 + blocks,
-        "describe": 1 if counted == summed == 1 else 3 + 3 * counted + 3 * summed,
+        "describe": 1 if counted == summed == 1 else 3 + 3 * counted + 4 * summed,
         "project": 1 if grouped == 1 else 1 + (5 if texts > MAP_TEXTS else 2) * grouped,
         "plot": 1 if grouped == 1 else 1 + 2 * grouped,
         "report": 1 if counts.records <= FILE_RECORDS else 2 * min(64, math.ceil(counts.records / LARGEST_PART)),

@@ -27,7 +27,7 @@ from clustering.runs.storage import atomic_write, read_slice, read_table, write_
 from clustering.schema import Figures
 from clustering.text.exemplars import spread_texts
 from clustering.text.languages import count_languages, dominant_languages
-from clustering.text.naming import Unique, titles_of
+from clustering.text.naming import Unique, find_headline, titles_of
 from clustering.text.phrases import (
     PHRASES,
     Phrase,
@@ -62,6 +62,8 @@ WRITTEN_CLUSTERS = 16_384  # at a time
 CANDIDATES = 5  # for each exemplar, of which those that differ are taken
 # A candidate for a cluster's exemplars.
 MEMBER = np.dtype([("label", np.int32), ("strength", np.float32), ("copies", np.int32), ("row", np.int64)])
+SHOWN = pa.schema([("label", pa.int32()), ("exemplars", pa.list_(pa.large_string())),
+                   ("telling", pa.list_(pa.large_string())), ("headline", pa.large_string())])  # fmt: skip
 Measured = tuple[Any, Usage]
 
 
@@ -72,7 +74,8 @@ def describe_clusters(run: RunDir, cfg: DescribeSection, counted_texts: int = CO
     Tasks count the words in parts of texts/, and cut the counts by word. Others add up those of their words, know thus
     which are common, and find each cluster's strong words among their own once all have told how many words each
     cluster has. Tasks count the phrases of strong words in the parts, and cut the counts by cluster; others choose
-    those of their clusters. A run of few texts is one task.
+    those of their clusters, and then, with the texts read, their exemplars and headlines. One task gives the titles,
+    of which no two are equal. A run of few texts is one task.
     counted_texts, summed_texts : the share of a task
     Returns: clusters, vocabulary (distinct words), titles_failed (clusters without a title of the endpoint, which have
         one of their own texts or phrases).
@@ -85,7 +88,7 @@ def describe_clusters(run: RunDir, cfg: DescribeSection, counted_texts: int = CO
         start = partial(submit_pieces, memory=single_task_request("describe").memory_bytes)
         found = _find_terms(start, run, cfg, groups, n_sums)
         await_all(found)
-        figures = run_on_one_node(_write_clusters, run, cfg, n_sums, *found)
+        figures = run_on_one_node(_write_clusters, run, *found)
     if cfg.titles is not None and figures["clusters"]:
         log.info(run_on_one_node(_announce_titles, run, cfg.titles))
         figures |= run_on_one_node(_request_titles, run, cfg.titles)
@@ -93,12 +96,11 @@ def describe_clusters(run: RunDir, cfg: DescribeSection, counted_texts: int = CO
 
 
 def _describe_alone(run: RunDir, cfg: DescribeSection, groups: list[PartGroup]) -> Figures:
-    return _write_clusters(run, cfg, 1, *_find_terms(make_pieces, run, cfg, groups, 1))
+    return _write_clusters(run, *_find_terms(make_pieces, run, cfg, groups, 1))
 
 
 def _find_terms(start: Starter, run: RunDir, cfg: DescribeSection, groups: list[PartGroup], n_sums: int) -> list[Any]:
-    """What ``_write_clusters`` takes: n_sums summaries, as many tables of phrases with the rows of headlines, and the
-    texts of exemplars and headlines of each group."""
+    """What ``_write_clusters`` takes: the clusters of each sum."""
     (languages,) = start(1, _languages, run, cfg)
     counted = [start(n_sums, _count, run, cfg, group, languages, n_sums) for group in groups]
     added = [start(2, _add_up, run, cfg, *pieces) for pieces in zip(*counted, strict=True)]
@@ -110,7 +112,9 @@ def _find_terms(start: Starter, run: RunDir, cfg: DescribeSection, groups: list[
     phrased = [start(n_sums, _count_phrases, run, group, languages, strong, n_sums) for group in groups]
     named = [start(1, _choose_phrases, run, cfg, strong, *pieces)[0] for pieces in zip(*phrased, strict=True)]
     del phrased
-    return [*summaries, *named, *(start(1, _shown_texts, run, group, *summaries, *named)[0] for group in groups)]
+    shown = [start(n_sums, _shown_texts, run, group, *summaries, *named) for group in groups]
+    pieces = zip(summaries, named, zip(*shown, strict=True), strict=True)
+    return [start(1, _choose_texts, cfg, summary, phrases, *texts)[0] for summary, phrases, texts in pieces]
 
 
 def _languages(run: RunDir, cfg: DescribeSection) -> list[list[str]]:
@@ -261,25 +265,53 @@ def _choose_phrases(run: RunDir, cfg: DescribeSection, strong: Measured, *pieces
 
 
 def _shown_texts(run: RunDir, group: PartGroup, *found: Measured) -> list[pa.Table]:
-    """The texts of exemplars and headlines that lie in some parts of texts/, ascending by row.
+    """The texts of candidates that lie in some parts of texts/, ascending by row; a piece for each sum.
 
-    found : of ``_add_up`` and ``_choose_phrases``
+    found : of ``_add_up``, then of ``_choose_phrases``
     """
-    rows = np.unique(np.concatenate([piece.exemplars["row"] for piece, _ in found]))
-    texts = read_row_texts(run, rows[(rows >= group.first) & (rows < group.stop)])
-    columns = [pa.array(list(texts), pa.int64()), pa.array(list(texts.values()), pa.large_string())]
-    return [pa.table(columns, ["row", "text"])]
+    rows = [piece.exemplars["row"][_is_in(piece.exemplars["row"], group)] for piece, _ in found]
+    texts = read_row_texts(run, np.unique(np.concatenate(rows)))
+    n_sums = len(found) // 2
+    pieces = [np.unique(np.concatenate([rows[at], rows[at + n_sums]])) for at in range(n_sums)]
+    return [
+        pa.table([own, pa.array([texts[row] for row in own.tolist()], pa.large_string())], ["row", "text"])
+        for own in pieces
+    ]
 
 
-def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Measured) -> Figures:
+def _is_in(rows: IntArray, group: PartGroup) -> NDArray[np.bool_]:
+    return (rows >= group.first) & (rows < group.stop)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What some clusters show, ascending by label. phrases : PHRASES; texts : SHOWN"""
+
+    phrases: pa.Table
+    texts: pa.Table
+    vocabulary: int
+
+
+def _choose_texts(cfg: DescribeSection, summary: Measured, phrases: Measured, *texts: Measured) -> list[_Shown]:
+    """The exemplars and headlines of some clusters. summary, phrases : theirs; texts : of ``_shown_texts``"""
+    found, named = collect(summary), collect(phrases)
+    read = pa.concat_tables(map(collect, texts)).combine_chunks()
+    label = np.unique(np.concatenate([found.exemplars["label"], named.phrases["label"].to_numpy()]))
+    strongest, telling = (_lists(label, *_with_texts(one.exemplars, read)).to_pylist() for one in (found, named))
+    exemplars = [spread_texts(some, cfg.exemplars) for some in strongest]
+    headlines = [
+        find_headline(own, [*first, *others])
+        for own, first, others in zip(_phrases(label, named.phrases), telling, exemplars, strict=True)
+    ]
+    table = pa.table([label, exemplars, telling, headlines], schema=SHOWN)
+    return [_Shown(named.phrases, table, found.vocabulary)]
+
+
+def _write_clusters(run: RunDir, *found: Measured) -> Figures:
     """Leave layers.parquet, some clusters at a time. found : of ``_find_terms``"""
     pieces = [collect(piece) for piece in found]
-    summaries, named = pieces[:n_sums], pieces[n_sums : 2 * n_sums]
-    read = pa.concat_tables(pieces[2 * n_sums :]).combine_chunks()
-    del pieces, found
-    phrases = pa.concat_tables([one.phrases for one in named]).combine_chunks()
-    phrases = phrases.take(pa.array(np.argsort(phrases["label"].to_numpy(), kind="stable")))
-    shown = [_joined([one.exemplars for one in pieces], read) for pieces in (summaries, named)]
+    del found
+    phrases, texts = (_by_label([getattr(piece, name) for piece in pieces]) for name in ("phrases", "texts"))
     known = _Clusters.of(run)
     at = np.repeat(np.arange(len(known.layers)), [layer.size for layer in known.layers])
     in_layer = np.concatenate(known.layers)
@@ -295,17 +327,16 @@ def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Meas
         for first in range(0, max(n_clusters, 1), WRITTEN_CLUSTERS):
             label = np.arange(first, min(first + WRITTEN_CLUSTERS, n_clusters), dtype=np.int32)
             own = slice(first, first + label.size)
-            strongest, telling = (_lists(label, labels, texts).to_pylist() for labels, texts in shown)
-            exemplars = [spread_texts(some, cfg.exemplars) for some in strongest]
-            layers = _lists(label, in_layer, at)
+            layers = _lists(label, in_layer, at).to_pylist()
             held, within = (_phrases(label, table) for table in (phrases, below))
-            told = zip(layers.to_pylist(), held, telling, exemplars, within, strict=True)
+            exemplars, telling, headlines = (_values(label, texts, name) for name in SHOWN.names[1:])
+            told = zip(layers, headlines, held, telling, exemplars, within, strict=True)
             columns = {
                 "label": label,
                 "size": known.size[own],
                 "texts": known.texts[own],
-                "title": [titles.take(of, titles_of(own_phrases, [*first_texts, *others], children))
-                          for of, own_phrases, first_texts, others, children in told],
+                "title": [titles.take(of, titles_of(headline, own_phrases, [*first_texts, *others], children))
+                          for of, headline, own_phrases, first_texts, others, children in told],
                 "terms": _lists(label, phrase_label, phrases["written"]),
                 "exemplars": exemplars,
                 "persistence": known.persistence[own],
@@ -317,7 +348,7 @@ def _write_clusters(run: RunDir, cfg: DescribeSection, n_sums: int, *found: Meas
             writer.write_table(pa.table(arrays, schema=schema.LAYERS))
     return {
         "clusters": known.layers[known.chosen].size,
-        "vocabulary": sum(summary.vocabulary for summary in summaries),
+        "vocabulary": sum(piece.vocabulary for piece in pieces),
         "titles_failed": 0,
         "warnings": [],
     }
@@ -330,11 +361,24 @@ def _phrases(label: NDArray[np.int32], phrases: pa.Table) -> list[list[Phrase]]:
     return [list(map(Phrase, *held)) for held in zip(*columns, strict=True)]
 
 
-def _joined(pieces: list[NDArray[Any]], read: pa.Table) -> tuple[NDArray[np.int32], pa.ChunkedArray]:
-    """The clusters of members, ascending, and their texts. pieces : a cluster's are in one piece, in their order"""
-    members = np.concatenate(pieces)
+def _with_texts(members: NDArray[Any], read: pa.Table) -> tuple[NDArray[np.int32], pa.ChunkedArray]:
+    """The clusters of members, ascending, and their texts. members : in their order"""
     members = members[np.argsort(members["label"], kind="stable")]
-    return members["label"], read["text"].take(pa.array(np.searchsorted(read["row"].to_numpy(), members["row"])))
+    row = read["row"].to_numpy()
+    order = np.argsort(row)
+    return members["label"], read["text"].take(pa.array(order[np.searchsorted(row, members["row"], sorter=order)]))
+
+
+def _values(label: NDArray[np.int32], texts: pa.Table, name: str) -> list[Any]:
+    """A column of SHOWN for consecutive clusters; what is empty where nothing is shown of one."""
+    found = _lists(label, texts["label"].to_numpy(), texts[name]).to_pylist()
+    return [one[0] if one else ("" if name == "headline" else []) for one in found]
+
+
+def _by_label(tables: list[pa.Table]) -> pa.Table:
+    """Tables as one, ascending by label; a cluster's rows are in one table, in their order."""
+    table = pa.concat_tables(tables).combine_chunks()
+    return table.take(pa.array(np.argsort(table["label"].to_numpy(), kind="stable")))
 
 
 def _lists(label: NDArray[np.int32], labels: NDArray[np.int32], values: Any) -> pa.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clustering.text.words import has_letters, normalized, split_words
+from clustering.text.words import has_letters, normalized, word_keys
 
 SAME_WORDS = 0.6  # share of the shorter text's words that the other one has, from which they say the same
 
@@ -16,8 +16,7 @@ def spread_texts(texts: list[str], count: int) -> list[str]:
     chosen: list[str] = []
     known: list[set[str]] = []
     for text in texts:
-        keys = {word.key for word in split_words(normalized(text), frozenset(), None)}
-        words = set(filter(has_letters, keys)) or {text}
+        words = set(filter(has_letters, word_keys(normalized(text)))) or {text}
         if all(len(words & other) < SAME_WORDS * min(len(words), len(other)) for other in known):
             chosen.append(text)
             known.append(words)

@@ -50,14 +50,14 @@ class Unique:
         return not any(title.casefold() in self.used[layer] for layer in layers)
 
 
-def titles_of(phrases: Sequence[Phrase], texts: Sequence[str], below: Sequence[Phrase]) -> Iterator[str]:
+def titles_of(headline: str, phrases: Sequence[Phrase], texts: Sequence[str], below: Sequence[Phrase]) -> Iterator[str]:
     """Titles for a cluster, the best one first.
 
+    headline : of ``find_headline``
     phrases : strongest first; texts : the most telling ones, likewise
     below : the first phrases of the clusters within it, their shares those of this cluster's texts, largest first
     """
-    if headline_words(phrases) > 1:
-        yield _headline(phrases, texts)
+    yield headline
     prefix = ""
     if max((phrase.share for phrase in phrases), default=0.0) < SPREAD:
         prefix = MIXED if sum(phrase.share for phrase in below[:TITLE_PHRASES]) < SHARED else ""
@@ -73,8 +73,13 @@ def titles_of(phrases: Sequence[Phrase], texts: Sequence[str], below: Sequence[P
     yield from [line for line in short if not has_two_forms(line)] or short[:1]
 
 
-def _headline(phrases: Sequence[Phrase], texts: Sequence[str]) -> str:
-    """The first text with two of the words that a large share of a cluster's texts has, rather than a question."""
+def find_headline(phrases: Sequence[Phrase], texts: Sequence[str]) -> str:
+    """The first text with two of the words that a large share of a cluster's texts has, rather than a question.
+
+    "" where there are no two such words, or no text has them.
+    """
+    if headline_words(phrases) < 2:
+        return ""
     question = ""
     for text in texts:
         line = shorten(text, phrases)

@@ -133,7 +133,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
 def described(run: RunDir, counted_texts: int, n_sums: int) -> Figures:
     groups, cfg = group_parts(run / "texts", counted_texts, describe.MOST_TASKS), DescribeSection()
     found = describe._find_terms(make_pieces, run, cfg, groups, n_sums)
-    return describe._write_clusters(run, cfg, n_sums, *found)
+    return describe._write_clusters(run, *found)
 
 
 @pytest.mark.parametrize(("part_records", "counted_texts", "n_sums"), [(100, 1, 1), (700, 1000, 3), (3000, 1, 9)])

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustering.text.naming import TITLE_CHARACTERS, Unique, has_two_forms, join_phrases, shorten, titles_of
+from clustering.text.naming import (
+    TITLE_CHARACTERS,
+    Unique,
+    find_headline,
+    has_two_forms,
+    join_phrases,
+    shorten,
+    titles_of,
+)
 from clustering.text.phrases import Phrase
 
 EVENT = [Phrase("iOS 7.1", 0.6, 1.0), Phrase("iPhone", 0.4, 0.7), Phrase("CarPlay", 0.2, 0.5)]
@@ -16,7 +24,8 @@ NOTHING = [Phrase("court", 0.02, 0.1), Phrase("crime", 0.02, 0.1), Phrase("life"
 
 
 def first(phrases: list[Phrase], texts: list[str], below: list[Phrase] | None = None) -> str:
-    return next(title for title in titles_of(phrases, texts, below or []) if title)
+    headline = find_headline(phrases, texts)
+    return next(title for title in titles_of(headline, phrases, texts, below or []) if title)
 
 
 def test_where_texts_share_two_words_a_headline_with_them_is_the_title() -> None:
@@ -42,7 +51,7 @@ def test_a_cluster_without_words_has_its_first_text_as_title() -> None:
 
 
 def test_a_text_with_two_forms_of_a_word_is_a_title_only_where_there_is_nothing_else() -> None:
-    assert "Recalls of recall" not in list(titles_of(NOTHING, ["Recalls of recall", "A day"], []))
+    assert "Recalls of recall" not in list(titles_of("", NOTHING, ["Recalls of recall", "A day"], []))
     assert first([], ["Recalls of recall"]) == "Recalls of recall"
 
 
