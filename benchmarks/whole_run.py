@@ -4,10 +4,10 @@
     python -m benchmarks.whole_run --texts 235000 --beside ../older --here read.near_duplicates=keep --rounds 2
     python -m benchmarks.whole_run --texts 23500 --store embedded --beside ../older --here read.near_duplicates=keep \\
         --rounds 3
-    DATACOORD_SEGMENT_MAXSIZE=1024 python -m benchmarks.whole_run --texts 4710000 \\
+    DATACOORD_SEGMENT_MAXSIZE=2048 python -m benchmarks.whole_run --texts 4710000 \\
         --settings search.k=20 read.near_duplicates=keep "store.params={M: 8, efConstruction: 80}" \\
         "search.params={ef: 24}" --output benchmarks/results/whole-run-4m.json
-        # 4 million distinct ones, in two hours of a machine that does nothing else: what else runs comes first
+        # 4 million distinct ones, in 90 minutes of a machine that does nothing else: what else runs comes first
 
 The command runs as a user starts it, by default against the packaged Milvus server (extra `server`) and HNSW. The other
 checkout has its own `.venv`; the two take turns, and each turn has a server and a directory of its own. What the other

@@ -78,10 +78,9 @@ class RunDir:
         """The path of each artefact below the directory."""
         if self._known_paths is not None:
             return self._known_paths
-        cached = self._cached_paths  # another thread may replace it
-        if cached is None or cached[0] != self.file.changes or self.file.cached is None:
-            cached = self._cached_paths = self.file.changes, self._find_artefacts(self.manifest)
-        return cached[1]
+        if not (known := self._cached_paths) or known[0] != self.file.changes or self.file.cached is None:
+            known = self._cached_paths = self.file.changes, self._find_artefacts(self.manifest)
+        return known[1]
 
     def _find_artefacts(self, manifest: Figures) -> dict[str, str]:
         """The paths of this process's start; without one, of what is finished, else of what was begun."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,24 +17,23 @@ from numpy.typing import NDArray
 from clustering import schema
 from clustering.config.sections import DescribeSection, Titles
 from clustering.kernels.memory import SUMMED_TEXTS
-from clustering.kernels.printable import hide_credentials, printable
 from clustering.kernels.topk import IntArray
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import PartGroup, group_parts, part_names, read_row_texts
 from clustering.runs.storage import atomic_write, read_slice, read_table, write_table
 from clustering.schema import Figures
-from clustering.text.exemplars import spread_texts
+from clustering.text.exemplars import candidates_of, spread_texts, strongest_of
 from clustering.text.languages import count_languages, dominant_languages
 from clustering.text.naming import Unique, find_headline, titles_of
 from clustering.text.phrases import (
-    PHRASES,
-    Phrase,
     StrongWords,
     choose_phrases,
     count_phrases,
     first_phrases,
+    lists_by_label,
     phrase_table,
+    phrases_by_label,
 )
 from clustering.text.terms import (
     BestWords,
@@ -46,22 +44,19 @@ from clustering.text.terms import (
     once_each,
     without_common,
 )
-from clustering.text.titles import Answer, known_answers, message_of, prompt_of, title_clusters
+from clustering.text.titles import AUDIT, Answer, announcement, known_answers, title_clusters, waves
 from clustering.workers.reservations import single_task_request
 from clustering.workers.tasks import Starter, await_all, collect, make_pieces, run_on_one_node, submit_pieces
 
 log = logging.getLogger("covey")
 SAMPLED_PARTS = 20  # of texts/, in which the languages are counted
 STRONG_WORDS = 40  # of a cluster, of which its phrases are made
-AUDIT = "titles.jsonl"  # what was sent to the endpoint of titles for each cluster, and what it answered
 READ_TOGETHER = 8192  # texts whose words are in memory at a time
 HEADLINES = 6  # texts of a cluster that may be its title
 COUNTED_TEXTS = 32_768  # by one task, at least
 MOST_TASKS = 64
 WRITTEN_CLUSTERS = 16_384  # at a time
 CANDIDATES = 5  # for each exemplar, of which those that differ are taken
-# A candidate for a cluster's exemplars.
-MEMBER = np.dtype([("label", np.int32), ("strength", np.float32), ("copies", np.int32), ("row", np.int64)])
 SHOWN = pa.schema([("label", pa.int32()), ("exemplars", pa.list_(pa.large_string())),
                    ("telling", pa.list_(pa.large_string())), ("headline", pa.large_string())])  # fmt: skip
 Measured = tuple[Any, Usage]
@@ -142,8 +137,8 @@ def _count(
         row, copies = texts["row"].to_numpy(), texts["copies"].to_numpy()
         counted.append(count_terms(texts["text"].to_pylist(), layers, known))
         strength = np.broadcast_to(assigned["strength"].to_numpy()[:, None], layers.shape)
-        members.append(_strongest(_members(layers, strength, row, copies), CANDIDATES * cfg.exemplars))
-    candidates = _strongest(np.concatenate(members), CANDIDATES * cfg.exemplars)
+        members.append(strongest_of(candidates_of(layers, strength, row, copies), CANDIDATES * cfg.exemplars))
+    candidates = strongest_of(np.concatenate(members), CANDIDATES * cfg.exemplars)
     pieces = merge_counts(counted).cut(n_sums)
     return [(piece, candidates[candidates["label"] % n_sums == number]) for number, piece in enumerate(pieces)]
 
@@ -154,22 +149,6 @@ def _read_part(run: RunDir, name: str, *assigned: str) -> tuple[pa.Table, pa.Tab
     first, stop = texts["row"][0].as_py(), texts["row"][-1].as_py() + 1
     found = read_slice(run / "assignment.parquet", first, stop, columns=[*assigned, "layers"])
     return texts, found, once_each(found["layers"].combine_chunks().flatten().to_numpy().reshape(len(texts), -1))
-
-
-def _members(layers: NDArray[np.int32], strength: NDArray[Any], row: IntArray, copies: NDArray[Any]) -> NDArray[Any]:
-    """A candidate for each cluster of each text. layers, strength : shape (n_texts, n_layers)"""
-    at, layer = np.nonzero(layers >= 0)
-    found = np.empty(at.size, MEMBER)
-    found["label"], found["row"], found["copies"] = layers[at, layer], row[at], copies[at]
-    found["strength"] = strength[at, layer]
-    return found
-
-
-def _strongest(members: NDArray[Any], n_exemplars: int) -> NDArray[Any]:
-    """Of each cluster the members with the highest strength, then with the most copies, then with the smallest row."""
-    order = np.lexsort((members["row"], -members["copies"], -members["strength"], members["label"]))
-    label = members["label"][order]
-    return members[order[np.arange(label.size) - np.searchsorted(label, label) < n_exemplars]]
 
 
 @dataclass(frozen=True)
@@ -209,7 +188,7 @@ def _add_up(run: RunDir, cfg: DescribeSection, *pieces: Measured) -> list[Any]:
     known = _Clusters.of(run)
     if cfg.language == "auto":
         counts = without_common(counts, known.layers[known.chosen], known.texts)
-    exemplars = _strongest(np.concatenate(members), CANDIDATES * cfg.exemplars)
+    exemplars = strongest_of(np.concatenate(members), CANDIDATES * cfg.exemplars)
     return [counts, _Summary(counts.words_of(known.texts.size), len(counts.words), exemplars)]
 
 
@@ -242,8 +221,8 @@ def _count_phrases(
             counts, score = count_phrases(held, layers[own], languages[0], strong[0])
             counted.append(counts)
             copies = texts["copies"].slice(first, READ_TOGETHER).to_numpy()
-            members.append(_strongest(_members(layers[own], score, row[own], copies), HEADLINES))
-    telling = _strongest(np.concatenate(members), HEADLINES)
+            members.append(strongest_of(candidates_of(layers[own], score, row[own], copies), HEADLINES))
+    telling = strongest_of(np.concatenate(members), HEADLINES)
     pieces = merge_counts(counted).cut_clusters(n_sums)
     return [(piece, telling[telling["label"] % n_sums == number]) for number, piece in enumerate(pieces)]
 
@@ -261,7 +240,7 @@ def _choose_phrases(run: RunDir, cfg: DescribeSection, strong: Measured, *pieces
     merged = merge_counts(list(counted))
     table, told = phrase_table(choose_phrases(merged, collect(strong), _Clusters.of(run).texts, cfg.terms))
     telling = np.concatenate(members)
-    return [_Named(table, _strongest(telling[np.isin(telling["label"], told)], HEADLINES))]
+    return [_Named(table, strongest_of(telling[np.isin(telling["label"], told)], HEADLINES))]
 
 
 def _shown_texts(run: RunDir, group: PartGroup, *found: Measured) -> list[pa.Table]:
@@ -297,11 +276,13 @@ def _choose_texts(cfg: DescribeSection, summary: Measured, phrases: Measured, *t
     found, named = collect(summary), collect(phrases)
     read = pa.concat_tables(map(collect, texts)).combine_chunks()
     label = np.unique(np.concatenate([found.exemplars["label"], named.phrases["label"].to_numpy()]))
-    strongest, telling = (_lists(label, *_with_texts(one.exemplars, read)).to_pylist() for one in (found, named))
+    strongest, telling = (
+        lists_by_label(label, *_with_texts(one.exemplars, read)).to_pylist() for one in (found, named)
+    )
     exemplars = [spread_texts(some, cfg.exemplars) for some in strongest]
     headlines = [
         find_headline(own, [*first, *others])
-        for own, first, others in zip(_phrases(label, named.phrases), telling, exemplars, strict=True)
+        for own, first, others in zip(phrases_by_label(label, named.phrases), telling, exemplars, strict=True)
     ]
     table = pa.table([label, exemplars, telling, headlines], schema=SHOWN)
     return [_Shown(named.phrases, table, found.vocabulary)]
@@ -327,8 +308,8 @@ def _write_clusters(run: RunDir, *found: Measured) -> Figures:
         for first in range(0, max(n_clusters, 1), WRITTEN_CLUSTERS):
             label = np.arange(first, min(first + WRITTEN_CLUSTERS, n_clusters), dtype=np.int32)
             own = slice(first, first + label.size)
-            layers = _lists(label, in_layer, at).to_pylist()
-            held, within = (_phrases(label, table) for table in (phrases, below))
+            layers = lists_by_label(label, in_layer, at).to_pylist()
+            held, within = (phrases_by_label(label, table) for table in (phrases, below))
             exemplars, telling, headlines = (_values(label, texts, name) for name in SHOWN.names[1:])
             told = zip(layers, headlines, held, telling, exemplars, within, strict=True)
             columns = {
@@ -337,7 +318,7 @@ def _write_clusters(run: RunDir, *found: Measured) -> Figures:
                 "texts": known.texts[own],
                 "title": [titles.take(of, titles_of(headline, own_phrases, [*first_texts, *others], children))
                           for of, headline, own_phrases, first_texts, others, children in told],
-                "terms": _lists(label, phrase_label, phrases["written"]),
+                "terms": lists_by_label(label, phrase_label, phrases["written"]),
                 "exemplars": exemplars,
                 "persistence": known.persistence[own],
                 "link_share": pa.array(known.link_share[own], from_pandas=True),
@@ -354,13 +335,6 @@ def _write_clusters(run: RunDir, *found: Measured) -> Figures:
     }
 
 
-def _phrases(label: NDArray[np.int32], phrases: pa.Table) -> list[list[Phrase]]:
-    """The phrases of each cluster. label : consecutive clusters; phrases : PHRASES, ascending by label"""
-    of = phrases["label"].to_numpy()
-    columns = (_lists(label, of, phrases[name]).to_pylist() for name in PHRASES.names[1:])
-    return [list(map(Phrase, *held)) for held in zip(*columns, strict=True)]
-
-
 def _with_texts(members: NDArray[Any], read: pa.Table) -> tuple[NDArray[np.int32], pa.ChunkedArray]:
     """The clusters of members, ascending, and their texts. members : in their order"""
     members = members[np.argsort(members["label"], kind="stable")]
@@ -371,7 +345,7 @@ def _with_texts(members: NDArray[Any], read: pa.Table) -> tuple[NDArray[np.int32
 
 def _values(label: NDArray[np.int32], texts: pa.Table, name: str) -> list[Any]:
     """A column of SHOWN for consecutive clusters; what is empty where nothing is shown of one."""
-    found = _lists(label, texts["label"].to_numpy(), texts[name]).to_pylist()
+    found = lists_by_label(label, texts["label"].to_numpy(), texts[name]).to_pylist()
     return [one[0] if one else ("" if name == "headline" else []) for one in found]
 
 
@@ -381,34 +355,10 @@ def _by_label(tables: list[pa.Table]) -> pa.Table:
     return table.take(pa.array(np.argsort(table["label"].to_numpy(), kind="stable")))
 
 
-def _lists(label: NDArray[np.int32], labels: NDArray[np.int32], values: Any) -> pa.Array:
-    """A list for each cluster. label : consecutive clusters; labels : of each value, ascending"""
-    offsets = np.searchsorted(labels, np.append(label, label[-1] + 1) if label.size else [0])
-    own = values.slice(offsets[0], offsets[-1] - offsets[0])
-    own = own.combine_chunks() if isinstance(own, pa.ChunkedArray) else own
-    return pa.LargeListArray.from_arrays(pa.array(offsets - offsets[0]), own)
-
-
 def _announce_titles(run: RunDir, cfg: Titles) -> str:
-    """What is sent to the endpoint, in words."""
     clusters = read_table(run / "layers.parquet")
-    first = next(iter(_waves(run, clusters)))[0]
-    row = clusters.slice(first, 1).to_pylist()[0]
-    return (
-        f"describe: {cfg.model} at {hide_credentials(cfg.url)} is asked for the titles of {len(clusters):,} clusters "
-        f"of all layers; each message holds terms and exemplars of one. {AUDIT} keeps what is sent and answered. "
-        f"The first message:\n{printable(prompt_of(message_of(row['terms'], row['exemplars'], [])))}"
-    )
-
-
-def _waves(run: RunDir, clusters: pa.Table) -> Iterator[list[int]]:
-    """The clusters of each layer, the finest first, without those of layers before it."""
-    asked: set[int] = set()
-    for layer in reversed(_Clusters.of(run).layers):
-        wave = [label for label in layer.tolist() if label not in asked]
-        asked.update(wave)
-        if wave:
-            yield wave
+    first = next(waves(_Clusters.of(run).layers))[0]
+    return announcement(cfg, len(clusters), clusters.slice(first, 1).to_pylist()[0])
 
 
 def _request_titles(run: RunDir, cfg: Titles) -> Figures:
@@ -419,7 +369,7 @@ def _request_titles(run: RunDir, cfg: Titles) -> Figures:
     """
     clusters = read_table(run / "layers.parquet")
     titles, failed, reason = title_clusters(
-        cfg, clusters.to_pydict(), _waves(run, clusters), _known_replies(run, cfg), partial(_write_audit, run)
+        cfg, clusters.to_pydict(), waves(_Clusters.of(run).layers), _known_replies(run, cfg), partial(_write_audit, run)
     )
     place = clusters.schema.get_field_index("title")
     write_table(run / "layers.parquet", clusters.set_column(place, schema.LAYERS.field("title"), pa.array(titles)))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -277,3 +277,18 @@ def first_phrases(phrases: pa.Table, parent: IntArray, texts: IntArray) -> pa.Ta
     found = phrases.take(pa.array(first[order]))
     columns = {"label": pa.array(parent[own][order], pa.int32()), "share": pa.array(part[order])}
     return pa.table([columns.get(name, found[name]) for name in PHRASES.names], schema=PHRASES)
+
+
+def phrases_by_label(label: NDArray[np.int32], phrases: pa.Table) -> list[list[Phrase]]:
+    """The phrases of each cluster. label : consecutive clusters; phrases : PHRASES, ascending by label"""
+    of = phrases["label"].to_numpy()
+    columns = (lists_by_label(label, of, phrases[name]).to_pylist() for name in PHRASES.names[1:])
+    return [list(map(Phrase, *held)) for held in zip(*columns, strict=True)]
+
+
+def lists_by_label(label: NDArray[np.int32], labels: NDArray[np.int32], values: Any) -> pa.Array:
+    """A list for each cluster. label : consecutive clusters; labels : of each value, ascending"""
+    offsets = np.searchsorted(labels, np.append(label, label[-1] + 1) if label.size else [0])
+    own = values.slice(offsets[0], offsets[-1] - offsets[0])
+    own = own.combine_chunks() if isinstance(own, pa.ChunkedArray) else own
+    return pa.LargeListArray.from_arrays(pa.array(offsets - offsets[0]), own)

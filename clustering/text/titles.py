@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from clustering.config.sections import Titles
 from clustering.http_client import (
@@ -19,7 +22,7 @@ from clustering.http_client import (
     post,
     proxy_options,
 )
-from clustering.kernels.printable import one_line
+from clustering.kernels.printable import hide_credentials, one_line, printable
 from clustering.text.naming import JOINT, TITLE_CHARACTERS, Unique
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ PROMPT = (
     "cluster holds smaller ones, their titles follow. Answer with a title of at most eight words that says what they "
     "share, in their language, and nothing else."
 )
+AUDIT = "titles.jsonl"  # what was sent to the endpoint for each cluster, and what it answered
 LONGEST_TEXT = 300
 MOST_BELOW = 10  # titles of smaller clusters in a message
 REPLY_BYTES = 1 << 20  # a longer reply is no title
@@ -49,6 +53,25 @@ def check_titles(cfg: Titles | None) -> None:
     """
     if cfg is not None:
         check_key("describe.titles", cfg.url, cfg.key_env)
+
+
+def announcement(cfg: Titles, n_clusters: int, first: dict[str, Any]) -> str:
+    """What is sent to the endpoint, in words. first : the terms and exemplars of the cluster that is asked for first"""
+    return (
+        f"describe: {cfg.model} at {hide_credentials(cfg.url)} is asked for the titles of {n_clusters:,} clusters "
+        f"of all layers; each message holds terms and exemplars of one. {AUDIT} keeps what is sent and answered. "
+        f"The first message:\n{printable(prompt_of(message_of(first['terms'], first['exemplars'], [])))}"
+    )
+
+
+def waves(layers: Sequence[NDArray[np.int32]]) -> Iterator[list[int]]:
+    """The clusters of each layer, the finest first, without those of layers before it."""
+    asked: set[int] = set()
+    for layer in reversed(layers):
+        wave = [label for label in layer.tolist() if label not in asked]
+        asked.update(wave)
+        if wave:
+            yield wave
 
 
 class Answer(NamedTuple):

@@ -18,6 +18,7 @@ from clustering.runs.storage import read_table, write_table
 from clustering.schema import Figures
 from clustering.stages import describe
 from clustering.text import terms
+from clustering.text.exemplars import MEMBER, strongest_of
 from clustering.text.languages import stop_words
 from clustering.text.naming import has_two_forms
 from clustering.text.terms import (
@@ -108,13 +109,13 @@ def test_terms_and_members_are_those_of_the_slow_reference_however_the_work_is_c
         at, layer = np.nonzero(layers[own] >= 0)
         rows = [(layers[first + row, column], strength[first + row], copies[first + row], first + row)
                 for row, column in zip(at.tolist(), layer.tolist(), strict=True)]  # fmt: skip
-        members.append(describe._strongest(np.array(rows, describe.MEMBER), 2))
+        members.append(strongest_of(np.array(rows, MEMBER), 2))
     sums = [merge_counts(list(pieces)) for pieces in zip(*counted, strict=True)]
     n_words = np.sum([counts.words_of(6) for counts in sums], axis=0)
     in_layers = [np.unique(layer[layer >= 0]) for layer in np.array(of_text, np.int32).T]
     n_texts = np.bincount(layers[layers >= 0], minlength=6)
     best = [best_words(counts, [*in_layers, in_layers[1]], parent, n_texts, n_words, 3) for counts in sums]
-    merged, strongest = BestWords.merged(best, 3), describe._strongest(np.concatenate(members), 2)
+    merged, strongest = BestWords.merged(best, 3), strongest_of(np.concatenate(members), 2)
     for label in range(6):
         strong, rows = expected.get(label, ([], []))
         assert merged.word.filter(pa.array(merged.label == label)).to_pylist() == strong[:3]
