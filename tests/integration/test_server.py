@@ -251,10 +251,11 @@ def test_vectors_of_another_start_are_not_searched(covey, sample, milvus_server,
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]
     assert covey(*words, f"run.dir={run.path}").status == 0
     before = labels_of(run.path)
-    copy = shutil.copytree(run.path, tmp_path / "elsewhere" / "copied")  # with the same id and collection
+    copy = shutil.copytree(run.path, tmp_path / "elsewhere" / "copied")  # with the same id
     other = tmp_path / "other.csv"
     other.write_text(sample.read_text().replace("a", "e"))
-    assert covey(*words[:3], f"read.paths={other}", words[4], f"run.dir={copy}").status == 0
+    same = "store.collection=covey_copied"  # by itself, a copy takes another one
+    assert covey(*words[:3], f"read.paths={other}", words[4], f"run.dir={copy}", same).status == 0
     result = covey(*words, f"run.dir={run.path}", "search.k=49")
     assert result.status == 0, result.err
     assert "made anew by another start" in result.err
