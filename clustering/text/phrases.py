@@ -280,14 +280,17 @@ def first_phrases(phrases: pa.Table, parent: IntArray, texts: IntArray) -> pa.Ta
 
 
 def phrases_by_label(label: NDArray[np.int32], phrases: pa.Table) -> list[list[Phrase]]:
-    """The phrases of each cluster. label : consecutive clusters; phrases : PHRASES, ascending by label"""
+    """The phrases of each cluster. label : as for ``lists_by_label``; phrases : PHRASES, ascending by label"""
     of = phrases["label"].to_numpy()
     columns = (lists_by_label(label, of, phrases[name]).to_pylist() for name in PHRASES.names[1:])
     return [list(map(Phrase, *held)) for held in zip(*columns, strict=True)]
 
 
 def lists_by_label(label: NDArray[np.int32], labels: NDArray[np.int32], values: Any) -> pa.Array:
-    """A list for each cluster. label : consecutive clusters; labels : of each value, ascending"""
+    """A list for each cluster.
+
+    label : clusters, ascending; labels : of each value, ascending, none of them between two of ``label``
+    """
     offsets = np.searchsorted(labels, np.append(label, label[-1] + 1) if label.size else [0])
     own = values.slice(offsets[0], offsets[-1] - offsets[0])
     own = own.combine_chunks() if isinstance(own, pa.ChunkedArray) else own

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from clustering.errors import CoveyError
+from clustering.errors import ConfigError, CoveyError
 from clustering.runs.directory import RunDir
 
 log = logging.getLogger("covey")
@@ -99,6 +99,20 @@ def blind_nodes_problem(run: RunDir, addresses: list[str]) -> str:
 def refuse_node(node_id: str) -> None:
     """Give no more work to a node, which has joined but does not see the run directory."""
     _refused.add(node_id)
+
+
+def refuse_blind(run: RunDir, blind: dict[str, str], told: str) -> None:
+    """Refuse nodes that do not see the run directory, and warn of them.
+
+    blind : the id of each and its address; told : what happens to them, in words
+    Raises: ConfigError where no other is up.
+    """
+    for node_id in blind:
+        refuse_node(node_id)
+    problem = blind_nodes_problem(run, sorted(set(blind.values())))
+    if not live_nodes():
+        raise ConfigError([problem])
+    log.warning("%s: %s", told, problem)
 
 
 def refused_nodes() -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import math
 import time
 from collections import deque
@@ -26,16 +25,14 @@ from clustering.workers.nodes import (
     Wish,
     asking_autoscaler,
     avoiding_refused,
-    blind_nodes_problem,
     live_nodes,
-    refuse_node,
+    refuse_blind,
     room_for,
     sees_run,
 )
 from clustering.workers.reservations import Request, cores_to_request, releasing_cores, reporting_waits
 from clustering.workers.tasks import REPORT_WAIT_AFTER_S, run_with_retries
 
-log = logging.getLogger("covey")
 RESIZE_EVERY_S = 2.0
 NODE_START_S = 300  # that a new node takes; for less work none is asked for
 
@@ -145,11 +142,9 @@ class _Job:
     def refuse(self, blind: _Blind) -> None:
         """Give no work to a node. Raises: ConfigError where no other is up."""
         assert self.run is not None
-        refuse_node(blind.node_id)
-        problem = blind_nodes_problem(self.run, [blind.address])
-        if not live_nodes():
-            raise ConfigError([problem])
-        log.warning("%s: a node that has joined gets no work: %s", self.request.name, problem)
+        refuse_blind(
+            self.run, {blind.node_id: blind.address}, f"{self.request.name}: a node that has joined gets no work"
+        )
 
 
 class _PoolActor:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import ray
 
-from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
 from clustering.workers.failures import unwrapped_errors
 from clustering.workers.nodes import (
     Node,
-    blind_nodes_problem,
-    live_nodes,
     node_affinity,
     nodes_to_ask,
-    refuse_node,
+    refuse_blind,
     sees_run,
 )
 
-log = logging.getLogger("covey")
 T = TypeVar("T")
 
 
@@ -70,11 +65,5 @@ def refuse_blind_nodes(run: RunDir) -> None:
 
     Raises: ConfigError where no other is up.
     """
-    if not (blind := blind_nodes(run, nodes_to_ask())):
-        return
-    for node in blind:
-        refuse_node(node.id)
-    problem = blind_nodes_problem(run, sorted({node.address for node in blind}))
-    if not live_nodes():
-        raise ConfigError([problem])
-    log.warning("nodes that have joined get no work: %s", problem)
+    if blind := {node.id: node.address for node in blind_nodes(run, nodes_to_ask())}:
+        refuse_blind(run, blind, "nodes that have joined get no work")
