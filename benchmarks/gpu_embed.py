@@ -538,7 +538,8 @@ def actor(bench: Bench) -> None:
         for rows, threads in bench.args.actor:
             run = RunDir(bench.folder / f"run-{dtype}-{rows}-{threads}")
             names = write_texts(run / "texts", bench.texts, rows)
-            cfg = EmbedSection(encoder="bge-m3", model=str(bench.folder / "model"), gpus_per_actor=1, dtype=dtype)
+            gpus = 1 if bench.device == "cuda" else 0
+            cfg = EmbedSection(encoder="bge-m3", model=str(bench.folder / "model"), gpus_per_actor=gpus, dtype=dtype)
             started = time.perf_counter()
             one = _PoolActor(Embedder, {"run": run, "cfg": cfg}, "")
             if error := one.start():

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from clustering.config.sections import RunConfig
-from clustering.encoders.loading import check_encoder
+from clustering.encoders.loading import CLASSES, check_encoder
 from clustering.errors import ConfigError
 from clustering.monitoring.capacity import check_fits, estimates_by_node_type, group_node_types
 from clustering.monitoring.plan import log_plan, plan_entries
@@ -138,11 +138,13 @@ def check_nodes(config: RunConfig, run: RunDir) -> None:
 
 
 def require_gpus(config: RunConfig) -> None:
-    """Check that the GPUs of one actor exist; on a cluster, which may add nodes, only warn.
+    """Check that the GPUs of one actor exist; on a cluster, which may add nodes, only warn. Tell of GPUs without use.
 
     Raises: ConfigError on a single node.
     """
     wanted, available = config.embed.gpus_per_actor, cluster_gpus()
+    if available and not wanted and config.embed.encoder not in CLASSES:
+        log.warning("Ray has %g GPUs, and the encoder works on CPUs; embed.gpus_per_actor=1 takes them", available)
     if wanted <= available:
         return
     problem = f"embed.gpus_per_actor={wanted:g}, but Ray has {available:g} GPUs"

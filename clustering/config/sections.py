@@ -183,8 +183,7 @@ class EmbedSection:
     # in 256 dimensions of their own. null: 0, which adds none.
     lexical: Annotated[float, Field(ge=0, le=1)] | None = None
     actors: Positive | None = None  # null: one for each GPU, or four a node (one a core where it has fewer)
-    # GPUs that an actor reserves. 0: it reserves none, but torch takes one that it sees all the same.
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 0
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0  # that it reserves; 0: it works on the CPU
     max_tokens: Annotated[int, Field(ge=2, le=8192)] = 512  # longer texts are cut and counted
     tokens_per_batch: Annotated[int, Field(ge=64)] | None = None  # of a forward pass; null: 65,536 on a GPU, or 16,384
     # With encoder=openai: the server of embeddings, which knows `model` by that name.

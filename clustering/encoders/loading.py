@@ -81,7 +81,7 @@ def download_model(cfg: EmbedSection, commit: str) -> None:
     """Load a model of the hub, unless its weights lie in this machine's cache, so that they do afterwards."""
     name = hub_name(cfg)
     if name and not is_cached(name, commit):
-        load_encoder(cfg, commit)
+        load_encoder(replace(cfg, gpus_per_actor=0), commit)
 
 
 def served_dim(cfg: EmbedSection) -> int | None:

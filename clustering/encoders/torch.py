@@ -53,6 +53,7 @@ class _Forwards:
 class TorchEncoder:
     """BGE-M3's dense vectors, or any other sentence-transformers model, from the hub or a local folder.
 
+    It works on a GPU where the actor has reserved one or a share of one, else on the CPU.
     BGE-M3 has XLM-R's architecture. Its dense vector is the last state of the first token, at unit length.
     Code that comes with a model is never run.
     Source: Chen et al. (2024), arXiv:2402.03216.
@@ -67,7 +68,12 @@ class TorchEncoder:
         from clustering.encoders.packed import PackedEncoder, unsupported_reason
 
         name, revision = model_location(cfg), commit or cfg.revision
-        on_gpu = torch.cuda.is_available()
+        on_gpu = cfg.gpus_per_actor > 0
+        if on_gpu and not torch.cuda.is_available():
+            raise ConfigError([
+                f"embed.gpus_per_actor={cfg.gpus_per_actor:g}, but torch {torch.__version__} sees no GPU on this node; "
+                "install a build for its GPUs and driver (https://pytorch.org), or set it to 0"
+            ])  # fmt: skip
         dtype = "float32" if cfg.dtype == "auto" and not on_gpu else cfg.dtype
         try:
             self.model: Any = SentenceTransformer(

@@ -594,7 +594,13 @@ def test_memory_that_does_not_hold_half_a_batch_either_ends_the_stage(bge, texts
         encoder.encode(texts)
 
 
-def test_the_dtype_is_that_of_the_device(bge):
-    encoder: Any = load_encoder(bge_section(bge, gpus_per_actor=1))
+def test_a_gpu_that_torch_does_not_see_is_said(bge):
+    with pytest.raises(ConfigError, match=r"embed\.gpus_per_actor=0\.5, but torch \S+ sees no GPU on"):
+        load_encoder(bge_section(bge, gpus_per_actor=0.5))
+
+
+def test_the_dtype_is_that_of_the_device(bge, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # no GPU is reserved, so none is touched
+    encoder: Any = load_encoder(bge_section(bge))
     assert {str(weights.dtype) for weights in encoder.model.parameters()} == {"torch.float32"}
     assert encoder.tokens_per_batch == 16_384

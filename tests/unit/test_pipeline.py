@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from clustering import collection_lifecycle, pipeline
+from clustering import collection_lifecycle, pipeline, preflight
 from clustering.config.loading import build_config
 from clustering.milvus.collection import ChangedError
 from clustering.milvus.endpoint import Endpoint
@@ -160,3 +160,22 @@ with run_concurrently(lambda: None):
 assert not ray.is_initialized()
 """  # in a process of its own: tests beside this one may have started Ray
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("embed", "gpus", "told"),
+    [
+        ({"encoder": "bge-m3"}, 2, "Ray has 2 GPUs, and the encoder works on CPUs; embed.gpus_per_actor=1 takes them"),
+        ({"encoder": "bge-m3", "gpus_per_actor": 1}, 2, ""),
+        ({"encoder": "bge-m3"}, 0, ""),
+        ({"encoder": "static"}, 2, ""),
+    ],
+)
+def test_gpus_that_nobody_takes_are_told(
+    embed: dict[str, Any], gpus: float, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(preflight, "cluster_gpus", lambda: gpus)
+    monkeypatch.setattr(preflight.log, "warning", lambda text, *given: warnings.append(text % given))
+    preflight.require_gpus(build_config({"embed": embed}))
+    assert warnings == ([told] if told else [])
