@@ -23,7 +23,7 @@ FILE_RECORDS = 10_000_000  # beyond, labels.parquet is a folder of parts
 NUMBERED_RECORDS = 1 << 22  # whose texts a process numbers at most
 FOLDED_BYTES = 360  # of each
 FOLDED_RECORDS = 1 << 20  # among whose texts a process looks for near-duplicates at most
-PICTURE_POINTS = 2_000_000  # of map.png, which has fewer pixels
+PICTURE_POINTS = 200_000  # of map.png; more texts are a density
 HALO_SHARE = 8.0  # rows of others that a small block's edges name, for each own one: 6.7 and 8.1 in two sets of titles
 SERVER_BASE_BYTES = 1200 << 20  # of a Milvus server beside its collections, while it indexes
 

@@ -356,4 +356,4 @@ def in_hearts(label: NDArray[np.int32], places: NDArray[np.uint16]) -> NDArray[n
 
 def color_of(terms: list[str], title: str) -> int:
     """A cluster's color in the page's palette: by its strongest term, so that it stays when sizes change."""
-    return zlib.crc32((terms[0] if terms else title).casefold().encode()) % COLORS
+    return zlib.crc32(one_line(terms[0] if terms else title, 80).casefold().encode()) % COLORS

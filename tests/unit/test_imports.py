@@ -45,7 +45,7 @@ OWNERS = {
     "openvino": {"encoders.minilm"},
     "aiohttp": {"http_client", "encoders.openai", "text.titles"},
     "umap": {"stages.project"},
-    "matplotlib": {"text.fonts", "stages.plot", "finished.views"},
+    "matplotlib": {"text.fonts", "viewer.picture", "finished.views"},
     "plotly": {"finished.results"},
 }
 

@@ -9,8 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 
@@ -18,49 +16,9 @@ from clustering.config.sections import PlotSection
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import STAGE_ARTEFACTS
 from clustering.stages import plot
-from clustering.stages.plot import hide_overlapping
 from clustering.text import fonts
 from clustering.workers.tasks import HERE
 from tests.mapped import leave_run, unpacked
-
-
-def test_of_names_that_lie_on_one_another_the_first_is_left():
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    places = [(0.2, 0.2), (0.8, 0.8), (0.22, 0.21), (0.24, 0.22), (0.2, 0.9)]
-    names = [axes.annotate("seven letters", place, ha="center", in_layout=False) for place in places]
-    hide_overlapping(figure, names)
-    assert [name.get_visible() for name in names] == [True, True, False, False, True]
-
-
-def test_the_picture_draws_some_of_very_many_texts_and_counts_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[np.ndarray] = []
-    titles: list[str] = []
-    scatter, set_title = Axes.scatter, Axes.set_title
-
-    def seen(axes: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> Any:
-        drawn.append(np.column_stack([x, y]))
-        return scatter(axes, x, y, **look)
-
-    def titled(axes: Axes, title: str, **look: Any) -> Any:
-        titles.append(title)
-        return set_title(axes, title, **look)
-
-    monkeypatch.setattr(Axes, "scatter", seen)
-    monkeypatch.setattr(Axes, "set_title", titled)
-    monkeypatch.setattr(plot, "PICTURE_POINTS", 30)
-    xy = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
-    label = np.repeat([-1, 0], 50).astype(np.int32)
-    for _ in range(2):
-        plot._draw_map(RunDir(tmp_path), xy, label, [(0, 0.0, 0.0)], pa.table({"title": ["one"]}), "many", 3)
-    assert (tmp_path / "map.png").exists()
-    assert len(np.unique(drawn[0], axis=0)) == 30
-    np.testing.assert_array_equal(drawn[0], drawn[1])
-    assert titles[0] == "many"
-
 
 # --- texts of others in the page and in the picture ---
 
@@ -97,17 +55,6 @@ def leave(run: RunDir, part_rows: int) -> RunDir:
 @pytest.fixture
 def hostile(tmp_path: Path) -> RunDir:
     return leave(RunDir(tmp_path), len(HOSTILE))
-
-
-def test_the_tree_shows_each_cluster_beside_the_finer_ones_in_it() -> None:
-    """Clusters 0 and 1 of the finer layer in 3 of the broad one; 2 is one of both layers; 4 is left out."""
-    size, parent, layers = [10, 20, 40, 60, 5], [3, 3, None, None, None], [[1], [1], [0, 1], [0], [0, 1]]
-    found = plot.tree_boxes(size, parent, layers, most=2)
-    assert {number: tuple(np.round(box, 6)) for number, box in found.items()} == {
-        3: (0, 1, 0.4, 1.0), 2: (0, 2, 0.0, 0.4), 1: (1, 2, 0.8, 1.0), 0: (1, 2, 0.7, 0.8)
-    }  # fmt: skip
-    assert plot.tree_boxes([], [], [], 9) == {}
-    assert list(plot.tree_boxes([9999, 1, 1], [None, None, 1], [[0], [0], [1]], 9)) == [0], "too low to be seen"
 
 
 @pytest.mark.parametrize("points", [5, 100])
@@ -153,18 +100,6 @@ def test_the_picture_counts_noise_that_it_hides(hostile: RunDir, monkeypatch: py
     assert axes[0].get_title(loc="left") == f"{short}: 7 texts, 2 clusters, 14% noise"
     assert unpacked((hostile / "map.html").read_text(encoding="utf-8"))["facts"]["name"] == short
     assert axes[0].get_position().width > 0.9
-
-
-def test_a_name_in_the_picture_is_short_and_tells_what_it_lacks() -> None:
-    none: frozenset[str] = frozenset()
-    assert plot.picture_name("flood, river", 3, none) == "flood, river"
-    name = plot.picture_name("x" * 10_000, 3, none)
-    assert len(name.split("\n")) <= 3
-    assert max(map(len, name.split("\n"))) <= 22
-    assert max(map(len, plot.picture_name("北京大学" * 20, 3, none).split("\n"))) <= 12
-    assert plot.picture_name("GDP growth 北京大学", 3, frozenset("北京大学")) == "GDP growth □"
-    assert plot.picture_name("北京大学 GDP", 3, frozenset("北京大学")) == "cluster 3"
-    assert plot.picture_name("gpj\u202eexe", 3, none) == "gpj�exe"
 
 
 def test_what_no_font_draws_is_counted_and_told(hostile: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
