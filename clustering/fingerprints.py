@@ -11,9 +11,11 @@ from clustering.encoders.weights import (
     encoder_fingerprint,
     hub_key,
     hub_name,
+    model_prompt,
     recorded_commit,
     resolve_commit,
 )
+from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import READS
 from clustering.runs.storage import digest
@@ -30,6 +32,21 @@ def known_commit(config: RunConfig, run: RunDir) -> str | None:
         return None
     before = [entries.get("versions") for entries in (run.manifest, run.results)] if config.run.resume else []
     return resolve_commit(name, recorded_commit(key, *before), config.embed.revision)
+
+
+def known_prompt(config: RunConfig, run: RunDir, commit: str | None) -> str:
+    """What is put before each text, see ``model_prompt``; that of an earlier start where the hub does not tell now.
+
+    Raises: ConfigError when it does not tell, and no earlier start worked with this model.
+    """
+    try:
+        return model_prompt(config.embed, commit)
+    except ConfigError:
+        saved = run.manifest.get("config", {}).get("embed", {})
+        same = all(saved.get(key) == getattr(config.embed, key) for key in ("encoder", "model", "revision"))
+        if config.run.resume and same and isinstance(saved.get("prompt"), str):
+            return str(saved["prompt"])
+        raise
 
 
 def model_versions(config: RunConfig, commit: str | None) -> dict[str, str]:

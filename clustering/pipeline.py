@@ -17,8 +17,7 @@ from clustering.collection_lifecycle import (
 from clustering.compile_ahead import start_compiling
 from clustering.config.sections import RunConfig
 from clustering.encoders.loading import served_dim
-from clustering.encoders.weights import model_prompt
-from clustering.fingerprints import Fingerprints, known_commit, model_versions, stage_fingerprints
+from clustering.fingerprints import Fingerprints, known_commit, known_prompt, model_versions, stage_fingerprints
 from clustering.milvus.collection import check_store
 from clustering.monitoring.progress import track_stage
 from clustering.monitoring.resources import dim_of
@@ -59,7 +58,7 @@ def run_pipeline(config: RunConfig) -> RunDir:
         commit = None
         if isinstance(source, list):
             commit = known_commit(config, run)
-            prompt, share = model_prompt(config.embed, commit), config.embed.words_share
+            prompt, share = known_prompt(config, run, commit), config.embed.words_share
             config = replace(config, embed=replace(config.embed, prompt=prompt, lexical=share))
         fingerprints = stage_fingerprints(config, source, commit)
         if config.run.resume and run.finished("report", fingerprints["report"]):

@@ -8,11 +8,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from clustering.config.sections import ENCODERS, SERVED, TORCH_PACKAGES, EmbedSection, EncoderPackages
 from clustering.errors import ConfigError
+from clustering.kernels.printable import one_line
 
 BGE_M3 = "BAAI/bge-m3"
 UNKNOWN = "unknown"  # in a manifest: a commit that could not be found out
@@ -136,6 +138,7 @@ def model_prompt(cfg: EmbedSection, commit: str | None = None) -> str:
     A model wants the default prompt that its files name. E5, known by its name or by its prompt for queries, wants
     ``query: ``, except for its kinds that follow instructions. A model of the hub is asked for its files only when
     its commit is known.
+    Raises: ConfigError when the hub does not tell.
     Source: huggingface.co/intfloat/multilingual-e5-large, whose authors want the prompt for clustering, too.
     """
     if cfg.prompt is not None:
@@ -154,25 +157,36 @@ def model_prompt(cfg: EmbedSection, commit: str | None = None) -> str:
 
 
 def _model_json(cfg: EmbedSection, commit: str | None, file: str) -> dict[str, Any]:
-    """A file of settings of a model; empty where there is none, or the hub does not answer."""
+    """A file of settings of a model; empty where there is none. Raises: ConfigError when the hub does not answer."""
     name = hub_name(cfg)
-    try:
-        if cfg.encoder == SERVED:
-            return {}
-        if name is None:
-            text = (Path(model_location(cfg)) / file).read_text(encoding="utf-8")
-        else:
-            text = _hub_text(full_name(name), commit, file) if commit else "{}"
-        found = json.loads(text)
-    except Exception:  # a damaged file is told when the model is loaded; the hub's client raises errors of many kinds
+    if cfg.encoder == SERVED or (name and not commit):
         return {}
+    try:
+        if name and commit:
+            text = _hub_text(full_name(name), commit, file)
+        else:
+            text = (Path(model_location(cfg)) / file).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError) as error:  # a damaged file is told when the model is loaded
+        if name and not isinstance(error, ValueError):
+            raise ConfigError([_no_answer(name, file, error)]) from error
+        return {}
+    except Exception as error:  # the hub's client raises errors of many kinds
+        raise ConfigError([_no_answer(str(name), file, error)]) from error
     return found if isinstance(found, dict) else {}
 
 
-def _hub_text(name: str, commit: str, file: str) -> str:
-    """A small file of a model: from this machine's cache, or else from the hub, which is asked once.
+def _no_answer(name: str, file: str, error: Exception) -> str:
+    return (
+        f"embed.prompt: whether {name} wants a text before each text stands in its file {file}, and the hub does not "
+        f"give it ({one_line(str(error), 200)}); start again when it does, or set embed.prompt ('' for none)"
+    )
 
-    Raises: an error of the hub's client, such as one for a file that does not exist.
+
+def _hub_text(name: str, commit: str, file: str) -> str:
+    """A small file of a model, "{}" where it has none: from this machine's cache, or else from the hub.
+
+    Raises: an error of the hub's client.
     """
     from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -184,6 +198,8 @@ def _hub_text(name: str, commit: str, file: str) -> str:
         return "{}"
     url = hf_hub_url(name, file, revision=commit)
     response = get_session().get(url, headers=build_hf_headers(), timeout=HUB_TIMEOUT_S)
+    if response.status_code == HTTPStatus.NOT_FOUND:
+        return "{}"
     response.raise_for_status()
     return str(response.text)
 
@@ -202,9 +218,9 @@ def is_cached(name: str, commit: str) -> bool:
 
 
 def resolve_commit(name: str, known: str | None = None, revision: str | None = None) -> str | None:
-    """The commit of a model of the hub: that of this machine's cache, else the known one, else the hub's latest.
+    """The commit of a model of the hub: the known one, else that of this machine's cache, else the hub's latest.
 
-    While the cache stays the same, so does the commit, whether or not the hub answers. All workers load this commit.
+    So a run keeps its commit, whether or not the hub answers or the cache has moved on. All workers load this commit.
     known : the commit that an earlier start found, UNKNOWN where it found none, see ``recorded_commit``
     revision : a branch, tag or commit in the place of the latest
     Returns: None where it cannot be found out, for example without the packages or the network.
@@ -212,6 +228,8 @@ def resolve_commit(name: str, known: str | None = None, revision: str | None = N
     """
     if revision and COMMIT.fullmatch(revision):
         return revision
+    if known not in (None, UNKNOWN):
+        return known
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.constants import HF_HUB_CACHE
@@ -223,8 +241,8 @@ def resolve_commit(name: str, known: str | None = None, revision: str | None = N
         reference = refs / (revision or "main")
         if reference.is_file():
             return reference.read_text(encoding="utf-8").strip()
-    if known is not None:
-        return known if known != UNKNOWN else None
+    if known == UNKNOWN:
+        return None
     try:
         return HfApi().model_info(full_name(name), revision=revision, timeout=HUB_TIMEOUT_S).sha
     except RevisionNotFoundError:

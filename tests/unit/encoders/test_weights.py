@@ -27,7 +27,7 @@ from clustering.encoders.weights import (
     resolve_commit,
 )
 from clustering.errors import ConfigError
-from clustering.fingerprints import known_commit, model_versions, stage_fingerprints
+from clustering.fingerprints import known_commit, known_prompt, model_versions, stage_fingerprints
 from clustering.runs.directory import RunDir
 from clustering.sources.collection import Source
 from tests.hub import Hub, serving
@@ -179,7 +179,8 @@ def test_a_model_of_the_hub_is_known_by_its_cached_commit(monkeypatch: pytest.Mo
     for commit in ("5617a9f6", "babcf60c"):
         reference.write_text(commit)
         assert resolve_commit("BAAI/bge-m3") == commit
-        assert resolve_commit("BAAI/bge-m3", known="0" * 40) == commit
+        assert resolve_commit("BAAI/bge-m3", known="unknown") == commit
+        assert resolve_commit("BAAI/bge-m3", known="0" * 40) == "0" * 40, "what a run began with stays"
         seen.append(encoder_fingerprint(EmbedSection(encoder="bge-m3"), commit))
     assert seen[0] != seen[1]
     named = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2/refs/main"
@@ -419,6 +420,30 @@ def test_a_model_of_the_hub_tells_its_prompt_from_the_cache_or_from_the_hub(hub:
     (cached / ST).write_text(json.dumps(settings))
     assert model_prompt(cfg, COMMIT) == "search: "
     assert hub.taken == {ST: 1}
+
+
+def test_a_hub_that_does_not_answer_changes_no_prompt(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same start without an answer took none, and what was embedded with one was removed."""
+    config = build_config({"run": {"dir": str(tmp_path / "run")}, "embed": {"encoder": "somebody/model"}})
+    run = RunDir(config.run.dir)
+    settings = {"prompts": {"query": "search: "}, "default_prompt_name": "query"}
+    (hub.commits[COMMIT] / ST).write_text(json.dumps(settings))
+    assert known_prompt(config, run, COMMIT) == "search: "
+
+    def away(*_: object, **__: object) -> None:
+        raise OSError("timed out")
+
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: SimpleNamespace(get=away))
+    with pytest.raises(ConfigError, match=r"embed\.prompt: whether somebody/model wants .* it \(timed out\)"):
+        known_prompt(config, run, COMMIT)
+    run.update_manifest(config=override_config(config, ["embed.prompt=search: "]).as_dict())
+    assert known_prompt(config, run, COMMIT) == "search: "
+    assert known_prompt(override_config(config, ["embed.prompt="]), run, COMMIT) == ""
+    for other in ("run.resume=false", "embed.encoder=somebody/other"):
+        with pytest.raises(ConfigError, match="wants a text before each text"):
+            known_prompt(override_config(config, [other]), run, COMMIT)
 
 
 def test_a_run_from_before_there_were_prompts_has_none() -> None:
