@@ -450,6 +450,7 @@ async function start() {
 }
 
 start().catch((error) => {
-  $("summary").textContent = `This page cannot be shown: ${error.message}. It needs a browser of 2023 or later.`;
+  const hint = "DecompressionStream" in window ? "" : ". It needs a browser of 2023 or later.";
+  $("summary").textContent = `This page cannot be shown: ${error.message}${hint}`;
   throw error;
 });

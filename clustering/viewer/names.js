@@ -34,7 +34,7 @@ export class Names {
   constructor(map, state, grid) {
     Object.assign(this, { map, state, grid, lines: new Map(), widths: new Map(), placed: [] });
     this.context = document.createElement("canvas").getContext("2d");
-    this.largest = Math.max(1, ...map.clusters.size);
+    this.largest = map.clusters.size.reduce((most, size) => Math.max(most, size), 1); // too many for arguments
   }
 
   // The box of a cluster's points on the screen: of most of them, or (`heart`) of those where it is densest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from matplotlib.image import imread
 
 from clustering.runs.directory import RunDir
+from clustering.viewer.columns import MapColumns
+from clustering.viewer.page import write_page
 from tests.browser.conftest import NOISE, PER_STORY, write_map
 from tests.browser.driver import Browser
 from tests.mapped import leave_run, unpacked
@@ -368,6 +371,42 @@ def test_it_fits_a_phone(browser: Browser, stories: Path) -> None:
         assert browser.value(inside)
     finally:
         browser.resize(1280, 800)
+
+
+def test_more_clusters_than_a_call_takes_arguments_are_shown(browser: Browser, tmp_path: Path) -> None:
+    n = 200_000
+    numbers = np.arange(n, dtype=np.int32)
+    places = np.random.default_rng(5).integers(0, 65_535, (2, n)).astype(np.uint16)
+    points = {"x": places[0], "y": places[1], "layer0": numbers, "home": numbers,
+              "strength": np.full(n, 255, np.uint8), "records": np.ones(n, np.uint32)}  # fmt: skip
+    boxes = [[int(x)] * 3 + [int(y)] * 3 for x, y in places.T]
+    names = [f"story {number}" for number in range(n)]
+    clusters = {"title": names, "terms": [[]] * n, "exemplars": [[]] * n, "size": [1] * (n - 1) + [9],
+                "texts": [1] * n, "parent": [-1] * n, "layers": [[0]] * n, "color": [0] * n, "box": boxes,
+                "heart": boxes}  # fmt: skip
+    facts = {"texts": n, "run_records": n, "records_left_out": 0, "layers": [n], "chosen": 0, "columns": [],
+             "hover": [], "noise": True}  # fmt: skip
+    near = np.full((n, 1), -1, np.int32)
+    path = tmp_path / "map.html"
+    columns = MapColumns(points, {}, names, {"text_id": names}, near, clusters, facts)
+    path.write_text("".join(write_page(columns, "many")), encoding="utf-8", newline="")
+    browser.open(path)
+    assert browser.text("#summary") == "200,000 records, 200,000 clusters, 0 % noise"
+    assert browser.text("#list .line").splitlines() == ["story 199999", "1 of 9"]
+
+
+def test_a_page_that_cannot_be_shown_says_why(browser: Browser, stories: Path, tmp_path: Path) -> None:
+    """A browser that is too old is named only where it is."""
+    page, before = stories.read_text(encoding="utf-8"), '<script type="text/plain"'
+    broken = tmp_path / "broken.html"
+    for breaks, told in (("document.getElementById('sort').remove()", "null"),
+                         ("delete window.DecompressionStream", "It needs a browser of 2023 or later.")):  # fmt: skip
+        policy = re.sub(r"script-src [^;]*;", "script-src 'unsafe-inline';", page, count=1)
+        broken.write_text(policy.replace(before, f"<script>{breaks}</script>{before}", 1), encoding="utf-8")
+        browser.ask("POST", "/url", url=broken.as_uri())
+        browser.wait("document.getElementById('summary').innerText.startsWith('This page cannot be shown: ')")
+        assert told in browser.text("#summary")
+        assert ("2023" in browser.text("#summary")) == ("2023" in told)
 
 
 # --- texts of others ---
