@@ -34,13 +34,6 @@ COMMANDS = {
     "keys": keys,
     "sample": sample,
 }
-ENVIRONMENT = {  # unless the user has set it
-    "RAY_USAGE_STATS_ENABLED": "0",  # Ray sends no figures of this job to its makers
-    "RAY_worker_niceness": "0",  # at Ray's 15 a worker starves beside any other busy process
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray leaves the workers' view of GPUs alone
-    "RAY_task_oom_retries": "2",  # without a limit, Ray repeats a task that runs out of memory for ever
-    "GRPC_VERBOSITY": "ERROR",
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,8 +94,7 @@ def run_command(work: Callable[[], None], log_format: str = "text", verbose: boo
     log_format : text for people, json for a line of JSON each; the last line of a failed command is its cause
     verbose : log the plan and the figures of each stage, too
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    process.set_environment()
     _start_logging(log_format, verbose)
     process.owns_process = True
     status, problems = 0, []

@@ -91,19 +91,15 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def shared_bytes() -> int:
-    """The pages of Ray's object store that this process has touched; all workers of a node share them."""
-    try:
-        return int(Path("/proc/self/status").read_text().split("RssShmem:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        return 0
-
-
 def peak_bytes() -> int:
-    """The peak resident memory of this process since the last reset."""
+    """The peak resident memory of this process since the last reset, without the pages of Ray's object store.
+
+    All workers of a node share these, and one that has touched them keeps them until it ends, also in later stages.
+    """
     try:
         status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+        peak, shared = (int(status.split(f"{name}:")[1].split()[0]) for name in ("VmHWM", "RssShmem"))
+        return (peak - shared) * 1024
     except (OSError, IndexError):
         import resource
 

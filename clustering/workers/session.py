@@ -48,6 +48,7 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    process.set_environment()
     address = _cluster_address()
     with ExitStack() as stack:
         options: dict[str, Any] = {"address": address}

@@ -32,6 +32,7 @@ from clustering import __version__
 from clustering.config.loading import load_config
 from clustering.kernels.memory import count_blocks, stage_bytes
 from clustering.text.fonts import LIKELY
+from clustering.workers.process import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "docker/Dockerfile"
@@ -835,3 +836,12 @@ def test_the_launcher_file_is_written_for_one_column() -> None:
         assert gib(size["disk of a node"]) == nodes[name]["node_config"]["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"]
     assert size["gpu, nodes and embed.actors"] == str(nodes["gpu"]["max_workers"])
     assert size["cpu, nodes"] == str(nodes["cpu"]["max_workers"])
+
+
+def test_nodes_set_what_their_own_ray_reads() -> None:
+    """A driver's own variables do not reach the tasks that a task starts on another node."""
+    needed = {f"{name}={value}" for name, value in ENVIRONMENT.items() if name.startswith("RAY_")}
+    image = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert needed <= set(image.split())
+    launched = yaml.safe_load((ROOT / "cluster_configs" / "ray" / "cluster.yaml").read_text(encoding="utf-8"))
+    assert needed - {"RAY_USAGE_STATS_ENABLED=0"} <= set(" ".join(launched["docker"]["run_options"]).split())

@@ -28,7 +28,7 @@ from clustering.kernels.graph.forest import IntArray
 from clustering.kernels.graph.halo import Requests, Routes, match_rows, split_rows
 from clustering.kernels.memory import ShardBytes, process_bytes
 from clustering.monitoring import progress
-from clustering.monitoring.usage import Usage, charge, peak_bytes, shared_bytes
+from clustering.monitoring.usage import Usage, charge, peak_bytes
 from clustering.workers.nodes import Node, avoiding_refused, free_resources, live_nodes, node_affinity
 from clustering.workers.reservations import Request, reporting_waits
 from clustering.workers.tasks import REPORT_WAIT_AFTER_S, submit
@@ -298,5 +298,5 @@ class _ShardActor:
         return [found, *routes.slices(found)] if sends else found
 
     def usage(self) -> Usage:
-        """What this actor has used since it started, without its part of the node's object store."""
-        return Usage(peak_bytes() - shared_bytes(), time.process_time())
+        """What this actor has used since it started."""
+        return Usage(peak_bytes(), time.process_time())
