@@ -16,7 +16,8 @@ from clustering.kernels.threads import thread_count
 NEIGHBORS = 50  # nearest rows that are searched by default
 TREE_DIMS = 15  # up to so many dimensions a tree is faster than comparing all rows
 EXACT_ROWS = 50_000  # with more dimensions; above, the search is approximate
-BLOCK = 8192  # new rows at a time
+BLOCK = 8192  # rows at a time
+FAR = 4  # times the spread of the rows
 
 
 def distinct_rows(points: NDArray[Any]) -> tuple[IntArray, IntArray]:
@@ -37,6 +38,17 @@ def row_keys(points: NDArray[Any]) -> NDArray[np.uint64]:
     return keys
 
 
+def far_offset(points: NDArray[Any]) -> NDArray[np.float64] | None:
+    """The mean row, where it is far from the origin beside the rows' distances from it; else None.
+
+    Distances by |x|^2 - 2 x y + |y|^2 are lost there, such as those of epoch seconds.
+    """
+    center = points.mean(axis=0, dtype=np.float64)
+    blocks = (points[at : at + BLOCK] - center for at in range(0, len(points), BLOCK))
+    spread = np.sqrt(sum(float((block**2).sum()) for block in blocks) / len(points))
+    return center if float(np.linalg.norm(center)) > FAR * spread else None
+
+
 class VectorIndex:
     """Finds the nearest of some vectors by Euclidean distance.
 
@@ -52,6 +64,8 @@ class VectorIndex:
         self.points, self.k = points, k
         self._keys: NDArray[np.uint64] | None = None
         n_rows, dim = points.shape
+        self._offset = far_offset(points)
+        points = self._centered(points)
         self.approximate = dim > TREE_DIMS and n_rows > EXACT_ROWS
         if self.approximate:
             from pynndescent import NNDescent
@@ -62,6 +76,9 @@ class VectorIndex:
             )
         way = "kd_tree" if dim <= TREE_DIMS else "brute"
         self._exact = NearestNeighbors(algorithm=way, n_jobs=thread_count()).fit(points)
+
+    def _centered(self, points: NDArray[Any]) -> NDArray[Any]:
+        return points if self._offset is None else (points - self._offset).astype(points.dtype)
 
     def own_neighbors(self) -> tuple[NDArray[np.int64], FloatArray]:
         """The nearest other rows of each row: int64 and float32, shape (n_rows, k), k at most n_rows - 1."""
@@ -86,7 +103,9 @@ class VectorIndex:
         by_index = self.approximate and len(new) * len(self.points) > EXACT_ROWS**2
         for at in range(0, len(new), BLOCK):
             some = slice(at, at + BLOCK)
-            asked = np.ascontiguousarray(new[some], self.points.dtype)  # of another type it takes six times as long
+            asked = np.ascontiguousarray(
+                self._centered(new[some]), self.points.dtype
+            )  # of another type it takes six times as long
             ids, away = self._index.query(asked, k) if by_index else self._exact.kneighbors(asked, k)[::-1]
             near[0][some], near[1][some] = ids, as_floats("distances", np.where(ids >= 0, away, 0))
         return self._with_equal(new, *near)

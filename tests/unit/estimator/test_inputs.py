@@ -409,3 +409,18 @@ def test_numbers_whose_squares_no_float_holds_are_refused(scale: float, vectors:
 
 def test_large_numbers_give_the_same_clusters(lists: Any, labels: Any) -> None:
     assert_array_equal(GraphHDBSCAN().fit(neighbors=(lists[0], lists[1] * 2.0**50)).labels_, labels)
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_rows_far_from_the_origin_have_the_neighbors_that_they_have_near_it(
+    approximate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns such as epoch seconds: near rows seemed to be one, and clusters fell together."""
+    monkeypatch.setattr(search, "EXACT_ROWS", 100 if approximate else 10_000)
+    rng = np.random.default_rng(2)
+    near = np.repeat(rng.normal(0, 40, (8, 20)), 60, axis=0) + rng.normal(size=(480, 20))
+    far = near + 1e9
+    assert adjusted_rand_score(*(GraphHDBSCAN().fit_predict(points) for points in (near, far))) > 0.99
+    found = [search.VectorIndex(points, 10, 0).nearest(points[:50], 5)[0] for points in (near, far)]
+    assert (found[0] == found[1]).mean() > 0.98
+    assert search.far_offset(near) is None
