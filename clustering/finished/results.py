@@ -28,6 +28,7 @@ from clustering.runs.kernel_inputs import load_graph
 from clustering.runs.parts import label_parts, parts, shown_texts, walk_tables
 from clustering.runs.saved_config import load_run_config, with_trusted_addresses
 from clustering.runs.storage import Location, read_schema, read_table, write_table
+from clustering.viewer.words import count_records
 from clustering.workers.session import ray_session
 
 TABLES = ("arrow", "pandas", "polars")
@@ -251,8 +252,9 @@ class Results:
         return f"<p>{named}</p><table style='overflow-wrap:anywhere'><tr>{head}</tr>{rows}</table>"
 
     def _summary(self) -> str:
-        counts, clusters = self.run.report["counts"], self.run.report["clusters"]
-        return f"{counts['records']:,} records in {clusters['count']:,} clusters, {clusters['noise_share']:.1%} noise"
+        figures = self.run.report
+        held, count = count_records(figures), figures["clusters"]["count"]
+        return f"{held.clustered:,} records in {count:,} clusters, {held.noise:,} ({held.share(held.noise):.1%}) noise"
 
     def _layers(self) -> pa.Table:
         path = self.run / "layers.parquet"  # not there without texts, and in runs of an earlier version

@@ -36,7 +36,8 @@ def cluster_graph(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figu
     layers.json holds the chosen layer, the clusters of each layer, and parent, persistence, texts, size (records) and
     link_share of every cluster.
     k : neighbors of each text that are edges
-    Returns: count; noise_share, home_share and largest_share (shares of the records); copies_clusters; modularity;
+    Returns: count; with_text, clustered and noise (records with a text, in a cluster, in none); noise_share, home_share
+        and largest_share (shares of the records with a text); copies_clusters; modularity;
         tiling (the links that leave their cluster, as a share of those if texts were spread evenly); resolution_by
         (what the resolution follows: granularity, small groups, or usual; all three None without modularity); layers
         (clusters, resolution and noise share of each, broadest first); layer (the one that the labels are of).
@@ -95,10 +96,14 @@ def _cluster(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:
     def share(rows: NDArray[np.bool_]) -> float:
         return round(float(copies[rows].sum()) / n_records, 5)
 
+    noise = int(copies[label < 0].sum())
     sizes = np.bincount(label[label >= 0], weights=copies[label >= 0], minlength=1)
     gammas: list[float | None] = [*result.gammas] or [None] * layers.shape[1]
     return {
         "count": result.n_clusters,
+        "with_text": n_records,
+        "clustered": n_records - noise,
+        "noise": noise,
         "noise_share": share(label < 0),
         "home_share": share(home >= 0),
         "largest_share": round(float(sizes.max()) / n_records, 5),

@@ -18,6 +18,7 @@ from clustering.sources.folding import write_families
 from clustering.text.languages import language_names
 from clustering.viewer.findings import collect_findings, collect_syndication
 from clustering.viewer.report_page import Report, choose_clusters, report_html, report_markdown
+from clustering.viewer.words import count_records
 from clustering.workers.labels import write_clusters, write_labels
 from clustering.workers.tasks import run_on_one_node
 
@@ -82,7 +83,8 @@ def collect_figures(run: RunDir, config: RunConfig) -> Figures:
             "noise_share": clusters.get("noise_share", 0.0),
             "largest_share": clusters.get("largest_share", 0.0),
             "home_share": clusters.get("home_share", 0.0),
-            **_pick(clusters, "modularity", "tiling", "resolution_by", "layer", "layers"),
+            **_pick(clusters, "with_text", "clustered", "noise", "modularity", "tiling", "resolution_by", "layer",
+                    "layers"),
         },
         "describe": _pick(done.get("describe", {}), "vocabulary", "titles_failed"),
         "versions": manifest["versions"],
@@ -200,16 +202,16 @@ def write_pages(run: RunDir, config: RunConfig, figures: Figures) -> None:
 def facts_of(figures: Figures, config: RunConfig) -> list[tuple[str, str]]:
     """Names and values of the table of figures."""
     counts, clusters, search, graph = (figures[name] for name in ("counts", "clusters", "search", "graph"))
-    embed = figures["embed"]
-    folded = counts["records"] - counts["empty"] - counts["texts"]
+    embed, held = figures["embed"], count_records(figures)
+    folded = held.with_text - counts["texts"]
     return [
         ("records", f"{counts['records']:,}"),
         ("distinct texts", f"{counts['texts']:,}, without {folded:,} copies and {counts['empty']:,} empty records"),
         *([("near-duplicates", _folded(counts))] if counts["families"] is not None else []),
         ("clusters", f"{clusters['count']:,}"),
-        ("noise", f"{clusters['noise_share']:.1%} of the records"),
-        ("with a home", f"{clusters['home_share']:.1%} of the records, by the column home"),
-        ("largest cluster", f"{clusters['largest_share']:.1%} of the records"),
+        ("noise", f"{held.noise:,} records, {held.share(held.noise):.1%} of those with a text"),
+        ("with a home", f"{clusters['home_share']:.1%} of the records with a text, by the column home"),
+        ("largest cluster", f"{clusters['largest_share']:.1%} of the records with a text"),
         ("vectors", f"from {embed['encoder'] or 'the collection'}, {_dimensions(embed)}{_prompted(embed)}"),
         *([("server", _served(embed, config))] if embed["requests"] else []),
         ("languages", _languages(embed)),

@@ -20,7 +20,7 @@ from clustering.kernels.topk import IntArray
 from clustering.schema import Figures
 from clustering.viewer.findings import NO_TIME, NOISE, Findings, Syndication
 from clustering.viewer.page import fill_frame, packed_text, script
-from clustering.viewer.words import DOUBTED, day, doubts, moving, opening, trust
+from clustering.viewer.words import DOUBTED, count_records, day, doubts, moving, opening, trust
 
 SCRIPTS = ("data.js", "dom.js", "report.js")
 SHOWN_CLUSTERS = 20_000  # of all layers
@@ -119,7 +119,7 @@ def _data(report: Report) -> dict[str, Any]:
     if findings.n_sources is not None:
         columns |= {"sources": findings.sources, "n_sources": findings.n_sources.tolist()}
     return {
-        "records": report.figures["counts"]["records"], "chosen": report.figures["clusters"].get("layer") or 0,
+        "records": count_records(report.figures).with_text, "chosen": report.figures["clusters"].get("layer") or 0,
         "layers": n_layers, "all": report.n_clusters, "map": report.picture is not None,
         "span": None if findings.times is None else list(findings.span), "clusters": columns,
     }  # fmt: skip
@@ -190,10 +190,12 @@ def _noise(report: Report) -> str:
     items = "".join(f"<li>{said(text)}" for text in report.findings.noise[:NOISE])
     if not items:
         return ""
-    share = report.figures["clusters"]["noise_share"]
+    held = count_records(report.figures)
+    fit = "record fits" if held.noise == 1 else "records fit"
     return (
-        f"<section id=noise><h2>Noise</h2><p>{share:.1%} of the records fit no cluster (label -1). The column home of "
-        f"labels.parquet names the cluster that is nearest to each. Some of them:</p><ul>{items}</ul></section>"
+        f"<section id=noise><h2>Noise</h2><p>{held.noise:,} {fit} no cluster (label -1), "
+        f"{held.share(held.noise):.1%} of those with a text. The column home of labels.parquet names the cluster that "
+        f"is nearest to each. Some of them:</p><ul>{items}</ul></section>"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -21,15 +22,41 @@ SURE = 3.0  # standard deviations from chance, from which a cluster rises or fad
 RECENT = BINS // 5  # spans of time that count as the end
 
 
+@dataclass(frozen=True)
+class RecordCounts:
+    """with_text : records that have one, of which all shares are; clustered, noise : of these, in a cluster, in none"""
+
+    with_text: int
+    clustered: int
+    noise: int
+
+    def share(self, records: int) -> float:
+        return records / max(self.with_text, 1)
+
+
+def count_records(figures: Figures) -> RecordCounts:
+    """From report.json; that of an earlier version has shares alone, which round the counts."""
+    counts, clusters = figures["counts"], figures["clusters"]
+    with_text = clusters.get("with_text")
+    if with_text is not None:
+        return RecordCounts(with_text, clusters["clustered"], clusters["noise"])
+    with_text = counts["records"] - counts.get("empty", 0)
+    noise = round(clusters.get("noise_share", 0) * with_text)
+    return RecordCounts(with_text, with_text - noise, noise)
+
+
 def opening(figures: Figures, largest: dict[str, Any] | None, findings: Findings) -> list[str]:
     """What is in the run, as sentences. largest : of the clusters of the labels, a line of layers.parquet"""
-    counts, clusters = figures["counts"], figures["clusters"]
-    noise = round(clusters["noise_share"] * counts["records"])
-    fell = f"{_count(counts['records'], 'record')} fell into {_count(clusters['count'], 'cluster')}"
-    lines = [f"{fell}; {noise:,} {'fits' if noise == 1 else 'fit'} none ({clusters['noise_share']:.1%})."]
+    counts, clusters, held = figures["counts"], figures["clusters"], count_records(figures)
+    fell = f"{_count(held.clustered, 'record')} fell into {_count(clusters['count'], 'cluster')}"
+    none = f"{held.noise:,} {'fits' if held.noise == 1 else 'fit'} none ({held.share(held.noise):.1%})"
+    empty, lost = counts["empty"], counts["records"] - counts["empty"] - held.with_text
+    left = f"; {empty:,} {'has' if empty == 1 else 'have'} no text" if empty else ""
+    left += f"; {lost:,} {'has' if lost == 1 else 'have'} no vector" if lost else ""
+    lines = [f"{fell}; {none}{left}."]
     if largest is not None:
         title = one_line(largest["title"], TITLE_CHARACTERS)
-        lines.append(f"The largest is “{title}” with {largest['size']:,} ({clusters['largest_share']:.1%}).")
+        lines.append(f"The largest is “{title}” with {largest['size']:,} ({held.share(largest['size']):.1%}).")
     if (layers := clusters.get("layers") or [])[1:]:
         shown = ", ".join(f"{layer['clusters']:,}" for layer in layers)
         lines.append(f"Seen from broad to fine there are {shown} clusters; the labels are the "
@@ -90,14 +117,14 @@ def doubts(
 
     clusters : lines of layers.parquet; places : of those that are to be judged, in the order in which they are told
     """
-    records = max(figures["counts"]["records"], 1)
+    held = count_records(figures)
     known = len({name for sources in findings.sources for name, _ in sources})
     spoken = {code for code, share in (figures["embed"]["languages"] or {}).items() if share >= SPOKEN}
     doubted: list[tuple[int, str]] = []
     for at in places:
         cluster, reasons = clusters[at], []
-        if cluster["size"] > LARGE * records:
-            reasons.append(f"holds {cluster['size'] / records:.0%} of all records, perhaps several subjects")
+        if held.share(cluster["size"]) > LARGE:
+            reasons.append(f"holds {held.share(cluster['size']):.0%} of all records, perhaps several subjects")
         if cluster["link_share"] is not None and cluster["link_share"] < LOOSE:
             reasons.append(f"is loose: {cluster['link_share']:.0%} of its texts' nearest neighbors are inside")
         languages = spoken & set(map(language_of, cluster["exemplars"])) if len(spoken) > 1 else set()

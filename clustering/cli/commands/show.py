@@ -43,6 +43,7 @@ def table_lines(run: RunDir, layer: int | None = None, most: int | None = 10) ->
     Raises: ConfigError for a layer that the run does not have; StageError for a run that is not finished.
     """
     from clustering.errors import ConfigError
+    from clustering.viewer.words import count_records
 
     figures = run.report
     if not figures["counts"]["texts"]:
@@ -54,10 +55,11 @@ def table_lines(run: RunDir, layer: int | None = None, most: int | None = 10) ->
         raise ConfigError([f"--layer={layer}: the run has {len(layers)} layers, of which 0 is the broadest"])
     found = [cluster for cluster in _clusters(run) if layer in cluster["layers"]]
     found.sort(key=lambda cluster: (-cluster["size"], cluster["label"]))
+    held = count_records(figures)
     width = max(shutil.get_terminal_size((100, 24)).columns - 26, 20)
     yield f"{'label':>7} {'records':>9} {'share':>6}  title" if found else "no clusters"
     for cluster in found[:most]:
-        share = cluster["size"] / max(figures["counts"]["records"], 1)
+        share = held.share(cluster["size"])
         yield f"{cluster['label']:>7} {cluster['size']:>9,} {share:>6.1%}  {one_line(cluster['title'], width)}"
     if most is not None and len(found) > most:
         yield f"{'':>7} and {len(found) - most:,} more; covey show --run {run.path} --all shows them"

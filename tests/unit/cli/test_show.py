@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     ]  # fmt: skip
     write_table(tmp_path / "layers.parquet", pa.Table.from_pylist(lines, schema.LAYERS))
     clusters = {"layer": 1, "layers": [{"clusters": 1}, {"clusters": 2}, {"clusters": 1}]}
-    write_json(tmp_path / "report.json", {"clusters": clusters, "counts": {"records": 100, "texts": 50}})
+    write_json(tmp_path / "report.json", {"clusters": clusters, "counts": {"records": 140, "texts": 50, "empty": 40}})
     return RunDir(tmp_path)
 
 

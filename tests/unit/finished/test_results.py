@@ -116,8 +116,9 @@ def test_a_notebook_runs_nothing_that_a_text_says(found: Results) -> None:
     assert "\u202e" not in page
     assert "\x00" not in page
     assert page.count("<tr>") == 11
-    assert "600 records in" in page
-    assert repr(found).startswith("<600 records in ")
+    assert "540 records in" in page
+    assert repr(found).startswith("<540 records in ")
+    assert ", 60 (10.0%) noise: " in repr(found)
     drawn = found.figure(points=50)
     assert len(drawn.data[0].x) == 50
     assert not [name for name in [*drawn.data[0].text, *(one.text for one in drawn.layout.annotations)] if "<" in name]

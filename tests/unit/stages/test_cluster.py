@@ -372,6 +372,7 @@ def test_a_text_with_few_copies_stays_noise_and_has_a_home(tmp_path: Path) -> No
     assert found["home"][:40] == found["label"][:40]
     assert found["home_strength"][:40] == [1] * 40
     assert figures["noise_share"] == pytest.approx(4 / 44, abs=1e-5)
+    assert (figures["with_text"], figures["clustered"], figures["noise"]) == (44, 40, 4)
     assert figures["home_share"] == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from clustering.runs.directory import RunDir
 from clustering.runs.storage import write_table
 from clustering.viewer import findings
 from clustering.viewer.findings import BINS, NO_TIME, Findings, Syndication, collect_findings, collect_syndication
-from clustering.viewer.report_page import Report, choose_clusters, report_html, report_markdown
+from clustering.viewer.report_page import Report, _data, choose_clusters, report_html, report_markdown
 from clustering.viewer.words import doubts, duration, moving, opening
 
 HOUR = 3600
@@ -161,12 +162,30 @@ def test_clusters_to_be_doubted_are_named_with_the_reason() -> None:
 def test_the_opening_says_what_is_in_the_run() -> None:
     found = Findings(times=np.ones((1, BINS), np.int64), span=(BEGIN, 86_400), period=(BEGIN, BEGIN + 31 * 86_400))
     assert opening(FIGURES, cluster("Flood in Leeds", 60, 0), found) == [
-        "100 records fell into 2 clusters; 3 fit none (3.0%).",
+        "97 records fell into 2 clusters; 3 fit none (3.0%).",
         "The largest is “Flood in Leeds” with 60 (60.0%).",
         "Seen from broad to fine there are 1, 2 clusters; the labels are the 2.",
         "They are from 2023-11-14 to 2023-12-15.",
         "9 texts say in nearly the same words what another says; they stand with it in 4 families.",
     ]
+
+
+def test_records_are_counted_and_shares_are_of_those_with_a_text() -> None:
+    """Seven records, three of them empty, told that 7 fit none, in 0 clusters."""
+    counts = {"records": 7, "texts": 4, "empty": 3}
+    old = {"counts": counts, "clusters": {"count": 0, "noise_share": 1.0}}
+    assert opening(old, None, Findings()) == ["0 records fell into 0 clusters; 4 fit none (100.0%); 3 have no text."]
+    exact = {"count": 1, "with_text": 1_000_003, "clustered": 1_000_002, "noise": 1, "noise_share": 0.0}
+    figures = {**FIGURES, "counts": {"records": 1_000_009, "texts": 9, "empty": 1}, "clusters": exact}
+    assert opening(figures, cluster("Flood", 200_001, 0), Findings())[:2] == [
+        "1,000,002 records fell into 1 cluster; 1 fits none (0.0%); 1 has no text; 5 have no vector.",
+        "The largest is “Flood” with 200,001 (20.0%).",
+    ]
+    half = {**FIGURES, "counts": {"records": 100, "empty": 80}}
+    assert doubts([cluster("huge", 10, 0)], [0], half, Findings())[0][1].startswith("holds 50% of all records")
+    report = replace(odd_report(), figures={**half, "warnings": []})
+    assert "1 record fits no cluster (label -1), 5.0% of those with a text." in report_html(report)
+    assert _data(report)["records"] == 20
 
 
 ODD = ["</table></script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "gpj\u202eexe \x1b[31m\x00",
