@@ -152,6 +152,6 @@ def check_malformed(records: int, issues: Issues, cfg: ReadSection) -> list[str]
         return []
     return [
         f"{bad:,} of {records + bad:,} records are malformed; the first: {issues.example('malformed')}. Repair the "
-        f"input, set read.csv (delimiter, quote, escape) or read.format, or leave such records out with "
+        f"input, set read.format, for tables read.csv (delimiter, quote, escape), or leave such records out with "
         f"read.bad_lines=skip"
     ]

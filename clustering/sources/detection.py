@@ -50,26 +50,52 @@ def find_files(
         nowhere = [name for name in wanted if all(one.lacks(name) for one in full)]
         if cfg.bad_lines == "skip":
             nowhere = [name for name in nowhere if not any(name in one.unseen for one in full)]
-        problems += _missing_columns(full, nowhere)
+        problems += _missing_columns(full, nowhere, cfg)
         warnings += _header_warning(full)
         warnings += [word for name in wanted if name not in nowhere for word in _lacking_warning(full, name)]
     if problems:
         raise ConfigError(problems)
+    if cfg.keep == ("all",):
+        warnings += _unlisted_warning(full)
+        detected = [_looking_for(one, keep) for one in detected]
     return Inputs([replace(one.file, patience_s=patience_s) for one in detected], keep, warnings)
 
 
-def _missing_columns(files: list[DetectedFile], names: list[str]) -> list[str]:
+def _looking_for(one: DetectedFile, names: tuple[str, ...]) -> DetectedFile:
+    """A JSON file, in which a column that another file has is looked up, too: it may come anywhere."""
+    if one.file.format != "jsonl" or one.empty or one.problems:
+        return one
+    positions = dict.fromkeys(names, 0) | {
+        name: position for name, position in one.file.layout["positions"].items() if position is not None
+    }
+    return replace(one, file=replace(one.file, layout={**one.file.layout, "positions": positions}))
+
+
+def _unlisted_warning(files: list[DetectedFile]) -> list[str]:
+    some = [f"{one.file.uri} in its first {one.listed_bytes:,} bytes" for one in files if one.listed_bytes]
+    if not some:
+        return []
+    return [f"read.keep=[all] takes the keys that large JSON files have at their start: {and_more(some)}. A key that "
+            f"comes later is left out, unless read.keep names it."]  # fmt: skip
+
+
+def _missing_columns(files: list[DetectedFile], names: list[str], cfg: ReadSection) -> list[str]:
     """Problems for columns that no file has."""
     if not names:
         return []
     listed = ", ".join(map(repr, names))
+    asking = {
+        "text_columns": cfg.text_columns, "id_column": [cfg.id_column], "time_column": [cfg.time_column],
+        "source_column": [cfg.source_column], "link_column": [cfg.link_column], "keep": cfg.keep,
+    }  # fmt: skip
+    keys = " and ".join(f"read.{key}" for key, own in asking.items() if {*own} & {*names})
     problems = []
     for one in files[:SHOWN]:
         columns = ", ".join(repr(name[:60]) for name in one.columns[:50]) + (", ..." if len(one.columns) > 50 else "")
         where = one.searched(names)
         more = " If it comes later, read.bad_lines=skip reads on." if where else ""
         problems.append(f"{one.file.uri} has no column {listed}{where}; its columns are {columns or 'none'}. Set "
-                        f"read.text_columns and read.id_column.{more}")  # fmt: skip
+                        f"{keys} to one of them.{more}")  # fmt: skip
     if len(files) > SHOWN:
         problems.append(f"{len(files) - SHOWN:,} more files have no column {listed} either")
     return problems
@@ -89,6 +115,11 @@ def _lacking_warning(files: list[DetectedFile], name: str) -> list[str]:
     if not lacking:
         return []
     return [f"{len(lacking):,} of {len(files):,} files have no column '{name}': {and_more(lacking)}."]
+
+
+def _own_columns(one: DetectedFile) -> list[str]:
+    """The columns that stand in a file, without those that its folders name."""
+    return [name for name in one.columns if name not in one.file.layout["constants"]]
 
 
 def _lost_headers(files: list[DetectedFile], cfg: ReadSection) -> list[str]:
@@ -111,8 +142,8 @@ def _lost_headers(files: list[DetectedFile], cfg: ReadSection) -> list[str]:
     ]
     problems = [
         f"{one.file.uri} has as many columns as {other.file.uri}, but no header with such names; its first line is "
-        f"{', '.join(repr(name[:30]) for name in one.columns[:6])}. Join the files to one, or write the header into "
-        f"each; read.bad_lines=skip leaves the records of such files out"
+        f"{', '.join(repr(name[:30]) for name in _own_columns(one)[:6])}. Join the files to one, or write the header "
+        f"into each; read.bad_lines=skip leaves the records of such files out"
         for one, other in lost[:SHOWN]
     ]
     return problems + ([f"{len(lost) - SHOWN:,} more files have no such header either"] if len(lost) > SHOWN else [])

@@ -31,6 +31,7 @@ class DetectedFile:
     empty: bool = False
     unseen: list[str] = field(default_factory=list)  # wanted keys of a JSON file that may follow what was searched
     searched_bytes: int = 0  # for those keys
+    listed_bytes: int = 0  # of a JSON file, whose keys `read.keep: all` takes; 0: all of it
     header: list[str] = field(default_factory=list)  # the first line, where text columns go by number all the same
 
     def has(self, name: str) -> bool:
@@ -89,7 +90,7 @@ def _empty(file: InputFile) -> DetectedFile:
 
 def _detected(file: InputFile, positions: dict[str, Any], columns: list[str], **layout: Any) -> DetectedFile:
     """A file with its layout; what it lacks may stand in the names of its folders."""
-    constants = hive_partitions(file.name)
+    constants = hive_partitions(file.path)
     for name, position in positions.items():
         if position is None and name in constants:
             positions[name] = "constant"
@@ -146,9 +147,14 @@ def _detect_json(file: InputFile, cfg: ReadSection, text: str, complete: bool, m
         _check_plain(name, jsonlines.values_of(first_records, name))
     if not keys and issues.counts["malformed"] and (complete or style == "lines"):
         raise ValueError(f"no line holds a JSON object; {issues.example('malformed')}")
-    top = [key for key in keys if "." not in key]
-    wanted, constants = _wanted(cfg, top), hive_partitions(file.name)
-    positions: dict[str, Any] = {name: 0 if name in keys or _goes_deeper(name, keys) else None for name in wanted}
+    top, listed_bytes = [key for key in keys if "." not in key], 0
+    if cfg.keep == ("all",):
+        further, listed_bytes = _top_keys(file, style, max_search_bytes)
+        top = list(dict.fromkeys([*top, *further]))
+    wanted, constants = _wanted(cfg, top), hive_partitions(file.path)
+    positions: dict[str, Any] = {
+        name: 0 if name in keys or name in top or _goes_deeper(name, keys) else None for name in wanted
+    }
     unseen = [name for name, position in positions.items() if position is None and name not in constants]
     searched_bytes = 0
     if unseen:
@@ -156,7 +162,8 @@ def _detect_json(file: InputFile, cfg: ReadSection, text: str, complete: bool, m
         positions.update(dict.fromkeys(unseen if searched_bytes else seen, 0))
         unseen = [name for name in unseen if searched_bytes and name not in seen]
     columns = top if cfg.keep == ("all",) else [*top, *(key for key in keys if "." in key)]
-    return replace(_detected(file, positions, columns, style=style), unseen=unseen, searched_bytes=searched_bytes)
+    return replace(_detected(file, positions, columns, style=style), unseen=unseen, searched_bytes=searched_bytes,
+                   listed_bytes=listed_bytes)  # fmt: skip
 
 
 def _check_plain(name: str, values: list[Any]) -> None:
@@ -183,26 +190,43 @@ def _search_keys(file: InputFile, names: list[str], style: str, max_bytes: int) 
     """
     words = {name: f'"{name.rpartition(".")[2]}"' for name in names}
     found: set[str] = set()
-    searched, complete = 0, False
-
-    def blocks() -> Iterator[tuple[bytes, bool]]:
-        nonlocal searched, complete
-        for block, final in read_blocks(file, Decoder(None, "replace", Issues())):
-            searched, complete = searched + len(block), final
-            yield block, final
-            if searched >= max_bytes:
-                break
-
+    scan = _Scan(file, max_bytes)
     if style == "stream":
-        records = jsonlines.records_of(blocks(), style, RECORD_BYTES, Issues())
+        records = jsonlines.records_of(scan.blocks(), style, RECORD_BYTES, Issues())
     else:
-        lines = jsonlines.lines_of(blocks(), RECORD_BYTES)
+        lines = jsonlines.lines_of(scan.blocks(), RECORD_BYTES)
         records = (jsonlines.value_of(line) for line in lines if any(word in line for word in words.values()))
     for record in records:
         found |= {name for name in words if isinstance(record, dict) and jsonlines.has(record, name)}
         if len(found) == len(names):
             break
-    return [name for name in names if name in found], 0 if complete or len(found) == len(names) else searched
+    return [name for name in names if name in found], 0 if len(found) == len(names) else scan.cut_bytes
+
+
+def _top_keys(file: InputFile, style: str, max_bytes: int) -> tuple[list[str], int]:
+    """The keys of the records of a JSON file, and how many bytes were searched if that is not all of it, else 0."""
+    scan, keys = _Scan(file, max_bytes), dict[str, None]()
+    for record in jsonlines.records_of(scan.blocks(), style, RECORD_BYTES, Issues()):
+        keys.update(dict.fromkeys(record))
+    return [key for key in keys if "." not in key], scan.cut_bytes
+
+
+class _Scan:
+    """Reads a JSON file, up to some bytes."""
+
+    def __init__(self, file: InputFile, max_bytes: int) -> None:
+        self.file, self.max_bytes = file, max_bytes
+        self.cut_bytes = 0  # that were read, where that is not all
+
+    def blocks(self) -> Iterator[tuple[bytes, bool]]:
+        """The blocks, each with whether it is the last of the file."""
+        searched = 0
+        for block, final in read_blocks(self.file, Decoder(None, "replace", Issues())):
+            searched += len(block)
+            self.cut_bytes = 0 if final else searched
+            yield block, final
+            if searched >= self.max_bytes:
+                break
 
 
 def _detect_parquet(file: InputFile, cfg: ReadSection) -> DetectedFile:

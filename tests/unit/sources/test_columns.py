@@ -20,6 +20,7 @@ from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import read_columns
 from clustering.runs.storage import read_schema, write_table
+from clustering.sources import detection
 from clustering.sources.detection import find_files
 from clustering.sources.formats.column_types import TIME, as_type, common_type, has_large_integers, parse_times
 from clustering.sources.records import carried_name
@@ -352,3 +353,36 @@ def test_a_column_that_is_named_all_is_carried_like_any_other(name: str, write: 
     content = "title,all\nVote,7\n" if name.endswith("csv") else '{"title": "Vote", "all": 7}\n'
     run, _ = read_here(section(write(name, content), keep=("all",)))
     assert members_of(run, "all") == {"all": [7]}
+
+
+def test_folders_that_all_files_share_name_columns_too(write: Write, read_here: Read) -> None:
+    """With one day so far, a daily job lost its column."""
+    root = Path(write("in/lang=en/day=1/a.csv", "title\nVote\n")).parents[2]
+    run, _ = read_here(section(root, keep=("day",)))
+    assert members_of(run, "day") == {"day": [1]}
+    write("in/lang=en/day=2/a.csv", "title\nCup\n")
+    run, _ = read_here(section(root, keep=("all",)))
+    assert members_of(run, "day", "lang") == {"day": [1, 2], "lang": ["en", "en"]}
+
+
+@pytest.mark.parametrize("style", ["lines", "stream"])
+def test_keys_that_come_late_in_json_are_carried(
+    style: str, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is first seen in one file is looked up in all of them; what lies beyond the search is told."""
+    records = [{"title": f"Vote number {n}"} | ({"author": "x"} if n >= 1500 else {}) for n in range(2000)]
+    lines = [json.dumps(record) for record in records]
+    content = "\n".join(lines) if style == "lines" else f"[{','.join(lines)}]"
+    root = Path(write("in/a.json", content)).parent
+    write("in/b.json", json.dumps([{"title": "Cup", "late": 7}]))
+    padded = [{"title": f"Final number {n}", "pad": "x" * 400} for n in range(800)] + [{"title": "End", "late": 8}]
+    write("in/c.jsonl", "\n".join(map(json.dumps, padded)))
+    run, figures = read_here(section(root, keep=("all",)))
+    members = read_columns(run / "members", ["author", "late"])
+    assert members["author"].to_pylist().count("x") == 500
+    assert sorted(map(str, members["late"].drop_null().to_pylist())) == ["7", "8"]
+    assert not any("read.keep" in warning for warning in figures["warnings"])
+    for bound in ("SCAN_BYTES", "SCAN_LEAST"):
+        monkeypatch.setattr(detection, bound, 1 << 18)
+    warnings = find_files(section(root / "c.jsonl", keep=("all",))).warnings
+    assert [warning for warning in warnings if "read.keep=[all] takes the keys that large JSON files have" in warning]

@@ -209,7 +209,8 @@ CONTENT = {
 def test_a_missing_column_names_the_columns_that_exist(name: str, write: Write) -> None:
     (found,) = problems(write(name, CONTENT[name]), columns=("title", "summary"), id_column="guid")
     assert found.endswith(
-        "has no column 'summary', 'guid'; its columns are 'title', 'body'. Set read.text_columns and read.id_column."
+        "has no column 'summary', 'guid'; its columns are 'title', 'body'. Set read.text_columns and read.id_column to "
+        "one of them."
     )
 
 
