@@ -32,6 +32,7 @@ from clustering.workers.nodes import (
     live_nodes,
     node_cpus,
     nodes_to_ask,
+    own_address,
 )
 from clustering.workers.remote import blind_nodes
 
@@ -130,6 +131,12 @@ def check_nodes(config: RunConfig, run: RunDir) -> None:
         problems.append(
             f"store.uri=embedded serves one machine, and this cluster works on {len(addresses)} "
             f"({', '.join(addresses[:3])} ...); give the address of a Milvus server in store.uri"
+        )
+    elif config.store.embedded and addresses != [own_address()]:
+        problems.append(
+            f"store.uri=embedded serves the driver's machine, {own_address()}, alone, and the work of this cluster is "
+            f"done on {''.join(addresses) or 'nodes that are not up yet'}; give the address of a Milvus server in "
+            f"store.uri"
         )
     if blind := blind_nodes(run, nodes_to_ask()):
         problems.append(blind_nodes_problem(run, sorted({node.address for node in blind})))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -364,7 +365,9 @@ class RunConfig:
 
     @property
     def collection(self) -> str:
-        return self.store.collection or f"covey_{self.name}"
+        name = f"covey_{self.name}"
+        cut = name if len(name) <= 255 else f"{name[:246]}_{sha256(name.encode()).hexdigest()[:8]}"  # Milvus' limit
+        return self.store.collection or cut
 
     @property
     def graph_k(self) -> int:

@@ -68,6 +68,7 @@ def stage_bytes(
     map_texts: int | None = None,
     map_method: str = "layout",
     drawn: int = 1_000_000,
+    unfolded: int = 0,
 ) -> list[StageBytes]:
     """The bytes of every stage, in their order.
 
@@ -79,6 +80,7 @@ def stage_bytes(
     recall_sample : rows that are compared with exact search
     map_neighbors, map_texts, map_method : of the map; map_texts None: MAP_TEXTS
     drawn : texts in the interactive map
+    unfolded : records beside one of each text, where each is a row of the tree (cluster.copies=weigh)
     Source: fitted to runs of 2,291 to 859,941 texts (docs/operations.md).
     """
     part = min(n_texts, GROUP_ROWS)  # in a worker's memory at a time
@@ -107,7 +109,7 @@ def stage_bytes(
         ("graph", 0, graph_bytes(n_texts, edges, n_blocks), edges * 24 + n_texts * 40),
         ("forest", 0, max(shard, merging_bytes(n_texts) if n_blocks > 1 else 0), n_texts * 24),
         # In one block, the same process has the quality graph.
-        ("cluster", 420, n_texts * (380 if n_blocks == 1 else 270), n_texts * 80),
+        ("cluster", 420, n_texts * (380 if n_blocks == 1 else 270) + unfolded * 90, n_texts * 80 + unfolded * 32),
         # The counts that one task adds up; and words, phrases and texts of the clusters, one for 20 texts or fewer.
         ("describe", 540, min(n_texts, SUMMED_TEXTS) * 120 + n_texts * 180, 1 << 20),
         ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),

@@ -96,6 +96,7 @@ def estimate_stages(config: RunConfig, counts: Counts, node_type: NodeType) -> l
         n_blocks=count_blocks(counts.texts, graph_k, node_type.count, node_type.memory_bytes),
         recall_sample=min(config.search.recall_sample, counts.texts), map_neighbors=config.project.n_neighbors,
         map_texts=config.project.sample, map_method=config.project.method, drawn=config.plot.points,
+        unfolded=counts.records - counts.texts if config.cluster.copies == "weigh" else 0,
     )  # fmt: skip
     return [
         StageEstimate(one.stage, one.memory_bytes, _processes(one.stage, config, node_type), one.disk_bytes)

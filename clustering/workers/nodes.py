@@ -57,6 +57,17 @@ def live_nodes() -> list[Node]:
     ]  # fmt: skip
 
 
+def own_node_id() -> str:
+    """The id of the node on which this process works."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def own_address() -> str:
+    """The address of that node, which may be a cluster's head without a core for work."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return next((str(node["NodeManagerAddress"]) for node in nodes if node["NodeID"] == own_node_id()), "")
+
+
 def free_resources(nodes: list[Node]) -> dict[str, FreeResources]:
     """The free resources of each node, by id, as Ray's head says; it learns of changes a moment later.
 
@@ -127,10 +138,10 @@ def forget_refused_nodes() -> None:
 
 
 def nodes_to_ask() -> list[Node]:
-    """The live nodes that have not been asked whether they see the run directory; a node by itself needs not be."""
+    """The live nodes that have not been asked whether they see the run directory; the driver's own needs not be."""
     found = [node for node in live_nodes() if node.id not in _asked]
     _asked.update(node.id for node in found)
-    return found if len(_asked) > 1 else []
+    return found if _asked - {own_node_id()} else []
 
 
 def avoiding_refused() -> dict[str, dict[str, str]]:

@@ -25,6 +25,7 @@ from clustering.kernels.threads import thread_count
 from clustering.monitoring.usage import counting_usage
 from clustering.runs.directory import RunDir
 from clustering.workers import failures, pool, remote, reservations, tasks
+from clustering.workers import nodes as node_list
 from clustering.workers.failures import Attempts
 from clustering.workers.nodes import FreeResources, free_resources, live_nodes
 from clustering.workers.pool import map_parts
@@ -191,12 +192,20 @@ def test_a_run_that_not_all_nodes_see_is_refused(local_ray: None, tmp_path: Path
     preflight.check_nodes(server, run)
     with pytest.raises(ConfigError, match=r"^store\.uri=embedded serves one machine, and this cluster works on 2 "):
         preflight.check_nodes(build_config({}), run)
+    for told in (r"10\.0\.0\.9", "nodes that are not up yet"):  # as under a head without cores
+        nodes.pop(0)
+        with pytest.raises(ConfigError, match=rf"=embedded serves the driver's machine, \S+, alone, .* on {told};"):
+            preflight.check_nodes(build_config({}), run)
+    nodes += [node, replace(node, address="10.0.0.9")]
     monkeypatch.setattr(remote, "sees_run", lambda run, run_id: False)
     with pytest.raises(ConfigError, match=r"/run is not the same place on 10\.0\.0\.9, .*; take a folder"):
         preflight.check_nodes(server, run)
     monkeypatch.undo()
     preflight.check_nodes(build_config({}), run)  # on one machine nothing is asked
     assert not remote.nodes_to_ask()
+    monkeypatch.setattr(node_list, "live_nodes", lambda: [replace(node, id="another")])
+    assert [one.id for one in remote.nodes_to_ask()] == ["another"]
+    node_list.forget_refused_nodes()
 
 
 def test_a_run_in_the_jobs_copy_of_its_folder_is_refused(tmp_path: Path, monkeypatch: Any) -> None:

@@ -90,6 +90,13 @@ def test_the_collection_has_a_name_that_milvus_takes(run: dict[str, str], name: 
     assert config.collection == f"covey_{name}"
 
 
+def test_long_names_of_runs_give_names_that_milvus_takes_and_tell_them_apart() -> None:
+    """A manifest with a longer one was taken for damaged by the run that had written it."""
+    names = [build_config({"run": {"name": "n" * 260 + end}}).collection for end in ("", "a", "b")]
+    assert len({*names}) == 3
+    assert all(build_config({"store": {"collection": name}}).collection == name for name in names)
+
+
 def test_a_collection_of_ones_own_is_kept() -> None:
     assert build_config({"store": {"collection": "headlines"}}).collection == "headlines"
 
