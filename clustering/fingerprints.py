@@ -110,7 +110,7 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
         ],
         "project": [settings["project"], config.run.seed],
         "plot": [settings["plot"], config.name, config.run.seed, "viewer"],
-        "report": [settings["run"]["prices"], "with families, texts and titles"],
+        "report": [settings["run"]["prices"], "with families, their times, texts and titles"],
     }
     found = {"search": search}
     for stage, read in READS.items():

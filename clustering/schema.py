@@ -16,7 +16,8 @@ SHOWN = pa.field("shown", pa.string())
 # have the types of the input; text_id is a string when no column gives it. text is null where it is that of the row.
 MEMBERS = pa.schema([("text_id", pa.string()), ("row", pa.int64()), ("text", pa.string())])
 # report: families.parquet has a line for each row with several records. Ids have the type of those of members/. Without
-# read.source_column there are no sources, without read.time_column no times.
+# read.source_column there are no sources, without read.time_column no times. Records with the same time, or with
+# none, stand in the order of the input.
 FAMILIES = pa.schema(
     [
         ("family", pa.int64()),  # the row
@@ -27,6 +28,7 @@ FAMILIES = pa.schema(
         ("sources", pa.list_(pa.string())),  # each once, by their first record's time
         ("first_seen", pa.timestamp("us", "UTC")),
         ("last_seen", pa.timestamp("us", "UTC")),
+        ("sources_seen", pa.list_(pa.timestamp("us", "UTC"))),  # of each source the first time, null for none
     ]
 )
 # search: nearest other texts, ascending by (distance, row); the text itself is never among them

@@ -195,10 +195,14 @@ def _families(run: RunDir, *cut: Measured) -> list[pa.Table]:
     }
     if "source" in records.schema.names:
         ordered = [(name, "ascending") for name in ("row", "time") if name in records.schema.names]
-        carried = records.sort_by(ordered).select(["row", "source"])  # stable; those without a time last
+        carried = records.sort_by(ordered)  # stable; those without a time last
         carried = carried.filter(pc.is_valid(carried["source"]))
-        carried = carried.group_by(["row", "source"], use_threads=False).aggregate([])
-        columns["sources"] = _lists(carried["source"], np.searchsorted(carried["row"].to_numpy(), row))
+        earliest: list[Any] = [("time", "min")] if "time" in records.schema.names else []
+        carried = carried.group_by(["row", "source"], use_threads=False).aggregate(earliest)
+        starts = np.searchsorted(carried["row"].to_numpy(), row)
+        columns["sources"] = _lists(carried["source"], starts)
+        if earliest:
+            columns["sources_seen"] = _lists(carried["time_min"].cast(pa.timestamp("us", "UTC")), starts)
     layout = schema.FAMILIES.set(4, pa.field("members", pa.list_(records.schema.field("text_id").type)))
     arrays = [
         pa.nulls(len(row), field.type) if columns.get(field.name) is None else columns[field.name] for field in layout

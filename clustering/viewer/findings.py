@@ -24,6 +24,9 @@ NOISE = 10  # examples
 SOURCES = 65_000  # different ones that are counted by name; the others of more are one
 NAMED = 3  # sources of a cluster
 COMPACT_AT = 4_000_000  # pairs of cluster and source, or texts, after which those of the same cluster are joined
+CARRIERS = 2_000  # sources among which the report counts who carries whom: those in most such pairs
+CARRIED = ("sources", "sources_seen")  # columns of families.parquet
+COUNTED = 50 * CARRIERS  # sources that are counted to find these; twice as many are held at most
 TEXT_CHARACTERS = 240
 OTHERS = "(others)"
 MICROSECONDS = 1_000_000
@@ -150,6 +153,7 @@ class _Sources:
         self.n_clusters, self.seen = n_clusters, False
         self.codes: dict[str, int] = {}
         self.keys, self.counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self.limit = COMPACT_AT
 
     def add(self, layers: NDArray[np.int32], column: pa.ChunkedArray) -> None:
         coded = column.combine_chunks().dictionary_encode()
@@ -163,8 +167,9 @@ class _Sources:
                 layer[inside].astype(np.int64) * (SOURCES + 1) + own[code[inside]], return_counts=True
             )
             self.keys, self.counts = np.append(self.keys, keys), np.append(self.counts, counts)
-        if self.keys.size > COMPACT_AT:
+        if self.keys.size > self.limit:
             self._compact()
+            self.limit = max(COMPACT_AT, 2 * self.keys.size)  # else each table would join what has been joined
 
     def _code(self, name: str) -> int:
         if name not in self.codes and len(self.codes) < SOURCES:
@@ -245,30 +250,86 @@ class Syndication:
     """Who carried which text.
 
     families : the largest: leader, records, texts, sources in the order of their first record
-    carried : source, other source, and in how many families the first one came first and the other later
+    carried : source, other source, and in how many families the first one came before all others, and the other later;
+        by known times alone, and so none without times
+    all_sources : whether these are of all sources; else of the ``CARRIERS`` that are in most such pairs
     """
 
     families: list[dict[str, Any]]
     carried: list[tuple[str, str, int]]
+    all_sources: bool = True
 
 
 def collect_syndication(run: RunDir, most: int = 10) -> Syndication:
     """The families with most records, and who carries whose texts."""
     path = run / "families.parquet"
     largest: list[dict[str, Any]] = []
-    pairs: dict[tuple[str, str], int] = {}
-    for table in walk_tables([path], ["leader", "records", "texts", "sources"]) if path.exists() else []:
+    counts = Counter[str]()
+    all_sources = True
+    for table in walk_tables([path], ["leader", "records", "texts", *CARRIED]) if path.exists() else []:
         top = pc.select_k_unstable(table, k=min(most, len(table)), sort_keys=[("records", "descending")])
-        largest += table.take(top).to_pylist()
+        largest += table.select(["leader", "records", "texts", "sources"]).take(top).to_pylist()
         largest = sorted(largest, key=lambda one: (-one["records"], one["leader"]))[:most]
-        for sources in table["sources"].to_pylist():
-            first, *others = sources or [None]
-            for other in others[:50]:
-                pairs[first, other] = pairs.get((first, other), 0) + 1
+        coded, pairs = _carriers(table)
+        used = np.bincount(pairs.ravel(), minlength=len(coded.dictionary)).tolist()
+        counts.update({name: n for name, n in zip(coded.dictionary.to_pylist(), used, strict=True) if n})
+        if len(counts) > 2 * COUNTED:
+            counts, all_sources = _most_frequent(counts, COUNTED), False
+    all_sources &= len(counts) <= CARRIERS
+    known = sorted(name for name, _ in counts.most_common(CARRIERS))
     families = [
         {**one, "leader": one_line(one["leader"], TEXT_CHARACTERS),
          "sources": [one_line(name, 80) for name in (one["sources"] or [])[:8]]}
         for one in largest
     ]  # fmt: skip
-    ranked = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
-    return Syndication(families, [(one_line(a, 80), one_line(b, 80), count) for (a, b), count in ranked if count > 1])
+    return Syndication(families, _count_carried(path, known, most) if known else [], all_sources)
+
+
+def _carriers(table: pa.Table) -> tuple[pa.DictionaryArray, NDArray[np.int64]]:
+    """The sources of some families, and where in their dictionary the first one of a family is, and each later one.
+
+    A family whose first source is not before all others by its time has no such pair, nor has a source without a time.
+    Returns: the dictionary, and int64, shape (n_pairs, 2)
+    """
+    sources = table["sources"].combine_chunks()
+    coded = sources.flatten().dictionary_encode()
+    code = coded.indices.to_numpy()
+    if CARRIED[1] not in table.schema.names or not code.size:  # of an earlier version
+        return coded, np.zeros((0, 2), np.int64)
+    seen = table[CARRIED[1]].combine_chunks().flatten()
+    if len(seen) != code.size:  # a run without times
+        return coded, np.zeros((0, 2), np.int64)
+    time = np.where(np.asarray(seen.is_valid()), pc.fill_null(seen.cast(pa.int64()), 0).to_numpy(), NO_TIME)
+    length = pc.fill_null(pc.list_value_length(sources), 0).to_numpy()
+    start = np.repeat(np.cumsum(length) - length, length)  # of the family of each source
+    later = (time != NO_TIME) & (time[start] != NO_TIME) & (time > time[start])
+    second = np.minimum(start + 1, code.size - 1)
+    alone = time[second] != time[start]  # else two are the first
+    pairs = later & alone
+    return coded, np.stack([code[start[pairs]], code[pairs]], axis=1).astype(np.int64)
+
+
+def _most_frequent(counts: Counter[str], most: int) -> Counter[str]:
+    """The most frequent, less what the next one has, so that whatever is frequent in the end is never lost.
+
+    Source: Misra and Gries (1982), Finding repeated elements.
+    """
+    next_one = int(np.partition(np.fromiter(counts.values(), np.int64), -most - 1)[-most - 1])
+    return Counter({name: n - next_one for name, n in counts.items() if n > next_one})
+
+
+def _count_carried(path: Location, known: list[str], most: int) -> list[tuple[str, str, int]]:
+    """The most frequent pairs of some sources, of those that were found twice. known : ascending"""
+    counts = np.zeros((len(known), len(known)), np.int64)
+    for table in walk_tables([path], list(CARRIED)):
+        coded, pairs = _carriers(table)
+        number = pc.fill_null(pc.index_in(coded.dictionary, value_set=pa.array(known, coded.dictionary.type)), -1)
+        first, later = number.to_numpy()[pairs].T
+        both = (first >= 0) & (later >= 0)
+        np.add.at(counts, (first[both], later[both]), 1)
+    ranked = np.argsort(-counts, axis=None, kind="stable")[:most]  # of equal ones by their names
+    return [
+        (one_line(known[a], 80), one_line(known[b], 80), int(counts[a, b]))
+        for a, b in zip(*np.unravel_index(ranked, counts.shape), strict=True)
+        if counts[a, b] > 1
+    ]

@@ -18,7 +18,7 @@ import yaml
 from clustering.kernels.printable import one_line
 from clustering.kernels.topk import IntArray
 from clustering.schema import Figures
-from clustering.viewer.findings import NO_TIME, NOISE, Findings, Syndication
+from clustering.viewer.findings import CARRIERS, NO_TIME, NOISE, Findings, Syndication
 from clustering.viewer.page import fill_frame, packed_text, script
 from clustering.viewer.words import DOUBTED, count_records, day, doubts, moving, opening, trust
 
@@ -174,6 +174,8 @@ def _syndication(report: Report) -> str:
         f"<tr><td>{said(other)}<td>{said(source)}<td class=n>{count:,}" for source, other, count in syndication.carried
     )
     table = f"<h3>Who carries whom</h3><table><tr><th>carries<th>after<th class=n>texts</tr>{carried}</table>"
+    among = "" if syndication.all_sources else f" Counted among the {CARRIERS:,} sources that share most texts."
+    table += f"<p class=quiet>Texts that one source had before all others, by the times of the records.{among}</p>"
     told = ""
     if counts.get("families"):
         told = (

@@ -144,6 +144,8 @@ def test_families_tell_who_carried_what_and_when(
             {"family": 1, "leader": "Storm over the coast", "records": 2, "texts": 1, "members": [3, 4],
              "sources": ["c"]},
         ]  # fmt: skip
+        seen = [[value and value.day for value in own] for own in found["sources_seen"].to_pylist()]
+        assert seen == [[1, 9], [7]], "of each source the first time"
 
 
 def test_families_without_sources_and_times_and_of_no_texts(write: Write, read_here: Read) -> None:
@@ -151,7 +153,7 @@ def test_families_without_sources_and_times_and_of_no_texts(write: Write, read_h
     write_families(run)
     (line,) = pq.read_table(run / "families.parquet").to_pylist()
     assert line == {"family": 0, "leader": "Fire in Garford", "records": 2, "texts": 1, "members": [0, 1],
-                    "sources": None, "first_seen": None, "last_seen": None}  # fmt: skip
+                    "sources": None, "first_seen": None, "last_seen": None, "sources_seen": None}  # fmt: skip
     run, figures = read_here(feed(write, titled(["", ""])))
     assert figures["texts"] == 0
     write_families(run)

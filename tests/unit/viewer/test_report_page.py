@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clustering import schema
@@ -111,20 +112,82 @@ def test_more_sources_than_are_named_are_one(tmp_path: Path, monkeypatch: pytest
     assert found.sources == [[("(others)", 3), ("s0", 1), ("s1", 1)]]
 
 
-def test_who_carries_whom_goes_by_the_order_of_the_sources(tmp_path: Path) -> None:
+def leave_families(run: RunDir, families: list[tuple[str, int, Any, Any]], group: int = 100) -> None:
+    """leader, records, sources and the hours of these, None for none; some families a row group"""
+    lines = [{"family": n, "leader": leader, "records": records, "texts": 1, "sources": sources,
+              "sources_seen": hours and [hour and (BEGIN + hour * HOUR) * 1_000_000 for hour in hours]}
+             for n, (leader, records, sources, hours) in enumerate(families)]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(lines, schema.FAMILIES), run.path / "families.parquet", row_group_size=group)
+
+
+@pytest.mark.parametrize("group", [1, 100])
+def test_who_carries_whom_goes_by_known_times_alone(tmp_path: Path, group: int) -> None:
+    """Of equal times the source that stood first in the file was told to be carried, and no time counted as late."""
     run = RunDir(tmp_path)
-    families = [
-        ("big", 5, ["Wire", "Post", "Herald"]),
-        ("two", 2, ["Wire", "Post"]),
-        ("one", 2, None),
-        ("same", 3, ["Post"]),
-    ]
-    lines = [{"family": n, "leader": leader, "records": records, "texts": 1, "sources": sources}
-             for n, (leader, records, sources) in enumerate(families)]  # fmt: skip
-    write_table(run / "families.parquet", pa.Table.from_pylist(lines, schema.FAMILIES))
+    leave_families(run, [
+        ("big", 5, ["Wire", "Post", "Herald"], [1, 2, 2]), ("two", 2, ["Wire", "Post"], [1, 9]),
+        ("one", 2, None, None), ("same", 3, ["Post"], [1]),
+        *[("tied", 2, ["Desk", "Post"], [4, 4])] * 3, *[("undated", 2, ["Wire", "Herald"], [4, None])] * 3,
+        *[("two first", 3, ["Desk", "Post", "Herald"], [4, 4, 5])] * 3,
+        *[("none", 2, ["Desk", "Wire"], [None, None])] * 3,
+    ], group)  # fmt: skip
     found = collect_syndication(run, most=2)
     assert [one["leader"] for one in found.families] == ["big", "same"]
     assert found.carried == [("Wire", "Post", 2)], "what happened once is no habit"
+    assert found.all_sources
+
+
+@pytest.mark.parametrize("columns", [["sources_seen"], ["sources", "sources_seen"]])
+def test_without_times_nobody_carries_whom(tmp_path: Path, columns: list[str]) -> None:
+    """As of runs without read.time_column, and of runs of an earlier version."""
+    run = RunDir(tmp_path)
+    leave_families(run, [("two", 2, ["Wire", "Post"], [1, 9])] * 3)
+    table = pq.read_table(tmp_path / "families.parquet")
+    for nulls in (True, False):
+        for name in columns if nulls else ["sources_seen"]:
+            at = table.schema.get_field_index(name)
+            empty = pa.nulls(3, table.schema.field(at).type)
+            table = table.set_column(at, name, empty) if nulls else table.remove_column(at)
+        write_table(run / "families.parquet", table)
+        found = collect_syndication(run)
+        assert (len(found.families), found.carried) == (3, [])
+    assert "Who carries whom" not in report_html(replace(odd_report(), syndication=found))
+
+
+def test_many_sources_take_no_more_room_and_the_frequent_ones_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million families of five authors each took a gigabyte of pairs."""
+    monkeypatch.setattr(findings, "CARRIERS", 2)
+    monkeypatch.setattr(findings, "COUNTED", 4)
+    run = RunDir(tmp_path)
+    often = [("often", 2, ["Wire", "Post"], [1, 2])]
+    leave_families(run, [
+        *[("two", 2, [f"a{n}", f"b{n}"], [1, 2]) for n in range(50)], *often * 20,
+        *[("two", 2, [f"c{n}", f"d{n}"], [1, 2]) for n in range(50)], *[("twice", 2, ["a0", "b0"], [1, 2])] * 3,
+    ], 7)  # fmt: skip
+    found = collect_syndication(run)
+    assert found.carried == [("Wire", "Post", 20)]
+    assert not found.all_sources
+    assert "Counted among the 2,000 sources" in report_html(replace(odd_report(), syndication=found))
+
+
+def test_sources_are_joined_less_often_the_more_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once there were more pairs than are held at a time, each table joined all of them anew."""
+    monkeypatch.setattr(findings, "COMPACT_AT", 8)
+    sources, joined = findings._Sources(1), 0
+    compact = sources._compact
+
+    def counted() -> None:
+        nonlocal joined
+        joined += 1
+        compact()
+
+    monkeypatch.setattr(sources, "_compact", counted)
+    for n in range(1000):
+        sources.add(np.zeros((1, 1), np.int32), pa.chunked_array([[f"s{n}"]]))
+    assert joined < 10
+    assert sources.counted()[0].tolist() == [1000]
 
 
 def cluster(title: str, size: int, label: int, **more: Any) -> dict[str, Any]:
