@@ -132,6 +132,8 @@ class GraphHDBSCAN(Inspection, ClusterMixin, BaseEstimator):  # type: ignore[mis
                 raise ValueError("X are vectors already; give vectors only with a graph")
             X = validate_data(self, X, dtype=(np.float64, np.float32))  # noqa: N806
             keys = row_keys(X) if keys is None else keys
+        elif hasattr(self, "feature_names_in_"):  # of an earlier fit
+            del self.feature_names_in_
         rows = take_rows(X, neighbors, own)
         n_rows, copies = rows.group.size, rows.copies
         self.n_features_in_ = n_rows if rows.index is None else rows.index.points.shape[1]

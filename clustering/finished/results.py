@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from scipy.sparse import csr_array
 
 from clustering.config.loading import load_config
@@ -80,11 +79,22 @@ def cluster_texts(
     file = place.with_name(f"{place.name}-texts.parquet")
     columns = {"id": pa.array(range(len(held)), pa.int64()), "text": pa.array(held, pa.string())}
     table = pa.table(columns)
-    if not (file.exists() and pq.read_table(file).equals(table)):  # a file that is new would be read anew
+    if not (file.exists() and _own_texts(file).equals(table)):  # a file that is new would be read anew
         write_table(file, table)
     read = [f"read.paths=[{json.dumps(str(file))}]", "read.text_columns=[text]", "read.id_column=id"]
     config = load_config("laptop", [f"run.dir={place}", *read, *overrides])
     return Results(run_pipeline(config), tables)
+
+
+def _own_texts(file: Path) -> pa.Table:
+    """What an earlier call left. Raises: InputError for a file of somebody else, which is not overwritten."""
+    try:
+        table = read_table(file)
+    except (OSError, ValueError, StageError):
+        table = pa.table({})
+    if table.schema != pa.schema({"id": pa.int64(), "text": pa.string()}):
+        raise InputError([f"{file}, where the texts of this run go, is another file; name another folder"])
+    return table
 
 
 class Results:

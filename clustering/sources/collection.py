@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -184,37 +185,45 @@ def key_literal(key: int | str) -> str:
     return str(key)
 
 
-def cut_ranges(keys: list[Any], size: int) -> list[dict[str, Any]]:
+def cut_ranges(batches: Iterable[list[Any]], size: int, limit: int | None = None) -> list[dict[str, Any]]:
     """Ranges low <= key < high of ``size`` keys each; the last has no high, so it ends where the collection ends.
 
-    keys : ascending
+    batches : of keys, ascending; of each range only the first is held. limit : keys that are taken
     """
-    lows = keys[::size]
-    highs = [*lows[1:], None] if lows else []
+    lows: list[Any] = []
+    n_keys, beyond = 0, None
+    for batch in batches:
+        if limit is not None and n_keys + len(batch) > limit:
+            batch, beyond = batch[: limit - n_keys], batch[limit - n_keys]
+        lows += batch[-n_keys % size :: size]
+        n_keys += len(batch)
+        if beyond is not None:
+            break
     return [
-        {"low": low, "high": high, "rows": min(size, len(keys) - number * size)}
-        for number, (low, high) in enumerate(zip(lows, highs, strict=True))
+        {"low": low, "high": high, "rows": min(size, n_keys - number * size)}
+        for number, (low, high) in enumerate(zip(lows, [*lows[1:], beyond], strict=False))
     ]
 
 
 def _list_ranges(endpoint: Endpoint, source: Source, limit: int | None) -> list[dict[str, Any]]:
     """The ranges of the collection's keys, ascending; only the keys are read."""
-    keys: list[Any] = []
-    with Channel(endpoint) as channel:
-        while limit is None or len(keys) <= limit:
-            after = f"{source.key} > {key_literal(keys[-1])}" if keys else ""
-            batch, _ = retry(endpoint, partial(_smallest_keys, channel, after, source.key))
-            if keys and batch and batch[0] <= keys[-1]:
-                raise StoreError(f"{endpoint.uri} does not list the keys of {endpoint.collection} in their order")
-            keys += batch
-            if len(batch) < KEYS_PER_QUERY:
-                break
     size = max(1, min(RANGE_ROWS, REPLY_BYTES // (4 * source.dim + TEXT_BYTES)))
-    if limit is None or len(keys) <= limit:
-        return cut_ranges(keys, size)
-    ranges = cut_ranges(keys[:limit], size)
-    ranges[-1]["high"] = keys[limit]
-    return ranges
+    with Channel(endpoint) as channel:
+        return cut_ranges(_list_keys(endpoint, source, channel), size, limit)
+
+
+def _list_keys(endpoint: Endpoint, source: Source, channel: Channel) -> Iterator[list[Any]]:
+    """All keys of the collection, ascending, in batches. Raises: StoreError when they come in another order."""
+    last, after = None, ""
+    while True:
+        batch, _ = retry(endpoint, partial(_smallest_keys, channel, after, source.key))
+        if last is not None and batch and batch[0] <= last:
+            raise StoreError(f"{endpoint.uri} does not list the keys of {endpoint.collection} in their order")
+        yield batch
+        if len(batch) < KEYS_PER_QUERY:
+            return
+        last = batch[-1]
+        after = f"{source.key} > {key_literal(last)}"
 
 
 def _smallest_keys(channel: Channel, after: str, key: str, _: int) -> list[Any]:

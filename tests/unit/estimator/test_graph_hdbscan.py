@@ -8,13 +8,14 @@ from typing import Any
 
 import hdbscan
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 
 from clustering import GraphHDBSCAN
 from tests.planted import blobs
@@ -186,3 +187,12 @@ def test_it_needs_neither_ray_nor_milvus():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[-1, -1]"
+
+
+def test_names_of_columns_are_those_of_the_last_fit(vectors):
+    table = pd.DataFrame(vectors, columns=[f"c{at}" for at in range(vectors.shape[1])])
+    model = GraphHDBSCAN().fit(table)
+    assert len(model.feature_names_in_) == vectors.shape[1]
+    model.fit(kneighbors_graph(vectors, 15, mode="distance"))
+    assert not hasattr(model, "feature_names_in_")
+    assert model.n_features_in_ == len(vectors)

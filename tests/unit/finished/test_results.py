@@ -156,3 +156,16 @@ def test_what_is_no_run_and_no_text_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"texts\[1\] is 7, which is no string; give str or None"):
         cluster_texts(["a", 7], tmp_path / "run")  # type: ignore[list-item]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_ones_own_is_not_overwritten(tmp_path: Path) -> None:
+    mine = tmp_path / "news-texts.parquet"
+    for content in (b"mine", None):
+        if content:
+            mine.write_bytes(content)
+        else:
+            pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), mine)
+        held = mine.read_bytes()
+        with pytest.raises(InputError, match=r"news-texts\.parquet, where the texts of this run go, is another file"):
+            cluster_texts(["a", "b"], tmp_path / "news")
+        assert mine.read_bytes() == held
