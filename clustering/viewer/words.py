@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
+from scipy.special import betainc
 
 from clustering.kernels.printable import one_line
 from clustering.schema import Figures
@@ -18,7 +19,7 @@ TITLE_CHARACTERS = 100
 LARGE, LOOSE, ONE_SOURCE, SMALL = 0.15, 0.5, 0.9, 10  # from which, or up to which, a cluster is to be doubted
 SPOKEN = 0.05  # of the texts, from which a language counts as one of the run's
 DOUBTED, MOVING = 12, 6  # that are named at most
-SURE = 3.0  # standard deviations from chance, from which a cluster rises or fades
+CHANCE = 0.01  # that any cluster of a run without trends is said to rise, and likewise to fade
 RECENT = BINS // 5  # spans of time that count as the end
 
 
@@ -141,6 +142,9 @@ def doubts(
 def moving(places: Sequence[int], findings: Findings) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """Clusters that rise at the end, and those that fade, each with what is seen of it.
 
+    The records of a cluster that are from the end are a binomial sample where times are as those of all records; the
+    more clusters are judged, the rarer must be what is told of one (Bonferroni).
+
     places : of the clusters among which they are sought
     """
     if findings.times is None or findings.all_times is None or np.count_nonzero(findings.all_times) < 3:
@@ -148,17 +152,21 @@ def moving(places: Sequence[int], findings: Findings) -> tuple[list[tuple[int, s
     share = float(findings.all_times[-RECENT:].sum() / findings.all_times.sum())
     times = findings.times[np.asarray(places, np.int64)]
     size, recent = times.sum(axis=1), times[:, -RECENT:].sum(axis=1)
-    spread = np.sqrt(np.maximum(size * share * (1 - share), 1e-9))
-    score = np.where(size >= SMALL, (recent - size * share) / spread, 0.0)
+    judged = size >= SMALL
+    least = CHANCE / max(int(judged.sum()), 1)
+    score = (recent - size * share) / np.sqrt(np.maximum(size * share * (1 - share), 1e-9))  # for the order alone
     span = duration(RECENT * findings.span[1])
 
     def told(number: int) -> tuple[int, str]:
         what = f"{recent[number]:,} of its {size[number]:,} in the last {span}, where {share:.0%} of all are"
         return places[number], what
 
-    order = np.argsort(-score, kind="stable").tolist()
-    rising = [told(number) for number in order[:MOVING] if score[number] > SURE]
-    fading = [told(number) for number in reversed(order[-MOVING:]) if score[number] < -SURE]
+    order = np.argsort(-score, kind="stable")
+    # The chances of so many or more, and of so many or fewer. scipy's bdtr is inexact for large sizes.
+    rises = judged & (betainc(recent, size - recent + 1, share) < least)
+    fades = judged & (betainc(size - recent, recent + 1, 1 - share) < least)
+    rising = [told(number) for number in order[rises[order]][:MOVING].tolist()]
+    fading = [told(number) for number in order[fades[order]][::-1][:MOVING].tolist()]
     return rising, fading
 
 

@@ -211,6 +211,32 @@ def test_what_rises_and_what_fades_is_told_with_its_numbers() -> None:
     ]  # fmt: skip
 
 
+def test_chance_makes_no_cluster_rise_or_fade_however_many_there_are() -> None:
+    """Of 10,000 clusters of random times, 48 were beyond 3 standard deviations."""
+    random = np.random.default_rng(1)
+    sizes = np.r_[np.full(9000, 10), np.full(900, 40), np.full(100, 1000)]
+    times = random.multinomial(sizes, np.full(BINS, 1 / BINS)).astype(np.int64)
+    found = Findings(times=times, span=(BEGIN, HOUR), all_times=times.sum(axis=0))
+    assert moving(list(range(sizes.size)), found) == ([], [])
+    times[7], times[9999] = 0, 0
+    times[7, -1], times[9999, 0] = 10, 1000
+    rising, fading = moving(list(range(sizes.size)), found)
+    assert ([at for at, _ in rising], [at for at, _ in fading]) == ([7], [9999])
+    alone = Findings(times=np.eye(1, BINS, BINS - 1, dtype=np.int64) * 9, span=(BEGIN, HOUR), all_times=np.ones(BINS))
+    assert moving([0], alone) == ([], []), "too small to be judged"
+
+
+def test_the_tail_is_that_of_the_binomial_distribution() -> None:
+    """60 of 100 where half is expected has a chance of 2.8 %; 62 of 1.05 %, and 63 of 0.6 %."""
+    for recent, told in ((62, 0), (63, 1)):
+        times = np.zeros((1, BINS), np.int64)
+        times[0, 0], times[0, -1] = 100 - recent, recent
+        all_times = np.zeros(BINS, np.int64)
+        all_times[[0, 1, -1]] = 250, 250, 500
+        rising, _ = moving([0], Findings(times=times, span=(BEGIN, HOUR), all_times=all_times))
+        assert len(rising) == told
+
+
 def test_clusters_to_be_doubted_are_named_with_the_reason() -> None:
     clusters = [cluster("huge", 60, 0), cluster("loose", 10, 1, link_share=0.3), cluster("fine", 12, 2),
                 cluster("format", 20, 3)]  # fmt: skip
