@@ -213,16 +213,9 @@ export class Panel {
       {},
       sorted.slice(0, this.lines).map((cluster) => this.clusterItem(cluster, nested)),
     );
-    if (!state.query && this.noiseCount()) list.append(make("li", {}, this.clusterLine(NO_CLUSTER)));
+    if (!state.query && state.unplaced) list.append(make("li", {}, this.clusterLine(NO_CLUSTER)));
     if (!sorted.length && state.query) list.append(make("li", { class: "quiet" }, "No cluster has this."));
     $("list").replaceChildren(list, ...this.more(sorted.length));
-  }
-
-  noiseCount() {
-    const { labels, weight, map } = this.app.state;
-    let sum = 0;
-    for (let i = 0; i < map.n; i++) if (labels[i] < 0) sum += weight[i];
-    return sum;
   }
 
   clusterItem(cluster, nested) {
@@ -263,7 +256,7 @@ export class Panel {
     const { map, state, table } = this.app;
     const noise = cluster === NO_CLUSTER;
     const color = noise ? cssColor(table, NOISE) : cssColor(table, map.clusters.color[cluster]);
-    const own = noise ? this.noiseCount() : state.counts[cluster];
+    const own = noise ? state.unplaced : state.counts[cluster];
     const whole = noise ? own : map.clusters.size[cluster];
     const told = own === whole ? count(whole) : `${count(own)} of ${count(whole)}`;
     const when =

@@ -28,7 +28,8 @@ export class State {
     this.status = new Uint8Array(map.n);
     this.weight = new Uint32Array(map.n); // records that pass
     this.colors = new Uint8Array(map.n);
-    this.counts = new Uint32Array(map.clusters.title.length);
+    this.counts = new Uint32Array(map.clusters.title.length); // of records that pass and are found
+    this.unplaced = 0; // likewise, of the noise
     this.listeners = [];
   }
 
@@ -89,6 +90,7 @@ export class State {
     const filtered = this.time !== null || Object.keys(this.values).length > 0;
     const narrowed = Boolean(hits) || Boolean(selection);
     counts.fill(0);
+    this.unplaced = 0;
     this.total = { records: 0, shown: 0, noise: 0, clusters: 0, points: 0 };
     for (let i = 0; i < map.n; i++) {
       let passing = first[i + 1] - first[i];
@@ -105,6 +107,7 @@ export class State {
       this.total.shown += passing;
       const found = (!hits || hits[i]) && (!selection || selection[i]);
       if (found) {
+        if (labels[i] < 0) this.unplaced += passing;
         for (let l = 0; l < layers.length; l++) {
           const own = l === map.facts.chosen ? (this.home ? points.home[i] : layers[l][i]) : layers[l][i];
           if (own >= 0 && (l === 0 || own !== layers[l - 1][i])) counts[own] += passing;

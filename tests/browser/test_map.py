@@ -251,6 +251,21 @@ def test_a_lasso_lists_names_and_downloads_what_it_holds(page: Browser, stories:
     page.wait("document.getElementById('card').innerText.startsWith('40 records')")
 
 
+def test_the_list_tells_of_the_noise_what_a_selection_holds(page: Browser, stories: Path) -> None:
+    """It told all of it."""
+    x, y = place_of(page, stories, "star wedding singer dress number 3 of 4")
+    page.click("[data-tool=box]")
+    page.mouse([[x - 70, y - 70], [x + 10, y], [x + 70, y + 70]])
+    page.wait("document.getElementById('card').innerText.startsWith('40 records')")
+    assert page.texts("#list .line") == ["Gala\n40"]
+    page.keys("Escape")
+    (left, top), (right, _) = (place_of(page, stories, f"lonely thing {n}") for n in (8, 11))
+    page.click("[data-tool=box]")
+    page.mouse([[left - 5, top - 9], [left + 10, top], [right + 5, top + 9]])
+    page.wait("document.getElementById('card').innerText.startsWith('4 records')")
+    assert page.texts("#list .line") == ["noise\n4"]
+
+
 def test_colors_change_and_are_explained(page: Browser) -> None:
     for color, word in (("time", "2024-03-01"), ("source", "gamma.example"), ("strength", "strength")):
         choose(page, "color", color)
