@@ -14,7 +14,10 @@ export function addressOf(app, changes) {
   if (state.query) told.set("q", state.query);
   if (state.point !== null) told.set("text", state.point);
   if (state.time) told.set("time", state.time.map((time) => Math.round(state.date(time) / 1000)).join("-"));
-  for (const [name, code] of Object.entries(state.values)) told.set(`is.${name}`, map.columns[name].values[code] ?? "");
+  for (const [name, code] of Object.entries(state.values)) {
+    if (code === NO_VALUE) told.append("without", name);
+    else told.set(`is.${name}`, map.columns[name].values[code]);
+  }
   if (state.strength) told.set("strength", state.strength);
   if (state.noise !== map.facts.noise) told.set("noise", state.noise ? 1 : 0);
   if (state.home) told.set("home", 1);
@@ -37,9 +40,11 @@ export async function showAddress(app) {
     return value >= 0 && value < most ? value : null;
   };
   const values = {};
+  const without = told.getAll("without");
   for (const { name, kind, values: known } of map.facts.columns) {
     const code = kind === "category" && told.has(`is.${name}`) ? known.indexOf(told.get(`is.${name}`)) : -1;
-    if (code >= 0 && code !== NO_VALUE) values[name] = code;
+    if (code >= 0) values[name] = code;
+    else if (kind === "category" && without.includes(name)) values[name] = NO_VALUE;
   }
   const times = map.columns.time && /^(-?\d+)-(-?\d+)$/.exec(told.get("time"));
   const colors = ["strength", ...map.facts.columns.filter(({ name }) => map.records[name]).map(({ name }) => name)];

@@ -1,6 +1,6 @@
 // State in; the lists of clusters and texts, the filters and the summary beside the map out.
 
-import { NO_TIME, fold, loadStrings } from "./data.js";
+import { NO_TIME, NO_VALUE, fold, loadStrings } from "./data.js";
 import { cssColor, NOISE } from "./colors.js";
 import { parseQuery, holds } from "./search.js";
 import { AUTO, NO_CLUSTER } from "./state.js";
@@ -11,6 +11,13 @@ const OPTIONS = 500; // values that a filter offers before somebody types
 
 const CLUSTER_ORDERS = { size: "size", title: "title", first: "first seen", last: "last seen" };
 const TEXT_ORDERS = { strength: "strength", first: "oldest first", last: "newest first" };
+
+// What a filter calls records without a value: no value of the column.
+function nameless(values) {
+  let name = "(none)";
+  while (values.includes(name)) name = `(${name})`;
+  return name;
+}
 
 export class Panel {
   constructor(app) {
@@ -80,10 +87,11 @@ export class Panel {
   // A field that takes one of many values: a list to choose from as one types.
   valueFilter(name, values) {
     const { state } = this.app;
+    const some = this.app.map.records[name].includes(NO_VALUE) ? [nameless(values)] : [];
     const list = make(
       "datalist",
       { id: `values-${name}` },
-      values.slice(0, OPTIONS).map((value) => make("option", { value })),
+      [...some, ...values.slice(0, OPTIONS)].map((value) => make("option", { value })),
     );
     const input = make("input", {
       id: `only-${name}`,
@@ -91,9 +99,10 @@ export class Panel {
       placeholder: "all",
       "data-column": name,
       change: (event) => {
-        const code = values.indexOf(event.target.value);
+        const { value } = event.target;
+        const code = some.includes(value) ? NO_VALUE : values.indexOf(value);
         const { [name]: _, ...others } = state.values;
-        event.target.setCustomValidity(event.target.value && code < 0 ? "No record has this value" : "");
+        event.target.setCustomValidity(value && code < 0 ? "No record has this value" : "");
         event.target.reportValidity();
         state.set({ values: code < 0 ? others : { ...others, [name]: code } });
       },
@@ -123,7 +132,9 @@ export class Panel {
     $("strength-told").textContent = (state.strength / 255).toFixed(2);
     for (const input of document.querySelectorAll("#filters [data-column]")) {
       const { column } = input.dataset;
-      if (document.activeElement !== input) input.value = map.columns[column].values[state.values[column]] ?? "";
+      if (document.activeElement === input) continue;
+      const [code, { values }] = [state.values[column], map.columns[column]];
+      input.value = code === NO_VALUE ? nameless(values) : (values[code] ?? "");
     }
     const active = Object.keys(state.values).length + (state.strength > 0) + !state.noise + state.home;
     $("filtered").hidden = !active;

@@ -165,6 +165,47 @@ def test_a_filter_of_a_column_counts_and_can_be_cleared(page: Browser) -> None:
     assert page.text("#strength-told") == "0.78"
 
 
+def write_odd(path: Path, layers: list[int], **columns: list[Any]) -> Path:
+    """A map of a few texts in two clusters. columns : of their records"""
+    n = len(layers)
+    told = {
+        "title": ["Red", "Blue"],
+        "terms": [["red"], ["blue"]],
+        "exemplars": [["red"], ["blue"]],
+        "parent": [None] * 2,
+    }
+    members = {"text_id": pa.array([f"n{row}" for row in range(n)]), "row": pa.array(range(n), pa.int64()),
+               **{name: pa.array(values) for name, values in columns.items()}}  # fmt: skip
+    places = np.array([[row, row % 3] for row in range(n)])
+    run = leave_run(RunDir(path), [f"text {row}" for row in range(n)], np.array(layers), places, told, members=members)
+    return write_map(run, path / "map.html")
+
+
+def test_records_without_a_value_are_a_filter_that_is_seen_and_shared(browser: Browser, tmp_path: Path) -> None:
+    """The list of values told "all", and the address of the filter was one of no filter."""
+    path = write_odd(
+        tmp_path, [0, 0, 0, 1, 1, 1],
+        source=["a", None, None, "(none)", "a", None], desk=["x", "", "x", "x", "x", "x"],
+    )  # fmt: skip
+    browser.open(path)
+    browser.click("#list .line", "Red")
+    browser.click("#card .share", "(none)")
+    summary(browser, "2 of 6")
+    assert browser.value("document.getElementById('only-source').value") == "((none))"
+    assert browser.text("#filtered") == "1"
+    browser.wait("location.hash.includes('without=source')")
+    browser.open(path, browser.value("location.hash"))
+    summary(browser, "2 of 6")
+    assert browser.value("document.getElementById('only-source').value") == "((none))"
+    for value, found in (("(none)", 1), ("((none))", 3), ("a", 2)):
+        browser.open(path)
+        choose(browser, "only-source", value)
+        summary(browser, f"{found} of 6")
+    assert browser.value("[...document.querySelectorAll('#values-desk option')].map((e) => e.value)") == ["x", ""]
+    browser.open(path, "#is.desk=")
+    summary(browser, "1 of 6")
+
+
 def test_noise_can_be_hidden_or_counted_with_the_nearest_cluster(page: Browser) -> None:
     page.click("#filters summary")
     page.click("#noise")
