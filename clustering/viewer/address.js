@@ -1,7 +1,7 @@
 // What is seen in, an address out; and back again.
 
 import { NO_VALUE } from "./data.js";
-import { AUTO, NO_CLUSTER } from "./state.js";
+import { AUTO, COLUMN, NO_CLUSTER } from "./state.js";
 import { $ } from "./dom.js";
 
 // The address of what is seen, with some choices replaced.
@@ -47,7 +47,10 @@ export async function showAddress(app) {
     else if (kind === "category" && without.includes(name)) values[name] = NO_VALUE;
   }
   const times = map.columns.time && /^(-?\d+)-(-?\d+)$/.exec(told.get("time"));
-  const colors = ["strength", ...map.facts.columns.filter(({ name }) => map.records[name]).map(({ name }) => name)];
+  const colors = ["cluster", "strength", ...(map.columns.time ? ["time"] : [])];
+  const columns = map.facts.columns.filter(({ kind }) => kind === "category").map(({ name }) => COLUMN + name);
+  const asked = told.get("color") ?? "cluster";
+  const color = [asked, COLUMN + asked].find((one) => colors.includes(one) || columns.includes(one)); // or an old address
   const cluster = told.get("cluster") === "noise" ? NO_CLUSTER : number("cluster", map.clusters.title.length);
   const theme = ["dark", "light"].includes(told.get("theme")) ? told.get("theme") : null;
   if (theme !== app.theme) app.setTheme(theme, false);
@@ -62,7 +65,7 @@ export async function showAddress(app) {
     strength: number("strength", 256) ?? 0,
     noise: told.has("noise") ? told.get("noise") === "1" : map.facts.noise,
     home: told.get("home") === "1",
-    color: colors.includes(told.get("color")) ? told.get("color") : "cluster",
+    color: color ?? "cluster",
   });
   const at = (told.get("at") ?? "").split(",").map(Number);
   if (at.length === 3 && at.every(Number.isFinite) && at[2] > 0) {

@@ -4,7 +4,7 @@ import { NO_TIME, loadMap, loadStrings } from "./data.js";
 import { colorTable, cssColor, RAMP, RAMP_STEPS } from "./colors.js";
 import { Grid } from "./grid.js";
 import { findStrings } from "./search.js";
-import { HIDDEN, State } from "./state.js";
+import { COLUMN, HIDDEN, State } from "./state.js";
 import { Points } from "./points.js";
 import { Names } from "./names.js";
 import { View } from "./view.js";
@@ -256,9 +256,10 @@ class App {
       );
       return;
     }
-    const { values } = map.columns[state.color];
+    const name = state.color.slice(COLUMN.length);
+    const { values } = map.columns[name];
     legend.replaceChildren(
-      make("div", {}, state.color),
+      make("div", {}, said(name)),
       ...values
         .slice(0, 10)
         .map((value, code) =>

@@ -3,7 +3,7 @@
 import { NO_TIME, NO_VALUE, fold, loadStrings } from "./data.js";
 import { cssColor, NOISE } from "./colors.js";
 import { parseQuery, holds } from "./search.js";
-import { AUTO, NO_CLUSTER } from "./state.js";
+import { AUTO, COLUMN, NO_CLUSTER } from "./state.js";
 import { $, count, day, make, marked, moment, plural, said, share } from "./dom.js";
 
 const PAGE = 100; // lines, before more are asked for
@@ -48,13 +48,12 @@ export class Panel {
       ),
     );
     $("layer").addEventListener("change", (event) => state.set({ layer: Number(event.target.value), cluster: null }));
-    const colors = [
-      "cluster",
-      ...(map.columns.time ? ["time"] : []),
-      ...facts.columns.filter(({ kind }) => kind === "category").map(({ name }) => name),
-      "strength",
-    ];
-    $("color").append(...colors.map((name) => make("option", { value: name }, name)));
+    const own = ["cluster", ...(map.columns.time ? ["time"] : []), "strength"];
+    const columns = facts.columns.filter(({ kind }) => kind === "category").map(({ name }) => name);
+    $("color").append(
+      ...own.map((name) => make("option", { value: name }, name)),
+      ...columns.map((name) => make("option", { value: COLUMN + name }, own.includes(name) ? COLUMN + name : name)),
+    );
     $("color").addEventListener("change", (event) => state.set({ color: event.target.value }));
     const check = (name, label) => {
       const box = make("input", {

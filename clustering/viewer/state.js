@@ -9,6 +9,7 @@ export const PLAIN = 2;
 export const LIT = 3;
 export const AUTO = -1; // names of all layers, by zoom
 export const NO_CLUSTER = -1; // the noise, as a choice of the list
+export const COLUMN = "column:"; // before the name of a column that gives the color, which may be "cluster"
 
 export class State {
   constructor(map) {
@@ -144,7 +145,7 @@ export class State {
         colors[i] = time === NO_TIME ? NONE : RAMP + Math.min(1, Math.max(0, share)) * (RAMP_STEPS - 1);
       }
     } else {
-      const codes = records[color];
+      const codes = records[color.slice(COLUMN.length)];
       for (let i = 0; i < map.n; i++) colors[i] = codes[first[i]] < 10 ? codes[first[i]] : NONE;
     }
   }

@@ -308,10 +308,28 @@ def test_the_list_tells_of_the_noise_what_a_selection_holds(page: Browser, stori
 
 
 def test_colors_change_and_are_explained(page: Browser) -> None:
-    for color, word in (("time", "2024-03-01"), ("source", "gamma.example"), ("strength", "strength")):
+    for color, word in (("time", "2024-03-01"), ("column:source", "gamma.example"), ("strength", "strength")):
         choose(page, "color", color)
         assert word in page.text("#legend")
     page.wait("location.hash.includes('color=strength')")
+
+
+def test_a_column_with_the_name_of_a_color_of_the_page_is_another_color(browser: Browser, tmp_path: Path) -> None:
+    """The list of colors had the same value twice, so that the column was never seen."""
+    path = write_odd(tmp_path, [0, 0, 1, 1], cluster=list("abab"), strength=list("cdcd"), null=list("efef"))
+    browser.open(path)
+    assert browser.texts("#color option") == ["cluster", "strength", "column:cluster", "column:strength", "null"]
+    assert browser.value("document.getElementById('color').value") == "cluster"
+    for color, told in (("column:cluster", "cluster\na\nb"), ("column:null", "null\ne\nf")):
+        choose(browser, "color", color)
+        assert browser.text("#legend").replace("\n\n", "\n") == told
+        browser.wait(f"new URLSearchParams(location.hash.slice(1)).get('color') === {color!r}")
+        browser.open(path, browser.value("location.hash"))
+        assert browser.value("document.getElementById('color').value") == color
+    for old, new in (("strength", "strength"), ("null", "column:null"), ("column:time", "cluster")):
+        browser.open(path, f"#color={old}")
+        assert browser.value("document.getElementById('color').value") == new
+    assert browser.logs()[0] == []
 
 
 def test_dark_and_light_by_the_system_and_by_the_switch(browser: Browser, stories: Path) -> None:
