@@ -13,6 +13,8 @@ export function addressOf(app, changes) {
   if (state.layer !== AUTO) told.set("layer", state.layer);
   if (state.query) told.set("q", state.query);
   if (state.point !== null) told.set("text", state.point);
+  // Their numbers are those of this page alone.
+  if (state.point !== null || (cluster !== null && cluster !== NO_CLUSTER)) told.set("map", map.facts.key);
   if (state.time) told.set("time", state.time.map((time) => Math.round(state.date(time) / 1000)).join("-"));
   for (const [name, code] of Object.entries(state.values)) {
     if (code === NO_VALUE) told.append("without", name);
@@ -49,9 +51,15 @@ export async function showAddress(app) {
   const times = map.columns.time && /^(-?\d+)-(-?\d+)$/.exec(told.get("time"));
   const colors = ["cluster", "strength", ...(map.columns.time ? ["time"] : [])];
   const columns = map.facts.columns.filter(({ kind }) => kind === "category").map(({ name }) => COLUMN + name);
-  const asked = told.get("color") ?? "cluster";
-  const color = [asked, COLUMN + asked].find((one) => colors.includes(one) || columns.includes(one)); // or an old address
-  const cluster = told.get("cluster") === "noise" ? NO_CLUSTER : number("cluster", map.clusters.title.length);
+  const asked = told.get("color") ?? "cluster"; // old addresses name a column alone
+  const color = [asked, COLUMN + asked].find((one) => colors.includes(one) || columns.includes(one));
+  // A link without the key of a map is an old one, or written by hand.
+  const foreign = told.has("map") && told.get("map") !== map.facts.key;
+  const numbered = foreign ? () => null : number;
+  const cluster = told.get("cluster") === "noise" ? NO_CLUSTER : numbered("cluster", map.clusters.title.length);
+  const named = ["text", "cluster"].filter((name) => told.has(name) && told.get(name) !== "noise");
+  const lost = named.length === 2 ? "text and cluster are" : `${named[0]} is`;
+  app.notice = foreign && named.length ? `The link is of another run's map: its ${lost} not shown. ` : "";
   const theme = ["dark", "light"].includes(told.get("theme")) ? told.get("theme") : null;
   if (theme !== app.theme) app.setTheme(theme, false);
   app.panel.tab = told.get("list") === "texts" ? "texts" : "clusters";
@@ -59,7 +67,7 @@ export async function showAddress(app) {
     values,
     cluster,
     selection: null,
-    point: number("text", map.n),
+    point: numbered("text", map.n),
     layer: number("layer", map.layers.length) ?? AUTO,
     time: times ? times.slice(1).map((seconds) => state.steps(1000 * seconds)) : null,
     strength: number("strength", 256) ?? 0,

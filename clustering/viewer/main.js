@@ -22,6 +22,7 @@ const NEAR_PX = 9; // of the mouse, a point is meant
 class App {
   constructor(map) {
     this.map = map;
+    this.notice = ""; // about the address, until something is picked
     this.recalling = true; // until the address has been read, it is not written
     this.state = new State(map);
     this.grid = new Grid(map.points.x, map.points.y);
@@ -78,6 +79,7 @@ class App {
   // What a part of the page asks for.
   pick({ cluster, point, query, layer, tab, fly, close, clear }) {
     const { state, map } = this;
+    this.notice = "";
     if (tab) this.panel.show(tab);
     if (query !== undefined) {
       $("query").value = query;

@@ -39,7 +39,7 @@ def write_page(columns: MapColumns, name: str) -> Iterator[str]:
     facts: dict[str, Any] = {"name": one_line(name, 60), **columns.facts, "left_out": [], "cut": TEXT_CUTS[0]}
     facts["points"], facts["records"] = columns.points["x"].size, int(columns.points["records"].sum())
     facts["clusters"] = {key: value for key, value in columns.clusters.items() if key != "exemplars"}
-    facts["cells"] = list(columns.cells)
+    facts["cells"], facts["key"] = list(columns.cells), _key(columns.points)
     packs: dict[str, str] = {}
     facts["arrays"], packed = _arrays({"points": columns.points, "records": columns.records})
     packs["points"] = packed_text(packed)
@@ -63,6 +63,15 @@ def write_page(columns: MapColumns, name: str) -> Iterator[str]:
     packs = {"facts": packed_text(json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode()), **packs}
     words = {"TITLE": html.escape(f"Map of {facts['name']}")}
     yield from fill_frame("index.html", script(), ("theme.css", "style.css"), words, packs)
+
+
+def _key(points: dict[str, NDArray[Any]]) -> str:
+    """Differs where the texts or clusters of two pages have other numbers, by which addresses name them."""
+    found = hashlib.sha256()
+    for name in sorted(points):
+        if name in ("x", "y") or name.startswith("layer"):
+            found.update(np.ascontiguousarray(points[name], points[name].dtype.newbyteorder("<")).tobytes())
+    return found.hexdigest()[:8]
 
 
 def _arrays(groups: dict[str, dict[str, NDArray[Any]]]) -> tuple[list[dict[str, Any]], bytes]:

@@ -158,7 +158,7 @@ export class Panel {
     }
     if (facts.points < facts.texts) told.push(`a sample of ${count(facts.texts)} texts`);
     if (facts.records_left_out) told.push(`without ${plural(facts.records_left_out, "more record")} of them`);
-    $("summary").textContent = told.join(", ");
+    $("summary").textContent = this.app.notice + told.join(", ");
   }
 
   clusterTime(cluster, last) {

@@ -371,6 +371,40 @@ def test_an_address_brings_back_what_was_seen(browser: Browser, stories: Path) -
     assert browser.logs()[0] == []
 
 
+def test_a_link_of_another_runs_map_opens_no_wrong_text(browser: Browser, tmp_path: Path) -> None:
+    """After recluster it opened whatever had the number since then, without a word."""
+    paths = {name: tmp_path / name for name in ("before", "after")}
+    before, after = (
+        write_odd(path, own) for path, own in zip(paths.values(), ([0, 0, 1, 1], [1, 0, 0, 1]), strict=True)
+    )
+    again = write_map(RunDir(paths["before"]), tmp_path / "again.html", name="the same, drawn again")
+    browser.open(before)
+    browser.click("#list .line", "Blue")
+    browser.click("#tab-texts")
+    browser.click("#list .line", "text 3")
+    browser.wait("location.hash.includes('text=')")
+    link = browser.value("location.hash")
+    for page in (before, again):
+        browser.open(page, link)
+        assert browser.text("#card .whole") == "text 3"
+        assert summary(browser, "2 of 4") == "2 of 4 records"
+    browser.open(after, link)
+    assert browser.value("document.getElementById('card').hidden")
+    told = "The link is of another run's map: its text and cluster are not shown. 4 records, 2 clusters, 0 % noise"
+    assert browser.text("#summary") == told
+    browser.click("#list .line", "text 1")
+    browser.wait("location.hash.includes('text=')")
+    assert "another" not in browser.text("#summary")
+    assert "map=" in browser.value("location.hash")
+    browser.open(after, "#cluster=1&map=other&q=text")
+    assert browser.text("#summary").startswith("The link is of another run's map: its cluster is not shown. 4 of 4")
+    browser.open(after, "#cluster=noise&map=other")
+    assert "another" not in browser.text("#summary")
+    browser.open(after, "#cluster=1&text=0")  # written by hand
+    assert summary(browser, "2 of 4") == "2 of 4 records"
+    assert browser.logs()[0] == []
+
+
 def test_everything_can_be_reached_by_the_keyboard(page: Browser) -> None:
     page.keys("/")
     assert page.value("document.activeElement.id") == "query"

@@ -39,7 +39,7 @@ def write_page(path: Path, titles: list[str], parents: list[int | None], layers:
     )  # fmt: skip
     n_layers = 1 + max(max(own) for own in layers)
     figures: dict[str, Any] = {
-        "counts": {"records": 9999, "texts": 9, "families": 1, "near_duplicates": 1},
+        "counts": {"records": 9999, "texts": 9, "empty": 0, "families": 1, "near_duplicates": 1},
         "clusters": {"count": n, "noise_share": 0.1, "largest_share": 0.1, "modularity": 0.8, "tiling": 0.2,
                      "layers": [{"clusters": 1}] * n_layers, "layer": n_layers - 1},
         "search": {"recall": None}, "forest": {"certified": None}, "embed": {"languages": None, "unknown_share": None},
