@@ -13,7 +13,7 @@ from clustering.monitoring.capacity import WORK_SHARE, group_node_types, this_ma
 from clustering.monitoring.rates import CARD, cards
 from clustering.monitoring.resources import NodeType
 
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([MGT])i?B?", re.IGNORECASE)
+SIZE = re.compile(r"(\d{1,9}(?:\.\d+)?)\s*([MGT])i?B?", re.IGNORECASE)
 UNITS = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     nodes.add_argument("--nodes", type=_count, metavar="N", help="how many there are")
     nodes.add_argument("--cpus", type=_count, metavar="N", help="cores of each")
     nodes.add_argument("--memory", type=_bytes, metavar="SIZE", help="memory of each, such as 64GiB")
-    nodes.add_argument("--gpus", type=float, metavar="N", help="GPUs of each")
+    nodes.add_argument("--gpus", type=_gpus, metavar="N", help="GPUs of each")
     nodes.add_argument("--card", choices=sorted(cards()), default=CARD, help=f"kind of GPU (default: {CARD})")
 
 
@@ -38,6 +38,12 @@ def _count(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,5}", text):
         raise ArgumentTypeError(f"{text[:30]!r} is no number from 1 on")
     return int(text)
+
+
+def _gpus(text: str) -> float:
+    if not re.fullmatch(r"\d{1,4}(\.\d{1,6})?", text):
+        raise ArgumentTypeError(f"{text[:30]!r} is no number from 0 on")
+    return float(text)
 
 
 def _bytes(text: str) -> int:

@@ -49,10 +49,11 @@ def table_lines(run: RunDir, layer: int | None = None, most: int | None = 10) ->
     if not figures["counts"]["texts"]:
         yield "the run has no texts"
         return
-    layers = figures["clusters"]["layers"] or []
+    n_layers = len(figures["clusters"]["layers"] or []) or 1
     layer = (figures["clusters"]["layer"] or 0) if layer is None else layer
-    if not 0 <= layer < max(len(layers), 1):
-        raise ConfigError([f"--layer={layer}: the run has {len(layers)} layers, of which 0 is the broadest"])
+    if not 0 <= layer < n_layers:
+        has = f"{n_layers} layers, of which 0 is the broadest" if n_layers > 1 else "one layer, which is 0"
+        raise ConfigError([f"--layer={layer}: the run has {has}"])
     found = [cluster for cluster in _clusters(run) if layer in cluster["layers"]]
     found.sort(key=lambda cluster: (-cluster["size"], cluster["label"]))
     held = count_records(figures)
@@ -76,7 +77,8 @@ def cluster_lines(run: RunDir, label: int) -> Iterator[str]:
         raise ConfigError([f"--cluster={label}: the run has no texts, and so no clusters"])
     clusters = _clusters(run)
     if not 0 <= label < len(clusters):
-        raise ConfigError([f"--cluster={label}: the run's clusters have the labels 0 to {len(clusters) - 1}"])
+        has = f"has the clusters 0 to {len(clusters) - 1}" if clusters else "has no clusters"
+        raise ConfigError([f"--cluster={label}: the run {has}"])
     cluster = clusters[label]
     inside = "" if cluster["link_share"] is None else f", {cluster['link_share']:.0%} of their links inside"
     yield one_line(cluster["title"])

@@ -51,7 +51,7 @@ def test_a_cluster_is_shown_with_its_texts_and_what_is_around_and_in_it(run: Run
         "Quake in Chile", "label 1, 50 records, 25 different texts, 88% of their links inside", "terms: rain, sea",
         f"in 3: {'Disasters ' * 8}Disasters", "  - Quake in Chile, again", "  holds 2: Quake strikes (20)",
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match="--cluster=9: the run's clusters have the labels 0 to 3"):
+    with pytest.raises(ConfigError, match="--cluster=9: the run has the clusters 0 to 3"):
         list(cluster_lines(run, 9))
 
 
@@ -59,6 +59,19 @@ def test_a_run_without_texts_says_so(tmp_path: Path) -> None:
     write_json(tmp_path / "report.json", {"clusters": {"layer": None, "layers": None}, "counts": {"texts": 0}})
     assert list(table_lines(RunDir(tmp_path))) == ["the run has no texts"]
     with pytest.raises(ConfigError, match="--cluster=0: the run has no texts, and so no clusters"):
+        list(cluster_lines(RunDir(tmp_path), 0))
+
+
+def test_a_run_without_clusters_says_so(tmp_path: Path) -> None:
+    """It said: the labels 0 to -1."""
+    write_json(
+        tmp_path / "report.json", {"clusters": {"layer": 0, "layers": [{}]}, "counts": {"records": 3, "texts": 3}}
+    )
+    write_table(tmp_path / "layers.parquet", schema.LAYERS.empty_table())
+    assert list(table_lines(RunDir(tmp_path))) == ["no clusters"]
+    with pytest.raises(ConfigError, match="--layer=1: the run has one layer, which is 0"):
+        list(table_lines(RunDir(tmp_path), 1))
+    with pytest.raises(ConfigError, match="--cluster=0: the run has no clusters"):
         list(cluster_lines(RunDir(tmp_path), 0))
 
 

@@ -301,7 +301,10 @@ def test_the_command_plans_for_the_nodes_that_it_is_given(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "said"),
     [(["--memory", "64"], "'64' is no size; write it as 64GiB"), (["--nodes", "0"], "'0' is no number from 1 on"),
-     (["--cpus", "many"], "'many' is no number from 1 on"), (["--card", "abacus"], "invalid choice: 'abacus'")],
+     (["--cpus", "many"], "'many' is no number from 1 on"),
+     (["--gpus", "nan"], "'nan' is no number from 0 on"), (["--gpus=-1"], "'-1' is no number from 0 on"),
+     (["--gpus", "1e999"], "'1e999' is no number"), (["--memory", "9" * 400 + "GiB"], "is no size; write it as 64GiB"),
+     (["--card", "abacus"], "invalid choice: 'abacus'")],
 )  # fmt: skip
 def test_nodes_that_cannot_be_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
