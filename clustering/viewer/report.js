@@ -16,7 +16,7 @@ all.forEach((label) => (clusters.parent[label] < 0 ? roots : children[clusters.p
 const searched = all.map((label) =>
   fold([clusters.title[label], ...clusters.terms[label], ...clusters.exemplars[label]].join("\n")),
 );
-const state = { query: "", layer: data.layers > 1 ? TREE : "0", sort: "size", page: 0, open: new Set() };
+const state = { query: "", layer: data.layers.length > 1 ? TREE : "0", sort: "size", page: 0, open: new Set() };
 
 const SORTS = {
   size: ["records", (label) => -clusters.size[label]],
@@ -233,11 +233,11 @@ function setTheme(theme) {
   document.documentElement.dataset.theme = dark ? "dark" : "light";
 }
 
-const layerNames = Array.from({ length: data.layers }, (_, number) => {
-  const n = all.filter((label) => clusters.layers[label].includes(number)).length;
-  return [String(number), `${plural(n, "cluster")}${number === data.chosen ? " (the labels)" : ""}`];
-});
-const layers = data.layers > 1 ? [[TREE, "nested"], ...layerNames] : layerNames;
+const layerNames = data.layers.map((n, number) => [
+  String(number),
+  `${plural(n, "cluster")}${number === data.chosen ? " (the labels)" : ""}`,
+]);
+const layers = data.layers.length > 1 ? [[TREE, "nested"], ...layerNames] : layerNames;
 $("layer").append(...layers.map(([value, text]) => option(value, text)));
 $("layer").parentElement.hidden = layers.length < 2;
 $("sort").append(...Object.entries(SORTS).map(([value, [text]]) => option(value, text)));

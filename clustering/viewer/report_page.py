@@ -98,7 +98,7 @@ def _first(report: Report) -> dict[str, Any] | None:
 def _data(report: Report) -> dict[str, Any]:
     """What the page's script draws the table of all clusters from."""
     table, findings = report.layers, report.findings
-    n_layers = len(report.figures["clusters"].get("layers") or [0])
+    found = report.figures["clusters"]
     share = [None if one is None else round(one, 3) for one in table["link_share"].to_pylist()]
     labels = table["label"].to_pylist()
     place = {label: at for at, label in enumerate(labels)}
@@ -119,8 +119,9 @@ def _data(report: Report) -> dict[str, Any]:
     if findings.n_sources is not None:
         columns |= {"sources": findings.sources, "n_sources": findings.n_sources.tolist()}
     return {
-        "records": count_records(report.figures).with_text, "chosen": report.figures["clusters"].get("layer") or 0,
-        "layers": n_layers, "all": report.n_clusters, "map": report.picture is not None,
+        "records": count_records(report.figures).with_text, "chosen": found.get("layer") or 0,
+        "layers": [layer["clusters"] for layer in found.get("layers") or []] or [found["count"]],
+        "all": report.n_clusters, "map": report.picture is not None,
         "span": None if findings.times is None else list(findings.span), "clusters": columns,
     }  # fmt: skip
 
@@ -256,8 +257,9 @@ def report_markdown(report: Report) -> str:
         cells = [str(clusters[at]["label"]), f"{clusters[at]['size']:,}", _title(clusters[at])]
         cells += [] if first is None else ["" if first[at] == NO_TIME else day(int(first[at]))]
         lines.append(f"| {' | '.join(cells)} |")
-    more = len(report.largest) - STATIC
-    lines += ["", f"{more:,} more are in clusters.csv and report.html."] if more > 0 else []
+    more = report.figures["clusters"]["count"] - STATIC
+    where = "and" if report.n_clusters == len(clusters) else "and the largest of them in"
+    lines += ["", f"{more:,} more are in clusters.csv {where} report.html."] if more > 0 else []
     for title, found in zip(("Rising", "Fading"), moving(report.largest, report.findings), strict=True):
         lines += ["", f"## {title}", ""] if found else []
         lines += [f"- {_title(clusters[at])}: {what}" for at, what in found]

@@ -41,7 +41,7 @@ def write_page(path: Path, titles: list[str], parents: list[int | None], layers:
     figures: dict[str, Any] = {
         "counts": {"records": 9999, "texts": 9, "empty": 0, "families": 1, "near_duplicates": 1},
         "clusters": {"count": n, "noise_share": 0.1, "largest_share": 0.1, "modularity": 0.8, "tiling": 0.2,
-                     "layers": [{"clusters": 1}] * n_layers, "layer": n_layers - 1},
+                     "layers": [{"clusters": 300 * layer + 3} for layer in range(n_layers)], "layer": n_layers - 1},
         "search": {"recall": None}, "forest": {"certified": None}, "embed": {"languages": None, "unknown_share": None},
         "warnings": texts.get("warnings", []), "versions": {}, "seed": 0,
     }  # fmt: skip
@@ -105,6 +105,8 @@ def test_a_search_finds_titles_and_texts_of_all_layers(page: Browser) -> None:
 def test_a_layer_is_sorted_and_a_page_at_a_time(page: Browser) -> None:
     page.run("const e = document.getElementById('layer'); e.value = '1'; e.dispatchEvent(new Event('change'))")
     assert page.text("#shown").startswith("240 clusters")
+    told = page.texts("#layer option")
+    assert told == ["nested", "3 clusters", "303 clusters (the labels)"], "of the run, of which fewer may be shown"
     assert (len(titles_of(page)), titles_of(page)[0]) == (50, "Story 0 of theme 0")
     page.click("#pages button", "5")
     assert len(titles_of(page)) == 40

@@ -293,6 +293,16 @@ def odd_report() -> Report:
     )  # fmt: skip
 
 
+def test_the_short_report_counts_the_clusters_of_the_run_not_those_that_are_shown() -> None:
+    report = odd_report()
+    figures = {**report.figures, "clusters": {**FIGURES["clusters"], "count": 50_000}}
+    assert "49,980 more are in clusters.csv and report.html." in report_markdown(replace(report, figures=figures))
+    report = replace(report, figures=figures, n_clusters=70_000)
+    told = "49,980 more are in clusters.csv and the largest of them in report.html."
+    assert told in report_markdown(report)
+    assert _data(report)["layers"] == [1, 2]
+
+
 def test_texts_of_others_stand_in_the_page_as_texts() -> None:
     page = report_html(odd_report())
     assert len(re.findall("<script", page)) == 2, "the data and the page's own"
