@@ -24,6 +24,7 @@ NUMBERED_RECORDS = 1 << 22  # whose texts a process numbers at most
 FOLDED_BYTES = 360  # of each
 FOLDED_RECORDS = 1 << 20  # among whose texts a process looks for near-duplicates at most
 PICTURE_POINTS = 200_000  # of map.png; more texts are a density
+SHOWN_CELL_BYTES = 150  # of a short value of a record in the interactive map, while its page is written
 HALO_SHARE = 8.0  # rows of others that a small block's edges name, for each own one: 6.7 and 8.1 in two sets of titles
 SERVER_BASE_BYTES = 1200 << 20  # of a Milvus server beside its collections, while it indexes
 
@@ -69,6 +70,7 @@ def stage_bytes(
     map_method: str = "layout",
     drawn: int = 1_000_000,
     unfolded: int = 0,
+    kept_columns: int = 0,
 ) -> list[StageBytes]:
     """The bytes of every stage, in their order.
 
@@ -79,8 +81,8 @@ def stage_bytes(
     parts_at_once : that an actor embeds; it holds a row group of each
     recall_sample : rows that are compared with exact search
     map_neighbors, map_texts, map_method : of the map; map_texts None: MAP_TEXTS
-    drawn : texts in the interactive map
     unfolded : records beside one of each text, where each is a row of the tree (cluster.copies=weigh)
+    drawn, kept_columns : texts in the interactive map, and columns of their records besides text_id and time
     Source: fitted to runs of 2,291 to 859,941 texts (docs/operations.md).
     """
     part = min(n_texts, GROUP_ROWS)  # in a worker's memory at a time
@@ -93,6 +95,8 @@ def stage_bytes(
     sampled = recall_sample * (dim * 4 + k * 60) + 3 * BLOCK_BYTES if recall_sample else 0
     umap = map_method == "umap"
     pictured, shown = min(n_texts, PICTURE_POINTS), min(n_texts, drawn)
+    held = min(n_records, 2 * drawn)  # records of the interactive map
+    cells = held * kept_columns + max(held - shown, 0)
     # The first number is in MiB: an interpreter with Ray and the stage's libraries, before it reads a row.
     rows = [
         # Two 16-byte digests a record, sorted; or the words and keys of near-duplicates, compiled code besides.
@@ -113,8 +117,13 @@ def stage_bytes(
         # The counts that one task adds up; and words, phrases and texts of the clusters, one for 20 texts or fewer.
         ("describe", 540, min(n_texts, SUMMED_TEXTS) * 120 + n_texts * 180, 1 << 20),
         ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),
-        # The page's columns, its texts as Python objects, and both packed.
-        ("plot", 640, n_texts * 30 + pictured * 190 + shown * (text_bytes * 4 + 500), shown * text_bytes + (1 << 20)),
+        # The page's columns and texts, and both packed; values of the records as the tasks leave them, and in order.
+        (
+            "plot",
+            640,
+            n_texts * 30 + pictured * 190 + shown * (text_bytes * 4 + 500) + cells * SHOWN_CELL_BYTES,
+            shown * text_bytes + (1 << 20),
+        ),
         # The records of a task with the texts of a part; in one file, also the rows that have several records.
         (
             "report",

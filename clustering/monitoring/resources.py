@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clustering.config.sections import SERVED, EmbedSection, RunConfig
+from clustering.config.sections import SERVED, EmbedSection, ReadSection, RunConfig
 from clustering.encoders.loading import check_encoder
 from clustering.errors import ConfigError
 from clustering.kernels.memory import PARTS_AT_ONCE, PARTS_AT_ONCE_SERVED, count_blocks, server_bytes, stage_bytes
@@ -12,6 +12,7 @@ from clustering.schema import Figures
 
 GUESSED_DIM = 1024  # where only the loaded model knows it
 GUESSED_TEXT_BYTES = 70.0  # a headline
+GUESSED_COLUMNS = 10  # of read.keep=[all]
 # The encoder static: 60 MiB, and 45 MiB of words whose tokens are kept.
 ENCODER_BYTES = {"static": 150 << 20, "minilm": 400 << 20, "bge-m3": 2600 << 20, SERVED: 200 << 20}
 STATIC_MODEL_BYTES = 1300 << 20  # of the largest known, potion-multilingual-128M: 500,353 tokens of 256 numbers
@@ -97,11 +98,18 @@ def estimate_stages(config: RunConfig, counts: Counts, node_type: NodeType) -> l
         recall_sample=min(config.search.recall_sample, counts.texts), map_neighbors=config.project.n_neighbors,
         map_texts=config.project.sample, map_method=config.project.method, drawn=config.plot.points,
         unfolded=counts.records - counts.texts if config.cluster.copies == "weigh" else 0,
+        kept_columns=kept_columns(config.read),
     )  # fmt: skip
     return [
         StageEstimate(one.stage, one.memory_bytes, _processes(one.stage, config, node_type), one.disk_bytes)
         for one in stages
     ]
+
+
+def kept_columns(read: ReadSection) -> int:
+    """The columns of the records besides text_id and time; a guess where the input tells which there are."""
+    kept = GUESSED_COLUMNS if read.keep == ("all",) else len(read.keep)
+    return kept + bool(read.source_column) + bool(read.link_column)
 
 
 def parts_at_once(embed: EmbedSection) -> int:

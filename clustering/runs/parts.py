@@ -171,9 +171,15 @@ def sample_rows(n_texts: int) -> IntArray:
 def read_row_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> dict[int, str]:
     """The texts of some rows as they are shown, by row. rows : int64, shape (n_rows,)"""
     texts: dict[int, str] = {}
-    for found, table in _rows_by_part(run / "texts", rows, ["shown", "text"]):
-        texts |= dict(zip(found.tolist(), shown_texts(table).to_pylist(), strict=True))
+    for found, held in walk_row_texts(run, rows):
+        texts |= dict(zip(found.tolist(), held.to_pylist(), strict=True))
     return texts
+
+
+def walk_row_texts(run: RunDir, rows: np.ndarray[Any, Any]) -> Iterator[tuple[IntArray, pa.ChunkedArray]]:
+    """Some rows, ascending, and their texts as they are shown, part by part. rows : int64, shape (n_rows,)"""
+    for found, table in _rows_by_part(run / "texts", rows, ["shown", "text"]):
+        yield found, shown_texts(table)
 
 
 def shown_texts(table: pa.Table) -> pa.ChunkedArray:

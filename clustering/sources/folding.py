@@ -176,10 +176,13 @@ def _cut_records(run: RunDir, names: list[str], bounds: list[int]) -> list[pa.Ta
 def _families(run: RunDir, *cut: Measured) -> list[pa.Table]:
     """The families of a range of rows. cut : of each group its records of these rows"""
     records = pa.concat_tables([collect(one) for one in cut])
+    if "text" in records.schema.names:  # of an earlier version without
+        at = records.schema.get_field_index("text")
+        records = records.set_column(at, "text", records["text"].cast(pa.large_string()))  # may have more than 2 GiB
     records = records.take(pa.array(np.argsort(records["row"].to_numpy(), kind="stable")))
     row, starts = np.unique(records["row"].to_numpy(), return_index=True)
-    if "text" not in records.schema.names:  # of an earlier version
-        records = records.append_column("text", pa.nulls(len(records), pa.string()))
+    if "text" not in records.schema.names:
+        records = records.append_column("text", pa.nulls(len(records), pa.large_string()))
     wanted: list[Any] = [([], "count_all"), ("text", "count_distinct", pc.CountOptions(mode="only_valid"))]
     wanted += [("time", one) for one in ("min", "max") if "time" in records.schema.names]
     found = records.group_by("row", use_threads=False).aggregate(wanted)

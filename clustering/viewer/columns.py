@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +17,16 @@ from clustering.kernels.printable import one_line, printable
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
-from clustering.runs.parts import group_parts, part_names, read_row_texts, walk_tables
-from clustering.runs.storage import ParquetGroups, read_schema, read_table
+from clustering.runs.parts import group_parts, part_names, walk_row_texts, walk_tables
+from clustering.runs.storage import ParquetGroups, read_table
 from clustering.schema import Figures
+from clustering.text.cells import cut_strings, printable_strings, shown_strings
+from clustering.viewer.records import CELL_CHARACTERS, TEXT_CHARACTERS, Map, collect_records
 
-Map = Callable[..., Iterator[Any]]  # yields ``work(*args)`` of each call, in their order
 FULL = 65_535  # the largest number of 16 bits
-NO_TIME, NO_VALUE = 2**32 - 1, FULL
-SOURCES = 65_000  # by which the page can filter; the rarest of more are one
-KEPT_VALUES = 1_000  # likewise of a column of read.keep; one with more values is only shown
 NEAR = 5  # nearest texts of each, of the run's own lists
-TEXT_CHARACTERS, CELL_CHARACTERS, TITLE_CHARACTERS = 2_000, 300, 300
+TITLE_CHARACTERS = 300
 COLORS = 12  # of the page's palette
-OTHERS = "(others)"
 
 
 @dataclass
@@ -39,15 +35,15 @@ class MapColumns:
 
     points, records : arrays with an entry for each point, or record. The records of a point follow each other, and
         points["records"] counts them; where some were left out, points["copies"] counts all of the run.
-    texts : of the points; cells : columns of strings of the records, of which text_id is the first
+    texts : of the points; cells : columns of the records, of which text_id is the first; all are large_string
     near : int32, shape (n_points, NEAR), positions of the nearest texts, -1 for none
     clusters : columns with a value for each cluster of every layer; facts : what else the page tells
     """
 
     points: dict[str, NDArray[Any]]
     records: dict[str, NDArray[Any]]
-    texts: list[str]
-    cells: dict[str, list[str]]
+    texts: pa.Array
+    cells: dict[str, pa.Array]
     near: NDArray[np.int32]
     clusters: dict[str, list[Any]]
     facts: Figures
@@ -79,21 +75,21 @@ def collect_columns(
 
     bounds = [group.stop for group in group_parts(run / "texts", task_texts, most_tasks)[:-1]]
     pieces = np.split(rows, np.searchsorted(rows, bounds))
-    read = [text for some in mapped(_read_shown, ((run, own) for own in pieces if own.size)) for text in some]
-    texts = [read[at] for at in order.tolist()]
+    read = list(mapped(_read_shown, ((run, own) for own in pieces if own.size)))
+    texts = pa.concat_arrays(read).take(pa.array(order))
     del read
-    members = group_parts(run / "members", task_texts, most_tasks)
-    table = pa.concat_tables(mapped(_read_records, ((run, group.names, rows) for group in members)))
-    counts, records, cells, kinds = _records(table, position, 2 * cfg.points)
-    points["records"] = counts
-    if left_out := len(table) - int(counts.sum()):
-        points["copies"] = np.bincount(position[table["row"].to_numpy()], minlength=rows.size).astype(np.uint32)
+    records = collect_records(run, rows, position, 2 * cfg.points, task_texts, most_tasks, mapped)
+    points["records"] = records.counts
+    left_out = 0
+    if records.copies is not None:
+        points["copies"] = records.copies
+        left_out = int(records.copies.sum(dtype=np.int64) - records.counts.sum(dtype=np.int64))
     return MapColumns(
-        points, records, texts, cells,
+        points, records.arrays, texts, records.cells,
         _nearest(run, rows, position, task_texts, most_tasks, mapped),
         _clusters(run, layers, places),
         {"texts": xy.shape[0], "run_records": read_index(run / "members").rows, "records_left_out": left_out,
-         "layers": [len(layer) for layer in known["layers"]], "chosen": known["chosen"], "columns": kinds,
+         "layers": [len(layer) for layer in known["layers"]], "chosen": known["chosen"], "columns": records.kinds,
          "hover": list(cfg.hover), "noise": cfg.noise == "shown"},
     )  # fmt: skip
 
@@ -153,112 +149,14 @@ def _bytes_of(share: pa.ChunkedArray) -> NDArray[np.uint8]:
     return steps.clip(0, 255).astype(np.uint8)
 
 
-def _read_shown(run: RunDir, rows: IntArray) -> list[str]:
-    """The texts of some rows, ascending, as the page shows them."""
-    texts = read_row_texts(run, rows)
-    return [_cut(printable(texts[row]), TEXT_CHARACTERS) for row in rows.tolist()]
+def _read_shown(run: RunDir, rows: IntArray) -> pa.Array:
+    """The texts of some rows, ascending, as the page shows them: large_string."""
+    texts = [shown_strings(held) for _, held in walk_row_texts(run, rows)]
+    return pa.concat_arrays([cut_strings(printable_strings(own), TEXT_CHARACTERS) for own in texts])
 
 
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _read_records(run: RunDir, names: list[str], rows: IntArray) -> pa.Table:
-    """The records of some parts of members/ whose text is one of some rows, without their texts.
-
-    rows : ascending; column ``row`` of the result counts in them
-    """
-    found = []
-    for name in names:
-        columns = [field.name for field in read_schema(run / "members" / name) if field.name != "text"]
-        table = read_table(run / "members" / name, columns=columns)
-        row = table["row"].to_numpy()
-        at = np.searchsorted(rows, row)
-        held = rows[np.minimum(at, rows.size - 1)] == row
-        table = table.set_column(columns.index("row"), "row", pa.array(at))
-        found.append(table if held.all() else table.filter(pa.array(held)))
-    return pa.concat_tables(found)
-
-
-def _records(
-    table: pa.Table, position: IntArray, most: int
-) -> tuple[NDArray[np.uint32], dict[str, NDArray[Any]], dict[str, list[str]], list[Figures]]:
-    """The records of all points: their counts, arrays and strings, and what the page knows of their columns.
-
-    table : of ``_read_records``; position : in the page, of each of its rows
-    most : records of the page; of more, each point has its first ones
-    """
-    point = position[table["row"].to_numpy()]
-    order = np.argsort(point, kind="stable")
-    point = point[order]
-    rank = np.arange(point.size) - np.searchsorted(point, point)
-    while order.size > most and rank.max() > 0:
-        few = rank < (rank.max() + 1) // 2
-        order, point, rank = order[few], point[few], rank[few]
-    table = table.take(pa.array(order)).combine_chunks()
-    arrays: dict[str, NDArray[Any]] = {}
-    cells = {"text_id": _strings(table["text_id"])}
-    kinds: list[Figures] = []
-    for name in table.column_names:
-        column = table[name]
-        if name in ("row", "text_id"):
-            continue
-        if name == "time":
-            arrays[name], facts = _times(column)
-        elif name == "link":
-            cells[name], facts = _strings(column), {"kind": "link"}
-        else:
-            codes, values = _categories(column, SOURCES if name == "source" else KEPT_VALUES, name == "source")
-            if codes is None:
-                cells[name], facts = _strings(column), {"kind": "text"}
-            else:
-                arrays[name], facts = codes, {"kind": "category", "values": values}
-        kinds.append({"name": name, **facts})
-    return np.bincount(point, minlength=position.size).astype(np.uint32), arrays, cells, kinds
-
-
-def _strings(column: pa.ChunkedArray) -> list[str]:
-    """Values as the page shows them, "" for none; each on one line, and cut."""
-    return [_shown(value) for value in column.to_pylist()]
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, (dict, list)):
-        value = json.dumps(value, ensure_ascii=False, default=str)
-    return one_line(str(value), CELL_CHARACTERS)
-
-
-def _times(column: pa.ChunkedArray) -> tuple[NDArray[np.uint32], Figures]:
-    """Steps since the first time, NO_TIME for none; first (seconds since 1970) and step (in seconds) for the page."""
-    micros = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-    known = micros.is_valid().to_numpy()
-    values = pc.fill_null(micros, 0).to_numpy() // 1_000_000
-    first, last = (int(values[known].min()), int(values[known].max())) if known.any() else (0, 0)
-    step = (last - first) // (NO_TIME - 1) + 1
-    steps = np.where(known, (values - first) // step, NO_TIME).astype(np.uint32)
-    return steps, {"kind": "time", "first": first, "last": last, "step": step}
-
-
-def _categories(column: pa.ChunkedArray, most: int, fold: bool) -> tuple[NDArray[np.uint16] | None, list[str]]:
-    """A number for each value, the most frequent first, NO_VALUE for none; None for a column with too many values.
-
-    fold : the rarest values of too many become one
-    """
-    if pa.types.is_nested(column.type):
-        return None, []
-    coded = column.combine_chunks().dictionary_encode()
-    if len(coded.dictionary) > most and not fold:
-        return None, []
-    shown = _strings(pa.chunked_array([coded.dictionary]))
-    codes = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)
-    counts = np.bincount(codes[codes >= 0], minlength=len(shown))
-    ranked = sorted(range(len(shown)), key=lambda code: (-counts[code], shown[code]))
-    number = np.full(len(shown) + 1, NO_VALUE, np.uint16)  # the last one is taken for no value
-    number[ranked] = np.minimum(np.arange(len(shown)), most)
-    values = [shown[code] for code in ranked[:most]]
-    return number[codes], values + [OTHERS] * (len(ranked) > most)
 
 
 def _nearest(

@@ -13,9 +13,11 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from clustering.kernels.printable import one_line
+from clustering.text.cells import STRING, cut_strings, joined_strings
 from clustering.viewer.columns import MapColumns
 
 # In the order in which their names are known; each is a module, and the page holds them as one.
@@ -45,16 +47,15 @@ def write_page(columns: MapColumns, name: str) -> Iterator[str]:
     packs["points"] = packed_text(packed)
     left = PAGE_BYTES - len(packs["points"]) - len(packed_text(json.dumps(facts).encode()))
     for cut in TEXT_CUTS:
-        texts = [text if len(text) <= cut else text[: cut - 1] + "…" for text in columns.texts]
-        packs["texts"] = packed_text(END.join(texts).encode())
+        packs["texts"] = packed_text(joined_strings(cut_strings(columns.texts, cut), END))
         if len(packs["texts"]) <= left:
             break
     facts["cut"] = cut
     left -= len(packs["texts"])
     ids, *others = ((f"cell-{number}", strings) for number, strings in enumerate(columns.cells.values()))
-    exemplars = [LIST_END.join(own) for own in columns.clusters["exemplars"]]
-    for key, strings in [ids, ("exemplars", exemplars), ("near", []), *others]:
-        pack = packed_text(_planes(columns.near) if key == "near" else END.join(strings).encode())
+    exemplars = pa.array([LIST_END.join(own) for own in columns.clusters["exemplars"]], STRING)
+    for key, strings in [ids, ("exemplars", exemplars), ("near", None), *others]:
+        pack = packed_text(_planes(columns.near) if strings is None else joined_strings(strings, END))
         if len(pack) > left:
             facts["left_out"].append(key)
         else:

@@ -8,6 +8,7 @@ import pytest
 
 from clustering.kernels.memory import (
     PROCESS_BYTES,
+    SHOWN_CELL_BYTES,
     ShardBytes,
     StageBytes,
     count_blocks,
@@ -53,6 +54,15 @@ def test_nothing_grows_faster_than_the_texts() -> None:
 def test_the_picture_takes_no_more_for_texts_beyond_those_it_draws() -> None:
     small, middle, large = (plan(n_texts)["plot"].memory_bytes for n_texts in (100_000, 200_000, 300_000))
     assert large - middle < middle - small
+
+
+def test_the_map_holds_the_kept_columns_of_the_records_that_it_shows() -> None:
+    def plot(n_records: int, columns: int) -> int:
+        lines = stage_bytes(1000, n_records, 256, 50, 60.0, 1 << 20, drawn=1000, kept_columns=columns)
+        return {line.stage: line.memory_bytes for line in lines}["plot"]
+
+    assert plot(1500, 3) - plot(1500, 0) == 1500 * 3 * SHOWN_CELL_BYTES
+    assert plot(9000, 3) == plot(2000, 3) > plot(1000, 3)
 
 
 def test_the_vectors_are_never_in_one_process() -> None:

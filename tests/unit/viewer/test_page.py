@@ -17,8 +17,11 @@ import pytest
 
 from clustering.config.sections import PlotSection
 from clustering.runs.directory import RunDir
+from clustering.runs.parts import part_name
+from clustering.runs.storage import write_table
 from clustering.stages.plot import _read_places
-from clustering.viewer import columns, page, report_page
+from clustering.text.cells import STRING
+from clustering.viewer import columns, page, records, report_page
 from clustering.workers.tasks import HERE
 from tests.mapped import leave_run, unpacked
 
@@ -102,11 +105,11 @@ def test_the_records_of_a_text_follow_each_other_with_their_columns(tmp_path: Pa
     held = shown(leave(tmp_path, members), PlotSection(hover=("row",)))
     first = int(held["points"]["records"][: held["points"]["row"].tolist().index(7)].sum())
     assert held["cells"]["text_id"][first : first + 3] == ["7", "900", "901"]
-    assert held["records"]["time"][first : first + 3].tolist() == [columns.NO_TIME, 86_400, 172_800]
+    assert held["records"]["time"][first : first + 3].tolist() == [records.NO_TIME, 86_400, 172_800]
     kinds = {column["name"]: column for column in held["facts"]["columns"]}
     assert kinds["time"] == {"name": "time", "kind": "time", "first": 1704067200, "last": 1704240000, "step": 1}
     assert kinds["source"] == {"name": "source", "kind": "category", "values": ["a", "b"]}
-    assert held["records"]["source"][first : first + 3].tolist() == [0, 1, columns.NO_VALUE]
+    assert held["records"]["source"][first : first + 3].tolist() == [0, 1, records.NO_VALUE]
     assert kinds["score"]["values"] == ["1.5"]
     assert held["cells"]["link"][first + 1] == "https://a.example"
     assert kinds["tags"]["kind"] == "text"
@@ -114,28 +117,104 @@ def test_the_records_of_a_text_follow_each_other_with_their_columns(tmp_path: Pa
 
 
 def test_a_column_of_too_many_values_is_shown_and_sources_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
-    column = pa.chunked_array([["c", "a", "b", "a", None, "d", "b"]])
-    codes, values = columns._categories(column, 2, fold=True)
+    column = pa.array(["c", "a", "b", "a", None, "d", "b"], STRING)
+    codes, values = records._categories(column, 2, fold=True)
     assert codes is not None
-    assert values == ["a", "b", columns.OTHERS]
-    assert codes.tolist() == [2, 0, 1, 0, columns.NO_VALUE, 2, 1]
-    assert columns._categories(column, 2, fold=False) == (None, [])
+    assert values == ["a", "b", records.OTHERS]
+    assert codes.tolist() == [2, 0, 1, 0, records.NO_VALUE, 2, 1]
+    assert records._categories(column, 2, fold=False) == (None, [])
 
 
 def test_times_of_long_ago_have_longer_steps() -> None:
     years = [datetime(year, 1, 1, tzinfo=timezone.utc) for year in (1500, 1900, 2024)]
-    steps, told = columns._times(pa.chunked_array([pa.array(years, pa.timestamp("us", "UTC"))]))
+    steps, told = records._times(pa.array(years, pa.timestamp("us", "UTC")))
     assert told["step"] == 4
     assert [told["first"] + 4 * int(step) for step in steps] == pytest.approx(
         [year.timestamp() for year in years], abs=4
     )
 
 
-def test_of_very_many_records_each_text_has_its_first_ones() -> None:
-    table = pa.table({"text_id": pa.array(range(40)), "row": pa.array([0] * 30 + list(range(10)))})
-    counts, _, cells, _ = columns._records(table, np.arange(10), 20)
-    assert counts.tolist() == [7, *[1] * 9]
-    assert cells["text_id"][:8] == [*map(str, range(7)), "31"]
+@pytest.mark.parametrize("task_texts", [100, 7])
+def test_of_very_many_records_each_text_has_its_first_ones(tmp_path: Path, task_texts: int) -> None:
+    """Also where the records of a text lie in several parts, and so in several tasks."""
+    rows = [0] * 15 + list(range(10)) + [0] * 15
+    run = leave_run(
+        RunDir(tmp_path), [f"text {row}" for row in range(10)], np.zeros(10), np.zeros((10, 2)),
+        {"title": ["one"], "terms": [["one"]], "exemplars": [["one"]], "parent": [None]}, part_rows=5,
+        members={"text_id": pa.array(range(40)), "row": pa.array(rows)},
+    )  # fmt: skip
+    for number, part in enumerate(np.split(np.arange(40), [4, 9, 20])):
+        held = pa.table({"text_id": pa.array(part), "row": pa.array(np.array(rows)[part])})
+        write_table(run / "members" / part_name(number), held)
+    found = records.collect_records(run, np.arange(10), np.arange(10)[::-1], 20, task_texts, 10, HERE.map)
+    assert found.counts.tolist() == [*[1] * 9, 7]
+    assert found.copies is not None
+    assert found.copies.tolist() == [*[1] * 9, 31]
+    assert found.cells["text_id"].to_pylist() == [*map(str, range(24, 15, -1)), *map(str, range(7))]
+    assert records.collect_records(run, np.arange(10), np.arange(10), 40, task_texts, 10, HERE.map).copies is None
+
+
+def test_values_that_look_alike_are_one(tmp_path: Path) -> None:
+    sources = ["A", "A ", " A", "A\n", "", "  ", *["B"] * (N - 6)]
+    run = leave(tmp_path, {"text_id": pa.array(range(N)), "row": pa.array(range(N)), "source": pa.array(sources)})
+    held = shown(run, PlotSection(hover=("row",)))
+    assert held["facts"]["columns"][0]["values"] == ["B", "A"]
+    codes = dict(zip(held["points"]["row"].tolist(), held["records"]["source"].tolist(), strict=True))
+    assert [codes[row] for row in range(7)] == [1, 1, 1, 1, records.NO_VALUE, records.NO_VALUE, 0]
+
+
+LATE = 2**63 - 1
+
+
+def test_columns_of_any_type_are_shown(tmp_path: Path) -> None:
+    """Times that Python does not hold, zones that this machine does not know, structs with two fields of one name."""
+    values = pa.array([0, LATE, *[None] * (N - 2)])
+    twice = pa.StructArray.from_arrays([pa.array(range(N))] * 2, ["a", "a"])
+    members = {
+        "text_id": values.cast(pa.timestamp("us")), "row": pa.array(range(N)), "late": values.cast(pa.timestamp("ms")),
+        "day": pa.array([0, 2**31 - 1, *[None] * (N - 2)], pa.int32()).cast(pa.date32()),
+        "span": values.cast(pa.duration("s")),
+        "zone": values.cast(pa.timestamp("us", "Mars/Base")), "twice": twice,
+        "list": pa.array([[0], [LATE], *[None] * (N - 2)], pa.list_(pa.timestamp("ms"))),
+        "clock": pa.array([0, -1, *[None] * (N - 2)]).cast(pa.time64("us")),
+    }  # fmt: skip
+    held = shown(leave(tmp_path, members), PlotSection(hover=("row",)))
+    at = [held["points"]["row"].tolist().index(row) for row in (0, 1)]
+    told = {
+        column["name"]: [column["values"][held["records"][column["name"]][one]] for one in at]
+        for column in held["facts"]["columns"] if column["kind"] == "category"
+    }  # fmt: skip
+    assert told == {
+        "late": ["1970-01-01 00:00:00", f"{LATE} ms since 1970"], "day": ["1970-01-01", f"{2**31 - 1} days since 1970"],
+        "span": ["0:00:00", "106751991167300 days, 15:30:07"],
+        "zone": ["1970-01-01 00:00:00+00:00", f"{LATE} us since 1970"], "clock": ["00:00:00", "-1 us"],
+    }  # fmt: skip
+    assert [held["cells"]["twice"][one] for one in at] == ['{"a": 0, "a": 0}', '{"a": 1, "a": 1}']
+    assert [held["cells"]["list"][one] for one in at] == ['["1970-01-01 00:00:00"]', f'["{LATE} ms since 1970"]']
+    assert [held["cells"]["text_id"][one] for one in at] == ["1970-01-01 00:00:00", f"{LATE} us since 1970"]
+
+
+def test_a_long_column_is_cut_in_the_task(tmp_path: Path) -> None:
+    members = {"text_id": pa.array(range(N)), "row": pa.array(range(N)),
+               "body": pa.array([f"{row} " + "word " * 10_000 for row in range(N)])}  # fmt: skip
+    run = leave(tmp_path, members)
+    table = records._read_records(run, [part_name(0)], np.arange(N))
+    assert table["body"].type == STRING  # a column may have more than 2 GiB
+    assert pa.compute.max(pa.compute.utf8_length(table["body"])).as_py() == records.CELL_CHARACTERS
+    assert table.nbytes < 100_000
+
+
+def test_ids_and_links_stay_as_they_are(tmp_path: Path) -> None:
+    """They are copied, joined by, and followed."""
+    ids = [f"{row}  a\tb\n{'x' * 400}{row} " for row in range(N)]
+    links = [f"https://a.example/{'y' * 500}?n={row}" for row in range(N)]
+    ids[3] += page.END
+    members = {"text_id": pa.array(ids), "row": pa.array(range(N)), "link": pa.array(links)}
+    held = shown(leave(tmp_path, members), PlotSection(hover=("row",)))
+    rows = held["points"]["row"].tolist()
+    ids[3] = ids[3].replace(page.END, "\ufffd")
+    assert held["cells"]["text_id"] == [ids[row] for row in rows]
+    assert held["cells"]["link"] == [links[row] for row in rows]
 
 
 def test_records_that_the_page_has_no_room_for_are_counted(tmp_path: Path) -> None:
@@ -213,7 +292,8 @@ def test_columns_may_have_any_name(tmp_path: Path) -> None:
 def test_what_would_make_the_page_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = leave(tmp_path)
     found = columns.collect_columns(run, PlotSection(), _read_places(run), 0, 100, 10, HERE.map)
-    found.texts = [f"{text} {np.random.default_rng(n).bytes(600).hex()}" for n, text in enumerate(found.texts)]
+    noise = [f" {np.random.default_rng(n).bytes(600).hex()}" for n in range(N)]
+    found.texts = pa.array([f"{text}{more}" for text, more in zip(found.texts, noise, strict=True)], STRING)
     whole = "".join(page.write_page(found, "news"))
     frame = len(whole) - sum(map(len, re.findall(r'id="data-[\w-]+">(.*?)<', whole)))
     monkeypatch.setattr(page, "PAGE_BYTES", 16_000)
