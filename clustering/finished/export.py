@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from clustering.kernels.printable import CELL_CHARACTERS, one_line, spreadsheet_
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import label_parts, walk_tables
 from clustering.runs.storage import Location, atomic_write, check_writable, is_within, locate, read_table
-from clustering.sources.formats.column_types import LARGEST_EXACT, as_type
+from clustering.sources.formats.column_types import LARGEST_EXACT
+from clustering.text.cells import shown_strings
 from clustering.workers.labels import with_short_numbers
 
 SHEET_ROWS = 1_048_576  # that a spreadsheet has, with the heading
@@ -78,7 +79,7 @@ def _lines(found: Results) -> Iterator[pa.Table]:
             label = pc.list_element(layers, place)
             table = table.append_column(name, titles.take(pc.if_else(pc.less(label, 0), None, label)))
         if isinstance(table["text_id"].type, pa.BaseExtensionType):
-            table = table.set_column(0, "text_id", as_type(table["text_id"], pa.string()))
+            table = table.set_column(0, "text_id", shown_strings(table["text_id"]).cast(pa.string()))
         yield table.drop_columns("layers")
 
 
@@ -139,10 +140,7 @@ def _csv(found: Results, folder: Location) -> list[str]:
             for number, table in enumerate(tables):
                 if number == 0:
                     writer.writerow(map(spreadsheet_cell, table.column_names))
-                lines = with_short_numbers(table).to_pylist()
-                writer.writerows(
-                    [_cell(heading, one, spreadsheet_cell) for heading, one in line.items()] for line in lines
-                )
+                writer.writerows(_rows(table, spreadsheet_cell))
     return list(map(str, paths))
 
 
@@ -167,28 +165,62 @@ def _xlsx(found: Results, folder: Location) -> list[str]:
             for table in tables:
                 if at == 0:
                     sheet.write_row(0, 0, table.column_names)
-                for line in with_short_numbers(table).to_pylist():
+                for line in _rows(table, lambda text: one_line(text, CELL_CHARACTERS)):
                     at += 1
-                    for column, (heading, value) in enumerate(line.items()):
-                        cell = _cell(heading, value, lambda text: one_line(text, CELL_CHARACTERS))
-                        if isinstance(cell, str) or (isinstance(cell, int) and abs(cell) > LARGEST_EXACT):
+                    for column, cell in enumerate(line):
+                        if isinstance(cell, str) or (cell is not None and not _is_exact(cell)):
                             sheet.write_string(at, column, str(cell))
                         elif cell is not None and math.isfinite(cell):
                             sheet.write_number(at, column, cell)
     return [str(path)]
 
 
-def _cell(heading: str, value: Any, shown: Callable[[str], str]) -> Any:
-    """A number as it is, nothing for null, and anything else as text on one line.
+def _rows(table: pa.Table, shown: Callable[[str], str]) -> Iterator[tuple[Any, ...]]:
+    """The cells of each line: a number as it is, nothing for null, and anything else as text on one line.
 
-    A text_id is a key, with which lines are joined with the input, so it stays as it is.
+    shown : of a text that users wrote; dates and durations cannot be formulas
     """
-    if value is None or isinstance(value, int | float):
-        return value
-    if isinstance(value, list):
-        return shown(" | ".join(map(str, value)))
-    text = value.isoformat() if isinstance(value, datetime) else str(value)
-    return text if heading == "text_id" and len(text) <= CELL_CHARACTERS else shown(text)
+    table = with_short_numbers(table)
+    return zip(*(_cells(name, table[name], shown) for name in table.column_names), strict=True)
+
+
+def _cells(heading: str, column: pa.ChunkedArray, shown: Callable[[str], str]) -> list[Any]:
+    """A text_id is a key, with which lines are joined with the input, so it stays as it is."""
+    kind = column.type
+    if _is_number(kind):
+        found: list[Any] = column.to_pylist()
+        return found
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return [cell for chunk in column.chunks for cell in _joined(chunk, shown)]
+    strings = shown_strings(column)
+    if pa.types.is_timestamp(kind):
+        strings = pc.replace_substring_regex(strings, "^(.{10}) (.{8})", r"\1T\2")
+    if pa.types.is_temporal(kind):
+        return list(strings.to_pylist())
+    key = heading == "text_id"
+    return [
+        text if text is None or (key and len(text) <= CELL_CHARACTERS) else shown(text) for text in strings.to_pylist()
+    ]
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return bool(number or pa.types.is_boolean(kind))
+
+
+def _joined(lists: pa.Array, shown: Callable[[str], str]) -> Iterator[str | None]:
+    items = [item or "" for item in shown_strings(lists.flatten()).to_pylist()]
+    at = 0
+    for length in pc.list_value_length(lists).to_pylist():
+        yield None if length is None else shown(" | ".join(items[at : at + length]))
+        at += length or 0
+
+
+def _is_exact(number: float | Decimal) -> bool:
+    """Whether a sheet, which has numbers of 64 bits, shows it as it is."""
+    if isinstance(number, Decimal):
+        return number.is_finite() and Decimal(repr(float(number))) == number
+    return isinstance(number, float) or abs(number) <= LARGEST_EXACT
 
 
 def _plotly(found: Results, folder: Location) -> list[str]:

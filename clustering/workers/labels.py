@@ -280,10 +280,15 @@ def _themes(run: RunDir, known: dict[str, Any]) -> pa.Array:
 
 
 def with_short_numbers(table: pa.Table) -> pa.Table:
-    """The table with the numbers of 32 bits as they are written: 0.9, not 0.8999999762."""
+    """The table with the numbers of 32 bits as they are written: 0.9, not 0.8999999762. Covey's own have 6 places.
+
+    table : of labels.parquet, which alone has columns of users, layers.parquet or clusters.parquet
+    """
+    own = schema.LABELS.names if "text_id" in table.column_names else table.column_names
     for at, field in enumerate(table.schema):
         if pa.types.is_float32(field.type):
-            table = table.set_column(at, field.name, pc.round(table[at].cast(pa.float64()), 6))
+            short = table[at].cast(pa.string()).cast(pa.float64())
+            table = table.set_column(at, field.name, pc.round(short, 6) if field.name in own else short)
     return table
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clustering.errors import InputError
+from clustering.text.cells import shown_strings
 
 TIME = pa.timestamp("us", "UTC")
 INTEGER = r"^(?:0|-?[1-9][0-9]{0,17})$"  # written as Python would write it
@@ -162,7 +163,10 @@ def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array |
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         if not pa.types.is_string(kind):
             raise
-    strings = pa.array([None if value is None else str(value) for value in column.to_pylist()], kind)
+    try:
+        strings = pa.array([None if value is None else str(value) for value in column.to_pylist()], kind)
+    except (OverflowError, ValueError):  # a time that Python does not hold, or a struct with two fields of one name
+        strings = shown_strings(column).cast(kind)
     return strings if isinstance(column, pa.Array) else pa.chunked_array([strings])
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import shutil
 import zipfile
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -88,6 +91,43 @@ def test_ids_stay_keys_in_every_sheet(found: Results, tmp_path: Path) -> None:  
         with zipfile.ZipFile(tmp_path / "clusters.xlsx") as book:
             rows = ElementTree.fromstring(book.read("xl/worksheets/sheet3.xml")).iter(f"{SHEET}row")
             assert ["".join(row[0].itertext()) for row in rows][1:] == keys
+
+
+def test_values_of_users_stay_as_they_are(found: Results, tmp_path: Path) -> None:  # noqa: F811
+    run = RunDir(shutil.copytree(found.run.path, tmp_path / "run"))
+    lines, rest = found.labels(), [None] * (RECORDS - 2)
+    pair = pa.StructArray.from_arrays([pa.array(range(RECORDS))] * 2, ["a", "a"])
+    columns = {
+        "score": pa.array([1e-7, 123456.7, *rest], pa.float32()), "price": pa.array([Decimal("-12.50"), None, *rest]),
+        "span": pa.array([timedelta(seconds=-3), None, *rest]), "pair": pair, "word": pa.array(["-12.50", "a", *rest]),
+        "late": pa.array([0, 2**63 - 1, *rest]).cast(pa.timestamp("us", "UTC")),
+        "share": pa.array([1e-8, 2, *rest], "f4"),
+        "by": pa.array([[("k", 1)], None, *rest], pa.map_(pa.string(), pa.int8())),
+        "many": pa.array([[1.5, None], [], *rest]), "flag": pa.array([True, None, *rest]),
+        "long": pa.array([Decimal("0.12345678901234567890"), None, *rest]),
+    }  # fmt: skip
+    for name, column in columns.items():
+        lines = lines.append_column(name, column)
+    run.remove("labels.parquet")
+    write_table(run / "labels.parquet", lines)
+    export_run(run, "csv", tmp_path)
+    with open(tmp_path / "texts.csv", encoding="utf-8-sig", newline="") as file:
+        first, second = itertools.islice(csv.DictReader(file), 2)
+    told = {
+        "score": ["1e-07", "123456.7"], "price": ["-12.50", ""], "span": ["-0:00:03", ""], "word": ["'-12.50", "a"],
+        "pair": ['{"a": 0, "a": 0}', '{"a": 1, "a": 1}'], "share": ["1e-08", "2.0"], "flag": ["True", ""],
+        "late": ["1970-01-01T00:00:00+00:00", f"{2**63 - 1} us since 1970"], "by": ['{"k": 1}', ""],
+        "many": ["1.5 |", ""], "long": ["0.12345678901234567890", ""],
+    }  # fmt: skip
+    assert {name: [first[name], second[name]] for name in columns} == told
+    if importlib.util.find_spec("xlsxwriter") is not None:
+        export_run(run, "xlsx", tmp_path)
+        with zipfile.ZipFile(tmp_path / "clusters.xlsx") as book:
+            sheet = ElementTree.fromstring(book.read("xl/worksheets/sheet3.xml"))
+        row = list(sheet.iter(f"{SHEET}row"))[1][-len(columns) :]
+        numbers = [name for name, cell in zip(columns, row, strict=True) if cell.get("t", "n") == "n"]
+        assert numbers == ["score", "price", "share", "flag"]
+        assert float("".join(row[1].itertext())) == -12.5
 
 
 def test_a_sheet_holds_texts_as_texts(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
