@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clustering.config.sections import RunConfig
-from clustering.kernels.memory import FILE_RECORDS, MAP_TEXTS, PICTURE_POINTS
+from clustering.kernels.memory import FILE_RECORDS, MAP_TEXTS
 from clustering.monitoring.resources import Counts, NodeType, milvus_bytes
 
 ANOTHER_MACHINE = (0.5, 2.0)  # times the seconds of the machine of a rate, where the rate does not say
@@ -140,7 +140,7 @@ def wanted(step: str, config: RunConfig, counts: Counts) -> Rate:
     if step in ("graph", "forest"):
         return replace(found, k=config.graph_k)
     if step == "plot":
-        return replace(found, texts=min(texts, PICTURE_POINTS) + texts / 20)  # drawn, and read
+        return replace(found, texts=min(texts, config.plot.points) + texts / 20)  # in the page, and read
     if step in ("read", "report"):
         return replace(found, texts=counts.records)
     if step == "layout":

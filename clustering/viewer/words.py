@@ -51,7 +51,8 @@ def opening(figures: Figures, largest: dict[str, Any] | None, findings: Findings
     counts, clusters, held = figures["counts"], figures["clusters"], count_records(figures)
     fell = f"{_count(held.clustered, 'record')} fell into {_count(clusters['count'], 'cluster')}"
     none = f"{held.noise:,} {'fits' if held.noise == 1 else 'fit'} none ({held.share(held.noise):.1%})"
-    empty, lost = counts["empty"], counts["records"] - counts["empty"] - held.with_text
+    empty = counts.get("empty", 0)
+    lost = counts["records"] - empty - held.with_text
     left = f"; {empty:,} {'has' if empty == 1 else 'have'} no text" if empty else ""
     left += f"; {lost:,} {'has' if lost == 1 else 'have'} no vector" if lost else ""
     lines = [f"{fell}; {none}{left}."]
