@@ -18,6 +18,7 @@ import {
   prepared,
   said,
   share,
+  short,
   styleOf,
   webLink,
 } from "./dom.js";
@@ -89,13 +90,27 @@ export class Card {
     return found.sort((a, b) => map.records.time[a[0]] - map.records.time[b[0]] || a[0] - b[0]);
   }
 
+  // Whether the page lacks records of the run: what it counts is of those that it has.
+  get partial() {
+    const { facts } = this.app.map;
+    return facts.points < facts.texts || facts.records_left_out > 0;
+  }
+
+  // Records of the run in no cluster of the layer. counted : those of the page
+  noiseSize(counted) {
+    const { map, state } = this.app;
+    if (!this.partial || (state.home && state.level === map.facts.chosen)) return counted;
+    const { size, layers } = map.clusters;
+    return map.facts.run_records - size.reduce((sum, n, own) => sum + (layers[own].includes(state.level) ? n : 0), 0);
+  }
+
   async cluster(cluster) {
     const { map, state } = this.app;
     const { clusters, facts } = map;
     const shown = `cluster ${cluster}`;
     const points = state.members(cluster);
     const records = points.reduce((sum, i) => sum + map.points.records[i], 0);
-    const size = cluster < 0 ? records : clusters.size[cluster];
+    const size = cluster < 0 ? this.noiseSize(records) : clusters.size[cluster];
     const heading = make("h2", { dir: "auto" }, this.title(cluster));
     const told = [`${plural(size, "record")}, ${share(size, facts.run_records)} of all`];
     if (cluster >= 0 && clusters.texts[cluster] !== size) told.push(plural(clusters.texts[cluster], "different text"));
@@ -112,13 +127,14 @@ export class Card {
       });
       const by = map.records.source && state.value("source", dated[0][0]);
       body.push(
-        make("h3", {}, "When"),
+        make("h3", {}, this.partial ? "When, in the records here" : "When"),
         make("p", {}, `First ${moment(first)}${by ? ", by " : ""}`, by ? said(by) : null, `; last ${moment(last)}`),
         canvas,
       );
       requestAnimationFrame(() => this.drawTimeline(canvas, points));
     }
-    if (map.records.source) body.push(make("h3", {}, "Sources"), this.sources(points));
+    const whose = this.partial ? "Sources, of the records here" : "Sources";
+    if (map.records.source) body.push(make("h3", {}, whose), this.sources(points));
     if (cluster >= 0 && clusters.terms[cluster].length) {
       body.push(
         make("h3", {}, "Terms"),
@@ -248,7 +264,9 @@ export class Card {
   }
 
   actions(points, name, cluster = null) {
-    const { state } = this.app;
+    const { state, map } = this.app;
+    const has_ids = !map.facts.left_out.includes("cell-0");
+    const of = this.partial ? ` of the ${plural(this.passing(points), "record")} here` : "";
     const copied = async (event, text) => {
       const done = await copyText(text);
       event.target.textContent = done ? "Copied" : "Not allowed here";
@@ -262,10 +280,14 @@ export class Card {
       link || null,
       make(
         "button",
-        { click: async (event) => copied(event, (await this.rows(points)).map(([id]) => id).join("\n")) },
-        "Copy ids",
+        {
+          disabled: !has_ids,
+          title: has_ids ? null : "To keep the file small it does without ids",
+          click: async (event) => copied(event, (await this.rows(points)).map(({ id }) => id).join("\n")),
+        },
+        `Copy ids${of}`,
       ),
-      make("button", { click: async () => download(`${name}.csv`, await this.csv(points)) }, "Download CSV"),
+      make("button", { click: async () => download(`${name}.csv`, await this.csv(points)) }, `Download CSV${of}`),
       cluster !== null && cluster >= 0 && state.layer !== this.app.map.clusters.layers[cluster][0]
         ? make(
             "button",
@@ -276,36 +298,42 @@ export class Card {
     );
   }
 
-  // Of all records that pass the filters: id, cluster, time, source, text.
+  // How many records pass the filters.
+  passing(points) {
+    const { map, state } = this.app;
+    let sum = 0;
+    for (const i of points) for (let r = map.first[i]; r < map.first[i + 1]; r++) if (state.passing(r)) sum++;
+    return sum;
+  }
+
+  // Of all records that pass the filters: id, null where the page has none, and cluster, time, source, own text.
   async rows(points) {
     const { map, state } = this.app;
     const ids = await loadCells(map, "text_id");
     const texts = await loadStrings("texts", map.n);
+    const own = await loadStrings("own", map.facts.records);
     const found = [];
     for (const i of points) {
       const label = state.labels[i];
       const title = label < 0 ? "" : map.clusters.title[label];
+      const text = texts.get(i);
       for (let r = map.first[i]; r < map.first[i + 1]; r++) {
         if (!state.passing(r)) continue;
         const time =
           map.records.time && map.records.time[r] !== NO_TIME ? state.date(map.records.time[r]).toISOString() : "";
-        found.push([
-          ids ? ids.get(r) : "",
-          label,
-          title,
-          time,
-          map.records.source ? state.value("source", r) : "",
-          texts.get(i),
-        ]);
+        const source = map.records.source ? state.value("source", r) : "";
+        found.push({ id: ids && ids.get(r), values: [label, title, time, source, own?.get(r) || text] });
       }
     }
     return found;
   }
 
   async csv(points) {
-    const rows = await this.rows(points);
-    const lines = rows.map(([id, ...others]) => [cell(id, true), ...others.map((value) => cell(value))].join(","));
-    return ["text_id,label,title,time,source,text", ...lines, ""].join("\r\n");
+    const has_ids = !this.app.map.facts.left_out.includes("cell-0");
+    const lines = (await this.rows(points)).map(({ id, values }) =>
+      [...(has_ids ? [cell(id, true)] : []), ...values.map((value) => cell(value))].join(","),
+    );
+    return [`${has_ids ? "text_id," : ""}label,title,time,source,text`, ...lines, ""].join("\r\n");
   }
 
   async text(i) {
@@ -329,9 +357,10 @@ export class Card {
       ...map.facts.columns.filter(({ kind }) => kind === "link" || kind === "text").map(({ name }) => name),
     ];
     const strings = await Promise.all(names.map((name) => loadCells(map, name)));
+    const own = await loadStrings("own", map.facts.records);
     const lists = await loadNear(map.n);
     if (this.shown !== shown) return;
-    slots[0].append(...this.recordTables(i, names, strings));
+    slots[0].append(...this.recordTables(i, names, strings, own));
     const near = lists
       ? [...lists.near.subarray(i * lists.per, (i + 1) * lists.per)].filter((other) => other >= 0)
       : [];
@@ -339,8 +368,8 @@ export class Card {
       slots[1].append(make("h3", {}, "Nearest texts"), ...near.map((other) => this.textLine(other, texts.get(other))));
   }
 
-  // What is known of each record of a text.
-  recordTables(i, names, strings) {
+  // What is known of each record of a text. own : the texts of those that have another one
+  recordTables(i, names, strings, own) {
     const { map, state } = this.app;
     const [from, to] = [map.first[i], map.first[i + 1]];
     const copies = this.app.copies(i);
@@ -352,8 +381,10 @@ export class Card {
         const value = strings[column] ? strings[column].get(r) : "";
         if (!value) return;
         const link = map.columns[name]?.kind === "link" && webLink(value);
-        row(name, link ? make("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, value) : said(value));
+        const told = short(value); // copies and links have the whole
+        row(name, link ? make("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, told) : said(told));
       });
+      if (own && !own.isEmpty(r)) row("its text", said(own.get(r)));
       if (map.records.time && map.records.time[r] !== NO_TIME) row("time", moment(state.date(map.records.time[r])));
       for (const { name, kind } of map.facts.columns) {
         if (kind === "category" && state.value(name, r)) row(name, said(state.value(name, r)));

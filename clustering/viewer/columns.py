@@ -35,7 +35,8 @@ class MapColumns:
 
     points, records : arrays with an entry for each point, or record. The records of a point follow each other, and
         points["records"] counts them; where some were left out, points["copies"] counts all of the run.
-    texts : of the points; cells : columns of the records, of which text_id is the first; all are large_string
+    texts : of the points; own : of the records, null where it is that of the point; None where all are
+    cells : columns of the records, of which text_id is the first; all are large_string
     near : int32, shape (n_points, NEAR), positions of the nearest texts, -1 for none
     clusters : columns with a value for each cluster of every layer; facts : what else the page tells
     """
@@ -43,6 +44,7 @@ class MapColumns:
     points: dict[str, NDArray[Any]]
     records: dict[str, NDArray[Any]]
     texts: pa.Array
+    own: pa.Array | None
     cells: dict[str, pa.Array]
     near: NDArray[np.int32]
     clusters: dict[str, list[Any]]
@@ -85,7 +87,7 @@ def collect_columns(
         points["copies"] = records.copies
         left_out = int(records.copies.sum(dtype=np.int64) - records.counts.sum(dtype=np.int64))
     return MapColumns(
-        points, records.arrays, texts, records.cells,
+        points, records.arrays, texts, records.texts, records.cells,
         _nearest(run, rows, position, task_texts, most_tasks, mapped),
         _clusters(run, layers, places),
         {"texts": xy.shape[0], "run_records": read_index(run / "members").rows, "records_left_out": left_out,

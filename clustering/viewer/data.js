@@ -69,6 +69,10 @@ export class Strings {
     return decoder.decode(this.bytes.subarray(this.start[i], this.start[i + 1] - 1));
   }
 
+  isEmpty(i) {
+    return this.start[i + 1] - this.start[i] < 2;
+  }
+
   get chunks() {
     return Math.ceil(this.length / CHUNK);
   }

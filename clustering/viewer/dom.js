@@ -31,6 +31,12 @@ export function marked(text, words) {
   );
 }
 
+// A long value, or one of several lines, as it is told.
+export const short = (text, most = 300) => {
+  const line = text.replace(/\s+/g, " ").trim();
+  return line.length > most ? `${line.slice(0, most - 1)}…` : line;
+};
+
 const numbers = new Intl.NumberFormat("en");
 export const count = (n) => numbers.format(n);
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
@@ -69,10 +75,12 @@ export async function copyText(text) {
   }
 }
 
-// One cell of csv. A spreadsheet would run what begins like a formula; ids stay as they are, since they are joined by.
+// One cell of csv. A spreadsheet would run a text that begins like a formula, also in full width; ids stay as they are,
+// since they are joined by.
 export function cell(value, isId = false) {
   const text = String(value);
-  const safe = !isId && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  const isText = typeof value === "string" && !isId;
+  const safe = isText && /^\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r]/.test(text) ? `'${text}` : text;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 

@@ -3,7 +3,7 @@
 import { NO_TIME, loadMap, loadStrings } from "./data.js";
 import { colorTable, cssColor, RAMP, RAMP_STEPS } from "./colors.js";
 import { Grid } from "./grid.js";
-import { findStrings } from "./search.js";
+import { findTexts } from "./search.js";
 import { COLUMN, HIDDEN, State } from "./state.js";
 import { Points } from "./points.js";
 import { Names } from "./names.js";
@@ -49,7 +49,12 @@ class App {
     );
     const left_out = map.facts.left_out.map(
       (name) =>
-        ({ "cell-0": "ids", exemplars: "texts that stand for clusters", near: "nearest texts" })[name] ??
+        ({
+          "cell-0": "ids",
+          exemplars: "texts that stand for clusters",
+          near: "nearest texts",
+          own: "the own texts of near-duplicates",
+        })[name] ??
         `column ${map.facts.cells[name.slice("cell-".length)]}`,
     );
     const about = [`${plural(map.facts.texts, "text")}, ${plural(map.facts.run_records, "record")}.`];
@@ -129,7 +134,8 @@ class App {
     const words = query.trim();
     if (!words) return state.set({ query: "", hits: null });
     const texts = await loadStrings("texts", map.n);
-    const hits = await findStrings(texts, words, () => this.asked !== asked);
+    const own = await loadStrings("own", map.facts.records);
+    const hits = await findTexts(map.first, texts, own, words, () => this.asked !== asked);
     if (hits && this.asked === asked) state.set({ query: words, hits });
     return undefined;
   }

@@ -26,6 +26,7 @@ SCRIPTS = (
     "time.js", "terms.js", "card.js", "panel.js", "lasso.js", "address.js", "main.js",
 )  # fmt: skip
 PAGE_BYTES = 50_000_000  # of the page; what would make it larger is left out, the least needed first
+MOST_BYTES = 75_000_000  # that it may have with the ids, of which a million take 25 MB; texts are cut for them first
 TEXT_CUTS = (2_000, 500, 200, 100, 50)  # characters of a text: the longest that leaves the page small enough
 LEVEL = 6  # of gzip
 # Of numbers to base 85, which take less room than base 64: visible characters that mean nothing to HTML.
@@ -46,15 +47,20 @@ def write_page(columns: MapColumns, name: str) -> Iterator[str]:
     facts["arrays"], packed = _arrays({"points": columns.points, "records": columns.records})
     packs["points"] = packed_text(packed)
     left = PAGE_BYTES - len(packs["points"]) - len(packed_text(json.dumps(facts).encode()))
-    for cut in TEXT_CUTS:
-        packs["texts"] = packed_text(joined_strings(cut_strings(columns.texts, cut), END))
-        if len(packs["texts"]) <= left:
-            break
+    ids, *others = ((f"cell-{number}", strings) for number, strings in enumerate(columns.cells.values()))
+    key, packed_ids = ids[0], packed_text(joined_strings(ids[1], END))
+    cut, packs["texts"] = _cut_texts(columns.texts, left - len(packed_ids))
+    if len(packed_ids) + len(packs["texts"]) <= left + MOST_BYTES - PAGE_BYTES:
+        packs[key] = packed_ids
+        left -= len(packed_ids)
+    else:
+        facts["left_out"].append(key)
+        cut, packs["texts"] = _cut_texts(columns.texts, left)
     facts["cut"] = cut
     left -= len(packs["texts"])
-    ids, *others = ((f"cell-{number}", strings) for number, strings in enumerate(columns.cells.values()))
     exemplars = pa.array([LIST_END.join(own) for own in columns.clusters["exemplars"]], STRING)
-    for key, strings in [ids, ("exemplars", exemplars), ("near", None), *others]:
+    own = [] if columns.own is None else [("own", cut_strings(columns.own, cut))]
+    for key, strings in [("exemplars", exemplars), ("near", None), *others, *own]:
         pack = packed_text(_planes(columns.near) if strings is None else joined_strings(strings, END))
         if len(pack) > left:
             facts["left_out"].append(key)
@@ -64,6 +70,15 @@ def write_page(columns: MapColumns, name: str) -> Iterator[str]:
     packs = {"facts": packed_text(json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode()), **packs}
     words = {"TITLE": html.escape(f"Map of {facts['name']}")}
     yield from fill_frame("index.html", script(), ("theme.css", "style.css"), words, packs)
+
+
+def _cut_texts(texts: pa.Array, most: int) -> tuple[int, str]:
+    """The longest cut whose pack has ``most`` bytes, else the shortest one; and the pack."""
+    for cut in TEXT_CUTS:
+        pack = packed_text(joined_strings(cut_strings(texts, cut), END))
+        if len(pack) <= most:
+            break
+    return cut, pack
 
 
 def _key(points: dict[str, NDArray[Any]]) -> str:

@@ -17,7 +17,7 @@ from clustering.runs.index import read_index
 from clustering.runs.parts import group_parts
 from clustering.runs.storage import read_schema, read_table
 from clustering.schema import Figures
-from clustering.text.cells import STRING, one_line_strings, shown_strings
+from clustering.text.cells import STRING, cut_strings, one_line_strings, printable_strings, shown_strings
 
 Map = Callable[..., Iterator[Any]]  # yields ``work(*args)`` of each call, in their order
 NO_TIME, NO_VALUE = 2**32 - 1, 65_535
@@ -35,6 +35,7 @@ class MapRecords:
     counts : of each point; copies : of each in the run, None where the page has all of them
     arrays, cells : columns of numbers, and of strings, of which text_id is the first
     kinds : what the page knows of each column but text_id
+    texts : the own text of each that differs from its point's, null for the others; None where there is none
     """
 
     counts: NDArray[np.uint32]
@@ -42,6 +43,7 @@ class MapRecords:
     arrays: dict[str, NDArray[Any]]
     cells: dict[str, pa.Array]
     kinds: list[Figures]
+    texts: pa.Array | None
 
 
 def collect_records(
@@ -70,9 +72,11 @@ def collect_records(
     table = pa.concat_tables(mapped(_read_records, calls))
     point = position[table["row"].to_numpy()]
     order = np.argsort(point, kind="stable")
-    arrays, cells, kinds = _columns(table, order, nested_columns(run))
     counts = np.bincount(point, minlength=position.size).astype(np.uint32)
-    return MapRecords(counts, copies, arrays, cells, kinds)
+    texts = _combined(table["text"]).take(pa.array(order)) if "text" in table.column_names else None
+    texts = None if texts is None or texts.null_count == len(texts) else texts
+    table = table.select([name for name in table.column_names if name != "text"])
+    return MapRecords(counts, copies, *_columns(table, order, nested_columns(run)), texts)
 
 
 def nested_columns(run: RunDir) -> set[str]:
@@ -122,8 +126,7 @@ def _read_records(run: RunDir, names: list[str], rows: IntArray, share: NDArray[
     found = []
     seen = np.zeros(rows.size if share is not None else 0, np.int32)
     for part in names:
-        wanted = [field.name for field in read_schema(run / "members" / part) if field.name != "text"]
-        table = read_table(run / "members" / part, columns=wanted)
+        table = read_table(run / "members" / part)
         at, held = _held(rows, table["row"].to_numpy())
         if share is not None:
             own = np.flatnonzero(held)
@@ -133,7 +136,7 @@ def _read_records(run: RunDir, names: list[str], rows: IntArray, share: NDArray[
             np.add.at(seen, at[own], 1)
         if not held.all():
             table, at = table.filter(pa.array(held)), at[held]
-        columns = {name: _as_shown(table[name], name) for name in wanted if name != "row"}
+        columns = {name: _as_shown(table[name], name) for name in table.column_names if name != "row"}
         found.append(pa.table({"row": at.astype(np.int32), **columns}))
     return pa.concat_tables(found)
 
@@ -146,6 +149,8 @@ def _as_shown(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray | pa.Array:
     if name == "time":
         return column
     strings = shown_strings(column)
+    if name == "text":
+        return cut_strings(printable_strings(strings), TEXT_CHARACTERS)
     if name in ("text_id", "link"):
         return pc.replace_substring_regex(strings, ENDS, "\ufffd")
     return one_line_strings(strings, CELL_CHARACTERS)

@@ -20,8 +20,19 @@ export function holds(folded, { wanted, unwanted }) {
   return wanted.every((word) => folded.includes(word)) && !unwanted.some((word) => folded.includes(word));
 }
 
+// 1 for each point whose text, or the own text of one of its records, has what the query asks for; null once stale.
+// first : record of each point; own : texts of the records, "" where it is that of the point; null where all are
+export async function findTexts(first, texts, own, query, isStale) {
+  const hits = await findStrings(texts, query, isStale);
+  const of_records = hits && own && (await findStrings(own, query, isStale));
+  if (!of_records) return own ? null : hits;
+  for (let i = 0; i < hits.length; i++)
+    for (let r = first[i]; r < first[i + 1] && !hits[i]; r++) if (of_records[r] && !own.isEmpty(r)) hits[i] = 1;
+  return hits;
+}
+
 // 1 for each string that has what the query asks for; null once `isStale()`.
-export async function findStrings(strings, query, isStale) {
+async function findStrings(strings, query, isStale) {
   const parsed = parseQuery(query);
   const hits = new Uint8Array(strings.length);
   let since = performance.now();

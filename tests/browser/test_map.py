@@ -13,7 +13,9 @@ import pyarrow as pa
 import pytest
 from matplotlib.image import imread
 
+from clustering.config.sections import PlotSection
 from clustering.runs.directory import RunDir
+from clustering.viewer import page as pages
 from clustering.viewer.columns import MapColumns
 from clustering.viewer.page import write_page
 from tests.browser.conftest import NOISE, PER_STORY, write_map
@@ -515,6 +517,75 @@ def test_a_page_that_cannot_be_shown_says_why(browser: Browser, stories: Path, t
         browser.wait("document.getElementById('summary').innerText.startsWith('This page cannot be shown: ')")
         assert told in browser.text("#summary")
         assert ("2023" in browser.text("#summary")) == ("2023" in told)
+
+
+def left_run(path: Path, n: int, members: dict[str, pa.Array]) -> RunDir:
+    """Two clusters and noise, a third of the texts each."""
+    return leave_run(
+        RunDir(path), [f"leader number {row} of all" for row in range(n)], np.arange(n) * 3 // n - 1,
+        np.random.default_rng(3).normal(size=(n, 2)),
+        {"title": ["one", "two"], "terms": [["a"], ["b"]], "exemplars": [["a"], ["b"]], "parent": [None, None]},
+        members=members,
+    )  # fmt: skip
+
+
+def downloaded(page: Browser, name: str) -> list[dict[str, str]]:
+    path = page.downloads / name
+    for _ in range(100):
+        if path.exists():
+            break
+        time.sleep(0.05)
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    path.unlink()
+    return rows
+
+
+def test_records_are_found_and_told_with_their_own_texts(browser: Browser, tmp_path: Path) -> None:
+    run = left_run(tmp_path, 9, {
+        "text_id": pa.array(["a", "b", *map(str, range(8))]), "row": pa.array([0, 0, *range(1, 9)], pa.int64()),
+        "text": pa.array([None, "=follower says so", *[None] * 8], pa.string()),
+        "link": pa.array([f"https://a.example/{'y' * 500}", *[None] * 9], pa.string()),
+    })  # fmt: skip
+    browser.open(write_map(run, tmp_path / "map.html"))
+    browser.type("#query", "follower")
+    summary(browser, "2 of 10")
+    browser.type("#query", "-leader -nothing")
+    summary(browser, "2 of 10")
+    browser.click("#tab-texts")
+    browser.click("#list .line", "leader number 0")
+    browser.wait("document.querySelectorAll('#card table').length === 2")
+    assert "its text\t=follower says so" in browser.texts("#card table")[1]
+    assert len(browser.text("#card a")) == 300
+    assert len(browser.value("document.querySelector('#card a').href")) == 518
+    browser.click("#card button", "Download CSV")
+    rows = downloaded(browser, "text.csv")
+    assert [(row["text_id"], row["label"], row["text"]) for row in rows] == [
+        ("a", "-1", "leader number 0 of all"), ("b", "-1", "'=follower says so"),
+    ]  # fmt: skip
+
+
+def test_a_sample_says_what_is_of_the_sample(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 90
+    members = {
+        "text_id": pa.array(range(n)), "row": pa.array(range(n)), "source": pa.array(["x"] * n),
+        "time": pa.array(range(n)).cast(pa.timestamp("us", "UTC")),
+    }  # fmt: skip
+    run = left_run(tmp_path, n, members)
+    monkeypatch.setattr(pages, "PAGE_BYTES", 10)
+    monkeypatch.setattr(pages, "MOST_BYTES", 10)
+    browser.open(write_map(run, tmp_path / "map.html", PlotSection(points=30)), "#cluster=noise")
+    browser.wait("document.querySelector('#card .actions')")
+    card = browser.text("#card")
+    assert "30 records, 33 % of all" in card, "of the run"
+    assert "Sources, of the records here" in card
+    assert "When, in the records here" in card
+    here = int(browser.text("#card .actions").partition("Download CSV of the ")[2].split()[0])
+    assert 0 < here < 30
+    assert browser.value("document.querySelector('#card .actions button:disabled').innerText").startswith("Copy ids")
+    browser.click("#card button", "Download CSV")
+    rows = downloaded(browser, "cluster--1.csv")
+    assert list(rows[0]) == ["label", "title", "time", "source", "text"]
+    assert len(rows) == here
 
 
 # --- texts of others ---

@@ -204,6 +204,21 @@ def test_a_long_column_is_cut_in_the_task(tmp_path: Path) -> None:
     assert table.nbytes < 100_000
 
 
+def test_records_have_their_own_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [f"other {row}\x1f" * (row % 2) or None for row in range(N)]
+    run = leave(
+        tmp_path, {"text_id": pa.array(range(N)), "row": pa.array(range(N)), "text": pa.array(own, pa.string())}
+    )
+    held = shown(run, PlotSection(hover=("row",)))
+    rows = held["points"]["row"].tolist()
+    assert held["own"] == [f"other {row}\ufffd" * (row % 2) for row in rows]
+    assert [column["name"] for column in held["facts"]["columns"]] == []
+    room = sum(len(pack) for pack in held["own"])
+    monkeypatch.setattr(page, "PAGE_BYTES", 1000 + room)
+    assert shown(run)["facts"]["left_out"][-1] == "own"
+    assert "own" not in shown(leave(tmp_path / "alike"))
+
+
 def test_ids_and_links_stay_as_they_are(tmp_path: Path) -> None:
     """They are copied, joined by, and followed."""
     ids = [f"{row}  a\tb\n{'x' * 400}{row} " for row in range(N)]
@@ -304,6 +319,10 @@ def test_what_would_make_the_page_too_large_is_left_out(tmp_path: Path, monkeypa
     assert max(map(len, held["texts"])) == 200
     assert unpacked(whole)["facts"]["cut"] == 2000
     monkeypatch.setattr(page, "PAGE_BYTES", 1000)
+    held = unpacked("".join(page.write_page(found, "news")))
+    assert held["facts"]["left_out"] == ["exemplars", "near"], "texts are cut before the ids go"
+    assert held["facts"]["cut"] == 50
+    monkeypatch.setattr(page, "MOST_BYTES", 1000)
     assert unpacked("".join(page.write_page(found, "news")))["facts"]["left_out"] == ["cell-0", "exemplars", "near"]
 
 
