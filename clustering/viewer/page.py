@@ -26,7 +26,7 @@ SCRIPTS = (
     "time.js", "terms.js", "card.js", "panel.js", "lasso.js", "address.js", "main.js",
 )  # fmt: skip
 PAGE_BYTES = 50_000_000  # of the page; what would make it larger is left out, the least needed first
-MOST_BYTES = 75_000_000  # that it may have with the ids, of which a million take 25 MB; texts are cut for them first
+MOST_BYTES = 75_000_000  # with the ids, of which a million take 27 MB, and exemplars; texts are cut for them first
 TEXT_CUTS = (2_000, 500, 200, 100, 50)  # characters of a text: the longest that leaves the page small enough
 LEVEL = 6  # of gzip
 # Of numbers to base 85, which take less room than base 64: visible characters that mean nothing to HTML.
@@ -62,7 +62,7 @@ def write_page(columns: MapColumns, name: str) -> Iterator[str]:
     own = [] if columns.own is None else [("own", cut_strings(columns.own, cut))]
     for key, strings in [("exemplars", exemplars), ("near", None), *others, *own]:
         pack = packed_text(_planes(columns.near) if strings is None else joined_strings(strings, END))
-        if len(pack) > left:
+        if len(pack) > left + (MOST_BYTES - PAGE_BYTES) * (key == "exemplars"):
             facts["left_out"].append(key)
         else:
             packs[key] = pack
