@@ -550,8 +550,9 @@ def test_records_are_found_and_told_with_their_own_texts(browser: Browser, tmp_p
     browser.type("#query", "follower")
     summary(browser, "2 of 10")
     browser.type("#query", "-leader -nothing")
-    summary(browser, "2 of 10")
+    summary(browser, "2 of 10", "-nothing")
     browser.click("#tab-texts")
+    browser.wait("document.querySelector('#list .line').innerText.includes('leader number 0')")
     browser.click("#list .line", "leader number 0")
     browser.wait("document.querySelectorAll('#card table').length === 2")
     assert "its text\t=follower says so" in browser.texts("#card table")[1]
