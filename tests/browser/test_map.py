@@ -203,8 +203,8 @@ def test_records_without_a_value_are_a_filter_that_is_seen_and_shared(browser: B
         browser.open(path)
         choose(browser, "only-source", value)
         summary(browser, f"{found} of 6")
-    assert browser.value("[...document.querySelectorAll('#values-desk option')].map((e) => e.value)") == ["x", ""]
-    browser.open(path, "#is.desk=")
+    assert browser.value("[...document.querySelectorAll('#values-desk option')].map((e) => e.value)") == ["(none)", "x"]
+    browser.open(path, "#without=desk")  # an empty value is none
     summary(browser, "1 of 6")
 
 
@@ -498,7 +498,8 @@ def test_more_clusters_than_a_call_takes_arguments_are_shown(browser: Browser, t
              "hover": [], "noise": True}  # fmt: skip
     near = np.full((n, 1), -1, np.int32)
     path = tmp_path / "map.html"
-    columns = MapColumns(points, {}, names, {"text_id": names}, near, clusters, facts)
+    texts = pa.array(names, pa.large_string())
+    columns = MapColumns(points, {}, texts, None, {"text_id": texts}, near, clusters, facts)
     path.write_text("".join(write_page(columns, "many")), encoding="utf-8", newline="")
     browser.open(path)
     assert browser.text("#summary") == "200,000 records, 200,000 clusters, 0 % noise"
