@@ -167,20 +167,16 @@ def _model_json(cfg: EmbedSection, commit: str | None, file: str) -> dict[str, A
         else:
             text = (Path(model_location(cfg)) / file).read_text(encoding="utf-8")
         found = json.loads(text)
-    except (OSError, ValueError) as error:  # a damaged file is told when the model is loaded
-        if name and not isinstance(error, ValueError):
-            raise ConfigError([_no_answer(name, file, error)]) from error
+    except (ValueError, RecursionError):  # a damaged file is told when the model is loaded
         return {}
     except Exception as error:  # the hub's client raises errors of many kinds
-        raise ConfigError([_no_answer(str(name), file, error)]) from error
+        if name is None:  # there is no such file
+            return {}
+        raise ConfigError([
+            f"embed.prompt: whether {name} wants a text before each text stands in its file {file}, and the hub does "
+            f"not give it ({one_line(str(error), 200)}); start again when it does, or set embed.prompt ('' for none)"
+        ]) from error  # fmt: skip
     return found if isinstance(found, dict) else {}
-
-
-def _no_answer(name: str, file: str, error: Exception) -> str:
-    return (
-        f"embed.prompt: whether {name} wants a text before each text stands in its file {file}, and the hub does not "
-        f"give it ({one_line(str(error), 200)}); start again when it does, or set embed.prompt ('' for none)"
-    )
 
 
 def _hub_text(name: str, commit: str, file: str) -> str:

@@ -406,6 +406,13 @@ def test_the_prompt_is_the_one_that_the_model_wants(
     assert model_prompt(EmbedSection(**cfg, prompt="topic: ")) == "topic: "
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", ""])
+def test_damaged_settings_of_a_folder_are_left_to_the_load(content: str, tmp_path: Path) -> None:
+    """Nesting without end was told as a hub's that does not answer."""
+    (tmp_path / ST).write_text(content)
+    assert model_prompt(EmbedSection(encoder=str(tmp_path))) == ""
+
+
 def test_a_model_of_the_hub_tells_its_prompt_from_the_cache_or_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     cfg = EmbedSection(encoder="somebody/model")
     settings = {"prompts": {"query": "search: "}, "default_prompt_name": "query"}
