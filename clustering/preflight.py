@@ -132,9 +132,9 @@ def check_nodes(config: RunConfig, run: RunDir) -> None:
             f"store.uri=embedded serves one machine, and this cluster works on {len(addresses)} "
             f"({', '.join(addresses[:3])} ...); give the address of a Milvus server in store.uri"
         )
-    elif config.store.embedded and addresses != [own_address()]:
+    elif config.store.embedded and addresses != [own := own_address()]:
         problems.append(
-            f"store.uri=embedded serves the driver's machine, {own_address()}, alone, and the work of this cluster is "
+            f"store.uri=embedded serves the driver's machine, {own}, alone, and the work of this cluster is "
             f"done on {''.join(addresses) or 'nodes that are not up yet'}; give the address of a Milvus server in "
             f"store.uri"
         )

@@ -148,7 +148,7 @@ def _detect_json(file: InputFile, cfg: ReadSection, text: str, complete: bool, m
     if not keys and issues.counts["malformed"] and (complete or style == "lines"):
         raise ValueError(f"no line holds a JSON object; {issues.example('malformed')}")
     top, listed_bytes = [key for key in keys if "." not in key], 0
-    if cfg.keep == ("all",):
+    if cfg.keep == ("all",) and not (complete and len(first_records) < jsonlines.HEAD_LINES):
         further, listed_bytes = _top_keys(file, style, max_search_bytes)
         top = list(dict.fromkeys([*top, *further]))
     wanted, constants = _wanted(cfg, top), hive_partitions(file.path)

@@ -64,8 +64,8 @@ def own_node_id() -> str:
 
 def own_address() -> str:
     """The address of that node, which may be a cluster's head without a core for work."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return next((str(node["NodeManagerAddress"]) for node in nodes if node["NodeID"] == own_node_id()), "")
+    own, nodes = own_node_id(), ray.nodes()  # type: ignore[no-untyped-call]
+    return next((str(node["NodeManagerAddress"]) for node in nodes if node["NodeID"] == own), "")
 
 
 def free_resources(nodes: list[Node]) -> dict[str, FreeResources]:

@@ -277,13 +277,7 @@ def test_a_lasso_lists_names_and_downloads_what_it_holds(page: Browser, stories:
     assert set(page.texts("#card .chips button")) >= {"star", "wedding", "singer", "dress"}
     assert page.value("document.querySelectorAll('#card .line').length") == PER_STORY
     page.click("#card button", "Download CSV")
-    path = page.downloads / "selection.csv"
-    for _ in range(100):
-        if path.exists():
-            break
-        time.sleep(0.05)
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-    path.unlink()
+    rows = downloaded(page, "selection.csv")
     assert sorted(row["text_id"] for row in rows) == sorted(f"n{n}" for n in range(170, 210))
     assert {(row["label"], row["title"]) for row in rows} == {("4", "Star weds singer")}
     assert rows[0]["text"].startswith("star wedding")
