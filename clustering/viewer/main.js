@@ -23,7 +23,8 @@ class App {
   constructor(map) {
     this.map = map;
     this.notice = ""; // about the address, until something is picked
-    this.recalling = true; // until the address has been read, it is not written
+    this.recalling = 0; // how often at once
+    this.address = null; // as last read or written; until it has been read, it is not written
     this.state = new State(map);
     this.grid = new Grid(map.points.x, map.points.y);
     this.view = new View($("names"), map.n);
@@ -426,14 +427,18 @@ class App {
   remember() {
     clearTimeout(this.remembering);
     this.remembering = setTimeout(() => {
-      if (!this.recalling && this.link() !== window.location.href) window.history.replaceState(null, "", this.link());
+      // Another address than the last known one is about to be recalled, and must not be written over.
+      if (this.recalling || window.location.href !== this.address || this.link() === this.address) return;
+      window.history.replaceState(null, "", this.link());
+      this.address = window.location.href;
     }, 150);
   }
 
   async recall() {
-    this.recalling = true;
+    this.recalling += 1;
+    this.address = window.location.href;
     await showAddress(this);
-    this.recalling = false;
+    this.recalling -= 1;
     this.view.redraw();
   }
 }

@@ -367,6 +367,19 @@ def test_an_address_brings_back_what_was_seen(browser: Browser, stories: Path) -
     assert browser.logs()[0] == []
 
 
+def test_an_address_given_just_after_a_choice_is_shown(page: Browser) -> None:
+    page.run(
+        """const due = [], later = window.setTimeout;
+        window.setTimeout = (work) => due.push(work);
+        document.querySelector("[data-tool=theme]").click();
+        window.setTimeout = later;
+        location.hash = "#text=3";
+        for (const work of due) work(); // before the page hears of the new address"""
+    )
+    page.wait("document.querySelector('#card table')")
+    assert "text=3" in page.value("location.hash")
+
+
 def test_a_link_of_another_runs_map_opens_no_wrong_text(browser: Browser, tmp_path: Path) -> None:
     """After recluster it opened whatever had the number since then, without a word."""
     paths = {name: tmp_path / name for name in ("before", "after")}
