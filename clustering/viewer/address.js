@@ -1,5 +1,6 @@
 // What is seen in, an address out; and back again.
 
+import { isAsked, parseNumber } from "./columns.js";
 import { NO_VALUE } from "./data.js";
 import { AUTO, COLUMN, NO_CLUSTER } from "./state.js";
 import { $ } from "./dom.js";
@@ -19,6 +20,11 @@ export function addressOf(app, changes) {
   for (const [name, code] of Object.entries(state.values)) {
     if (code === NO_VALUE) told.append("without", name);
     else told.set(`is.${name}`, map.columns[name].values[code]);
+  }
+  for (const [name, { asked }] of Object.entries(state.found)) {
+    if (asked.words !== undefined) told.set(`has.${name}`, asked.words);
+    if (typeof asked.least === "number") told.set(`from.${name}`, asked.least);
+    if (typeof asked.most === "number") told.set(`to.${name}`, asked.most);
   }
   if (state.strength) told.set("strength", state.strength);
   if (state.noise !== map.facts.noise) told.set("noise", state.noise ? 1 : 0);
@@ -41,12 +47,22 @@ export async function showAddress(app) {
     const value = Number.parseInt(told.get(name), 10);
     return value >= 0 && value < most ? value : null;
   };
-  const values = {};
+  const values = Object.create(null);
   const without = told.getAll("without");
   for (const { name, kind, values: known } of map.facts.columns) {
     const code = kind === "category" && told.has(`is.${name}`) ? known.indexOf(told.get(`is.${name}`)) : -1;
     if (code >= 0) values[name] = code;
     else if (kind === "category" && without.includes(name)) values[name] = NO_VALUE;
+  }
+  const wanted = Object.create(null);
+  for (const column of map.facts.columns.filter((one) => isAsked(map, one))) {
+    const { name } = column;
+    const [words, least, most] = ["has", "from", "to"].map((kind) => told.get(`${kind}.${name}`));
+    if (column.least === undefined) {
+      if (words) wanted[name] = { words };
+    } else if ([least, most].some((end) => parseNumber(end) !== null)) {
+      wanted[name] = { least: parseNumber(least), most: parseNumber(most) };
+    }
   }
   const times = map.columns.time && /^(-?\d+)-(-?\d+)$/.exec(told.get("time"));
   const colors = ["cluster", "strength", ...(map.columns.time ? ["time"] : [])];
@@ -84,7 +100,7 @@ export async function showAddress(app) {
     });
   }
   $("query").value = told.get("q") ?? "";
-  await app.search($("query").value);
+  await Promise.all([app.ask(wanted), app.search($("query").value)]);
   if (state.point !== null) app.card.text(state.point);
   else if (cluster !== null) app.card.cluster(cluster);
   else app.card.close();

@@ -14,6 +14,7 @@ import { Card } from "./card.js";
 import { Panel } from "./panel.js";
 import { Lasso, pointsWithin } from "./lasso.js";
 import { addressOf, showAddress } from "./address.js";
+import { findRecords } from "./columns.js";
 
 const HOVER_CHARACTERS = 300;
 const TYPING_MS = 120; // after the last key, before the search begins
@@ -24,6 +25,7 @@ class App {
     this.map = map;
     this.notice = ""; // about the address, until something is picked
     this.recalling = 0; // how often at once
+    this.wanted = {}; // of columns
     this.address = null; // as last read or written; until it has been read, it is not written
     this.state = new State(map);
     this.grid = new Grid(map.points.x, map.points.y);
@@ -95,6 +97,7 @@ class App {
     if (clear) {
       $("query").value = "";
       this.search("");
+      this.ask({});
       state.set({ values: {}, time: null, strength: 0, noise: map.facts.noise, home: false });
     }
     if (close) {
@@ -139,6 +142,22 @@ class App {
     const hits = await findTexts(map.first, texts, own, words, () => this.asked !== asked);
     if (hits && this.asked === asked) state.set({ query: words, hits });
     return undefined;
+  }
+
+  // Show only records that have what is asked of columns: of each, `{words}` or `{least, most}`.
+  async ask(wanted) {
+    this.wanted = wanted;
+    const found = Object.create(null);
+    for (const [name, asked] of Object.entries(wanted)) {
+      const known = this.state.found[name];
+      const isKnown = known && JSON.stringify(known.asked) === JSON.stringify(asked);
+      const records = isKnown
+        ? known.records
+        : await findRecords(this.map, name, asked, () => this.wanted !== wanted);
+      if (this.wanted !== wanted) return;
+      found[name] = { asked, records };
+    }
+    this.state.set({ found });
   }
 
   setTheme(theme, redraw = true) {

@@ -1,5 +1,6 @@
 // State in; the lists of clusters and texts, the filters and the summary beside the map out.
 
+import { isAsked, parseNumber } from "./columns.js";
 import { NO_TIME, NO_VALUE, fold, loadStrings } from "./data.js";
 import { cssColor, NOISE } from "./colors.js";
 import { parseQuery, holds } from "./search.js";
@@ -76,8 +77,10 @@ export class Panel {
       check("home", "noise counts with the nearest cluster"),
       make("label", {}, "strength from", strength, make("output", { id: "strength-told" })),
     ];
-    for (const { name, kind, values } of facts.columns) {
-      if (kind === "category") rows.push(this.valueFilter(name, values));
+    for (const column of facts.columns) {
+      const { name, kind, values, least } = column;
+      if (isAsked(map, column)) rows.push(least === undefined ? this.wordFilter(name) : this.rangeFilter(column));
+      else if (kind === "category") rows.push(this.valueFilter(name, values));
     }
     rows.push(make("button", { id: "clear", click: () => this.app.pick({ clear: true }) }, "Clear all filters"));
     $("filter-rows").append(...rows);
@@ -109,6 +112,36 @@ export class Panel {
     return make("label", {}, said(name), input, list);
   }
 
+  // What is asked of a column, and of the others as before; nothing: all will do.
+  ask(name, asked) {
+    const { [name]: _, ...others } = this.app.wanted;
+    this.app.ask(asked ? { ...others, [name]: asked } : others);
+  }
+
+  // A field that takes words of a column whose values are many.
+  wordFilter(name) {
+    const change = ({ target }) => this.ask(name, target.value.trim() ? { words: target.value.trim() } : null);
+    const input = make("input", { id: `has-${name}`, placeholder: "has words", "data-words": name, change });
+    return make("label", {}, said(name), input);
+  }
+
+  // Two fields that take the least and the most of a column of numbers.
+  rangeFilter({ name, least, most }) {
+    const fields = { least, most };
+    const change = () => {
+      const [low, high] = Object.values(fields).map(({ value }) => parseNumber(value));
+      this.ask(name, low === null && high === null ? null : { least: low, most: high });
+    };
+    for (const [end, value] of Object.entries(fields)) {
+      fields[end] = make("input", {
+        id: `${end}-${name}`, type: "number", step: "any", placeholder: value, "aria-label": `${end} of ${name}`,
+        "data-range": name, "data-end": end, change,
+      });
+    }
+    const about = { class: "range", role: "group", "aria-label": name };
+    return make("div", about, said(name), fields.least, "to", fields.most);
+  }
+
   show(tab) {
     this.tab = tab;
     this.lines = PAGE;
@@ -135,7 +168,12 @@ export class Panel {
       const [code, { values }] = [state.values[column], map.columns[column]];
       input.value = code === NO_VALUE ? nameless(values) : (values[code] ?? "");
     }
-    const active = Object.keys(state.values).length + (state.strength > 0) + !state.noise + state.home;
+    for (const input of document.querySelectorAll("#filters [data-words], #filters [data-range]")) {
+      const { words, range, end } = input.dataset;
+      if (document.activeElement !== input) input.value = state.found[words ?? range]?.asked[end ?? "words"] ?? "";
+    }
+    const chosen = Object.keys(state.values).length + Object.keys(state.found).length;
+    const active = chosen + (state.strength > 0) + !state.noise + state.home;
     $("filtered").hidden = !active;
     $("filtered").textContent = active;
     this.summarize();

@@ -22,7 +22,7 @@ from clustering.text.cells import STRING, cut_strings, one_line_strings, printab
 Map = Callable[..., Iterator[Any]]  # yields ``work(*args)`` of each call, in their order
 NO_TIME, NO_VALUE = 2**32 - 1, 65_535
 SOURCES = 65_000  # by which the page can filter; the rarest of more are one
-KEPT_VALUES = 1_000  # likewise of a column of read.keep; one with more values is only shown
+KEPT_VALUES = 1_000  # likewise of a column of read.keep; one with more values is filtered by its words or its range
 TEXT_CHARACTERS, CELL_CHARACTERS = 2_000, 300
 OTHERS = "(others)"
 ENDS = "[\x1e\x1f]"  # of strings in the page
@@ -76,13 +76,14 @@ def collect_records(
     texts = _combined(table["text"]).take(pa.array(order)) if "text" in table.column_names else None
     texts = None if texts is None or texts.null_count == len(texts) else texts
     table = table.select([name for name in table.column_names if name != "text"])
-    return MapRecords(counts, copies, *_columns(table, order, nested_columns(run)), texts)
+    return MapRecords(counts, copies, *_columns(table, order, _column_types(run)), texts)
 
 
-def nested_columns(run: RunDir) -> set[str]:
-    """The columns of members/ that hold lists, structs or maps, by which the page does not filter."""
+def _column_types(run: RunDir) -> dict[str, pa.DataType]:
+    """Of the values of the columns of members/, by name."""
     layout = read_schema(run / "members" / read_index(run / "members").names[0])
-    return {field.name for field in layout if pa.types.is_nested(field.type)}
+    kinds = {field.name: field.type for field in layout}
+    return {name: kind.value_type if pa.types.is_dictionary(kind) else kind for name, kind in kinds.items()}
 
 
 def _share(counts: IntArray, most: int) -> int:
@@ -157,11 +158,11 @@ def _as_shown(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray | pa.Array:
 
 
 def _columns(
-    table: pa.Table, order: IntArray, nested: set[str]
+    table: pa.Table, order: IntArray, types: dict[str, pa.DataType]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, pa.Array], list[Figures]]:
     """The arrays, strings and kinds of all columns, one column after the other.
 
-    table : of ``_read_records``; order : of its lines in the page; nested : columns that are only shown
+    table : of ``_read_records``; order : of its lines in the page; types : of the columns in the run
     """
     indices = pa.array(order)
     arrays: dict[str, NDArray[Any]] = {}
@@ -179,11 +180,13 @@ def _columns(
             cells[name], facts = column, {"kind": "link"}
         else:
             source = name == "source"
-            codes, values = _categories(column, 0 if name in nested else SOURCES if source else KEPT_VALUES, source)
+            nested = pa.types.is_nested(types[name])
+            codes, values = _categories(column, 0 if nested else SOURCES if source else KEPT_VALUES, source)
             if codes is None:
                 cells[name], facts = column, {"kind": "text"}
             else:
                 arrays[name], facts = codes, {"kind": "category", "values": values}
+            facts |= _range(column, types[name])
         kinds.append({"name": name, **facts})
     return arrays, cells, kinds
 
@@ -201,6 +204,15 @@ def _times(column: pa.Array) -> tuple[NDArray[np.uint32], Figures]:
     step = (last - first) // (NO_TIME - 1) + 1
     steps = np.where(known, (values - first) // step, NO_TIME).astype(np.uint32)
     return steps, {"kind": "time", "first": first, "last": last, "step": step}
+
+
+def _range(column: pa.Array, kind: pa.DataType) -> Figures:
+    """The least and the most of numbers, that the page filters by; nothing for others. column : as people see it"""
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        return {}
+    numbers = column.cast(pa.float64())
+    ends = pc.min_max(numbers.filter(pc.is_finite(numbers))).as_py()
+    return {} if ends["min"] is None else {"least": ends["min"], "most": ends["max"]}
 
 
 def _categories(column: pa.Array, most: int, fold: bool) -> tuple[NDArray[np.uint16] | None, list[str]]:

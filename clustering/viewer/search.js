@@ -32,7 +32,7 @@ export async function findTexts(first, texts, own, query, isStale) {
 }
 
 // 1 for each string that has what the query asks for; null once `isStale()`.
-async function findStrings(strings, query, isStale) {
+export async function findStrings(strings, query, isStale) {
   const parsed = parseQuery(query);
   const hits = new Uint8Array(strings.length);
   let since = performance.now();

@@ -26,6 +26,7 @@ export class State {
     this.strength = 0; // least, in 255 steps
     this.time = null; // [first, last] in steps
     this.values = {}; // of columns: the number of the value that is shown
+    this.found = Object.create(null); // of columns: what is asked of them, and 1 for each record that has it
     this.status = new Uint8Array(map.n);
     this.weight = new Uint32Array(map.n); // records that pass
     this.colors = new Uint8Array(map.n);
@@ -75,6 +76,7 @@ export class State {
       if (time === NO_TIME || time < this.time[0] || time > this.time[1]) return false;
     }
     for (const name in this.values) if (records[name][record] !== this.values[name]) return false;
+    for (const name in this.found) if (!this.found[name].records[record]) return false;
     return true;
   }
 
@@ -88,7 +90,7 @@ export class State {
   evaluate() {
     const { map, status, weight, counts, hits, selection, cluster, labels } = this;
     const { first, layers, points } = map;
-    const filtered = this.time !== null || Object.keys(this.values).length > 0;
+    const filtered = this.time !== null || Object.keys(this.values).length + Object.keys(this.found).length > 0;
     const narrowed = Boolean(hits) || Boolean(selection);
     counts.fill(0);
     this.unplaced = 0;

@@ -208,6 +208,47 @@ def test_records_without_a_value_are_a_filter_that_is_seen_and_shared(browser: B
     summary(browser, "1 of 6")
 
 
+def test_columns_of_many_values_are_filtered_by_range_and_by_words(browser: Browser, tmp_path: Path) -> None:
+    n = 1_200  # more values than a filter lists
+    path = write_odd(tmp_path, [row % 2 for row in range(n)], score=[*range(-1, n - 2), None],
+                     price=[row / 4 for row in range(n)], author=[f"Zoë Müller{row}" for row in range(n)],
+                     constructor=[row % 30 for row in range(n)], grade=["ab"[row % 2] for row in range(n)])  # fmt: skip
+    browser.open(path)
+    summary(browser, "1,200 records")
+    browser.click("#filters summary")
+    assert browser.value("document.getElementById('least-score').placeholder") == "-1"
+    assert browser.value("document.getElementById('most-price').placeholder") == "299.75"
+    choose(browser, "least-score", "100")
+    summary(browser, "1,098 of 1,200 records")
+    choose(browser, "most-score", "198.5")
+    summary(browser, "99 of 1,200 records")
+    choose(browser, "least-price", "30")
+    summary(browser, "80 of")
+    choose(browser, "has-author", "zoe muller150")
+    summary(browser, "1 of 1,200 records")
+    choose(browser, "has-author", "zoe")
+    choose(browser, "least-constructor", "20")
+    summary(browser, "20 of")
+    assert browser.text("#filtered") == "4"
+    browser.wait("location.hash.includes('from.constructor=20')")
+    shared = browser.value("location.hash")
+    browser.click("#clear")
+    summary(browser, "1,200 records, 2 clusters")
+    fields = ["least-score", "most-score", "least-price", "most-price", "has-author", "least-constructor"]
+    values = "arguments[0].map((id) => document.getElementById(id).value)"
+    assert browser.value(values, fields) == [""] * 6
+    browser.open(path, shared)
+    summary(browser, "20 of")
+    assert browser.value(values, fields) == ["100", "198.5", "30", "", "zoe", "20"]
+    choose(browser, "least-price", "")
+    summary(browser, "30 of")
+    choose(browser, "least-score", "x")
+    summary(browser, "60 of")
+    browser.open(path, "#from.score=x&to.score=&has.author=&from.grade=1&has.nothing=1&to.price=-1")
+    summary(browser, "0 of 1,200 records")
+    assert browser.logs()[0] == []
+
+
 def test_noise_can_be_hidden_or_counted_with_the_nearest_cluster(page: Browser) -> None:
     page.click("#filters summary")
     page.click("#noise")
