@@ -7,6 +7,7 @@ import fnmatch
 import functools
 import os
 import random
+import re
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -40,6 +41,8 @@ PERMANENT_WORDS = ("access_denied", "http status 401", "http status 403", "no_su
                "status(invalid_argument", "status(failed_precondition")  # fmt: skip
 TRANSIENT_WORDS = ("aws error", "google::cloud::status", "curl", "time", "connect", "unavailable", "status code: 5",
                  "status code: 429", "sending request")  # fmt: skip
+# Names of objects in an error, in which the words of an error may occur, too: s3://nytimes, bucket 'sentiment'.
+NAMES = re.compile(r"'[^']*'|<(?:key|bucketname|resource)>[^<]*|(?<=location )\S+|(?<=path )\S+|(?<!\S)[^\s<]*/\S*")
 
 
 @functools.lru_cache(maxsize=16)
@@ -298,7 +301,7 @@ class RemotePath:
 
 def is_transient(error: Exception) -> bool | None:
     """Whether an error of an object store's client is transient: True, False for permanent, None for unknown."""
-    words = str(error).lower()
+    words = NAMES.sub("", str(error).lower())
     if any(word in words for word in PERMANENT_WORDS):
         return False
     return True if any(word in words for word in TRANSIENT_WORDS) else None

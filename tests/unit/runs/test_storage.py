@@ -20,7 +20,7 @@ from clustering.config.loading import load_config
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, StageError
 from clustering.runs.directory import RunDir
-from clustering.runs.object_store import RemotePath, filesystem_of
+from clustering.runs.object_store import RemotePath, filesystem_of, is_transient
 from clustering.runs.parts import load_assignment, read_columns, read_rows
 from clustering.runs.storage import (
     atomic_write,
@@ -281,6 +281,20 @@ def test_what_is_no_trouble_of_the_store_is_tried_a_few_times(clock: Clock) -> N
     with pytest.raises(StageError, match="magic bytes not found"):
         RemotePath.of("s3://bucket/run").retry(work)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("name", ["nytimes/timeout.csv", "connect/unavailable/curl.parquet", "sentiment.csv"])
+def test_the_name_of_an_object_is_no_trouble_of_the_store(name: str) -> None:
+    says = [
+        f"Could not open Parquet input source '{name}': magic bytes not found",
+        f"The operation lacked the necessary privileges to complete for path {name}: Error performing GET "
+        f"https://s3.amazonaws.com/{name} in 3.4ms - Server returned non-2xx status code: 403 Forbidden: "
+        f"<Error><Code>AccessDenied</Code><Key>{name}</Key></Error>",
+    ]
+    assert [is_transient(OSError(one)) for one in says] == [None, None]
+    late = f"Generic S3 error: Error performing GET https://s3.amazonaws.com/{name} in 30s - HTTP error: "
+    assert is_transient(OSError(f"{late}operation timed out")) is True
+    assert is_transient(OSError(f"When reading information for key '{name}' in bucket 'b': {AWAY}")) is True
 
 
 def test_a_sign_of_life_is_tried_once(clock: Clock) -> None:
