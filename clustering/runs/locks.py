@@ -222,7 +222,10 @@ class FencedObject:
         while True:
             try:
                 return work()
-            except FAILED_CONDITIONS:
+            except FAILED_CONDITIONS as error:
+                if "NoSuchBucket" in str(error):  # for a store, that is no failed condition
+                    problem = f"{self.path}: there is no bucket {self.bucket}. Make it, or choose another run.dir"
+                    raise StageError(problem) from None
                 raise
             except BaseError as error:
                 words = " ".join(str(error).split("Debug source")[0].split())[:300]

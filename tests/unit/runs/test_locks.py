@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from clustering.errors import ConfigError
-from clustering.runs.locks import LEASE_S, hold_local, pid_namespace, remote_in_use, unshared_locks
+from clustering.runs.locks import LEASE_S, Lease, hold_local, pid_namespace, remote_in_use, unshared_locks
+from clustering.runs.object_store import RemotePath
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
@@ -122,3 +123,18 @@ def test_a_system_that_does_not_tell_has_no_dead_holders(monkeypatch: pytest.Mon
     monkeypatch.setattr("clustering.runs.locks.pid_namespace", lambda: "")
     lock: Any = Lock({**ENDED, "numbers": ""})
     assert remote_in_use(lock)
+
+
+def test_a_bucket_that_is_not_there_is_not_in_use_by_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    says = "Object at location one/.lock not found: status code: 404 Not Found: <Error><Code>NoSuchBucket</Code>"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError(says)
+
+    monkeypatch.setattr("clustering.runs.locks.remote_in_use", lambda path: False)
+    monkeypatch.setattr("clustering.runs.locks.object_client", lambda root, bucket: None)
+    monkeypatch.setattr("clustering.runs.locks.obstore.put", refuse)
+    monkeypatch.setattr("clustering.runs.locks.obstore.get", refuse)
+    says_bucket = r"cannot be used: s3://gone/one/\.lock: there is no bucket gone\. Make it, or choose another run\.dir"
+    with pytest.raises(ConfigError, match=says_bucket), Lease(RemotePath.of("s3://gone/one")).held():
+        pass
