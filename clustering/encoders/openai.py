@@ -179,10 +179,11 @@ class OpenAIEncoder:
         return replace(answer, failed=answer.failed + failed)
 
     async def _ask_shorter(self, text: str, failed: int) -> _Answer:
-        if len(text) <= SHORTEST:
-            shown = one_line(text, 80)
+        own = text[len(self.prompt) :]  # the prompt alone would give all such texts the same vector
+        if len(own) <= SHORTEST:
+            shown = one_line(own, 80)
             raise self._stop(f"it refuses the text {shown!r}: {self.refusal}. Leave such a text out of the input")
-        answer = await self._ask_in_pieces([text[: len(text) // 2]])
+        answer = await self._ask_in_pieces([self.prompt + own[: len(own) // 2]])
         return replace(answer, cut=1, failed=answer.failed + failed)
 
     async def _ask(self, texts: list[str]) -> tuple[tuple[FloatArray, int] | None, int]:
@@ -355,10 +356,11 @@ def _wait_s(headers: Mapping[str, str]) -> float:
     if (said := headers.get("retry-after-ms", "").strip()).isdecimal():
         return int(said) / 1000
     if said := headers.get("Retry-After", "").strip():
+        date = email.utils.parsedate_tz(said)  # in one form of a date no zone is named: it is that of Greenwich
         try:
-            return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
-        except ValueError:
-            return _seconds(said)
+            return _seconds(said) if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+        except (ValueError, OverflowError):  # a date that no calendar has
+            return 0.0
     limits = [
         what for what in ("requests", "tokens") if headers.get(f"x-ratelimit-remaining-{what}", "0").strip() == "0"
     ]

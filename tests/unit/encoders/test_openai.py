@@ -262,6 +262,27 @@ def test_a_short_text_that_is_refused_ends_the_run_and_is_shown(connect: Connect
         connect(Script(never)).encode([*TEXTS, "bad text"])
 
 
+def test_of_a_text_that_is_refused_the_prompt_alone_is_not_asked_for(connect: Connect) -> None:
+    prompt = "Represent this sentence for searching relevant passages: "
+
+    def never(number: int, request: Request) -> Reply | None:
+        return error(400, "content policy") if any("bad" in text for text in request.texts) else None
+
+    with pytest.raises(StageError, match="refuses the text 'a bad text': 400"):
+        connect(Script(never), prompt=prompt).encode([*TEXTS, "a bad text"])
+
+
+def test_a_text_that_is_too_long_is_cut_behind_its_prompt(connect: Connect) -> None:
+    def short(number: int, request: Request) -> Reply | None:
+        return error(413, "too long") if max(map(len, request.texts)) > 150 else None
+
+    prompt, texts = "query: " * 14, ["one " * 100, "two " * 100]
+    script = Script(short)
+    encoded = connect(script, prompt=prompt).encode(texts)
+    assert_allclose(encoded.vectors, unit_rows(vectors_of([prompt + text[:50] for text in texts])), atol=1e-6)
+    assert encoded.cut == 2
+
+
 def test_a_batch_that_does_not_fit_the_memory_of_the_server_is_halved(connect: Connect) -> None:
     def full(number: int, request: Request) -> Reply | None:
         return error(500, "CUDA out of memory") if len(request.texts) > 30 else None
@@ -553,6 +574,8 @@ def test_of_several_requests_the_first_error_ends_the_others(connect: Connect) -
         ({"Retry-After": "soon"}, 0),
         ({"Retry-After": "-3"}, 0),
         ({"Retry-After": "9" * 400}, np.inf),
+        ({"Retry-After": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"}, 0),
+        ({"Retry-After": "Mon, 01 Jan 99999 00:00:00 GMT"}, 0),
         ({"retry-after-ms": "250", "Retry-After": "1"}, 0.25),
         ({"x-ratelimit-reset-requests": "6m0s"}, 360),
         ({"x-ratelimit-reset-tokens": "20ms", "x-ratelimit-reset-requests": "1h2s"}, 3602),
@@ -562,6 +585,17 @@ def test_of_several_requests_the_first_error_ends_the_others(connect: Connect) -
 )
 def test_the_headers_that_say_how_long_to_wait(headers: dict[str, str], seconds: float) -> None:
     assert _wait_s(headers) == seconds
+
+
+def test_a_date_without_a_zone_is_that_of_greenwich(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form of C's asctime, which a client has to read (RFC 9110)."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert 57 < _wait_s({"Retry-After": time.asctime(time.gmtime(time.time() + 60))}) <= 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_wait_may_be_a_date_or_a_time() -> None:
