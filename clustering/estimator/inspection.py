@@ -57,7 +57,9 @@ class Fitted:
 
     @cached_property
     def assigner(self) -> TreeAssigner:
-        return TreeAssigner.from_tree(self.found.tree, self.core, self.tree_label, self.own.min_samples or MIN_SAMPLES)
+        copies = self.rows.copies if self.own.copies == "weigh" else None
+        rank = self.own.min_samples or MIN_SAMPLES
+        return TreeAssigner.from_tree(self.found.tree, self.core, self.tree_label, rank, copies)
 
     @cached_property
     def typical(self) -> list[IntArray]:

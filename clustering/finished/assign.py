@@ -25,7 +25,7 @@ from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.query import NeighborQuery, nearest_in_batches
 from clustering.runs.directory import RunDir
-from clustering.runs.kernel_inputs import load_forest, load_group_sizes, load_radius
+from clustering.runs.kernel_inputs import load_copies, load_forest, load_group_sizes, load_radius
 from clustering.runs.parts import load_assignment, parts, read_rows, rows_without_vector, vectors_of, walk_tables
 from clustering.runs.storage import (
     REDO_HINT,
@@ -237,8 +237,9 @@ class _Clusters:
             self.radius = load_radius(run)
             self.longest, self.averaged = config.graph.max_distance, load_group_sizes(run).n_averaged
             return
+        copies = load_copies(run) if config.cluster.copies == "weigh" else None
         self.reach = ReachabilityAssigner.from_forest(
-            load_forest(run), self.core, self.of_run["label"], self.of_run["home"], self.min_samples
+            load_forest(run), self.core, self.of_run["label"], self.of_run["home"], self.min_samples, copies
         )
 
     def table(self, ids: pa.Array, rows: IntArray, vectors: FloatArray | None) -> pa.Table:

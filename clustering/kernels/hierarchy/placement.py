@@ -68,12 +68,25 @@ def _winner(label: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[np.int64
     return np.where(total > 0, label[each, best], -1), votes[each, best] / np.where(total > 0, total, 1)
 
 
+def _own_core(rows: IntArray, away: FloatArray, rank: int, copies: NDArray[np.int32] | None) -> FloatArray:
+    """The core distance of each new row: that of its rank-th nearest record, or of its last one.
+
+    rows, away : int64 and float32, shape (n_new, k), nearest first; -1 and infinite for none
+    copies : int32, shape (n_rows,), records of each clustered row; None: one each
+    """
+    if copies is None:
+        return away[:, :rank].max(axis=1)  # type: ignore[no-any-return]
+    records = np.where(rows >= 0, copies[rows], 0).astype(np.int64)
+    nearer = np.cumsum(records, axis=1) - records
+    return np.where(nearer < rank, away, 0).max(axis=1)  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True)
 class ReachabilityAssigner:
     """Assigns new rows to HDBSCAN's clusters by mutual reachability.
 
     core, home : float32 and int64, shape (n_rows,), core distances and homes of the clustered rows
-    rank : min_samples
+    rank : min_samples; copies : int32, shape (n_rows,), records of each row where all of them count for it, or None
     ceiling : float32, shape (n_labels + 1,), the longest forest edge between two members of each cluster; a last 0
     median : the median height of the forest
     """
@@ -83,16 +96,18 @@ class ReachabilityAssigner:
     rank: int
     ceiling: FloatArray
     median: np.float32
+    copies: NDArray[np.int32] | None = None
 
     @classmethod
     def from_forest(
-        cls, forest: Forest, core: FloatArray, label: NDArray[Any], home: NDArray[Any], rank: int
-    ) -> ReachabilityAssigner:
+        cls, forest: Forest, core: FloatArray, label: NDArray[Any], home: NDArray[Any], rank: int,
+        copies: NDArray[np.int32] | None = None,
+    ) -> ReachabilityAssigner:  # fmt: skip
         """label, home : int64, shape (n_rows,), of the clustered rows; core : float32, shape (n_rows,)"""
         ceiling = np.zeros(int(label.max(initial=-1)) + 2, np.float32)
         within = (label[forest.left] == label[forest.right]) & (label[forest.left] >= 0)
         np.maximum.at(ceiling, label[forest.left[within]], forest.distance[within])
-        return cls(core, home, rank, ceiling, median_height(forest.distance))
+        return cls(core, home, rank, ceiling, median_height(forest.distance), copies)
 
     def assign(self, rows: IntArray, distances: FloatArray) -> Assignments:
         """Find the nearest clustered row of each new row by mutual reachability.
@@ -106,7 +121,7 @@ class ReachabilityAssigner:
             nothing = np.full(len(rows), -1, np.int64)
             return {"label": nothing, "strength": np.zeros(len(rows)), "home": nothing, "home_strength": nothing + 1.0}
         away = np.where(rows >= 0, distances, np.inf)
-        own_core = away[:, min(self.rank, away.shape[1]) - 1]
+        own_core = _own_core(rows, away, self.rank, self.copies)
         reach = np.maximum(np.maximum(away, self.core[rows]), own_core[:, None])
         nearest, each = reach.argmin(axis=1), np.arange(len(rows))
         height = reach[each, nearest]
@@ -131,6 +146,7 @@ class TreeAssigner:
     the distance is longer than that at which the row leaves.
 
     core : float32, shape (n_rows,), core distances of the clustered rows; rank : min_samples
+    copies : int32, shape (n_rows,), records of each row where all of them count for the rank, or None
     node_label : int64, shape (n_clusters,), the label of each cluster of the tree, -1 for none
     top : float64, shape (n_labels,), the largest lambda at which anything leaves the cluster of each label
     Source: hdbscan's ``approximate_predict``.
@@ -141,15 +157,19 @@ class TreeAssigner:
     rank: int
     node_label: IntArray
     top: NDArray[np.float64]
+    copies: NDArray[np.int32] | None = None
 
     @classmethod
-    def from_tree(cls, tree: CondensedTree, core: FloatArray, label: IntArray, rank: int) -> TreeAssigner:
-        """label : int64, shape (n_rows,), -1 for rows that are no members by the tree; core, rank : see the class"""
+    def from_tree(
+        cls, tree: CondensedTree, core: FloatArray, label: IntArray, rank: int,
+        copies: NDArray[np.int32] | None = None,
+    ) -> TreeAssigner:  # fmt: skip
+        """label : int64, shape (n_rows,), -1 for rows that are no members by the tree; the others : see the class"""
         node_label, last = labels_of_nodes(tree, label), last_lambdas(tree)
         top = np.zeros(int(node_label.max(initial=-1)) + 1)
         inside = np.flatnonzero(node_label >= 0)[::-1]
         top[node_label[inside]] = last[inside]  # the smallest number, the highest cluster, comes last
-        return cls(tree, core, rank, node_label, top)
+        return cls(tree, core, rank, node_label, top, copies)
 
     def place(self, rows: IntArray, distances: FloatArray) -> tuple[IntArray, IntArray, NDArray[np.float64]]:
         """The row that each new row hangs on, the cluster that it leaves, and lambda of its distance to the row.
@@ -160,8 +180,8 @@ class TreeAssigner:
         if not rows.size:
             return np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.int64), np.zeros(len(rows))
         away = np.where(rows >= 0, distances, np.inf)
-        first = away[:, : self.rank + 1]  # one more than within the tree: the new row itself is not in the lists
-        own_core = np.where(np.isfinite(first), first, 0).max(axis=1)
+        # One more than within the tree: the new row itself is not in the lists.
+        own_core = _own_core(rows, np.where(np.isfinite(away), away, 0), self.rank + 1, self.copies)
         reach = np.maximum(np.maximum(away, self.core[rows]), own_core[:, None])
         nearest, each = reach.argmin(axis=1), np.arange(len(rows))
         height = np.maximum(reach[each, nearest].astype(np.float64), np.finfo(np.float32).tiny)

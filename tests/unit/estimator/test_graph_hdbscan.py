@@ -196,3 +196,18 @@ def test_names_of_columns_are_those_of_the_last_fit(vectors):
     model.fit(kneighbors_graph(vectors, 15, mode="distance"))
     assert not hasattr(model, "feature_names_in_")
     assert model.n_features_in_ == len(vectors)
+
+
+def test_copies_that_weigh_are_so_many_rows_beside_a_new_one() -> None:
+    """Each counted once for the new row's density, so that no new row was dense enough for a cluster."""
+    rng = np.random.default_rng(0)
+    vectors = np.vstack([rng.normal(center, 0.05, (4, 3)) for center in (0, 3, 6)])
+    new = np.vstack([rng.normal(center, 0.05, (5, 3)) for center in (0, 3, 6)])
+    repeated = np.repeat(vectors, 10, axis=0)
+    weigh = plain(8, 10, copies="weigh", min_distance=0.01).fit(repeated)
+    apart = repeated + rng.normal(0, 0.001, repeated.shape)
+    theirs = hdbscan.HDBSCAN(min_samples=8, min_cluster_size=10, prediction_data=True).fit(apart)
+    number = dict(zip(theirs.labels_.tolist(), weigh.labels_.tolist(), strict=True)) | {-1: -1}
+    expected = [number[one] for one in hdbscan.approximate_predict(theirs, new)[0].tolist()]
+    assert weigh.predict(new).tolist() == expected
+    assert 3 < sum(label >= 0 for label in expected) < 12

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from clustering.config.loading import build_config
 from clustering.errors import ConfigError
-from clustering.finished.assign import assign_texts, ids_like
+from clustering.finished.assign import _Clusters, assign_texts, ids_like
 from clustering.runs.directory import RunDir
+from clustering.runs.index import write_index
 from clustering.runs.inventory import STAGE_ARTEFACTS
-from clustering.runs.parts import part_name
-from clustering.runs.storage import write_json, write_table
+from clustering.runs.parts import part_name, write_part
+from clustering.runs.storage import save_array, write_json, write_table
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,22 @@ def test_new_ids_take_the_type_of_the_runs_only_where_they_stay_apart(
     locations = pa.chunked_array([[f"new.csv:{line}" for line in (1, 2, 3)]])
     found = ids_like(run, pa.chunked_array([pa.array(new_ids)]), locations)
     assert found.to_pylist() == expected
+
+
+@pytest.mark.parametrize(("copies", "label"), [("weigh", 0), ("fold", -1)])
+def test_a_new_text_is_dense_by_all_records_where_copies_weigh(copies: str, label: int, tmp_path: Path) -> None:
+    """Rows 0 and 1 have nine records each, row 2 is another cluster; the core distance is that of the third record."""
+    run, name, numbers = RunDir(tmp_path / "run"), part_name(0), list(range(3))
+    run.update_manifest()
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.eye(3, dtype=np.float32).ravel()), 3)
+    write_index(run / "vectors", [write_part(run / "vectors", name, pa.table({"row": numbers, "vector": vectors}))])
+    write_index(run / "texts", [write_part(run / "texts", name, pa.table({"row": numbers, "copies": [9, 9, 1]}))])
+    forest = {"left": [0, 0], "right": [1, 2], "distance": pa.array([0.2, 1], pa.float32())}
+    write_table(run / "forest" / name, pa.table(forest))
+    save_array(run / "forest" / "core.npy", np.full(3, 0.2, np.float32))
+    found = {"label": [0, 0, 1], "home": [0, 0, 1], "strength": [1.0] * 3, "home_strength": [1.0] * 3}
+    write_table(run / "assignment.parquet", pa.table(found))
+    config = build_config({"cluster": {"weights": "distance", "copies": copies, "min_samples": 3}})
+    clusters = _Clusters(run, config, "there is no server")
+    near = clusters.reach.assign(np.array([[0, 1, 2]]), np.array([[0.1, 0.15, 0.9]], np.float32))
+    assert near["label"].tolist() == [label]
