@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
@@ -205,13 +205,12 @@ def _run_items(
 
 
 def _only_outcome(job: _Job, item: Item) -> Outcome:
-    work, mark, started = job.describe(item), partial(item.update, again=True), time.monotonic()
+    work, mark = job.describe(item), partial(item.update, again=True)
     while True:
         outcome: Outcome | _Blind = run_with_retries(
             job.request, work, _run_only_item, job.make, job.kwargs, job.run_id(), item, before_retry=mark
         )[0]
         if not isinstance(outcome, _Blind):
-            charge(Usage(gpu_seconds=job.request.gpus * (time.monotonic() - started)))
             return outcome
         job.refuse(outcome)
 
@@ -223,13 +222,13 @@ class _Slot:
     actor: Any
     process: Any  # reference to its WorkerProcess
     items: int = 0
-    has_started: bool = False
     alone: bool = False  # it has an item that another actor has ended with
-    since: float = field(default_factory=time.monotonic)
+    placed_at: float | None = None  # time.monotonic() when it was first seen on a node
 
-    @property
     def is_placed(self) -> bool:
-        return self.has_started or bool(ray.wait([self.process], timeout=0)[0])
+        if self.placed_at is None and ray.wait([self.process], timeout=0)[0]:
+            self.placed_at = time.monotonic()
+        return self.placed_at is not None
 
 
 class _Pool:
@@ -281,11 +280,13 @@ class _Pool:
         while len(self.slots) < target:
             self._add_actor()
         if len(self.slots) > target:
-            waiting = [slot for slot in self.slots if not slot.is_placed]
+            waiting = [slot for slot in self.slots if not slot.is_placed()]
             for slot in waiting[max(0, len(waiting) - len(self.slots) + target) :]:
                 self._end(slot)
-        if self.stage:
-            self.stage.gpus = len(self.slots) * request.gpus
+        if request.gpus:  # one that waits for a node holds none
+            placed = sum(slot.is_placed() for slot in self.slots)
+            if self.stage:
+                self.stage.gpus = placed * request.gpus
 
     def _ask_for_nodes(self, room: int) -> None:
         """Ask the autoscaler for as many actors as finish the rest in about the time that a new node takes."""
@@ -309,8 +310,8 @@ class _Pool:
         if slot not in self.slots:
             return
         request = self.job.request
-        if request.gpus and slot.is_placed:
-            charge(Usage(gpu_seconds=request.gpus * (time.monotonic() - slot.since)))
+        if request.gpus and slot.placed_at is not None:
+            charge(Usage(gpu_seconds=request.gpus * (time.monotonic() - slot.placed_at)))
         self.slots.remove(slot)
         if not slot.items:  # the calls of a lost actor tell of its items
             self.calls = {call: entry for call, entry in self.calls.items() if entry[0] is not slot}
@@ -324,7 +325,7 @@ class _Pool:
             while not (ready := ray.wait(list(self.calls), timeout=min(RESIZE_EVERY_S, REPORT_WAIT_AFTER_S))[0]):
                 self._resize()
                 late = time.monotonic() - reported >= REPORT_WAIT_AFTER_S
-                if late and not any(slot.is_placed for slot in self.slots):
+                if late and not any(slot.is_placed() for slot in self.slots):
                     reported = time.monotonic()
                     report(self.job.request, since)
         return ready[0]
@@ -348,7 +349,7 @@ class _Pool:
             return
         if item is None:
             self.starts.failures.clear()
-            slot.has_started = outcome is None
+            slot.is_placed()  # noted, also of a start that takes no time
             if outcome is not None:  # no other actor would start
                 self.todo.clear()
         else:

@@ -195,7 +195,8 @@ def run_with_retries(
         try:
             stream, process = _start(request, work, *args)
             with releasing_cores(request.cpus), reserving_memory(process.node_id, request.memory_bytes):
-                measured: tuple[T, Usage] = ray.get(next(stream))
+                with _charging_gpus(request.gpus):
+                    measured: tuple[T, Usage] = ray.get(next(stream))
                 return measured
         except ray.exceptions.RayError as error:
             thread = _thread_task.get()
@@ -204,6 +205,17 @@ def run_with_retries(
             attempts.record(error, process)
             if before_retry:
                 before_retry()
+
+
+@contextmanager
+def _charging_gpus(gpus: float) -> Iterator[None]:
+    """Charge GPUs for the time of the block, whatever ends it."""
+    since = time.monotonic()
+    try:
+        yield
+    finally:
+        if gpus:
+            charge(Usage(gpu_seconds=gpus * (time.monotonic() - since)))
 
 
 def _start(request: Request, work: Callable[..., Any], *args: Any) -> tuple[Any, WorkerProcess]:
