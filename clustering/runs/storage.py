@@ -351,17 +351,17 @@ def load_array(path: Location, mapped: bool = False) -> Any:
 
     mapped : memory-map the .npy file; one from an object store is first copied to this node, until its last use
     """
-    if isinstance(path, Path):
-        try:
+    try:
+        if isinstance(path, Path):
             return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        except (ValueError, EOFError, zipfile.BadZipFile):  # also raised for pickles, which are not loaded
-            raise StageError(f"{path} is damaged: it holds no array. {REDO_HINT}") from None
-    if not mapped:
-        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    with tempfile.NamedTemporaryFile(prefix="covey-") as copy:
-        source = path.inner
-        path.retry(lambda fs: pa.fs.copy_files(source, copy.name, fs, LOCAL, chunk_size=REQUEST_BYTES))
-        return np.load(copy.name, mmap_mode="r", allow_pickle=False)
+        if not mapped:
+            return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        with tempfile.NamedTemporaryFile(prefix="covey-") as copy:
+            source = path.inner
+            path.retry(lambda fs: pa.fs.copy_files(source, copy.name, fs, LOCAL, chunk_size=REQUEST_BYTES))
+            return np.load(copy.name, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile):  # also raised for pickles, which are not loaded
+        raise StageError(f"{path} is damaged: it holds no array. {REDO_HINT}") from None
 
 
 def digest(*parts: Any) -> str:

@@ -196,6 +196,19 @@ def test_what_is_no_table_is_no_trap_and_no_end_of_the_process(content: bytes, t
         read_temporary(path, lambda name: True)
 
 
+@pytest.mark.parametrize("content", [b"", b"no array", b"PK\x03\x04 cut off", b"\x93NUMPY\x01\x00 cut off"])
+def test_a_damaged_array_is_told_by_its_name_in_a_bucket_too(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local, remote = tmp_path / "core.npy", RemotePath.of("s3://bucket/core.npy")
+    local.write_bytes(content)
+    monkeypatch.setattr(RemotePath, "read_bytes", lambda path: content)
+    monkeypatch.setattr(RemotePath, "retry", lambda path, work: None)  # the copy stays empty
+    for path, mapped in ((local, False), (local, True), (remote, False), (remote, True)):
+        with pytest.raises(StageError, match=r"core\.npy is damaged: it holds no array"):
+            load_array(path, mapped)
+
+
 def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "core.npy", np.array([Trap(tmp_path / "sprung")]), allow_pickle=True)
     for mapped in (False, True):
