@@ -38,6 +38,7 @@ ID_TYPES = (DataType.INT64, DataType.VARCHAR, DataType.INT8, DataType.INT16, Dat
 DYNAMIC = "$meta"  # the server's own JSON field for what the schema does not name
 SAMPLED_ENTITIES = 100  # in which a name that the schema does not know must occur
 SHOWN_IDS = 5
+ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})  # of a key in an expression
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,11 @@ class Entities:
 
 
 def key_literal(key: int | str) -> str:
-    """A key as it stands in an expression."""
-    if isinstance(key, str):
-        return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return str(key)
+    """A key as it stands in an expression.
+
+    Source: github.com/milvus-io/milvus, internal/parser/planparserv2/Plan.g4: no line end stands in a literal.
+    """
+    return f'"{key.translate(ESCAPES)}"' if isinstance(key, str) else str(key)
 
 
 def cut_ranges(batches: Iterable[list[Any]], size: int, limit: int | None = None) -> list[dict[str, Any]]:

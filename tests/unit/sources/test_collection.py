@@ -12,6 +12,7 @@ def test_a_key_is_written_so_that_quotes_and_backslashes_survive() -> None:
     assert key_literal(-17) == "-17"
     assert key_literal("plain") == '"plain"'
     assert key_literal('a"b\\') == '"a\\"b\\\\"'
+    assert key_literal("one\r\ntwo\tthree") == '"one\\r\\ntwo\tthree"'  # the server takes no line end in a literal
 
 
 @given(st.sets(st.integers(), max_size=40), st.integers(1, 9), st.integers(1, 12), st.none() | st.integers(1, 50))
