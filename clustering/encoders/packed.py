@@ -47,6 +47,18 @@ def unsupported_reason(model: Any) -> str | None:
     return None
 
 
+def count_positions(model: Any) -> int | None:
+    """The tokens of a text that a SentenceTransformer has positions for; None where that is not known.
+
+    RoBERTa's architectures have two positions more than that, which many files give as the longest text.
+    """
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    if getattr(config, "model_type", None) not in ARCHITECTURES:
+        return None
+    before = config.pad_token_id + 1 if config.model_type in ROBERTA else 0
+    return int(config.max_position_embeddings) - before
+
+
 @dataclass(frozen=True)
 class Pack:
     """The texts of one forward pass, on the device."""

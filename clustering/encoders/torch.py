@@ -65,7 +65,7 @@ class TorchEncoder:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        from clustering.encoders.packed import PackedEncoder, unsupported_reason
+        from clustering.encoders.packed import PackedEncoder, count_positions, unsupported_reason
 
         name, revision = model_location(cfg), commit or cfg.revision
         on_gpu = cfg.gpus_per_actor > 0
@@ -91,8 +91,8 @@ class TorchEncoder:
             self.model.to(torch.float16 if can_pack else torch.bfloat16)
         names = self.model.tokenizer.convert_ids_to_tokens(range(len(self.model.tokenizer)))
         self.kinds = token_kinds(names, self.model.tokenizer.all_special_ids)
-        limit = self.model.max_seq_length
-        self.max_tokens = min(cfg.max_tokens, limit or cfg.max_tokens)
+        limits = (cfg.max_tokens, self.model.max_seq_length, count_positions(self.model))  # files may tell too many
+        self.max_tokens = min(limit for limit in limits if limit)
         self.model.max_seq_length = self.max_tokens
         self.tokenizer = self._own_tokenizer()
         self.prompt = cfg.prompt or ""

@@ -269,6 +269,23 @@ def test_the_limit_of_the_model_holds_where_it_is_lower(bge, tmp_path):
     assert (encoded.cut, encoded.tokens) == (1, 2 * 32)
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "by its library"])
+def test_no_text_is_longer_than_the_model_has_positions_for(mean_model, tmp_path, packed):
+    """XLM-R counts positions behind the padding token's, and many folders give them all as the longest text."""
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    folder = copied(mean_model, tmp_path)
+    (folder / "pytorch_model.bin").unlink()
+    config = XLMRobertaConfig.from_pretrained(folder, max_position_embeddings=34, hidden_act=("relu", "gelu")[packed])
+    XLMRobertaModel(config).save_pretrained(folder)
+    changed(folder / "sentence_bert_config.json", max_seq_length=34)
+    encoder: Any = load_encoder(EmbedSection(encoder=str(folder)))
+    assert (encoder.packed is not None) == packed
+    encoded = encoder.encode([words(30), words(31), words(90)])
+    assert (encoded.cut, encoded.tokens) == (2, 3 * 32)
+    assert np.isfinite(encoded.vectors).all()
+
+
 def test_vectors_do_not_depend_on_the_order_of_the_texts(bge, texts):
     encoder = load_encoder(bge_section(bge, tokens_per_batch=512))
     order = np.random.default_rng(8).permutation(len(texts))
