@@ -52,7 +52,7 @@ def count_positions(model: Any) -> int | None:
 
     RoBERTa's architectures have two positions more than that, which many files give as the longest text.
     """
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    config: Any = getattr(getattr(model[0], "auto_model", None), "config", None)
     if getattr(config, "model_type", None) not in ARCHITECTURES:
         return None
     before = config.pad_token_id + 1 if config.model_type in ROBERTA else 0
