@@ -29,14 +29,14 @@ from clustering.workers.pool import Item, map_parts
 from clustering.workers.tasks import run_on_one_node
 
 REPLY_BYTES = 16 << 20  # of a range's entities; servers send 64 MiB at most
-TEXT_BYTES = 1024  # assumed of an entity's text and key
+TEXT_BYTES = 1024  # of an entity's text and key, at least
 RANGE_ROWS = 8192  # servers list 16,384 entities at most
 KEYS_PER_QUERY = 16_384
 VECTOR_TYPES = (DataType.FLOAT_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR, DataType.INT8_VECTOR)
 TEXT_TYPES = (DataType.VARCHAR, DataType.TEXT)
 ID_TYPES = (DataType.INT64, DataType.VARCHAR, DataType.INT8, DataType.INT16, DataType.INT32)
 DYNAMIC = "$meta"  # the server's own JSON field for what the schema does not name
-SAMPLED_ENTITIES = 100  # in which a name that the schema does not know must occur
+SAMPLED_ENTITIES = 100  # whose size is measured, and in which a name that the schema does not know must occur
 SHOWN_IDS = 5
 ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})  # of a key in an expression
 
@@ -208,10 +208,18 @@ def cut_ranges(batches: Iterable[list[Any]], size: int, limit: int | None = None
 
 
 def _list_ranges(endpoint: Endpoint, source: Source, limit: int | None) -> list[dict[str, Any]]:
-    """The ranges of the collection's keys, ascending; only the keys are read."""
-    size = max(1, min(RANGE_ROWS, REPLY_BYTES // (4 * source.dim + TEXT_BYTES)))
+    """The ranges of the collection's keys, ascending; only the keys are read, besides a few entities for their size."""
     with Channel(endpoint) as channel:
+        size = max(1, min(RANGE_ROWS, REPLY_BYTES // _entity_bytes(endpoint, source, channel)))
         return cut_ranges(_list_keys(endpoint, source, channel), size, limit)
+
+
+def _entity_bytes(endpoint: Endpoint, source: Source, channel: Channel) -> int:
+    """The mean bytes of some entities in a reply, or more; whole articles may stand in a field of short texts."""
+    fields, _ = retry(endpoint, lambda _: channel.query("", list(source.asked), SAMPLED_ENTITIES))
+    held = min(source.rows, SAMPLED_ENTITIES)
+    measured: int = sum(field.ByteSize() for field in fields) // max(held, 1)
+    return max(4 * source.dim + TEXT_BYTES, measured)
 
 
 def _list_keys(endpoint: Endpoint, source: Source, channel: Channel) -> Iterator[list[Any]]:
