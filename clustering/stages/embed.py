@@ -38,7 +38,7 @@ from clustering.runs.parts import (
 )
 from clustering.runs.storage import Location, atomic_write, load_array, read_schema, save_array
 from clustering.schema import Figures
-from clustering.text.languages import ENGLISH, count_languages, dominant_languages, language_names
+from clustering.text.languages import count_languages, dominant_languages, language_names
 from clustering.workers.nodes import cores_of_actors, cores_of_pool, live_nodes, room_for
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.remote import run_on_each_node
@@ -273,7 +273,7 @@ def language_warnings(cfg: EmbedSection, languages: dict[str, float], unknown_sh
     unknown_share : of the encoder's tokens
     """
     reasons = []
-    others = {code: share for code, share in languages.items() if code not in ENGLISH}
+    others = {code: share for code, share in languages.items() if code != "en"}
     if english_only(cfg) and sum(others.values()) >= OTHER_LANGUAGES:
         reasons.append(f"the texts are in other languages than English ({language_names(others)} of a sample)")
     if unknown_share >= UNKNOWN_SHARE:

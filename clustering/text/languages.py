@@ -10,9 +10,8 @@ from typing import Any
 ENOUGH_TEXTS = 50  # fewer texts do not show the languages of a collection
 MIN_SHARE = 0.05  # share of the texts from which on a language counts; smaller shares are names and mistakes
 SAMPLE = 200  # texts of a group of a part whose language is found; 20,000 take a second
-ENGLISH = frozenset({"en", "pcm"})  # the words of Nigerian Pidgin are English
 # Headlines do not tell these languages apart.
-MERGED_CODES = {"wuu": "zh", "yue": "zh", "nn": "no", "arz": "ar", "ary": "ar", "lb": "de"}
+MERGED_CODES = {"wuu": "zh", "yue": "zh", "nn": "no", "arz": "ar", "ary": "ar", "lb": "de", "pcm": "en"}
 IGNORED_CODES = ("zxx", "la")  # no language; Latin, for which single words are often mistaken
 NAMES = {
     "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan",
@@ -22,7 +21,7 @@ NAMES = {
     "hr": "Croatian", "hu": "Hungarian", "hy": "Armenian", "id": "Indonesian", "ig": "Igbo", "it": "Italian",
     "ja": "Japanese", "ka": "Georgian", "kk": "Kazakh", "ko": "Korean", "ku": "Kurdish", "lg": "Luganda",
     "ln": "Lingala", "lt": "Lithuanian", "lv": "Latvian", "mr": "Marathi", "ms": "Malay", "my": "Burmese",
-    "nl": "Dutch", "no": "Norwegian", "om": "Oromo", "pa": "Punjabi", "pcm": "Nigerian Pidgin", "pl": "Polish",
+    "nl": "Dutch", "no": "Norwegian", "om": "Oromo", "pa": "Punjabi", "pl": "Polish",
     "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "rw": "Kinyarwanda", "sk": "Slovak", "sl": "Slovenian",
     "sn": "Shona", "so": "Somali", "sq": "Albanian", "sr": "Serbian", "st": "Sotho", "sv": "Swedish",
     "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "th": "Thai", "tl": "Tagalog", "tr": "Turkish",
@@ -80,7 +79,7 @@ def stop_words(code: str) -> frozenset[str]:
 
     Source: scikit-learn's list for English, github.com/stopwords-iso (MIT) for the others.
     """
-    if code in ENGLISH:
+    if code == "en":
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
         return frozenset(ENGLISH_STOP_WORDS) | frozenset(MORE_ENGLISH.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -129,9 +130,10 @@ def doubts(
             reasons.append(f"holds {held.share(cluster['size']):.0%} of all records, perhaps several subjects")
         if cluster["link_share"] is not None and cluster["link_share"] < LOOSE:
             reasons.append(f"is loose: {cluster['link_share']:.0%} of its texts' nearest neighbors are inside")
-        languages = spoken & set(map(language_of, cluster["exemplars"])) if len(spoken) > 1 else set()
+        heard = Counter(map(language_of, cluster["exemplars"])) if len(spoken) > 1 else Counter()
+        languages = sorted(code for code in spoken if heard[code] > 1)  # that of a single headline is often wrong
         if len(languages) > 1:
-            reasons.append(f"mixes languages ({', '.join(sorted(map(str, languages)))})")
+            reasons.append(f"mixes languages ({', '.join(languages)})")
         if findings.sources and known > 2 and cluster["size"] >= SMALL and findings.sources[at]:
             name, count = findings.sources[at][0]
             if count >= ONE_SOURCE * cluster["size"]:

@@ -184,7 +184,6 @@ def test_texts_for_which_the_encoder_was_not_made_are_told(code: str, told: str 
         ("static", None, {"de": 0.9}, 0.0, True),
         ("minilm", None, {"en": 0.7, "de": 0.3}, 0.0, True),
         ("static", None, {"en": 0.8, "de": 0.2}, 0.0, False),
-        ("static", None, {"pcm": 0.9}, 0.0, False),
         ("static", "/models/german", {"de": 0.9}, 0.0, False),  # whose language is not known here
         ("static", "/models/german", {"de": 0.9}, 0.2, True),
         ("bge-m3", None, {"de": 0.9}, 0.0, False),

@@ -248,6 +248,14 @@ def test_clusters_to_be_doubted_are_named_with_the_reason() -> None:
     ]
 
 
+def test_one_headline_in_another_language_is_no_mixture() -> None:
+    english = ["Flood drowns the centre of Leeds", "Rain sinks the roads around Leeds", "Thousands leave their homes"]
+    german = ["Hochwasser überschwemmt die Innenstadt", "Tausende verlassen nach dem Regen ihre Häuser"]
+    figures = FIGURES | {"embed": FIGURES["embed"] | {"languages": {"en": 0.7, "de": 0.3}}}
+    clusters = [cluster("flood", 3, 0, exemplars=[*english, *texts]) for texts in (german[:1], german)]
+    assert doubts(clusters, [0, 1], figures, Findings()) == [(1, "mixes languages (de, en)")]
+
+
 def test_the_opening_says_what_is_in_the_run() -> None:
     found = Findings(times=np.ones((1, BINS), np.int64), span=(BEGIN, 86_400), period=(BEGIN, BEGIN + 31 * 86_400))
     assert opening(FIGURES, cluster("Flood in Leeds", 60, 0), found) == [
