@@ -8,6 +8,7 @@ import fcntl
 import functools
 import json
 import logging
+import math
 import os
 import platform
 import threading
@@ -30,6 +31,7 @@ T = TypeVar("T")
 log = logging.getLogger("covey")
 HEARTBEAT_S = 10  # between two writes of the lease of a directory in an object store
 LEASE_S = 60  # the lease expires so long after its last write
+WATCHED_S = 15  # that an expired lease of another machine is watched before it is taken
 FAILED_CONDITIONS = (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 # File systems on which other machines do not see a lock, with the mount options that cause it; None: always.
@@ -267,7 +269,7 @@ class Lease:
             self._release()
 
     def _acquire(self) -> None:
-        if remote_in_use(self.path):  # a store without conditional writes would replace it
+        if remote_in_use(self.path) or is_renewed(self.path):  # a store without conditional writes would replace it
             raise in_use_error(self.folder)
         try:
             self._take()
@@ -323,8 +325,26 @@ class Lease:
 
 def remote_in_use(path: RemotePath) -> bool:
     """Whether a lease is that of a running process."""
-    if path.age_s() > LEASE_S:
+    return path.age_s() <= LEASE_S and _may_run(path)
+
+
+def is_renewed(path: RemotePath) -> bool:
+    """Whether its holder renews a lease that has expired by this machine's clock, which may be ahead of the store's."""
+    before = path.age_s()
+    if math.isinf(before) or not _may_run(path):
         return False
+    log.info("run.dir %s was held by another machine; is it gone? %d s show it", path.parent, WATCHED_S)
+    for _ in range(WATCHED_S):
+        time.sleep(1)
+        age = path.age_s()
+        if age < before:
+            return True
+        before = age
+    return False
+
+
+def _may_run(path: RemotePath) -> bool:
+    """Whether the process that wrote a lease may be running, as far as this machine can tell."""
     try:
         holder = json.loads(path.read_text())
         owner, host, pid = holder["owner"], holder["host"], int(holder["pid"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import platform
 from dataclasses import dataclass
@@ -13,7 +14,16 @@ from typing import Any
 import pytest
 
 from clustering.errors import ConfigError
-from clustering.runs.locks import LEASE_S, Lease, hold_local, pid_namespace, remote_in_use, unshared_locks
+from clustering.runs.locks import (
+    LEASE_S,
+    WATCHED_S,
+    Lease,
+    hold_local,
+    is_renewed,
+    pid_namespace,
+    remote_in_use,
+    unshared_locks,
+)
 from clustering.runs.object_store import RemotePath
 
 
@@ -119,6 +129,35 @@ def test_a_holder_is_dead_at_once_only_where_its_processes_can_be_seen(changed: 
     assert not remote_in_use(lock)
 
 
+@pytest.mark.parametrize(
+    ("changed", "ages", "renewed", "waits"),
+    [
+        ({"host": "elsewhere"}, [90, 91, 92, 91], True, 3),  # this machine's clock is 90 s ahead of the store's
+        ({"host": "elsewhere"}, [100 + second for second in range(99)], False, WATCHED_S),
+        ({"host": "elsewhere", "owner": ""}, [100], False, 0),
+        ({}, [100], False, 0),
+        ({"host": "elsewhere"}, [math.inf], False, 0),  # there is no lease
+    ],
+)
+def test_an_expired_lease_is_taken_only_where_nobody_renews_it(
+    changed: dict[str, Any], ages: list[float], renewed: bool, waits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock: Any = Lock({**ENDED, **changed})
+    waited: list[float] = []
+    monkeypatch.setattr("clustering.runs.locks.time.sleep", waited.append)
+    monkeypatch.setattr(Lock, "age_s", lambda _: ages.pop(0))
+    monkeypatch.setattr(Lock, "parent", "s3://bucket/run", raising=False)
+    assert is_renewed(lock) == renewed
+    assert len(waited) == waits
+
+
+def test_the_lease_of_a_machine_with_another_clock_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clustering.runs.locks.remote_in_use", lambda path: False)  # by the clock
+    monkeypatch.setattr("clustering.runs.locks.is_renewed", lambda path: True)
+    with pytest.raises(ConfigError, match="is in use by another run"), Lease(RemotePath.of("s3://bucket/run")).held():
+        pass
+
+
 def test_a_system_that_does_not_tell_has_no_dead_holders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clustering.runs.locks.pid_namespace", lambda: "")
     lock: Any = Lock({**ENDED, "numbers": ""})
@@ -132,6 +171,7 @@ def test_a_bucket_that_is_not_there_is_not_in_use_by_another_run(monkeypatch: py
         raise FileNotFoundError(says)
 
     monkeypatch.setattr("clustering.runs.locks.remote_in_use", lambda path: False)
+    monkeypatch.setattr("clustering.runs.locks.is_renewed", lambda path: False)
     monkeypatch.setattr("clustering.runs.locks.object_client", lambda root, bucket: None)
     monkeypatch.setattr("clustering.runs.locks.obstore.put", refuse)
     monkeypatch.setattr("clustering.runs.locks.obstore.get", refuse)
