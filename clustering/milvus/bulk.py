@@ -7,6 +7,10 @@ import json
 import os
 import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +29,10 @@ from clustering.milvus.retry import RefusedError, reason_of, retry
 from clustering.monitoring import progress
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
-from clustering.runs.object_store import filesystem_of, is_local
+from clustering.runs.inventory import is_half_written
+from clustering.runs.object_store import LOCAL, RemotePath, filesystem_of, is_local
 from clustering.runs.parts import stored_vectors, walk_tables
-from clustering.runs.storage import read_schema, write_json
+from clustering.runs.storage import Location, atomic_write, read_schema, write_json
 from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
 
@@ -84,11 +89,27 @@ class Exporter:
     def __init__(self, run: RunDir, store: StoreSection, folder: str) -> None:
         self.run, self.folder, self.vector_type = run, folder, store.vector_type
         self.filesystem, _ = bulk_folder(store)
+        self.place: Location | None = None  # of another kind than a folder and a bucket
+        if self.filesystem == LOCAL:
+            self.place = Path(folder)
+        elif str(store.bulk_path).startswith(("s3://", "gs://")):
+            root = RemotePath.of(str(store.bulk_path))
+            self.place = replace(root, inner=folder, patience_s=store.patience_s)
+
+    @contextmanager
+    def _written(self, file: str) -> Iterator[Any]:
+        """What a file is written to. A bucket gets it in one step, which is retried."""
+        if self.place is None:
+            with self.filesystem.open_output_stream(f"{self.folder}/{file}") as stream:
+                yield stream
+        else:
+            with atomic_write(self.place / file) as temporary:
+                yield temporary
 
     def __call__(self, item: Item) -> Item:
         rows = 0
         writer: Any = None
-        with self.filesystem.open_output_stream(f"{self.folder}/{item['file']}") as stream:
+        with self._written(item["file"]) as target:
             for table in walk_tables(self.run / "vectors" / name for name in item["names"]):
                 keys, vectors = stored_vectors(table)
                 values = encode(vectors, self.vector_type)
@@ -98,7 +119,7 @@ class Exporter:
                 offsets = pa.array(np.arange(0, values.size + 1, values.shape[1], dtype=np.int32))
                 entities = pa.table({ROW: keys, VECTOR: pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))})
                 if writer is None:  # vectors neither compress nor repeat
-                    writer = pq.ParquetWriter(stream, entities.schema, compression="none", use_dictionary=False)
+                    writer = pq.ParquetWriter(target, entities.schema, compression="none", use_dictionary=False)
                 writer.write_table(entities)
                 rows += len(keys)
             writer.close()
@@ -147,7 +168,8 @@ def _remove_files(filesystem: pa.fs.FileSystem, folder: str, names: set[str]) ->
     """Remove the exported files, and the folder unless other files lie in it."""
     selector = pa.fs.FileSelector(folder, recursive=True, allow_not_found=True)
     for info in filesystem.get_file_info(selector):
-        if info.base_name in names and info.path == f"{folder}/{info.base_name}":
+        known = info.base_name in names or is_half_written(info.base_name)
+        if known and info.path == f"{folder}/{info.base_name}":
             filesystem.delete_file(info.path)
     if not filesystem.get_file_info(selector):
         filesystem.delete_dir(folder)

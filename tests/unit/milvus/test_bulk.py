@@ -23,6 +23,7 @@ from clustering.milvus.bulk import Exporter, ImportJobs, bulk_folder, check_bulk
 from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.protocol import encode
 from clustering.runs.directory import RunDir
+from clustering.runs.object_store import LOCAL, RemotePath
 from clustering.runs.storage import write_table
 from clustering.schema import vectors_schema
 
@@ -143,6 +144,33 @@ def test_a_file_holds_vectors_as_the_server_reads_them(vector_type: Any, tmp_pat
     assert {len(vector) for vector in held["vector"].to_pylist()} == {size[1]}
     raw = held["vector"].combine_chunks().flatten().to_numpy().tobytes()
     assert raw == encode(vectors, vector_type).tobytes()
+
+
+def test_a_file_in_a_bucket_is_written_in_one_step_that_is_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream into the bucket ended with the first error of the store, and all files were made again."""
+    run, vectors = RunDir(tmp_path / "run"), np.ones((5, 4), np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 4)
+    write_table(run / "vectors" / "part-000000.parquet", pa.table([range(5), column], schema=vectors_schema(4)))
+    store = StoreSection(uri="http://m:1", bulk_path="s3://bucket/prefix?region=eu-west-1", patience_s=77)
+    uploaded: list[tuple[str, float, int]] = []
+
+    def upload(path: RemotePath, content: Path) -> None:
+        uploaded.append((str(path), path.patience_s, pq.read_metadata(content).num_rows))
+
+    monkeypatch.setattr(RemotePath, "upload", upload)
+    work = Exporter(run, store, "bucket/prefix/news-0123")
+    assert work({"file": "one.parquet", "names": ["part-000000.parquet"]}) == {"rows": 5}
+    assert uploaded == [("s3://bucket/prefix/news-0123/one.parquet?region=eu-west-1", 77, 5)]
+
+
+def test_what_a_killed_worker_has_half_written_is_removed_with_the_files(tmp_path: Path) -> None:
+    for name in ("part-000000.parquet", ".part-000001.parquet.0123abcd.tmp"):
+        (tmp_path / "news" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "news" / name).touch()
+    bulk._remove_files(LOCAL, str(tmp_path / "news"), {"part-000000.parquet"})
+    assert not (tmp_path / "news").exists()
 
 
 def test_after_a_crash_the_servers_list_says_which_files_it_was_asked_for(
