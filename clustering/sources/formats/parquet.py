@@ -200,22 +200,30 @@ def _batches(
                               f"{UNPACKED_BYTES:,} are read. Write smaller row groups."])  # fmt: skip
         for name, chunk in chunks:
             codes = set(chunk.encodings)
-            kind = first.schema.field(name).type if name in single else pa.null()
-            has_dictionary = pa.types.is_dictionary(kind) and not any("DELTA" in code for code in codes)
+            column = _leaf(first, name) if name in single else pa.nulls(1)
+            has_dictionary = pa.types.is_dictionary(column.type) and not any("DELTA" in code for code in codes)
             if has_dictionary:  # any batch has the whole dictionary
-                longest = pc.max(pc.binary_length(first.column(name).dictionary)).as_py() or 0
+                longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
             elif chunk.physical_type != "BYTE_ARRAY":
                 longest = meta.schema.column(leaves[name][0]).length if name in single else 8
             else:  # DELTA_BYTE_ARRAY repeats the start of the string before
                 repeats = codes & {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
                 longest = chunk.total_uncompressed_size if repeats else 0
             if longest * rows > DENSE_BYTES:
-                if has_dictionary:
+                if has_dictionary and name in first.schema.names:  # pyarrow joins none within structs
                     dictionary_columns.add(name)
                 else:
                     most = max(1, min(most, DENSE_BYTES // longest))
     table = pq.ParquetFile(source, metadata=meta, read_dictionary=list(dictionary_columns))
     return table.iter_batches(most, row_groups=groups, columns=wanted)  # type: ignore[no-any-return]
+
+
+def _leaf(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column of a batch by its name, or by the path within structs."""
+    if name in batch.schema.names:
+        return batch.column(name)
+    top, *path = name.split(".")
+    return pc.struct_field(batch.column(top), path)
 
 
 def _no_view(column: pa.Array) -> pa.Array:

@@ -494,15 +494,17 @@ def test_parquet_reads_the_same_however_it_is_cut(rows: int, dense: int, tmp_pat
         "nothing": pa.nulls(200),
     }
     expected = {name: pa.chunked_array([column]).cast(pa.string()).to_pylist() for name, column in columns.items()}
+    columns["in"] = pa.StructArray.from_arrays([columns["string"], columns["number"]], ["string", "number"])
+    expected |= {f"in.{name}": expected[name] for name in ("string", "number")}
     bound("RECORDS_PER_PART", rows)
     bound("DENSE_BYTES", dense)
     bound("BATCH_BYTES", dense)
-    deltas = dict.fromkeys(("string", "large", "bytes"), "DELTA_BYTE_ARRAY")
+    deltas = dict.fromkeys(("string", "large", "bytes", "in.string"), "DELTA_BYTE_ARRAY")
     for number, options in enumerate(({}, {"use_dictionary": False, "column_encoding": deltas})):
         path = tmp_path / f"{number}.parquet"
         pq.write_table(pa.table(columns), path, row_group_size=90, **options)
-        table = columns_of(path, columns=tuple(columns))
-        assert {name: table[name].to_pylist() for name in columns} == expected
+        table = columns_of(path, columns=tuple(expected))
+        assert {name: table[name].to_pylist() for name in expected} == expected
 
 
 def test_a_large_input_makes_fewer_parts_of_records_and_the_same_rows(
