@@ -173,8 +173,8 @@ def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array |
 def parse_times(column: pa.Array) -> tuple[pa.Array, int, str]:
     """A column as times. A time without a zone is in UTC.
 
-    column : dates, times of any unit and zone, ISO 8601 and RFC 2822, seconds or milliseconds of the epoch (also as
-        strings), YYYY, YYYYMM, YYYYMMDD and YYYYMMDDhhmmss
+    column : dates, times of any unit and zone, ISO 8601, RFC 2822 and D.M.YYYY, seconds or milliseconds of the epoch
+        (also as strings), YYYY, YYYYMM, YYYYMMDD and YYYYMMDDhhmmss
     Returns: timestamps in microseconds UTC, null for a value that is no time; how many these are; the first of them.
     """
     kind = column.type
@@ -186,6 +186,8 @@ def parse_times(column: pa.Array) -> tuple[pa.Array, int, str]:
         found = _of_numbers(column)
     elif pa.types.is_string(kind):
         found = _of_strings(column)
+    elif pa.types.is_binary(kind) and (strings := _of_bytes(column)) is not None:
+        return parse_times(strings)
     else:
         found = pa.nulls(len(column), TIME)
     found = found.cast(pa.timestamp("us")).cast(TIME) if found.type != TIME else found
@@ -248,7 +250,7 @@ def _iso(column: pa.Array) -> pa.Array:
 
 def _of_strings(column: pa.Array) -> pa.Array:
     coded = pc.utf8_trim_whitespace(column).dictionary_encode()
-    distinct = coded.dictionary
+    distinct = pc.replace_substring_regex(coded.dictionary, r"^(\d\d?)\.(\d\d?)\.(\d{4})\b,?", r"\3-\2-\1")
     numeric = pc.match_substring_regex(distinct, r"^[+-]?[0-9]{5,19}(?:\.[0-9]*)?$")
     numbers = pc.if_else(numeric, distinct, None)
     dated = pc.match_substring_regex(distinct, "^[0-9]")  # pandas reads "now", too
@@ -262,6 +264,13 @@ def _of_strings(column: pa.Array) -> pa.Array:
             values[at] = _rfc(distinct[at].as_py())
         found = pa.array(values, TIME)
     return found.take(coded.indices)
+
+
+def _of_bytes(column: pa.Array) -> pa.Array | None:
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return None
 
 
 def _rfc(text: str | None) -> Any:

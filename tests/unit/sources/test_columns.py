@@ -274,7 +274,8 @@ def test_columns_named_as_those_that_number_the_records_are_carried_like_others(
         "2024-05-01T12:00:00Z", "2024-05-01 12:00", "2024-05-01T14:00:00+02:00", "2024-05-01T12:00:00.000",
         "20240501T120000Z", str(SECONDS), str(SECONDS * 1000), "Wed, 01 May 2024 12:00:00 GMT",
         "Wed, 1 May 2024 08:00:00 -0400", "20240501120000", SECONDS, SECONDS * 1000, SECONDS * 10**6, SECONDS * 10**9,
-        float(SECONDS), 20240501120000, NOON, datetime(2024, 5, 1, 12),
+        float(SECONDS), 20240501120000, NOON, datetime(2024, 5, 1, 12), "1.5.2024 12:00", "01.05.2024, 12:00:00",
+        b"2024-05-01T12:00:00Z",
     ],
 )  # fmt: skip
 def test_a_time_of_any_form_is_read(value: Any) -> None:
