@@ -8,6 +8,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from clustering.cli.roles import SETTINGS, find_roles
 from clustering.config.loading import load_config
@@ -64,10 +65,15 @@ def _found_columns(settings: list[str], said: set[str]) -> list[str]:
     untimed = [word for word in settings if not word.startswith("cluster.time_scale=")]  # it needs the column of times
     read = load_config(READY, untimed).read
     given = {role: getattr(read, key) for role, key in SETTINGS.items() if f"read.{key}" in said}
-    if isinstance(given.get("text"), tuple):
-        given["text"] = given["text"][0]
+    texts = given.get("text", ())
+    if texts:
+        given["text"] = texts[0]
     roles = find_roles(read, {role: column for role, column in given.items() if column})
-    log.info("columns: %s", roles)
+    shown = roles
+    if len(texts) > 1:
+        keep, left = (tuple(name for name in names if name not in texts) for names in (roles.keep, roles.left))
+        shown = replace(roles, text=", ".join(texts), keep=keep, left=left)
+    log.info("columns: %s", shown)
     if len(roles.text.split()) > HEADER_WORDS and read.csv.header == "first":
         log.warning(
             "the text column's name is %r; is that a record? Then read.csv.header=none says so", roles.text[:80]

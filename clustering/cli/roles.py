@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -46,6 +47,9 @@ LETTERS = r"\p{L}"
 WORDS = r"\S+\s+\S+|\p{Han}{4}|[\p{Hiragana}\p{Katakana}\p{Thai}]{4}"  # at least two, or such as need no space
 LINK = r"^https?://\S+$"
 CODE = r"^[0-9A-Fa-f-]{16,}$|^\S*[/\\]\S*$"  # hexadecimal, or a path
+OBJECT, LIST = r"^\s*\{\s*\".*\}\s*$", r"^\s*\[.*\]\s*$"  # as JSON
+INNER = {"name", "$oid", "$date", "$numberlong"}  # keys within an object that mean what the object's own key says
+FIRST_EPOCH_S = 1e8  # March 1973: smaller numbers are days of a month, of a spreadsheet, or seconds of a film
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Roles:
     link: str | None = None
     keep: tuple[str, ...] = ()  # other short columns
     left: tuple[str, ...] = ()  # all others
+    no_time: str = ""  # where no column is the time: one whose name says so, and a value of it
 
     def as_settings(self) -> dict[str, Any]:
         """The keys of ``read`` that say the same."""
@@ -74,7 +79,8 @@ class Roles:
             parts += [f"{role}: {column}"] if (column := getattr(self, role)) else []
         parts += [f"kept: {', '.join(self.keep)}"] if self.keep else []
         shown = ", ".join(self.left[:8]) + (f" and {len(self.left) - 8} more" if len(self.left) > 8 else "")
-        return "; ".join([*parts, *([f"not used: {shown}"] if shown else [])])
+        parts += [f"not used: {shown}"] if shown else []
+        return "; ".join([*parts, *([f"no time: {self.no_time} is in no form that is read"] if self.no_time else [])])
 
 
 def find_roles(cfg: ReadSection, given: Mapping[str, str] = MappingProxyType({})) -> Roles:
@@ -90,7 +96,9 @@ def find_roles(cfg: ReadSection, given: Mapping[str, str] = MappingProxyType({})
     if problems or not full:
         raise ConfigError(problems or [f"read.paths: {cfg.paths[0]} is empty; there is nothing to cluster"])
     chosen = dict.fromkeys(at * (len(full) - 1) // (SAMPLE_FILES - 1) for at in range(SAMPLE_FILES))
-    tables = [_first_records(full[at], cfg) for at in chosen]
+    found = [_first_records(full[at], cfg) for at in chosen]
+    tables = [table for table, _ in found]
+    doubled = dict.fromkeys(name for _, names in found for name in names)
     columns: dict[str, pa.Array] = {}
     for name in dict.fromkeys(name for table in tables for name in table.schema.names):
         parts = [table[name] for table in tables if name in table.schema.names]
@@ -98,33 +106,68 @@ def find_roles(cfg: ReadSection, given: Mapping[str, str] = MappingProxyType({})
         columns[name] = pa.concat_arrays(
             [chunk for part in parts for chunk in (part if len(kinds) == 1 else as_type(part, pa.string())).chunks]
         )
-    return _choose(columns, given, full[0].uri)
+    if "text" not in given:
+        _check_records(full[0].uri, tables, [*columns], [*doubled])
+    return _choose(columns, given, full[0].uri, tuple(doubled))
 
 
-def _first_records(file: InputFile, cfg: ReadSection) -> pa.Table:
-    """The first records of a file with all its columns."""
-    names = tuple(name for own in NAMES.values() for name in own.split())  # they tell the delimiter of a csv file
-    probe = replace(cfg, text_columns=names, id_column=None, time_column=None, source_column=None, link_column=None,
+def _check_records(uri: str, tables: list[pa.Table], columns: list[str], doubled: list[str]) -> None:
+    """Raises: ConfigError for files without records, and for two columns of texts with one name."""
+    listed = _listed(columns)
+    if not any(map(len, tables)):
+        what = f"only its columns, {listed}, are known" if columns else "it has no columns either"
+        raise ConfigError([f"{uri}: no record can be read from it; {what}"])
+    texts = NAMES["text"].split()
+    if twice := next((name for name in doubled if _plain(name) in texts), None):
+        raise ConfigError([f"{uri}: two columns and more are named {twice!r}; name one by its number, counted from 1, "
+                           f"with read.text_columns=NUMBER"])  # fmt: skip
+
+
+def _first_records(file: InputFile, cfg: ReadSection) -> tuple[pa.Table, list[str]]:
+    """The first records of a file with all its columns, and the names that several of them have, which are left out."""
+    probe = replace(cfg, text_columns=("",), id_column=None, time_column=None, source_column=None, link_column=None,
                     keep=(), bad_lines="skip", errors="replace", limit=None)  # fmt: skip
     detected = detect_layout(file, probe, SEARCH_BYTES)
+    if detected.file.format in ("csv", "tsv"):  # names tell the delimiter
+        names = [name for own in NAMES.values() for name in own.split() if detected.columns.count(name) < 2]
+        detected = detect_layout(file, replace(probe, text_columns=tuple(names)), SEARCH_BYTES)
     if detected.problems:
         raise ConfigError(detected.problems)
-    known = [name for name in detected.columns if name]
+    counts = Counter(name for name in detected.columns if name)
+    known, doubled = ([name for name in counts if (counts[name] > 1) == several] for several in (False, True))
     if not known:
-        return pa.table({})
-    wanted = replace(probe, text_columns=("",), keep=tuple(known))
+        return pa.table({}), doubled
+    wanted = replace(probe, keep=tuple(known))
     detected = detect_layout(file, wanted, SEARCH_BYTES)
     if detected.problems:
         raise ConfigError(detected.problems)
-    groups = [0] if file.format == "parquet" else None
+    groups = [0] if detected.file.format == "parquet" else None
     batches = read_batches(detected.file, ReadTask(row_groups=groups), wanted, wanted.keep, SAMPLE_ROWS, Issues())
     table = next(batches, None)
-    return pa.table({}) if table is None else table.select(known)
+    if table is None:
+        return pa.table({name: pa.nulls(0) for name in known}), doubled
+    return pa.table({name: _decoded(table[name]) for name in known}), doubled
 
 
-def _choose(columns: dict[str, pa.Array], given: Mapping[str, str], uri: str) -> Roles:
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of bytes as strings, where they are such: some programs write no others into Parquet."""
+    if not pa.types.is_binary(column.type):
+        return column
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return column
+
+
+def _listed(columns: list[str]) -> str:
+    return ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
+
+
+def _choose(columns: dict[str, pa.Array], given: Mapping[str, str], uri: str, doubled: tuple[str, ...]) -> Roles:
+    """doubled : names that several columns have"""
     taken = {*given.values()}
     free = {name: column for name, column in columns.items() if name not in taken and column.null_count < len(column)}
+    free = {name: column for name, column in free.items() if not _holds_mostly(column, OBJECT)}
     found = dict(given)
     for role, names in NAMES.items():
         if role in given:
@@ -137,16 +180,44 @@ def _choose(columns: dict[str, pa.Array], given: Mapping[str, str], uri: str) ->
             found[role] = best
             del free[best]
     if "text" not in found:
-        listed = ", ".join(map(repr, list(columns)[:20])) + (", ..." if len(columns) > 20 else "")
-        raise ConfigError([f"{uri}: none of its columns looks like texts ({listed or 'it has none'}); name one with "
-                           f"read.text_columns=COLUMN"])  # fmt: skip
+        words = f"{uri}: none of its columns looks like texts ({_listed([*columns])}); name one with "
+        raise ConfigError([f"{words}read.text_columns=COLUMN{_unwrapping(columns)}"])
+    one = max((len(column) for column in columns.values()), default=0) == 1
+    if one and "text" not in given and (how := _unwrapping(columns)):
+        raise ConfigError([f"{uri}: it is a single record{how}"])
     short = [name for name, column in free.items() if _is_short(column)][:MAX_KEPT]
-    left = [name for name in columns if name not in {*short, *found.values()}]
-    return Roles(**found, keep=tuple(short), left=tuple(left))
+    left = [name for name in (*columns, *doubled) if name not in {*short, *found.values()}]
+    no_time = "" if "time" in found else _unknown_time(free)
+    return Roles(**found, keep=tuple(short), left=tuple(left), no_time=no_time)
+
+
+def _unwrapping(columns: dict[str, pa.Array]) -> str:
+    """How to take records out of objects and lists that hold them; nothing where there are none."""
+    lists = [name for name, column in columns.items() if _holds_mostly(column, r"^\s*\[\s*[\[{].*\]\s*$")]
+    if not lists and not any(_holds_mostly(column, OBJECT) for column in columns.values()):
+        return ""
+    name = f"jq -c '.{lists[0]}[]', or " if lists else ""
+    return (f". Where records stand within {f'the list {lists[0]!r}' if lists else 'one object'}, write one on each "
+            f"line ({name}in pandas to_json(orient='records', lines=True))")  # fmt: skip
+
+
+def _unknown_time(columns: dict[str, pa.Array]) -> str:
+    """A column of strings whose name says that they are times, and its first value that is none, with a digit in it."""
+    names = NAMES["time"].split()
+    named = sorted((name for name in columns if _plain(name) in names), key=lambda name: names.index(_plain(name)))
+    for name in named:
+        strings = _strings(columns[name])
+        if strings is not None and _share(strings, "[0-9]") > 0.5:
+            lost = strings.filter(pc.is_null(parse_times(strings)[0]))
+            if len(lost):
+                return f"{name} ({lost[0].as_py()[:40]!r})"
+    return ""
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s-]+", "_", name.strip().rpartition(".")[2]).casefold()
+    """The part of a name that tells the role, in one way of writing."""
+    *outer, last = name.strip().casefold().split(".")
+    return re.sub(r"[\s-]+", "_", outer[-1] if outer and last in INNER else last)
 
 
 def _strings(column: pa.Array) -> pa.Array | None:
@@ -156,6 +227,12 @@ def _strings(column: pa.Array) -> pa.Array | None:
     filled = column.drop_null()
     filled = filled.filter(pc.not_equal(pc.utf8_trim_whitespace(filled), ""))
     return filled if len(filled) else None
+
+
+def _holds_mostly(column: pa.Array, pattern: str) -> bool:
+    """Whether more than half of the strings of a column match; False for other columns."""
+    strings = _strings(column)
+    return strings is not None and _share(strings, pattern) > 0.5
 
 
 def _share(strings: pa.Array, pattern: str) -> float:
@@ -175,7 +252,7 @@ def _mean_length(strings: pa.Array) -> float:
 def _fits_text(column: pa.Array, named: bool) -> float:
     """How much a column looks like texts: more for longer and for different ones."""
     strings = _strings(column)
-    if strings is None or _share(strings, LETTERS) < 0.5 or _share(strings, f"{LINK}|{CODE}") > 0.5:
+    if strings is None or _share(strings, LETTERS) < 0.5 or _share(strings, f"{LINK}|{CODE}|{LIST}") > 0.5:
         return 0
     if _share(strings, WORDS) < (0.2 if named else 0.5) or parse_times(strings)[1] < len(strings) / 2:
         return 0
@@ -196,14 +273,25 @@ def _fits_time(column: pa.Array, named: bool) -> float:
         return 0
     times, lost, _ = parse_times(column)
     known = len(times) - times.null_count
-    return known / (known + lost) if known > 19 * lost else 0
+    return known / (known + lost) if known > 19 * lost and not _are_small_numbers(column, times) else 0
+
+
+def _are_small_numbers(column: pa.Array, times: pa.Array) -> bool:
+    """Whether the times of a column are mostly numbers too small for seconds since 1970."""
+    try:
+        seconds = column.cast(pa.float64(), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    as_read = pc.divide(times.cast(pa.int64()).cast(pa.float64()), 1e6)
+    small = pc.and_(pc.less(pc.abs(seconds), FIRST_EPOCH_S), pc.less(pc.abs(pc.subtract(as_read, seconds)), 1))
+    return bool(2 * (pc.sum(small).as_py() or 0) > len(times) - times.null_count)
 
 
 def _fits_source(column: pa.Array, named: bool) -> float:
     strings = _strings(column)
     if not named or strings is None:
         return 0
-    return float(_mean_length(strings) <= KEPT_CHARACTERS)
+    return float(_mean_length(strings) <= KEPT_CHARACTERS and not _share(strings, LIST) > 0.5)
 
 
 def _fits_id(column: pa.Array, named: bool) -> float:

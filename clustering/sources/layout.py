@@ -27,7 +27,7 @@ class DetectedFile:
 
     file: InputFile
     problems: list[str] = field(default_factory=list)
-    columns: list[str] = field(default_factory=list)  # all that it has
+    columns: list[str] = field(default_factory=list)  # all that it has; a name twice where two have it
     empty: bool = False
     unseen: list[str] = field(default_factory=list)  # wanted keys of a JSON file that may follow what was searched
     searched_bytes: int = 0  # for those keys
@@ -95,7 +95,9 @@ def _detected(file: InputFile, positions: dict[str, Any], columns: list[str], **
         if position is None and name in constants:
             positions[name] = "constant"
     layout = {"positions": positions, "constants": constants, **layout}
-    return DetectedFile(replace(file, layout=layout), columns=list(dict.fromkeys([*columns, *constants])))
+    return DetectedFile(
+        replace(file, layout=layout), columns=[*columns, *(name for name in constants if name not in columns)]
+    )
 
 
 def _wanted(cfg: ReadSection, own: list[str]) -> list[str]:

@@ -122,6 +122,11 @@ def test_what_is_wrong_is_told(news: Path, words: list[str], said: str) -> None:
     assert "secret" not in str(error.value)
 
 
+def test_all_columns_of_texts_that_are_named_are_said(news: Path, logged: list[str]) -> None:
+    build_from_words(None, ["my news.csv", "read.text_columns=[headline, desk]"])
+    assert logged == ["columns: text: headline, desk; id: key; time: when; source: outlet; link: href"]
+
+
 def test_a_folder_with_an_equals_sign_is_a_path(news: Path, tmp_path: Path) -> None:
     folder = tmp_path / "date=2024-05-01"
     folder.mkdir()

@@ -83,6 +83,92 @@ def test_a_key_within_objects_is_found(tmp_path: Path) -> None:
     assert (found.text, found.time, found.id) == ("data.title", "data.created_utc", "data.id")
 
 
+def test_objects_and_lists_beside_the_texts_are_no_roles(tmp_path: Path) -> None:
+    """As in articles of NewsAPI, posts of Twitter and exports of MongoDB; their inner names count."""
+    columns: dict[str, list[Any]] = {
+        "_id": [{"$oid": f"{n:024x}"} for n in range(N)], "source": [{"id": "x", "name": name} for name in OUTLETS],
+        "author": [["A", "B"]] * N, "title": TITLES, "date": [{"$date": f"{stamp}Z"} for stamp in STAMPS],
+        "summary": [["one", "two words"]] * N,
+    }  # fmt: skip
+    expected = {"text": "title", "id": "_id.$oid", "source": "source.name", "time": "date.$date"}
+    found = roles_of(written(tmp_path / "a.jsonl", columns))
+    assert {role: getattr(found, role) for role in expected} == expected
+    assert set(found.left) == {"_id", "source", "date"}, "an object is no column beside its keys"
+    found = roles_of(written(tmp_path / "a.parquet", columns))
+    assert {role: getattr(found, role) for role in expected} == expected
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_names_that_two_columns_have_are_left_out_unless_they_may_be_the_text(tmp_path: Path, name: str) -> None:
+    def roles(names: str, given: dict[str, str] | None = None) -> Roles:
+        columns = [list(range(N)), TITLES, OUTLETS, OUTLETS]
+        table = pa.Table.from_arrays([pa.array(column) for column in columns], names=names.split())
+        if name.endswith("parquet"):
+            pq.write_table(table, tmp_path / name)
+        else:
+            rows = [names.split(), *map(list, zip(*columns, strict=True))]
+            (tmp_path / name).write_text("\n".join(",".join(map(str, row)) for row in rows), "utf-8")
+        return roles_of(tmp_path / name, given)
+
+    assert roles("id title note note") == Roles(text="title", id="id", left=("note",))
+    with pytest.raises(ConfigError, match="columns and more are named 'title'; name one by its number"):
+        roles("id title title note")
+    assert roles("id title title note", {"text": "2"}) == Roles(text="2", id="id", keep=("note",), left=("title",))
+
+
+def test_strings_that_parquet_calls_bytes_are_texts(tmp_path: Path) -> None:
+    columns = {"id": list(range(N)), "title": TITLES, "source": OUTLETS, "time": [str(stamp) for stamp in STAMPS],
+               "key": [bytes([200, n]) for n in range(N)]}  # fmt: skip
+    table = pa.table({
+        name: pa.array([one.encode() if isinstance(one, str) else one for one in column])
+        for name, column in columns.items()
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = roles_of(tmp_path / "a.parquet")
+    assert found == Roles(text="title", id="id", time="time", source="source", left=("key",))
+
+
+@pytest.mark.parametrize(
+    "days", [[n % 28 + 1 for n in range(N)], [45_352 + n for n in range(N)], [n / 2 for n in range(N)]]
+)
+def test_days_of_a_month_or_a_spreadsheet_are_no_seconds_since_1970(tmp_path: Path, days: list[Any]) -> None:
+    for name in ("a.csv", "a.parquet", "a.jsonl"):
+        found = roles_of(written(tmp_path / name, {"title": TITLES, "date": days}))
+        assert (found.time, found.keep) == (None, ("date",))
+    seconds = [1_700_000_000 + n for n in range(N)]
+    assert roles_of(written(tmp_path / "b.csv", {"title": TITLES, "date": seconds})).time == "date"
+    assert roles_of(written(tmp_path / "b.csv", {"title": TITLES, "date": [1970 + n % 3 for n in range(N)]})).time
+
+
+def test_a_column_that_seems_to_be_times_but_cannot_be_read_is_told(tmp_path: Path) -> None:
+    dates = [f"{n % 12 + 1:02}/{n % 28 + 1:02}/2024" for n in range(N)]
+    found = roles_of(written(tmp_path / "a.csv", {"title": TITLES, "date": dates}))
+    assert str(found) == "text: title; kept: date; no time: date ('01/01/2024') is in no form that is read"
+    dates = [f"{n % 28 + 1:02}.{n % 12 + 1:02}.2024" for n in range(N)]
+    assert roles_of(written(tmp_path / "a.csv", {"title": TITLES, "date": dates})).time == "date"
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"status": "ok", "articles": [{"title": title} for title in TITLES]}, "within the list 'articles', write"),
+        ({"title": {str(n): title for n, title in enumerate(TITLES)}}, "it is a single record. Where records stand"),
+        ({"columns": ["title"], "data": [[title] for title in TITLES]}, "jq -c '.data[]', or in pandas to_json("),
+    ],
+)
+def test_records_within_one_record_are_refused_with_a_way_out(tmp_path: Path, record: Any, said: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError) as error:
+        roles_of(tmp_path / "a.json")
+    assert said in str(error.value)
+
+
+def test_a_header_without_records_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,title\n")
+    with pytest.raises(ConfigError, match="no record can be read from it; only its columns, 'id', 'title', are known"):
+        roles_of(tmp_path / "a.csv")
+
+
 def test_what_the_user_names_is_taken_and_the_rest_is_found(tmp_path: Path) -> None:
     path = written(
         tmp_path / "news.csv", {"id": list(range(N)), "title": TITLES, "lead": [t + " again" for t in TITLES]}
