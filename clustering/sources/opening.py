@@ -15,10 +15,11 @@ import pyarrow as pa
 from clustering.errors import InputError
 from clustering.runs.storage import RetryingFile
 from clustering.sources.files import InputFile, filesystem
-from clustering.sources.formats import parquet
+from clustering.sources.formats import packed, parquet
 from clustering.sources.formats.encodings import Decoder
 
 BLOCK_BYTES = 4 << 20  # of a text file, read at once
+OFFICE = {"[Content_Types].xml", "META-INF/manifest.xml"}  # in the zips that xlsx, docx, ods and odt are
 # What the libraries raise for a file that they cannot read.
 UNREADABLE = (
     OSError, UnicodeError, pa.ArrowException, LookupError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile,
@@ -31,8 +32,8 @@ def open_file(file: InputFile) -> Any:
     if file.compression == "zip":
         archive = zipfile.ZipFile(open_raw(file))
         return archive.open(archive_member(archive))
-    if file.compression == "xz":
-        return lzma.open(open_raw(file))
+    if file.compression in packed.START:
+        return io.BufferedReader(packed.Unpacked(open_raw(file), file.compression), packed.CHUNK_BYTES)
     if file.remote:
         stream = io.BufferedReader(RetryingFile(file.remote), BLOCK_BYTES)
         return pa.CompressedInputStream(pa.PythonFile(stream, "r"), file.compression) if file.compression else stream
@@ -54,6 +55,8 @@ def archive_member(archive: zipfile.ZipFile) -> str:
         for info in archive.infolist()
         if not (info.is_dir() or info.filename.startswith("__MACOSX/") or info.filename.split("/")[-1].startswith("."))
     ]
+    if OFFICE & {*names}:
+        raise InputError(["it is a document of an office program; save its table as csv, in UTF-8"])
     if len(names) != 1:
         shown = ", ".join(map(repr, names[:5]))
         raise InputError([f"it is a zip of {len(names)} files ({shown}); unpack it, and name the files that you mean"])
@@ -96,7 +99,7 @@ def check_unchanged(file: InputFile) -> None:
 def short_reason(error: BaseException, file: InputFile) -> str:
     """A library's error in a few words."""
     words = " ".join(str(error).split())[:300] or type(error).__name__
-    hints = ("incorrect header check", "Not a gzipped file", "Invalid data stream")
+    hints = ("incorrect header check", "Not a gzipped file", "Invalid data stream", "Input format not supported")
     if file.compression and any(hint in words for hint in hints):
         return f"it is not {file.compression}, or something else follows its {file.compression}"
     if isinstance(error, OSError) and error.strerror:

@@ -608,6 +608,33 @@ def test_packed_files_are_read_by_their_first_bytes(kind: str, named: bool, writ
         assert texts_of(run) == HEADLINES
 
 
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_zeros_after_a_packed_file_are_nothing_and_other_bytes_are_refused(
+    kind: str, write: Write, read_here: Read
+) -> None:
+    content = rows().encode()
+    half = len(content) // 2
+    for zeros in (1, 510, 3 << 20):
+        body = packed(kind, content[:half]) + bytes(4) + packed(kind, content[half:]) + bytes(zeros)
+        run, _ = read_here(section(write(f"a.csv.{kind}", body)))
+        assert texts_of(run) == HEADLINES
+    name = {"gz": "gzip"}.get(kind, kind)
+    for rest in (content, b"x", bytes(5) + b"junk that follows"):
+        told = refused(write(f"b.csv.{kind}", packed(kind, content) + rest))
+        assert f"something else follows its {name}" in told or "Truncated compressed stream" in told
+    path = write(f"c.csv.{kind}", packed(kind, content)[:-9])
+    assert "Truncated compressed stream" in refused(path)
+
+
+def test_what_is_packed_without_end_is_read_in_blocks(write: Write, read_here: Read) -> None:
+    path = write("a.csv.xz", lzma.compress(rows().encode(), lzma.FORMAT_ALONE))
+    assert texts_of(read_here(section(path))[0]) == HEADLINES
+    long = "title\n" + "".join(f"Flood {n} {'so ' * 100}\n" for n in range(40_000))
+    for kind in ("gz", "bz2", "xz"):
+        _, figures = read_here(section(write(f"b.csv.{kind}", packed(kind, long.encode()))))
+        assert figures["records"] == 40_000
+
+
 def test_a_zip_of_one_file_is_read_and_one_of_several_is_named(tmp_path: Path, read_here: Read) -> None:
     for name in ("a.zip", "a.csv"):
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -619,6 +646,10 @@ def test_a_zip_of_one_file_is_read_and_one_of_several_is_named(tmp_path: Path, r
         archive.writestr("a.csv", rows())
         archive.writestr("b.csv", rows())
     assert "it is a zip of 2 files ('a.csv', 'b.csv'); unpack it" in refused(tmp_path / "two.zip")
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    assert "it is a document of an office program; save its table as csv" in refused(tmp_path / "a.xlsx")
 
 
 def test_files_that_are_not_read_are_named(write: Write, tmp_path: Path, read_here: Read) -> None:
