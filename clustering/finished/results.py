@@ -65,16 +65,14 @@ def cluster_texts(
     folder : of the run; None makes a temporary one, which stays. A second call with the same texts does nothing.
     overrides : words such as ``cluster.granularity=5000``
     tables : as in ``open_run``
-    Raises: InputError for what is no string (None is a record without text); else as ``run_pipeline``.
+    Raises: InputError for what is no string (None is a record without text), and for one string in the place of
+        several; else as ``run_pipeline``.
 
     >>> headlines = clustering.open_run("runs/api").labels(["text"])["text"].to_pylist()
     >>> clustering.cluster_texts(headlines, "runs/mine").labels(["text_id"])["text_id"].to_pylist()[-1]
     299
     """
-    held = list(texts)
-    for at, text in enumerate(held):
-        if not isinstance(text, str | None):
-            raise InputError([f"texts[{at}] is {one_line(repr(text), 60)}, which is no string; give str or None"])
+    held = _checked_texts(texts)
     place = Path(tempfile.mkdtemp(prefix="covey-run-") if folder is None else folder).absolute()
     file = place.with_name(f"{place.name}-texts.parquet")
     columns = {"id": pa.array(range(len(held)), pa.int64()), "text": pa.array(held, pa.string())}
@@ -84,6 +82,17 @@ def cluster_texts(
     read = [f"read.paths=[{json.dumps(str(file))}]", "read.text_columns=[text]", "read.id_column=id"]
     config = load_config("laptop", [f"run.dir={place}", *read, *overrides])
     return Results(run_pipeline(config), tables)
+
+
+def _checked_texts(texts: Iterable[str | None]) -> list[str | None]:
+    """Raises: InputError for what is no string, and for one string, which would be a text for each character."""
+    if isinstance(texts, str | bytes):
+        raise InputError([f"texts is one string, {one_line(repr(texts), 60)}; give a list of them"])
+    held = list(texts)
+    for at, text in enumerate(held):
+        if not isinstance(text, str | None):
+            raise InputError([f"texts[{at}] is {one_line(repr(text), 60)}, which is no string; give str or None"])
+    return held
 
 
 def _own_texts(file: Path) -> pa.Table:
@@ -227,8 +236,9 @@ class Results:
 
         overrides : words of embed and store that name the run's model and server; trusted : they need not be named
         A text that is empty has -1 for label and home.
+        Raises: InputError for what is no string, and for one string in the place of several.
         """
-        held = list(texts)
+        held = _checked_texts(texts)
         config = with_trusted_addresses(load_run_config(self.run), list(overrides), None, trusted, self.run.path)
         config = replace(config, read=replace(config.read, text_columns=("text",), id_column="number", format=None))
         with tempfile.TemporaryDirectory(prefix="covey-") as folder, ray_session():

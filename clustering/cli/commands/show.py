@@ -25,9 +25,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def execute(args: Namespace) -> None:
     """Print a table of clusters, or a cluster."""
+    from clustering.errors import ConfigError
     from clustering.runs.directory import RunDir
 
     run = RunDir(args.run)
+    if not run.is_complete and not (run / "report.json").exists():
+        raise ConfigError([f"{run.path} holds no finished run; covey status --run {args.run} says how far it is"])
     if args.cluster is not None:
         lines = cluster_lines(run, args.cluster)
     else:

@@ -82,6 +82,11 @@ def test_the_command_prints_either(run: RunDir, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.startswith("Quake strikes\nlabel 2")
 
 
+def test_a_folder_without_a_finished_run_is_no_damaged_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "--run", str(tmp_path / "gone")]) == 2
+    assert "gone holds no finished run; covey status --run" in capsys.readouterr().err
+
+
 def test_who_stops_reading_ends_the_command_without_a_word() -> None:
     command = f"{sys.executable} -m clustering.cli.main keys | head -1; echo ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)

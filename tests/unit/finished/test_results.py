@@ -155,6 +155,8 @@ def test_what_is_no_run_and_no_text_is_told(tmp_path: Path) -> None:
         open_run(tmp_path)
     with pytest.raises(InputError, match=r"texts\[1\] is 7, which is no string; give str or None"):
         cluster_texts(["a", 7], tmp_path / "run")  # type: ignore[list-item]
+    with pytest.raises(InputError, match="texts is one string, 'Flood in Leeds'; give a list of them"):
+        cluster_texts("Flood in Leeds", tmp_path / "one")
     assert not list(tmp_path.iterdir())
 
 
