@@ -106,7 +106,7 @@ def later_fingerprints(config: RunConfig, search: str) -> Fingerprints:
         "cluster": [_without(settings["cluster"], "time_scale"), "with sizes, tilings, links"],
         "describe": [
             {**settings["describe"], "titles": titles},
-            "of all layers, spread exemplars, headlines, phrases",
+            "of all layers, exemplars and names of all parts, headlines",
         ],
         "project": [settings["project"], config.run.seed],
         "plot": [settings["plot"], config.name, config.run.seed, "viewer"],

@@ -92,7 +92,7 @@ LAYERS = pa.schema(
         # 0 to 1, null for a text alone.
         ("link_share", pa.float32()),
         ("terms", pa.list_(pa.string())),  # words and phrases of up to three words, strongest first
-        ("exemplars", pa.list_(pa.string())),  # members of high strength that differ in their words
+        ("exemplars", pa.list_(pa.string())),  # members of high strength, of its parts, that differ in their words
         ("parent", pa.int32()),  # label of the cluster around it in a broader layer; null where there is none
         ("layers", pa.list_(pa.int32())),  # positions of this cluster in the layers of labels
         ("persistence", pa.float32()),  # 0 to 1

@@ -23,7 +23,7 @@ from clustering.runs.directory import RunDir
 from clustering.runs.parts import PartGroup, group_parts, part_names, read_row_texts
 from clustering.runs.storage import atomic_write, read_slice, read_table, write_table
 from clustering.schema import Figures
-from clustering.text.exemplars import candidates_of, spread_texts, strongest_of
+from clustering.text.exemplars import candidates_of, representatives_of, spread_texts, strongest_of
 from clustering.text.languages import count_languages, dominant_languages
 from clustering.text.naming import Unique, find_headline, titles_of
 from clustering.text.phrases import (
@@ -132,13 +132,14 @@ def _count(
     """
     counted, members = [], []
     known, _ = languages  # which is no task's own usage
+    sizes, wanted = _Clusters.of(run).texts, CANDIDATES * cfg.exemplars
     for name in group.names:
         texts, assigned, layers = _read_part(run, name, "strength")
         row, copies = texts["row"].to_numpy(), texts["copies"].to_numpy()
         counted.append(count_terms(texts["text"].to_pylist(), layers, known))
         strength = np.broadcast_to(assigned["strength"].to_numpy()[:, None], layers.shape)
-        members.append(strongest_of(candidates_of(layers, strength, row, copies), CANDIDATES * cfg.exemplars))
-    candidates = strongest_of(np.concatenate(members), CANDIDATES * cfg.exemplars)
+        members.append(representatives_of(candidates_of(layers, strength, row, copies), sizes, wanted))
+    candidates = representatives_of(np.concatenate(members), sizes, wanted)
     pieces = merge_counts(counted).cut(n_sums)
     return [(piece, candidates[candidates["label"] % n_sums == number]) for number, piece in enumerate(pieces)]
 
@@ -188,7 +189,7 @@ def _add_up(run: RunDir, cfg: DescribeSection, *pieces: Measured) -> list[Any]:
     known = _Clusters.of(run)
     if cfg.language == "auto":
         counts = without_common(counts, known.layers[known.chosen], known.texts)
-    exemplars = strongest_of(np.concatenate(members), CANDIDATES * cfg.exemplars)
+    exemplars = representatives_of(np.concatenate(members), known.texts, CANDIDATES * cfg.exemplars)
     return [counts, _Summary(counts.words_of(known.texts.size), len(counts.words), exemplars)]
 
 

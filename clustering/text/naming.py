@@ -17,6 +17,7 @@ TITLE_PHRASES = 3
 JOINT = " · "
 MIXED = "Mixed: "  # before the phrases of a cluster that has nothing in common
 SPREAD = 0.1  # share of the texts that a cluster's first phrases reach if they say what it is about
+APART = 0.25  # share of the texts that the names of a cluster's parts tell of beyond its own, from which they are taken
 WEAK = 0.2  # weight of a phrase, as a share of the first one's, from which on it is in the title
 _ENDS = re.compile(r"\s+(?:[|–—-]+|::)\s+")  # of the pieces of a headline, one of which may be the outlet
 _BRACKETS = re.compile(r"\s*[(\[【（][^()\[\]【】（）]{1,40}[)\]】）]\s*$")
@@ -53,10 +54,15 @@ class Unique:
 def titles_of(headline: str, phrases: Sequence[Phrase], texts: Sequence[str], below: Sequence[Phrase]) -> Iterator[str]:
     """Titles for a cluster, the best one first.
 
+    The names of its parts come first where they tell of many more of its texts than its headline: it is several
+    stories.
     headline : of ``find_headline``
     phrases : strongest first; texts : the most telling ones, likewise
     below : the first phrases of the clusters within it, their shares those of this cluster's texts, largest first
     """
+    parts = _joinable(below, TITLE_PHRASES)
+    if len(parts) > 1 and sum(phrase.share for phrase in parts) >= APART + _told(headline, phrases):
+        yield _join(parts)
     yield headline
     prefix = ""
     if max((phrase.share for phrase in phrases), default=0.0) < SPREAD:
@@ -93,12 +99,26 @@ def find_headline(phrases: Sequence[Phrase], texts: Sequence[str]) -> str:
 
 def join_phrases(phrases: Sequence[Phrase], most: int) -> str:
     """The first phrases in a line, without two forms of one word."""
-    found: list[str] = []
+    return _join(_joinable(phrases, most))
+
+
+def _joinable(phrases: Sequence[Phrase], most: int) -> list[Phrase]:
+    found: list[Phrase] = []
     for phrase in phrases:
-        line = JOINT.join([*found, one_line(phrase.written)])
+        line = _join([*found, phrase])
         if len(found) < most and len(line) <= TITLE_CHARACTERS - len(MIXED) and not has_two_forms(line):
-            found.append(one_line(phrase.written))
-    return JOINT.join(found)
+            found.append(phrase)
+    return found
+
+
+def _join(phrases: Sequence[Phrase]) -> str:
+    return JOINT.join(one_line(phrase.written) for phrase in phrases)
+
+
+def _told(headline: str, phrases: Sequence[Phrase]) -> float:
+    """The share of a cluster's texts that have the most frequent phrase of its headline; of all where it has none."""
+    own = [phrase for phrase in phrases if phrase.share >= SHARED and _shared_words(headline, [phrase])]
+    return max((phrase.share for phrase in (own if headline else phrases)), default=0.0)
 
 
 def has_two_forms(title: str) -> bool:

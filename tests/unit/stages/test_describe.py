@@ -107,7 +107,7 @@ def test_terms_and_members_are_those_of_the_slow_reference_however_the_work_is_c
         own = slice(first, first + share)
         counted.append(count_terms(map(" ".join, words[own]), layers[own], []).cut(n_sums))
         at, layer = np.nonzero(layers[own] >= 0)
-        rows = [(layers[first + row, column], strength[first + row], copies[first + row], first + row)
+        rows = [(layers[first + row, column], -1, strength[first + row], copies[first + row], first + row)
                 for row, column in zip(at.tolist(), layer.tolist(), strict=True)]  # fmt: skip
         members.append(strongest_of(np.array(rows, MEMBER), 2))
     sums = [merge_counts(list(pieces)) for pieces in zip(*counted, strict=True)]

@@ -46,6 +46,21 @@ def test_where_texts_share_nothing_the_title_says_so_or_names_what_lies_within()
     assert first(NOTHING, [], [Phrase("NBA", 0.1, 1.0)]) == "Mixed: NBA · court · crime"
 
 
+def test_a_cluster_of_several_stories_has_their_names_as_its_title() -> None:
+    """Half of the texts are of another story than the headline, or than the strongest phrases."""
+    own = [Phrase("True Detective", 0.56, 1.0), Phrase("Season", 0.41, 0.6), Phrase("HBO", 0.36, 0.5)]
+    headline = "HBO Go Users Crash 'True Detective' Season Finale"
+    stories = [Phrase("True Detective", 0.54, 1.0), Phrase("Game of Thrones", 0.43, 1.0)]
+    assert first(own, [headline], stories) == "True Detective · Game of Thrones"
+    aspects = [Phrase("Finale", 0.4, 1.0), Phrase("HBO", 0.3, 1.0)]
+    assert first(own, [headline], aspects) == headline
+    assert first(own, [headline], [Phrase("True Detective", 0.9, 1.0)]) == headline
+    strong = [Phrase("Chiquita", 0.35, 1.0), Phrase("banana", 0.33, 0.9), Phrase("Fyffes", 0.26, 0.8)]
+    assert first(strong, []) == "Chiquita · banana · Fyffes"
+    parts = [Phrase("T-Mobile", 0.31, 1.0), Phrase("Chiquita", 0.3, 1.0)]
+    assert first(strong, [], parts) == "T-Mobile · Chiquita"
+
+
 def test_a_cluster_without_words_has_its_first_text_as_title() -> None:
     assert first([], ["😀😀"]) == "😀😀"
 
