@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ from clustering.runs.storage import (
 )
 from clustering.schema import Figures
 from clustering.sources.detection import find_files
+from clustering.sources.files import FORMATS
 from clustering.sources.folding import without_outlets
 from clustering.sources.formats.column_types import as_type
 from clustering.sources.formats.issues import Issues
@@ -48,6 +50,8 @@ from clustering.workers.exact_search import exact_neighbors, map_unordered
 from clustering.workers.remote import fetch, share, start_actor
 
 log = logging.getLogger("covey")
+OTHER_SUFFIXES = {*FORMATS, "xlsx", "txt"} - {"parquet", "pq"}
+UNFIT = re.compile(r"Set (read\.\w+(?: and read\.\w+)*) to one of them")  # in a message on a column
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
 ROUNDED_SAME = 0.01  # the same, as an index says it that rounds vectors
 BATCH = 2000  # texts that are encoded and searched at once
@@ -99,7 +103,11 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     read = replace(
         read, paths=tuple(paths), limit=None, keep=(), time_column=None, source_column=None, link_column=None
     )
-    files = find_files(read, patience_s=config.run.patience_s)
+    try:
+        files = find_files(read, patience_s=config.run.patience_s)
+    except ConfigError as error:
+        problems = [UNFIT.sub(r"\1 of the run means it; rename it in the file", one) for one in error.problems]
+        raise ConfigError([problem.replace("read.paths", "--input") for problem in problems]) from None
     _refuse_overwriting(run, locate(output), [file.uri for file in files])
     table = read_columns_of(files, read)
     texts = without_outlets(run, TextCleaner(read)(table, Issues())[0])
@@ -127,7 +135,7 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
 
 
 def _refuse_overwriting(run: RunDir, output: Location, inputs: list[str]) -> None:
-    """Raises: ConfigError when the output would replace an input or an artefact of the run."""
+    """Raises: ConfigError when the output would replace an input or an artefact, or is not Parquet by name."""
     if run.has_written(str(output)):
         raise ConfigError([f"--output {output} is an artefact of the run, which is not changed; name another file"])
     for uri in inputs:
@@ -137,6 +145,9 @@ def _refuse_overwriting(run: RunDir, output: Location, inputs: list[str]) -> Non
             same = source.samefile(output)
         if same:
             raise ConfigError([f"--output {output} is a file of --input, whose place it would take; name another file"])
+    suffix = output.name.rpartition(".")[2].lower()
+    if suffix in OTHER_SUFFIXES:
+        raise ConfigError([f"--output {output} would be Parquet, whatever its name says; let it end with .parquet"])
 
 
 def ids_like(run: RunDir, new_ids: pa.ChunkedArray, locations: pa.ChunkedArray) -> pa.Array:

@@ -27,6 +27,7 @@ from clustering.stages.read import read_columns_of
 from clustering.workers.tasks import run_on_one_node
 
 EXACT_TEXTS = {"L2": 30_000, "COSINE": 8_000, "IP": 8_000}  # takes minutes; hdbscan keeps all pairs for cosine
+OPTIONS = {"read.text_columns": "--truth-column", "read.id_column": "--id-column", "read.paths": "--truth"}
 NO_TRUTH = ["-1", "-1.0", "nan", "NaN"]  # as a true label
 
 
@@ -98,7 +99,13 @@ def compare_with_truth(run: RunDir, read: ReadSection, truth: str, truth_column:
         read, paths=(truth,), collection=None, text_columns=(truth_column,), id_column=key, limit=None, keep=(),
         time_column=None, source_column=None, link_column=None,
     )  # fmt: skip
-    table = read_columns_of(find_files(section), section)
+    try:
+        table = read_columns_of(find_files(section), section)
+    except ConfigError as error:
+        problems = error.problems
+        for key_of_run, option in OPTIONS.items():
+            problems = [problem.replace(key_of_run, option) for problem in problems]
+        raise type(error)(problems) from None
     locations = table[schema.LOCATION]  # replace missing ids, as in the run
     ids = locations if key is None else pc.coalesce(_filled(as_type(table[key], pa.string())), locations)
     truths = pa.table({"text_id": ids, "truth": _known(table[truth_column])})

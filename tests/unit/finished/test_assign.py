@@ -25,6 +25,7 @@ from clustering.runs.storage import save_array, write_json, write_table
         ("new.csv", "is a file of --input, whose place it would take; name another file"),
         ("linked.csv", "is a file of --input, whose place it would take; name another file"),
         ("run/labels.parquet", "is an artefact of the run, which is not changed; name another file"),
+        ("placed.csv", "would be Parquet, whatever its name says; let it end with .parquet"),
         ("run/../run/assignment.parquet", "is an artefact of the run, which is not changed; name another file"),
     ],
 )
@@ -42,6 +43,23 @@ def test_neither_an_input_nor_an_artefact_is_written_over(output: str, says: str
         assign_texts(RunDir(tmp_path / "run"), config, [str(tmp_path / "new.csv")], str(tmp_path / output))
     assert says in str(refused.value)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_without_the_columns_of_the_run_is_told_to_get_them(tmp_path: Path) -> None:
+    """assign takes no read.text_columns, which the message asked to set."""
+    entry = {"fingerprint": "0" * 16, "started": 0.0, "finished": 1.0, "seconds": 1.0, "figures": {}}
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run/manifest.json", {"id": "0" * 12, "stages": dict.fromkeys(STAGE_ARTEFACTS, entry)})
+    (tmp_path / "run/assignment.parquet").write_text("")
+    run = RunDir(tmp_path / "run")
+    (tmp_path / "new.csv").write_text("headline\nA flood\n")
+    config = build_config({"read": {"text_columns": ["title"]}})
+    with pytest.raises(
+        ConfigError, match=r"'headline'\. read\.text_columns of the run means it; rename it in the file"
+    ):
+        assign_texts(run, config, [str(tmp_path / "new.csv")], str(tmp_path / "placed.parquet"))
+    with pytest.raises(ConfigError, match="--input: no such file"):
+        assign_texts(run, config, [str(tmp_path / "gone.csv")], str(tmp_path / "placed.parquet"))
 
 
 def test_a_run_without_texts_says_so(tmp_path: Path) -> None:

@@ -94,6 +94,13 @@ def test_truths_without_an_id_are_those_of_records_without_one(tmp_path: Path) -
     assert evaluate.compare_with_truth(run, READ, f"{tmp_path}/truth.csv", "label", None)["records"] == 3
 
 
+def test_what_a_truth_lacks_is_told_by_the_options_that_name_it(tmp_path: Path) -> None:
+    """read.text_columns and read.id_column are settings of the run, which evaluate does not take."""
+    (tmp_path / "truth.csv").write_text("key,story\na,x\n")
+    with pytest.raises(ConfigError, match="Set --truth-column and --id-column to one of them"):
+        evaluate.compare_with_truth(labels(tmp_path, ["a"]), READ, f"{tmp_path}/truth.csv", "label", None)
+
+
 def test_a_run_without_texts_has_nothing_to_compare(tmp_path: Path) -> None:
     (tmp_path / "truth.csv").write_text("id,label\na,x\n")
     with pytest.raises(ConfigError, match="clusters no texts, so there is nothing to compare"):
