@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 import urllib.request
@@ -28,7 +30,9 @@ class Browser:
 
     def __init__(self, downloads: Path, width: int = 1280, height: int = 800, *arguments: str) -> None:
         self.downloads = downloads
-        self.process = subprocess.Popen([str(DRIVER), "--port=0"], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [str(DRIVER), "--port=0"], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         assert self.process.stdout is not None
         port = next(found[1] for line in self.process.stdout if (found := re.search(r"on port (\d+)\.$", line.strip())))
         self.url = f"http://127.0.0.1:{port}"
@@ -53,7 +57,7 @@ class Browser:
         try:
             self.ask("DELETE", "")
         finally:
-            self.process.terminate()
+            os.killpg(self.process.pid, signal.SIGKILL)  # also a browser that does not answer
             self.process.wait()
 
     def ask(self, method: str, path: str, **content: Any) -> Any:
