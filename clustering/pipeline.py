@@ -67,6 +67,7 @@ def run_pipeline(config: RunConfig) -> RunDir:
             release_left(config, run)
             log.info("%s is finished; nothing to do (run.resume=false starts anew)", run.path)
             return run
+        tell_other_input(run, config)
         saved_config, config = config.as_dict(), keep_collection_name(config, run)
         if isinstance(source, list) and not (config.run.resume and run.finished("embed", fingerprints["embed"])):
             dim = served_dim(config.embed) or dim  # a server that is not needed any more may be gone
@@ -88,6 +89,14 @@ def run_pipeline(config: RunConfig) -> RunDir:
             run.publish()
             del compiling
     return run
+
+
+def tell_other_input(run: RunDir, config: RunConfig) -> None:
+    """Say that results of other files are about to be replaced."""
+    manifest = run.manifest
+    held = manifest.get("config", {}).get("read", {}).get("paths")
+    if "report" in manifest.get("stages", {}) and held and list(held) != list(config.read.paths):
+        log.warning("%s holds the results of %s; this run replaces them when it is done", run.path, ", ".join(held))
 
 
 def run_stages(

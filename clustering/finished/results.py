@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -62,6 +63,7 @@ def cluster_texts(
 ) -> Results:
     """Cluster texts on this machine, with the ready configuration ``laptop``; ``text_id`` counts them from 0.
 
+    texts : a list, or a column of pyarrow, pandas or Polars; None and NaN are records without text
     folder : of the run; None makes a temporary one, which stays. A second call with the same texts does nothing.
     overrides : words such as ``cluster.granularity=5000``
     tables : as in ``open_run``
@@ -88,11 +90,17 @@ def _checked_texts(texts: Iterable[str | None]) -> list[str | None]:
     """Raises: InputError for what is no string, and for one string, which would be a text for each character."""
     if isinstance(texts, str | bytes):
         raise InputError([f"texts is one string, {one_line(repr(texts), 60)}; give a list of them"])
-    held = list(texts)
+    told = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else texts
+    held = [None if _is_missing(text) else text for text in told]
     for at, text in enumerate(held):
         if not isinstance(text, str | None):
             raise InputError([f"texts[{at}] is {one_line(repr(text), 60)}, which is no string; give str or None"])
     return held
+
+
+def _is_missing(text: object) -> bool:
+    """Whether pandas writes this for no value: NaN or NA."""
+    return type(text).__name__ == "NAType" or (isinstance(text, float) and math.isnan(text))
 
 
 def _own_texts(file: Path) -> pa.Table:

@@ -221,6 +221,7 @@ def _agreement(left: NDArray[np.int32], right: NDArray[np.int32]) -> float:
 def recommend(key: str, tried: Sequence[Tried], agreement: Sequence[float]) -> tuple[int | None, str]:
     """The value whose clusters stay most as they are with the values beside it; of equals, the one in the middle.
 
+    Two values are as like each other as the other way round, so of them the one with the higher modularity is taken.
     A value that gives one cluster or none tells nothing, and noise alone is like noise alone, so it is left out.
     Returns: the position of the value, None where each is left out; and the reason as a sentence.
     """
@@ -230,11 +231,17 @@ def recommend(key: str, tried: Sequence[Tried], agreement: Sequence[float]) -> t
     sides = [[*agreement[max(at - 1, 0) : at], *agreement[at : at + 1]] for at in range(len(tried))]
     scores = [round(sum(side) / len(side), 2) for side in sides]
     middle = (len(tried) - 1) / 2
-    best = max(useful, key=lambda at: (scores[at], -abs(at - middle), -at))
+    kept = [one.figures["modularity"] or 0.0 if len(tried) == 2 else 0.0 for one in tried]
+    best = max(useful, key=lambda at: (scores[at], kept[at], -abs(at - middle), -at))
     why = (
         f"its clusters are most like those of the values beside it (adjusted Rand index {scores[best]:.2f} on average, "
         f"1 is the same), so they depend least on the choice"
     )
+    if len(tried) == 2:
+        why = (
+            f"its modularity is {kept[best]:.3f}, that of the other value {kept[1 - best]:.3f}; only of three "
+            f"values or more the one is found whose clusters depend least on the choice"
+        )
     if len(useful) == 1:
         why = "no other value gives more than one cluster"
     return best, f"{key}={tried[best].value}: {why}. It lies in {tried[best].run.path}"

@@ -59,16 +59,32 @@ def run(done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
     read = {"paths": [str(texts)], "text_columns": ["title"], "id_column": "id"}
     embed, store = {"encoder": "static"}, {"uri": "http://milvus.example"}
 
-    def run_with(**words: Any) -> RunDir:
+    def run_with(paths: list[str] | None = None, **words: Any) -> RunDir:
         done.clear()
-        own = {"dir": str(tmp_path / "run"), **words}
-        return pipeline.run_pipeline(build_config({"run": own, "embed": embed, "store": store, "read": read}))
+        own, files = {"dir": str(tmp_path / "run"), **words}, read | ({"paths": paths} if paths else {})
+        return pipeline.run_pipeline(build_config({"run": own, "embed": embed, "store": store, "read": files}))
 
     return run_with
 
 
 def without_project(done: list[str]) -> list[str]:
     return [name for name in done if name != "project"]
+
+
+def test_results_of_another_file_are_not_replaced_without_a_word(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(pipeline.log, "warning", lambda text, *words: told.append(text % words))
+    run()
+    run()
+    run(resume=False)
+    assert told == []
+    other = tmp_path / "other.csv"
+    other.write_text("id,title\n1,three\n", encoding="utf-8")
+    run([str(other)])
+    texts = tmp_path / "texts.csv"
+    assert told == [f"{tmp_path / 'run'} holds the results of {texts}; this run replaces them when it is done"]
 
 
 def test_the_stages_run_in_order_and_a_finished_run_does_nothing(run: Run, done: list[str]) -> None:

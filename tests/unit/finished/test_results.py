@@ -12,7 +12,7 @@ import pytest
 
 from clustering import schema
 from clustering.errors import ConfigError, InputError, StageError
-from clustering.finished.results import Results, cluster_texts, open_run
+from clustering.finished.results import Results, _checked_texts, cluster_texts, open_run
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import group_parts, load_assignment, parts
 from clustering.runs.storage import read_schema, read_table, write_json, write_table
@@ -148,6 +148,15 @@ def test_a_run_of_an_earlier_version_is_read_as_it_is(found: Results, tmp_path: 
     assert len(old.cluster(0)) == len(found.cluster(0))
     with pytest.raises(StageError, match=r"earlier version, whose labels\.parquet has no texts; covey recluster"):
         old.search("flood")
+
+
+def test_a_column_of_any_library_is_a_list_of_texts() -> None:
+    held = ["a", None, "b"]
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    for column in (held, iter(held), pa.array(held), pa.chunked_array([["a", None], ["b"]]), pandas.Series(held),
+                   pandas.Series(held, dtype="string"), pandas.Series(["a", float("nan"), "b"], dtype=object),
+                   polars.Series(held)):  # fmt: skip
+        assert _checked_texts(column) == held
 
 
 def test_what_is_no_run_and_no_text_is_told(tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ def test_the_value_that_matters_least_is_recommended(agreement: list[float], bes
     assert reason.endswith(f"It lies in /runs/news-{'abcde'[best]}")
 
 
+def test_of_two_values_the_one_with_the_higher_modularity_is_recommended() -> None:
+    values = tried("5", "500")
+    values[0].figures["modularity"] = -0.17
+    found, reason = recommend("granularity", values, [0.4])
+    assert found == 1
+    assert reason.startswith("granularity=500: its modularity is 0.900, that of the other value -0.170; only of three")
+    values[0].figures["modularity"] = values[1].figures["modularity"] = None
+    assert recommend("granularity", values, [0.4])[0] == 0
+
+
 @pytest.mark.parametrize(
     ("agreement", "counts", "best", "says"),
     [
