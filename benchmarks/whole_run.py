@@ -68,7 +68,8 @@ class Watch(threading.Thread):
 def run_once(checkout: Path, sample: Path, given: argparse.Namespace) -> dict[str, Any]:
     """One run by the command of a checkout."""
     with tempfile.TemporaryDirectory() as folder:
-        words, server = [f"read.paths={sample}", f"run.dir={folder}/run", *given.settings], None
+        run = given.keep or Path(folder, "run")
+        words, server = [f"read.paths={sample}", f"run.dir={run}", *given.settings], None
         if given.store == "server":
             server, uri = start_milvus(Path(folder, "milvus"))
             words = [f"store.uri={uri}", "store.index=HNSW", *words]
@@ -83,7 +84,6 @@ def run_once(checkout: Path, sample: Path, given: argparse.Namespace) -> dict[st
         finally:
             if server:
                 stop_milvus(server)
-        run = Path(folder, "run")
         manifest, figures = (json.loads((run / f"{name}.json").read_text("utf-8")) for name in ("manifest", "report"))
     return {
         "texts": figures["counts"]["texts"],
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--here", nargs="*", default=[], metavar="KEY=VALUE", help="settings of this checkout alone")
+    parser.add_argument("--keep", type=Path, help="directory of the run, which stays; else it is a temporary one")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/whole-run.json"))
     given = parser.parse_args()
     checkouts = {"this": ROOT} | ({"beside": given.beside.resolve()} if given.beside else {})
