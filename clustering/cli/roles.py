@@ -16,7 +16,7 @@ from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError
 from clustering.sources.batches import read_batches
 from clustering.sources.files import InputFile, resolve_paths
-from clustering.sources.formats.column_types import as_type, parse_times
+from clustering.sources.formats.column_types import as_type, parse_times, small_times
 from clustering.sources.formats.issues import Issues
 from clustering.sources.layout import detect_layout
 from clustering.sources.pieces import ReadTask
@@ -49,7 +49,6 @@ LINK = r"^https?://\S+$"
 CODE = r"^[0-9A-Fa-f-]{16,}$|^\S*[/\\]\S*$"  # hexadecimal, or a path
 OBJECT, LIST = r"^\s*\{\s*\".*\}\s*$", r"^\s*\[.*\]\s*$"  # as JSON
 INNER = {"name", "$oid", "$date", "$numberlong"}  # keys within an object that mean what the object's own key says
-FIRST_EPOCH_S = 1e8  # March 1973: smaller numbers are days of a month, of a spreadsheet, or seconds of a film
 
 
 @dataclass(frozen=True)
@@ -273,18 +272,7 @@ def _fits_time(column: pa.Array, named: bool) -> float:
         return 0
     times, lost, _ = parse_times(column)
     known = len(times) - times.null_count
-    return known / (known + lost) if known > 19 * lost and not _are_small_numbers(column, times) else 0
-
-
-def _are_small_numbers(column: pa.Array, times: pa.Array) -> bool:
-    """Whether the times of a column are mostly numbers too small for seconds since 1970."""
-    try:
-        seconds = column.cast(pa.float64(), safe=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return False
-    as_read = pc.divide(times.cast(pa.int64()).cast(pa.float64()), 1e6)
-    small = pc.and_(pc.less(pc.abs(seconds), FIRST_EPOCH_S), pc.less(pc.abs(pc.subtract(as_read, seconds)), 1))
-    return bool(2 * (pc.sum(small).as_py() or 0) > len(times) - times.null_count)
+    return known / (known + lost) if known > 19 * lost and 2 * small_times(column, times) <= known else 0
 
 
 def _fits_source(column: pa.Array, named: bool) -> float:

@@ -14,7 +14,7 @@ from clustering import schema
 from clustering.config.sections import ReadSection
 from clustering.runs.directory import RunDir
 from clustering.runs.storage import write_temporary
-from clustering.sources.formats.column_types import all_numeric, as_type, has_large_integers, parse_times
+from clustering.sources.formats.column_types import all_numeric, as_type, has_large_integers, parse_times, small_times
 from clustering.sources.formats.issues import Issues
 from clustering.text.cleaning import Cleaning, normalized
 
@@ -74,8 +74,10 @@ def carried_columns(
         ids = table[cfg.id_column].combine_chunks()
         columns["text_id"] = pc.if_else(pc.equal(ids, ""), None, ids) if pa.types.is_string(ids.type) else ids
     if cfg.time_column:
-        columns["time"], lost, example = parse_times(table[cfg.time_column].combine_chunks())
+        told = table[cfg.time_column].combine_chunks()
+        columns["time"], lost, example = parse_times(told)
         issues.count("times", lost, f"a record's {example}")
+        issues.count("early", small_times(told, columns["time"]))
     for name, column in (("source", cfg.source_column), ("link", cfg.link_column)):
         if column:
             columns[name] = as_type(table[column].combine_chunks(), pa.string())

@@ -23,6 +23,7 @@ LARGEST_EXACT = 1 << 53  # a float holds every integer up to here
 INTEGER_DIGITS = 20
 SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 FIRST_S = -62_135_596_800  # 1 January 1
+FIRST_EPOCH_S = 1e8  # March 1973: smaller numbers are days of a month, of a spreadsheet, or seconds of a film
 LAST_S = 253_402_300_800  # 1 January 10000: a larger number counts milliseconds or less
 _COMPACT = re.compile(
     r"(?:19|20)\d\d(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?)?)?"
@@ -196,6 +197,17 @@ def parse_times(column: pa.Array) -> tuple[pa.Array, int, str]:
     lost = pc.fill_null(lost, False)
     count = pc.sum(lost).as_py() or 0
     return found, count, _shown(column.filter(lost)[0]) if count else ""
+
+
+def small_times(column: pa.Array, times: pa.Array) -> int:
+    """How many times come of numbers that are hardly seconds since 1970. times : of ``parse_times``"""
+    try:
+        seconds = column.cast(pa.float64(), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return 0
+    as_read = pc.divide(times.cast(pa.int64()).cast(pa.float64()), 1e6)
+    small = pc.and_(pc.less(pc.abs(seconds), FIRST_EPOCH_S), pc.less(pc.abs(pc.subtract(as_read, seconds)), 1))
+    return pc.sum(small).as_py() or 0
 
 
 def _shown(value: pa.Scalar) -> str:

@@ -21,6 +21,8 @@ WARNINGS = {
     "replaced": "{n} bytes or characters are not of the encoding and were replaced by U+FFFD; the first: {first}.",
     "guessed": "{n} files are not UTF-8, so that their encoding was guessed (read.csv.encoding sets it): {all}.",
     "times": "{n} values of read.time_column are no time and are empty in column time; the first: {first}.",
+    "early": "{n} numbers of read.time_column are below 100,000,000 and became times around 1970, as seconds do. Where "
+    "they are days of a spreadsheet, write dates in their place.",
 }
 
 

@@ -328,6 +328,14 @@ def test_what_is_no_time_is_nothing_and_counted(write: Write, read_here: Read) -
     assert any("6 values of read.time_column are no time" in line for line in figures["warnings"])
 
 
+def test_numbers_that_are_hardly_seconds_are_told(write: Write, read_here: Read) -> None:
+    lines = [json.dumps({"title": f"Vote {n}", "at": 45_413 + n}) for n in range(3)]  # days of a spreadsheet
+    lines += [json.dumps({"title": "Vote of the year", "at": at}) for at in (2024, 1_714_521_600, None)]
+    _, figures = read_here(section(write("a.jsonl", "\n".join(lines)), time_column="at"))
+    (told,) = [line for line in figures["warnings"] if "read.time_column" in line]
+    assert told.startswith("3 numbers of read.time_column are below 100,000,000 and became times around 1970")
+
+
 @pytest.mark.parametrize(
     "column",
     [
