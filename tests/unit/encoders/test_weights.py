@@ -349,7 +349,7 @@ def test_settings_keep_their_fingerprints_when_keys_are_renamed() -> None:
     config = build_config({"read": read, "store": {"uri": "https://own.example", "server": reached}})
     found = stage_fingerprints(config, source)
     assert found["search"] == "c1fbab42f5fc784a"
-    assert found["report"] == "b992741aa2e2524e"
+    assert found["report"] == "ca082bd5f6878020"
 
 
 def test_home_stands_for_itself_in_a_model_as_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
