@@ -52,6 +52,7 @@ def table_lines(run: RunDir, layer: int | None = None, most: int | None = 10) ->
     if not figures["counts"]["texts"]:
         yield "the run has no texts"
         return
+    asked = "" if layer is None else f" --layer {layer}"
     n_layers = len(figures["clusters"]["layers"] or []) or 1
     layer = (figures["clusters"]["layer"] or 0) if layer is None else layer
     if not 0 <= layer < n_layers:
@@ -66,7 +67,7 @@ def table_lines(run: RunDir, layer: int | None = None, most: int | None = 10) ->
         share = held.share(cluster["size"])
         yield f"{cluster['label']:>7} {cluster['size']:>9,} {share:>6.1%}  {one_line(cluster['title'], width)}"
     if most is not None and len(found) > most:
-        yield f"{'':>7} and {len(found) - most:,} more; covey show --run {run.path} --all shows them"
+        yield f"{'':>7} and {len(found) - most:,} more; covey show --run {run.path}{asked} --all shows them"
 
 
 def cluster_lines(run: RunDir, label: int) -> Iterator[str]:

@@ -41,6 +41,8 @@ def test_the_largest_clusters_of_a_layer_are_a_table(run: RunDir) -> None:
         "      0        40  40.0%  Flood\ufffd[31m in Leeds",
     ]
     assert list(table_lines(run, most=1))[-1] == f"        and 1 more; covey show --run {run.path} --all shows them"
+    told = list(table_lines(run, 0, most=0))[-1]
+    assert told.endswith(f"more; covey show --run {run.path} --layer 0 --all shows them")
     assert list(table_lines(run, 0))[1] == "      3        90  90.0%  Disasters Disasters Disasters Dis…"
     with pytest.raises(ConfigError, match="--layer=3: the run has 3 layers, of which 0 is the broadest"):
         list(table_lines(run, 3))
