@@ -116,16 +116,16 @@ def look(
         browser.wait(ready, PATIENCE_S)
         return round(time.perf_counter() - started, 2)
 
-    def searched(words: str) -> float:
+    def searched() -> float:
         started = time.perf_counter()
-        cast("Callable[[Browser, str], None]", search)(browser, words)
+        cast("Callable[[Browser, str], None]", search)(browser, word)
         return round(time.perf_counter() - started, 2)
 
     steps: dict[str, Callable[[], Any]] = {"ready_s": opened}
     if drawn:
         steps["frames_a_second"] = lambda: pan(browser)
     if search:
-        steps |= {"search_s": lambda: searched(word), "second_search_s": lambda: searched(f"{word}s")}
+        steps["search_s"] = searched
     steps["browser_mib"] = lambda: browser_bytes(browser) >> 20
     for name, step in steps.items():
         try:

@@ -16,7 +16,7 @@ from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError
 from clustering.sources.batches import read_batches
 from clustering.sources.files import InputFile, resolve_paths
-from clustering.sources.formats.column_types import as_type, parse_times, small_times
+from clustering.sources.formats.column_types import as_type, decoded, parse_times, small_times
 from clustering.sources.formats.issues import Issues
 from clustering.sources.layout import detect_layout
 from clustering.sources.pieces import ReadTask
@@ -150,12 +150,8 @@ def _first_records(file: InputFile, cfg: ReadSection) -> tuple[pa.Table, list[st
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of bytes as strings, where they are such: some programs write no others into Parquet."""
-    if not pa.types.is_binary(column.type):
-        return column
-    try:
-        return column.cast(pa.string())
-    except pa.ArrowInvalid:
-        return column
+    strings = decoded(column) if pa.types.is_binary(column.type) else None
+    return column if strings is None else strings
 
 
 def _listed(columns: list[str]) -> str:

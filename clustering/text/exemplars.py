@@ -56,8 +56,7 @@ def candidates_of(
 def strongest_of(members: NDArray[Any], n_exemplars: int) -> NDArray[Any]:
     """Of each cluster the members with the highest strength, then with the most copies, then with the smallest row."""
     order = np.lexsort((members["row"], -members["copies"], -members["strength"], members["label"]))
-    label = members["label"][order]
-    return members[order[np.arange(label.size) - np.searchsorted(label, label) < n_exemplars]]
+    return _first_of_each(members[order], n_exemplars)
 
 
 def representatives_of(members: NDArray[Any], texts: IntArray, n_exemplars: int) -> NDArray[Any]:
@@ -77,5 +76,10 @@ def representatives_of(members: NDArray[Any], texts: IntArray, n_exemplars: int)
     size = np.where(members["part"] >= 0, texts[members["part"]], 1)
     quotient = np.sqrt(size) / (rank + 1)
     order = np.lexsort((members["row"], -members["copies"], -members["strength"], -quotient, members["label"]))
-    label = members["label"][order]
-    return members[order[np.arange(label.size) - np.searchsorted(label, label) < n_exemplars]]
+    return _first_of_each(members[order], n_exemplars)
+
+
+def _first_of_each(members: NDArray[Any], most: int) -> NDArray[Any]:
+    """The first members of each cluster. members : ascending by label"""
+    label = members["label"]
+    return members[np.arange(label.size) - np.searchsorted(label, label) < most]

@@ -117,7 +117,7 @@ def _join(phrases: Sequence[Phrase]) -> str:
 
 def _told(headline: str, phrases: Sequence[Phrase]) -> float:
     """The share of a cluster's texts that have the most frequent phrase of its headline; of all where it has none."""
-    own = [phrase for phrase in phrases if phrase.share >= SHARED and _shared_words(headline, [phrase])]
+    own = [phrase for phrase in phrases if _shared_words(headline, [phrase])]
     return max((phrase.share for phrase in (own if headline else phrases)), default=0.0)
 
 

@@ -187,7 +187,7 @@ def parse_times(column: pa.Array) -> tuple[pa.Array, int, str]:
         found = _of_numbers(column)
     elif pa.types.is_string(kind):
         found = _of_strings(column)
-    elif pa.types.is_binary(kind) and (strings := _of_bytes(column)) is not None:
+    elif pa.types.is_binary(kind) and (strings := decoded(column)) is not None:
         return parse_times(strings)
     else:
         found = pa.nulls(len(column), TIME)
@@ -278,7 +278,8 @@ def _of_strings(column: pa.Array) -> pa.Array:
     return found.take(coded.indices)
 
 
-def _of_bytes(column: pa.Array) -> pa.Array | None:
+def decoded(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray | None:
+    """A column of bytes as strings; None where some are not UTF-8."""
     try:
         return column.cast(pa.string())
     except pa.ArrowInvalid:
