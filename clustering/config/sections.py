@@ -145,10 +145,10 @@ class CleanSection:
 class ReadSection:
     """Which records of files or of a collection are read, and which columns make the text."""
 
-    # Files, globs, directories, URIs (options follow a ?); csv, tsv, jsonl, parquet, also compressed.
+    # Files, globs, directories, URIs (options follow a ?); csv, tsv, jsonl, parquet, txt, also compressed.
     paths: tuple[NonEmptyText, ...] = ()
     collection: CollectionInput | None = None  # instead of paths: texts that have vectors
-    format: Literal["csv", "tsv", "jsonl", "json", "parquet"] | None = None  # of all files; null: by suffix and content
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "txt"] | None = None  # null: by suffix and content
     # A column: its name, a path into nested ones (data.title), or its number from 1 where no column has that name.
     text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("title", "description")
     separator: str = "\n"  # between two text columns

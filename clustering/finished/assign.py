@@ -50,7 +50,7 @@ from clustering.workers.exact_search import exact_neighbors, map_unordered
 from clustering.workers.remote import fetch, share, start_actor
 
 log = logging.getLogger("covey")
-OTHER_SUFFIXES = {*FORMATS, "xlsx", "txt"} - {"parquet", "pq"}
+OTHER_SUFFIXES = {*FORMATS, "xlsx"} - {"parquet", "pq"}
 UNFIT = re.compile(r"Set (read\.\w+(?: and read\.\w+)*) to one of them")  # in a message on a column
 SAME = 2e-6  # 1 - cosine of equal texts, by rounding
 ROUNDED_SAME = 0.01  # the same, as an index says it that rounds vectors

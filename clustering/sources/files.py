@@ -23,7 +23,7 @@ from clustering.runs.storage import SECRET_SHOWN
 
 FORMATS = {
     "csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "parquet": "parquet",
-    "pq": "parquet",
+    "pq": "parquet", "txt": "txt",
 }  # fmt: skip
 COMPRESSIONS = {
     "gz": "gzip", "gzip": "gzip", "bz2": "bz2", "zst": "zstd", "zstd": "zstd", "lz4": "lz4", "xz": "xz", "zip": "zip",
@@ -44,7 +44,7 @@ class InputFile:
     path: str  # as the filesystem names it
     uri: str  # as a user would write it, with the options of its store
     name: str  # short, for ids: the path below the folder that all files share
-    format: str  # csv, tsv, jsonl or parquet; '' where only the content can tell
+    format: str  # csv, tsv, jsonl, parquet or txt; '' where only the content can tell
     compression: str | None  # gzip, bz2, zstd, lz4, xz, zip
     size: int  # bytes
     modified: str  # time of the last change, for the run's fingerprint
@@ -182,6 +182,8 @@ def _file_of(entry: _Entry, pattern: str, kind: str | None, is_named: bool) -> I
     compression = COMPRESSIONS.get(words[-1]) if len(words) > 1 else None
     suffix = words[-2 if compression else -1] if len(words) > (2 if compression else 1) else ""
     form = {"json": "jsonl"}.get(kind or "", kind or "") or FORMATS.get(suffix, "")
+    if form == "txt" and not (is_named or kind or ".txt" in posixpath.basename(pattern).lower()):
+        return None  # in a folder it may be a README, or a list of files
     may_be_part = suffix in ("", "snappy", "part") or suffix.isdigit()  # as in part-00000-c000.snappy
     if not (form or is_named) and (not may_be_part or entry.base.startswith("_")):
         return None

@@ -112,7 +112,10 @@ def _text_and_id(cfg: ReadSection) -> list[str]:
 
 
 def _detect_csv(file: InputFile, cfg: ReadSection, text: str, complete: bool) -> DetectedFile:
-    head = dialects.detect_dialect(text, complete, file.format, cfg.csv, _wanted(cfg, []))
+    if file.format == "txt":
+        head = dialects.detect_lines(text, complete, checked=cfg.format is None)
+    else:
+        head = dialects.detect_dialect(text, complete, file.format, cfg.csv, _wanted(cfg, []))
     if head is None:
         return _empty(file)
     names = [name or str(number) for number, name in enumerate(head.names, 1)]
@@ -193,7 +196,7 @@ def _search_keys(file: InputFile, names: list[str], style: str, max_bytes: int) 
     words = {name: f'"{name.rpartition(".")[2]}"' for name in names}
     found: set[str] = set()
     scan = _Scan(file, max_bytes)
-    if style == "stream":
+    if style != "lines":
         records = jsonlines.records_of(scan.blocks(), style, RECORD_BYTES, Issues())
     else:
         lines = jsonlines.lines_of(scan.blocks(), RECORD_BYTES)
@@ -253,7 +256,7 @@ def _read_head(file: InputFile, cfg: ReadSection) -> tuple[str, bool]:
             if size > 2 * RECORD_BYTES:
                 raise InputError([
                     f"a line is longer than {RECORD_BYTES:,} characters. Write one record on each line."
-                    if file.format == "jsonl" else
+                    if file.format in ("jsonl", "txt") else
                     f"a record is longer than {RECORD_BYTES:,} bytes; a quote that is never closed makes one of many"
                 ])  # fmt: skip
             block = stream.read(HEAD_BYTES)

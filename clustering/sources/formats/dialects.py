@@ -14,6 +14,8 @@ from clustering.errors import InputError
 from clustering.sources.formats.column_types import column_number, find_column
 
 DELIMITERS = ",;\t|"
+NO_DELIMITER = "\x1f"  # of a file without columns: the unit separator of ASCII, which stands in no text
+TABLE_LINES, SHOWN_LINE = 5, 10_000  # lines of the same number of fields look like a table; so many characters show it
 HEAD_RECORDS = 200  # that show the dialect
 SWALLOWED_LINES = 3  # so many lines of a field that look like records mean that its quote was opened by mistake
 
@@ -65,11 +67,7 @@ def detect_dialect(text: str, complete: bool, kind: str, cfg: CsvSection, wanted
     """
     if not text.strip("\0 \t\r\n"):
         return None
-    carriage = re.search("\r(?!\n|$)", text) is not None
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if carriage else text.split("\n")
-    lines = [line + "\n" for line in lines]
-    if not complete and len(lines) > 1:
-        lines.pop()
+    lines, carriage = _lines(text, complete)
     skip, declared = 0, None
     blank = next((at for at, line in enumerate(lines) if line.strip()), len(lines))
     if found := re.fullmatch(r'"?sep=(.)"?\s*', "".join(lines[blank : blank + 1])):
@@ -84,6 +82,38 @@ def detect_dialect(text: str, complete: bool, kind: str, cfg: CsvSection, wanted
         raise InputError(["its first lines are no header and records of csv. Set read.csv (delimiter, quote, header)"])
     chosen = max(known, key=lambda head: _score(head, wanted))  # the first of those that fit equally
     return _with_escape(chosen, lines, complete, cfg)
+
+
+def detect_lines(text: str, complete: bool, checked: bool) -> Head | None:
+    """The reading of a file in which each line is a text, without quotes and columns; None where it is empty.
+
+    text, complete : as above; checked : whether a file that looks like a table is refused
+    """
+    if not text.strip("\0 \t\r\n"):
+        return None
+    lines, carriage = _lines(text, complete)
+    some = [line for line in lines if line.strip()][:HEAD_RECORDS]
+    for delimiter in DELIMITERS if checked else "":
+        widths = {
+            len(row) for row in csv.reader([line[:SHOWN_LINE].replace("\0", "") for line in some], delimiter=delimiter)
+        }
+        if len(some) >= TABLE_LINES and widths != {1} and len(widths) == 1:
+            form = "tsv" if delimiter == "\t" else "csv"
+            raise InputError([f"each of its first {len(some)} lines has {widths.pop()} fields with {delimiter!r} "
+                              f"between them. read.format={form} reads such a table; read.format=txt takes each line "
+                              f"as one text"])  # fmt: skip
+    dialect = Dialect(NO_DELIMITER, quote=None, carriage=carriage, width=1)
+    return Head(dialect, ["text"], [[line.rstrip("\r\n")] for line in some])
+
+
+def _lines(text: str, complete: bool) -> tuple[list[str], bool]:
+    """The whole lines of a text, each with a line feed, and whether some end with a carriage return alone."""
+    carriage = re.search("\r(?!\n|$)", text) is not None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if carriage else text.split("\n")
+    lines = [line + "\n" for line in lines]
+    if not complete and len(lines) > 1:
+        lines.pop()
+    return lines, carriage
 
 
 def _after_comments(lines: list[str], start: int, comment: str | None) -> int:

@@ -1,4 +1,4 @@
-"""JSON in, one object a line, an array, or objects one after another; batches of wanted values out."""
+"""JSON in, one object a line, an array, or values one after another; batches of wanted values out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD_LINES = 1000  # the keys of these lines are taken for those of the file
 TAIL = 16  # characters at the end of a block: an error there may only mean that more follows
 BROKEN = (ValueError, RecursionError)
 _BETWEEN = re.compile(r"[\s,\[\]\x1e]*")
-_NEXT = re.compile(r"\n[\s,\[]*(?=\{)")
+_NEXT = {"stream": re.compile(r"\n[\s,\[]*(?=\{)"), "strings": re.compile(r"\n[\s,\[]*(?=\")")}
 _AROUND = "\ufeff\x1e\0 \t\r"  # byte order marks, separators of RFC 7464, and what fills up a block
 _MISSING = object()
 
@@ -34,6 +34,8 @@ _stream = json.JSONDecoder(parse_constant=_null)
 def detect_style(text: str, complete: bool) -> str:
     """``lines`` where each line is an object, ``stream`` for an array or objects over several lines.
 
+    ``strings`` is a list of texts, or one a line: each is a record whose only key is text.
+
     text : the first characters of a file; complete : whether they are all of it
     """
     start = text.lstrip()
@@ -42,7 +44,11 @@ def detect_style(text: str, complete: bool) -> str:
         lines.pop()
     values = [value_of(line) for line in lines[:HEAD_LINES]]
     if start.startswith("["):
-        return "lines" if len(values) > 1 and isinstance(values[0], list) else "stream"
+        if len(values) > 1 and isinstance(values[0], list):
+            return "lines"
+        return "strings" if re.match(r"\[\s*\"", start) else "stream"
+    if start.startswith('"'):
+        return "strings"
     if any(isinstance(value, dict) for value in values) or not start.startswith("{"):
         return "lines"
     objects = _objects_of_stream(iter([(text, complete)]), len(text), Issues())
@@ -78,7 +84,7 @@ def records_of(blocks: Iterable[tuple[bytes, bool]], style: str, max_length: int
     """
     if style == "lines":
         return _objects_of_lines(blocks, max_length, issues)
-    return _objects_of_stream(((block.decode(), final) for block, final in blocks), max_length, issues)
+    return _objects_of_stream(((block.decode(), final) for block, final in blocks), max_length, issues, style)
 
 
 def _no_object(line: int, reason: str) -> str:
@@ -117,7 +123,9 @@ def lines_of(blocks: Iterable[tuple[bytes, bool]], max_length: int) -> Iterator[
             yield rest.decode()
 
 
-def _objects_of_stream(blocks: Iterator[tuple[str, bool]], max_length: int, issues: Issues) -> Iterator[Any]:
+def _objects_of_stream(
+    blocks: Iterator[tuple[str, bool]], max_length: int, issues: Issues, style: str = "stream"
+) -> Iterator[Any]:
     """The objects of an array, or of values one after another, wherever lines end."""
     text, at, final, line = "", 0, False, 1
     needed = 0  # characters that must be there before the next try
@@ -145,19 +153,21 @@ def _objects_of_stream(blocks: Iterator[tuple[str, bool]], max_length: int, issu
                 continue
             reason = f"{error} in {excerpt(text[at : at + 200])}"
             issues.count("malformed", 1, _no_object(line + text.count("\n", 0, at), reason))
-            further = _NEXT.search(text, at)
+            further = _NEXT[style].search(text, at)
             while further is None and not final:
                 block, final = next(blocks, ("", True))
                 line += text.count("\n")
                 text, at = text[-1:] + block, 0
                 line -= text[:1] == "\n"
-                further = _NEXT.search(text, at)
+                further = _NEXT[style].search(text, at)
             if further is None:
                 return
             at, needed = further.end(), 0
             continue
         needed = 0
-        if isinstance(value, dict):
+        if style == "strings" and isinstance(value, str):
+            yield {"text": value}
+        elif style == "stream" and isinstance(value, dict):
             yield value
         else:
             issues.count("malformed", 1, _no_object(line + text.count("\n", 0, at), excerpt(str(value)[:200])))

@@ -1,0 +1,106 @@
+"""Lists of texts without columns: a text a line in a .txt file, strings in JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustering.cli.roles import find_roles
+from clustering.config.sections import ReadSection
+from clustering.errors import ConfigError
+from clustering.runs.directory import RunDir
+from clustering.sources import pieces
+from clustering.sources.detection import find_files
+from tests.unit.conftest import Write
+from tests.unit.sources.test_inputs import texts_of, warned
+
+Read = Callable[..., tuple[RunDir, dict[str, Any]]]
+TITLES = [
+    'Flood, fire and "rain',
+    "NULL",
+    "Vote;\tagain",
+    "# a comment",
+    "Zürich 漢字",
+    "'quoted'",
+    "sep=,",
+    "Flood again",
+]
+
+
+def section(path: str, **keys: Any) -> ReadSection:
+    return ReadSection(paths=(path,), text_columns=("text",), **keys)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("closed", [True, False])
+def test_each_line_of_a_text_file_is_a_text(
+    end: str, encoding: str, closed: bool, write: Write, read_here: Read
+) -> None:
+    path = write("titles.txt", (end.join(TITLES) + end * closed).encode(encoding))
+    run, figures = read_here(section(path))
+    assert texts_of(run) == [title.replace("\t", " ") for title in TITLES]
+    assert (figures["records"], figures["dropped"]) == (len(TITLES), 0)
+    assert find_roles(ReadSection(paths=(path,))).text == "text"
+
+
+def test_packed_text_files_and_pieces_are_read_as_one(
+    write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"Flood {n} of {n % 7}" + ' "' * (n % 3) for n in range(300)]
+    whole = texts_of(read_here(section(write("a.txt", "\n".join(lines))))[0])
+    assert whole == [" ".join(line.split()) for line in lines]
+    assert texts_of(read_here(section(write("a.txt.gz", "\n".join(lines))))[0]) == whole
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 500)
+    assert texts_of(read_here(section(write("b.txt", "\n".join(lines))))[0]) == whole
+
+
+def test_empty_lines_are_counted_with_the_records_that_hold_no_text(write: Write, read_here: Read) -> None:
+    run, figures = read_here(section(write("a.txt", "Flood in Garford\n\n   \nVote in Garford\n")))
+    assert texts_of(run) == ["Flood in Garford", "Vote in Garford"]
+    assert (figures["records"], figures["empty"]) == (3, 1)  # a line without any sign is no record
+
+
+@pytest.mark.parametrize(("between", "form"), [("\t", "tsv"), (",", "csv"), (";", "csv")])
+def test_a_table_in_a_text_file_is_told_and_can_be_read_as_either(
+    between: str, form: str, write: Write, read_here: Read
+) -> None:
+    lines = [between.join(["id", "text"]), *(f"{n}{between}Flood number {n}" for n in range(9))]
+    path = write("a.txt", "\n".join(lines))
+    with pytest.raises(ConfigError, match=f"10 lines has 2 fields .*read.format={form}"):
+        find_files(section(path))
+    assert texts_of(read_here(section(path, format=form))[0])[8] == "Flood number 8"
+    assert len(texts_of(read_here(section(path, format="txt"))[0])) == 10
+
+
+def test_in_a_folder_a_text_file_is_read_only_where_it_is_asked_for(write: Write, tmp_path: Path) -> None:
+    write("README.txt", "These are the headlines\nof a year\n")
+    write("a.csv", "text\nFlood in Garford\n")
+    inputs = find_files(section(str(tmp_path)))
+    assert [file.name for file in inputs] == ["a.csv"]
+    assert "README.txt" in inputs.warnings[0]
+    assert [file.name for file in find_files(section(f"{tmp_path}/*.txt"))] == ["README.txt"]
+
+
+@pytest.mark.parametrize("content", [
+    json.dumps(TITLES), json.dumps(TITLES, indent=2, ensure_ascii=False), "\n".join(map(json.dumps, TITLES)) + "\n",
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz"])
+def test_strings_in_json_are_texts(name: str, content: str, write: Write, read_here: Read) -> None:
+    path = write(name, content)
+    run, figures = read_here(section(path))
+    assert texts_of(run) == [title.replace("\t", " ") for title in TITLES]
+    assert (figures["records"], figures["warnings"]) == (len(TITLES), [])
+    assert find_roles(ReadSection(paths=(path,))).text == "text"
+
+
+def test_what_is_no_string_among_strings_is_counted(write: Write, read_here: Read) -> None:
+    content = '["Flood",\n 7,\n {"text": "Vote"},\n "bro\nken",\n "Rain"]'
+    run, figures = read_here(section(write("a.json", content), bad_lines="skip"))
+    assert texts_of(run) == ["Flood", "Rain"]
+    assert "3 " in warned(figures)
+    assert "line 2" in warned(figures)
