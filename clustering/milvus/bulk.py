@@ -32,7 +32,7 @@ from clustering.runs.index import read_index
 from clustering.runs.inventory import is_half_written
 from clustering.runs.object_store import LOCAL, RemotePath, filesystem_of, is_local
 from clustering.runs.parts import stored_vectors, walk_tables
-from clustering.runs.storage import Location, atomic_write, read_schema, write_json
+from clustering.runs.storage import Location, atomic_write, read_json, read_schema, write_json
 from clustering.schema import Figures
 from clustering.workers.pool import Item, map_parts
 
@@ -184,7 +184,7 @@ class ImportJobs:
         with connected(endpoint) as client:
             self.rest = server_version(client) >= REST
         self.reported: dict[str, str] = {}  # of each job, in the server's words
-        self.states: dict[str, str] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.states: dict[str, str] = read_json(self.path) if self.path.exists() else {}
         unknown = [file for file, state in self.states.items() if state == ASKED]  # an earlier start ended there
         known = retry(endpoint, lambda _: self.known())[0] if unknown else {}
         for file in unknown:

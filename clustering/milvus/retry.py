@@ -16,6 +16,7 @@ from clustering.milvus.embedded import reason_given_up
 T = TypeVar("T")
 UNKNOWN_TRIES = 3  # for an error that is neither known to be transient nor known to be permanent
 SPLIT_STATUS = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)  # too slow, or too large
+SPLIT_WORDS = ("maxoutputsize", "exceed the limit size", "maximum output size")  # in Milvus's own answer: too large
 GROW_AFTER = 8  # requests in a row that work, until they hold twice as much again
 # Permanent, by gRPC status and by Milvus's own codes: a wrong parameter, missing rights, a collection that is gone, a
 # full disk.
@@ -166,6 +167,10 @@ def _attempt(ask: Callable[[slice, bool], T], rows: slice, again: bool) -> Calla
             return [ask(rows, again or failures > 0)]
         except grpc.RpcError as error:
             if failures and error.code() in SPLIT_STATUS and rows.stop - rows.start > 1:
+                return []
+            raise
+        except RefusedError as error:
+            if any(word in reason_of(error).lower() for word in SPLIT_WORDS) and rows.stop - rows.start > 1:
                 return []
             raise
 

@@ -27,7 +27,7 @@ from clustering.kernels.graph.time_gaps import TimeScale, lengthen_by_time, meas
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import parts, read_ahead, read_columns, read_rows, sample_rows, walk_tables
-from clustering.runs.storage import REDO_HINT, Location, load_array, save_array, write_json
+from clustering.runs.storage import REDO_HINT, Location, load_array, read_json, save_array, write_json
 
 BLOCK_ARRAYS = tuple(one.name for one in fields(Block))
 NO_TIME = np.iinfo(np.int64).max  # microseconds of a text without a time
@@ -300,4 +300,4 @@ def load_forest(run: RunDir) -> Forest:
 
 def load_group_sizes(run: RunDir) -> GroupSizes:
     """The sizes of the run's small groups, which the forest stage has counted."""
-    return GroupSizes(**json.loads((run / "forest" / "grain.json").read_text(encoding="utf-8")))
+    return GroupSizes(**read_json(run / "forest" / "grain.json"))

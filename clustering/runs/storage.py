@@ -378,6 +378,14 @@ def write_json(path: Location, content: Any) -> None:
         temporary.write_bytes(json_bytes(content))
 
 
+def read_json(path: Location) -> dict[str, Any]:
+    """The object that ``write_json`` has written. Raises: StageError when it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StageError(f"{path} is damaged: {str(error)[:200]}. {REDO_HINT}") from None
+
+
 def write_table(path: Location, table: pa.Table) -> None:
     """Write a Parquet file atomically."""
     with atomic_write(path) as temporary:

@@ -19,7 +19,7 @@ from clustering.kernels.printable import one_line
 from clustering.milvus.channel import Channel
 from clustering.milvus.endpoint import Endpoint, connected
 from clustering.milvus.protocol import DataType, column_of, documents_of
-from clustering.milvus.retry import retry
+from clustering.milvus.retry import RequestSize, retry, retry_in_halves
 from clustering.runs.directory import RunDir
 from clustering.schema import Figures
 from clustering.sources.deduplication import deduplicate_records
@@ -147,16 +147,18 @@ def _value_in(document: dict[str, Any], name: str, field: str) -> str | None:
 
 
 class Entities:
-    """The fields of a query's reply: columns, and the documents of JSON fields."""
+    """The fields of replies to a query: columns, and the documents of JSON fields."""
 
-    def __init__(self, fields: Any) -> None:
-        self.columns: dict[str, pa.Array] = {}
+    def __init__(self, *replies: Any) -> None:
+        columns: dict[str, list[pa.Array]] = {}
         self.documents: dict[str, list[dict[str, Any]]] = {}
-        for field in fields:
+        for field in (field for reply in replies for field in reply):
             if field.type == DataType.JSON:
-                self.documents[DYNAMIC if field.is_dynamic else field.field_name] = documents_of(field)
+                name = DYNAMIC if field.is_dynamic else field.field_name
+                self.documents.setdefault(name, []).extend(documents_of(field))
             else:
-                self.columns[field.field_name] = column_of(field)
+                columns.setdefault(field.field_name, []).append(column_of(field))
+        self.columns = {name: pa.concat_arrays(parts) for name, parts in columns.items()}
 
     def sort_by(self, key: str) -> None:
         order = pc.sort_indices(self.columns[key])
@@ -248,7 +250,7 @@ class RangeReader:
         self.run, self.endpoint = run, endpoint
         self.clean = TextCleaner(replace(cfg, text_columns=(source["text"],)))
         self.source = Source(**source)
-        self.channel = Channel(endpoint)
+        self.channel, self.request_size = Channel(endpoint), RequestSize(KEYS_PER_QUERY)
 
     def __call__(self, item: Item) -> Item:
         source, entities = self.source, self.read(item["range"])
@@ -270,22 +272,46 @@ class RangeReader:
         return {**part, "dropped": len(dropped), "dropped_ids": dropped_ids, "issues": issues.as_dict()}
 
     def read(self, keys: dict[str, Any]) -> Entities:
-        """The entities of a range of keys, sorted by key. Raises: StoreError when their number has changed."""
-        source = self.source
-        bounds = [f"{source.key} >= {key_literal(keys['low'])}"]
-        if keys["high"] is not None:
-            bounds.append(f"{source.key} < {key_literal(keys['high'])}")
-        expression = " and ".join(bounds)
-        fields, _ = retry(self.endpoint, lambda _: self.channel.query(expression, list(source.asked), KEYS_PER_QUERY))
-        entities = Entities(fields)
-        rows = len(entities.columns[source.key]) if source.key in entities.columns else 0
-        if rows != keys["rows"]:
-            raise StoreError(
-                f"{self.endpoint} changed while it was read: keys from {keys['low']!r} were {keys['rows']}, and are "
-                f"{rows} now. Start again when nobody writes to it"
-            )
+        """The entities of a range of keys, sorted by key; in halves where the server cannot send them in one reply.
+
+        Raises: StoreError when their number has changed.
+        """
+        source, n_rows = self.source, keys["rows"]
+        listed: list[Any] = []  # all keys, which say where halves begin
+
+        def ask(rows: slice, _: bool) -> Any:
+            low, high = keys["low"], keys["high"]
+            if rows.stop - rows.start < n_rows:
+                listed[:] = listed or self._keys_within(keys)
+                low, high = listed[rows.start], [*listed, high][rows.stop]
+            return self.channel.query(_within(source.key, low, high), list(source.asked), KEYS_PER_QUERY)
+
+        replies, _ = retry_in_halves(self.endpoint, self.request_size, n_rows, ask)
+        entities = Entities(*replies)
+        self._check_rows(keys, len(entities.columns.get(source.key, ())))
         entities.sort_by(source.key)
         return entities
+
+    def _keys_within(self, keys: dict[str, Any]) -> list[Any]:
+        """The keys of a range, ascending. Raises: StoreError when their number has changed."""
+        name = self.source.key
+        fields = self.channel.query(_within(name, keys["low"], keys["high"]), [name], KEYS_PER_QUERY)
+        listed = sorted(Entities(fields).columns[name].to_pylist()) if fields else []
+        self._check_rows(keys, len(listed))
+        return listed
+
+    def _check_rows(self, keys: dict[str, Any], n_rows: int) -> None:
+        if n_rows != keys["rows"]:
+            raise StoreError(
+                f"{self.endpoint} changed while it was read: keys from {keys['low']!r} were {keys['rows']}, and are "
+                f"{n_rows} now. Start again when nobody writes to it"
+            )
+
+
+def _within(field: str, low: Any, high: Any) -> str:
+    """The expression for low <= key < high; high None: without an end."""
+    end = "" if high is None else f" and {field} < {key_literal(high)}"
+    return f"{field} >= {key_literal(low)}{end}"
 
 
 def read_collection(source: Source, cfg: ReadSection, run: RunDir) -> Figures:

@@ -21,7 +21,7 @@ from clustering.kernels.topk import IntArray
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import PartGroup, group_parts, part_names, read_row_texts
-from clustering.runs.storage import atomic_write, read_slice, read_table, write_table
+from clustering.runs.storage import atomic_write, read_json, read_slice, read_table, write_table
 from clustering.schema import Figures
 from clustering.text.exemplars import candidates_of, representatives_of, spread_texts, strongest_of
 from clustering.text.languages import count_languages, dominant_languages
@@ -166,7 +166,7 @@ class _Clusters:
 
     @classmethod
     def of(cls, run: RunDir) -> _Clusters:
-        known = json.loads((run / "layers.json").read_text(encoding="utf-8"))
+        known = read_json(run / "layers.json")
         held: dict[str, Any] = {name: np.array(known[name], np.int64) for name in ("parent", "texts", "size")}
         held |= {name: np.array(known[name], np.float32) for name in ("persistence", "link_share")}
         layers = [np.array(layer, np.int32) for layer in known["layers"]]

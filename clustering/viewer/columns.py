@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
 from clustering.runs.parts import group_parts, part_names, walk_row_texts, walk_tables
-from clustering.runs.storage import ParquetGroups, read_table
+from clustering.runs.storage import ParquetGroups, read_json, read_table
 from clustering.schema import Figures
 from clustering.text.cells import cut_strings, printable_strings, shown_strings
 from clustering.viewer.records import CELL_CHARACTERS, TEXT_CHARACTERS, Map, collect_records
@@ -58,7 +57,7 @@ def collect_columns(
 
     xy : float32, shape (n_texts, 2); task_texts : of a task, at least; mapped : runs tasks
     """
-    known = json.loads((run / "layers.json").read_text(encoding="utf-8"))
+    known = read_json(run / "layers.json")
     rows = choose_rows(run, xy.shape[0], cfg.points, seed)
     facts = ["layers", "home", "strength", *({"outlier_score"} & set(cfg.hover))]
     assigned = ParquetGroups(run / "assignment.parquet").take(rows, facts).combine_chunks()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -35,6 +34,7 @@ from clustering.runs.storage import (
     Location,
     ParquetGroups,
     atomic_write,
+    read_json,
     read_schema,
     read_slice,
     read_table,
@@ -244,7 +244,7 @@ def _write_clusters(run: RunDir) -> None:
     count, records, theme = 0, read_index(run / "members").rows, pa.array([], pa.string())
     groups: Iterator[pa.Table] = iter([schema.LAYERS.empty_table()])
     if (run / "layers.parquet").exists():  # else there are no texts
-        known = json.loads((run / "layers.json").read_text(encoding="utf-8"))
+        known = read_json(run / "layers.json")
         count, theme = len(known["layers"][known["chosen"]]), _themes(run, known)
         held = ParquetGroups(run / "layers.parquet")
         groups = (held.read(number) for number in range(len(held)) if held.starts[number] < max(count, 1))

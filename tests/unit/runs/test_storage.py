@@ -20,6 +20,7 @@ from clustering.config.loading import load_config
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError, StageError
 from clustering.runs.directory import RunDir
+from clustering.runs.kernel_inputs import load_group_sizes
 from clustering.runs.object_store import RemotePath, filesystem_of, is_transient
 from clustering.runs.parts import load_assignment, read_columns, read_rows
 from clustering.runs.storage import (
@@ -207,6 +208,16 @@ def test_a_damaged_array_is_told_by_its_name_in_a_bucket_too(
     for path, mapped in ((local, False), (local, True), (remote, False), (remote, True)):
         with pytest.raises(StageError, match=r"core\.npy is damaged: it holds no array"):
             load_array(path, mapped)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"layers": [1, ', b"[1, 2, 3]", b"7", b'{"a": "\xff"}', b"[" * 100_000])
+def test_a_damaged_file_of_json_is_told_by_its_name(content: bytes, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    path = tmp_path / "run" / "forest" / "grain.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(StageError, match=r"grain\.json is damaged: .*run\.resume=false makes it anew"):
+        load_group_sizes(run)
 
 
 def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
