@@ -16,6 +16,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 T = TypeVar("T")
+# M_MMAP_THRESHOLD of mallopt(3), and bytes. From there on an array has pages of its own, which go back with it.
+# Left to itself, glibc takes arrays of up to 32 MiB from its heaps, one for each thread, and holds on to the holes.
+OWN_PAGES = -3, 4 << 20
 
 
 @dataclass
@@ -87,8 +90,10 @@ def release_memory() -> None:
     """Return freed memory to the system, so that it does not count for the next stage of this worker."""
     gc.collect()
     pa.default_memory_pool().release_unused()
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has these
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(*OWN_PAGES)
+        libc.malloc_trim(0)
 
 
 def peak_bytes() -> int:

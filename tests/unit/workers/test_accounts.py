@@ -1,7 +1,9 @@
-"""pool.py, tasks.py: GPUs are charged for the time for which a worker held them, not for that of its waiting."""
+"""GPUs are charged for the time for which a worker held them, not for its waiting; memory that is freed is free."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,3 +65,32 @@ def test_a_single_task_is_charged_from_its_start(clock: Clock, monkeypatch: pyte
     with counting_usage() as usage:
         assert run_with_retries(Request("embed", gpus=0.5), "a part", len)[0] == 1
     assert usage.gpu_seconds == 5
+
+
+GROWN = """
+import ctypes, sys
+import numpy as np
+from clustering.monitoring.usage import measure
+
+libc = ctypes.CDLL("libc.so.6")
+if not hasattr(libc, "mallinfo2"):
+    sys.exit(77)
+libc.mallinfo2.restype = type("Info", (ctypes.Structure,), {"_fields_": [(n, ctypes.c_size_t) for n in "abcdefghij"]})
+own_pages = lambda: libc.mallinfo2().e  # hblkhd: bytes of arrays with pages of their own
+for _ in range(2):
+    np.ones(30 << 20, np.uint8)  # glibc gives arrays of that size no pages of their own after it
+before = own_pages()
+print(own_pages() - before if (array := np.ones(8 << 20, np.uint8)).size else 0)
+del array
+print(measure(lambda: own_pages() - before if (array := np.ones(8 << 20, np.uint8)).size else 0)[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
+def test_large_arrays_of_work_go_back_to_the_system_when_they_are_freed() -> None:
+    asked = subprocess.run([sys.executable, "-c", GROWN], capture_output=True, text=True)
+    if asked.returncode == 77:
+        pytest.skip("the C library is no glibc of 2.33 or later")
+    untamed, tamed = map(int, asked.stdout.split())
+    assert untamed == 0, "glibc no longer does what is kept off here"
+    assert tamed >= 8 << 20
