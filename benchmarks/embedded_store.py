@@ -4,7 +4,8 @@
 
 Vectors of a run's kind (clustered, unit length) lie in parts of the product's size. Each case starts the embedded
 server anew, loads all parts through ``loader.Loader`` and searches some through ``search.Searcher``, once with the
-sizes of requests that a server gets, which were the embedded store's, too, and once with its own. --busy N keeps N
+sizes of requests that a server gets, which were the embedded store's, too, and once with its own. Then the searcher
+compares the vectors itself, as it does for a run on FLAT, with matrix products on all cores. --busy N keeps N
 processes at work beside it. A case that takes longer than --limit seconds is stopped, and its speed is that of the
 rows which were there by then. --request-kib tries other sizes. Prints a Markdown table.
 """
@@ -45,7 +46,7 @@ from clustering.runs.storage import read_table, write_table
 from clustering.schema import vectors_schema
 from clustering.stages.search import Searcher
 
-K, QUERIES = 50, 400
+K, QUERIES, OWN_QUERIES = 50, 400, 4096
 
 
 def made_vectors(folder: Path, n_texts: int, dim: int) -> RunDir:
@@ -109,11 +110,11 @@ def rows_per_second(run: RunDir, endpoint: Endpoint, n_texts: int, limit_s: floa
     return 0.0, False
 
 
-def queries_per_second(run: RunDir, endpoint: Endpoint, n_texts: int, dim: int) -> float:
-    """Queries a second through the searcher, on the first QUERIES rows, by one actor of two that the product has."""
-    searcher = Searcher(run, endpoint, "L2", {}, K, np.eye(1, dim, dtype=np.float32), n_texts)
-    table = read_table(run / "vectors" / part_name(0)).slice(0, min(QUERIES, n_texts))
-    asked = RunDir(Path(str(run.path) + "-asked"))
+def queries_per_second(run: RunDir, endpoint: Endpoint, n_texts: int, dim: int, compares_itself: bool) -> float:
+    """Queries a second through one searcher; it asks the endpoint, or compares the vectors itself on all cores."""
+    searcher = Searcher(run, endpoint, "L2", {}, K, np.eye(1, dim, dtype=np.float32), n_texts, None, compares_itself)
+    table = read_table(run / "vectors" / part_name(0)).slice(0, OWN_QUERIES if compares_itself else QUERIES)
+    asked = RunDir(Path(f"{run.path}-asked-{compares_itself}"))
     write_table(asked / "vectors" / part_name(0), table)
     searcher.run = asked
     started = time.perf_counter()
@@ -130,13 +131,13 @@ def measure(run: RunDir, n_texts: int, dim: int, limit_s: float) -> str:
                 prepare_collection(run, client, "texts", StoreSection(), dim, "mark")
                 rows, whole = rows_per_second(run, endpoint, n_texts, limit_s)
                 if not whole:
-                    return f"{rows:,.0f} (stopped after {limit_s:g} s) | |"
+                    return f"{rows:,.0f} (stopped after {limit_s:g} s) | | |"
                 started = time.perf_counter()
                 make_searchable(client, channel, StoreSection(), n_texts)
                 assert audit_collection(run, channel, n_texts) == []
                 audit = time.perf_counter() - started
-            queries = queries_per_second(run, endpoint, n_texts, dim)
-    return f"{rows:,.0f} | {audit:.1f} | {queries:,.0f}"
+            asked, own = (queries_per_second(run, endpoint, n_texts, dim, itself) for itself in (False, True))
+    return f"{rows:,.0f} | {audit:.1f} | {asked:,.0f} | {own:,.0f}"
 
 
 def main() -> None:
@@ -156,8 +157,8 @@ def main() -> None:
     if not options.without_before:
         cases = {"as a server's: 12 MiB, two": (loader.REQUEST_BYTES, loader.IN_FLIGHT, 1 << 62), **cases}
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, k = {K}\n")
-    print("| texts | dim | busy loops | requests | rows/s in | index and audit s | queries/s | load average |")
-    print("| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    print("| texts | dim | busy loops | requests | rows/s in | index and audit s | queries/s | itself | load average |")
+    print("| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for n_texts in options.texts:
         for dim in options.dims:
             for loops in options.busy:

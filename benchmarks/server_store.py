@@ -37,7 +37,7 @@ from clustering.milvus.bulk import load_bulk
 from clustering.milvus.collection import prepare_collection
 from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.loader import load_stream
-from clustering.milvus.query import NeighborQuery, nearest_in_batches, search_params
+from clustering.milvus.query import NeighborQuery, search_params
 from clustering.monitoring.usage import counting_usage, measured_peak
 from clustering.runs.directory import RunDir
 from clustering.runs.index import write_index
@@ -269,7 +269,7 @@ def measure_index(run: RunDir, home: Path, vectors: np.ndarray, store: StoreSect
         loaded, peak, params = server_mib("VmRSS"), server_mib(), search_params(SearchSection(k=K), store, len(vectors))
         query = NeighborQuery(endpoint, "L2", params, K, len(vectors))
         with ThreadPoolExecutor(4) as pool, timed() as searched:
-            near, _, counts = nearest_in_batches(query, asked, vectors[asked], pool.map)
+            near, _, counts = query.neighbors(asked, vectors[asked], pool.map)
         size = sum(path.stat().st_size for path in (home / f"{store.index}-{store.shards}").rglob("index_files/**/*")
                    if path.is_file())  # fmt: skip
     finally:

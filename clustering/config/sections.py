@@ -224,9 +224,8 @@ class StoreSection:
     keep: bool = True  # false: drop the collection when the run is done
     timeout_s: Annotated[float, Field(gt=0)] = 20  # how long a server may be unreachable before the run starts
     patience_s: Annotated[float, Field(gt=0)] = 300  # how long requests that fail during the run are retried
-    stall_s: Annotated[float, Field(gt=0)] = (
-        3600  # how long the server's own work (flush, index, load) may make no progress
-    )
+    # How long the server's own work (flush, index, load) may make no progress.
+    stall_s: Annotated[float, Field(gt=0)] = 3600
 
     @property
     def embedded(self) -> bool:
@@ -236,6 +235,11 @@ class StoreSection:
     def index_type(self) -> str:
         """The configured index; without one, FLAT (exact) in the embedded store and HNSW on a server."""
         return self.index or ("FLAT" if self.embedded else "HNSW")
+
+    @property
+    def is_searched_by_workers(self) -> bool:
+        """Whether a run's workers compare the vectors themselves: the embedded FLAT would do so on the same cores."""
+        return self.embedded and self.index_type == "FLAT"
 
     @property
     def exact_distances(self) -> bool:
@@ -253,7 +257,7 @@ class SearchSection:
     params: Mapping[str, Any] = field(default_factory=dict)
     # The first of these that the index has (not refine_k) grows until a sample reaches it.
     target_recall: Annotated[float, Field(gt=0, lt=1)] | None = None
-    actors: Positive | None = None  # null: two for each node
+    actors: Positive | None = None  # null: two for each node; with the embedded FLAT one for each core
     recall_sample: Annotated[int, Field(ge=0, le=10_000)] = 1000  # rows that exact search checks; 0: none
 
 

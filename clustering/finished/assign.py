@@ -24,7 +24,7 @@ from clustering.errors import ConfigError, StageError, StoreError
 from clustering.kernels.hierarchy.placement import Assignments, ReachabilityAssigner, assign_by_vote
 from clustering.kernels.topk import FloatArray, IntArray, dot_distance
 from clustering.milvus.endpoint import Endpoint
-from clustering.milvus.query import NeighborQuery, nearest_in_batches
+from clustering.milvus.query import NeighborQuery
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import load_copies, load_forest, load_group_sizes, load_radius
 from clustering.runs.parts import load_assignment, parts, read_rows, rows_without_vector, vectors_of, walk_tables
@@ -306,7 +306,7 @@ class _Clusters:
             asked = np.flatnonzero(todo)
             try:
                 with ThreadPoolExecutor(self.query.in_flight) as pool:
-                    near, away, counts = nearest_in_batches(self.query, new[asked], vectors[asked], pool.map)
+                    near, away, counts = self.query.neighbors(new[asked], vectors[asked], pool.map)
                 full = counts == self.k
                 kept, answered = np.repeat(full, counts), asked[full]
                 rows[answered], distances[answered] = near[kept].reshape(-1, self.k), away[kept].reshape(-1, self.k)

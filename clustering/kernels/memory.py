@@ -16,6 +16,7 @@ LARGE_INPUT_BYTES = 1 << 30  # of all files, from which on parts of records/ are
 LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
 MOST_ENTRIES, MOST_BLOCKS = 1 << 27, 512  # entries of the lists of a block, and blocks of a graph
 PROCESS_BYTES = 300 << 20  # of a process that holds shards, before it has any
+KEPT_MIB = 150  # libraries of earlier stages in a worker of Ray, which does the tasks of several
 MAP_TEXTS = 1_000_000  # that the map lays out, where project.sample says nothing; the others lie amid their neighbors
 AXES_ROWS = 131_072  # vectors whose covariance gives the axes of the map's start
 SUMMED_TEXTS = 1 << 21  # whose counts of terms one task adds up
@@ -110,12 +111,12 @@ def stage_bytes(
         ("store", 265, part * dim * 70, vectors * 1.3),  # two parts and their requests in flight
         # A hit is 250 bytes of Python objects until it is decoded. Beside it, a block of products with the sample.
         ("search", 385, part * (dim * 8 + k * 250) + sampled, listed * 12),
-        ("graph", 0, graph_bytes(n_texts, edges, n_blocks), edges * 24 + n_texts * 40),
-        ("forest", 0, max(shard, merging_bytes(n_texts) if n_blocks > 1 else 0), n_texts * 24),
+        ("graph", KEPT_MIB, graph_bytes(n_texts, edges, n_blocks), edges * 24 + n_texts * 40),
+        ("forest", KEPT_MIB, max(shard, merging_bytes(n_texts) if n_blocks > 1 else 0), n_texts * 24),
         # In one block, the same process has the quality graph.
-        ("cluster", 420, n_texts * (380 if n_blocks == 1 else 270) + unfolded * 90, n_texts * 80 + unfolded * 32),
+        ("cluster", 420 + KEPT_MIB, n_texts * (380 if n_blocks == 1 else 270) + unfolded * 90, n_texts * 80 + unfolded * 32),
         # The counts that one task adds up; and words, phrases and texts of the clusters, one for 20 texts or fewer.
-        ("describe", 540, min(n_texts, SUMMED_TEXTS) * 120 + n_texts * 180, 1 << 20),
+        ("describe", 540 + KEPT_MIB, min(n_texts, SUMMED_TEXTS) * 120 + n_texts * 180, 1 << 20),
         ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),
         # The page's columns and texts, and both packed; values of the records as the tasks leave them, and in order.
         (
@@ -198,13 +199,13 @@ def graph_bytes(n_texts: int, entries: int, n_blocks: int = 1) -> int:
     """Memory of the largest process that makes the graph in so many blocks.
 
     n_texts, entries : of the whole run, and of all its lists
-    Several blocks: half of an entry's bytes lie in Ray's object store, where a process sends and receives pieces; all
-    processes map the place of each row and its time. One process reads the times of all rows.
+    Several blocks: all processes map the place of each row and its time from Ray's object store. One process reads the
+    times of all rows.
     """
     read = 250 * min(n_texts, GROUP_ROWS) * entries // max(n_texts, 1)  # row groups of the lists
     shared = n_texts * (8 if n_blocks > 1 else 4)
-    work = shared + read + (entries * (24 if n_blocks == 1 else 57) + n_texts * 90) // n_blocks
-    return (365 << 20) + max(work, n_texts * 20)
+    work = shared + read + (entries * 24 + n_texts * 90) // n_blocks
+    return ((365 if n_blocks == 1 else 300) << 20) + max(work, n_texts * 20)
 
 
 def count_blocks(n_texts: int, k: int, n_nodes: int, node_bytes: int) -> int:
@@ -232,7 +233,7 @@ def quality_shard(n_own: int, n_halo: int, q: int) -> ShardBytes:
 
     Source: two tables of the own rows and one of their 30 links, and then the sorted lists and the weights.
     """
-    return ShardBytes(n_own * (8 * q + 144) + n_halo * 8, n_own * (24 * q + 16) + n_halo * (8 * q + 16))
+    return ShardBytes(n_own * (8 * q + 144) + n_halo * 8, n_own * (12 * q + 16) + n_halo * (4 * q + 16))
 
 
 def server_bytes(n_texts: int, number_bytes: float, dim: int, links: int) -> int:

@@ -80,22 +80,21 @@ class NeighborQuery:
         )
         return nearest_others(ids, score_distance(scores, self.metric), counts, rows, self.k)
 
+    def neighbors(
+        self, rows: IntArray, vectors: FloatArray, map_batches: Callable[..., Iterable[Neighbors]] = map
+    ) -> Neighbors:
+        """What ``nearest`` returns, for any number of rows: one request a batch.
 
-def nearest_in_batches(
-    query: NeighborQuery, rows: IntArray, vectors: FloatArray, map_batches: Callable[..., Iterable[Neighbors]] = map
-) -> Neighbors:
-    """What ``query.nearest`` returns, for any number of rows: one request a batch.
-
-    rows : int64, shape (n,); vectors : float32, shape (n, dim)
-    map_batches : ``map``, or that of a pool of threads
-    """
-    size = query.batch(vectors.shape[1])
-    batches = [slice(at, at + size) for at in range(0, len(rows), size)]
-    found = list(map_batches(lambda batch: query.nearest(rows[batch], vectors[batch]), batches))
-    if not found:
-        return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
-    neighbors, distances, counts = (np.concatenate(part) for part in zip(*found, strict=True))
-    return neighbors, distances, counts
+        rows : int64, shape (n,); vectors : float32, shape (n, dim)
+        map_batches : ``map``, or that of a pool of threads
+        """
+        size = self.batch(vectors.shape[1])
+        batches = [slice(at, at + size) for at in range(0, len(rows), size)]
+        found = list(map_batches(lambda batch: self.nearest(rows[batch], vectors[batch]), batches))
+        if not found:
+            return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
+        neighbors, distances, counts = (np.concatenate(part) for part in zip(*found, strict=True))
+        return neighbors, distances, counts
 
 
 def search_params(cfg: SearchSection, store: StoreSection, n_texts: int) -> dict[str, Any]:
@@ -135,7 +134,7 @@ def tune_params(
         params = {**cfg.params, key: value}
         query = NeighborQuery(endpoint, store.metric, params, k, n_texts)
         with query.channel:
-            shares = sample.shares(*nearest_in_batches(query, sample.rows, sample.vectors))
+            shares = sample.shares(*query.neighbors(sample.rows, sample.vectors))
         recall, error = float(shares.mean()), float(shares.std()) / math.sqrt(len(shares))
         steps.append({key: value, "recall": round(recall, 5)})
         reached = recall - STANDARD_ERRORS * error >= target

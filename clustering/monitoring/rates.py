@@ -29,7 +29,9 @@ THREADED = ("embed", "forest")  # steps whose workers take several cores each
 LAYOUT_CORES = 16  # that the layout of the map makes use of
 OWN_ENCODERS = ("static", "minilm", "openai")  # others are taken to be of the size of BGE-M3
 GRAPH_INDEXES = ("HNSW", "HNSW_SQ", "AUTOINDEX", "DISKANN", "GPU_CAGRA")
-COMPARING_INDEXES = ("FLAT", "IVF_FLAT", "IVF_SQ8")  # a query is compared with all vectors, or a share of them
+WORKERS = "workers"  # a kind of search: they compare the vectors themselves
+# A query is compared with all vectors, or a share of them.
+COMPARING_INDEXES = ("FLAT", "IVF_FLAT", "IVF_SQ8", WORKERS)
 # The steps of each stage, and what shares them out: the cores of all nodes or of one, one core, GPUs, the server's
 # cores, or the collection's shards.
 STEPS: dict[str, dict[str, str]] = {
@@ -133,6 +135,8 @@ def wanted(step: str, config: RunConfig, counts: Counts) -> Rate:
         encoder = config.embed.encoder
         on_card = "gpu" if config.embed.gpus_per_actor else "cpu"
         return replace(found, kind=encoder if encoder in OWN_ENCODERS else on_card)
+    if step == "search" and config.store.is_searched_by_workers:
+        return replace(found, kind=WORKERS)
     if step in ("index", "search"):
         return replace(found, kind=config.store.index_type)
     if step == "insert":

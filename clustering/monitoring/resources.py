@@ -130,7 +130,8 @@ def _processes(stage: str, config: RunConfig, node_type: NodeType) -> int:
     if stage == "store":
         return 1 if config.store.embedded else min(config.store.actors or 2, node_type.cpus)
     if stage == "search":
-        return min(config.search.actors or 2, node_type.cpus)
+        pool = node_type.cpus if config.store.is_searched_by_workers else 2
+        return min(config.search.actors or pool, node_type.cpus)
     return node_type.cpus if stage == "read" else 1
 
 

@@ -21,7 +21,7 @@ from clustering.kernels.partitions import (
 )
 from clustering.kernels.topk import FloatArray, IntArray
 from clustering.milvus.endpoint import Endpoint
-from clustering.milvus.query import NeighborQuery, nearest_in_batches, search_params, tune_params
+from clustering.milvus.query import NeighborQuery, search_params, tune_params
 from clustering.runs.directory import RunDir
 from clustering.runs.index import IndexWriter, Part, read_index
 from clustering.runs.parts import (
@@ -34,6 +34,7 @@ from clustering.runs.parts import (
     writing_part,
 )
 from clustering.schema import Figures
+from clustering.workers.exact_search import ExactQuery
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.recall import NO_RECALL, RecallSample, SampleWatch, find_true_neighbors
 from clustering.workers.tasks import run_on_one_node
@@ -46,10 +47,15 @@ class Searcher:
 
     def __init__(
         self, run: RunDir, endpoint: Endpoint, metric: str, params: dict[str, Any], k: int, centers: FloatArray,
-        n_texts: int = 0, sample: SampleWatch | None = None,
+        n_texts: int = 0, sample: SampleWatch | None = None, compares_itself: bool = False,
     ) -> None:  # fmt: skip
+        """compares_itself : with all of vectors/, instead of asking the endpoint"""
         self.run, self.centers, self.sample = run, centers, sample
-        self.query = NeighborQuery(endpoint, metric, params, k, n_texts)
+        self.query: NeighborQuery | ExactQuery = (
+            ExactQuery(run / "vectors", metric, k)
+            if compares_itself
+            else NeighborQuery(endpoint, metric, params, k, n_texts)
+        )
 
     def __call__(self, item: Item) -> Item:
         before = self.query.retries
@@ -90,7 +96,7 @@ class Searcher:
         rows, vectors = stored_vectors(table)
         position = rows - table["row"][0].as_py()  # a row without a vector has an empty list, and no partition
         lengths, partitions = np.zeros(len(table), np.int64), np.full(len(table), -1)
-        neighbors, distances, counts = nearest_in_batches(self.query, rows, vectors, pool.map)
+        neighbors, distances, counts = self.query.neighbors(rows, vectors, pool.map)
         lengths[position], partitions[position] = counts, assign_partitions(vectors, self.centers)
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
         columns = [
@@ -107,6 +113,8 @@ def search_neighbors(
 ) -> Figures:
     """Write neighbors/ with the k nearest other texts of every row, ascending, and measure the recall.
 
+    The embedded store is asked where it has an approximate index. Its FLAT compares a query with all vectors on this
+    machine's cores, which the workers do five times as fast, with the same neighbors.
     A text without a vector has an empty list and stands in none.
     Returns: k, index, params, queries_per_second, short_rows (fewer than k neighbors), retries, recall with its 95 %
         interval on recall_sample rows, and with search.target_recall the steps towards it.
@@ -127,6 +135,7 @@ def search_neighbors(
     done, names = read_index(run / "neighbors"), part_names(run / "vectors")
     todo = [name for name in names if name not in done]
     centers = run_on_one_node(partition_centers, run, n_texts, seed) if todo else None
+    compares_itself = store.is_searched_by_workers
     with IndexWriter(run / "neighbors", done) as index:
 
         def take(result: Item) -> None:
@@ -137,8 +146,9 @@ def search_neighbors(
 
         results = map_parts(
             Searcher, [{"name": name, "done": name in done} for name in (names if sample else todo)],
-            actors=cfg.actors, per_node=SEARCHERS_PER_NODE, take=take, run=run, endpoint=endpoint, metric=store.metric,
-            params=params, k=k, centers=centers, n_texts=n_vectors, sample=sample.watch() if sample else None,
+            actors=cfg.actors, per_node=None if compares_itself else SEARCHERS_PER_NODE, take=take, run=run,
+            endpoint=endpoint, metric=store.metric, params=params, k=k, centers=centers, n_texts=n_vectors,
+            sample=sample.watch() if sample else None, compares_itself=compares_itself,
         )  # fmt: skip
     seconds = time.perf_counter() - started
     queries = sum(result["rows"] for result in results)

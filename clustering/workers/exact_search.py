@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import ray
 
 from clustering.kernels.graph.repair import OutsideSearch, nearest_outside
-from clustering.kernels.topk import FloatArray, IntArray, TopK, dot_distance
+from clustering.kernels.topk import FloatArray, IntArray, TopK, dot_distance, nearest_others
 from clustering.runs.parts import parts, read_rows, stored_vectors, vectors_of, walk_tables
 from clustering.runs.storage import Location
 from clustering.workers.nodes import cluster_cpus
@@ -19,6 +19,9 @@ Queries = tuple[FloatArray, IntArray]  # vectors and rows
 QUERIES = 16384  # whose vectors go to the tasks at a time
 IN_FLIGHT = 256  # tasks at most
 BLOCK_BYTES = 64 << 20  # of distances that a task computes at a time
+QUERY_ROWS = 1024  # whose products with a row group are taken at a time
+NEAR_DOT = 1 - 1e-3  # above, the distance of two vectors is that of their difference: 1 - dot has few digits left
+Neighbors = tuple[IntArray, FloatArray, IntArray]
 
 
 def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray, k: int) -> tuple[IntArray, FloatArray]:
@@ -35,6 +38,56 @@ def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray,
     for rows, dots in map_unordered(_part_neighbors, [(path, shared, k) for path in parts(folder)]):
         best.merge(owner, rows.ravel(), dots.ravel())
     return best.rows, best.dots
+
+
+class ExactQuery:
+    """Ask vectors/ for neighbors: this process compares the queries with all of them. Asked as a NeighborQuery is.
+
+    A brute-force server of the same machine has the same cores, and no matrix products.
+    """
+
+    in_flight = 1
+    retries = 0
+
+    def __init__(self, folder: Location, metric: str, k: int) -> None:
+        self.folder, self.metric, self.k = folder, metric, k
+
+    def neighbors(self, rows: IntArray, vectors: FloatArray, _: Callable[..., Iterable[Any]] = map) -> Neighbors:
+        """The k nearest other rows of some rows; arguments and results are those of ``NeighborQuery.neighbors``."""
+        starts = range(0, len(rows), QUERY_ROWS)
+        best = [TopK(min(QUERY_ROWS, len(rows) - at), self.k) for at in starts]
+        for table in walk_tables(parts(self.folder)):
+            stored, block = stored_vectors(table)
+            for at, nearest in zip(starts, best, strict=True):
+                some = slice(at, at + QUERY_ROWS)
+                nearest.scan(vectors[some], rows[some], stored, block)
+        lists = [self._lists(rows[at : at + QUERY_ROWS], vectors[at : at + QUERY_ROWS], one)
+                 for at, one in zip(starts, best, strict=True)]  # fmt: skip
+        if not lists:
+            return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
+        ids, distances, counts = (np.concatenate(some) for some in zip(*lists, strict=True))
+        return ids, distances, counts
+
+    def _lists(self, rows: IntArray, vectors: FloatArray, best: TopK) -> Neighbors:
+        found = best.rows >= 0
+        ids, distances = best.rows[found], dot_distance(best.dots[found], self.metric)
+        near = np.flatnonzero(best.dots[found] > NEAR_DOT)
+        if near.size:
+            owner = np.nonzero(found)[0][near]
+            distances[near] = self._near_distances(vectors, owner, ids[near])
+        return nearest_others(ids, distances, found.sum(axis=1), rows, self.k)
+
+    def _near_distances(self, vectors: FloatArray, owner: IntArray, ids: IntArray) -> FloatArray:
+        """Distances by the difference of vectors. owner : the query's position; ids : of stored vectors, one a pair"""
+        others, position = np.unique(ids, return_inverse=True)
+        stored = vectors_of(read_rows(self.folder, others, ["vector"]))
+        squares = np.empty(len(ids), np.float32)
+        step = max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
+        for at in range(0, len(ids), step):
+            some = slice(at, at + step)
+            apart = vectors[owner[some]] - stored[position[some]]
+            squares[some] = np.einsum("ij,ij->i", apart, apart)
+        return np.sqrt(squares, out=squares) if self.metric == "L2" else squares / np.float32(2)
 
 
 def map_unordered(work: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from clustering.monitoring.plan import WIDTH, plan_lines, plan_stages
 from clustering.monitoring.rates import (
     PER_DECADE,
     STEPS,
+    WORKERS,
     card_seconds,
     cards,
     rates,
@@ -93,7 +94,7 @@ def test_a_step_takes_as_long_as_it_was_measured_to_take() -> None:
             continue
         config = configured(
             embed={"encoder": rate.kind or "static"} if rate.step == "embed" else {"encoder": "static"},
-            store={"uri": "embedded" if rate.kind in ("embedded", "FLAT", "IVF_FLAT") else SERVER["uri"],
+            store={"uri": "embedded" if rate.kind in ("embedded", "IVF_FLAT", WORKERS) else SERVER["uri"],
                    "index": rate.kind if rate.kind in BUILD_PARAMS else None},
             search={"k": min(rate.k, rate.candidates - 1),
                     "params": {"ef": rate.candidates} if rate.kind.startswith("HNSW") else {}},
@@ -103,7 +104,7 @@ def test_a_step_takes_as_long_as_it_was_measured_to_take() -> None:
         if found.sources[0] != rate.source:  # another one of the same size comes first
             continue
         compared.add(rate.step)
-        if rate.step in ("index", "search") and rate.kind not in ("FLAT", "IVF_FLAT"):
+        if rate.step in ("index", "search") and rate.kind not in ("IVF_FLAT", WORKERS):
             cores = server_cores(config, counts)
         else:
             cores = 1 if rate.step in ("insert", "merge", "cluster", "report") else int(rate.cores)

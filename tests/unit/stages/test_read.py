@@ -170,12 +170,12 @@ def test_an_empty_file_has_no_records(name: str, write: Write) -> None:
 
 def test_every_problem_is_named_at_once(write: Write, tmp_path: Path) -> None:
     found = problems(
-        tmp_path / "missing.csv", tmp_path / "no*.csv", write("notes.txt"), write("other.csv", "headline,n\nVote,1\n"),
+        tmp_path / "missing.csv", tmp_path / "no*.csv", write("notes.pdf"), write("other.csv", "headline,n\nVote,1\n"),
         write("fine.csv"),
     )  # fmt: skip
     assert found[0] == f"read.paths: no such file: {tmp_path / 'missing.csv'}"
     assert found[1] == f"read.paths: the glob matches no csv, tsv, jsonl, json or parquet file: {tmp_path / 'no*.csv'}"
-    assert found[2].startswith(f"read.paths: {tmp_path / 'notes.txt'} is none of csv, tsv, jsonl")
+    assert found[2].startswith(f"read.paths: {tmp_path / 'notes.pdf'} is none of csv, tsv, jsonl")
     assert len(found) == 3  # that one of several files lacks the column is a warning
 
 

@@ -25,10 +25,7 @@ class FixedNeighbors:
     def __init__(self, *_: object) -> None:
         self.k = 2
 
-    def batch(self, dim: int) -> int:
-        return 3
-
-    def nearest(self, rows: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, ...]:
+    def neighbors(self, rows: np.ndarray, vectors: np.ndarray, _: object) -> tuple[np.ndarray, ...]:
         counts = 1 + rows % 2
         return np.zeros(counts.sum(), np.int64), np.zeros(counts.sum(), np.float32), counts
 

@@ -1,6 +1,8 @@
-"""exact_search.py: the nearest text of another piece."""
+"""exact_search.py: the nearest texts of queries, and the nearest text of another piece."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,48 @@ from numpy.typing import NDArray
 from clustering.kernels.graph.csr import MIN_DISTANCE
 from clustering.runs.parts import parts
 from clustering.workers import exact_search
-from clustering.workers.exact_search import _block_outside
+from clustering.workers.exact_search import ExactQuery, _block_outside
 from tests.planted import write_vectors
 from tests.strategies import exact_units
+
+
+@pytest.mark.parametrize("metric", ["L2", "COSINE", "IP"])
+@given(vectors=exact_units(), data=st.data())
+def test_queries_get_their_nearest_texts_and_equal_vectors_have_no_distance(
+    tmp_path_factory: pytest.TempPathFactory, vectors: NDArray[np.float32], data: st.DataObject, metric: str
+) -> None:
+    vectors = np.concatenate([vectors, vectors[::3]])
+    vectors[data.draw(st.lists(st.integers(0, len(vectors) - 1), max_size=1))] = 0  # a text without a vector
+    rows = np.flatnonzero(vectors.any(axis=1))[:: data.draw(st.integers(1, 3))]
+    k = data.draw(st.integers(1, len(vectors) + 1))
+    folder = write_vectors(tmp_path_factory.mktemp("vectors"), vectors, part_rows=data.draw(st.integers(1, 9)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact_search, "QUERY_ROWS", data.draw(st.integers(1, 5)))
+        patch.setattr(exact_search, "BLOCK_BYTES", 4 * vectors.shape[1] * data.draw(st.integers(1, 4)))
+        ids, distances, counts = ExactQuery(folder, metric, k).neighbors(rows, vectors[rows])
+    known = np.flatnonzero(vectors.any(axis=1))
+    assert counts.tolist() == [min(k, len(known) - 1)] * len(rows)
+    apart = np.linalg.norm(vectors[rows, None].astype(np.float64) - vectors[None], axis=2)
+    apart = apart if metric == "L2" else apart**2 / 2
+    for row, own, found, away in zip(rows, apart, np.split(ids, np.cumsum(counts)[:-1]),
+                                     np.split(distances, np.cumsum(counts)[:-1]), strict=True):  # fmt: skip
+        others = known[known != row]
+        assert_allclose(away, np.sort(own[others])[: len(found)], rtol=1e-4, atol=1e-6)
+        assert_allclose(own[found], away, rtol=1e-4, atol=1e-6)
+        assert len({*found.tolist()} - {row}) == len(found)
+        assert (np.diff(away) >= 0).all()
+        assert (away[(vectors[found] == vectors[row]).all(axis=1)] == 0).all()
+
+
+def test_near_vectors_are_told_apart_by_more_digits_than_an_inner_product_has(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(1, 64)) + np.linspace(0, 1e-3, 40)[:, None] * rng.normal(size=(1, 64))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    folder = write_vectors(tmp_path, vectors, part_rows=7)
+    _, distances, _ = ExactQuery(folder, "L2", 39).neighbors(np.arange(40), vectors)
+    exact = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors[None], axis=2)
+    exact = np.sort(exact, axis=1)[:, 1:]
+    assert_allclose(distances.reshape(40, 39), exact, rtol=1e-3)
 
 
 @pytest.mark.parametrize("longest", [None, 0.7])
