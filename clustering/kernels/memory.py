@@ -16,7 +16,6 @@ LARGE_INPUT_BYTES = 1 << 30  # of all files, from which on parts of records/ are
 LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
 MOST_ENTRIES, MOST_BLOCKS = 1 << 27, 512  # entries of the lists of a block, and blocks of a graph
 PROCESS_BYTES = 300 << 20  # of a process that holds shards, before it has any
-KEPT_MIB = 150  # libraries of earlier stages in a worker of Ray, which does the tasks of several
 MAP_TEXTS = 1_000_000  # that the map lays out, where project.sample says nothing; the others lie amid their neighbors
 AXES_ROWS = 131_072  # vectors whose covariance gives the axes of the map's start
 SUMMED_TEXTS = 1 << 21  # whose counts of terms one task adds up
@@ -98,7 +97,8 @@ def stage_bytes(
     pictured, shown = min(n_texts, PICTURE_POINTS), min(n_texts, drawn)
     held = min(n_records, 2 * drawn)  # records of the interactive map
     cells = held * kept_columns + max(held - shown, 0)
-    # The first number is in MiB: an interpreter with Ray and the stage's libraries, before it reads a row.
+    # The first number is in MiB: an interpreter with Ray and the stage's libraries, before it reads a row. From graph
+    # to describe 150 of them are libraries of stages before, which a worker keeps that does the tasks of several.
     rows = [
         # Two 16-byte digests a record, sorted; or the words and keys of near-duplicates, compiled code besides.
         (
@@ -111,12 +111,12 @@ def stage_bytes(
         ("store", 265, part * dim * 70, vectors * 1.3),  # two parts and their requests in flight
         # A hit is 250 bytes of Python objects until it is decoded. Beside it, a block of products with the sample.
         ("search", 385, part * (dim * 8 + k * 250) + sampled, listed * 12),
-        ("graph", KEPT_MIB, graph_bytes(n_texts, edges, n_blocks), edges * 24 + n_texts * 40),
-        ("forest", KEPT_MIB, max(shard, merging_bytes(n_texts) if n_blocks > 1 else 0), n_texts * 24),
+        ("graph", 150, graph_bytes(n_texts, edges, n_blocks), edges * 24 + n_texts * 40),
+        ("forest", 150, max(shard, merging_bytes(n_texts) if n_blocks > 1 else 0), n_texts * 24),
         # In one block, the same process has the quality graph.
-        ("cluster", 420 + KEPT_MIB, n_texts * (380 if n_blocks == 1 else 270) + unfolded * 90, n_texts * 80 + unfolded * 32),
+        ("cluster", 570, n_texts * (380 if n_blocks == 1 else 270) + unfolded * 90, n_texts * 80 + unfolded * 32),
         # The counts that one task adds up; and words, phrases and texts of the clusters, one for 20 texts or fewer.
-        ("describe", 540 + KEPT_MIB, min(n_texts, SUMMED_TEXTS) * 120 + n_texts * 180, 1 << 20),
+        ("describe", 690, min(n_texts, SUMMED_TEXTS) * 120 + n_texts * 180, 1 << 20),
         ("project", 590 if umap else 500, map_bytes(n_texts, dim, k, map_neighbors, map_texts, umap), n_texts * 16),
         # The page's columns and texts, and both packed; values of the records as the tasks leave them, and in order.
         (
