@@ -224,10 +224,7 @@ def facts_of(figures: Figures, config: RunConfig) -> list[tuple[str, str]]:
 
 
 def _folded(counts: Figures) -> str:
-    return (
-        f"{counts['near_duplicates']:,} texts in other words are folded into {counts['families']:,}; families.parquet "
-        f"tells who carried them"
-    )
+    return f"{counts['near_duplicates']:,} in {counts['families']:,} families; families.parquet tells who carried them"
 
 
 def _pieces(graph: Figures) -> str:

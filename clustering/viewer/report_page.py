@@ -20,7 +20,7 @@ from clustering.kernels.topk import IntArray
 from clustering.schema import Figures
 from clustering.viewer.findings import CARRIERS, NO_TIME, NOISE, Findings, Syndication
 from clustering.viewer.page import fill_frame, packed_text, script
-from clustering.viewer.words import DOUBTED, count_records, day, doubts, moving, opening, trust
+from clustering.viewer.words import DOUBTED, count_records, day, doubts, moving, opening, repeated, trust
 
 SCRIPTS = ("data.js", "dom.js", "report.js")
 SHOWN_CLUSTERS = 20_000  # of all layers
@@ -177,11 +177,7 @@ def _syndication(report: Report) -> str:
     table = f"<h3>Who carries whom</h3><table><tr><th>carries<th>after<th class=n>texts</tr>{carried}</table>"
     among = "" if syndication.all_sources else f" Counted among the {CARRIERS:,} sources that share most texts."
     table += f"<p class=quiet>Texts that one source had before all others, by the times of the records.{among}</p>"
-    told = ""
-    if counts.get("families"):
-        told = (
-            f"<p>{counts['near_duplicates']:,} texts in other words are folded into {counts['families']:,} others.</p>"
-        )
+    told = f"<p>{shown(repeated(report.figures))}</p>" if counts.get("families") else ""
     return (
         f"<section id=syndication><h2>The same text again</h2>{told}<div class=two><div><h3>Most carried</h3>"
         f"<ul>{items}</ul></div>{f'<div>{table}</div>' if carried else ''}</div>"

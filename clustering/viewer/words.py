@@ -61,19 +61,31 @@ def opening(figures: Figures, largest: dict[str, Any] | None, findings: Findings
         title = one_line(largest["title"], TITLE_CHARACTERS)
         lines.append(f"The largest is “{title}” with {largest['size']:,} ({held.share(largest['size']):.1%}).")
     if (layers := clusters.get("layers") or [])[1:]:
-        shown = ", ".join(f"{layer['clusters']:,}" for layer in layers)
-        lines.append(f"Seen from broad to fine there are {shown} clusters; the labels are the "
-                     f"{layers[clusters['layer']]['clusters']:,}.")  # fmt: skip
+        counts_of, chosen = [layer["clusters"] for layer in layers], clusters["layer"]
+        others = [_layers_of("broader", counts_of[:chosen]), _layers_of("finer", counts_of[chosen + 1 :])]
+        lines.append(f"The {counts_of[chosen]:,} are the labels; {', '.join(filter(None, others))}.")
     if findings.times is not None:
         (first, last), (start, length) = findings.period, findings.span
         stop = min(last, start + BINS * length - 1)
         nearly = f", nearly all of them from {day(start)} to {day(stop)}"
         far = start - first > length or last - stop > length
         lines.append(f"They are from {day(first)} to {day(last)}{nearly if far else ''}.")
-    if counts.get("families"):
-        lines.append(f"{counts['near_duplicates']:,} texts say in nearly the same words what another says; they stand "
-                     f"with it in {_count(counts['families'], 'family', 'families')}.")  # fmt: skip
+    texts = counts.get("texts", held.with_text)
+    if texts < held.with_text:
+        held_by = f"The {held.with_text:,} records hold {_count(texts, 'different text')}."
+        lines.append(f"{held_by} {repeated(figures)}".strip())
     return lines
+
+
+def repeated(figures: Figures) -> str:
+    """How many texts are near-duplicates of others; "" where none is known."""
+    counts = figures["counts"]
+    families, copies = counts.get("families") or 0, counts.get("near_duplicates") or 0
+    if not families:
+        return ""
+    other = "one other" if families == 1 else f"one of {families:,} others"
+    say, count = ("say", "count") if copies > 1 else ("says", "counts")
+    return f"{_count(copies, 'text')} {say} in nearly the same words what {other} says, and {count} as that one."
 
 
 def trust(figures: Figures) -> list[tuple[str, str]]:
@@ -183,6 +195,14 @@ def duration(seconds: int) -> str:
         if seconds >= 1.5 * length or unit == "minute":
             return _count(max(1, round(seconds / length)), unit)
     return ""
+
+
+def _layers_of(kind: str, counts: list[int]) -> str:
+    """How many clusters the layers of a kind have."""
+    if not counts:
+        return ""
+    *others, last = (f"{count:,}" for count in counts)
+    return f"{kind} layers have {', '.join(others)} and {last}" if others else f"a {kind} layer has {last}"
 
 
 def _count(number: int, word: str, several: str = "") -> str:

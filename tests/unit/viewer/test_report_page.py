@@ -18,7 +18,7 @@ from clustering.runs.storage import write_table
 from clustering.viewer import findings
 from clustering.viewer.findings import BINS, NO_TIME, Findings, Syndication, collect_findings, collect_syndication
 from clustering.viewer.report_page import Report, _data, choose_clusters, report_html, report_markdown
-from clustering.viewer.words import doubts, duration, moving, opening
+from clustering.viewer.words import doubts, duration, moving, opening, repeated
 
 HOUR = 3600
 BEGIN = 1_700_000_000
@@ -261,10 +261,31 @@ def test_the_opening_says_what_is_in_the_run() -> None:
     assert opening(FIGURES, cluster("Flood in Leeds", 60, 0), found) == [
         "97 records fell into 2 clusters; 3 fit none (3.0%).",
         "The largest is “Flood in Leeds” with 60 (60.0%).",
-        "Seen from broad to fine there are 1, 2 clusters; the labels are the 2.",
+        "The 2 are the labels; a broader layer has 1.",
         "They are from 2023-11-14 to 2023-12-15.",
-        "9 texts say in nearly the same words what another says; they stand with it in 4 families.",
+        "The 100 records hold 90 different texts. 9 texts say in nearly the same words what one of 4 others says, and "
+        "count as that one.",
     ]
+
+
+def test_the_layers_beside_the_labels_are_told() -> None:
+    layers = [{"clusters": n} for n in (3, 5, 2000, 4000)]
+    for layer, told in ((0, "The 3 are the labels; finer layers have 5, 2,000 and 4,000."),
+                        (1, "The 5 are the labels; a broader layer has 3, finer layers have 2,000 and 4,000."),
+                        (3, "The 4,000 are the labels; broader layers have 3, 5 and 2,000.")):  # fmt: skip
+        figures = {**FIGURES, "clusters": {**FIGURES["clusters"], "layers": layers, "layer": layer}}
+        assert told in opening(figures, None, Findings())
+
+
+def test_one_number_of_near_duplicates_has_the_same_words_everywhere() -> None:
+    """They were texts that say the same above, and texts in other words below."""
+    (told,) = {repeated(FIGURES), *re.findall("<p>(9 texts.*?)</p>", report_html(odd_report()))}
+    assert told in opening(FIGURES, None, Findings())[-1]
+    one = {**FIGURES, "counts": {**FIGURES["counts"], "near_duplicates": 1, "families": 1}}
+    assert repeated(one) == "1 text says in nearly the same words what one other says, and counts as that one."
+    none = {**FIGURES, "counts": {"records": 100, "texts": 100, "empty": 0, "families": 0, "near_duplicates": 0}}
+    assert repeated(none) == ""
+    assert not any("different" in line for line in opening(none, None, Findings()))
 
 
 def test_records_are_counted_and_shares_are_of_those_with_a_text() -> None:
