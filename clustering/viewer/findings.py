@@ -44,6 +44,8 @@ class Findings:
     span : first second since 1970, and seconds of a span; nearly all records lie within the spans
     period : the first and the last time of all records
     first, last : int64, shape (n_clusters,): seconds since 1970; NO_TIME for a cluster without a time
+    earliest : text and source, "" for none, of the first record of each cluster; None for one without a time
+    tied : int64, shape (n_clusters,): records that have the first time, of which the earliest is the first in the file
     all_times : int64, shape (BINS,)
     n_sources : int64, shape (n_clusters,), different ones; None without sources
     sources : the most frequent sources of each cluster, with their counts
@@ -56,6 +58,8 @@ class Findings:
     period: tuple[int, int] = (0, 0)
     first: IntArray | None = None
     last: IntArray | None = None
+    earliest: list[tuple[str, str] | None] = field(default_factory=list)
+    tied: IntArray | None = None
     all_times: NDArray[np.int64] | None = None
     n_sources: IntArray | None = None
     sources: list[list[tuple[str, int]]] = field(default_factory=list)
@@ -78,13 +82,14 @@ def collect_findings(run: RunDir, place: NDArray[np.int32]) -> Findings:
         found.span, found.period = times
         found.times, found.all_times = np.zeros((n, BINS), np.int64), np.zeros(BINS, np.int64)
         found.first, found.last = np.full(n, np.iinfo(np.int64).max), np.full(n, NO_TIME, np.int64)
+        found.earliest, found.tied = [None] * n, np.zeros(n, np.int64)
     columns = ["text", "label", "strength", "layers", "family", "time", "source"]
     for table in walk_tables(files, columns):
         flat = pc.list_flatten(table["layers"]).to_numpy()
         layers = place[flat].reshape(len(table), -1) if len(table) else np.zeros((0, 1), np.int32)
         layers[:, 1:][layers[:, 1:] == layers[:, :-1]] = -1  # a cluster of several layers counts once
         if times is not None:
-            _count_times(found, layers, _seconds(table["time"]))
+            _count_times(found, layers, table)
         if "source" in table.column_names:
             sources.add(layers, table["source"])
         texts.add(table, place)
@@ -126,15 +131,20 @@ def _times_of(files: Iterable[Location]) -> tuple[tuple[int, int], tuple[int, in
     return (start, (stop - start) // BINS + 1), (low, high)
 
 
-def _count_times(found: Findings, layers: NDArray[np.int32], seconds: NDArray[np.int64]) -> None:
+def _count_times(found: Findings, layers: NDArray[np.int32], table: pa.Table) -> None:
     times, all_times, first, last = found.times, found.all_times, found.first, found.last
     if times is None or all_times is None or first is None or last is None:
         return
-    known = seconds != NO_TIME
+    seconds = _seconds(table["time"])
+    known = np.flatnonzero(seconds != NO_TIME)
     layers, seconds = layers[known], seconds[known]
     for layer in layers.T:
         inside = layer >= 0
+        before = first.copy()
         np.minimum.at(first, layer[inside], seconds[inside])
+        own = np.flatnonzero(inside)
+        own = own[seconds[own] == first[layer[own]]]
+        _keep_earliest(found, before, layer[own], table, known[own])
         np.maximum.at(last, layer[inside], seconds[inside])
     spans = (seconds - found.span[0]) // found.span[1]
     within = (spans >= 0) & (spans < BINS)
@@ -144,6 +154,26 @@ def _count_times(found: Findings, layers: NDArray[np.int32], seconds: NDArray[np
         inside = layer >= 0
         key = layer[inside].astype(np.int64) * BINS + spans[inside]
         times += np.bincount(key, minlength=times.size).reshape(times.shape)
+
+
+def _keep_earliest(
+    found: Findings, before: IntArray, label: NDArray[np.int32], table: pa.Table, rows: NDArray[np.int64]
+) -> None:
+    """Note what is earlier than all records before those of a table, and count what is as early.
+
+    before : shape (n_clusters,), the first times without this table; label : of some rows of the table, ascending, that
+        have the first time of their cluster
+    """
+    first, tied = found.first, found.tied
+    if first is None or tied is None:
+        return
+    label, at, counts = np.unique(label, return_index=True, return_counts=True)
+    new = first[label] < before[label]
+    tied[label] = np.where(new, counts, tied[label] + counts)
+    told = table.take(pa.array(rows[at[new]]))
+    sources = told["source"].to_pylist() if "source" in told.column_names else [None] * len(told)
+    for own, text, source in zip(label[new].tolist(), told["text"].to_pylist(), sources, strict=True):
+        found.earliest[own] = one_line(text, TEXT_CHARACTERS), "" if source is None else one_line(str(source), 80)
 
 
 class _Sources:

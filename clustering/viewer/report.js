@@ -1,7 +1,7 @@
 // The table of all clusters: nested by layer, sorted, searched, and a page at a time.
 
 import { unpack, fold } from "./data.js";
-import { $, make, said, marked, count, share, plural } from "./dom.js";
+import { $, make, said, marked, count, share, plural, moment } from "./dom.js";
 
 const PAGE = 50; // clusters of a page
 const TREE = "tree";
@@ -97,8 +97,6 @@ const bar = (part) =>
         make("i", { style: { width: `${100 * part}%` } }),
       );
 
-const named = (pairs) => pairs.map(([name, number]) => `${name} ${count(number)}`).join(", ");
-
 function line(label, depth, wanted) {
   const open = state.open.has(label);
   const toggle = () => {
@@ -135,6 +133,27 @@ function by(label) {
   return make("span", {}, said(first[0]), others ? make("span", { class: "quiet" }, ` and ${count(others)} more`) : "");
 }
 
+// The first record, with its time and source; several may have the same time.
+function earliest(label, wanted) {
+  if (!clusters.earliest[label]) return null;
+  const [text, source] = clusters.earliest[label];
+  const others = clusters.tied[label] - 1;
+  const when = moment(new Date(clusters.first[label] * 1000));
+  const tied = others ? `; ${count(others)} more ${others === 1 ? "has" : "have"} the same time` : "";
+  const from = source ? make("span", {}, ", ", said(source)) : null;
+  return make("p", {}, `First ${when}`, from, ": “", marked(text, wanted), `”${tied}`);
+}
+
+// The sources with most records, which tells nothing of who was first.
+function mostFrom(label) {
+  const named = clusters.sources[label];
+  const others = clusters.n_sources[label] - named.length;
+  const told = named.map(([name, number]) => `${name} ${count(number)}`).join(", ");
+  return named.length
+    ? make("p", {}, "Most records: ", said(told), others > 0 ? ` and ${plural(others, "other source")}` : null)
+    : null;
+}
+
 function list(title, texts, wanted) {
   const items = texts.map((text) => make("li", {}, marked(text, wanted)));
   return texts.length ? [make("h3", {}, title), make("ul", {}, items)] : [];
@@ -145,7 +164,6 @@ function detail(label, wanted) {
     plural(clusters.size[label], "record"),
     plural(clusters.texts[label], "different text"),
     dates(label),
-    clusters.sources ? named(clusters.sources[label]) : "",
   ].filter(Boolean);
   return make(
     "tr",
@@ -154,6 +172,8 @@ function detail(label, wanted) {
       "td",
       { colspan: "9" },
       make("p", {}, said(facts.join(" · "))),
+      data.span ? earliest(label, wanted) : null,
+      clusters.sources ? mostFrom(label) : null,
       data.span ? spark(label, "spark wider") : null,
       make("p", { class: "quiet" }, said(clusters.terms[label].join(", "))),
       list("Texts that stand for it", clusters.exemplars[label], wanted),
@@ -181,7 +201,8 @@ function draw(focused) {
     if (state.layer === TREE) sorted(children[label]).forEach((child) => add(child, depth + 1));
   };
   top.slice(state.page * PAGE, (state.page + 1) * PAGE).forEach((label) => add(label, 0));
-  const heads = ["cluster", "records", "share", data.span && "when", clusters.sources && "sources", "links inside"];
+  const [when, whose] = [data.span && "when", clusters.sources && "most records of"];
+  const heads = ["cluster", "records", "share", when, whose, "links inside"];
   const head = make(
     "thead",
     {},

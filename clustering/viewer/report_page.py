@@ -80,6 +80,7 @@ def report_html(report: Report) -> str:
         "WARNINGS": "".join(f"<p class=warning>{shown(line)}</p>" for line in report.figures["warnings"]),
         "PICTURE": _picture(report.picture),
         "CLUSTERS": _static_table(report),
+        "MISSING": _missing(report),
         "MOVING": _moving(report),
         "SYNDICATION": _syndication(report),
         "NOISE": _noise(report),
@@ -116,6 +117,8 @@ def _data(report: Report) -> dict[str, Any]:
         seen = {"first": findings.first.tolist(), "last": findings.last.tolist()}
         columns |= {name: [None if one == NO_TIME else one for one in of] for name, of in seen.items()}
         columns["times"] = findings.times.tolist()
+        columns["earliest"] = findings.earliest
+        columns["tied"] = [] if findings.tied is None else findings.tied.tolist()
     if findings.n_sources is not None:
         columns |= {"sources": findings.sources, "n_sources": findings.n_sources.tolist()}
     return {
@@ -148,6 +151,19 @@ def _static_table(report: Report) -> str:
             f"<td class=n>{cluster['size']:,}<td><ul>{texts}</ul></tr>"
         )
     return f"<tr><th class=n>label<th>cluster<th class=n>records<th>texts</tr>{rows}" if rows else ""
+
+
+def _missing(report: Report) -> str:
+    """What the table lacks, and the setting that brings it."""
+    settings, told = report.config.get("read") or {}, ""
+    for kind, key, held in (
+        ("dates", "time_column", report.findings.times), ("sources", "source_column", report.findings.n_sources)
+    ):  # fmt: skip
+        if held is None and settings.get(key):
+            told += f" No {kind} in this run: the column {settings[key]} (read.{key}) holds none."
+        elif held is None:
+            told += f" No {kind} in this run: read.{key} names their column."
+    return f"<p class=quiet>{shown(told)}</p>" if told else ""
 
 
 def _moving(report: Report) -> str:

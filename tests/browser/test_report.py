@@ -31,10 +31,11 @@ def write_page(path: Path, titles: list[str], parents: list[int | None], layers:
     times = np.zeros((n, BINS), np.int64)
     times[np.arange(n), span] = 20
     source, noise = texts.get("source", "Post"), texts.get("noise", ["alone"])
-    found = Findings(
+    found = texts.get("findings") or Findings(
         times=times, span=(BEGIN, 86_400), period=(BEGIN, BEGIN + BINS * 86_400),
         first=BEGIN + 86_400 * span, last=np.full(n, BEGIN + 86_400 * BINS),
-        all_times=times.sum(axis=0), n_sources=np.full(n, 2), sources=[[(source, 9), ("Wire", 1)]] * n,
+        earliest=[(f"{title} came first", source) for title in titles], tied=np.where(np.arange(n) == 1, 3, 1),
+        all_times=times.sum(axis=0), n_sources=np.full(n, 5), sources=[[(source, 9), ("Wire", 1)]] * n,
         border=[["at the border"]] * n, noise=noise,
     )  # fmt: skip
     n_layers = 1 + max(max(own) for own in layers)
@@ -87,11 +88,30 @@ def test_the_clusters_are_nested_and_an_open_one_shows_its_texts_and_what_is_in_
     page.click("#table .fold", "Theme 1")
     assert titles_of(page)[:4] == ["Theme 0", "Theme 1", "Story 80 of theme 1", "Story 81 of theme 1"]
     assert page.text("#table .detail").split("\n")[0].startswith("759 records · 9 different texts · 20")
-    for told in ("Theme 1, yes", "at the border", "rain, flood", "Post 9, Wire 1", "Label 241, of another layer"):
+    for told in ("Theme 1, yes", "at the border", "rain, flood", "Wire 1 and 3 other sources", "of another layer"):
         assert told in page.text("#table .detail")
     page.click("#table .fold", "Theme 1")
     assert len(titles_of(page)) == 3
     assert page.logs() == ([], [page.value("location.href")])
+
+
+def test_an_open_cluster_tells_who_was_first(browser: Browser, tmp_path: Path) -> None:
+    show(browser, write_page(tmp_path / "report.html", ["Flood", "Quake"], [None, None], [[0], [0]]))
+    browser.click("#table .fold", "Flood")
+    assert "First 2023-11-14 22:13, Post: “Flood came first”\n" in browser.text("#table .detail")
+    assert "most records of" in browser.texts("#table th")
+    browser.click("#table .fold", "Quake")
+    assert "“Quake came first”; 2 more have the same time\n" in browser.texts("#table .detail")[1]
+
+
+def test_a_run_without_times_and_sources_says_what_names_their_columns(browser: Browser, tmp_path: Path) -> None:
+    bare = Findings(border=[["at the border"]])
+    show(browser, write_page(tmp_path / "report.html", ["Flood"], [None], [[0]], findings=bare))
+    told = "No dates in this run: read.time_column names their column. No sources in this run: read.source_column"
+    assert told in browser.text("#clusters")
+    browser.click("#table .fold")
+    assert "First" not in browser.text("#table .detail")
+    assert browser.logs()[0] == []
 
 
 def test_a_search_finds_titles_and_texts_of_all_layers(page: Browser) -> None:

@@ -76,6 +76,24 @@ def test_each_record_counts_once_for_each_cluster_around_it(tmp_path: Path) -> N
     ]  # fmt: skip
     assert found.border == [["a weak", "a"], ["b"], [], ["c"]], "the weakest first, each family once, of labels alone"
     assert found.noise == ["lone"]
+    assert found.earliest == [("a weak", "Post"), None, ("a weak", "Post"), ("c", "")]
+
+
+def test_the_first_record_is_found_in_whatever_part_it_stands(tmp_path: Path) -> None:
+    """The first one of several with the same time is told with how many those are."""
+    run = RunDir(tmp_path)
+    leave_labels(run, [
+        line("late", [0, 0], hour=5, source="Wire"), line("undated", [0, 0], hour=None), line("two", [0, 0], hour=4),
+        line("first\u202e", [0, 0], hour=3, source="Post"), line("other", [2, 1], hour=9),
+        line("as early", [0, 0], hour=3, source="Wire"),
+        line("as early, too", [0, 0], hour=3, source="Herald"), line("later", [0, 0], hour=4),
+        line("other, before", [2, 1], hour=8, source="Post"),
+    ])  # fmt: skip
+    found = collect_findings(run, np.arange(3, dtype=np.int32))
+    second = ("other, before", "Post")
+    assert found.earliest == [("first\ufffd", "Post"), second, second]
+    assert found.tied is not None
+    assert found.tied.tolist() == [3, 1, 1]
 
 
 def test_times_before_1970_are_told_and_a_few_wrong_ones_take_no_room(tmp_path: Path) -> None:
@@ -304,6 +322,14 @@ def test_records_are_counted_and_shares_are_of_those_with_a_text() -> None:
     report = replace(odd_report(), figures={**half, "warnings": []})
     assert "1 record fits no cluster (label -1), 5.0% of those with a text." in report_html(report)
     assert _data(report)["records"] == 20
+
+
+def test_the_page_says_what_it_lacks_and_which_setting_brings_it() -> None:
+    report = replace(odd_report(), findings=Findings())
+    assert "No dates in this run: read.time_column names their column. No sources in this run" in report_html(report)
+    report = replace(report, config={"read": {"time_column": "<day>", "source_column": None}})
+    assert "No dates in this run: the column &lt;day&gt; (read.time_column) holds none." in report_html(report)
+    assert "No sources" not in report_html(odd_report())
 
 
 ODD = ["</table></script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "gpj\u202eexe \x1b[31m\x00",
