@@ -17,6 +17,7 @@ from clustering.schema import Figures
 from clustering.sources.folding import write_families
 from clustering.text.languages import language_names
 from clustering.viewer.findings import collect_findings, collect_syndication
+from clustering.viewer.ids import pack_ids
 from clustering.viewer.report_page import Report, choose_clusters, report_html, report_markdown
 from clustering.viewer.words import count_records
 from clustering.workers.labels import write_clusters, write_labels
@@ -192,7 +193,7 @@ def write_pages(run: RunDir, config: RunConfig, figures: Figures) -> None:
     report = Report(
         config.name, figures, layers, size.size, collect_findings(run, place), collect_syndication(run),
         picture.read_bytes() if picture.exists() else None, facts_of(figures, config), stage_table(figures, config),
-        config.as_dict(),
+        config.as_dict(), pack_ids(run, figures["counts"]["records"]),
     )  # fmt: skip
     for name, content in (("report.html", report_html(report)), ("report.md", report_markdown(report))):
         with atomic_write(run / name) as temporary:

@@ -1,7 +1,7 @@
 // The table of all clusters: nested by layer, sorted, searched, and a page at a time.
 
 import { unpack, fold } from "./data.js";
-import { $, make, said, marked, count, share, plural, moment } from "./dom.js";
+import { $, make, said, marked, count, share, plural, moment, copyText, cell, download } from "./dom.js";
 
 const PAGE = 50; // clusters of a page
 const TREE = "tree";
@@ -159,6 +159,50 @@ function list(title, texts, wanted) {
   return texts.length ? [make("h3", {}, title), make("ul", {}, items)] : [];
 }
 
+// The ids of the records of a cluster. The page has them by runs of the same cluster, for each layer.
+let ids;
+async function idsOf(label) {
+  ids ??= unpack("ids").then((buffer) => JSON.parse(new TextDecoder().decode(buffer)));
+  const { text_id, layers: runs } = await ids;
+  const found = [];
+  let at = 0;
+  for (const [own, length] of runs[clusters.layers[label][0]]) {
+    if (own === clusters.label[label]) found.push(text_id.slice(at, at + length));
+    at += length;
+  }
+  return found.flat();
+}
+
+const copied = (text) => async (event) => {
+  const button = event.target;
+  button.textContent = (await copyText(await text())) ? "Copied" : "Not allowed here";
+};
+
+function idButtons(label) {
+  const csv = (own) => ["text_id", ...own.map((id) => cell(id, true))].map((one) => `${one}\r\n`).join("");
+  const name = `cluster-${clusters.label[label]}-ids.csv`;
+  return [
+    make("button", { click: copied(async () => (await idsOf(label)).join("\n")) }, "Copy ids"),
+    make("button", { click: async () => download(name, csv(await idsOf(label))) }, "Download ids (CSV)"),
+  ];
+}
+
+// The code that takes the ids from labels.parquet, where they are too many for the page.
+function idsByCode(label) {
+  const own = clusters.label[label];
+  const [layer] = clusters.layers[label];
+  const held = clusters.layers[label].includes(data.chosen)
+    ? `pd.read_parquet("labels.parquet", columns=["text_id"], filters=[("label", "==", ${own})])`
+    : `pd.read_parquet("labels.parquet", columns=["text_id", "layers"])\nids = ids[ids.layers.str[${layer}] == ${own}]`;
+  const code = `import pandas as pd\nids = ${held}\nids.text_id.to_csv("cluster-${own}-ids.csv", index=False)`;
+  return [
+    make("h3", {}, "Its ids"),
+    make("p", { class: "quiet" }, "They are too many for this page. Python reads them, in the folder of this page:"),
+    make("pre", {}, code),
+    make("p", {}, make("button", { click: copied(() => code) }, "Copy the code")),
+  ];
+}
+
 function detail(label, wanted) {
   const facts = [
     plural(clusters.size[label], "record"),
@@ -178,10 +222,14 @@ function detail(label, wanted) {
       make("p", { class: "quiet" }, said(clusters.terms[label].join(", "))),
       list("Texts that stand for it", clusters.exemplars[label], wanted),
       list("At its border", clusters.border[label], wanted),
+      data.ids ? null : idsByCode(label),
       make(
         "p",
-        {},
-        data.map ? make("a", { href: `map.html#cluster=${clusters.label[label]}` }, "Show on the map") : null,
+        { class: "actions" },
+        data.map
+          ? make("a", { class: "button", href: `map.html#cluster=${clusters.label[label]}` }, "Show on the map")
+          : null,
+        data.ids ? idButtons(label) : null,
         ` Label ${clusters.label[label]}${clusters.layers[label].includes(data.chosen) ? "" : ", of another layer"}`,
       ),
     ),

@@ -36,6 +36,7 @@ class Report:
     layers : of layers.parquet, the largest clusters; findings : of these
     n_clusters : of all layers
     picture : map.png; None without a map
+    ids : pack of ``ids.pack_ids``
     facts, stages : tables of cells, the second with a first line of headings
     """
 
@@ -49,6 +50,7 @@ class Report:
     facts: list[tuple[str, str]]
     stages: list[list[str]]
     config: dict[str, Any]
+    ids: str | None = None
 
     @cached_property
     def clusters(self) -> list[dict[str, Any]]:
@@ -88,7 +90,7 @@ def report_html(report: Report) -> str:
         "RUN": _run(report),
     }
     data = json.dumps(_data(report), ensure_ascii=False, separators=(",", ":"))
-    packs = {"report": packed_text(data.encode())}
+    packs = {"report": packed_text(data.encode()), **({} if report.ids is None else {"ids": report.ids})}
     return "".join(fill_frame("report.html", script(SCRIPTS), ("theme.css", "report.css"), words, packs))
 
 
@@ -124,7 +126,7 @@ def _data(report: Report) -> dict[str, Any]:
     return {
         "records": count_records(report.figures).with_text, "chosen": found.get("layer") or 0,
         "layers": [layer["clusters"] for layer in found.get("layers") or []] or [found["count"]],
-        "all": report.n_clusters, "map": report.picture is not None,
+        "all": report.n_clusters, "map": report.picture is not None, "ids": report.ids is not None,
         "span": None if findings.times is None else list(findings.span), "clusters": columns,
     }  # fmt: skip
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clustering import schema
 from clustering.viewer.findings import BINS, Findings, Syndication
+from clustering.viewer.page import packed_text
 from clustering.viewer.report_page import Report, report_html
 from tests.browser.driver import Browser
 from tests.browser.test_map import HOSTILE
@@ -49,21 +55,32 @@ def write_page(path: Path, titles: list[str], parents: list[int | None], layers:
     families = [{"leader": one, "records": 3, "texts": 1, "sources": [one]} for one in noise]
     report = Report(
         titles[0], figures, pa.Table.from_pylist(lines, schema.LAYERS), n, found, Syndication(families, []), None, [],
-        [["stage"]], {"read": {"paths": titles}},
+        [["stage"]], {"read": {"paths": titles}}, texts.get("ids"),
     )  # fmt: skip
     path.write_text(report_html(report), encoding="utf-8", newline="")
     return path
 
 
+STORY_TITLES = [f"Story {n} of theme {n // STORIES}" for n in range(THEMES * STORIES)]
+STORY_PARENTS: list[int | None] = [THEMES * STORIES + n // STORIES for n in range(THEMES * STORIES)]
+
+
+def write_news(path: Path, **more: Any) -> Path:
+    """80 stories in each of three themes; the labels are the stories."""
+    titles = [*STORY_TITLES, *(f"Theme {n}" for n in range(THEMES))]
+    layers = [[1]] * (THEMES * STORIES) + [[0]] * THEMES
+    return write_page(path, titles, [*STORY_PARENTS, *[None] * THEMES], layers, **more)
+
+
 @pytest.fixture(scope="session")
 def news(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """80 stories in each of three themes; the labels are the stories."""
-    titles = [f"Story {n} of theme {n // STORIES}" for n in range(THEMES * STORIES)] + [
-        f"Theme {n}" for n in range(THEMES)
-    ]
-    parents: list[int | None] = [THEMES * STORIES + n // STORIES for n in range(THEMES * STORIES)]
-    layers = [[1]] * (THEMES * STORIES) + [[0]] * THEMES
-    return write_page(tmp_path_factory.mktemp("report") / "report.html", titles, [*parents, *[None] * THEMES], layers)
+    """With two ids of each story."""
+    folder = tmp_path_factory.mktemp("report")
+    stories, themes = range(THEMES * STORIES), range(THEMES * STORIES, THEMES * STORIES + THEMES)
+    ids = {"text_id": [f"=id {story}-{copy}" for story in stories for copy in "ab"],
+           "layers": [[(theme, 2 * STORIES) for theme in themes], [(story, 2) for story in stories]]}  # fmt: skip
+    packed = packed_text(json.dumps(ids).encode())
+    return write_news(folder / "report.html", ids=packed)
 
 
 @pytest.fixture
@@ -81,6 +98,11 @@ def show(browser: Browser, path: Path, fragment: str = "") -> None:
 
 def titles_of(page: Browser) -> list[str]:
     return page.texts("#table .fold")
+
+
+def choose(page: Browser, name: str, value: str) -> None:
+    script = "const e = document.getElementById(arguments[0]); e.value = arguments[1]"
+    page.run(f"{script}; e.dispatchEvent(new Event('change'))", name, value)
 
 
 def test_the_clusters_are_nested_and_an_open_one_shows_its_texts_and_what_is_in_it(page: Browser) -> None:
@@ -158,6 +180,39 @@ def test_it_is_readable_dark_on_a_phone_and_without_its_script(browser: Browser,
     bare.write_text(news.read_text("utf-8").replace('<script type="module">', '<script type="text/plain">'), "utf-8")
     browser.ask("POST", "/url", url=bare.as_uri())
     assert "Story 0 of theme 0, yes" in browser.text("#table")
+
+
+def test_the_ids_of_a_cluster_are_copied_and_downloaded(page: Browser) -> None:
+    page.cdp("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    choose(page, "layer", "1")
+    page.click("#table .fold", "Story 2 of")
+    page.click("#table .detail button", "Download ids (CSV)")
+    path = page.downloads / "cluster-2-ids.csv"
+    while not path.exists():
+        time.sleep(0.05)
+    assert path.read_bytes().decode() == "\ufefftext_id\r\n=id 2-a\r\n=id 2-b\r\n"
+    page.click("#table .detail button", "Copy ids")
+    page.wait("document.querySelector('#table .detail .actions').innerText.includes('Copied')")
+    assert page.run("return navigator.clipboard.readText()") == "=id 2-a\n=id 2-b"
+    choose(page, "layer", "0")
+    page.click("#table .fold", "Theme 1")
+    page.click("#table .detail button", "Copy ids")
+    page.wait("document.querySelector('#table .detail .actions').innerText.includes('Copied')")
+    assert page.run("return navigator.clipboard.readText()").split("\n")[::159] == ["=id 80-a", "=id 159-b"]
+
+
+def test_where_the_ids_are_too_many_the_code_that_reads_them_works(browser: Browser, tmp_path: Path) -> None:
+    show(browser, write_news(tmp_path / "report.html"))
+    lines = [{"text_id": 7, "label": 2, "layers": [240, 2]}, {"text_id": 8, "label": 3, "layers": [240, 3]},
+             {"text_id": 9, "label": 81, "layers": [241, 81]}]  # fmt: skip
+    layout = pa.schema({"text_id": pa.int64(), "label": pa.int32(), "layers": pa.list_(pa.int32())})
+    pq.write_table(pa.Table.from_pylist(lines, layout), tmp_path / "labels.parquet")
+    for layer, title, own, found in (("1", "Story 2 of", 2, "7\n"), ("0", "Theme 0", 240, "7\n8\n")):
+        choose(browser, "layer", layer)
+        browser.click("#table .fold", title)
+        code = browser.texts("#table .detail pre")[0]
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+        assert (tmp_path / f"cluster-{own}-ids.csv").read_text() == f"text_id\n{found}"
 
 
 def test_hostile_texts_stay_texts_and_break_no_layout(browser: Browser, tmp_path: Path) -> None:

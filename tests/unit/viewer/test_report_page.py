@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from clustering.runs.directory import RunDir
 from clustering.runs.storage import write_table
 from clustering.viewer import findings
 from clustering.viewer.findings import BINS, NO_TIME, Findings, Syndication, collect_findings, collect_syndication
+from clustering.viewer.ids import pack_ids
+from clustering.viewer.page import DIGITS
 from clustering.viewer.report_page import Report, _data, choose_clusters, report_html, report_markdown
 from clustering.viewer.words import doubts, duration, moving, opening, repeated
 
@@ -330,6 +334,51 @@ def test_the_page_says_what_it_lacks_and_which_setting_brings_it() -> None:
     report = replace(report, config={"read": {"time_column": "<day>", "source_column": None}})
     assert "No dates in this run: the column &lt;day&gt; (read.time_column) holds none." in report_html(report)
     assert "No sources" not in report_html(odd_report())
+
+
+def leave_ids(run: RunDir, ids: list[Any], layers: list[list[int]]) -> None:
+    table = pa.table({"text_id": ids, "layers": pa.array(layers, pa.list_(pa.int32()))})
+    (run.path / "labels.parquet").mkdir()  # type: ignore[union-attr]
+    for number, first in enumerate(range(0, len(ids), 4)):
+        write_table(run / "labels.parquet" / f"part-{number:05d}.parquet", table.slice(first, 4))
+
+
+def unpacked(pack: str) -> dict[str, Any]:
+    digits = np.frombuffer(pack[1:].encode(), np.uint8).astype(np.int64).reshape(-1, 5)
+    number = np.searchsorted(np.frombuffer(DIGITS, np.uint8), digits) @ 85 ** np.arange(4, -1, -1)
+    found: dict[str, Any] = json.loads(zlib.decompress(number.astype(">u4").tobytes(), 31))
+    return found
+
+
+def test_the_ids_of_each_cluster_of_each_layer_are_packed(tmp_path: Path) -> None:
+    """Also where a broad cluster has records of no finer one, and a cluster is one of two layers."""
+    random = np.random.default_rng(3)
+    layers = [[5, 0], [5, 1], [5, -1], [6, 6], [-1, -1], [-1, 2]]
+    own = [layers[n] for n in random.integers(0, len(layers), 200)]
+    ids = [f"id {n}" for n in range(200)]
+    run = RunDir(tmp_path)
+    leave_ids(run, ids, own)
+    pack = pack_ids(run, 200)
+    assert pack is not None
+    found = unpacked(pack)
+    for layer, stretches in enumerate(found["layers"]):
+        label = [label for label, length in stretches for _ in range(length)]
+        held = {one: [i for i, at in zip(found["text_id"], label, strict=True) if at == one] for one in label}
+        for one in {each[layer] for each in own} - {-1}:
+            assert sorted(held[one]) == sorted(i for i, each in zip(ids, own, strict=True) if each[layer] == one)
+
+
+def test_ids_that_take_too_much_room_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir(tmp_path)
+    leave_ids(run, list(range(9)), [[0]] * 9)
+    pack = pack_ids(run, 9)
+    assert pack is not None
+    assert unpacked(pack) == {"text_id": [str(n) for n in range(9)], "layers": [[[0, 9]]]}
+    monkeypatch.setattr("clustering.viewer.ids.MOST_BYTES", len(pack) - 1)
+    assert pack_ids(run, 9) is None
+    assert pack_ids(RunDir(tmp_path / "none"), 10**9) is None, "and are not read"
+    assert _data(replace(odd_report(), ids=pack))["ids"]
+    assert f'id="data-ids">{pack}<' in report_html(replace(odd_report(), ids=pack))
 
 
 ODD = ["</table></script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "gpj\u202eexe \x1b[31m\x00",
