@@ -139,7 +139,10 @@ def _picture(picture: bytes | None) -> str:
     if picture is None:
         return "<p class=quiet>No map was drawn.</p>"
     encoded = base64.b64encode(picture).decode()
-    return f'<a href="map.html"><img alt="Map of the texts; opens the map" src="data:image/png;base64,{encoded}"></a>'
+    return (
+        f'<img alt="Map of the texts" src="data:image/png;base64,{encoded}">'
+        f'<figcaption><a class=button href="map.html">Open the map</a></figcaption>'
+    )
 
 
 def _static_table(report: Report) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from clustering import schema
 from clustering.viewer.findings import BINS, Findings, Syndication
@@ -54,8 +56,8 @@ def write_page(path: Path, titles: list[str], parents: list[int | None], layers:
     }  # fmt: skip
     families = [{"leader": one, "records": 3, "texts": 1, "sources": [one]} for one in noise]
     report = Report(
-        titles[0], figures, pa.Table.from_pylist(lines, schema.LAYERS), n, found, Syndication(families, []), None, [],
-        [["stage"]], {"read": {"paths": titles}}, texts.get("ids"),
+        titles[0], figures, pa.Table.from_pylist(lines, schema.LAYERS), n, found, Syndication(families, []),
+        texts.get("picture"), [], [["stage"]], {"read": {"paths": titles}}, texts.get("ids"),
     )  # fmt: skip
     path.write_text(report_html(report), encoding="utf-8", newline="")
     return path
@@ -74,13 +76,16 @@ def write_news(path: Path, **more: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def news(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With two ids of each story."""
+    """With a picture, and with two ids of each story."""
     folder = tmp_path_factory.mktemp("report")
+    (folder / "map.html").write_text("<title>the map</title>", encoding="utf-8")
+    picture = io.BytesIO()
+    Image.new("RGB", (1400, 1000), "white").save(picture, "png")
     stories, themes = range(THEMES * STORIES), range(THEMES * STORIES, THEMES * STORIES + THEMES)
     ids = {"text_id": [f"=id {story}-{copy}" for story in stories for copy in "ab"],
            "layers": [[(theme, 2 * STORIES) for theme in themes], [(story, 2) for story in stories]]}  # fmt: skip
     packed = packed_text(json.dumps(ids).encode())
-    return write_news(folder / "report.html", ids=packed)
+    return write_news(folder / "report.html", picture=picture.getvalue(), ids=packed)
 
 
 @pytest.fixture
@@ -114,7 +119,9 @@ def test_the_clusters_are_nested_and_an_open_one_shows_its_texts_and_what_is_in_
         assert told in page.text("#table .detail")
     page.click("#table .fold", "Theme 1")
     assert len(titles_of(page)) == 3
-    assert page.logs() == ([], [page.value("location.href")])
+    console, asked = page.logs()
+    own = page.value("location.href").split("#")[0]
+    assert (console, [url for url in asked if not url.startswith("data:")]) == ([], [own])
 
 
 def test_an_open_cluster_tells_who_was_first(browser: Browser, tmp_path: Path) -> None:
@@ -169,8 +176,11 @@ def test_it_is_readable_dark_on_a_phone_and_without_its_script(browser: Browser,
     show(browser, news)
     browser.click("#theme")
     dark = browser.value("getComputedStyle(document.documentElement).backgroundColor")
+    pictures = "getComputedStyle(document.images[0]).filter"
+    seen = browser.value(pictures)
     browser.click("#theme")
     assert browser.value("getComputedStyle(document.documentElement).backgroundColor") != dark
+    assert {seen, browser.value(pictures)} == {"none", "invert(0.9) hue-rotate(180deg)"}
     browser.resize(380, 800)
     try:
         assert browser.value("document.documentElement.scrollWidth <= innerWidth")
@@ -213,6 +223,24 @@ def test_where_the_ids_are_too_many_the_code_that_reads_them_works(browser: Brow
         code = browser.texts("#table .detail pre")[0]
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
         assert (tmp_path / f"cluster-{own}-ids.csv").read_text() == f"text_id\n{found}"
+
+
+def test_the_map_is_opened_by_its_button(page: Browser) -> None:
+    page.click("#picture img")
+    assert page.value("document.title").startswith("Clusters of"), "a picture is none that says where it leads"
+    page.click("#picture .button", "Open the map")
+    page.wait("document.title === 'the map'")
+
+
+def test_the_head_of_the_table_is_on_the_first_screen(browser: Browser, news: Path) -> None:
+    for width, height in ((1400, 900), (1280, 800), (820, 1100)):
+        browser.resize(width, height)
+        show(browser, news)
+        head = "document.querySelector('#table th').getBoundingClientRect().bottom"
+        assert browser.value(f"{head} < innerHeight"), (width, height)
+        ratio = browser.value("(({width, height}) => width / height)(document.images[0].getBoundingClientRect())")
+        assert abs(ratio - 1.4) < 0.02, "the picture keeps its form"
+    browser.resize(1280, 800)
 
 
 def test_hostile_texts_stay_texts_and_break_no_layout(browser: Browser, tmp_path: Path) -> None:
