@@ -1,10 +1,11 @@
-// The table of all clusters: nested by layer, sorted, searched, and a page at a time.
+// The table of clusters: those of a layer with the finer ones in each, sorted, searched, and a page at a time.
 
 import { unpack, fold } from "./data.js";
 import { $, make, said, marked, count, share, plural, moment, copyText, cell, download } from "./dom.js";
 
 const PAGE = 50; // clusters of a page
-const TREE = "tree";
+const TREE = "tree"; // in the place of a layer: the broadest clusters, of whatever layer
+const FOUND_INSIDE = 10; // finer clusters that a search shows in one
 const DAY_S = 86_400;
 
 const data = JSON.parse(new TextDecoder().decode(await unpack("report")));
@@ -16,7 +17,7 @@ all.forEach((label) => (clusters.parent[label] < 0 ? roots : children[clusters.p
 const searched = all.map((label) =>
   fold([clusters.title[label], ...clusters.terms[label], ...clusters.exemplars[label]].join("\n")),
 );
-const state = { query: "", layer: data.layers.length > 1 ? TREE : "0", sort: "size", page: 0, open: new Set() };
+const state = { query: "", layer: String(data.chosen), sort: "size", page: 0, open: new Set() };
 
 const SORTS = {
   size: ["records", (label) => -clusters.size[label]],
@@ -40,20 +41,27 @@ function sorted(labels) {
 
 const words = () => fold(state.query).split(/\s+/).filter(Boolean);
 
-// The clusters of the page's first level, in their order.
-function chosen() {
+// The clusters of the first level of a layer, in any order.
+const topsOf = (layer) =>
+  layer === TREE ? roots : all.filter((label) => clusters.layers[label].includes(Number(layer)));
+
+const parentOf = (label) => clusters.parent[label];
+
+// Which clusters a search finds, and which have such a one in them; null without a search.
+function findings() {
   const wanted = words();
-  const layer = Number(state.layer);
-  if (wanted.length) {
-    return sorted(
-      all.filter(
-        (label) =>
-          (state.layer === TREE || clusters.layers[label].includes(layer)) &&
-          wanted.every((word) => searched[label].includes(word)),
-      ),
-    );
-  }
-  return sorted(state.layer === TREE ? roots : all.filter((label) => clusters.layers[label].includes(layer)));
+  if (!wanted.length) return null;
+  const own = new Set(all.filter((label) => wanted.every((word) => searched[label].includes(word))));
+  const around = new Set();
+  for (const label of own)
+    for (let at = parentOf(label); at >= 0 && !around.has(at); at = parentOf(at)) around.add(at);
+  return { own, around };
+}
+
+// The clusters of the page's first level, in their order.
+function chosen(found) {
+  const tops = topsOf(state.layer);
+  return sorted(found ? tops.filter((label) => found.own.has(label) || found.around.has(label)) : tops);
 }
 
 const date = (second) => {
@@ -97,28 +105,40 @@ const bar = (part) =>
         make("i", { style: { width: `${100 * part}%` } }),
       );
 
+// The text that is shown with a title, of those that stand for the cluster: the first that has what is searched, else
+// the first that has a word of the title, else the first; "" where it is the title.
+function headlineOf(label, wanted) {
+  const title = fold(clusters.title[label]);
+  const parts = title.replace(/^mixed: /, "").match(/[\p{L}\p{N}][\p{L}\p{N}\p{M}]+/gu) ?? [];
+  const telling = parts.filter((word) => word.length > 3 || /[^\x00-\u04ff]/.test(word)); // not "and", but 台湾
+  const texts = clusters.exemplars[label];
+  const sought = wanted.length ? texts.find((text) => wanted.every((word) => fold(text).includes(word))) : undefined;
+  const near = texts.find((text) => telling.some((word) => fold(text).includes(word)));
+  const found = sought ?? near ?? texts[0] ?? "";
+  return fold(found) === title ? "" : found;
+}
+
 function line(label, depth, wanted) {
   const open = state.open.has(label);
-  const toggle = () => {
+  // Anywhere in the row, but for who marks a text of it to copy it.
+  const toggle = (event) => {
+    const button = event.target.closest("button");
+    if (!button && !window.getSelection().isCollapsed) return;
     if (!state.open.delete(label)) state.open.add(label);
-    draw(label);
+    draw(button ? label : undefined);
   };
-  const headline = clusters.exemplars[label][0] ?? "";
-  const same = fold(headline) === fold(clusters.title[label]);
+  const headline = headlineOf(label, wanted);
+  const unit = clusters.size[label] === 1 ? " record" : " records"; // where the table has no room for a head
   return make(
     "tr",
-    { id: `cluster-${clusters.label[label]}` },
+    { id: `cluster-${clusters.label[label]}`, class: "line", click: toggle },
     make(
       "td",
       { class: `name depth${Math.min(depth, 5)}` },
-      make(
-        "button",
-        { class: "fold", "aria-expanded": String(open), click: toggle },
-        marked(clusters.title[label], wanted),
-      ),
-      same ? null : make("div", { class: "quiet" }, marked(headline, wanted)),
+      make("button", { class: "fold", "aria-expanded": String(open) }, marked(clusters.title[label], wanted)),
+      headline ? make("div", { class: "quiet" }, marked(headline, wanted)) : null,
     ),
-    make("td", { class: "n" }, count(clusters.size[label])),
+    make("td", { class: "n" }, count(clusters.size[label]), make("span", { class: "unit" }, unit)),
     make("td", { class: "n" }, share(clusters.size[label], data.records)),
     data.span ? make("td", { class: "spark-cell" }, spark(label)) : null,
     clusters.sources ? make("td", { class: "by" }, by(label)) : null,
@@ -157,6 +177,12 @@ function mostFrom(label) {
 function list(title, texts, wanted) {
   const items = texts.map((text) => make("li", {}, marked(text, wanted)));
   return texts.length ? [make("h3", {}, title), make("ul", {}, items)] : [];
+}
+
+// How many more finer clusters a search found in one.
+function rest(number, depth) {
+  const told = `and ${count(number)} more in it; open it for all`;
+  return make("tr", {}, make("td", { colspan: "9", class: `quiet depth${Math.min(depth, 5)}` }, told));
 }
 
 // The ids of the records of a cluster. The page has them by runs of the same cluster, for each layer.
@@ -203,7 +229,8 @@ function idsByCode(label) {
   ];
 }
 
-function detail(label, wanted) {
+function detail(label, depth, wanted) {
+  const around = depth ? -1 : parentOf(label);
   const facts = [
     plural(clusters.size[label], "record"),
     plural(clusters.texts[label], "different text"),
@@ -216,6 +243,15 @@ function detail(label, wanted) {
       "td",
       { colspan: "9" },
       make("p", {}, said(facts.join(" · "))),
+      around < 0
+        ? null
+        : make(
+            "p",
+            {},
+            "Part of ",
+            make("a", { href: `#cluster-${clusters.label[around]}` }, said(clusters.title[around])),
+            ` (${plural(clusters.size[around], "record")})`,
+          ),
       data.span ? earliest(label, wanted) : null,
       clusters.sources ? mostFrom(label) : null,
       data.span ? spark(label, "spark wider") : null,
@@ -238,15 +274,21 @@ function detail(label, wanted) {
 
 function draw(focused) {
   const wanted = words();
-  const top = chosen();
+  const found = findings();
+  const top = chosen(found);
   const pages = Math.max(1, Math.ceil(top.length / PAGE));
   state.page = Math.min(state.page, pages - 1);
   const body = make("tbody");
   const add = (label, depth) => {
     body.append(line(label, depth, wanted));
-    if (!state.open.has(label)) return;
-    body.append(detail(label, wanted));
-    if (state.layer === TREE) sorted(children[label]).forEach((child) => add(child, depth + 1));
+    if (state.open.has(label)) {
+      body.append(detail(label, depth, wanted));
+      sorted(children[label]).forEach((child) => add(child, depth + 1));
+    } else if (found && !found.own.has(label)) {
+      const inside = sorted(children[label].filter((child) => found.own.has(child) || found.around.has(child)));
+      inside.slice(0, FOUND_INSIDE).forEach((child) => add(child, depth + 1));
+      if (inside.length > FOUND_INSIDE) body.append(rest(inside.length - FOUND_INSIDE, depth + 1));
+    }
   };
   top.slice(state.page * PAGE, (state.page + 1) * PAGE).forEach((label) => add(label, 0));
   const [when, whose] = [data.span && "when", clusters.sources && "most records of"];
@@ -263,11 +305,15 @@ function draw(focused) {
     ),
   );
   $("table").replaceChildren(head, body);
-  const nested = state.layer === TREE ? "of the broadest layer; open one for what it holds" : "";
-  const what = wanted.length ? "found" : nested;
+  const kind = state.layer === TREE ? ", the broadest of all layers" : layerKind(Number(state.layer));
+  const elsewhere = found?.own.size && !top.length ? ` in this layer, ${count(found.own.size)} in others` : "";
+  const hint = data.layers.length > 1 ? "; open one for the finer ones in it" : "";
+  const what = found ? ` found${elsewhere}` : `${kind}${hint}`;
   const left = data.all - all.length;
   const more = left ? `. Of all layers, the ${count(all.length)} largest are here; layers.parquet has all.` : "";
-  $("shown").textContent = `${plural(top.length, "cluster")} ${what}${more}`;
+  $("shown").textContent = `${plural(top.length, "cluster")}${what}${more}`;
+  $("all-texts").hidden = !found || !data.map;
+  $("all-texts").href = `map.html#${new URLSearchParams({ q: state.query.trim() })}`;
   $("pages").hidden = pages < 2;
   const near = [...new Set([0, state.page - 2, state.page - 1, state.page, state.page + 1, state.page + 2, pages - 1])];
   $("pages").replaceChildren(
@@ -285,6 +331,8 @@ function draw(focused) {
         ),
       ),
   );
+  clearTimeout(remembering);
+  remembering = setTimeout(remember, 150);
   if (focused !== undefined) document.querySelector(`#cluster-${clusters.label[focused]} .fold`)?.focus();
 }
 
@@ -302,13 +350,16 @@ function setTheme(theme) {
   document.documentElement.dataset.theme = dark ? "dark" : "light";
 }
 
-const layerNames = data.layers.map((n, number) => [
-  String(number),
-  `${plural(n, "cluster")}${number === data.chosen ? " (the labels)" : ""}`,
-]);
-const layers = data.layers.length > 1 ? [[TREE, "nested"], ...layerNames] : layerNames;
+// What a layer is beside that of the labels.
+function layerKind(layer) {
+  if (data.layers.length < 2) return "";
+  return layer === data.chosen ? ", the labels" : `, a ${layer < data.chosen ? "broader" : "finer"} layer`;
+}
+
+const layerNames = data.layers.map((n, number) => [String(number), `${plural(n, "cluster")}${layerKind(number)}`]);
+const layers = [...layerNames, [TREE, "all layers, nested"]];
 $("layer").append(...layers.map(([value, text]) => option(value, text)));
-$("layer").parentElement.hidden = layers.length < 2;
+$("layer").parentElement.hidden = data.layers.length < 2;
 $("sort").append(...Object.entries(SORTS).map(([value, [text]]) => option(value, text)));
 $("layer").addEventListener("change", (event) => show({ layer: event.target.value }));
 $("sort").addEventListener("change", (event) => show({ sort: event.target.value }));
@@ -319,23 +370,70 @@ $("theme").addEventListener("click", () =>
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(null));
 setTheme(null);
 // A link to a cluster, such as #cluster-17, opens it and what is around it.
-function showAddress() {
-  const label = clusters.label.indexOf(Number(/^#cluster-(\d+)$/.exec(window.location.hash)?.[1] ?? NaN));
-  if (label < 0) return false;
+function showCluster(label) {
   const around = [label];
-  while (clusters.parent[around[0]] >= 0) around.unshift(clusters.parent[around[0]]);
+  while (parentOf(around[0]) >= 0) around.unshift(parentOf(around[0]));
   around.forEach((one) => state.open.add(one));
-  Object.assign(state, { query: "", layer: layers[0][0] });
-  if (state.layer !== TREE) state.layer = String(clusters.layers[label][0]);
-  const top = chosen();
-  state.page = Math.floor(Math.max(0, top.indexOf(state.layer === TREE ? around[0] : label)) / PAGE);
-  draw(label);
-  document.getElementById(`cluster-${clusters.label[label]}`)?.scrollIntoView({ block: "center" });
-  return true;
+  const layer = [state.layer, String(data.chosen)].find((one) => topsOf(one).some((top) => around.includes(top)));
+  Object.assign(state, { query: "", layer: layer ?? TREE });
+  const first = chosen(null).findIndex((one) => around.includes(one));
+  state.page = Math.floor(Math.max(0, first) / PAGE);
 }
+
+// What is seen, in the address: who comes back from the map finds it again.
+function addressOf() {
+  const told = new URLSearchParams();
+  if (state.query) told.set("q", state.query);
+  if (state.open.size) told.set("open", [...state.open].map((label) => clusters.label[label]).join("-"));
+  if (state.layer !== String(data.chosen)) told.set("layer", state.layer);
+  if (state.sort !== "size") told.set("sort", state.sort);
+  if (state.page) told.set("page", state.page + 1);
+  const hash = told.toString();
+  return `${window.location.href.split("#")[0]}${hash ? `#${hash}` : ""}`;
+}
+
+let remembering;
+function remember(kept = null) {
+  clearTimeout(remembering);
+  if (addressOf() !== window.location.href || kept) window.history.replaceState(kept, "", addressOf());
+}
+
+// Show what the address says. What it says wrongly is as if it were not there.
+function showAddress() {
+  clearTimeout(remembering);
+  const named = /^#cluster-(\d+)$/.exec(window.location.hash);
+  const linked = named ? clusters.label.indexOf(Number(named[1])) : -1;
+  if (linked >= 0) showCluster(linked);
+  else {
+    const told = new URLSearchParams(window.location.hash.slice(1));
+    const opened = (told.get("open") ?? "").split("-").filter(Boolean);
+    Object.assign(state, {
+      query: told.get("q") ?? "",
+      layer: layers.find(([value]) => value === told.get("layer"))?.[0] ?? String(data.chosen),
+      sort: Object.hasOwn(SORTS, told.get("sort") ?? "") ? told.get("sort") : "size",
+      page: Math.max(0, Number.parseInt(told.get("page"), 10) - 1 || 0),
+      open: new Set(opened.map((label) => clusters.label.indexOf(Number(label))).filter((label) => label >= 0)),
+    });
+  }
+  $("query").value = state.query;
+  $("layer").value = state.layer;
+  $("sort").value = state.sort;
+  draw(linked >= 0 ? linked : undefined);
+  if (linked >= 0) document.getElementById(`cluster-${clusters.label[linked]}`).scrollIntoView({ block: "center" });
+}
+
 window.addEventListener("hashchange", showAddress);
+// Who leaves for the map comes back to the same place.
+document.addEventListener("click", (event) => {
+  if (event.target.closest?.("a[href^='map.html']")) remember({ scroll: window.scrollY });
+});
 if (all.length) {
+  const kept = window.history.state;
   $("tools").hidden = false;
-  if (!showAddress()) draw();
+  showAddress();
+  if (kept?.scroll) {
+    window.history.replaceState(null, "");
+    window.scrollTo(0, kept.scroll);
+  }
 }
 document.documentElement.dataset.ready = "";

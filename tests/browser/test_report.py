@@ -110,12 +110,30 @@ def choose(page: Browser, name: str, value: str) -> None:
     page.run(f"{script}; e.dispatchEvent(new Event('change'))", name, value)
 
 
-def test_the_clusters_are_nested_and_an_open_one_shows_its_texts_and_what_is_in_it(page: Browser) -> None:
+def test_the_table_opens_with_the_clusters_that_the_words_above_it_tell_of(page: Browser) -> None:
+    """The table began with the broadest layer: its largest cluster was another than that of the first lines."""
+    assert "The largest is “Story 0 of theme 0” with 1,000" in page.text("#opening")
+    assert "The 303 are the labels; a broader layer has 3." in page.text("#opening")
+    assert (len(titles_of(page)), titles_of(page)[0]) == (50, "Story 0 of theme 0")
+    assert page.text("#shown") == "240 clusters, the labels; open one for the finer ones in it"
+    told = page.texts("#layer option")
+    assert told == ["3 clusters, a broader layer", "303 clusters, the labels", "all layers, nested"], "those of the run"
+    page.click("#table .fold", "Story 3 of")
+    assert "Part of Theme 0 (760 records)" in page.text("#table .detail")
+    page.click("#table .detail a", "Theme 0")
+    page.wait("document.getElementById('layer').value === 'tree'")
+    assert page.value("document.activeElement.className + document.activeElement.innerText") == "foldTheme 0"
+
+
+@pytest.mark.parametrize("layer", ["0", "tree"])
+def test_an_open_cluster_shows_its_texts_and_the_finer_ones_in_it(page: Browser, layer: str) -> None:
+    choose(page, "layer", layer)
     assert titles_of(page) == ["Theme 0", "Theme 1", "Theme 2"]
     page.click("#table .fold", "Theme 1")
     assert titles_of(page)[:4] == ["Theme 0", "Theme 1", "Story 80 of theme 1", "Story 81 of theme 1"]
     assert page.text("#table .detail").split("\n")[0].startswith("759 records · 9 different texts · 20")
-    for told in ("Theme 1, yes", "at the border", "rain, flood", "Wire 1 and 3 other sources", "of another layer"):
+    most = "Most records: Post 9, Wire 1 and 3 other sources"
+    for told in ("Theme 1, yes", "at the border", "rain, flood", most, "Label 241, of another layer"):
         assert told in page.text("#table .detail")
     page.click("#table .fold", "Theme 1")
     assert len(titles_of(page)) == 3
@@ -143,58 +161,88 @@ def test_a_run_without_times_and_sources_says_what_names_their_columns(browser: 
     assert browser.logs()[0] == []
 
 
-def test_a_search_finds_titles_and_texts_of_all_layers(page: Browser) -> None:
+def test_a_row_opens_wherever_it_is_clicked_and_stays_when_its_text_is_marked(page: Browser) -> None:
+    for part in (".name .quiet", "td.n", ".spark-cell", ".by", ".share", ".fold"):
+        page.click(f"#table .line {part}")
+        assert len(page.texts("#table .detail")) == 1, part
+        page.click(f"#table .line {part}")
+        assert page.texts("#table .detail") == [], part
+    box = page.value("(({left, top, right, height}) => [left, top + height / 2, right])"
+                     "(document.querySelector('.name .quiet .text').getBoundingClientRect())")  # fmt: skip
+    page.mouse([[box[0] + 2, box[1]], [box[0] + 60, box[1]]])
+    assert page.value("getSelection().toString()") != ""
+    assert page.texts("#table .detail") == []
+
+
+def test_a_search_finds_what_the_layer_holds_and_shows_where(page: Browser) -> None:
     page.type("#query", "STORY 7 theme")
     page.wait("document.getElementById('shown').innerText.includes('found')")
     assert "Story 7 of theme 0" in titles_of(page)
     assert all("7" in title for title in titles_of(page))
     assert page.texts("#table .fold mark")[:2] == ["Story", "7"]
+    choose(page, "layer", "0")
+    assert page.text("#shown") == "3 clusters found"
+    assert titles_of(page)[:3] == ["Theme 0", "Story 7 of theme 0", "Story 17 of theme 0"], "in it, what was found"
+    assert titles_of(page)[11:13] == ["Theme 1", "Story 87 of theme 1"]
+    assert "and 7 more in it; open it for all" in page.texts("#table tr")
+
+
+def test_a_search_that_finds_nothing_in_a_layer_says_what_others_have(browser: Browser, tmp_path: Path) -> None:
+    show(browser, write_page(tmp_path / "r.html", ["Flood", "A theme"], [1, None], [[1], [0]]))
+    browser.type("#query", "theme")
+    browser.wait("document.getElementById('shown').innerText === '0 clusters found in this layer, 1 in others'")
+
+
+def test_a_search_says_what_it_searches_and_the_map_searches_all_texts(page: Browser) -> None:
+    assert page.value("document.getElementById('query').placeholder") == "Search titles, terms and example texts"
+    assert page.value("document.getElementById('all-texts').hidden")
+    page.type("#query", "story & 7")
+    page.wait("!document.getElementById('all-texts').hidden")
+    assert page.text("#all-texts") == "Search all texts on the map"
+    assert page.value("document.getElementById('all-texts').getAttribute('href')") == "map.html#q=story+%26+7"
 
 
 def test_a_layer_is_sorted_and_a_page_at_a_time(page: Browser) -> None:
-    page.run("const e = document.getElementById('layer'); e.value = '1'; e.dispatchEvent(new Event('change'))")
-    assert page.text("#shown").startswith("240 clusters")
-    told = page.texts("#layer option")
-    assert told == ["nested", "3 clusters", "303 clusters (the labels)"], "of the run, of which fewer may be shown"
-    assert (len(titles_of(page)), titles_of(page)[0]) == (50, "Story 0 of theme 0")
     page.click("#pages button", "5")
     assert len(titles_of(page)) == 40
-    page.run("const e = document.getElementById('sort'); e.value = 'title'; e.dispatchEvent(new Event('change'))")
+    choose(page, "sort", "title")
     assert titles_of(page)[:3] == ["Story 0 of theme 0", "Story 1 of theme 0", "Story 2 of theme 0"]
-    page.run("const e = document.getElementById('sort'); e.value = 'loose'; e.dispatchEvent(new Event('change'))")
+    choose(page, "sort", "loose")
     assert titles_of(page)[1] == "Story 10 of theme 0"
 
 
-def test_a_link_opens_its_cluster_and_those_around_it(browser: Browser, news: Path) -> None:
-    show(browser, news, "#cluster-165")
-    assert "Story 165 of theme 2" in titles_of(browser)
-    assert len(browser.texts("#table .detail")) == 2
-    assert browser.value("document.activeElement.innerText") == "Story 165 of theme 2"
+def test_the_map_is_opened_by_its_button(page: Browser) -> None:
+    page.click("#picture img")
+    assert page.value("document.title").startswith("Clusters of"), "a picture is none that says where it leads"
+    page.click("#picture .button", "Open the map")
+    page.wait("document.title === 'the map'")
 
 
-def test_it_is_readable_dark_on_a_phone_and_without_its_script(browser: Browser, news: Path, tmp_path: Path) -> None:
-    show(browser, news)
-    browser.click("#theme")
-    dark = browser.value("getComputedStyle(document.documentElement).backgroundColor")
-    pictures = "getComputedStyle(document.images[0]).filter"
-    seen = browser.value(pictures)
-    browser.click("#theme")
-    assert browser.value("getComputedStyle(document.documentElement).backgroundColor") != dark
-    assert {seen, browser.value(pictures)} == {"none", "invert(0.9) hue-rotate(180deg)"}
-    browser.resize(380, 800)
-    try:
-        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
-    finally:
-        browser.resize(1280, 800)
-    bare = tmp_path / "bare.html"
-    bare.write_text(news.read_text("utf-8").replace('<script type="module">', '<script type="text/plain">'), "utf-8")
-    browser.ask("POST", "/url", url=bare.as_uri())
-    assert "Story 0 of theme 0, yes" in browser.text("#table")
+def test_who_comes_back_from_the_map_finds_the_same(page: Browser) -> None:
+    page.type("#query", "theme 1")
+    choose(page, "sort", "title")
+    page.click("#table .fold", "Story 83 of")
+    page.click("#table .fold", "Story 90 of")
+    page.wait("location.hash === '#q=theme+1&open=83-90&sort=title'")
+    page.run("window.scrollTo(0, 700)")
+    scrolled, seen = page.value("scrollY"), titles_of(page)
+    page.run("[...document.querySelectorAll('.detail a')].find((a) => a.innerText === 'Show on the map').click()")
+    page.wait("document.title === 'the map'")
+    page.run("history.back()")
+    page.wait("document.title !== 'the map' && document.documentElement.dataset.ready !== undefined")
+    assert (page.value("document.getElementById('query').value"), titles_of(page)) == ("theme 1", seen)
+    assert len(page.texts("#table .detail")) == 2
+    assert abs(page.value("scrollY") - scrolled) < 2
+
+
+def test_a_wrong_address_is_as_none(browser: Browser, news: Path) -> None:
+    show(browser, news, "#open=x-9999&layer=7&sort=constructor&page=-3&q=")
+    assert (len(titles_of(browser)), titles_of(browser)[0]) == (50, "Story 0 of theme 0")
+    assert browser.logs()[0] == []
 
 
 def test_the_ids_of_a_cluster_are_copied_and_downloaded(page: Browser) -> None:
     page.cdp("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
-    choose(page, "layer", "1")
     page.click("#table .fold", "Story 2 of")
     page.click("#table .detail button", "Download ids (CSV)")
     path = page.downloads / "cluster-2-ids.csv"
@@ -225,11 +273,18 @@ def test_where_the_ids_are_too_many_the_code_that_reads_them_works(browser: Brow
         assert (tmp_path / f"cluster-{own}-ids.csv").read_text() == f"text_id\n{found}"
 
 
-def test_the_map_is_opened_by_its_button(page: Browser) -> None:
-    page.click("#picture img")
-    assert page.value("document.title").startswith("Clusters of"), "a picture is none that says where it leads"
-    page.click("#picture .button", "Open the map")
-    page.wait("document.title === 'the map'")
+def test_a_headline_that_has_a_word_of_the_title_stands_with_it(browser: Browser, tmp_path: Path) -> None:
+    """A cluster about Chiquita was shown with a text about Sprint."""
+    texts = ["Sprint wants to buy T-Mobile", "Fyffes and Chiquita merge", "Bananas"]
+    titles = ["Chiquita · Top banana", "Mixed: Sports", "Fyffes and Chiquita merge"]
+    show(browser, write_page(tmp_path / "r.html", titles, [None] * 3, [[0]] * 3, exemplars=texts))
+    assert browser.texts("#table .line .name") == [
+        "Chiquita · Top banana\nFyffes and Chiquita merge", "Mixed: Sports\nSprint wants to buy T-Mobile",
+        "Fyffes and Chiquita merge",
+    ]  # fmt: skip
+    browser.type("#query", "bananas")
+    browser.wait("document.getElementById('shown').innerText.includes('found')")
+    assert browser.texts("#table .line .name")[1] == "Mixed: Sports\nBananas", "what was found is seen"
 
 
 def test_the_head_of_the_table_is_on_the_first_screen(browser: Browser, news: Path) -> None:
@@ -241,6 +296,55 @@ def test_the_head_of_the_table_is_on_the_first_screen(browser: Browser, news: Pa
         ratio = browser.value("(({width, height}) => width / height)(document.images[0].getBoundingClientRect())")
         assert abs(ratio - 1.4) < 0.02, "the picture keeps its form"
     browser.resize(1280, 800)
+
+
+def test_on_a_phone_a_title_has_the_whole_width_and_the_numbers_one_line_below(browser: Browser, news: Path) -> None:
+    browser.resize(390, 844)
+    try:
+        show(browser, news)
+        assert browser.value("document.images[0].getBoundingClientRect().height") == 0
+        assert browser.text("#picture") == "Open the map"
+        boxes = browser.value(
+            "[...document.querySelectorAll('#table .line')[1].children].map((e) => e.getBoundingClientRect())"
+            ".filter((e) => e.width).map((e) => [e.left, e.top, e.width, e.height])"
+        )
+        name, *numbers = boxes
+        assert name[2] > 340
+        assert all(box[1] >= name[1] + name[3] for box in numbers)
+        assert max(box[1] + box[3] / 2 for box in numbers) - min(box[1] + box[3] / 2 for box in numbers) < 4
+        assert "999 records" in browser.texts("#table .line")[1]
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+    finally:
+        browser.resize(1280, 800)
+
+
+def test_a_link_opens_its_cluster_and_those_around_it(browser: Browser, news: Path) -> None:
+    show(browser, news, "#cluster-165")
+    assert "Story 165 of theme 2" in titles_of(browser)
+    assert "Part of Theme 2" in browser.text("#table .detail")
+    assert browser.value("document.activeElement.innerText") == "Story 165 of theme 2"
+    choose(browser, "layer", "0")
+    assert len(browser.texts("#table .detail")) == 2, "it and the one around it"
+
+
+def test_it_is_readable_dark_on_a_phone_and_without_its_script(browser: Browser, news: Path, tmp_path: Path) -> None:
+    show(browser, news)
+    browser.click("#theme")
+    dark = browser.value("getComputedStyle(document.documentElement).backgroundColor")
+    pictures = "getComputedStyle(document.images[0]).filter"
+    seen = browser.value(pictures)
+    browser.click("#theme")
+    assert browser.value("getComputedStyle(document.documentElement).backgroundColor") != dark
+    assert {seen, browser.value(pictures)} == {"none", "invert(0.9) hue-rotate(180deg)"}
+    browser.resize(380, 800)
+    try:
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+    finally:
+        browser.resize(1280, 800)
+    bare = tmp_path / "bare.html"
+    bare.write_text(news.read_text("utf-8").replace('<script type="module">', '<script type="text/plain">'), "utf-8")
+    browser.ask("POST", "/url", url=bare.as_uri())
+    assert "Story 0 of theme 0, yes" in browser.text("#table")
 
 
 def test_hostile_texts_stay_texts_and_break_no_layout(browser: Browser, tmp_path: Path) -> None:
