@@ -153,7 +153,7 @@ class ReadSection:
     text_columns: Annotated[tuple[str, ...], Field(min_length=1)] = ("title", "description")
     separator: str = "\n"  # between two text columns
     id_column: str | None = None  # null: file name and record number
-    time_column: str | None = None  # ISO 8601, RFC 2822, D.M.YYYY, seconds of the epoch; becomes column time, in UTC
+    time_column: str | None = None  # ISO 8601, RFC 2822, 1.5.2024, May 1, 2024, seconds of the epoch; column time, UTC
     source_column: str | None = None  # becomes column source
     link_column: str | None = None  # becomes column link
     keep: tuple[str, ...] = ()  # further columns for labels.parquet, with their types; [all]: every one

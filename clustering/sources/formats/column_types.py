@@ -29,6 +29,13 @@ _COMPACT = re.compile(
     r"(?:19|20)\d\d(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?)?)?"
 )
 
+MONTHS = "january february march april may june july august september october november december".split()
+_DAY, _MONTH = r"\d\d?(?:st|nd|rd|th)?", r"([A-Za-z]{3,9})\.?"
+_WORDED = re.compile(  # March 1, 2024, and 1 March 2024, with a day of the week or without, and with a time or without
+    rf"(?:[A-Za-z]{{3,9}}\.?,? )?(?:{_MONTH} {_DAY},? |{_DAY}[ -]{_MONTH}[ -])\d{{4}}"
+    r"(?:,? (?:at )?\d\d?:\d\d(?::\d\d)?(?: ?[AaPp]\.?[Mm]\.?)?(?: ?(?:Z|UTC|GMT|[+-]\d\d:?\d\d))?)?"
+)
+
 
 def find_column(names: list[str], name: str) -> int | None:
     """The position of a name. Raises: InputError where it stands twice"""
@@ -174,8 +181,8 @@ def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array |
 def parse_times(column: pa.Array) -> tuple[pa.Array, int, str]:
     """A column as times. A time without a zone is in UTC.
 
-    column : dates, times of any unit and zone, ISO 8601, RFC 2822 and D.M.YYYY, seconds or milliseconds of the epoch
-        (also as strings), YYYY, YYYYMM, YYYYMMDD and YYYYMMDDhhmmss
+    column : dates, times of any unit and zone, ISO 8601, RFC 2822, D.M.YYYY, English dates with the month in letters,
+        seconds or milliseconds of the epoch (also as strings), YYYY, YYYYMM, YYYYMMDD and YYYYMMDDhhmmss
     Returns: timestamps in microseconds UTC, null for a value that is no time; how many these are; the first of them.
     """
     kind = column.type
@@ -273,7 +280,8 @@ def _of_strings(column: pa.Array) -> pa.Array:
     if len(left):
         values = found.to_pylist()
         for at in left.tolist():
-            values[at] = _rfc(distinct[at].as_py())
+            text = distinct[at].as_py()
+            values[at] = _worded(text) or _rfc(text)
         found = pa.array(values, TIME)
     return found.take(coded.indices)
 
@@ -288,7 +296,23 @@ def decoded(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray | 
 
 def _rfc(text: str | None) -> Any:
     try:
-        found = parsedate_to_datetime(text) if text and text[:1].isalnum() and ":" in text else None
+        plain_zone = re.sub(r"([+-]\d\d):(\d\d)$", r"\1\2", text or "")  # the parser would take +02:00 for UTC
+        found = parsedate_to_datetime(plain_zone) if plain_zone[:1].isalnum() and ":" in plain_zone else None
         return found if found is None or found.tzinfo else found.replace(tzinfo=timezone.utc)
     except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _worded(text: str | None) -> Any:
+    """The time of an English date whose month stands in letters; None for other texts."""
+    found = _WORDED.fullmatch(text or "")
+    month = (found[1] or found[2]).lower() if found else ""
+    if month != "sept" and month not in MONTHS and month not in [name[:3] for name in MONTHS]:
+        return None
+    import pandas as pd
+
+    try:
+        time = pd.Timestamp(text)
+        return (time if time.tzinfo else time.tz_localize("UTC")).to_pydatetime()
+    except ValueError:  # 30 February
         return None

@@ -275,7 +275,8 @@ def test_columns_named_as_those_that_number_the_records_are_carried_like_others(
         "20240501T120000Z", str(SECONDS), str(SECONDS * 1000), "Wed, 01 May 2024 12:00:00 GMT",
         "Wed, 1 May 2024 08:00:00 -0400", "20240501120000", SECONDS, SECONDS * 1000, SECONDS * 10**6, SECONDS * 10**9,
         float(SECONDS), 20240501120000, NOON, datetime(2024, 5, 1, 12), "1.5.2024 12:00", "01.05.2024, 12:00:00",
-        b"2024-05-01T12:00:00Z",
+        b"2024-05-01T12:00:00Z", "May 1, 2024 12:00 PM", "Wednesday, May 1st, 2024, 12:00",
+        "1 May 2024 at 12:00:00 UTC", "01-May-2024 14:00 +02:00", "Wed, 1 May 24 14:00:00 +02:00", "1 May 2024 12:00Z",
     ],
 )  # fmt: skip
 def test_a_time_of_any_form_is_read(value: Any) -> None:
@@ -287,7 +288,8 @@ def test_a_time_of_any_form_is_read(value: Any) -> None:
 
 def test_days_are_read_as_their_begin() -> None:
     begin = datetime(2024, 5, 1, tzinfo=timezone.utc)
-    for value in (date(2024, 5, 1), "2024-05-01", "20240501", 20240501):
+    words = ["May 1, 2024", "1 May 2024", "1-MAY-2024", "Wed., May 1, 2024", " May 1st, 2024 "]
+    for value in (date(2024, 5, 1), "2024-05-01", "20240501", 20240501, *words):
         assert parse_times(pa.array([value]))[0].to_pylist() == [begin]
 
 
@@ -300,9 +302,12 @@ def test_years_months_and_days_are_no_seconds_of_the_epoch(as_string: bool) -> N
     assert (found.to_pylist(), lost) == ([*days, None, None], 2)
 
 
-@pytest.mark.parametrize("word", ["now", "today", "NOW", "Today"])
+@pytest.mark.parametrize(
+    "word", ["now", "today", "NOW", "Today", "May", "May 1", "May 2024", "Mars 1, 2024", "30 February 2024",
+             "Story 1, 2024", "on May 1, 2024", "May 1, 2024 25:00", "May 1, 24"],
+)  # fmt: skip
 def test_a_word_is_no_time(word: str) -> None:
-    """It was the time at which the text was read."""
+    """It was the time at which the text was read, or what a lenient parser makes of it."""
     assert parse_times(pa.array([word]))[1] == 1
 
 
