@@ -5,13 +5,11 @@ import { cssColor } from "./colors.js";
 import { NO_CLUSTER } from "./state.js";
 import { different, topTerms } from "./terms.js";
 import { countTimes } from "./time.js";
+import { actions } from "./actions.js";
 import {
   $,
-  cell,
-  copyText,
   count,
   day,
-  download,
   make,
   moment,
   plural,
@@ -90,16 +88,10 @@ export class Card {
     return found.sort((a, b) => map.records.time[a[0]] - map.records.time[b[0]] || a[0] - b[0]);
   }
 
-  // Whether the page lacks records of the run: what it counts is of those that it has.
-  get partial() {
-    const { facts } = this.app.map;
-    return facts.points < facts.texts || facts.records_left_out > 0;
-  }
-
   // Records of the run in no cluster of the layer. counted : those of the page
   noiseSize(counted) {
     const { map, state } = this.app;
-    if (!this.partial || (state.home && state.level === map.facts.chosen)) return counted;
+    if (!this.app.map.isPartial || (state.home && state.level === map.facts.chosen)) return counted;
     const { size, layers } = map.clusters;
     return map.facts.run_records - size.reduce((sum, n, own) => sum + (layers[own].includes(state.level) ? n : 0), 0);
   }
@@ -127,13 +119,13 @@ export class Card {
       });
       const by = map.records.source && state.value("source", dated[0][0]);
       body.push(
-        make("h3", {}, this.partial ? "When, in the records here" : "When"),
+        make("h3", {}, this.app.map.isPartial ? "When, in the records here" : "When"),
         make("p", {}, `First ${moment(first)}${by ? ", by " : ""}`, by ? said(by) : null, `; last ${moment(last)}`),
         canvas,
       );
       requestAnimationFrame(() => this.drawTimeline(canvas, points));
     }
-    const whose = this.partial ? "Sources, of the records here" : "Sources";
+    const whose = this.app.map.isPartial ? "Sources, of the records here" : "Sources";
     if (map.records.source) body.push(make("h3", {}, whose), this.sources(points));
     if (cluster >= 0 && clusters.terms[cluster].length) {
       body.push(
@@ -158,7 +150,7 @@ export class Card {
       body.push(make("h3", {}, `Finer clusters in it (${count(children.length)})`));
       body.push(...children.slice(0, SHOWN).map((child) => this.clusterLine(child, count(clusters.size[child]))));
     }
-    body.push(this.actions(points, `cluster-${cluster}`, cluster));
+    body.push(actions(this.app, points, `cluster-${cluster}`, cluster));
     this.open(shown, heading, this.dot(cluster), ...body);
 
     const texts = await loadStrings("texts", map.n);
@@ -263,79 +255,6 @@ export class Card {
     );
   }
 
-  actions(points, name, cluster = null) {
-    const { state, map } = this.app;
-    const has_ids = !map.facts.left_out.includes("cell-0");
-    const of = this.partial ? ` of the ${plural(this.passing(points), "record")} here` : "";
-    const copied = async (event, text) => {
-      const done = await copyText(text);
-      event.target.textContent = done ? "Copied" : "Not allowed here";
-    };
-    const link =
-      cluster !== null && make("button", { click: (event) => copied(event, this.app.link({ cluster })) }, "Copy link");
-    return make(
-      "div",
-      { class: "actions" },
-      make("button", { click: () => this.app.pick({ tab: "texts" }) }, "List texts"),
-      link || null,
-      make(
-        "button",
-        {
-          disabled: !has_ids,
-          title: has_ids ? null : "To keep the file small it does without ids",
-          click: async (event) => copied(event, (await this.rows(points)).map(({ id }) => id).join("\n")),
-        },
-        `Copy ids${of}`,
-      ),
-      make("button", { click: async () => download(`${name}.csv`, await this.csv(points)) }, `Download CSV${of}`),
-      cluster !== null && cluster >= 0 && state.layer !== this.app.map.clusters.layers[cluster][0]
-        ? make(
-            "button",
-            { click: () => this.app.pick({ layer: this.app.map.clusters.layers[cluster][0] }) },
-            "Show its layer",
-          )
-        : null,
-    );
-  }
-
-  // How many records pass the filters.
-  passing(points) {
-    const { map, state } = this.app;
-    let sum = 0;
-    for (const i of points) for (let r = map.first[i]; r < map.first[i + 1]; r++) if (state.passing(r)) sum++;
-    return sum;
-  }
-
-  // Of all records that pass the filters: id, null where the page has none, and cluster, time, source, own text.
-  async rows(points) {
-    const { map, state } = this.app;
-    const ids = await loadCells(map, "text_id");
-    const texts = await loadStrings("texts", map.n);
-    const own = await loadStrings("own", map.facts.records);
-    const found = [];
-    for (const i of points) {
-      const label = state.labels[i];
-      const title = label < 0 ? "" : map.clusters.title[label];
-      const text = texts.get(i);
-      for (let r = map.first[i]; r < map.first[i + 1]; r++) {
-        if (!state.passing(r)) continue;
-        const time =
-          map.records.time && map.records.time[r] !== NO_TIME ? state.date(map.records.time[r]).toISOString() : "";
-        const source = map.records.source ? state.value("source", r) : "";
-        found.push({ id: ids && ids.get(r), values: [label, title, time, source, own?.get(r) || text] });
-      }
-    }
-    return found;
-  }
-
-  async csv(points) {
-    const has_ids = !this.app.map.facts.left_out.includes("cell-0");
-    const lines = (await this.rows(points)).map(({ id, values }) =>
-      [...(has_ids ? [cell(id, true)] : []), ...values.map((value) => cell(value))].join(","),
-    );
-    return [`${has_ids ? "text_id," : ""}label,title,time,source,text`, ...lines, ""].join("\r\n");
-  }
-
   async text(i) {
     const { map, state } = this.app;
     const shown = `text ${i}`;
@@ -351,7 +270,8 @@ export class Card {
         ...path.map((cluster) => this.clusterLine(cluster, count(map.clusters.size[cluster]))),
       );
     const slots = [make("div"), make("div")];
-    this.open(shown, make("h2", {}, "Text"), this.dot(state.labels[i]), ...body, ...slots, this.actions([i], "text"));
+    const buttons = actions(this.app, [i], "text");
+    this.open(shown, make("h2", {}, "Text"), this.dot(state.labels[i]), ...body, ...slots, buttons);
     const names = [
       "text_id",
       ...map.facts.columns.filter(({ kind }) => kind === "link" || kind === "text").map(({ name }) => name),
@@ -407,7 +327,7 @@ export class Card {
       make("h2", {}, `${plural(records, "record")} selected`),
       null,
       ...slots,
-      this.actions(points, "selection"),
+      actions(this.app, points, "selection"),
     );
     const texts = await loadStrings("texts", map.n);
     const terms = topTerms(points, texts, map.n);

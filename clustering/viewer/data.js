@@ -50,6 +50,7 @@ export async function loadMap() {
   map.children = map.clusters.title.map(() => []);
   map.roots = [];
   map.clusters.parent.forEach((parent, own) => (parent < 0 ? map.roots : map.children[parent]).push(own));
+  map.isPartial = facts.points < facts.texts || facts.records_left_out > 0; // it lacks records of the run
   map.columns = Object.fromEntries(facts.columns.map((column) => [column.name, column]));
   return map;
 }

@@ -1,10 +1,10 @@
 // The page: unpacks the map, ties its parts together, keeps what is seen in the address.
 
 import { NO_TIME, loadMap, loadStrings } from "./data.js";
-import { colorTable, cssColor, RAMP, RAMP_STEPS } from "./colors.js";
+import { colorTable } from "./colors.js";
 import { Grid } from "./grid.js";
 import { findTexts } from "./search.js";
-import { COLUMN, HIDDEN, State } from "./state.js";
+import { HIDDEN, State } from "./state.js";
 import { Points } from "./points.js";
 import { Names } from "./names.js";
 import { View } from "./view.js";
@@ -13,6 +13,8 @@ import { TimeBrush } from "./time.js";
 import { Card } from "./card.js";
 import { Panel } from "./panel.js";
 import { Lasso, pointsWithin } from "./lasso.js";
+import { drawLegend } from "./legend.js";
+import { Keys } from "./keys.js";
 import { addressOf, showAddress } from "./address.js";
 import { findRecords } from "./columns.js";
 
@@ -44,6 +46,7 @@ class App {
     this.view.onHover = (place, event) => this.hover(place, event);
     this.view.onMoved = () => this.remember();
     this.listen();
+    this.keys = new Keys(this);
     $("names").setAttribute(
       "aria-label",
       `Map of ${plural(map.facts.texts, "text")} in ` +
@@ -79,7 +82,7 @@ class App {
     this.points.update(this.table);
     this.panel.draw();
     this.brush.draw();
-    this.drawLegend();
+    drawLegend(this.state, this.table);
     this.view.redraw();
     this.remember();
   }
@@ -264,45 +267,7 @@ class App {
     context.strokeRect(view.width / 2 - 8, view.height / 2 - 8, 16, 16);
   }
 
-  drawLegend() {
-    const { state, map, table } = this;
-    const legend = $("legend");
-    legend.hidden = state.color === "cluster";
-    if (legend.hidden) return;
-    if (state.color === "time" || state.color === "strength") {
-      const ends = state.color === "time" ? state.timeRange().map((time) => day(state.date(time))) : ["0", "1"];
-      const stops = [0, 16, 32, 48, 63].map((step) => cssColor(table, RAMP + Math.min(step, RAMP_STEPS - 1)));
-      legend.replaceChildren(
-        make("div", {}, state.color),
-        make("div", { class: "ramp", style: { background: `linear-gradient(to right, ${stops.join(", ")})` } }),
-        make(
-          "div",
-          { class: "row" },
-          make("span", {}, ends[0]),
-          make("span", { style: { textAlign: "right" } }, ends[1]),
-        ),
-      );
-      return;
-    }
-    const name = state.color.slice(COLUMN.length);
-    const { values } = map.columns[name];
-    legend.replaceChildren(
-      make("div", {}, said(name)),
-      ...values
-        .slice(0, 10)
-        .map((value, code) =>
-          make(
-            "div",
-            { class: "row" },
-            make("span", { class: "dot", style: { background: cssColor(table, code), flex: "none" } }),
-            said(value),
-          ),
-        ),
-      values.length > 10 ? make("div", { class: "quiet" }, `and ${count(values.length - 10)} more in grey`) : "",
-    );
-  }
-
-  // --- the mouse and the keys ---
+  // --- the mouse ---
 
   pointAt([x, y]) {
     const radius = (NEAR_PX / this.view.scale) * 65535;
@@ -380,61 +345,6 @@ class App {
     });
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.setTheme(this.theme));
     window.addEventListener("hashchange", () => this.recall());
-    document.addEventListener("keydown", (event) => this.key(event));
-    $("names").addEventListener("keydown", (event) => this.mapKey(event));
-    $("names").addEventListener("focus", () => {
-      this.crosshair = $("names").matches(":focus-visible");
-      this.view.redraw();
-    });
-    $("names").addEventListener("blur", () => {
-      this.crosshair = false;
-      this.view.redraw();
-    });
-  }
-
-  mapKey(event) {
-    const { view } = this;
-    const step = 60;
-    const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
-    this.crosshair = true;
-    if (moves[event.key]) view.pan(...moves[event.key]);
-    else if (event.key === "+" || event.key === "=") view.zoomAt(1.4);
-    else if (event.key === "-") view.zoomAt(1 / 1.4);
-    else if (event.key === "0") view.fly(0.5, 0.5, 1);
-    else if (event.key === "Enter") this.openMiddle();
-    else return;
-    event.preventDefault();
-  }
-
-  openMiddle() {
-    const { view, grid, state } = this;
-    const shown = (i) => state.status[i] !== HIDDEN;
-    for (let radius = 10; radius < 640; radius *= 2) {
-      const found = grid.nearest(view.x * 65535, view.y * 65535, (radius / view.scale) * 65535, shown);
-      if (found >= 0) return this.pick({ point: found });
-    }
-    return undefined;
-  }
-
-  key(event) {
-    if (event.key === "Escape" && !$("help").open) return this.escape(event);
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog"))
-      return undefined;
-    const tools = { l: "lasso", b: "box", v: "seen", d: "theme", "?": "help" };
-    if (event.key === "/") {
-      event.preventDefault();
-      return $("query").focus();
-    }
-    if (event.key === "n" || event.key === "p") return this.panel.step(event.key === "n" ? 1 : -1);
-    return tools[event.key] && this.useTool(tools[event.key]);
-  }
-
-  escape(event) {
-    if (event.defaultPrevented) return undefined;
-    if (this.view.drawing) return this.setTool(null);
-    if (!$("card").hidden) return this.pick({ close: true });
-    $("query").value = "";
-    return this.search("");
   }
 
   // --- the address ---

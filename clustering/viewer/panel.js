@@ -1,24 +1,16 @@
-// State in; the lists of clusters and texts, the filters and the summary beside the map out.
+// State in; the lists of clusters and texts and the summary beside the map out.
 
-import { isAsked, parseNumber } from "./columns.js";
-import { NO_TIME, NO_VALUE, fold, loadStrings } from "./data.js";
+import { NO_TIME, fold, loadStrings } from "./data.js";
 import { cssColor, NOISE } from "./colors.js";
 import { parseQuery, holds } from "./search.js";
-import { AUTO, COLUMN, NO_CLUSTER } from "./state.js";
+import { Filters } from "./filters.js";
+import { AUTO, NO_CLUSTER } from "./state.js";
 import { $, count, day, make, marked, moment, plural, said, share } from "./dom.js";
 
 const PAGE = 100; // lines, before more are asked for
-const OPTIONS = 500; // values that a filter offers before somebody types
 
 const CLUSTER_ORDERS = { size: "size", title: "title", first: "first seen", last: "last seen" };
 const TEXT_ORDERS = { strength: "strength", first: "oldest first", last: "newest first" };
-
-// What a filter calls records without a value: no value of the column.
-function nameless(values) {
-  let name = "(none)";
-  while (values.includes(name)) name = `(${name})`;
-  return name;
-}
 
 export class Panel {
   constructor(app) {
@@ -35,111 +27,7 @@ export class Panel {
     });
     $("list").addEventListener("keydown", (event) => this.key(event));
     this.titles = app.map.clusters.title.map(fold);
-    this.prepareChoices();
-  }
-
-  prepareChoices() {
-    const { map, state } = this.app;
-    const { facts } = map;
-    $("title").textContent = facts.name;
-    $("layer").append(
-      make("option", { value: AUTO }, "by zoom"),
-      ...facts.layers.map((n, layer) =>
-        make("option", { value: layer }, `${plural(n, "cluster")}${layer === facts.chosen ? " (labels)" : ""}`),
-      ),
-    );
-    $("layer").addEventListener("change", (event) => state.set({ layer: Number(event.target.value), cluster: null }));
-    const own = ["cluster", ...(map.columns.time ? ["time"] : []), "strength"];
-    const columns = facts.columns.filter(({ kind }) => kind === "category").map(({ name }) => name);
-    $("color").append(
-      ...own.map((name) => make("option", { value: name }, name)),
-      ...columns.map((name) => make("option", { value: COLUMN + name }, own.includes(name) ? COLUMN + name : name)),
-    );
-    $("color").addEventListener("change", (event) => state.set({ color: event.target.value }));
-    const check = (name, label) => {
-      const box = make("input", {
-        type: "checkbox",
-        id: name,
-        change: (event) => state.set({ [name]: event.target.checked }),
-      });
-      return make("label", {}, box, label);
-    };
-    const strength = make("input", {
-      type: "range",
-      id: "strength",
-      min: 0,
-      max: 255,
-      value: 0,
-      input: (event) => state.set({ strength: Number(event.target.value) }),
-    });
-    const rows = [
-      check("noise", "show noise"),
-      check("home", "noise counts with the nearest cluster"),
-      make("label", {}, "strength from", strength, make("output", { id: "strength-told" })),
-    ];
-    for (const column of facts.columns) {
-      const { name, kind, values, least } = column;
-      if (isAsked(map, column)) rows.push(least === undefined ? this.wordFilter(name) : this.rangeFilter(column));
-      else if (kind === "category") rows.push(this.valueFilter(name, values));
-    }
-    rows.push(make("button", { id: "clear", click: () => this.app.pick({ clear: true }) }, "Clear all filters"));
-    $("filter-rows").append(...rows);
-  }
-
-  // A field that takes one of many values: a list to choose from as one types.
-  valueFilter(name, values) {
-    const { state } = this.app;
-    const some = this.app.map.records[name].includes(NO_VALUE) ? [nameless(values)] : [];
-    const list = make(
-      "datalist",
-      { id: `values-${name}` },
-      [...some, ...values.slice(0, OPTIONS)].map((value) => make("option", { value })),
-    );
-    const input = make("input", {
-      id: `only-${name}`,
-      list: `values-${name}`,
-      placeholder: "all",
-      "data-column": name,
-      change: (event) => {
-        const { value } = event.target;
-        const code = some.includes(value) ? NO_VALUE : values.indexOf(value);
-        const { [name]: _, ...others } = state.values;
-        event.target.setCustomValidity(value && code < 0 ? "No record has this value" : "");
-        event.target.reportValidity();
-        state.set({ values: code < 0 ? others : { ...others, [name]: code } });
-      },
-    });
-    return make("label", {}, said(name), input, list);
-  }
-
-  // What is asked of a column, and of the others as before; nothing: all will do.
-  ask(name, asked) {
-    const { [name]: _, ...others } = this.app.wanted;
-    this.app.ask(asked ? { ...others, [name]: asked } : others);
-  }
-
-  // A field that takes words of a column whose values are many.
-  wordFilter(name) {
-    const change = ({ target }) => this.ask(name, target.value.trim() ? { words: target.value.trim() } : null);
-    const input = make("input", { id: `has-${name}`, placeholder: "has words", "data-words": name, change });
-    return make("label", {}, said(name), input);
-  }
-
-  // Two fields that take the least and the most of a column of numbers.
-  rangeFilter({ name, least, most }) {
-    const fields = { least, most };
-    const change = () => {
-      const [low, high] = Object.values(fields).map(({ value }) => parseNumber(value));
-      this.ask(name, low === null && high === null ? null : { least: low, most: high });
-    };
-    for (const [end, value] of Object.entries(fields)) {
-      fields[end] = make("input", {
-        id: `${end}-${name}`, type: "number", step: "any", placeholder: value, "aria-label": `${end} of ${name}`,
-        "data-range": name, "data-end": end, change,
-      });
-    }
-    const about = { class: "range", role: "group", "aria-label": name };
-    return make("div", about, said(name), fields.least, "to", fields.most);
+    this.filters = new Filters(app);
   }
 
   show(tab) {
@@ -156,26 +44,7 @@ export class Panel {
     const usable = Object.entries(orders).filter(([key]) => map.records.time || (key !== "first" && key !== "last"));
     $("sort").replaceChildren(...usable.map(([value, label]) => make("option", { value }, label)));
     $("sort").value = this.order[this.tab];
-    $("layer").value = state.layer;
-    $("color").value = state.color;
-    $("noise").checked = state.noise;
-    $("home").checked = state.home;
-    $("strength").value = state.strength;
-    $("strength-told").textContent = (state.strength / 255).toFixed(2);
-    for (const input of document.querySelectorAll("#filters [data-column]")) {
-      const { column } = input.dataset;
-      if (document.activeElement === input) continue;
-      const [code, { values }] = [state.values[column], map.columns[column]];
-      input.value = code === NO_VALUE ? nameless(values) : (values[code] ?? "");
-    }
-    for (const input of document.querySelectorAll("#filters [data-words], #filters [data-range]")) {
-      const { words, range, end } = input.dataset;
-      if (document.activeElement !== input) input.value = state.found[words ?? range]?.asked[end ?? "words"] ?? "";
-    }
-    const chosen = Object.keys(state.values).length + Object.keys(state.found).length;
-    const active = chosen + (state.strength > 0) + !state.noise + state.home;
-    $("filtered").hidden = !active;
-    $("filtered").textContent = active;
+    this.filters.draw();
     this.summarize();
     if (this.tab === "clusters") this.drawClusters();
     else this.drawTexts();
