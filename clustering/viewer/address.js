@@ -92,16 +92,15 @@ export async function showAddress(app) {
     color: color ?? "cluster",
   });
   const at = (told.get("at") ?? "").split(",").map(Number);
-  if (at.length === 3 && at.every(Number.isFinite) && at[2] > 0) {
+  const isPlaced = at.length === 3 && at.every(Number.isFinite) && at[2] > 0;
+  if (isPlaced) {
     [view.x, view.y, view.zoom] = [at[0], at[1], Math.min(160, Math.max(0.4, at[2]))];
-  } else if (cluster !== null && cluster >= 0) {
-    view.flyToCluster(map.clusters.box[cluster], map.clusters.heart[cluster], {
-      right: window.innerWidth > 760 ? 360 : 0,
-    });
   }
   $("query").value = told.get("q") ?? "";
   await Promise.all([app.ask(wanted), app.search($("query").value)]);
   if (state.point !== null) app.card.text(state.point);
   else if (cluster !== null) app.card.cluster(cluster);
   else app.card.close();
+  if (!isPlaced && cluster !== null && cluster >= 0)
+    view.flyToCluster(map.clusters.box[cluster], map.clusters.heart[cluster], app.covered());
 }

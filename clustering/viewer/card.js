@@ -2,51 +2,62 @@
 
 import { NO_TIME, loadCells, loadNear, loadStrings } from "./data.js";
 import { cssColor } from "./colors.js";
-import { NO_CLUSTER } from "./state.js";
+import { NO_CLUSTER, STRENGTH } from "./state.js";
 import { different, topTerms } from "./terms.js";
-import { countTimes } from "./time.js";
-import { actions } from "./actions.js";
-import {
-  $,
-  count,
-  day,
-  make,
-  moment,
-  plural,
-  prepared,
-  said,
-  share,
-  short,
-  styleOf,
-  webLink,
-} from "./dom.js";
+import { Actions } from "./actions.js";
+import { When, missing } from "./when.js";
+import { $, count, make, moment, plural, said, share, short, webLink } from "./dom.js";
 
 const SHOWN = 8; // sources, near clusters, records
 const TEXTS = 5; // different ones, at the border
 const LISTED = 200; // texts of a selection
+const SAME = 200; // characters that two texts have alike where they are one, cut at different lengths
 
 export class Card {
   // app : {map, state, view, table, pick}; pick changes what is shown
   constructor(app) {
     this.app = app;
     this.element = $("card");
+    this.parts = []; // that tell of what is shown, and are drawn anew when that changes
+    this.takesFocus = false; // when it opens next
   }
 
   close() {
     this.element.hidden = true;
     this.shown = null;
+    this.parts = [];
   }
 
-  open(shown, heading, dot, ...content) {
+  // Take over a new search, or new filters.
+  update() {
+    for (const part of this.parts) part.draw();
+  }
+
+  get hasFocus() {
+    return this.element.contains(document.activeElement);
+  }
+
+  focus() {
+    this.element.querySelector("h2").focus({ preventScroll: true });
+  }
+
+  // title : of the card; parts : with an element, of which the first stands under the title, before the content
+  open(shown, title, dot, parts, ...content) {
     this.shown = shown;
+    this.parts = parts;
+    const had_focus = this.hasFocus;
+    const heading = make("h2", { dir: "auto", tabindex: -1 }, title);
     const close = make(
       "button",
       { "aria-label": "Close", title: "Close (Esc)", click: () => this.app.pick({ close: true }) },
       "×",
     );
-    this.element.replaceChildren(make("header", {}, dot, heading, close), ...content.filter(Boolean));
+    const header = make("header", {}, dot, heading, close);
+    this.element.replaceChildren(header, parts[0].element, ...content.filter(Boolean));
     this.element.hidden = false;
     this.element.scrollTop = 0;
+    if (had_focus || this.takesFocus) this.focus();
+    this.takesFocus = false;
   }
 
   dot(cluster) {
@@ -78,16 +89,6 @@ export class Card {
     );
   }
 
-  // Earliest first: the records of some points that have a time.
-  dated(points) {
-    const { map } = this.app;
-    const found = [];
-    if (!map.records.time) return found;
-    for (const i of points)
-      for (let r = map.first[i]; r < map.first[i + 1]; r++) if (map.records.time[r] !== NO_TIME) found.push([r, i]);
-    return found.sort((a, b) => map.records.time[a[0]] - map.records.time[b[0]] || a[0] - b[0]);
-  }
-
   // Records of the run in no cluster of the layer. counted : those of the page
   noiseSize(counted) {
     const { map, state } = this.app;
@@ -103,28 +104,13 @@ export class Card {
     const points = state.members(cluster);
     const records = points.reduce((sum, i) => sum + map.points.records[i], 0);
     const size = cluster < 0 ? this.noiseSize(records) : clusters.size[cluster];
-    const heading = make("h2", { dir: "auto" }, this.title(cluster));
     const told = [`${plural(size, "record")}, ${share(size, facts.run_records)} of all`];
     if (cluster >= 0 && clusters.texts[cluster] !== size) told.push(plural(clusters.texts[cluster], "different text"));
-    const body = [make("p", { class: "quiet" }, told.join("; "))];
+    const body = [make("p", { class: "quiet" }, told.join("; ")), this.lacks()];
     const parent = clusters.parent[cluster];
     if (parent >= 0) body.push(make("h3", {}, "Part of"), this.clusterLine(parent, count(clusters.size[parent])));
-    const dated = this.dated(points);
-    if (dated.length) {
-      const [first, last] = [dated[0][0], dated.at(-1)[0]].map((r) => state.date(map.records.time[r]));
-      const canvas = make("canvas", {
-        class: "timeline",
-        role: "img",
-        "aria-label": `Records from ${day(first)} to ${day(last)}`,
-      });
-      const by = map.records.source && state.value("source", dated[0][0]);
-      body.push(
-        make("h3", {}, this.app.map.isPartial ? "When, in the records here" : "When"),
-        make("p", {}, `First ${moment(first)}${by ? ", by " : ""}`, by ? said(by) : null, `; last ${moment(last)}`),
-        canvas,
-      );
-      requestAnimationFrame(() => this.drawTimeline(canvas, points));
-    }
+    const when = new When(this.app, points);
+    body.push(when.element);
     const whose = this.app.map.isPartial ? "Sources, of the records here" : "Sources";
     if (map.records.source) body.push(make("h3", {}, whose), this.sources(points));
     if (cluster >= 0 && clusters.terms[cluster].length) {
@@ -150,24 +136,20 @@ export class Card {
       body.push(make("h3", {}, `Finer clusters in it (${count(children.length)})`));
       body.push(...children.slice(0, SHOWN).map((child) => this.clusterLine(child, count(clusters.size[child]))));
     }
-    body.push(actions(this.app, points, `cluster-${cluster}`, cluster));
-    this.open(shown, heading, this.dot(cluster), ...body);
+    const buttons = new Actions(this.app, points, `cluster-${cluster}`, cluster);
+    this.open(shown, this.title(cluster), this.dot(cluster), [buttons, when], ...body);
 
     const texts = await loadStrings("texts", map.n);
     const exemplars = cluster >= 0 && (await loadStrings("exemplars", clusters.title.length));
     if (this.shown !== shown) return;
+    const by_strength = [...points].sort((a, b) => map.points.strength[a] - map.points.strength[b] || a - b);
     const told_texts = exemplars ? exemplars.get(cluster).split("\x1e").filter(Boolean) : [];
     if (told_texts.length) {
       slots.exemplars.append(
         make("h3", {}, "Texts that stand for it"),
-        make(
-          "ul",
-          {},
-          told_texts.map((text) => make("li", {}, said(text))),
-        ),
+        ...this.standing(told_texts, by_strength.toReversed(), texts),
       );
     }
-    const by_strength = [...points].sort((a, b) => map.points.strength[a] - map.points.strength[b] || a - b);
     const border = different(by_strength, texts, TEXTS);
     if (cluster >= 0 && points.length > TEXTS) {
       slots.border.append(make("h3", {}, "Texts at its border"), ...border.map((i) => this.textLine(i, texts.get(i))));
@@ -180,6 +162,32 @@ export class Card {
       make("h3", {}, "Near clusters"),
       ...near.map((other) => this.clusterLine(other, count(clusters.size[other]))),
     );
+  }
+
+  // What the run has no column of, for people who look for it; null where it has all.
+  lacks() {
+    const told = missing(this.app.map);
+    return told ? make("p", { class: "quiet" }, told) : null;
+  }
+
+  // A line for each text that stands for a cluster; one that the page holds is opened by it.
+  // points : of the cluster, the strongest ones first, which are the likely ones
+  standing(told, points, texts) {
+    const start = (text) => text.slice(0, SAME);
+    const wanted = new Map(told.map((text) => [start(text), -1]));
+    let left = wanted.size;
+    for (const i of points) {
+      if (!left) break;
+      const own = start(texts.get(i));
+      if (wanted.get(own) !== -1) continue;
+      wanted.set(own, i);
+      left -= 1;
+    }
+    return told.map((text) => {
+      const i = wanted.get(start(text));
+      const about = { class: "line", title: "This page holds a sample, without this text" };
+      return i < 0 ? make("p", about, said(text)) : this.textLine(i, text);
+    });
   }
 
   // The clusters of the same layer that hold most of the nearest texts of the members, else the next ones on the map.
@@ -236,30 +244,12 @@ export class Card {
     return make("div", {}, lines);
   }
 
-  drawTimeline(canvas, points) {
-    if (!canvas.isConnected) return;
-    const { context, width, height } = prepared(canvas);
-    const range = this.app.state.timeRange();
-    const bars = countTimes(this.app.state, points, 60, range);
-    const largest = Math.max(1, ...bars);
-    context.fillStyle = styleOf("--line");
-    context.fillRect(0, height - 1, width, 1);
-    context.fillStyle = styleOf("--bar");
-    bars.forEach((n, b) =>
-      context.fillRect(
-        (b * width) / 60,
-        height - 1 - (n * (height - 2)) / largest,
-        width / 60 - 1,
-        (n * (height - 2)) / largest,
-      ),
-    );
-  }
-
-  async text(i) {
+  // onOpen : is called once the card is there
+  async text(i, onOpen = () => {}) {
     const { map, state } = this.app;
     const shown = `text ${i}`;
     const texts = await loadStrings("texts", map.n);
-    const body = [make("p", { class: "whole", dir: "auto" }, texts.get(i))];
+    const body = [make("p", { class: "whole", dir: "auto" }, texts.get(i)), this.lacks()];
     const path = [...new Set(map.layers.map((layer) => layer[i]))].filter((cluster) => cluster >= 0);
     if (map.points.home[i] !== map.layers[map.facts.chosen][i] && map.points.home[i] >= 0) {
       body.push(make("h3", {}, "Noise; the cluster nearest to it"), this.clusterLine(map.points.home[i], ""));
@@ -270,8 +260,9 @@ export class Card {
         ...path.map((cluster) => this.clusterLine(cluster, count(map.clusters.size[cluster]))),
       );
     const slots = [make("div"), make("div")];
-    const buttons = actions(this.app, [i], "text");
-    this.open(shown, make("h2", {}, "Text"), this.dot(state.labels[i]), ...body, ...slots, buttons);
+    const buttons = new Actions(this.app, [i], "text", null, true);
+    this.open(shown, "Text", this.dot(state.labels[i]), [buttons], ...body, ...slots);
+    onOpen();
     const names = [
       "text_id",
       ...map.facts.columns.filter(({ kind }) => kind === "link" || kind === "text").map(({ name }) => name),
@@ -309,7 +300,10 @@ export class Card {
       for (const { name, kind } of map.facts.columns) {
         if (kind === "category" && state.value(name, r)) row(name, said(state.value(name, r)));
       }
-      if (r === from) row("strength", (map.points.strength[i] / 255).toFixed(2));
+      if (r === from) {
+        row("strength", (map.points.strength[i] / 255).toFixed(2));
+        rows.at(-1).title = STRENGTH;
+      }
       found.push(make("table", {}, rows));
     }
     const shown = Math.min(to - from, SHOWN);
@@ -322,13 +316,8 @@ export class Card {
     const shown = "selection";
     const records = points.reduce((sum, i) => sum + this.app.state.weight[i], 0);
     const slots = [make("div"), make("div")];
-    this.open(
-      shown,
-      make("h2", {}, `${plural(records, "record")} selected`),
-      null,
-      ...slots,
-      actions(this.app, points, "selection"),
-    );
+    const buttons = new Actions(this.app, points, "selection");
+    this.open(shown, `${plural(records, "record")} selected`, null, [buttons], ...slots);
     const texts = await loadStrings("texts", map.n);
     const terms = topTerms(points, texts, map.n);
     if (this.shown !== shown) return;

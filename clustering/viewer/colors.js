@@ -2,6 +2,7 @@
 
 export const NOISE = 12; // places in the texture of colors, behind the palette
 export const NONE = 13;
+export const FADED = 14; // of a point that is not in focus: the opacity
 export const RAMP = 16;
 export const RAMP_STEPS = 64;
 const LIGHT = [
@@ -53,6 +54,7 @@ export function colorTable(dark) {
   (dark ? DARK : LIGHT).forEach((hex, i) => table.set([...channels(hex), 215], 4 * i));
   table.set(dark ? [88, 94, 106, 130] : [176, 183, 193, 130], 4 * NOISE);
   table.set(dark ? [88, 94, 106, 200] : [160, 166, 176, 200], 4 * NONE);
+  table.set(dark ? [88, 94, 106, 52] : [176, 183, 193, 26], 4 * FADED);
   for (let i = 0; i < RAMP_STEPS; i++) {
     const place = (i / (RAMP_STEPS - 1)) * (CIVIDIS.length - 1);
     const low = channels(CIVIDIS[Math.floor(place)]);

@@ -2,7 +2,8 @@
 
 import { isAsked, parseNumber } from "./columns.js";
 import { NO_VALUE } from "./data.js";
-import { AUTO, COLUMN } from "./state.js";
+import { AUTO, COLUMN, STRENGTH } from "./state.js";
+import { missing } from "./when.js";
 import { $, make, plural, said } from "./dom.js";
 
 const OPTIONS = 500; // values that a filter offers before somebody types
@@ -23,7 +24,7 @@ export class Filters {
     $("layer").append(
       make("option", { value: AUTO }, "by zoom"),
       ...facts.layers.map((n, layer) =>
-        make("option", { value: layer }, `${plural(n, "cluster")}${layer === facts.chosen ? " (labels)" : ""}`),
+        make("option", { value: layer }, plural(n, "cluster") + (layer === facts.chosen ? ", the run's labels" : "")),
       ),
     );
     $("layer").addEventListener("change", (event) => state.set({ layer: Number(event.target.value), cluster: null }));
@@ -34,13 +35,13 @@ export class Filters {
       ...columns.map((name) => make("option", { value: COLUMN + name }, own.includes(name) ? COLUMN + name : name)),
     );
     $("color").addEventListener("change", (event) => state.set({ color: event.target.value }));
-    const check = (name, label) => {
+    const check = (name, label, title) => {
       const box = make("input", {
         type: "checkbox",
         id: name,
         change: (event) => state.set({ [name]: event.target.checked }),
       });
-      return make("label", {}, box, label);
+      return make("label", { title }, box, label);
     };
     const strength = make("input", {
       type: "range",
@@ -51,10 +52,11 @@ export class Filters {
       input: (event) => state.set({ strength: Number(event.target.value) }),
     });
     const rows = [
-      check("noise", "show noise"),
-      check("home", "noise counts with the nearest cluster"),
-      make("label", {}, "strength from", strength, make("output", { id: "strength-told" })),
+      check("noise", "show noise", "Noise: texts that fit no cluster"),
+      check("home", "count noise with its nearest cluster", "A text that fits no cluster counts with the nearest"),
+      make("label", { title: STRENGTH }, "strength at least", strength, make("output", { id: "strength-told" })),
     ];
+    if (missing(map)) rows.push(make("p", { class: "quiet" }, missing(map)));
     for (const column of facts.columns) {
       const { name, kind, values, least } = column;
       if (isAsked(map, column)) rows.push(least === undefined ? this.wordFilter(name) : this.rangeFilter(column));

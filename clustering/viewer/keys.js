@@ -9,6 +9,9 @@ export class Keys {
   constructor(app) {
     this.app = app;
     document.addEventListener("keydown", (event) => this.press(event));
+    document.addEventListener("pointerdown", (event) => {
+      this.onMap = $("stage").contains(event.target); // the last click, for what has no focus
+    });
     $("names").addEventListener("keydown", (event) => this.move(event));
     $("names").addEventListener("focus", () => this.aim($("names").matches(":focus-visible")));
     $("names").addEventListener("blur", () => this.aim(false));
@@ -48,13 +51,18 @@ export class Keys {
     if (event.key === "Escape" && !$("help").open) return this.escape(event);
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog"))
       return undefined;
-    const tools = { l: "lasso", b: "box", v: "seen", d: "theme", "?": "help" };
+    // Letters mean something only where somebody has gone to: one that comes by accident must not.
+    const isIn = (...ids) => ids.some((id) => $(id).contains(event.target));
+    const isMap = isIn("stage") || (event.target === document.body && this.onMap);
+    const tools = { l: "lasso", b: "box", v: "seen", d: "theme" };
     if (event.key === "/") {
       event.preventDefault();
       return $("query").focus();
     }
-    if (event.key === "n" || event.key === "p") return this.app.panel.step(event.key === "n" ? 1 : -1);
-    return tools[event.key] && this.app.useTool(tools[event.key]);
+    if (event.key === "?") return this.app.useTool("help");
+    const step = { n: 1, p: -1 }[event.key];
+    if (step) return (isMap || isIn("list", "card")) && this.app.panel.step(step);
+    return isMap && tools[event.key] && this.app.useTool(tools[event.key]);
   }
 
   escape(event) {

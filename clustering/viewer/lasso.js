@@ -22,7 +22,7 @@ export class Lasso {
   end() {
     const { line } = this;
     this.line = [];
-    this.app.selectWithin(line);
+    this.app.selectWithin(line, this.kind);
   }
 
   draw(context, color) {

@@ -1,6 +1,6 @@
 // The page: unpacks the map, ties its parts together, keeps what is seen in the address.
 
-import { NO_TIME, loadMap, loadStrings } from "./data.js";
+import { loadMap, loadStrings } from "./data.js";
 import { colorTable } from "./colors.js";
 import { Grid } from "./grid.js";
 import { findTexts } from "./search.js";
@@ -8,17 +8,18 @@ import { HIDDEN, State } from "./state.js";
 import { Points } from "./points.js";
 import { Names } from "./names.js";
 import { View } from "./view.js";
-import { $, count, day, make, plural, said, styleOf } from "./dom.js";
+import { $, count, plural, short, styleOf } from "./dom.js";
 import { TimeBrush } from "./time.js";
+import { hint } from "./actions.js";
 import { Card } from "./card.js";
 import { Panel } from "./panel.js";
+import { Hover } from "./hover.js";
 import { Lasso, pointsWithin } from "./lasso.js";
 import { drawLegend } from "./legend.js";
 import { Keys } from "./keys.js";
 import { addressOf, showAddress } from "./address.js";
 import { findRecords } from "./columns.js";
 
-const HOVER_CHARACTERS = 300;
 const TYPING_MS = 120; // after the last key, before the search begins
 const NEAR_PX = 9; // of the mouse, a point is meant
 
@@ -38,12 +39,13 @@ class App {
     this.setTheme(null, false);
     this.card = new Card(this);
     this.panel = new Panel(this);
+    this.hover = new Hover(this);
     this.brush = new TimeBrush(this.state);
     this.state.evaluate();
     this.state.listeners.push(() => this.changed());
     this.view.onDraw = () => this.draw();
     this.view.onClick = (place) => this.click(place);
-    this.view.onHover = (place, event) => this.hover(place, event);
+    this.view.onHover = (place, event) => this.hover.move(place, event);
     this.view.onMoved = () => this.remember();
     this.listen();
     this.keys = new Keys(this);
@@ -81,16 +83,18 @@ class App {
   changed() {
     this.points.update(this.table);
     this.panel.draw();
+    this.card.update();
     this.brush.draw();
     drawLegend(this.state, this.table);
     this.view.redraw();
     this.remember();
   }
 
-  // What a part of the page asks for.
-  pick({ cluster, point, query, layer, tab, fly, close, clear }) {
+  // What a part of the page asks for. byKey : the focus goes with it
+  pick({ cluster, point, query, layer, tab, fly, close, clear, byKey }) {
     const { state, map } = this;
     this.notice = "";
+    this.card.takesFocus = Boolean(byKey);
     if (tab) this.panel.show(tab);
     if (query !== undefined) {
       $("query").value = query;
@@ -104,8 +108,11 @@ class App {
       state.set({ values: {}, time: null, strength: 0, noise: map.facts.noise, home: false });
     }
     if (close) {
+      const { hasFocus } = this.card;
+      const was = { cluster: state.cluster, point: state.point };
       this.card.close();
       state.set({ cluster: null, point: null, selection: null });
+      if (hasFocus && !this.panel.focus(was)) $("names").focus();
     }
     if (cluster !== undefined) {
       state.set({ cluster, point: null, selection: null });
@@ -115,22 +122,29 @@ class App {
     }
     if (point !== undefined) {
       state.set({ point });
-      this.card.text(point);
-      const zoom = Math.max(this.view.zoom, 6);
-      if (fly) this.view.fly(map.points.x[point] / 65535, map.points.y[point] / 65535, zoom, this.covered());
+      const [x, y] = [map.points.x[point] / 65535, map.points.y[point] / 65535];
+      this.card.text(point, () => fly && this.view.fly(x, y, Math.max(this.view.zoom, 6), this.covered()));
     }
   }
 
   // The pixels of the map that the card covers: on its right, or below.
   covered() {
     const [card, stage] = [$("card").getBoundingClientRect(), $("names").getBoundingClientRect()];
-    return card.width > stage.width * 0.7 ? { right: 0 } : { right: card.width };
+    if (!card.width) return {};
+    return card.width > stage.width * 0.7 ? { bottom: stage.bottom - card.top } : { right: stage.right - card.left };
   }
 
-  selectWithin(line) {
+  // Select the points within a line; where there are none, say so and leave all as it is. kind : of Lasso, or "seen"
+  selectWithin(line, kind) {
+    const { hits, query } = this.state;
+    const selection = line.length < 3 ? [] : pointsWithin(line, this.map, this.state, this.view);
+    if (!selection.some((inside, i) => inside && (!hits || hits[i]))) {
+      const draws = { lasso: "Draw a loop around points", box: "Draw a box around points" };
+      const of = query ? ` that have “${short(query, 40)}”` : "";
+      hint(draws[kind] ? `${draws[kind]}${of}, or press Esc.` : `No points${of} in view.`);
+      return this.view.redraw();
+    }
     this.setTool(null);
-    if (line.length < 3) return this.view.redraw();
-    const selection = pointsWithin(line, this.map, this.state, this.view);
     this.state.set({ selection, cluster: null, point: null });
     return this.card.selection(this.state.focused());
   }
@@ -194,7 +208,7 @@ class App {
           [view.width, 0],
           [view.width, view.height],
           [0, view.height],
-        ]),
+        ], "seen"),
       theme: () => this.setTheme(this.dark ? "light" : "dark"),
       help: () => $("help").showModal(),
     };
@@ -281,55 +295,9 @@ class App {
     return this.pick(point >= 0 ? { point } : { close: true });
   }
 
-  async hover(place, event) {
-    const box = $("hover");
-    const hovering = (this.hovering = {});
-    const named = place && this.names.hit(...place);
-    const point = place && named === null && !this.view.drawing ? this.pointAt(place) : -1;
-    $("names").classList.toggle("pointing", point >= 0 || (named !== null && Boolean(place)));
-    if (point === null || point < 0) {
-      box.hidden = true;
-      return;
-    }
-    const texts = await loadStrings("texts", this.map.n);
-    if (this.hovering !== hovering) return;
-    const text = texts.get(point);
-    const cut = text.length > HOVER_CHARACTERS ? `${text.slice(0, HOVER_CHARACTERS)}…` : text;
-    box.replaceChildren(
-      make("div", { class: "text", dir: "auto" }, cut),
-      make("div", { class: "quiet" }, said(this.facts(point))),
-    );
-    box.hidden = false;
-    const { width, height } = box.getBoundingClientRect();
-    box.style.left = `${Math.max(4, Math.min(event.clientX + 14, window.innerWidth - width - 6))}px`;
-    const below = event.clientY + 16;
-    box.style.top = `${below + height > window.innerHeight ? Math.max(4, event.clientY - height - 12) : below}px`;
-  }
-
   // Records of a text in the run, some of which the page may lack.
   copies(i) {
     return (this.map.points.copies ?? this.map.points.records)[i];
-  }
-
-  // The line under a text that the mouse is on.
-  facts(i) {
-    const { map, state } = this;
-    const label = state.labels[i];
-    const title = (cluster) => (cluster < 0 ? "noise" : map.clusters.title[cluster]);
-    const known = {
-      title: () => title(label),
-      label: () => `cluster ${label < 0 ? "noise" : label}`,
-      home: () => `home ${title(map.points.home[i])}`,
-      strength: () => `strength ${(map.points.strength[i] / 255).toFixed(2)}`,
-      outlier_score: () => `outlier score ${(map.points.outlier_score[i] / 255).toFixed(2)}`,
-      copies: () => plural(this.copies(i), "record"),
-      row: () => `row ${map.points.row[i]}`,
-    };
-    const told = map.facts.hover.map((name) => known[name]());
-    const r = map.first[i];
-    if (map.records.source) told.push(state.value("source", r));
-    if (map.records.time && map.records.time[r] !== NO_TIME) told.push(day(state.date(map.records.time[r])));
-    return told.filter(Boolean).join(" · ");
   }
 
   listen() {
@@ -337,6 +305,16 @@ class App {
     $("query").addEventListener("input", (event) => {
       clearTimeout(typing);
       typing = setTimeout(() => this.search(event.target.value), TYPING_MS);
+    });
+    $("query").addEventListener("keydown", async (event) => {
+      if (event.isComposing || !["Enter", "ArrowDown"].includes(event.key)) return;
+      event.preventDefault();
+      if (event.key === "ArrowDown") this.panel.focus();
+      else if (event.target.value.trim()) {
+        clearTimeout(typing);
+        await this.search(event.target.value);
+        await this.panel.openFirst();
+      }
     });
     $("tools").addEventListener("click", (event) => this.useTool(event.target.closest("button")?.dataset.tool));
     window.addEventListener("resize", () => {

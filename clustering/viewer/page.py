@@ -23,8 +23,8 @@ from clustering.viewer.columns import MapColumns
 # In the order in which their names are known; each is a module, and the page holds them as one.
 SCRIPTS = (
     "data.js", "colors.js", "grid.js", "search.js", "columns.js", "state.js", "points.js", "names.js", "view.js",
-    "dom.js", "time.js", "terms.js", "actions.js", "card.js", "filters.js", "panel.js", "lasso.js", "legend.js",
-    "keys.js", "address.js", "main.js",
+    "dom.js", "time.js", "terms.js", "actions.js", "when.js", "card.js", "filters.js", "cluster_list.js", "panel.js",
+    "hover.js", "lasso.js", "legend.js", "keys.js", "address.js", "main.js",
 )  # fmt: skip
 PAGE_BYTES = 50_000_000  # of the page; what would make it larger is left out, the least needed first
 MOST_BYTES = 75_000_000  # with the ids, of which a million take 27 MB, and exemplars; texts are cut for them first

@@ -1,13 +1,15 @@
 // State in; the lists of clusters and texts and the summary beside the map out.
 
-import { NO_TIME, fold, loadStrings } from "./data.js";
-import { cssColor, NOISE } from "./colors.js";
-import { parseQuery, holds } from "./search.js";
+import { NO_TIME, loadStrings } from "./data.js";
+import { cssColor } from "./colors.js";
+import { parseQuery } from "./search.js";
 import { Filters } from "./filters.js";
-import { AUTO, NO_CLUSTER } from "./state.js";
-import { $, count, day, make, marked, moment, plural, said, share } from "./dom.js";
+import { ClusterList } from "./cluster_list.js";
+import { NO_CLUSTER, STRENGTH } from "./state.js";
+import { $, count, make, marked, moment, plural, said, share, short } from "./dom.js";
 
 const PAGE = 100; // lines, before more are asked for
+const TOLD = 40; // characters of a search in the summary
 
 const CLUSTER_ORDERS = { size: "size", title: "title", first: "first seen", last: "last seen" };
 const TEXT_ORDERS = { strength: "strength", first: "oldest first", last: "newest first" };
@@ -17,7 +19,6 @@ export class Panel {
     this.app = app;
     this.tab = "clusters";
     this.order = { clusters: "size", texts: "strength" };
-    this.unfolded = new Set();
     this.lines = PAGE;
     for (const tab of ["clusters", "texts"]) $(`tab-${tab}`).addEventListener("click", () => this.show(tab));
     $("sort").addEventListener("change", (event) => {
@@ -25,9 +26,17 @@ export class Panel {
       this.lines = PAGE;
       this.draw();
     });
+    $("all").addEventListener("click", () => app.pick({ close: true }));
     $("list").addEventListener("keydown", (event) => this.key(event));
-    this.titles = app.map.clusters.title.map(fold);
+    $("list").addEventListener("focusin", (event) => this.stopAt(event.target));
+    this.clusters = new ClusterList(app, this);
     this.filters = new Filters(app);
+    const { facts } = app.map;
+    const held = [];
+    if (facts.points < facts.texts) held.push(`a sample of ${count(facts.texts)} texts`);
+    if (facts.records_left_out) held.push(`without ${plural(facts.records_left_out, "more record")} of them`);
+    $("sample").textContent = held.join(", ");
+    $("sample").hidden = !held.length;
   }
 
   show(tab) {
@@ -44,155 +53,43 @@ export class Panel {
     const usable = Object.entries(orders).filter(([key]) => map.records.time || (key !== "first" && key !== "last"));
     $("sort").replaceChildren(...usable.map(([value, label]) => make("option", { value }, label)));
     $("sort").value = this.order[this.tab];
+    $("sort").parentElement.hidden = usable.length < 2;
+    $("sort").title = this.tab === "texts" ? `The order of the texts. ${STRENGTH}` : "The order of the clusters";
     this.filters.draw();
+    this.clusters.find();
     this.summarize();
-    if (this.tab === "clusters") this.drawClusters();
-    else this.drawTexts();
+    const choice = this.tab === "clusters" ? state.cluster : state.point;
+    const isNew = choice !== null && this.choice !== choice;
+    this.choice = choice;
+    if (this.tab === "texts") {
+      this.drawn = this.drawTexts(isNew);
+      return;
+    }
+    if (isNew) this.clusters.reveal(choice);
+    this.drawn = this.fill([this.clusters.draw()], isNew);
   }
 
+  // How many records have what is asked; of these, how many are in the open cluster or the selection.
   summarize() {
     const { state, map } = this.app;
     const { total } = state;
     const { facts } = map;
-    const told = [];
-    if (state.isFocused || total.records < facts.records) {
-      told.push(`${count(total.records)} of ${plural(facts.records, "record")}`);
-      if (state.query) told[0] += ` ${total.records === 1 ? "has" : "have"} “${state.query}”`;
-      if (state.cluster === null) told.push(`in ${plural(total.clusters, "cluster")}`);
+    const narrowed = Boolean(state.query) || total.found < facts.records;
+    const within = state.cluster !== null || state.selection !== null;
+    const told = [plural(facts.records, "record")];
+    if (narrowed) told[0] = `${count(total.found)} of ${told[0]}`;
+    if (state.query) told[0] += ` ${total.found === 1 ? "has" : "have"} “${short(state.query, TOLD)}”`;
+    if (state.cluster !== null) {
+      told.push(`${count(total.records)} in the ${state.cluster === NO_CLUSTER ? "noise" : "open cluster"}`);
+    } else if (state.selection) {
+      told.push(`${count(total.records)} in the selection`);
+    } else if (narrowed) {
+      told.push(`in ${this.clusters.told}`);
     } else {
-      told.push(plural(facts.records, "record"), plural(facts.layers[state.level], "cluster"));
-      told.push(`${share(total.noise, total.records)} noise`);
+      told.push(plural(facts.layers[state.level], "cluster"), `${share(total.noise, total.records)} noise`);
     }
-    if (facts.points < facts.texts) told.push(`a sample of ${count(facts.texts)} texts`);
-    if (facts.records_left_out) told.push(`without ${plural(facts.records_left_out, "more record")} of them`);
     $("summary").textContent = this.app.notice + told.join(", ");
-  }
-
-  clusterTime(cluster, last) {
-    if (!this.times) {
-      const { map } = this.app;
-      this.times = map.clusters.title.map(() => [Infinity, -Infinity]);
-      for (const layer of map.layers) {
-        for (let i = 0; i < map.n; i++) {
-          if (layer[i] < 0) continue;
-          const own = this.times[layer[i]];
-          for (let r = map.first[i]; r < map.first[i + 1]; r++) {
-            const time = map.records.time[r];
-            if (time === NO_TIME) continue;
-            own[0] = Math.min(own[0], time);
-            own[1] = Math.max(own[1], time);
-          }
-        }
-      }
-    }
-    return this.times[cluster][last ? 1 : 0];
-  }
-
-  sorted(clusters) {
-    const { state, map } = this.app;
-    const order = this.order.clusters;
-    const narrowed = state.isFocused || state.total.shown < map.facts.records;
-    const { title, size } = map.clusters;
-    const by = {
-      size: (a, b) => (narrowed ? state.counts[b] - state.counts[a] : 0) || size[b] - size[a],
-      title: (a, b) => title[a].localeCompare(title[b]),
-      first: (a, b) => this.clusterTime(a, false) - this.clusterTime(b, false),
-      last: (a, b) => this.clusterTime(b, true) - this.clusterTime(a, true),
-    }[order];
-    return [...clusters].sort((a, b) => by(a, b) || a - b);
-  }
-
-  drawClusters() {
-    const { state, map } = this.app;
-    const { title, layers } = map.clusters;
-    let shown;
-    if (state.query) {
-      const query = parseQuery(state.query);
-      const matches = (cluster) => holds(this.titles[cluster], query);
-      shown = title
-        .map((_, cluster) => cluster)
-        .filter(
-          (cluster) =>
-            (layers[cluster].includes(state.level) && state.counts[cluster] > 0) ||
-            (matches(cluster) && query.wanted.length),
-        );
-    } else {
-      shown =
-        state.layer === AUTO
-          ? map.roots
-          : title.map((_, cluster) => cluster).filter((c) => layers[c].includes(state.layer));
-      shown = shown.filter((cluster) => state.counts[cluster] > 0);
-    }
-    const nested = state.layer === AUTO && !state.query;
-    const sorted = this.sorted(shown);
-    const list = make(
-      "ul",
-      {},
-      sorted.slice(0, this.lines).map((cluster) => this.clusterItem(cluster, nested)),
-    );
-    if (!state.query && state.unplaced) list.append(make("li", {}, this.clusterLine(NO_CLUSTER)));
-    if (!sorted.length && state.query) list.append(make("li", { class: "quiet" }, "No cluster has this."));
-    $("list").replaceChildren(list, ...this.more(sorted.length));
-  }
-
-  clusterItem(cluster, nested) {
-    const children = nested ? this.app.map.children[cluster].filter((child) => this.app.state.counts[child] > 0) : [];
-    const open = this.unfolded.has(cluster);
-    const fold_button = children.length
-      ? make(
-          "button",
-          {
-            class: "fold",
-            "aria-expanded": open,
-            "aria-label": `${open ? "Hide" : "Show"} the finer clusters`,
-            "data-cluster": cluster,
-            click: () => {
-              if (!this.unfolded.delete(cluster)) this.unfolded.add(cluster);
-              this.draw();
-              document.querySelector(`.fold[data-cluster="${cluster}"]`)?.focus();
-            },
-          },
-          open ? "▾" : "▸",
-        )
-      : nested
-        ? make("span", { class: "fold" })
-        : null;
-    const inner = open
-      ? make(
-          "ul",
-          {},
-          this.sorted(children)
-            .slice(0, PAGE)
-            .map((child) => this.clusterItem(child, true)),
-        )
-      : null;
-    return make("li", {}, make("div", { class: "item" }, fold_button, this.clusterLine(cluster)), inner);
-  }
-
-  clusterLine(cluster) {
-    const { map, state, table } = this.app;
-    const noise = cluster === NO_CLUSTER;
-    const color = noise ? cssColor(table, NOISE) : cssColor(table, map.clusters.color[cluster]);
-    const own = noise ? state.unplaced : state.counts[cluster];
-    const whole = noise ? own : map.clusters.size[cluster];
-    const told = own === whole ? count(whole) : `${count(own)} of ${count(whole)}`;
-    const when =
-      !noise && (this.order.clusters === "first" || this.order.clusters === "last")
-        ? this.clusterTime(cluster, this.order.clusters === "last")
-        : Infinity;
-    const date = Number.isFinite(when) ? ` · ${day(state.date(when))}` : "";
-    return make(
-      "button",
-      {
-        class: `line${state.cluster === cluster ? " chosen" : ""}`,
-        "data-line": cluster,
-        "aria-current": state.cluster === cluster,
-        click: () => this.app.pick({ cluster, fly: true }),
-      },
-      make("span", { class: "dot", "aria-hidden": "true", style: { background: color } }),
-      said(noise ? "noise" : map.clusters.title[cluster], { class: "title" }),
-      make("span", { class: "count" }, told + date),
-    );
+    $("all").hidden = !within;
   }
 
   // The points of the list of texts, in its order.
@@ -220,7 +117,7 @@ export class Panel {
     );
   }
 
-  async drawTexts() {
+  async drawTexts(isNew) {
     const { state, map } = this.app;
     const drawing = (this.drawing = {});
     const texts = await loadStrings("texts", map.n);
@@ -233,7 +130,50 @@ export class Panel {
       this.points.slice(0, this.lines).map((i) => make("li", {}, this.textItem(i, texts, wanted))),
     );
     if (!this.points.length) list.append(make("li", { class: "quiet" }, "No text has this."));
-    $("list").replaceChildren(list, ...this.more(this.points.length));
+    this.fill([list, this.more(this.points.length)], isNew);
+  }
+
+  // Put the lines into the list; what had the focus has it again. isNew : another one is chosen, and scrolled to
+  fill(content, isNew) {
+    const list = $("list");
+    const held = list.contains(document.activeElement) && document.activeElement.closest("button");
+    const { line, point, cluster } = held ? held.dataset : {};
+    const same =
+      line !== undefined
+        ? `[data-line="${line}"]`
+        : point !== undefined
+          ? `[data-point="${point}"]`
+          : cluster !== undefined
+            ? `.fold[data-cluster="${cluster}"]`
+            : ".more";
+    list.replaceChildren(...content.filter(Boolean));
+    for (const button of list.querySelectorAll("button")) button.tabIndex = -1;
+    const chosen = list.querySelector(".chosen");
+    const first = chosen ?? list.querySelector(".line");
+    if (first) first.tabIndex = 0;
+    if (held) (list.querySelector(same) ?? first)?.focus({ preventScroll: true });
+    if (isNew) chosen?.scrollIntoView({ block: "nearest" });
+  }
+
+  // One line of the list is reached with Tab: the one that had the focus last. Arrow keys go to the others.
+  stopAt(button) {
+    if (!button.matches(".line, .more")) return;
+    for (const other of $("list").querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
+    button.tabIndex = 0;
+  }
+
+  // Focus the line of what was open, else the first one. Whether there is one.
+  focus({ cluster = null, point = null } = {}) {
+    const lines = `[data-line="${cluster}"], [data-point="${point}"]`;
+    const found = $("list").querySelector(lines) ?? $("list").querySelector(".line");
+    found?.focus();
+    return Boolean(found);
+  }
+
+  // Open the first line, once it is there.
+  async openFirst() {
+    await this.drawn;
+    $("list").querySelector(".line")?.click();
   }
 
   textItem(i, texts, wanted) {
@@ -249,7 +189,7 @@ export class Panel {
       {
         class: `line${state.point === i ? " chosen" : ""}`,
         "data-point": i,
-        click: () => this.app.pick({ point: i, fly: true }),
+        click: (event) => this.app.pick({ point: i, fly: true, byKey: event.detail === 0 }),
       },
       make("span", {
         class: "dot",
@@ -265,44 +205,36 @@ export class Panel {
     );
   }
 
+  // A button for the other lines of n, or null where there are none.
   more(n) {
-    if (n <= this.lines) return [];
-    return [
-      make(
-        "button",
-        {
-          class: "more",
-          click: () => {
-            this.lines += 3 * PAGE;
-            this.draw();
-          },
-        },
-        `Show more (${count(n - this.lines)} left)`,
-      ),
-    ];
+    if (n <= this.lines) return null;
+    const click = () => {
+      this.lines += 3 * PAGE;
+      this.draw();
+    };
+    return make("button", { class: "more", click }, `Show more (${count(n - this.lines)} left)`);
   }
 
-  // Up and down go through the lines of the list; right and left unfold and fold.
+  // Up and down go through the lines of the list, Home and End to its ends; right and left unfold and fold.
   key(event) {
     const lines = [...$("list").querySelectorAll(".line, .more")];
     const at = lines.indexOf(document.activeElement);
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (step && at >= 0) {
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: lines.length - 1 }[event.key];
+    if (to !== undefined && at >= 0) {
       event.preventDefault();
-      lines[Math.max(0, Math.min(lines.length - 1, at + step))].focus();
+      lines[Math.max(0, Math.min(lines.length - 1, to))].focus();
     }
     const fold_button = document.activeElement.closest(".item")?.querySelector("button.fold");
     const opens = { ArrowRight: "false", ArrowLeft: "true" }[event.key];
     if (fold_button && opens === fold_button.getAttribute("aria-expanded")) {
-      const { line } = document.activeElement.dataset;
+      event.preventDefault();
       fold_button.click();
-      $("list").querySelector(`[data-line="${line}"]`)?.focus();
     }
   }
 
   // The text before or after the one that is shown.
   step(by) {
-    const points = this.points ?? this.listed();
+    const points = this.tab === "texts" && this.points ? this.points : this.listed();
     const at = points.indexOf(this.app.state.point);
     const next = points[at < 0 ? 0 : at + by];
     if (next !== undefined) this.app.pick({ point: next, fly: true });

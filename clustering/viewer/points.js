@@ -1,5 +1,6 @@
 // Places, colors and status of all points in; a picture on a canvas out.
 
+import { FADED } from "./colors.js";
 import { DIM, HIDDEN, LIT } from "./state.js";
 
 const VERTEX = `#version 300 es
@@ -16,7 +17,8 @@ void main() {
   gl_Position = shown ? vec4(place * camera.xy + camera.zw, 0, 1) : vec4(9, 9, 9, 1);
   gl_PointSize = size * (lit ? 1.35 : 1.0);
   color = texelFetch(colors, ivec2(int(look.x), 0), 0);
-  if (look.y == 1u) color = vec4(mix(color.rgb, texelFetch(colors, ivec2(12, 0), 0).rgb, 0.8), 0.1);  // nearly noise
+  vec4 faded = texelFetch(colors, ivec2(14, 0), 0);
+  if (look.y == 1u) color = vec4(mix(color.rgb, faded.rgb, 0.8), faded.a);  // nearly noise
   if (lit) color.a = 0.95;
 }`;
 const FRAGMENT = `#version 300 es
@@ -136,13 +138,14 @@ export class Points {
   drawPlain({ x, y, scale, width, height, ratio, size }, n) {
     const context = this.canvas.getContext("2d");
     const { look, places, table } = this;
+    const faded = (table[4 * FADED + 3] / 255).toFixed(2);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
     for (let at = 0; at < Math.min(n, 5 * LEAST); at++) {
       const status = look[2 * at + 1];
       if (status === HIDDEN) continue;
       const [r, g, b] = table.subarray(4 * look[2 * at], 4 * look[2 * at] + 3);
-      context.fillStyle = `rgba(${r}, ${g}, ${b}, ${status === DIM ? 0.12 : 0.8})`;
+      context.fillStyle = `rgba(${r}, ${g}, ${b}, ${status === DIM ? faded : 0.8})`;
       const side = size * (status === LIT ? 1.4 : 1);
       const [px, py] = [places[2 * at] / 65535, places[2 * at + 1] / 65535];
       context.fillRect((px - x) * scale + width / 2 - side / 2, height / 2 - (py - y) * scale - side / 2, side, side);

@@ -10,6 +10,7 @@ export const LIT = 3;
 export const AUTO = -1; // names of all layers, by zoom
 export const NO_CLUSTER = -1; // the noise, as a choice of the list
 export const COLUMN = "column:"; // before the name of a column that gives the color, which may be "cluster"
+export const STRENGTH = "Strength: how firmly a text belongs to its cluster, from 0 to 1";
 
 export class State {
   constructor(map) {
@@ -94,7 +95,7 @@ export class State {
     const narrowed = Boolean(hits) || Boolean(selection);
     counts.fill(0);
     this.unplaced = 0;
-    this.total = { records: 0, shown: 0, noise: 0, clusters: 0, points: 0 };
+    this.total = { records: 0, found: 0, shown: 0, noise: 0, points: 0 };
     for (let i = 0; i < map.n; i++) {
       let passing = first[i + 1] - first[i];
       if (filtered) {
@@ -108,6 +109,7 @@ export class State {
       }
       weight[i] = passing;
       this.total.shown += passing;
+      if (!hits || hits[i]) this.total.found += passing; // also outside the cluster and the selection
       const found = (!hits || hits[i]) && (!selection || selection[i]);
       if (found) {
         if (labels[i] < 0) this.unplaced += passing;
@@ -125,8 +127,6 @@ export class State {
       this.total.points++;
       if (labels[i] < 0) this.total.noise += passing;
     }
-    for (let c = 0; c < counts.length; c++)
-      if (counts[c] && map.clusters.layers[c].includes(this.level)) this.total.clusters++;
     this.colorPoints();
   }
 

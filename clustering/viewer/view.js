@@ -92,9 +92,10 @@ export class View {
     this.touch();
   }
 
-  // Fly to a place. zoom : at the end; right : pixels at the right side of the map that something covers
-  fly(middle, y, zoom, { right = 0 } = {}) {
-    const x = middle + right / 2 / (this.scale / this.zoom) / Math.min(MOST_ZOOM, zoom);
+  // Fly to a place. zoom : at the end; right, bottom : pixels at these sides of the map that something covers
+  fly(middle, center, zoom, { right = 0, bottom = 0 } = {}) {
+    const scale = (this.scale / this.zoom) * Math.min(MOST_ZOOM, zoom);
+    const [x, y] = [middle + right / 2 / scale, center - bottom / 2 / scale];
     const from = { x: this.x, y: this.y, zoom: this.zoom };
     const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
     const began = performance.now();
@@ -112,12 +113,14 @@ export class View {
   }
 
   // Fly to a cluster: its box, or its heart where it lies in several places far apart. Both as in the page's columns.
-  flyToCluster(box, heart, covered) {
+  flyToCluster(box, heart, covered = {}) {
     const spanOf = ([x0, , x1, y0, , y1]) => Math.max(x1 - x0, y1 - y0, 300) / 65535;
-    const scattered = spanOf(box) > 0.25 && spanOf(box) > 3 * spanOf(heart);
+    const scattered = spanOf(box) > 0.5 && spanOf(box) > 3 * spanOf(heart);
     const [x0, , x1, y0, , y1] = scattered ? heart : box;
-    const zoom = (scattered ? 0.25 : 0.45) / spanOf(scattered ? heart : box);
-    this.fly((x0 + x1) / 131070, (y0 + y1) / 131070, Math.min(40, Math.max(1, zoom)), covered);
+    const { right = 0, bottom = 0 } = covered;
+    const free = Math.min(this.width - right, this.height - bottom) / Math.min(this.width, this.height);
+    const zoom = (free * (scattered ? 0.25 : 0.6)) / spanOf(scattered ? heart : box);
+    this.fly((x0 + x1) / 131070, (y0 + y1) / 131070, Math.min(40, Math.max(LEAST_ZOOM, zoom)), covered);
   }
 
   place(event) {

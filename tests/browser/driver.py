@@ -17,7 +17,7 @@ from typing import Any
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
 MISSING = None if DRIVER and BROWSER else "needs a browser: apt-get install chromium chromium-driver"
 KEYS = {"Escape": "\ue00c", "Enter": "\ue007", "Tab": "\ue004", "ArrowLeft": "\ue012", "ArrowUp": "\ue013",
-        "ArrowRight": "\ue014", "ArrowDown": "\ue015", "Control": "\ue009"}  # fmt: skip
+        "ArrowRight": "\ue014", "ArrowDown": "\ue015", "End": "\ue010", "Control": "\ue009"}  # fmt: skip
 ARGUMENTS = [
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--force-device-scale-factor=1",
     "--use-angle=swiftshader", "--enable-unsafe-swiftshader",  # draws without a GPU

@@ -131,8 +131,8 @@ def test_links_lead_to_the_web_and_nowhere_else(page: Browser) -> None:
 
 def test_a_search_counts_lights_and_lists(page: Browser) -> None:
     page.type("#query", "zurich BANK")
-    assert summary(page, "have") == f"40 of {RECORDS} records have “zurich BANK”, in 1 cluster"
-    assert page.texts("#list .line") == ["Zürich bank sued\n40"]
+    assert summary(page, "have") == f"40 of {RECORDS} records have “zurich BANK”, in 1 cluster and 1 finer one"
+    assert page.texts("#list .line") == ["Money\n40 of 80", "Zürich bank sued\n40"]
     page.click("#tab-texts")
     page.wait("document.querySelector('#list mark')")
     assert page.texts("#list mark")[:2] == ["bank", "Zürich"] or "bank" in page.texts("#list mark")
@@ -151,7 +151,7 @@ def test_a_filter_of_a_column_counts_and_can_be_cleared(page: Browser) -> None:
     page.click("#filters summary")
     page.type("#only-source", "alpha.example")
     page.keys("Enter")
-    assert summary(page, "5 of") == f"5 of {RECORDS} records, in 5 clusters"
+    assert summary(page, "5 of") == f"5 of {RECORDS} records, in 3 clusters and 5 finer ones"
     assert page.text("#filtered") == "1"
     assert page.texts("#list .line")[0] == "Disasters\n2 of 90"
     page.click("#noise")
@@ -173,7 +173,7 @@ def write_odd(path: Path, layers: list[int], **columns: list[Any]) -> Path:
     told = {
         "title": ["Red", "Blue"],
         "terms": [["red"], ["blue"]],
-        "exemplars": [["red"], ["blue"]],
+        "exemplars": [["text 0"], ["of no text here"]],
         "parent": [None] * 2,
     }
     members = {"text_id": pa.array([f"n{row}" for row in range(n)]), "row": pa.array(range(n), pa.int64()),
@@ -192,12 +192,12 @@ def test_records_without_a_value_are_a_filter_that_is_seen_and_shared(browser: B
     browser.open(path)
     browser.click("#list .line", "Red")
     browser.click("#card .share", "(none)")
-    summary(browser, "2 of 6")
+    summary(browser, "3 of 6 records, 2 in the open cluster")
     assert browser.value("document.getElementById('only-source').value") == "((none))"
     assert browser.text("#filtered") == "1"
     browser.wait("location.hash.includes('without=source')")
     browser.open(path, browser.value("location.hash"))
-    summary(browser, "2 of 6")
+    summary(browser, "3 of 6 records, 2 in the open cluster")
     assert browser.value("document.getElementById('only-source').value") == "((none))"
     for value, found in (("(none)", 1), ("((none))", 3), ("a", 2)):
         browser.open(path)
@@ -286,7 +286,7 @@ def test_the_tree_unfolds_sorts_and_flies(page: Browser) -> None:
     page.click("#list .line", "Quake")
     page.wait("location.hash.includes('cluster=0')")
     page.wait("!document.getElementById('card').hidden")
-    assert summary(page, "50 of") == f"50 of {RECORDS} records"
+    assert summary(page, "50 in") == f"{RECORDS} records, 50 in the open cluster"
     assert page.value("document.querySelector('#list [aria-current=true]').innerText").startswith("Quake")
 
 
@@ -297,8 +297,9 @@ def test_the_card_of_a_cluster_says_what_when_and_who(page: Browser) -> None:
     page.wait("document.getElementById('card').innerText.includes('Part of')")
     page.wait("document.getElementById('card').innerText.includes('Near clusters')")
     card = page.text("#card").replace("\n\n", "\n")
-    assert card.startswith("Quake shakes Chile\n×\n50 records, 23 % of all; 40 different texts\nPart of\nDisasters")
-    assert "First 2024-03-01, by alpha.example; last 2024-03-02 00:39" in card
+    assert card.startswith("Quake shakes Chile\n×\nList texts\nCopy link\nCopy 50 ids\nDownload CSV of 50\n")
+    assert "\n50 records, 23 % of all; 40 different texts\nPart of\nDisasters" in card
+    assert "First 2024-03-01, by alpha.example\nLast 2024-03-02 00:39, by gamma.example" in card
     for heading in ("Sources", "Terms", "Texts that stand for it", "Texts at its border", "Near clusters"):
         assert heading in card
     assert "Quake shakes Chile: stands for it" in card
@@ -382,13 +383,14 @@ def test_dark_and_light_by_the_system_and_by_the_switch(browser: Browser, storie
         browser.cdp("Emulation.setEmulatedMedia", features=[])
     browser.open(stories)
     assert browser.value(back) == "rgb(255, 255, 255)"
+    browser.run("document.getElementById('names').focus()")
     browser.keys("d")
     assert browser.value(back) == "rgb(20, 22, 26)"
 
 
 def test_an_address_brings_back_what_was_seen(browser: Browser, stories: Path) -> None:
     browser.open(stories, "#cluster=2&layer=1&q=court")
-    assert summary(browser, "40 of") == f"40 of {RECORDS} records have “court”"
+    assert summary(browser, "40 of") == f"40 of {RECORDS} records have “court”, 40 in the open cluster"
     assert browser.text("#card h2") == "Zürich bank sued"
     assert browser.value("document.getElementById('layer').value") == "1"
     assert browser.value("document.getElementById('query').value") == "court"
@@ -437,7 +439,7 @@ def test_a_link_of_another_runs_map_opens_no_wrong_text(browser: Browser, tmp_pa
     for page in (before, again):
         browser.open(page, link)
         assert browser.text("#card .whole") == "text 3"
-        assert summary(browser, "2 of 4") == "2 of 4 records"
+        assert summary(browser, "2 in") == "4 records, 2 in the open cluster"
     browser.open(after, link)
     assert browser.value("document.getElementById('card').hidden")
     told = "The link is of another run's map: its text and cluster are not shown. 4 records, 2 clusters, 0 % noise"
@@ -451,7 +453,7 @@ def test_a_link_of_another_runs_map_opens_no_wrong_text(browser: Browser, tmp_pa
     browser.open(after, "#cluster=noise&map=other")
     assert "another" not in browser.text("#summary")
     browser.open(after, "#cluster=1&text=0")  # written by hand
-    assert summary(browser, "2 of 4") == "2 of 4 records"
+    assert summary(browser, "2 in") == "4 records, 2 in the open cluster"
     assert browser.logs()[0] == []
 
 
@@ -479,7 +481,6 @@ def test_everything_can_be_reached_by_the_keyboard(page: Browser) -> None:
         "tab-clusters",
         "tab-texts",
         "sort",
-        "fold",
         "line",
         "names",
         "in",
@@ -492,7 +493,6 @@ def test_everything_can_be_reached_by_the_keyboard(page: Browser) -> None:
     page.keys("Enter")
     page.wait("document.querySelector('#card .whole')")
     first = page.text("#card .whole")
-    page.run("document.activeElement.blur()")
     page.keys("n")
     page.wait(f"document.querySelector('#card .whole').innerText !== {first!r}")
     page.keys("Escape")
@@ -502,6 +502,8 @@ def test_everything_can_be_reached_by_the_keyboard(page: Browser) -> None:
     assert page.value("document.activeElement.innerText").startswith("Quake")
     page.keys("Enter")
     page.wait("!document.getElementById('card').hidden")
+    page.run("document.getElementById('names').focus()")
+    names(page)
     page.keys("v")
     page.wait("document.getElementById('card').innerText.includes('selected')")
     page.keys("?")
@@ -629,9 +631,10 @@ def test_a_sample_says_what_is_of_the_sample(browser: Browser, tmp_path: Path, m
     assert "30 records, 33 % of all" in card, "of the run"
     assert "Sources, of the records here" in card
     assert "When, in the records here" in card
-    here = int(browser.text("#card .actions").partition("Download CSV of the ")[2].split()[0])
+    here = int(browser.text("#card .actions").partition("Download CSV of ")[2].split()[0])
+    assert "Counted are the records in this page, not all of the run." in browser.text("#card .actions")
     assert 0 < here < 30
-    assert browser.value("document.querySelector('#card .actions button:disabled').innerText").startswith("Copy ids")
+    assert browser.value("document.querySelector('#card .actions button:disabled').innerText") == f"Copy {here} ids"
     browser.click("#card button", "Download CSV")
     rows = downloaded(browser, "cluster--1.csv")
     assert list(rows[0]) == ["label", "title", "time", "source", "text"]
