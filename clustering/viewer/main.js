@@ -123,7 +123,10 @@ class App {
     if (point !== undefined) {
       state.set({ point });
       const [x, y] = [map.points.x[point] / 65535, map.points.y[point] / 65535];
-      this.card.text(point, () => fly && this.view.fly(x, y, Math.max(this.view.zoom, 6), this.covered()));
+      this.card.text(point, () => {
+        if (fly) this.view.fly(x, y, Math.max(this.view.zoom, 6), this.covered());
+        else this.view.redraw();
+      });
     }
   }
 
@@ -237,7 +240,7 @@ class App {
     context.setTransform(view.ratio, 0, 0, view.ratio, 0, 0);
     context.clearRect(0, 0, view.width, view.height);
     if (!view.moving || view.zoom !== this.namedAt) {
-      this.names.layout(view);
+      this.names.layout(view, this.covered());
       this.namedAt = view.zoom;
       const named = this.names.placed.map(({ cluster }) => this.map.clusters.title[cluster]);
       if (!view.moving) $("names").setAttribute("aria-description", `In view: ${named.join("; ") || "no names"}`);

@@ -96,9 +96,10 @@ export class Names {
     return false;
   }
 
-  // Place the names for a camera at rest.
-  layout(camera) {
+  // Place the names for a camera at rest. right, bottom : pixels at these sides of the map that something covers
+  layout(camera, { right = 0, bottom = 0 } = {}) {
     this.placed = [];
+    this.free = { right: camera.width - right, bottom: camera.height - bottom };
     const most = Math.max(12, (camera.width * camera.height) / PIXELS);
     for (const { cluster, extent } of this.candidates(camera)) {
       if (this.placed.length >= most) break;
@@ -125,9 +126,9 @@ export class Names {
   findPlace({ width, height }, box, camera) {
     const seen = {
       left: Math.max(2, box.left),
-      right: Math.min(camera.width - 2, box.right),
+      right: Math.min(this.free.right - 2, box.right),
       top: Math.max(2, box.top),
-      bottom: Math.min(camera.height - 2, box.bottom),
+      bottom: Math.min(this.free.bottom - 2, box.bottom),
     };
     const [x, y] = [box.middle - width / 2, box.center - height / 2];
     const spots = [
@@ -148,7 +149,7 @@ export class Names {
     spots.forEach(([left, top], number) => {
       const right = left + width;
       const bottom = top + height;
-      if (left < 1 || top < 1 || right > camera.width - 1 || bottom > camera.height - 1) return;
+      if (left < 1 || top < 1 || right > this.free.right - 1 || bottom > this.free.bottom - 1) return;
       const away = Math.max(box.left - right, left - box.right, box.top - bottom, top - box.bottom);
       if (away > 12) return;
       if (

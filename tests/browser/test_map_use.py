@@ -280,6 +280,23 @@ def test_a_cluster_lies_where_its_card_covers_nothing(browser: Browser, stories:
     assert (high - low) * scale > 150
 
 
+def test_no_name_of_the_map_lies_under_a_card(page: Browser, stories: Path) -> None:
+    """A name was cut at the edge of the card."""
+    inked = """const [left, top, width, height] = arguments;
+        return document.getElementById("names").getContext("2d").getImageData(left, top, width, height).data
+            .some((value, at) => at % 4 === 3 && value)"""
+    card = [1280 - 360 - 340, 52, 350, 700]
+    assert "Money" in names(page)
+    assert page.run(inked, *card)
+    page.mouse([place_of(page, stories, "lonely thing 3")])
+    page.wait("document.querySelector('#card .whole')")
+    assert names(page) == ["Disasters", "Gala"]
+    assert not page.run(inked, *card)
+    assert page.run(inked, 0, 0, card[0], 800)
+    page.keys("Escape")
+    assert "Money" in names(page)
+
+
 def colors(page: Browser, selector: str, *names_of: str) -> list[str]:
     return list(page.run(
         "const s = getComputedStyle(document.querySelector(arguments[0])); return arguments[1].map((n) => s[n])",
