@@ -51,7 +51,7 @@ export class Actions {
     let shown = 0;
     visitShown(app, points, this.isText, () => shown++);
     const has_focus = this.element.contains(document.activeElement);
-    const layer = cluster === null || cluster < 0 ? null : map.clusters.layers[cluster][0];
+    const layer = cluster === null || cluster < 0 || map.layers.length < 2 ? null : map.clusters.layers[cluster][0];
     const link = (event) => this.copy(event.target, async () => app.link({ cluster }), "Copied the link");
     const buttons = [
       make("button", { click: () => app.pick({ tab: "texts" }) }, "List texts"),

@@ -101,6 +101,5 @@ export async function showAddress(app) {
   if (state.point !== null) app.card.text(state.point);
   else if (cluster !== null) app.card.cluster(cluster);
   else app.card.close();
-  if (!isPlaced && cluster !== null && cluster >= 0)
-    view.flyToCluster(map.clusters.box[cluster], map.clusters.heart[cluster], app.covered());
+  if (!isPlaced) app.flyTo(cluster);
 }

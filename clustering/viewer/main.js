@@ -7,7 +7,7 @@ import { findTexts } from "./search.js";
 import { HIDDEN, State } from "./state.js";
 import { Points } from "./points.js";
 import { Names } from "./names.js";
-import { View } from "./view.js";
+import { View, spanOf } from "./view.js";
 import { $, count, plural, short, styleOf } from "./dom.js";
 import { TimeBrush } from "./time.js";
 import { hint } from "./actions.js";
@@ -21,6 +21,7 @@ import { addressOf, showAddress } from "./address.js";
 import { findRecords } from "./columns.js";
 
 const TYPING_MS = 120; // after the last key, before the search begins
+const MOST = 0.6; // of a cluster's texts
 const NEAR_PX = 9; // of the mouse, a point is meant
 
 class App {
@@ -117,8 +118,7 @@ class App {
     if (cluster !== undefined) {
       state.set({ cluster, point: null, selection: null });
       this.card.cluster(cluster);
-      if (fly && cluster >= 0)
-        this.view.flyToCluster(map.clusters.box[cluster], map.clusters.heart[cluster], this.covered());
+      if (fly) this.flyTo(cluster);
     }
     if (point !== undefined) {
       state.set({ point });
@@ -128,6 +128,21 @@ class App {
         else this.view.redraw();
       });
     }
+  }
+
+  // Fly to a cluster; to its heart alone where few of its texts lie elsewhere, but far away.
+  flyTo(cluster) {
+    if (cluster === null || cluster < 0) return;
+    const { state, view, map } = this;
+    const [box, heart] = [map.clusters.box[cluster], map.clusters.heart[cluster]];
+    const reach = (spanOf(heart) * 65535) / 2;
+    const isNear = (axis, from) => (i) =>
+      map.points[axis][i] >= heart[from] - reach && map.points[axis][i] <= heart[from + 2] + reach;
+    const members = state.members(cluster);
+    const near = members.filter(isNear("x", 0)).filter(isNear("y", 3));
+    const isFar = spanOf(box) > 0.25 && spanOf(box) > 3 * spanOf(heart);
+    if (isFar && near.length > MOST * members.length) view.flyToBox(heart, 0.3, this.covered());
+    else view.flyToBox(box, 0.6, this.covered());
   }
 
   // The pixels of the map that the card covers: on its right, or below.

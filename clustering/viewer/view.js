@@ -5,6 +5,9 @@ const MOST_ZOOM = 160;
 const FLIGHT_MS = 350;
 const REST_MS = 140; // after the last movement
 
+// The longer side of a box, as a share of the map.
+export const spanOf = ([x0, , x1, y0, , y1]) => Math.max(x1 - x0, y1 - y0, 300) / 65535;
+
 // x and y are the middle of the screen, from 0 to 1; at zoom 1 the whole map is seen.
 export class View {
   constructor(canvas, n) {
@@ -112,14 +115,11 @@ export class View {
     step();
   }
 
-  // Fly to a cluster: its box, or its heart where it lies in several places far apart. Both as in the page's columns.
-  flyToCluster(box, heart, covered = {}) {
-    const spanOf = ([x0, , x1, y0, , y1]) => Math.max(x1 - x0, y1 - y0, 300) / 65535;
-    const scattered = spanOf(box) > 0.5 && spanOf(box) > 3 * spanOf(heart);
-    const [x0, , x1, y0, , y1] = scattered ? heart : box;
+  // Fly to a box of the page's columns, which then takes a share of what nothing covers.
+  flyToBox([x0, , x1, y0, , y1], share, covered = {}) {
     const { right = 0, bottom = 0 } = covered;
     const free = Math.min(this.width - right, this.height - bottom) / Math.min(this.width, this.height);
-    const zoom = (free * (scattered ? 0.25 : 0.6)) / spanOf(scattered ? heart : box);
+    const zoom = (free * share) / spanOf([x0, 0, x1, y0, 0, y1]);
     this.fly((x0 + x1) / 131070, (y0 + y1) / 131070, Math.min(40, Math.max(LEAST_ZOOM, zoom)), covered);
   }
 

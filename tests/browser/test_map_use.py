@@ -7,13 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from tests.browser.conftest import NOISE, PER_STORY
+from clustering.runs.directory import RunDir
+from tests.browser.conftest import NOISE, PER_STORY, write_map
 from tests.browser.driver import Browser
 from tests.browser.test_map import box_of, choose, downloaded, names, place_of, summary, write_odd
-from tests.mapped import unpacked
+from tests.mapped import leave_run, unpacked
 
 RECORDS = 5 * PER_STORY + 10 + NOISE
 FOCUSED = "document.activeElement"
@@ -278,6 +280,24 @@ def test_a_cluster_lies_where_its_card_covers_nothing(browser: Browser, stories:
     assert left + 20 < left + width / 2 + (low - x) * scale
     assert left + width / 2 + (high - x) * scale < box_of(browser, "card")[0] - 20
     assert (high - low) * scale > 150
+
+
+@pytest.mark.parametrize(("far", "least", "most"), [(4, 4, 40), (20, 0.4, 1.5)], ids=["few", "half"])
+def test_a_cluster_is_shown_whole_unless_few_of_its_texts_lie_far_away(
+    browser: Browser, tmp_path: Path, far: int, least: float, most: float
+) -> None:
+    random = np.random.default_rng(0)
+    places = np.concatenate([random.normal(0, 0.1, (40, 2)), random.normal(8, 0.1, (4, 2))])
+    places[:far] += [8, 0]
+    layers = np.array([0] * 40 + [1] * 4)
+    told = {"title": ["Red", "Blue"], "terms": [[]] * 2, "exemplars": [[]] * 2, "parent": [None] * 2}
+    run = leave_run(RunDir(tmp_path), [f"text {row}" for row in range(44)], layers, places, told)
+    browser.open(write_map(run, tmp_path / "map.html"))
+    browser.click("#list .line", "Red")
+    names(browser)
+    browser.wait("location.hash.includes('at=')")
+    zoom = float(browser.value("decodeURIComponent(location.hash).split('at=')[1].split(',')[2].split('&')[0]"))
+    assert least <= zoom <= most
 
 
 def test_no_name_of_the_map_lies_under_a_card(page: Browser, stories: Path) -> None:
