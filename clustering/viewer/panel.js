@@ -9,7 +9,7 @@ import { NO_CLUSTER, STRENGTH } from "./state.js";
 import { $, count, make, marked, moment, plural, said, share, short } from "./dom.js";
 
 const PAGE = 100; // lines, before more are asked for
-const TOLD = 40; // characters of a search in the summary
+const TOLD = 30; // characters of a search in the summary
 
 const CLUSTER_ORDERS = { size: "size", title: "title", first: "first seen", last: "last seen" };
 const TEXT_ORDERS = { strength: "strength", first: "oldest first", last: "newest first" };
@@ -89,7 +89,7 @@ export class Panel {
       told.push(plural(facts.layers[state.level], "cluster"), `${share(total.noise, total.records)} noise`);
     }
     $("summary").textContent = this.app.notice + told.join(", ");
-    $("all").hidden = !within;
+    $("all").disabled = !within; // it keeps its place
   }
 
   // The points of the list of texts, in its order.

@@ -31,6 +31,16 @@ def lines(page: Browser) -> list[str]:
     return [line.replace("\n", " ") for line in page.texts("#list .line")]
 
 
+def rested(page: Browser) -> list[float]:
+    """x, y and zoom of the address, once the map has rested for a second."""
+    told, before = "", None
+    while "at=" not in told or told != before:
+        before = told
+        time.sleep(1)
+        told = page.value("decodeURIComponent(location.hash)")
+    return [float(part) for part in told.split("at=")[1].split("&")[0].split(",")]
+
+
 # --- search ---
 
 
@@ -44,7 +54,7 @@ def test_a_search_with_an_open_cluster_tells_what_is_in_it_and_in_all(page: Brow
     page.click("#all", "Show all")
     assert summary(page, "1 cluster") == f"50 of {RECORDS} records have “quake”, in 1 cluster and 1 finer one"
     assert page.value("document.getElementById('card').hidden")
-    assert page.value("document.getElementById('all').hidden")
+    assert page.value("document.getElementById('all').disabled")
     page.click("#list .line", "Disasters")
     page.click("#card .chips button", "rain")
     assert summary(page, "rain") == f"40 of {RECORDS} records have “rain”, 40 in the open cluster"
@@ -88,7 +98,7 @@ def test_the_summary_keeps_its_height(page: Browser) -> None:
     page.click("#list .line", "Disasters")
     tops.add(box_of(page, "list")[1])
     page.type("#query", "words that no text has, in a search that is longer than the summary is wide")
-    summary(page, "0 of")
+    summary(page, "words")
     tops.add(box_of(page, "list")[1])
     assert len(tops) == 1
 
@@ -269,11 +279,7 @@ def test_a_cluster_lies_where_its_card_covers_nothing(browser: Browser, stories:
     browser.open(stories, "#cluster=5" if way == "link" else "")
     if way == "list":
         browser.click("#list .line", "Disasters")
-    names(browser)
-    browser.wait("location.hash.includes('at=')")
-    x, _, zoom = map(
-        float, re.findall(r"[\d.]+", browser.value("decodeURIComponent(location.hash).split('at=')[1]"))[:3]
-    )
+    x, _, zoom = rested(browser)
     left, _, width, height = box_of(browser, "names")
     low, _, high = (float(held["facts"]["clusters"]["box"][5][at]) / 65_535 for at in range(3))
     scale = min(width, height) * 0.94 * zoom
@@ -294,10 +300,7 @@ def test_a_cluster_is_shown_whole_unless_few_of_its_texts_lie_far_away(
     run = leave_run(RunDir(tmp_path), [f"text {row}" for row in range(44)], layers, places, told)
     browser.open(write_map(run, tmp_path / "map.html"))
     browser.click("#list .line", "Red")
-    names(browser)
-    browser.wait("location.hash.includes('at=')")
-    zoom = float(browser.value("decodeURIComponent(location.hash).split('at=')[1].split(',')[2].split('&')[0]"))
-    assert least <= zoom <= most
+    assert least <= rested(browser)[2] <= most
 
 
 def test_no_name_of_the_map_lies_under_a_card(page: Browser, stories: Path) -> None:
