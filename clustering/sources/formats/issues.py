@@ -19,7 +19,7 @@ WARNINGS = {
     "headers": "{n} lines repeat the header of their file and were left out; the first: {first}.",
     "nulls": "{n} unquoted cells mean that there is no text (read.csv.nulls sets which); the first: {first}.",
     "replaced": "{n} bytes or characters are not of the encoding and were replaced by U+FFFD; the first: {first}.",
-    "guessed": "The encoding of files that are not UTF-8 was guessed (read.csv.encoding sets it), {n} in all: {all}.",
+    "guessed": "An encoding was guessed for what is not UTF-8 (read.csv.encoding sets it); files: {n}; {all}.",
     "times": "{n} values of read.time_column are no time and are empty in column time; the first: {first}.",
     "early": "{n} numbers of read.time_column are below 100,000,000 and became times around 1970, as seconds do. Where "
     "they are days of a spreadsheet, write dates in their place.",
