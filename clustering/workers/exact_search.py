@@ -61,32 +61,24 @@ class ExactQuery:
             for at, nearest in zip(starts, best, strict=True):
                 some = slice(at, at + QUERY_ROWS)
                 nearest.scan(vectors[some], rows[some], stored, block)
-        lists = [self._lists(rows[at : at + QUERY_ROWS], vectors[at : at + QUERY_ROWS], one)
-                 for at, one in zip(starts, best, strict=True)]  # fmt: skip
-        if not lists:
+        if not best:
             return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
-        ids, distances, counts = (np.concatenate(some) for some in zip(*lists, strict=True))
-        return ids, distances, counts
+        found, dots = (np.concatenate([getattr(one, name) for one in best]) for name in ("rows", "dots"))
+        known = found >= 0
+        ids, distances = found[known], dot_distance(dots[known], self.metric)
+        near = np.flatnonzero(dots[known] > NEAR_DOT)
+        near = near[np.argsort(ids[near], kind="stable")]  # so that a row group is read once
+        owner, step = np.nonzero(known)[0], max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
+        for at in range(0, len(near), step):
+            pairs = near[at : at + step]
+            distances[pairs] = self._apart(vectors[owner[pairs]], ids[pairs])
+        return nearest_others(ids, distances, known.sum(axis=1), rows, self.k)
 
-    def _lists(self, rows: IntArray, vectors: FloatArray, best: TopK) -> Neighbors:
-        found = best.rows >= 0
-        ids, distances = best.rows[found], dot_distance(best.dots[found], self.metric)
-        near = np.flatnonzero(best.dots[found] > NEAR_DOT)
-        if near.size:
-            owner = np.nonzero(found)[0][near]
-            distances[near] = self._near_distances(vectors, owner, ids[near])
-        return nearest_others(ids, distances, found.sum(axis=1), rows, self.k)
-
-    def _near_distances(self, vectors: FloatArray, owner: IntArray, ids: IntArray) -> FloatArray:
-        """Distances by the difference of vectors. owner : the query's position; ids : of stored vectors, one a pair"""
+    def _apart(self, vectors: FloatArray, ids: IntArray) -> FloatArray:
+        """The distance of each vector from a stored one, by the length of their difference."""
         others, position = np.unique(ids, return_inverse=True)
-        stored = vectors_of(read_rows(self.folder, others, ["vector"]))
-        squares = np.empty(len(ids), np.float32)
-        step = max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
-        for at in range(0, len(ids), step):
-            some = slice(at, at + step)
-            apart = vectors[owner[some]] - stored[position[some]]
-            squares[some] = np.einsum("ij,ij->i", apart, apart)
+        apart = vectors - vectors_of(read_rows(self.folder, others, ["vector"]))[position]
+        squares: FloatArray = np.einsum("ij,ij->i", apart, apart)
         return np.sqrt(squares, out=squares) if self.metric == "L2" else squares / np.float32(2)
 
 
