@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
+Neighbors = tuple[IntArray, FloatArray, IntArray]  # ids and distances, list after list, and the length of each list
 BLOCK_BYTES = 32 << 20  # of inner products that are computed at a time
 
 
@@ -33,9 +34,7 @@ def dot_distance(dots: NDArray[np.floating[Any]], metric: str) -> FloatArray:
     return np.sqrt(2 * cosine) if metric == "L2" else cosine
 
 
-def nearest_others(
-    ids: IntArray, distances: FloatArray, counts: IntArray, rows: IntArray, k: int
-) -> tuple[IntArray, FloatArray, IntArray]:
+def nearest_others(ids: IntArray, distances: FloatArray, counts: IntArray, rows: IntArray, k: int) -> Neighbors:
     """Keep the k nearest of each hit list without the text itself, ascending by (distance, id).
 
     A text is recognized by its id, not by its position: a copy of its vector may come first, and an approximate index

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clustering.config.sections import SEARCH_PARAMS, SearchSection, StoreSection
-from clustering.kernels.topk import FloatArray, IntArray, nearest_others, score_distance
+from clustering.kernels.topk import FloatArray, IntArray, Neighbors, nearest_others, score_distance
 from clustering.milvus.channel import Channel
 from clustering.milvus.endpoint import Endpoint
 from clustering.milvus.index import nlist_of
@@ -29,7 +29,6 @@ EMBEDDED_QUERIES = 16  # a request, at least
 EMBEDDED_IN_FLIGHT = 1
 GROWTH = 1.5  # of a parameter from one step of the tuning to the next
 STANDARD_ERRORS = 1.645  # by which a sample's recall must exceed the target: 95 % one-sided
-Neighbors = tuple[IntArray, FloatArray, IntArray]
 
 
 class NeighborQuery:

@@ -165,12 +165,12 @@ def _attempt(ask: Callable[[slice, bool], T], rows: slice, again: bool) -> Calla
     def attempt(failures: int) -> list[T]:
         try:
             return [ask(rows, again or failures > 0)]
-        except grpc.RpcError as error:
-            if failures and error.code() in SPLIT_STATUS and rows.stop - rows.start > 1:
-                return []
-            raise
-        except RefusedError as error:
-            if any(word in reason_of(error).lower() for word in SPLIT_WORDS) and rows.stop - rows.start > 1:
+        except (grpc.RpcError, RefusedError) as error:
+            if isinstance(error, RefusedError):
+                too_much = any(word in reason_of(error).lower() for word in SPLIT_WORDS)
+            else:
+                too_much = failures > 0 and error.code() in SPLIT_STATUS
+            if too_much and rows.stop - rows.start > 1:
                 return []
             raise
 

@@ -9,7 +9,7 @@ import numpy as np
 import ray
 
 from clustering.kernels.graph.repair import OutsideSearch, nearest_outside
-from clustering.kernels.topk import FloatArray, IntArray, TopK, dot_distance, nearest_others
+from clustering.kernels.topk import FloatArray, IntArray, Neighbors, TopK, dot_distance, nearest_others
 from clustering.runs.parts import parts, read_rows, stored_vectors, vectors_of, walk_tables
 from clustering.runs.storage import Location
 from clustering.workers.nodes import cluster_cpus
@@ -21,7 +21,6 @@ IN_FLIGHT = 256  # tasks at most
 BLOCK_BYTES = 64 << 20  # of distances that a task computes at a time
 QUERY_ROWS = 1024  # whose products with a row group are taken at a time
 NEAR_DOT = 1 - 1e-3  # above, the distance of two vectors is that of their difference: 1 - dot has few digits left
-Neighbors = tuple[IntArray, FloatArray, IntArray]
 
 
 def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray, k: int) -> tuple[IntArray, FloatArray]:
@@ -54,6 +53,8 @@ class ExactQuery:
 
     def neighbors(self, rows: IntArray, vectors: FloatArray, _: Callable[..., Iterable[Any]] = map) -> Neighbors:
         """The k nearest other rows of some rows; arguments and results are those of ``NeighborQuery.neighbors``."""
+        if not len(rows):
+            return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
         starts = range(0, len(rows), QUERY_ROWS)
         best = [TopK(min(QUERY_ROWS, len(rows) - at), self.k) for at in starts]
         for table in walk_tables(parts(self.folder)):
@@ -61,8 +62,6 @@ class ExactQuery:
             for at, nearest in zip(starts, best, strict=True):
                 some = slice(at, at + QUERY_ROWS)
                 nearest.scan(vectors[some], rows[some], stored, block)
-        if not best:
-            return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
         found, dots = (np.concatenate([getattr(one, name) for one in best]) for name in ("rows", "dots"))
         known = found >= 0
         ids, distances = found[known], dot_distance(dots[known], self.metric)

@@ -29,7 +29,8 @@ _COMPACT = re.compile(
     r"(?:19|20)\d\d(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?)?)?"
 )
 
-MONTHS = "january february march april may june july august september october november december".split()
+_MONTH_NAMES = "january february march april may june july august september october november december".split()
+MONTHS = {*_MONTH_NAMES, *(name[:3] for name in _MONTH_NAMES), "sept"}
 _DAY, _MONTH = r"\d\d?(?:st|nd|rd|th)?", r"([A-Za-z]{3,9})\.?"
 _WORDED = re.compile(  # March 1, 2024, and 1 March 2024, with a day of the week or without, and with a time or without
     rf"(?:[A-Za-z]{{3,9}}\.?,? )?(?:{_MONTH} {_DAY},? |{_DAY}[ -]{_MONTH}[ -])\d{{4}}"
@@ -307,7 +308,7 @@ def _worded(text: str | None) -> Any:
     """The time of an English date whose month stands in letters; None for other texts."""
     found = _WORDED.fullmatch(text or "")
     month = (found[1] or found[2]).lower() if found else ""
-    if month != "sept" and month not in MONTHS and month not in [name[:3] for name in MONTHS]:
+    if month not in MONTHS:
         return None
     import pandas as pd
 

@@ -65,9 +65,9 @@ def detect_dialect(text: str, complete: bool, kind: str, cfg: CsvSection, wanted
     kind : csv or tsv
     wanted : names of columns that speak for a reading in which they are found
     """
-    if not text.strip("\0 \t\r\n"):
-        return None
     lines, carriage = _lines(text, complete)
+    if not lines:
+        return None
     skip, declared = 0, None
     blank = next((at for at, line in enumerate(lines) if line.strip()), len(lines))
     if found := re.fullmatch(r'"?sep=(.)"?\s*', "".join(lines[blank : blank + 1])):
@@ -89,9 +89,9 @@ def detect_lines(text: str, complete: bool, checked: bool) -> Head | None:
 
     text, complete : as above; checked : whether a file that looks like a table is refused
     """
-    if not text.strip("\0 \t\r\n"):
-        return None
     lines, carriage = _lines(text, complete)
+    if not lines:
+        return None
     some = [line for line in lines if line.strip()][:HEAD_RECORDS]
     for delimiter in DELIMITERS if checked else "":
         widths = {
@@ -107,7 +107,12 @@ def detect_lines(text: str, complete: bool, checked: bool) -> Head | None:
 
 
 def _lines(text: str, complete: bool) -> tuple[list[str], bool]:
-    """The whole lines of a text, each with a line feed, and whether some end with a carriage return alone."""
+    """The whole lines of a text, each with a line feed, and whether some end with a carriage return alone.
+
+    There are none in a text of nothing but white space.
+    """
+    if not text.strip("\0 \t\r\n"):
+        return [], False
     carriage = re.search("\r(?!\n|$)", text) is not None
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if carriage else text.split("\n")
     lines = [line + "\n" for line in lines]
