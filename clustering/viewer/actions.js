@@ -75,15 +75,19 @@ export class Actions {
     if (has_focus) this.element.querySelector("button").focus({ preventScroll: true });
   }
 
+  // Whether the page holds the ids of the records.
+  get hasIds() {
+    return !this.app.map.facts.left_out.includes("cell-0");
+  }
+
   // Buttons for n records: those that are shown, or (`isAll`) all of them.
   exports(n, isAll) {
-    const has_ids = !this.app.map.facts.left_out.includes("cell-0");
     const of = isAll ? `all ${count(n)}` : count(n);
     const ids = async () => (await this.rows(isAll)).map(({ id }) => id).join("\n");
     const told = plural(n, "id");
     const copy = {
-      disabled: !has_ids || !n,
-      title: has_ids ? null : "To keep the file small it does without ids",
+      disabled: !this.hasIds || !n,
+      title: this.hasIds ? null : "To keep the file small it does without ids",
       click: (event) => this.copy(event.target, ids, `Copied ${told}`),
     };
     const save = { disabled: !n, click: (event) => this.save(event.target, isAll) };
@@ -127,10 +131,9 @@ export class Actions {
   }
 
   csv(rows) {
-    const has_ids = !this.app.map.facts.left_out.includes("cell-0");
     const lines = rows.map(({ id, values }) =>
-      [...(has_ids ? [cell(id, true)] : []), ...values.map((value) => cell(value))].join(","),
+      [...(this.hasIds ? [cell(id, true)] : []), ...values.map((value) => cell(value))].join(","),
     );
-    return [`${has_ids ? "text_id," : ""}label,title,time,source,text`, ...lines, ""].join("\r\n");
+    return [`${this.hasIds ? "text_id," : ""}label,title,time,source,text`, ...lines, ""].join("\r\n");
   }
 }
