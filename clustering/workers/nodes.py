@@ -75,6 +75,8 @@ def free_resources(nodes: list[Node]) -> dict[str, FreeResources]:
     """
     free = {node.id: FreeResources(node.cpus, node.memory_bytes, node.gpus) for node in nodes}
     try:
+        # Ray's public calls tell what is free in the whole cluster (ray.available_resources) and how large each node is
+        # (ray.nodes), but not what is free on a node. This one, of `ray status`, is not marked as public.
         from ray.autoscaler.v2.sdk import get_cluster_status
 
         status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=ANSWER_TIMEOUT_S)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import services
 
 from clustering.errors import ConfigError, CoveyError, StageError
 from clustering.kernels.printable import hide_credentials
@@ -29,7 +28,8 @@ from clustering.workers import process
 log = logging.getLogger("covey")
 CONNECT_TIMEOUT_S = 20  # for a cluster's head to take a connection
 JOIN_TIMEOUT_S = 40  # for a cluster to take this job in
-START_TIMEOUT_S = 120  # for a node of the run's own to register
+START_TIMEOUT_S = 120  # from which on a node of the run's own that is late is not started again
+LATE_NODE = "timed out during startup"  # what Ray says of a node that has not registered within 30 s
 CHECK_EVERY_S = 2
 LOST_AFTER_S = {"own": 6, "cluster": 45}  # without an answer; Ray's own parts give up after 60
 SHUTDOWN_S = 10  # for the work to end when Ray is lost
@@ -51,16 +51,36 @@ def ray_session() -> Iterator[None]:
     process.set_environment()
     address = _cluster_address()
     with ExitStack() as stack:
-        options: dict[str, Any] = {"address": address}
-        if address is None:
-            folder = stack.enter_context(_private_folder())
-            options = {"address": "local", "_temp_dir": str(folder), "include_dashboard": False}
-            stack.enter_context(process.environment("TMPDIR", str(folder)))  # for Ray's processes, too
-        with _handling_signals(), _limiting_join_time(address), _explaining_start_errors(address), _waiting_for_node():
-            ray.init(**options, logging_level=logging.ERROR)
+        with _handling_signals(), _limiting_join_time(address), _explaining_start_errors(address):
+            if address is None:
+                stack.enter_context(_own_node())
+            else:
+                ray.init(address=address, logging_level=logging.ERROR)
         stack.callback(ray.shutdown)  # where the watch has not done it
         stack.enter_context(_watching_ray("cluster" if address else "own"))
         yield
+
+
+@contextmanager
+def _own_node() -> Iterator[None]:
+    """A Ray of this process' own for the block, which shuts it down; its files are removed at the end.
+
+    Ray gives a node 30 s to register, and on a busy machine parts of it give up after 15 s. Such a node is started
+    again: what the first start has read from disk is in memory then.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        with _private_folder() as folder, process.environment("TMPDIR", str(folder)):  # for Ray's processes, too
+            options: dict[str, Any] = {"address": "local", "_temp_dir": str(folder), "include_dashboard": False}
+            try:
+                ray.init(**options, logging_level=logging.ERROR)
+            except Exception as error:
+                if LATE_NODE not in str(error) or time.monotonic() > deadline:
+                    raise
+                log.warning("Ray's node has not started in time, as on a busy machine; it is started again")
+                continue  # at the end of its folder, the watcher ends what has started of it
+            yield
+            return
 
 
 def _cluster_address() -> str | None:
@@ -242,32 +262,12 @@ def _limiting_join_time(address: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _waiting_for_node() -> Iterator[None]:
-    """Let a node take START_TIMEOUT_S to register. Ray itself gives up after 30 s, which a busy machine needs."""
-    get_node: Any = services.get_node
-
-    def wait(*node: str) -> Any:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                return get_node(*node)
-            except RuntimeError:  # it is not there yet
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-
-    services.get_node = wait
-    try:
-        yield
-    finally:
-        services.get_node = get_node
-
-
-@contextmanager
 def _explaining_start_errors(address: str | None) -> Iterator[None]:
     """Raises: ConfigError or StageError for what Ray raises when it starts."""
     try:
         yield
+    except CoveyError:
+        raise
     except Exception as error:
         log.debug("Ray's start", exc_info=True)
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

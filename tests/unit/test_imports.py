@@ -140,6 +140,15 @@ def test_a_heavy_package_stays_with_its_owners(package: str) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_no_private_module_of_ray_is_used(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    froms = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    used = {*imported(path), *(f"{node.module}.{alias.name}" for node in froms for alias in node.names)}
+    used |= set(re.findall(r"\bray(?:\.\w+)+", text))
+    assert {name for name in used if re.match(r"ray\.(\w+\.)*_", name)} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_parts_of_pyarrow_are_imported_where_they_are_used(path: Path) -> None:
     """``import pyarrow`` alone brings neither; that another module has imported them is luck."""
     used = set(re.findall(r"\bpa\.(csv|fs)\.", path.read_text(encoding="utf-8")))

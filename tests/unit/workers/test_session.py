@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,25 +59,46 @@ def test_an_error_where_ray_is_gone_says_so(raised: BaseException, ended: list[s
     assert ended == ["killed", "interrupted", "shut down"]
 
 
-@pytest.mark.parametrize(("failures", "timeout_s"), [(3, 60), (10**9, 0.3)])
-def test_a_node_may_take_longer_to_register_than_ray_waits(
-    failures: int, timeout_s: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
+@pytest.mark.parametrize("failures", [0, 2, 10**9])
+def test_a_node_that_is_late_is_started_again(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, folders = f"The current node {session.LATE_NODE}.", []
 
-    def get_node(gcs_address: str, node_id: str) -> str:
-        asked.append(node_id)
-        if len(asked) <= failures:
-            raise RuntimeError("no node info")
-        return f"node {node_id}"
+    def init(_temp_dir: str, **_: Any) -> None:
+        folders.append(_temp_dir)
+        assert os.environ["TMPDIR"] == _temp_dir
+        assert os.path.isdir(_temp_dir)
+        if len(folders) <= failures:
+            raise Exception(late)
 
-    monkeypatch.setattr(session.services, "get_node", get_node)
-    monkeypatch.setattr(session, "START_TIMEOUT_S", timeout_s)
-    with session._waiting_for_node():
-        if failures == 3:
-            assert session.services.get_node("127.0.0.1:6379", "a1") == "node a1"
-            assert asked == ["a1"] * 4
-        else:
-            with pytest.raises(RuntimeError, match="no node info"):
-                session.services.get_node("127.0.0.1:6379", "a1")
-    assert session.services.get_node is get_node
+    monkeypatch.setattr(session.ray, "init", init)
+    monkeypatch.setattr(session, "START_TIMEOUT_S", 60 if failures < 10 else 0)
+    if failures < 10:
+        with session._own_node():
+            assert len(set(folders)) == failures + 1
+            assert [os.path.isdir(folder) for folder in folders] == [False] * failures + [True]
+    else:
+        with pytest.raises(Exception, match=late), session._own_node():
+            pass
+        assert len(folders) == 1
+    assert not any(map(os.path.isdir, folders))
+
+
+def test_any_other_error_of_a_start_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[Any] = []
+
+    def init(**options: Any) -> None:
+        starts.append(options)
+        raise ValueError("no such option")
+
+    monkeypatch.setattr(session.ray, "init", init)
+    with (
+        pytest.raises(StageError, match="Ray did not start: no such option"),
+        session._explaining_start_errors(None),
+        session._own_node(),
+    ):
+        pass
+    assert len(starts) == 1
+
+
+def test_ray_still_says_so_of_a_node_that_is_late() -> None:
+    assert session.LATE_NODE in (Path(session.ray.__file__).parent / "_private/node.py").read_text(encoding="utf-8")
