@@ -2,9 +2,8 @@
 
 import { NO_TIME, loadCells, loadStrings } from "./data.js";
 import { PLAIN } from "./state.js";
-import { $, cell, copyText, count, download, make, plural } from "./dom.js";
+import { $, cell, copyText, count, download, flash, make, plural } from "./dom.js";
 
-const TOLD_MS = 2_000; // that a button says what it has done
 const HINT_MS = 4_000;
 
 // Visit the records of some points that are shown. isText : of one text, which may be no hit of the search
@@ -24,15 +23,6 @@ export function hint(words) {
   hiding = setTimeout(() => {
     $("hint").hidden = true;
   }, HINT_MS);
-}
-
-// Say on a button what it has done, and then again what it does.
-function flash(button, words) {
-  button.dataset.does ??= button.textContent;
-  button.textContent = words;
-  setTimeout(() => {
-    button.textContent = button.dataset.does;
-  }, TOLD_MS);
 }
 
 export class Actions {

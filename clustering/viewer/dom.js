@@ -1,5 +1,7 @@
 // Small helpers of the page: elements, numbers, dates, files. Texts of others only ever become text nodes.
 
+const TOLD_MS = 2_000; // that a button says what it has done
+
 export const $ = (id) => document.getElementById(id);
 
 // An element. Attributes that are functions are listeners, those that are null or false are left out.
@@ -73,6 +75,15 @@ export async function copyText(text) {
     area.remove();
     return done;
   }
+}
+
+// Say on a button what it has done, and then again what it does.
+export function flash(button, words) {
+  button.dataset.does ??= button.textContent;
+  button.textContent = words;
+  setTimeout(() => {
+    button.textContent = button.dataset.does;
+  }, TOLD_MS);
 }
 
 // One cell of csv. A spreadsheet would run a text that begins like a formula, also in full width; ids stay as they are,

@@ -1,7 +1,7 @@
 // The table of clusters: those of a layer with the finer ones in each, sorted, searched, and a page at a time.
 
 import { unpack, fold } from "./data.js";
-import { $, make, said, marked, count, share, plural, moment, copyText, cell, download } from "./dom.js";
+import { $, make, said, marked, count, share, plural, moment, copyText, cell, download, flash } from "./dom.js";
 
 const PAGE = 50; // clusters of a page
 const TREE = "tree"; // in the place of a layer: the broadest clusters, of whatever layer
@@ -201,7 +201,7 @@ async function idsOf(label) {
 
 const copied = (text) => async (event) => {
   const button = event.target;
-  button.textContent = (await copyText(await text())) ? "Copied" : "Not allowed here";
+  flash(button, (await copyText(await text())) ? "Copied" : "Not allowed here");
 };
 
 function idButtons(label) {

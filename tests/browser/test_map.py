@@ -397,9 +397,12 @@ def test_an_address_brings_back_what_was_seen(browser: Browser, stories: Path) -
     browser.open(stories, "#is.source=alpha.example&color=time&list=texts&noise=0&theme=dark")
     summary(browser, "5 of")
     browser.click("#list .line")
-    browser.wait("location.hash.includes('text=') && location.hash.includes('at=')")
     hash_of = "location.hash"
-    before, told = browser.value(hash_of), browser.text("#card .whole")
+    browser.wait("location.hash.includes('text=') && location.hash.includes('at=')")
+    before = ""
+    while before != (before := browser.value(hash_of)):  # until the map has flown there
+        time.sleep(0.5)
+    told = browser.text("#card .whole")
     browser.open(stories, before)
     browser.wait("document.querySelector('#card table')")
     assert browser.text("#card .whole") == told

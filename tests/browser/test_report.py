@@ -252,6 +252,7 @@ def test_the_ids_of_a_cluster_are_copied_and_downloaded(page: Browser) -> None:
     page.click("#table .detail button", "Copy ids")
     page.wait("document.querySelector('#table .detail .actions').innerText.includes('Copied')")
     assert page.run("return navigator.clipboard.readText()") == "=id 2-a\n=id 2-b"
+    page.wait("document.querySelector('#table .detail .actions').innerText.includes('Copy ids')")  # it says so for 2 s
     choose(page, "layer", "0")
     page.click("#table .fold", "Theme 1")
     page.click("#table .detail button", "Copy ids")
