@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from clustering.config.sections import ENCODERS, SERVED, EmbedSection
 from clustering.encoders.base import Encoded, Encoder, package_folder, unit_rows
 from clustering.encoders.minilm import MiniLMEncoder, minilm_files
-from clustering.encoders.static import StaticEncoder
+from clustering.encoders.static import StaticEncoder, packaged_dim
 from clustering.encoders.torch import TorchEncoder
 from clustering.encoders.weights import hub_name, is_cached, model_location, model_prompt
 from clustering.errors import ConfigError
@@ -134,7 +134,7 @@ def check_encoder(cfg: EmbedSection) -> int | None:
 
 def _model_dim(cfg: EmbedSection) -> int | None:
     if cfg.encoder == "static":
-        return load_encoder(cfg).dim
+        return load_encoder(cfg).dim if cfg.model or cfg.prompt else packaged_dim()
     if cfg.encoder == SERVED:
         check_key("embed", cfg.url or "", cfg.key_env)
         return None

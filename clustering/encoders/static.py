@@ -77,6 +77,15 @@ class StaticEncoder(TokenizerEncoder):
         return sums
 
 
+def packaged_dim() -> int:
+    """The dimension of wordllama's vectors, from the head of their file. Raises: ConfigError as StaticEncoder."""
+    from safetensors import safe_open
+
+    with safe_open(_files(package_folder("wordllama", ""))[0], "numpy") as file:
+        (name,) = file.keys()
+        return int(file.get_slice(name).get_shape()[1])
+
+
 def _files(root: Path) -> tuple[Path, Path]:
     """The files of the weights and of the tokenizer. Raises: ConfigError where one is missing."""
     for names in LAYOUTS:

@@ -158,7 +158,8 @@ class _PoolActor:
     def process(self) -> WorkerProcess:
         return WorkerProcess.current()
 
-    def start(self) -> CoveyError | _Blind | None:
+    def start(self, lasting: bool = True) -> CoveyError | _Blind | None:
+        """Make the worker. lasting : for as long as this process"""
         if self.run_id and not sees_run(self.kwargs["run"], self.run_id):
             process = WorkerProcess.current()
             return _Blind(process.node_id, process.address)
@@ -166,8 +167,9 @@ class _PoolActor:
             self.worker = self.make(**self.kwargs)
         except CoveyError as error:
             return error
-        gc.collect()
-        gc.freeze()  # each item ends in a collection, which need not look through a model and its vocabulary
+        if lasting:
+            gc.collect()
+            gc.freeze()  # each item ends in a collection, which need not look through a model and its vocabulary
         self.charged = time.process_time()
         return None
 
@@ -184,10 +186,7 @@ class _PoolActor:
 
 def _run_only_item(make: Callable[..., Worker], kwargs: dict[str, Any], run_id: str, item: Item) -> Outcome | _Blind:
     actor = _PoolActor(make, kwargs, run_id)
-    try:
-        return actor.start() or actor.run(item)
-    finally:
-        gc.unfreeze()  # this process goes on with other tasks
+    return actor.start(lasting=False) or actor.run(item)  # this process goes on with other tasks
 
 
 def _run_items(

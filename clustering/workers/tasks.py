@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -92,13 +93,20 @@ def make_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any) -> li
 
 @ray.remote
 def _measured_pieces(work: Callable[..., list[Any]], *args: Any) -> Any:
-    pieces, usage = measure(work, *args)
+    pieces, usage = _measure(work, *args)
     charged = [(piece, Usage() if number else usage) for number, piece in enumerate(pieces)]
     return charged if len(charged) > 1 else charged[0]
 
 
 @ray.remote
 def _measured(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
+    return _measure(work, *args)
+
+
+def _measure(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
+    """Measure the work of a task. What its process already holds are modules: no collection walks over them again."""
+    gc.collect()
+    gc.freeze()
     return measure(work, *args)
 
 
@@ -268,7 +276,7 @@ def _run_task(
     yield process
     fresh = process.node_id in cores and time.time() - counted_at < FRESH_S
     with limited_threads(cores[process.node_id] if fresh else _free_cores_of(process.node_id)):
-        yield measure(work, *args)
+        yield _measure(work, *args)
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import ray
 from clustering.errors import StageError, StoreError
 from clustering.monitoring.usage import Usage
 from clustering.workers.nodes import avoiding_refused, forget_refused_nodes, refuse_node
+from clustering.workers.pool import Item, map_parts
 from clustering.workers.tasks import (
     HERE,
     IN_TASKS,
@@ -54,6 +57,36 @@ def _cut(shared: np.ndarray, first: int) -> tuple[int, np.ndarray]:
 
 def _sum(kept: Any, more: int) -> int:
     return int(collect(kept).sum()) + more
+
+
+class CyclicWorker:
+    """One that no count of references frees."""
+
+    alive: ClassVar[weakref.WeakSet[CyclicWorker]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.own = self
+        self.alive.add(self)
+
+    def __call__(self, item: Item) -> Item:
+        return _look()
+
+
+def _look() -> Item:
+    """What a collection of this process walks over, and which workers it has left."""
+    return {"walked": len(gc.get_objects()), "alive": len(CyclicWorker.alive), "process": os.getpid()}
+
+
+def test_a_collection_walks_over_no_modules_and_frees_the_worker_of_an_only_item(local_ray: None) -> None:
+    (made,) = map_parts(CyclicWorker, [{}])
+    assert made["alive"] == 1
+    assert made["walked"] < 20_000 < len(gc.get_objects())
+    for _ in range(20):
+        later = collect(ray.get(submit(_look)))
+        assert later["walked"] < 20_000
+        if later["process"] == made["process"]:
+            break
+    assert (later["process"], later["alive"]) == (made["process"], 0)
 
 
 @pytest.mark.parametrize("mapper", [HERE, IN_TASKS])
