@@ -4,8 +4,8 @@
 
 Peaks are in MiB. Those of the graph count what a process maps of Ray's object store; those of the shards do not. The
 lists are generated: four of five neighbors are near rows of the same or the next partition, the others are any rows.
-With ``--run`` they are those of real texts. The halo share is the rows that blocks name of others, per text; a round
-sends each of them once, in so many messages. Every number of blocks has a Ray of its own, with 2 cores.
+With ``--run`` they are those of a finished run. The halo share is the rows that blocks name of others, per text; a
+round sends each of them once, in so many messages. Every number of blocks has a Ray of its own, with 2 cores.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def measure(folder: Path, n_texts: int, k: int, n_blocks: int) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=1_000_000)
-    parser.add_argument("--run", type=Path, help="a folder of benchmarks.neighbor_lists, in place of generated lists")
+    parser.add_argument("--run", type=Path, help="a finished run, in place of generated lists")
     parser.add_argument("--k", type=int, default=20)
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--output", type=Path, required=True)
@@ -151,9 +151,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="covey-") as folder:
         told = {"texts": words.texts, "k": words.k}
         if words.run:
-            told = json.loads((words.run / "lists.json").read_text(encoding="utf-8"))
+            stages = RunDir(words.run).manifest["stages"]
+            search = stages["search"]["figures"]
+            told = {"run": words.run.name, "texts": stages["read"]["figures"]["texts"], "k": search["k"]}
+            told["recall"] = search["recall"]
             for name in ("texts", "vectors", "neighbors"):
-                Path(folder, name).symlink_to((words.run / name).resolve())
+                Path(folder, name).symlink_to((RunDir(words.run) / name).resolve())
         else:
             generate(RunDir(folder), words.texts, words.k)
         for n_blocks in words.blocks:

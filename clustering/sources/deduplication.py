@@ -15,18 +15,17 @@ from clustering.kernels.memory import part_rows
 from clustering.runs.directory import RunDir
 from clustering.runs.index import Part, write_index
 from clustering.runs.parts import PartWriter, part_name, writing_part
-from clustering.runs.storage import read_temporary
 from clustering.schema import Figures
 from clustering.sources.folding import FAMILIES, cut_text, fold_near_copies
 from clustering.sources.formats.column_types import as_type, common_type, has_mixed_types
-from clustering.sources.numbering import number_rows, read_numbers, split_numbers
+from clustering.sources.numbering import number_rows, read_numbers, split_numbers, walk_records
 from clustering.workers.pool import Item, map_parts
 
 
 class RowWriter:
     """Turn consecutive parts of records/ into one part of texts/, members/ and, where it has vectors, source_vectors/.
 
-    A part of records/ is in memory at a time, and the texts of the whole part.
+    A few parts of records/ are in memory at a time, and the texts of the whole part.
     kind : of the numbers, see ``read_numbers``
     """
 
@@ -45,9 +44,8 @@ class RowWriter:
                     written[artefact].write(table)
 
             of_item = read_numbers(self.run, item["names"][0], self.kind)
-            for record_name, numbers in split_numbers(item["names"], of_item):
-                path = self.run / "records" / f"{record_name}.arrow"
-                table = read_temporary(path, lambda name: name not in schema.NUMBERING_COLUMNS)
+            tables = walk_records(self.run, item["names"], lambda name: name not in schema.NUMBERING_COLUMNS)
+            for (record_name, numbers), table in zip(split_numbers(item["names"], of_item), tables, strict=True):
                 table, first = table.slice(0, len(numbers.row)), numbers.first
                 if (file := item["of_files"].get(record_name)) and schema.LOCATION in table.schema.names:
                     table = _with_default_ids(table, **file)

@@ -22,9 +22,9 @@ from clustering.kernels.words import word_sets
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
 from clustering.runs.parts import PartGroup, group_parts, read_row_texts
-from clustering.runs.storage import atomic_write, load_array, read_schema, read_table, read_temporary, save_array
+from clustering.runs.storage import atomic_write, load_array, read_schema, read_table, save_array
 from clustering.schema import Figures
-from clustering.sources.numbering import Numbers, read_numbers, split_numbers, write_numbers
+from clustering.sources.numbering import Numbers, read_numbers, split_numbers, walk_records, write_numbers
 from clustering.workers.graph.families import Families, Measured, find_families, scan_texts, text_buffers
 from clustering.workers.remote import fetch
 from clustering.workers.tasks import Starter, await_all, collect, make_pieces, run_on_one_node, submit_pieces
@@ -99,8 +99,8 @@ def _scan_group(run: RunDir, group: Group) -> list[Any]:
     copies = [np.empty(0, np.int32)]
     for names in group:
         numbers = read_numbers(run, names[0])
-        for name, of_part in split_numbers(names, numbers):
-            table = read_temporary(run / "records" / f"{name}.arrow", lambda column: column == "text")
+        tables = walk_records(run, names, lambda column: column == "text")
+        for (_, of_part), table in zip(split_numbers(names, numbers), tables, strict=True):
             first = table["text"].slice(0, len(of_part.row)).filter(pa.array(of_part.first))
             texts += first.chunks
             copies.append(of_part.copies)

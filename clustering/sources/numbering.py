@@ -14,7 +14,7 @@ No process holds more than a group or a piece.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from clustering.kernels.copies import fold_copies, split_digests
 from clustering.kernels.memory import NUMBERED_RECORDS
 from clustering.kernels.topk import IntArray
 from clustering.runs.directory import RunDir
+from clustering.runs.parts import read_ahead
 from clustering.runs.storage import atomic_write, load_array, read_temporary
 from clustering.schema import Figures
 from clustering.workers.remote import fetch
@@ -109,8 +110,8 @@ def _number_groups(start: Starter, run: RunDir, groups: list[Group], limit: int 
 def _cut_group(run: RunDir, group: Group, limit: int | None, n_pieces: int) -> list[Any]:
     """How many records of each part are kept; the places of the kept ones by piece; their digests, and those of ids."""
     kept, digests, ids = [], [np.empty((0, 2), np.uint64)], [np.empty((0, 2), np.uint64)]
-    for part in (part for item in group for part in item):
-        table = read_temporary(run / "records" / f"{part.name}.arrow", lambda name: name in schema.NUMBERING_COLUMNS)
+    listed = [part for item in group for part in item]
+    for part, table in zip(listed, walk_records(run, [part.name for part in listed], _numbers), strict=True):
         keep = len(table)
         if limit is not None:
             keep = int(np.searchsorted(table[schema.POSITION].to_numpy(), limit - part.before))
@@ -124,6 +125,15 @@ def _cut_group(run: RunDir, group: Group, limit: int | None, n_pieces: int) -> l
     places, id_places = split_digests(every, n_pieces), split_digests(every_id, n_pieces)
     cut = [(every[at], every_id[of_ids]) for at, of_ids in zip(places, id_places, strict=True)]
     return [(np.array(kept, np.int64), len(every_id) if with_ids else None), *places, *cut]
+
+
+def _numbers(column: str) -> bool:
+    return column in schema.NUMBERING_COLUMNS
+
+
+def walk_records(run: RunDir, names: list[str], wanted: Callable[[str], bool]) -> Iterator[pa.Table]:
+    """Some columns of some parts of records/, read ahead."""
+    return read_ahead(lambda name: read_temporary(run / "records" / f"{name}.arrow", wanted), names)
 
 
 def _digests(column: pa.ChunkedArray) -> Digests:

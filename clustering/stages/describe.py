@@ -20,7 +20,7 @@ from clustering.kernels.memory import SUMMED_TEXTS
 from clustering.kernels.topk import IntArray
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
-from clustering.runs.parts import PartGroup, group_parts, part_names, read_row_texts
+from clustering.runs.parts import PartGroup, group_parts, part_names, read_ahead, read_row_texts
 from clustering.runs.storage import atomic_write, read_json, read_slice, read_table, write_table
 from clustering.schema import Figures
 from clustering.text.exemplars import candidates_of, representatives_of, spread_texts, strongest_of
@@ -133,8 +133,7 @@ def _count(
     counted, members = [], []
     known, _ = languages  # which is no task's own usage
     sizes, wanted = _Clusters.of(run).texts, CANDIDATES * cfg.exemplars
-    for name in group.names:
-        texts, assigned, layers = _read_part(run, name, "strength")
+    for texts, assigned, layers in read_ahead(lambda name: _read_part(run, name, "strength"), group.names, 1):
         row, copies = texts["row"].to_numpy(), texts["copies"].to_numpy()
         counted.append(count_terms(texts["text"].to_pylist(), layers, known))
         strength = np.broadcast_to(assigned["strength"].to_numpy()[:, None], layers.shape)
@@ -213,8 +212,7 @@ def _count_phrases(
     Both are cut by cluster. The copies of a text count once.
     """
     counted, members = [], []
-    for name in group.names:
-        texts, _, layers = _read_part(run, name)
+    for texts, _, layers in read_ahead(lambda name: _read_part(run, name), group.names, 1):
         row = texts["row"].to_numpy()
         for first in range(0, row.size, READ_TOGETHER):
             own = slice(first, first + READ_TOGETHER)
