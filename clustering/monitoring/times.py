@@ -21,6 +21,8 @@ from clustering.runs.object_store import is_local
 log = logging.getLogger("covey")
 START_S = 1.0  # of a stage with next to nothing to do
 UMAP_START_S = 8.0  # umap-learn compiles first
+# The times of a smaller run are those of starts and first calls; they tell of runs of up to ten times as many texts.
+TELLING_TEXTS, SMALL_TO_LARGE = 5_000, 10
 LIKE_A_RUN = (0.8, 1.25)  # times what a finished run of the same size and cores suggests
 
 
@@ -75,13 +77,15 @@ def calibrations_beside(run: RunDir, named: list[str] | None = None) -> list[Cal
 
 def estimate_seconds(stage: str, config: RunConfig, counts: Counts, known: Calibration) -> float | None:
     """Seconds of a stage on nodes like those of a finished run; None where that run does not fit."""
+    growth = ratio = counts.texts / known.counts.texts
+    if known.counts.texts < TELLING_TEXTS and ratio > SMALL_TO_LARGE:
+        return None
     if stage not in known.seconds or (stage == "embed" and config.embed.encoder != known.encoder):
         return None
     if stage in ("store", "search") and config.store.index_type != known.index:
         return None
     if stage == "project" and config.project.method != known.method:
         return None
-    growth = ratio = counts.texts / known.counts.texts
     if stage in ("store", "search"):
         growth *= counts.dim / known.counts.dim
         if stage == "search" and known.index == "FLAT":  # each text is compared with all

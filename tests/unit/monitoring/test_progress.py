@@ -324,6 +324,10 @@ def test_finished_runs_tell_how_long_a_larger_one_will_take(tmp_path: Path) -> N
     assert estimate_seconds("search", config, counts, known) == pytest.approx(1 + 20 * 10 * 10)  # each with each
     other = build_config({"embed": {"encoder": "minilm"}})
     assert estimate_seconds("embed", other, counts, known) is None
+    small = calibration_of(finished_run(tmp_path / "small" / "run", 1_000, embed=11.0))
+    assert small is not None
+    assert estimate_seconds("embed", config, Counts(10_000, 10_000, 256, 50), small) == pytest.approx(1 + 10 * 10)
+    assert estimate_seconds("embed", config, counts, small) is None, "its seconds are those of starts"
     assert cost_of(3600, known.used, config) == pytest.approx(2 * 0.1 + 2)
     assert cost_of(3600, known.used, other) is None
     unfinished = finished_run(tmp_path / "two", 10)
