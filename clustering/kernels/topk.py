@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,14 +55,33 @@ def nearest_others(ids: IntArray, distances: FloatArray, counts: IntArray, rows:
     return ids[order], distances[order], np.minimum(left, k)
 
 
+def inner_products(queries: FloatArray, vectors: FloatArray) -> FloatArray:
+    """float32, shape (n_queries, n_vectors)."""
+    return queries @ vectors.T
+
+
+def minus_squares(queries: FloatArray, vectors: FloatArray) -> FloatArray:
+    """Squared distances with a minus, also of vectors that nearly agree, where inner products have no digits left."""
+    asked, others = queries.astype(np.float64), vectors.astype(np.float64)
+    scores = asked @ others.T
+    scores *= 2
+    scores -= np.einsum("ij,ij->i", asked, asked)[:, None]
+    scores -= np.einsum("ij,ij->i", others, others)
+    return np.minimum(scores, 0, out=scores).astype(np.float32)
+
+
 class TopK:
     """The k largest inner products of some queries with vectors that come block by block, in any order.
 
+    score : what is taken in place of an inner product; the larger, the nearer
     rows, dots : int64 and float32, shape (n_queries, k), descending by inner product, then ascending by row; -1 and
         -inf where there are fewer
     """
 
-    def __init__(self, n_queries: int, k: int) -> None:
+    def __init__(
+        self, n_queries: int, k: int, score: Callable[[FloatArray, FloatArray], FloatArray] = inner_products
+    ) -> None:
+        self.score = score
         self.rows = np.full((n_queries, k), -1, np.int64)
         self.dots = np.full((n_queries, k), -np.inf, np.float32)
 
@@ -75,15 +95,33 @@ class TopK:
         step = max(1, BLOCK_BYTES // (4 * max(len(queries), 1)))
         for at in range(0, len(rows), step):
             block = rows[at : at + step]
-            dots = queries @ vectors[at : at + step].T
+            dots = self.score(queries, vectors[at : at + step])
             own = np.searchsorted(block[:-1], query_rows)
             itself = np.flatnonzero(block[own] == query_rows)
             dots[itself, own[itself]] = -np.inf
-            edge = self.dots[:, -1:]
-            if np.isinf(edge).any() and self.dots.shape[1] < len(block):  # so that few are sorted
-                edge = np.maximum(edge, np.partition(dots, -self.dots.shape[1], axis=1)[:, [-self.dots.shape[1]]])
-            owner, place = np.nonzero((dots >= edge) & (dots > -np.inf))
+            owner, place = np.nonzero(self._among_nearest(dots, block))
             self.merge(owner, block[place], dots[owner, place])
+
+    def _among_nearest(self, dots: FloatArray, block: IntArray) -> NDArray[np.bool_]:
+        """Which products of a block may stay: few, also where many vectors are equal.
+
+        dots : float32, shape (n_queries, n_vectors); block : int64, shape (n_vectors,), ascending, their rows
+        """
+        k, edge = self.dots.shape[1], self.dots[:, -1:]
+        among = dots > edge
+        earlier = self.rows[:, -1:]  # of equal ones the first rows stay
+        if block[0] < earlier.max(initial=-1):
+            among |= (dots == edge) & (block < earlier)
+        crowded = np.flatnonzero(np.count_nonzero(among, axis=1) > k)
+        if crowded.size:
+            own = dots if crowded.size == len(dots) else dots[crowded]
+            kth = np.partition(own, -k, axis=1)[:, [-k]]
+            nearer, tied = own > kth, (own == kth) & among[crowded]
+            room = k - np.count_nonzero(nearer, axis=1)[:, None]
+            if (np.count_nonzero(tied, axis=1) > room[:, 0]).any():
+                tied &= np.cumsum(tied, axis=1, dtype=np.int32) <= room
+            among[crowded] = nearer | tied
+        return among
 
     def merge(self, owner: IntArray, rows: IntArray, dots: FloatArray) -> None:
         """Take products that are known; owner : int64, shape (n_products,), the number of the query of each"""

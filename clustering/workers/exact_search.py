@@ -9,7 +9,16 @@ import numpy as np
 import ray
 
 from clustering.kernels.graph.repair import OutsideSearch, nearest_outside
-from clustering.kernels.topk import FloatArray, IntArray, Neighbors, TopK, dot_distance, nearest_others
+from clustering.kernels.topk import (
+    FloatArray,
+    IntArray,
+    Neighbors,
+    TopK,
+    dot_distance,
+    inner_products,
+    minus_squares,
+    nearest_others,
+)
 from clustering.runs.parts import parts, read_rows, stored_vectors, vectors_of, walk_tables
 from clustering.runs.storage import Location
 from clustering.workers.nodes import cluster_cpus
@@ -20,6 +29,7 @@ QUERIES = 16384  # whose vectors go to the tasks at a time
 IN_FLIGHT = 256  # tasks at most
 BLOCK_BYTES = 64 << 20  # of distances that a task computes at a time
 QUERY_ROWS = 1024  # whose products with a row group are taken at a time
+CROWDED_DOT = 1 - 1e-5  # of the k-th neighbor: above, the inner products do not tell which k are nearest
 NEAR_DOT = 1 - 1e-3  # above, the distance of two vectors is that of their difference: 1 - dot has few digits left
 
 
@@ -55,14 +65,11 @@ class ExactQuery:
         """The k nearest other rows of some rows; arguments and results are those of ``NeighborQuery.neighbors``."""
         if not len(rows):
             return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
-        starts = range(0, len(rows), QUERY_ROWS)
-        best = [TopK(min(QUERY_ROWS, len(rows) - at), self.k) for at in starts]
-        for table in walk_tables(parts(self.folder)):
-            stored, block = stored_vectors(table)
-            for at, nearest in zip(starts, best, strict=True):
-                some = slice(at, at + QUERY_ROWS)
-                nearest.scan(vectors[some], rows[some], stored, block)
-        found, dots = (np.concatenate([getattr(one, name) for one in best]) for name in ("rows", "dots"))
+        found, dots = self._scan(rows, vectors, inner_products)
+        crowded = np.flatnonzero(dots[:, -1] > CROWDED_DOT)
+        if crowded.size:
+            found[crowded], scores = self._scan(rows[crowded], vectors[crowded], minus_squares)
+            dots[crowded] = 1 + scores / 2
         known = found >= 0
         ids, distances = found[known], dot_distance(dots[known], self.metric)
         near = np.flatnonzero(dots[known] > NEAR_DOT)
@@ -72,6 +79,17 @@ class ExactQuery:
             pairs = near[at : at + step]
             distances[pairs] = self._apart(vectors[owner[pairs]], ids[pairs])
         return nearest_others(ids, distances, known.sum(axis=1), rows, self.k)
+
+    def _scan(self, rows: IntArray, vectors: FloatArray, score: Any) -> tuple[IntArray, FloatArray]:
+        """Rows and scores of the k stored vectors with the largest scores; see ``TopK``."""
+        starts = range(0, len(rows), QUERY_ROWS)
+        best = [TopK(min(QUERY_ROWS, len(rows) - at), self.k, score) for at in starts]
+        for table in walk_tables(parts(self.folder)):
+            stored, block = stored_vectors(table)
+            for at, nearest in zip(starts, best, strict=True):
+                some = slice(at, at + QUERY_ROWS)
+                nearest.scan(vectors[some], rows[some], stored, block)
+        return np.concatenate([one.rows for one in best]), np.concatenate([one.dots for one in best])
 
     def _apart(self, vectors: FloatArray, ids: IntArray) -> FloatArray:
         """The distance of each vector from a stored one, by the length of their difference."""

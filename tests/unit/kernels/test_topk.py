@@ -125,6 +125,16 @@ def test_equal_vectors_rank_by_row_whatever_the_blocks() -> None:
     assert [blocked(vectors, np.array([3]), blocks, k=3)[0].tolist() for blocks in cut] == [[[0, 1, 5]]] * 3
 
 
+def test_of_equal_vectors_few_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    merge = TopK.merge
+    monkeypatch.setattr(TopK, "merge", lambda self, *found: (taken.append(len(found[0])), merge(self, *found)))
+    vectors = np.tile(np.eye(2, dtype=np.float32), (300, 1))
+    near, _ = blocked(vectors, np.array([0, 5]), [slice(0, 200), slice(200, 400), slice(400, 600)], k=4)
+    assert near.tolist() == [[2, 4, 6, 8], [1, 3, 7, 9]]
+    assert max(taken) == 8, "k of each query"
+
+
 def test_a_query_that_is_not_stored_keeps_every_row() -> None:
     top, axes = TopK(1, 5), np.eye(4, dtype=np.float32)
     top.scan(axes[[2]], np.array([-1]), np.arange(4), axes)

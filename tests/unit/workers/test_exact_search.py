@@ -58,6 +58,29 @@ def test_near_vectors_are_told_apart_by_more_digits_than_an_inner_product_has(tm
     assert_allclose(distances.reshape(40, 39), exact, rtol=1e-3)
 
 
+@pytest.mark.parametrize("spread", [1e-5, 1e-4, 1e-3])
+def test_the_nearest_of_a_crowd_are_its_nearest_and_copies_stay_with_each_other(spread: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(1, 64)) + spread * rng.normal(size=(60, 64))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors = np.concatenate([vectors, exact_apart(rng, 30), vectors])
+    folder = write_vectors(tmp_path, vectors, part_rows=32)
+    ids, distances, _ = ExactQuery(folder, "L2", 50).neighbors(np.arange(150), vectors)
+    apart = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    for row, found in enumerate(ids.reshape(150, 50)):
+        assert_allclose(apart[row, found], np.sort(apart[row])[:50], rtol=1e-3)
+    in_crowd = np.r_[:60, 90:150]
+    assert ids.reshape(150, 50)[in_crowd, 0].tolist() == [*range(90, 150), *range(60)]
+    assert (distances.reshape(150, 50)[in_crowd, 0] == 0).all()
+
+
+def exact_apart(rng: np.random.Generator, n_rows: int) -> NDArray[np.float32]:
+    """Unit vectors far from each other."""
+    vectors = rng.normal(size=(n_rows, 64))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
 @pytest.mark.parametrize("longest", [None, 0.7])
 @pytest.mark.parametrize("metric", ["L2", "COSINE"])
 @given(vectors=exact_units(), data=st.data())
