@@ -28,9 +28,11 @@ export class Card {
     this.parts = [];
   }
 
-  // Take over a new search, or new filters.
+  // Take over a new search, or new filters; a cluster has other members when the noise counts with the nearest one.
   update() {
-    for (const part of this.parts) part.draw();
+    const { cluster, home } = this.app.state;
+    if (this.shown === `cluster ${cluster}` && home !== this.home) this.cluster(cluster);
+    else for (const part of this.parts) part.draw();
   }
 
   get hasFocus() {
@@ -101,14 +103,17 @@ export class Card {
     const { map, state } = this.app;
     const { clusters, facts } = map;
     const shown = `cluster ${cluster}`;
+    this.home = state.home;
     const points = state.members(cluster);
     const records = points.reduce((sum, i) => sum + map.points.records[i], 0);
-    const size = cluster < 0 ? this.noiseSize(records) : clusters.size[cluster];
+    const { sizes } = state;
+    const size = cluster < 0 ? this.noiseSize(records) : sizes[cluster];
     const told = [`${plural(size, "record")}, ${share(size, facts.run_records)} of all`];
-    if (cluster >= 0 && clusters.texts[cluster] !== size) told.push(plural(clusters.texts[cluster], "different text"));
+    const distinct = state.home ? size : clusters.texts[cluster]; // unknown where noise counts, too
+    if (cluster >= 0 && distinct !== size) told.push(plural(distinct, "different text"));
     const body = [make("p", { class: "quiet" }, told.join("; ")), this.lacks()];
     const parent = clusters.parent[cluster];
-    if (parent >= 0) body.push(make("h3", {}, "Part of"), this.clusterLine(parent, count(clusters.size[parent])));
+    if (parent >= 0) body.push(make("h3", {}, "Part of"), this.clusterLine(parent, count(sizes[parent])));
     const when = new When(this.app, points);
     body.push(when.element);
     const whose = this.app.map.isPartial ? "Sources, of the records here" : "Sources";
@@ -134,7 +139,7 @@ export class Card {
     const children = cluster < 0 ? [] : map.children[cluster];
     if (children.length) {
       body.push(make("h3", {}, `Finer clusters in it (${count(children.length)})`));
-      body.push(...children.slice(0, SHOWN).map((child) => this.clusterLine(child, count(clusters.size[child]))));
+      body.push(...children.slice(0, SHOWN).map((child) => this.clusterLine(child, count(sizes[child]))));
     }
     const buttons = new Actions(this.app, points, `cluster-${cluster}`, cluster);
     this.open(shown, this.title(cluster), this.dot(cluster), [buttons, when], ...body);
@@ -160,7 +165,7 @@ export class Card {
     if (this.shown !== shown || !near.length) return;
     slots.near.append(
       make("h3", {}, "Near clusters"),
-      ...near.map((other) => this.clusterLine(other, count(clusters.size[other]))),
+      ...near.map((other) => this.clusterLine(other, count(sizes[other]))),
     );
   }
 
@@ -257,7 +262,7 @@ export class Card {
     if (path.length)
       body.push(
         make("h3", {}, "In"),
-        ...path.map((cluster) => this.clusterLine(cluster, count(map.clusters.size[cluster]))),
+        ...path.map((cluster) => this.clusterLine(cluster, count(this.app.state.sizes[cluster]))),
       );
     const slots = [make("div"), make("div")];
     const buttons = new Actions(this.app, [i], "text", null, true);

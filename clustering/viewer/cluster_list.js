@@ -113,7 +113,7 @@ export class ClusterList {
     const noise = cluster === NO_CLUSTER;
     const color = noise ? cssColor(table, NOISE) : cssColor(table, map.clusters.color[cluster]);
     const own = noise ? state.unplaced : state.counts[cluster];
-    const whole = noise ? own : map.clusters.size[cluster];
+    const whole = noise ? own : state.sizes[cluster];
     const told = own === whole ? count(whole) : `${count(own)} of ${count(whole)}`;
     const order = this.panel.order.clusters;
     const when = !noise && (order === "first" || order === "last") ? this.time(cluster, order === "last") : Infinity;
@@ -155,7 +155,8 @@ export class ClusterList {
   sorted(clusters) {
     const { state, map } = this.app;
     const narrowed = state.isFocused || state.total.shown < map.facts.records;
-    const { title, size } = map.clusters;
+    const { title } = map.clusters;
+    const size = state.sizes;
     const by = {
       size: (a, b) => (narrowed ? state.counts[b] - state.counts[a] : 0) || size[b] - size[a],
       title: (a, b) => title[a].localeCompare(title[b]),

@@ -43,8 +43,39 @@ export class State {
 
   // The cluster of each point in that layer, -1 for noise.
   get labels() {
-    const { facts, layers, points } = this.map;
-    return this.home && this.level === facts.chosen ? points.home : layers[this.level];
+    return this.layers[this.level];
+  }
+
+  // Likewise of every layer. Noise that counts with the nearest cluster counts with the broader ones around it, too.
+  get layers() {
+    const { facts, layers, points, clusters } = this.map;
+    if (!this.home) return layers;
+    this.homes ??= layers.map((labels, layer) => {
+      if (layer > facts.chosen) return labels;
+      const around = clusters.title.map((_, cluster) => {
+        while (cluster >= 0 && !clusters.layers[cluster].includes(layer)) cluster = clusters.parent[cluster];
+        return cluster;
+      });
+      return labels.map((own, i) => (own >= 0 || points.home[i] < 0 ? own : around[points.home[i]]));
+    });
+    return this.homes;
+  }
+
+  // Records of each cluster in the run; with the noise that counts with it, as far as this page has it.
+  get sizes() {
+    const { clusters, layers, points, n } = this.map;
+    if (!this.home) return clusters.size;
+    if (!this.homeSizes) {
+      this.homeSizes = [...clusters.size];
+      const records = points.copies ?? points.records;
+      this.layers.forEach((labels, l) => {
+        for (let i = 0; i < n; i++) {
+          const isNew = labels[i] !== layers[l][i] && (l === 0 || labels[i] !== this.layers[l - 1][i]);
+          if (isNew) this.homeSizes[labels[i]] += records[i];
+        }
+      });
+    }
+    return this.homeSizes;
   }
 
   get isFocused() {
@@ -53,7 +84,7 @@ export class State {
 
   isMember(i, cluster) {
     if (cluster === NO_CLUSTER) return this.labels[i] < 0;
-    return this.labels[i] === cluster || this.map.layers.some((layer) => layer[i] === cluster);
+    return this.layers.some((layer) => layer[i] === cluster);
   }
 
   members(cluster) {
@@ -90,7 +121,8 @@ export class State {
 
   evaluate() {
     const { map, status, weight, counts, hits, selection, cluster, labels } = this;
-    const { first, layers, points } = map;
+    const { first, points } = map;
+    const { layers } = this;
     const filtered = this.time !== null || Object.keys(this.values).length + Object.keys(this.found).length > 0;
     const narrowed = Boolean(hits) || Boolean(selection);
     counts.fill(0);
@@ -114,7 +146,7 @@ export class State {
       if (found) {
         if (labels[i] < 0) this.unplaced += passing;
         for (let l = 0; l < layers.length; l++) {
-          const own = l === map.facts.chosen ? (this.home ? points.home[i] : layers[l][i]) : layers[l][i];
+          const own = layers[l][i];
           if (own >= 0 && (l === 0 || own !== layers[l - 1][i])) counts[own] += passing;
         }
       }

@@ -256,7 +256,16 @@ def test_noise_can_be_hidden_or_counted_with_the_nearest_cluster(page: Browser) 
     page.click("#noise")
     page.click("#home")
     assert summary(page, "0 % noise")
-    assert "Star weds singer\n52 of 40" in page.texts("#list .line") or "Gala\n40" in page.texts("#list .line")
+    assert page.texts("#list .line") == ["Disasters\n90", "Money\n80", "Gala\n52"]
+    page.click("#list .line", "Gala")
+    page.wait("document.querySelector('#card .actions')")
+    assert page.text("#card p.quiet").startswith("52 records, ")
+    assert "Copy 52 ids" in page.text("#card .actions")
+    assert "Star weds singer\n52" in page.texts("#card .line")
+    page.click("#home")
+    summary(page, "40 in the open cluster")
+    assert page.texts("#list .line") == ["Disasters\n90", "Money\n80", "Gala\n40", "noise\n12"]
+    page.wait("document.querySelector('#card p.quiet').innerText.startsWith('40 records, ')")
 
 
 def test_a_brush_on_the_histogram_filters_by_time(page: Browser) -> None:
