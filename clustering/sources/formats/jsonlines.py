@@ -7,6 +7,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from typing import Any
 
 import pyarrow as pa
@@ -17,9 +19,17 @@ from clustering.sources.formats.issues import Issues, excerpt
 HEAD_LINES = 1000  # the keys of these lines are taken for those of the file
 TAIL = 16  # characters at the end of a block: an error there may only mean that more follows
 BROKEN = (ValueError, RecursionError)
-_BETWEEN = re.compile(r"[\s,\[\]\x1e]*")
-_NEXT = {"stream": re.compile(r"\n[\s,\[]*(?=\{)"), "strings": re.compile(r"\n[\s,\[]*(?=\")")}
+OPENING = {"stream": "{", "strings": '"'}
 _AROUND = "\ufeff\x1e\0 \t\r"  # byte order marks, separators of RFC 7464, and what fills up a block
+_BESIDE = _AROUND + "\n\f\v\xa0,[]"
+_SPACE = re.escape(_BESIDE)
+_BETWEEN = re.compile(rf"[{_SPACE}]*")
+# Where the next value begins behind a malformed one: behind one that begins as a value does, and behind anything else.
+_NEXT = {
+    "stream": (re.compile(rf"[}}\n][{_SPACE}]*(?={{)"), re.compile(r"(?={)")),
+    "strings": (re.compile(rf"(?:\"\s*,|\n)[{_SPACE}]*(?=\")"), re.compile(rf"[,\n][{_SPACE}]*(?=\")")),
+}
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.S)
 _MISSING = object()
 
 
@@ -27,8 +37,37 @@ def _null(_: str) -> None:
     """NaN and Infinity mean that there is no value."""
 
 
+def _string_of_line(text: str, start: int, _: bool) -> tuple[str, int]:
+    """Scan a string in which control characters may stand, but no line feed. Raises: JSONDecodeError"""
+    try:
+        value, end = scanstring(text, start, False)
+        feed = text.find("\n", start, end)
+    except json.JSONDecodeError as error:
+        feed = text.find("\n", start) if error.msg.startswith("Unterminated") else -1
+        if feed < 0:
+            raise
+    if feed >= 0:
+        raise json.JSONDecodeError("Invalid control character at", text, feed)
+    return value, end
+
+
 _lines = json.JSONDecoder(parse_constant=_null, strict=False)
 _stream = json.JSONDecoder(parse_constant=_null)
+# Slower; a line feed in a string would hide that a quote is missing.
+_lenient: Any = json.JSONDecoder(parse_constant=_null, strict=False)
+_lenient.parse_string = _string_of_line
+_lenient.scan_once = py_make_scanner(_lenient)
+
+
+def _value_at(text: str, at: int) -> tuple[Any, int]:
+    """A value within a text, and where it ends. Raises: ValueError, RecursionError"""
+    try:
+        return _stream.raw_decode(text, at)
+    except json.JSONDecodeError as error:
+        if not error.msg.startswith("Invalid control character") or text[error.pos : error.pos + 1] == "\n":
+            raise
+    found: tuple[Any, int] = _lenient.raw_decode(text, at)
+    return found
 
 
 def detect_style(text: str, complete: bool) -> str:
@@ -46,13 +85,22 @@ def detect_style(text: str, complete: bool) -> str:
     if start.startswith("["):
         if len(values) > 1 and isinstance(values[0], list):
             return "lines"
-        return "strings" if re.match(r"\[\s*\"", start) else "stream"
-    if start.startswith('"'):
+        return "strings" if re.match(r"\[\s*(?:null\s*,\s*)*\"", start) else "stream"
+    if re.match(r"(?:null\s+)*\"", start):
         return "strings"
     if any(isinstance(value, dict) for value in values) or not start.startswith("{"):
         return "lines"
     objects = _objects_of_stream(iter([(text, complete)]), len(text), Issues())
     return "stream" if next(objects, None) is not None else "lines"
+
+
+def holds_value(text: str) -> bool:
+    """Whether a whole value stands at the beginning of a list, or of values one after another."""
+    try:
+        found = _BETWEEN.match(text)
+        return _value_at(text, found.end() if found else 0)[1] < len(text)
+    except BROKEN:
+        return False
 
 
 def value_of(line: str) -> Any:
@@ -140,7 +188,7 @@ def _objects_of_stream(
         if at == len(text):
             return
         try:
-            value, end = _stream.raw_decode(text, at)
+            value, end = _value_at(text, at)
         except BROKEN as error:
             position = getattr(error, "pos", at)
             unfinished = position >= len(text) - TAIL or "Unterminated string" in str(error)
@@ -153,25 +201,42 @@ def _objects_of_stream(
                 continue
             reason = f"{error} in {excerpt(text[at : at + 200])}"
             issues.count("malformed", 1, _no_object(line + text.count("\n", 0, at), reason))
-            further = _NEXT[style].search(text, at)
+            begins = text.startswith(OPENING[style], at)
+            pattern = _NEXT[style][0 if begins else 1]
+            if style == "stream" and position > at and text.startswith("{", position):
+                at, needed = position, 0  # the value before lacks its closing bracket
+                continue
+            at = _doubtful(text, at, position) if begins else at
+            further = pattern.search(text, at)
             while further is None and not final:
                 block, final = next(blocks, ("", True))
-                line += text.count("\n")
-                text, at = text[-1:] + block, 0
-                line -= text[:1] == "\n"
-                further = _NEXT[style].search(text, at)
+                kept = max(at, len(text.rstrip(_BESIDE)) - 1)
+                line += text.count("\n", 0, kept)
+                text, at = text[kept:] + block, 0
+                further = pattern.search(text)
             if further is None:
                 return
             at, needed = further.end(), 0
             continue
         needed = 0
-        if style == "strings" and isinstance(value, str):
+        if style == "strings" and (value is None or isinstance(value, str)):
             yield {"text": value}
         elif style == "stream" and isinstance(value, dict):
             yield value
         else:
             issues.count("malformed", 1, _no_object(line + text.count("\n", 0, at), excerpt(str(value)[:200])))
         at = end
+
+
+def _doubtful(text: str, at: int, position: int) -> int:
+    """From where the end of a malformed value is sought: the error's position, or the string that stands before it.
+
+    A string that lacks a quote goes on to the next one, which may be that of another value.
+    """
+    start = position
+    for string in _STRING.finditer(text, at, position):
+        start = position if text[string.end() : position].strip() else string.start()
+    return max(start, at + 1)
 
 
 def _pick(record: dict[str, Any], name: str) -> Any:

@@ -15,6 +15,8 @@ from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
 from clustering.sources import pieces
 from clustering.sources.detection import find_files
+from clustering.sources.formats import jsonlines
+from clustering.sources.formats.issues import Issues
 from tests.unit.conftest import Write
 from tests.unit.sources.test_inputs import texts_of, warned
 
@@ -104,3 +106,56 @@ def test_what_is_no_string_among_strings_is_counted(write: Write, read_here: Rea
     assert texts_of(run) == ["Flood", "Rain"]
     assert "3 " in warned(figures)
     assert "line 2" in warned(figures)
+
+
+HEADLINES = [f"Flood number {n}" for n in range(200)]
+RECORDS = [{"text": text} for text in HEADLINES]
+
+
+@pytest.mark.parametrize("bad", [
+    r'"a \x b"', '"bro\nken"', "bare", "7", '{"text": "Vote"}', 'no opening"', r'"\ud8"', '"no closing\n',
+])  # fmt: skip
+@pytest.mark.parametrize("between", [", ", ",\n  "])
+@pytest.mark.parametrize("block", [7, 100, 1 << 20])
+def test_strings_behind_a_malformed_one_are_read_wherever_lines_end(bad: str, between: str, block: int) -> None:
+    told = [*map(json.dumps, HEADLINES)]
+    found, issues = values_in("[" + between.join([*told, bad, *told]) + "]", "strings", block)
+    assert [value["text"] for value in found] == HEADLINES * 2
+    assert issues.counts["malformed"] == 1
+
+
+@pytest.mark.parametrize("bad", [
+    r'{"text": "a \x b"}', '{"text": "bro\nken"}', "bare", "7", '"Vote"', "null", "{'text': 'Vote'}", '{"text": "Vote"',
+    '{"text": "no closing}', '{"text": no opening"}', '{"text": "Vote", "tags": [{"a": 1}, {"a": 2}], "b": bad}',
+    '{"text":' + "[" * 9999 + "]" * 9999 + "}",
+])  # fmt: skip
+@pytest.mark.parametrize("between", [", ", ",\n  ", "\n", " ", ""])
+@pytest.mark.parametrize("block", [7, 100, 1 << 20])
+def test_objects_behind_a_malformed_one_are_read_wherever_lines_end(bad: str, between: str, block: int) -> None:
+    told = [*map(json.dumps, RECORDS)]
+    found, issues = values_in(between.join([*told, bad, *told]), "stream", block)
+    assert found == RECORDS * 2
+    assert issues.counts["malformed"] == 1
+
+
+def values_in(content: str, style: str, block: int) -> tuple[list[Any], Issues]:
+    issues = Issues()
+    blocks = [(content[at : at + block].encode(), at + block >= len(content)) for at in range(0, len(content), block)]
+    return list(jsonlines.records_of(blocks, style, 1 << 20, issues)), issues
+
+
+@pytest.mark.parametrize("content", [
+    '["Flood\there", "Vote"]', '"Flood\there"\n"Vote"\n', '{"text": "Flood\there"}\n{"text": "Vote"}\n',
+    '[{"text": "Flood\there", "a":\n 1}, {"text": "Vote"}]', '[\n"Flood\there",\n"Vote"\n]',
+])  # fmt: skip
+def test_a_tab_within_a_string_is_taken_in_every_form(content: str, write: Write, read_here: Read) -> None:
+    run, figures = read_here(section(write("a.json", content)))
+    assert texts_of(run) == ["Flood here", "Vote"]
+    assert figures["warnings"] == []
+
+
+@pytest.mark.parametrize("content", ['["Flood", null, "Vote"]', '[null, "Flood", "Vote"]', 'null\n"Flood"\n"Vote"\n'])
+def test_null_among_strings_is_a_record_without_text(content: str, write: Write, read_here: Read) -> None:
+    run, figures = read_here(section(write("a.json", content)))
+    assert texts_of(run) == ["Flood", "Vote"]
+    assert (figures["records"], figures["empty"], figures["warnings"]) == (3, 1, [])
