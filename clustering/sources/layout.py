@@ -18,6 +18,7 @@ from clustering.sources.formats.issues import Issues
 from clustering.sources.opening import UNREADABLE, archive_member, open_file, open_parquet, read_blocks, short_reason
 
 HEAD_BYTES = 1 << 18  # of a text file, which show its layout; more where a line is longer
+BLANK = b"\0 \t\r\n"  # before the first line of a file
 MAX_CARRIED = 1000  # columns that `read.keep: all` takes
 
 
@@ -144,7 +145,7 @@ def _detect_json(file: InputFile, cfg: ReadSection, text: str, complete: bool, m
     if not text.strip():
         return _empty(file)
     style, issues = jsonlines.detect_style(text, complete), Issues()
-    head = text if complete else text[: text.rfind("\n") + 1] or text
+    head = text if complete or style != "lines" else text[: text.rfind("\n") + 1] or text
     records = jsonlines.records_of([(head.encode("utf-8", "replace"), True)], style, RECORD_BYTES, issues)
     first_records = list(itertools.islice(records, jsonlines.HEAD_LINES))
     keys = jsonlines.keys_of(first_records)
@@ -247,22 +248,43 @@ def _detect_parquet(file: InputFile, cfg: ReadSection) -> DetectedFile:
 
 def _read_head(file: InputFile, cfg: ReadSection) -> tuple[str, bool]:
     """The first characters of a text file, up to the end of a line, and whether that is all of it."""
-    blocks: list[bytes] = []
-    size = 0
+    found, least = bytearray(), HEAD_BYTES
     decoder = Decoder(cfg.csv.encoding if file.format != "jsonl" else None, "replace", Issues())
     complete = False
     with open_file(file) as stream:
-        while not complete and (size < HEAD_BYTES or not any(b"\n" in block or b"\r" in block for block in blocks)):
-            if size > 2 * RECORD_BYTES:
-                raise InputError([
-                    f"a line is longer than {RECORD_BYTES:,} characters. Write one record on each line."
-                    if file.format in ("jsonl", "txt") else
-                    f"a record is longer than {RECORD_BYTES:,} bytes; a quote that is never closed makes one of many"
-                ])  # fmt: skip
+        while not complete:
+            too_long = len(found) > 2 * RECORD_BYTES
+            if too_long or len(found) >= least:
+                if _shows_layout(found, file.format, too_long):
+                    break
+                least = 2 * len(found)
+            if too_long:
+                raise InputError([_too_long(found, file.format)])
             block = stream.read(HEAD_BYTES)
             complete = len(block) < HEAD_BYTES and not stream.read(1) if block else True
             if not complete and len(block) < HEAD_BYTES:
                 raise OSError("it changed while it was read")
-            blocks.append(decoder(block, complete))
-            size += len(block)
-    return b"".join(blocks).decode("utf-8", "replace"), complete
+            found += decoder(block, complete)
+    return found.decode("utf-8", "replace"), complete
+
+
+def _shows_layout(head: bytearray, form: str, too_long: bool) -> bool:
+    """Whether the first bytes of a file hold a whole line; of a list in JSON, a whole value.
+
+    too_long : for a line, so that values in JSON may follow each other on one
+    """
+    start = head.lstrip(BLANK)
+    if form == "jsonl" and (too_long or start.startswith(b"[")):
+        return jsonlines.holds_value(start.decode("utf-8", "replace"))
+    return b"\n" in start or b"\r" in start
+
+
+def _too_long(head: bytearray, form: str) -> str:
+    start = head.lstrip(BLANK)
+    if not start:
+        return f"its first {len(head):,} bytes hold nothing but white space. Take them out of it."
+    if form == "jsonl" and start.startswith(b"["):
+        return f"a record is longer than {RECORD_BYTES:,} characters. Write smaller ones."
+    if form in ("jsonl", "txt"):
+        return f"a line is longer than {RECORD_BYTES:,} characters. Write one record on each line."
+    return f"a record is longer than {RECORD_BYTES:,} bytes; a quote that is never closed makes one of many"

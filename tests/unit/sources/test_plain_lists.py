@@ -13,7 +13,7 @@ from clustering.cli.roles import find_roles
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
-from clustering.sources import pieces
+from clustering.sources import batches, layout, opening, pieces
 from clustering.sources.detection import find_files
 from clustering.sources.formats import jsonlines
 from clustering.sources.formats.issues import Issues
@@ -159,3 +159,46 @@ def test_null_among_strings_is_a_record_without_text(content: str, write: Write,
     run, figures = read_here(section(write("a.json", content)))
     assert texts_of(run) == ["Flood", "Vote"]
     assert (figures["records"], figures["empty"], figures["warnings"]) == (3, 1, [])
+
+
+@pytest.mark.parametrize("form", ["strings", "list", "row"])
+def test_values_on_one_line_are_read_block_by_block(
+    form: str, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "RECORD_BYTES", 1000)
+    monkeypatch.setattr(layout, "HEAD_BYTES", 300)
+    monkeypatch.setattr(batches, "RECORD_BYTES", 1000)
+    monkeypatch.setattr(opening, "BLOCK_BYTES", 4096)
+    content = json.dumps(HEADLINES if form == "strings" else RECORDS)
+    path = write("a.json", content if form != "row" else content[1:-1].replace("}, ", "} "))
+    assert texts_of(read_here(section(path))[0]) == HEADLINES
+    assert find_roles(ReadSection(paths=(path,))).text == "text"
+
+
+def test_a_record_of_a_list_that_is_too_long_is_told(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RECORD_BYTES": 1000, "HEAD_BYTES": 300}.items():
+        monkeypatch.setattr(layout, name, value)
+    with pytest.raises(ConfigError, match="a record is longer than 1,000 characters"):
+        find_files(section(write("a.json", json.dumps([{"text": "Flood " * 1000}]))))
+    with pytest.raises(ConfigError, match="a line is longer than 1,000 characters"):
+        find_files(section(write("b.json", json.dumps({"all": RECORDS}))))
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("a.txt", "Flood\nVote\n"), ("a.csv", "text\nFlood\nVote\n"), ("a.json", '["Flood", "Vote"]'),
+    ("a.jsonl", '{"text": "Flood"}\n{"text": "Vote"}\n'),
+])  # fmt: skip
+@pytest.mark.parametrize("blank", ["\n", "\r\n", " \n"])
+def test_a_file_that_begins_with_empty_lines_is_read(
+    name: str, content: str, blank: str, write: Write, read_here: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "HEAD_BYTES", 3000)
+    run, _ = read_here(section(write(name, blank * 20_000 + content)))
+    assert texts_of(run) == ["Flood", "Vote"]
+
+
+def test_a_file_that_is_blank_for_too_long_is_told(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RECORD_BYTES": 1000, "HEAD_BYTES": 300}.items():
+        monkeypatch.setattr(layout, name, value)
+    with pytest.raises(ConfigError, match=r"its first .* bytes hold nothing but white space"):
+        find_files(section(write("a.txt", "\n" * 9000 + "Flood\n")))
