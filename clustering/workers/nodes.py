@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -22,6 +23,8 @@ _wishes: dict[int, list[Bundle]] = {}  # of the pools of this process
 _changing = threading.Lock()
 _refused: set[str] = set()  # ids of nodes that do not see the run directory
 _asked: set[str] = set()  # ids of nodes that have said whether they do
+_watched: tuple[RunDir, str] | None = None  # the run directory that tasks must see, and its id
+_seen: set[str] = set()  # ids of run directories that this process has seen
 
 
 @dataclass(frozen=True)
@@ -128,15 +131,68 @@ def refuse_blind(run: RunDir, blind: dict[str, str], told: str) -> None:
     log.warning("%s: %s", told, problem)
 
 
-def refused_nodes() -> list[str]:
-    """The ids of refused nodes, for a worker that starts tasks itself."""
-    return sorted(_refused)
+def watch_run(run: RunDir | None, run_id: str) -> None:
+    """From now on, tasks that start here must see this run directory."""
+    global _watched
+    _watched = (run, run_id) if run else None
+
+
+def watched_run() -> RunDir | None:
+    return _watched[0] if _watched else None
+
+
+class Origin(NamedTuple):
+    """What goes with a task: the node that it comes from, what it must see, and the nodes that get no work.
+
+    A node may join after the last one was asked, and get a task at once; so each task looks for itself.
+    """
+
+    node_id: str
+    run: RunDir | None
+    run_id: str
+    refused: tuple[str, ...]
+
+    @classmethod
+    def here(cls) -> Origin:
+        run, run_id = _watched or (None, "")
+        return cls(own_node_id(), run, run_id, tuple(sorted(_refused)))
+
+    def is_seen(self) -> bool:
+        """Whether this process sees the run directory; each looks once, and those on the node of origin need not."""
+        if self.run is None or self.run_id in _seen or own_node_id() == self.node_id:
+            return True
+        if sees_run(self.run, self.run_id):
+            _seen.add(self.run_id)
+            return True
+        return False
+
+    def adopt(self) -> None:
+        """Let the tasks that this process starts have the same run directory and refused nodes."""
+        forget_refused_nodes()  # of an earlier run, whose worker this was
+        _refused.update(self.refused)
+        watch_run(self.run, self.run_id)
+
+    def refusing_this_node(self) -> Origin:
+        """The same without this node, which does not see the run directory.
+
+        Raises: ConfigError where no other is up.
+        """
+        refused = {*self.refused, own_node_id()}
+        if self.run and not any(node.id not in refused for node in live_nodes()):
+            raise ConfigError([blind_nodes_problem(self.run, [own_address()])])
+        return self._replace(refused=tuple(sorted(refused)))
 
 
 def forget_refused_nodes() -> None:
     """Before another run directory is used."""
     _refused.clear()
     _asked.clear()
+    watch_run(None, "")
+
+
+def asks_nodes() -> bool:
+    """Whether this process has asked nodes for their sight of the run directory; a worker has not."""
+    return bool(_asked)
 
 
 def nodes_to_ask() -> list[Node]:
@@ -146,9 +202,15 @@ def nodes_to_ask() -> list[Node]:
     return found if _asked - {own_node_id()} else []
 
 
+def avoiding(node_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Options that keep a task or an actor away from nodes."""
+    listed = ",".join(sorted(node_ids))
+    return {"label_selector": {"ray.io/node-id": f"!in({listed})"}} if listed else {}
+
+
 def avoiding_refused() -> dict[str, dict[str, str]]:
     """Options that keep a task or an actor away from refused nodes."""
-    return {"label_selector": {"ray.io/node-id": f"!in({','.join(refused_nodes())})"}} if _refused else {}
+    return avoiding(_refused)
 
 
 def node_cpus() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,13 +12,18 @@ from clustering.runs.directory import RunDir
 from clustering.workers.failures import unwrapped_errors
 from clustering.workers.nodes import (
     Node,
+    asks_nodes,
     node_affinity,
     nodes_to_ask,
     refuse_blind,
     sees_run,
+    watch_run,
+    watched_run,
 )
 
 T = TypeVar("T")
+ASK_EVERY_S = 5.0  # the nodes that have joined during a stage
+_last_asked = 0.0  # time.monotonic()
 
 
 def share(value: Any) -> Any:
@@ -63,7 +69,18 @@ def blind_nodes(run: RunDir, nodes: list[Node]) -> list[Node]:
 def refuse_blind_nodes(run: RunDir) -> None:
     """Ask nodes that have joined whether they see the run directory; those that do not get no work.
 
+    Tasks that start from now on look for this run directory, too.
     Raises: ConfigError where no other is up.
     """
+    global _last_asked
+    watch_run(run, run.id)
     if blind := {node.id: node.address for node in blind_nodes(run, nodes_to_ask())}:
         refuse_blind(run, blind, "nodes that have joined get no work")
+    _last_asked = time.monotonic()
+
+
+def ask_joined_nodes(every_s: float = ASK_EVERY_S) -> None:
+    """In the driver, while it waits for tasks: do so again. Raises: as above."""
+    run = watched_run()
+    if run is not None and asks_nodes() and time.monotonic() - _last_asked >= every_s:
+        refuse_blind_nodes(run)

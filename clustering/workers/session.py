@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import ray
 from clustering.errors import ConfigError, CoveyError, StageError
 from clustering.kernels.printable import hide_credentials
 from clustering.workers import process
+from clustering.workers.nodes import forget_refused_nodes
 
 log = logging.getLogger("covey")
 CONNECT_TIMEOUT_S = 20  # for a cluster's head to take a connection
@@ -45,9 +46,15 @@ def ray_session() -> Iterator[None]:
     Raises: ConfigError for a RAY_ADDRESS that is malformed or does not answer; StageError when Ray does not start, or
         ends before the block.
     """
-    if ray.is_initialized():
-        yield
-        return
+    try:
+        with nullcontext() if ray.is_initialized() else _connected_ray():
+            yield
+    finally:
+        forget_refused_nodes()  # and the run directory that tasks must see
+
+
+@contextmanager
+def _connected_ray() -> Iterator[None]:
     process.set_environment()
     address = _cluster_address()
     with ExitStack() as stack:

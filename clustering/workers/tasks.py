@@ -20,15 +20,17 @@ from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, measure
 from clustering.workers.failures import MAX_ATTEMPTS, Attempts, WorkerProcess, is_retryable, unwrapped_errors
 from clustering.workers.nodes import (
+    Origin,
+    avoiding,
     avoiding_refused,
-    forget_refused_nodes,
     free_resources,
     live_nodes,
     node_affinity,
-    refuse_node,
-    refused_nodes,
+    refuse_blind,
+    watched_run,
 )
 from clustering.workers.process import environment
+from clustering.workers.remote import ASK_EVERY_S, ask_joined_nodes
 from clustering.workers.reservations import (
     SETTLE_S,
     Request,
@@ -42,7 +44,9 @@ from clustering.workers.reservations import (
 T = TypeVar("T")
 # Ray retries a task whose own node is lost. It also retries one that fails because an actor or object was lost with
 # another node.
-RETRIED_ERRORS = [ray.exceptions.RayActorError, ray.exceptions.ObjectLostError]
+RETRIED: dict[str, Any] = {
+    "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": [ray.exceptions.RayActorError, ray.exceptions.ObjectLostError]
+}  # fmt: skip
 REPORT_WAIT_AFTER_S = 30
 FRESH_S = 3  # age up to which a count of free cores is used
 MOST_TASKS = 1024  # of one step of a stage, whose parts they share out
@@ -54,8 +58,8 @@ def submit(work: Callable[..., T], *args: Any, **options: Any) -> Any:
 
     options : of the task, such as num_cpus
     """
-    options = {"max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS, **avoiding_refused(), **options}
-    return note_tasks([_measured.options(name=work.__name__, **options).remote(work, *args)])[0]
+    options = {**RETRIED, **avoiding_refused(), **options}
+    return note_tasks([_measured.options(name=work.__name__, **options).remote(Origin.here(), work, *args)])[0]
 
 
 def note_tasks(references: list[Any]) -> list[Any]:
@@ -75,15 +79,26 @@ def submit_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any, mem
 
     memory : bytes that the task asks for
     """
-    options = {"num_returns": n_pieces, "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS}
-    options |= {"memory": memory, **avoiding_refused()}
-    found = _measured_pieces.options(name=work.__name__, **options).remote(work, *args)
+    options = {**RETRIED, **avoiding_refused(), "num_returns": n_pieces, "memory": memory}
+    found = _measured_pieces.options(name=work.__name__, **options).remote(Origin.here(), work, *args)
     return note_tasks(found if n_pieces > 1 else [found])
+
+
+def submit_yields(n_pieces: int, work: Callable[..., Iterator[Any]], *args: Any, **options: Any) -> list[Any]:
+    """Start ``work(*args)``, which yields two pieces or more, as a Ray task. Ray stores each before the next is made.
+
+    Returns: a reference to each piece; usage is among what the work yields.
+    """
+    options = {**RETRIED, **avoiding_refused(), **options, "num_returns": n_pieces, "name": work.__name__}
+    found: list[Any] = _yielded.options(**options).remote(Origin.here(), n_pieces, work, *args)
+    note_tasks(found[-1:])
+    return found
 
 
 def await_all(references: list[Any]) -> None:
     """Wait until the results of all tasks are there, or their errors; a task that takes them then starts at once."""
-    ray.wait(references, num_returns=len(references), fetch_local=False)
+    while ray.wait(references, num_returns=len(references), timeout=ASK_EVERY_S, fetch_local=False)[1]:
+        ask_joined_nodes()
 
 
 def make_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any) -> list[Any]:
@@ -92,14 +107,18 @@ def make_pieces(n_pieces: int, work: Callable[..., list[Any]], *args: Any) -> li
 
 
 @ray.remote
-def _measured_pieces(work: Callable[..., list[Any]], *args: Any) -> Any:
+def _measured_pieces(origin: Origin, work: Callable[..., list[Any]], *args: Any) -> Any:
+    if not origin.is_seen():
+        return ray.get(_start_elsewhere(_measured_pieces, origin, 1, work, *args)[0])
     pieces, usage = _measure(work, *args)
     charged = [(piece, Usage() if number else usage) for number, piece in enumerate(pieces)]
     return charged if len(charged) > 1 else charged[0]
 
 
 @ray.remote
-def _measured(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
+def _measured(origin: Origin, work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
+    if not origin.is_seen():
+        return ray.get(_start_elsewhere(_measured, origin, 1, work, *args)[0])  # type: ignore[no-any-return]
     return _measure(work, *args)
 
 
@@ -108,6 +127,32 @@ def _measure(work: Callable[..., T], *args: Any) -> tuple[T, Usage]:
     gc.collect()
     gc.freeze()
     return measure(work, *args)
+
+
+@ray.remote
+def _yielded(origin: Origin, n_pieces: int, work: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
+    if origin.is_seen():
+        yield from work(*args)
+        return
+    for piece in _start_elsewhere(_yielded, origin, n_pieces, n_pieces, work, *args):
+        yield ray.get(piece)
+
+
+def _start_elsewhere(task: Any, origin: Origin, n_returns: int, *args: Any) -> list[Any]:
+    """Have this task done on a node that sees the run directory, as this one does not; references to its results.
+
+    Meanwhile this task keeps its core: else Ray would start others here, as many as wait.
+    Raises: ConfigError where no other node is up.
+    """
+    origin = origin.refusing_this_node()
+    assigned: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+    memory = int(assigned.get("memory", 0))
+    options = {**RETRIED, **avoiding(origin.refused), "num_returns": n_returns, "memory": memory}
+    found = task.options(**options).remote(origin, *args)
+    references: list[Any] = found if n_returns > 1 else [found]
+    while ray.wait(references, num_returns=n_returns, timeout=0, fetch_local=False)[1]:
+        time.sleep(0.05)
+    return references
 
 
 def collect(measured: tuple[T, Usage]) -> T:
@@ -202,15 +247,23 @@ def run_with_retries(
         process: WorkerProcess | None = None
         try:
             stream, process = _start(request, work, *args)
-            with releasing_cores(request.cpus), reserving_memory(process.node_id, request.memory_bytes):
-                with _charging_gpus(request.gpus):
-                    measured: tuple[T, Usage] = ray.get(next(stream))
+            memory = reserving_memory(process.node_id, request.memory_bytes)
+            with releasing_cores(request.cpus), memory, _charging_gpus(request.gpus):
+                while not ray.wait([stream], timeout=ASK_EVERY_S)[0]:
+                    ask_joined_nodes()
+                measured: tuple[T, Usage] | None = ray.get(next(stream))
+            if measured is not None:
                 return measured
+            if run := watched_run():
+                blind = {process.node_id: process.address}
+                refuse_blind(run, blind, f"{request.name}: a node that has joined gets no work")
+            request = replace(request, node=None)
         except ray.exceptions.RayError as error:
             thread = _thread_task.get()
             if not is_retryable(error) or (thread and thread.cancelled):
                 raise
             attempts.record(error, process)
+            ask_joined_nodes(0)  # one may have made an actor fail
             if before_retry:
                 before_retry()
 
@@ -252,7 +305,7 @@ def _submit_stream(request: Request, work: Callable[..., Any], *args: Any) -> An
     }
     if not request.node:
         options |= avoiding_refused()
-    stream = _run_task.options(**options).remote(free_cores(), time.time(), refused_nodes(), work, *args)
+    stream = _run_task.options(**options).remote(free_cores(), time.time(), Origin.here(), work, *args)
     if thread := _thread_task.get():
         thread.stream = stream
         if thread.cancelled:  # while the task was submitted
@@ -262,18 +315,19 @@ def _submit_stream(request: Request, work: Callable[..., Any], *args: Any) -> An
 
 @ray.remote
 def _run_task(
-    cores: dict[str, int], counted_at: float, refused: list[str], work: Callable[..., T], *args: Any
-) -> Iterator[WorkerProcess | tuple[T, Usage]]:
+    cores: dict[str, int], counted_at: float, origin: Origin, work: Callable[..., T], *args: Any
+) -> Iterator[WorkerProcess | tuple[T, Usage] | None]:
     """Yield the worker's process as soon as it starts, then the result of the work and its usage.
 
+    None is yielded in their place on a node that does not see the run directory.
     cores : free cores of each node; counted_at : when, in seconds of ``time.time``
-    refused : ids of nodes that get no work, for the tasks that the work starts
     """
-    forget_refused_nodes()  # of an earlier run, whose worker this was
-    for node_id in refused:
-        refuse_node(node_id)
+    origin.adopt()
     process = WorkerProcess.current()
     yield process
+    if not origin.is_seen():
+        yield None
+        return
     fresh = process.node_id in cores and time.time() - counted_at < FRESH_S
     with limited_threads(cores[process.node_id] if fresh else _free_cores_of(process.node_id)):
         yield _measure(work, *args)

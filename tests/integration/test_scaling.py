@@ -18,11 +18,13 @@ import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster
 
+from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
 from clustering.workers import pool
+from clustering.workers.nodes import forget_refused_nodes, watch_run
 from clustering.workers.pool import map_parts
 from clustering.workers.remote import refuse_blind_nodes
-from clustering.workers.tasks import collect, submit
+from clustering.workers.tasks import collect, map_tasks, run_on_one_node, submit, submit_pieces, submit_yields
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -33,11 +35,13 @@ class SharedRun(RunDir):
     """A run directory on a shared folder: where that is not mounted, the path leads to nothing."""
 
     def __reduce__(self) -> Any:
-        return _mounted, super().__reduce__()[1]
+        return _mounted, (getattr(self, "shared", self.path), self.artefact_paths)
 
 
 def _mounted(path: Path, artefact_paths: dict[str, str]) -> RunDir:
-    return SharedRun(path / "nothing" if UNMOUNTED in os.environ else path, artefact_paths)
+    run: Any = SharedRun(path / "nothing" if UNMOUNTED in os.environ else path, artefact_paths)
+    run.shared = path
+    return run
 
 
 class Notes:
@@ -64,7 +68,7 @@ def _map(
 
 def _node() -> str:
     time.sleep(0.5)  # so that every core gets a task
-    return str(ray.get_runtime_context().get_node_id())
+    return _node_id()
 
 
 def _map_between_stages(address: str, folder: Path) -> tuple[set[str], list[str]]:
@@ -76,6 +80,49 @@ def _map_between_stages(address: str, folder: Path) -> tuple[set[str], list[str]
             time.sleep(0.05)
         refuse_blind_nodes(run)
         return {collect(one) for one in ray.get([submit(_node) for _ in range(8)])}, said
+
+
+def _read(run: RunDir, number: int) -> tuple[str, int]:
+    """A task that needs the run directory."""
+    assert (run / "manifest.json").exists(), f"no manifest.json in {run.path}"
+    time.sleep(0.3)
+    return _node_id(), number
+
+
+def _node_id() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _read_pieces(run: RunDir, number: int) -> list[Any]:
+    return [_read(run, number), number]
+
+
+def _yield_pieces(run: RunDir, number: int) -> Iterator[Any]:
+    yield _read(run, number), Usage()
+    yield number, Usage()
+
+
+def _read_in_tasks(run: RunDir, folder: Path, until: str) -> list[Any]:
+    """The single task of a stage, which starts others."""
+    (folder / "first").touch()
+    while not (folder / until).exists():
+        time.sleep(0.05)
+    return list(map_tasks(_read, ((run, number) for number in range(5))))
+
+
+def _start_during_a_stage(address: str, folder: Path) -> tuple[list[Any], list[str]]:
+    """Nodes join while tasks of every kind are at work: which nodes did the tasks that came after, and the warnings."""
+    with _connected(address, folder) as (run, said):
+        refuse_blind_nodes(run)
+        found = run_on_one_node(_read_in_tasks, run, folder, "second")
+        told = list(said)
+        forget_refused_nodes()  # as if nobody had asked the nodes yet
+        watch_run(run, run.id)
+        references = [submit(_read, run, number) for number in range(5)]
+        references += [submit_pieces(2, _read_pieces, run, number)[0] for number in range(3)]
+        references += [submit_yields(2, _yield_pieces, run, number)[0] for number in range(3)]
+        results = [*found, *map(collect, ray.get(references))]
+        return [*results, run_on_one_node(_read, run, 5)], told
 
 
 @contextmanager
@@ -162,6 +209,20 @@ def test_a_node_that_joins_between_stages_and_does_not_see_the_run_gets_no_task(
     (tmp_path / "second").touch()
     on, (line,) = found.result(timeout=90)
     assert on == {cluster.head_node.node_id, seeing.node_id}
+    assert line.startswith(f"nodes that have joined get no work: run.dir={tmp_path} is not the same place on ")
+
+
+def test_a_task_on_a_node_that_joins_during_a_stage_and_does_not_see_the_run_is_done_elsewhere(
+    cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    found = process.submit(_start_during_a_stage, cluster.address, tmp_path)
+    until(lambda: (tmp_path / "first").exists(), found)
+    blind = cluster.add_node(**{**NODE, "num_cpus": 2}, env_vars={UNMOUNTED: "1"})
+    seeing = cluster.add_node(**NODE)
+    (tmp_path / "second").touch()
+    results, (line, *_) = found.result(timeout=240)
+    assert [number for _, number in results] == [*range(5), *range(5), *range(3), *range(3), 5]
+    assert {node for node, _ in results} == {cluster.head_node.node_id, seeing.node_id} - {blind.node_id}
     assert line.startswith(f"nodes that have joined get no work: run.dir={tmp_path} is not the same place on ")
 
 

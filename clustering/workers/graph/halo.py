@@ -29,7 +29,7 @@ from clustering.kernels.graph.halo import Requests, Routes, match_rows, split_ro
 from clustering.kernels.memory import ShardBytes, process_bytes
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, peak_bytes
-from clustering.workers.nodes import Node, avoiding_refused, free_resources, live_nodes, node_affinity
+from clustering.workers.nodes import Node, Origin, avoiding_refused, free_resources, live_nodes, node_affinity
 from clustering.workers.reservations import Request, reporting_waits
 from clustering.workers.tasks import REPORT_WAIT_AFTER_S, submit
 
@@ -124,7 +124,7 @@ class HaloExchange:
             self.most = max(self.most, needed)
             options = {"memory": needed, "max_restarts": ATTEMPTS, "max_task_retries": ATTEMPTS, **avoiding_refused()}
             actor = kind.options(**options, scheduling_strategy=node_affinity(node)).remote(
-                load, max(1, node.cpus // on_node[node.id])
+                Origin.here(), load, max(1, node.cpus // on_node[node.id])
             )
             self.actors += [actor] * len(group)
         self.routes: list[Any] = []
@@ -265,7 +265,9 @@ def _groups(memory: list[ShardBytes]) -> Iterator[tuple[Node, int, list[int]]]:
 class _ShardActor:
     """Some shards, which it can make again at any time."""
 
-    def __init__(self, load: Load, threads: int) -> None:
+    def __init__(self, origin: Origin, load: Load, threads: int) -> None:
+        if not origin.is_seen():  # the stage's task is tried again, without this node
+            raise FileNotFoundError("this node does not see the run directory")
         os.environ["OMP_NUM_THREADS"] = str(threads)
         self.shard = cache(load)
 

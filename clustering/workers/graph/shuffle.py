@@ -33,10 +33,10 @@ from clustering.runs.kernel_inputs import (
 from clustering.runs.parts import part_names
 from clustering.runs.storage import REDO_HINT
 from clustering.schema import Figures
-from clustering.workers.failures import MAX_ATTEMPTS, unwrapped_errors
-from clustering.workers.nodes import avoiding_refused
+from clustering.workers.failures import unwrapped_errors
+from clustering.workers.remote import ASK_EVERY_S, ask_joined_nodes
 from clustering.workers.reservations import single_task_request
-from clustering.workers.tasks import RETRIED_ERRORS, collect, note_tasks, submit
+from clustering.workers.tasks import await_all, collect, submit, submit_yields
 
 Sizes = tuple[int, ...]  # of a block, as in ``BlockIndex``
 
@@ -65,19 +65,18 @@ def shuffle_blocks(run: RunDir, options: ListOptions, n_blocks: int) -> Figures:
     """
     names, stage = part_names(run / "texts"), progress.current_stage()
     spread = {"scheduling_strategy": "SPREAD", "memory": single_task_request("graph").memory_bytes}
-    retried = {**spread, **avoiding_refused(), "max_retries": MAX_ATTEMPTS - 1, "retry_exceptions": RETRIED_ERRORS}
     with unwrapped_errors():
-        place: Any = _place_rows.options(num_returns=3, **retried)
-        places, times, placed = place.remote(run, names, options, n_blocks)
-        note_tasks([placed])
+        places, times, placed = submit_yields(3, _place_rows, run, names, options, n_blocks, **spread)
+        await_all([placed])
         n_blocks, scale = collect(ray.get(placed))
         n_maps = min(len(names), n_blocks)
         if stage:
             stage.expect(n_maps + n_blocks)
-        cut: Any = _cut_lists.options(num_returns=n_blocks + 1, **retried)
         cuts = np.linspace(0, len(names), n_maps + 1).astype(int)
-        maps = [cut.remote(run, names[start:stop], options, places, times) for start, stop in pairwise(cuts)]
-        note_tasks([done for *_, done in maps])
+        maps = [
+            submit_yields(n_blocks + 1, _cut_lists, run, names[start:stop], options, places, times, **spread)
+            for start, stop in pairwise(cuts)
+        ]
         too_long = sum(_as_they_finish([done for *_, done in maps]))
         reduces = [
             submit(_join_block, run, number, places, options, *(one[number] for one in maps), **spread)
@@ -93,14 +92,15 @@ def _as_they_finish(tasks: list[Any]) -> list[Any]:
     stage, left = progress.current_stage(), list(tasks)
     results: dict[Any, Any] = {}
     while left:
-        (done, *_), left = ray.wait(left)
-        results[done] = collect(ray.get(done))
-        if stage:
-            stage.advance({})
+        ready, left = ray.wait(left, timeout=ASK_EVERY_S)
+        for done in ready:
+            results[done] = collect(ray.get(done))
+            if stage:
+                stage.advance({})
+        ask_joined_nodes()
     return [results[task] for task in tasks]
 
 
-@ray.remote
 def _place_rows(run: RunDir, names: list[str], options: ListOptions, n_blocks: int) -> Iterator[Any]:
     """Yield the places of all rows, their times, then the number of blocks and the scale with this task's usage."""
     with _counted() as counted:
@@ -117,7 +117,6 @@ def _place_rows(run: RunDir, names: list[str], options: ListOptions, n_blocks: i
     yield (n_blocks, times.scale if times else None), counted[0]
 
 
-@ray.remote
 def _cut_lists(
     run: RunDir, names: list[str], options: ListOptions, places: Places, times: Times | None
 ) -> Iterator[Any]:

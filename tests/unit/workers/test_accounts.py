@@ -61,6 +61,7 @@ def test_a_single_task_is_charged_from_its_start(clock: Clock, monkeypatch: pyte
         return 1, Usage()
 
     monkeypatch.setattr(tasks, "_start", start)
+    monkeypatch.setattr(tasks.ray, "wait", lambda of, timeout: (of, []))
     monkeypatch.setattr(tasks.ray, "get", get)
     with counting_usage() as usage:
         assert run_with_retries(Request("embed", gpus=0.5), "a part", len)[0] == 1
