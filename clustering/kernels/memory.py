@@ -14,6 +14,7 @@ PART_VECTOR_BYTES, PART_TEXT_BYTES = 512 << 20, 64 << 20  # of a part, at most
 SMALL_RUN_PARTS = 64  # about so many parts share out the work of a run with smaller ones
 LARGE_INPUT_BYTES = 1 << 30  # of all files, from which on parts of records/ are larger
 LEAST_SHARED = 1 << 22  # entries of all lists, from which on every node gets a block of the graph
+ASSUMED_NODE_BYTES = 16 << 30  # of a node of which nothing is known, such as one that an autoscaler will start
 MOST_ENTRIES, MOST_BLOCKS = 1 << 27, 512  # entries of the lists of a block, and blocks of a graph
 PROCESS_BYTES = 300 << 20  # of a process that holds shards, before it has any
 MAP_TEXTS = 1_000_000  # that the map lays out, where project.sample says nothing; the others lie amid their neighbors
@@ -212,13 +213,13 @@ def count_blocks(n_texts: int, k: int, n_nodes: int, node_bytes: int) -> int:
     """The number of blocks of near rows that the graph is made in.
 
     One where it is small; otherwise at least one a node, and so many that one fills at most half a node.
-    n_nodes, node_bytes : nodes that can be had, and the memory of the smallest; 0 where it is not known
+    n_nodes, node_bytes : nodes that can be had, and the memory of the smallest; 0: not known, ASSUMED_NODE_BYTES
     """
-    entries = n_texts * k
+    entries, node_bytes = n_texts * k, node_bytes or ASSUMED_NODE_BYTES
     if entries < LEAST_SHARED:
         return 1
     n_blocks = max(1, n_nodes, -(-entries // MOST_ENTRIES))
-    while node_bytes and n_blocks < MOST_BLOCKS and _block_bytes(n_texts, k, n_blocks) > node_bytes // 2:
+    while n_blocks < MOST_BLOCKS and _block_bytes(n_texts, k, n_blocks) > node_bytes // 2:
         n_blocks += 1
     return n_blocks
 

@@ -14,7 +14,7 @@ from clustering.runs.kernel_inputs import ListOptions
 from clustering.runs.parts import rows_without_vector
 from clustering.schema import Figures
 from clustering.workers.graph.shuffle import build_whole, shuffle_blocks
-from clustering.workers.nodes import live_nodes
+from clustering.workers.nodes import obtainable_nodes
 from clustering.workers.tasks import run_on_one_node
 
 
@@ -25,7 +25,7 @@ def build_graph(
     """Leave graph/: blocks of near rows as memory-mappable arrays, see ``kernels.graph.blocks.Block``.
 
     k : neighbors of each text that are edges
-    blocks : None takes as many as the size of the graph and the nodes ask for
+    blocks : None takes as many as the size of the graph, and the nodes that can be had, ask for
     time_scale : see ``RunConfig.time_scale``
     Returns: edges (undirected), too_long (entries dropped by max_distance), blocks; with a time scale also time, the
         fields of ``TimeScale``.
@@ -33,8 +33,7 @@ def build_graph(
     """
     run.remove("graph")  # an earlier try may have had another number of blocks
     if blocks is None:
-        nodes = live_nodes()
-        blocks = count_blocks(n_texts, k, len(nodes), min((node.memory_bytes for node in nodes), default=0))
+        blocks = count_blocks(n_texts, k, *obtainable_nodes(run.manifest.get("nodes", [])))
     n_without = rows_without_vector(run / "vectors").size
     options = ListOptions(k, cfg.max_distance, metric, n_texts, n_without, time_scale)
     if min(blocks, n_texts) < 2:

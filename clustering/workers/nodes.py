@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -77,19 +77,48 @@ def free_resources(nodes: list[Node]) -> dict[str, FreeResources]:
     A node of which the head says nothing counts as free.
     """
     free = {node.id: FreeResources(node.cpus, node.memory_bytes, node.gpus) for node in nodes}
-    try:
-        # Ray's public calls tell what is free in the whole cluster (ray.available_resources) and how large each node is
-        # (ray.nodes), but not what is free on a node. This one, of `ray status`, is not marked as public.
-        from ray.autoscaler.v2.sdk import get_cluster_status
-
-        status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=ANSWER_TIMEOUT_S)
+    if (status := _cluster_status()) is not None:
         for node in status.active_nodes + status.idle_nodes:
             if node.node_id in free and node.resource_usage:
                 left = {item.resource_name: item.total - item.used for item in node.resource_usage.usage}
                 free[node.node_id] = FreeResources(left.get("CPU", 0), int(left.get("memory", 0)), left.get("GPU", 0))
+    return free
+
+
+def coming_nodes() -> int | None:
+    """How many nodes an autoscaler is starting; None where there is none, or it does not say (that of version 1)."""
+    status = _cluster_status()
+    if status is None or status.stats.autoscaler_version in (None, "", "0"):
+        return None
+    return len(status.pending_nodes) + sum(int(launch.count) for launch in status.pending_launches)
+
+
+def _cluster_status() -> Any:
+    """What Ray's head says of nodes and autoscaler; None where it does not answer.
+
+    Ray's public calls tell what is free in the whole cluster (ray.available_resources) and how large each node is
+    (ray.nodes), but not what is free on a node, nor what comes. This one, of `ray status`, is not marked as public.
+    """
+    try:
+        from ray.autoscaler.v2.sdk import get_cluster_status
+
+        return get_cluster_status(ray.get_runtime_context().gcs_address, timeout=ANSWER_TIMEOUT_S)
     except Exception as error:  # another release of Ray may raise anything; the sizes suffice
         log.debug("the free resources of the nodes are not known: %s", error)
-    return free
+        return None
+
+
+def obtainable_nodes(before: list[dict[str, Any]]) -> tuple[int, int]:
+    """How many nodes can be had, and the memory of the smallest in bytes, 0 where it is not known.
+
+    They are those that are up with those that the autoscaler starts, or those of the run's plan, of which it may have
+    taken some back.
+    before : the types of node of the plan, each with count and memory_bytes
+    """
+    nodes = live_nodes()
+    count = max(len(nodes) + (coming_nodes() or 0), sum(kind["count"] for kind in before))
+    sizes = [*(node.memory_bytes for node in nodes), *(kind["memory_bytes"] for kind in before)]
+    return count, min(filter(None, sizes), default=0)
 
 
 def node_affinity(node: Node) -> NodeAffinitySchedulingStrategy:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import ray
@@ -29,10 +29,22 @@ from clustering.kernels.graph.halo import Requests, Routes, match_rows, split_ro
 from clustering.kernels.memory import ShardBytes, process_bytes
 from clustering.monitoring import progress
 from clustering.monitoring.usage import Usage, charge, peak_bytes
-from clustering.workers.nodes import Node, Origin, avoiding_refused, free_resources, live_nodes, node_affinity
+from clustering.workers.nodes import (
+    Node,
+    Origin,
+    Wish,
+    avoiding_refused,
+    coming_nodes,
+    free_resources,
+    live_nodes,
+    node_affinity,
+)
 from clustering.workers.reservations import Request, reporting_waits
 from clustering.workers.tasks import REPORT_WAIT_AFTER_S, submit
 
+LOOK_EVERY_S = 1.0  # at the nodes, while more are coming
+AUTOSCALER_S = 15  # until an autoscaler has seen what is asked for
+NODES_TIMEOUT_S = 900  # for those that it starts
 ATTEMPTS = 3  # of an actor's start, and of a call to it, after its process or node is lost
 
 
@@ -113,6 +125,8 @@ class HaloExchange:
 
     def __init__(self, load: Load, n_texts: int, memory: list[ShardBytes]) -> None:
         self.n_texts, self.numbers = n_texts, range(len(memory))
+        self.wish = Wish({"memory": max(process_bytes([shard]) for shard in memory)})
+        self._make_room(memory)
         self.actors: list[Any] = []  # of each shard; neighboring shards may share one
         kind: Any = ray.remote(_ShardActor)
         groups = list(_groups(memory))
@@ -131,6 +145,23 @@ class HaloExchange:
         self.sends: tuple[list[int], ...] = ()
         self.receives: tuple[list[int], ...] = ()
         self.n_halo = 0
+
+    def _make_room(self, memory: list[ShardBytes]) -> None:
+        """Where the nodes lack memory for all shards, ask the autoscaler for it, and wait as long as it starts nodes.
+
+        Without an autoscaler, or when it starts no more, shards are placed on the nodes that are up.
+        """
+        since = reported = time.monotonic()
+        with reporting_waits() as report:
+            while not _placed(memory)[1]:
+                self.wish.ask(len(memory))
+                coming, waited = coming_nodes(), time.monotonic() - since
+                if coming is None or waited > NODES_TIMEOUT_S or (not coming and waited > AUTOSCALER_S):
+                    return
+                if time.monotonic() - reported > REPORT_WAIT_AFTER_S:
+                    reported = time.monotonic()
+                    report(Request(self._name(), int(self.wish.bundle["memory"]), cpus=0), since)
+                time.sleep(LOOK_EVERY_S)
 
     def connect(self) -> None:
         """Tell each shard once which rows the others need of it. Equal ranges of rows are matched on all actors."""
@@ -198,6 +229,7 @@ class HaloExchange:
             charge(usage)
 
     def close(self) -> None:
+        self.wish.ask(0)
         for actor in dict.fromkeys(self.actors):
             ray.kill(actor)
 
@@ -234,32 +266,48 @@ class HaloExchange:
                     report(self._request(), since)
 
     def _request(self) -> Request:
+        return Request(self._name(), self.most, cpus=0)
+
+    def _name(self) -> str:
         stage = progress.current_stage()
-        return Request(stage.stage if stage else "shards", self.most, cpus=0)
+        return stage.stage if stage else "shards"
+
+
+class _Place(NamedTuple):
+    """A node, its free memory in bytes, and how many shards it gets."""
+
+    node: Node
+    free_bytes: int
+    shards: int
+
+
+def _placed(memory: list[ShardBytes]) -> tuple[list[_Place], bool]:
+    """Place shards evenly by cores where they have room; and whether all have. Those without go where most is free."""
+    nodes = live_nodes()
+    at_first = {id: resources.memory_bytes for id, resources in free_resources(nodes).items()}
+    free, counts, fits = dict(at_first), dict.fromkeys(at_first, 0), bool(nodes)
+    cpus = {node.id: node.cpus for node in nodes}
+    for needed in [process_bytes([shard]) for shard in memory if nodes]:
+        roomy = [id for id in free if free[id] >= needed]
+        best = min(roomy, key=lambda id: counts[id] / cpus[id]) if roomy else max(free, key=lambda id: free[id])
+        fits &= bool(roomy)
+        free[best] -= needed
+        counts[best] += 1
+    return [_Place(node, at_first[node.id], counts[node.id]) for node in nodes], fits
 
 
 def _groups(memory: list[ShardBytes]) -> Iterator[tuple[Node, int, list[int]]]:
-    """Place shards evenly by cores where they have room, and join those that share an actor: one a core at most.
+    """Join the shards on a node that share an actor: one a core at most.
 
     Yields: a node, its free memory in bytes, and the numbers of the shards of an actor there.
     """
-    nodes = live_nodes()
-    at_first = {id: resources.memory_bytes for id, resources in free_resources(nodes).items()}
-    free, counts = dict(at_first), dict.fromkeys(at_first, 0)
-    cpus = {node.id: node.cpus for node in nodes}
-    for shard in memory:
-        needed = process_bytes([shard])
-        roomy = [id for id in free if free[id] >= needed]
-        best = min(roomy, key=lambda id: counts[id] / cpus[id]) if roomy else max(free, key=lambda id: free[id])
-        free[best] -= needed
-        counts[best] += 1
     first = 0
-    for node in nodes:
-        numbers = range(first, first + counts[node.id])
+    for node, free_bytes, shards in _placed(memory)[0]:
+        numbers = range(first, first + shards)
         first = numbers.stop
         for group in np.array_split(numbers, max(min(len(numbers), node.cpus), 1)):
             if group.size:
-                yield node, at_first[node.id], group.tolist()
+                yield node, free_bytes, group.tolist()
 
 
 class _ShardActor:

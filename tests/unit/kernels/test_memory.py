@@ -125,7 +125,7 @@ def test_a_server_takes_what_was_measured(n_texts: int, mebibytes: int) -> None:
 def test_a_small_graph_is_one_block_and_a_large_one_fits_its_nodes() -> None:
     assert count_blocks(200_000, 20, 3, 64 << 30) == 1
     assert count_blocks(1_000_000, 20, 3, 64 << 30) == 3
-    assert count_blocks(100_000_000, 50, 10, 0) == 38  # of 2^27 entries each
+    assert count_blocks(100_000_000, 50, 10, 1 << 40) == 38  # of 2^27 entries each
     assert count_blocks(100_000_000, 50, 100, 64 << 30) == 100
     n_blocks = count_blocks(100_000_000, 50, 10, 8 << 30)
     own = 100_000_000 // n_blocks
@@ -133,3 +133,12 @@ def test_a_small_graph_is_one_block_and_a_large_one_fits_its_nodes() -> None:
     assert graph_bytes(100_000_000, 5_000_000_000, n_blocks) <= 4 << 30
     assert forest_bytes(own, halo_rows(100_000_000, own), 50 * own) <= 4 << 30
     assert count_blocks(100_000_000, 50, 10, 1 << 30) == 512  # no number of blocks would fit
+
+
+@pytest.mark.parametrize("n_nodes", [0, 10])
+def test_nodes_of_which_nothing_is_known_are_small(n_nodes: int) -> None:
+    n_blocks = count_blocks(100_000_000, 10, n_nodes, 0)
+    own = 100_000_000 // n_blocks
+    assert n_blocks == count_blocks(100_000_000, 10, n_nodes, 16 << 30)
+    assert n_blocks > max(n_nodes, count_blocks(100_000_000, 10, n_nodes, 1 << 40))
+    assert forest_bytes(own, halo_rows(100_000_000, own), 10 * own) <= 8 << 30
