@@ -13,6 +13,7 @@ from clustering.kernels.memory import (
     MAP_TEXTS,
     SUMMED_TEXTS,
     count_blocks,
+    counting_bytes,
     halo_rows,
     part_rows,
     record_groups,
@@ -91,8 +92,9 @@ def stage_traffic(estimate: StageEstimate, config: RunConfig, counts: Counts, no
     pool = min(estimate.processes * pieces.nodes, actors.get(stage) or math.inf)
     if stage not in PARALLEL_STAGES:  # tasks that ask for a core and, but for shards, for the memory of the largest
         on_node = node_type.cpus
+        needed = counting_bytes(counts.texts) if stage == "describe" else estimate.memory_bytes
         if node_type.memory_bytes and stage not in ("forest", "cluster"):
-            on_node = max(1, min(on_node, node_type.memory_bytes // estimate.memory_bytes))
+            on_node = max(1, min(on_node, node_type.memory_bytes // needed))
         pool = on_node * pieces.nodes
     read, written, between = _moved(stage, config, counts, pieces)
     requests, serial_s, shared_s = _requests(stage, estimate, config, counts, pieces)

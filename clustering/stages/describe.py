@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clustering import schema
 from clustering.config.sections import DescribeSection, Titles
-from clustering.kernels.memory import SUMMED_TEXTS
+from clustering.kernels.memory import SUMMED_TEXTS, counting_bytes
 from clustering.kernels.topk import IntArray
 from clustering.monitoring.usage import Usage
 from clustering.runs.directory import RunDir
@@ -80,8 +80,10 @@ def describe_clusters(run: RunDir, cfg: DescribeSection, counted_texts: int = CO
     if len(groups) == n_sums == 1:
         figures = run_on_one_node(_describe_alone, run, cfg, groups)
     else:
-        start = partial(submit_pieces, memory=single_task_request("describe").memory_bytes)
-        found = _find_terms(start, run, cfg, groups, n_sums)
+        planned = single_task_request("describe").memory_bytes
+        join = partial(submit_pieces, memory=planned)
+        start = partial(submit_pieces, memory=min(planned, counting_bytes(groups[-1].stop)))
+        found = _find_terms(start, join, run, cfg, groups, n_sums)
         await_all(found)
         figures = run_on_one_node(_write_clusters, run, *found)
     if cfg.titles is not None and figures["clusters"]:
@@ -91,10 +93,12 @@ def describe_clusters(run: RunDir, cfg: DescribeSection, counted_texts: int = CO
 
 
 def _describe_alone(run: RunDir, cfg: DescribeSection, groups: list[PartGroup]) -> Figures:
-    return _write_clusters(run, *_find_terms(make_pieces, run, cfg, groups, 1))
+    return _write_clusters(run, *_find_terms(make_pieces, make_pieces, run, cfg, groups, 1))
 
 
-def _find_terms(start: Starter, run: RunDir, cfg: DescribeSection, groups: list[PartGroup], n_sums: int) -> list[Any]:
+def _find_terms(
+    start: Starter, join: Starter, run: RunDir, cfg: DescribeSection, groups: list[PartGroup], n_sums: int
+) -> list[Any]:
     """What ``_write_clusters`` takes: the clusters of each sum."""
     (languages,) = start(1, _languages, run, cfg)
     counted = [start(n_sums, _count, run, cfg, group, languages, n_sums) for group in groups]
@@ -103,7 +107,7 @@ def _find_terms(start: Starter, run: RunDir, cfg: DescribeSection, groups: list[
     summaries = [summary for _, summary in added]
     best = [start(1, _choose_words, run, counts, *summaries)[0] for counts, _ in added]
     del added
-    (strong,) = start(1, _join_words, *best)
+    (strong,) = join(1, _join_words, *best)
     phrased = [start(n_sums, _count_phrases, run, group, languages, strong, n_sums) for group in groups]
     named = [start(1, _choose_phrases, run, cfg, strong, *pieces)[0] for pieces in zip(*phrased, strict=True)]
     del phrased
@@ -195,7 +199,7 @@ def _add_up(run: RunDir, cfg: DescribeSection, *pieces: Measured) -> list[Any]:
 def _choose_words(run: RunDir, counts: Measured, *summaries: Measured) -> list[BestWords]:
     """The strong ones of some words for each cluster; they set it apart within its layer, first within the chosen."""
     known = _Clusters.of(run)
-    words = np.sum([collect(summary).words for summary in summaries], axis=0)
+    words = sum((collect(summary).words for summary in summaries), np.zeros(known.texts.size, np.int64))
     layers = [*known.layers, known.layers[known.chosen]]
     return [best_words(collect(counts), layers, known.parent, known.texts, words, STRONG_WORDS)]
 

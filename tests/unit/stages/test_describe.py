@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from clustering import schema
 from clustering.config.sections import DescribeSection
+from clustering.kernels.memory import counting_bytes
 from clustering.runs.directory import RunDir
 from clustering.runs.parts import group_parts, load_assignment, part_name
 from clustering.runs.storage import read_table, write_table
@@ -30,6 +32,7 @@ from clustering.text.terms import (
     once_each,
     without_common,
 )
+from clustering.workers.reservations import Request
 from clustering.workers.tasks import make_pieces
 from tests import oracles
 from tests.planted import headlines_in, write_clustered
@@ -133,7 +136,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
 
 def described(run: RunDir, counted_texts: int, n_sums: int) -> Figures:
     groups, cfg = group_parts(run / "texts", counted_texts, describe.MOST_TASKS), DescribeSection()
-    found = describe._find_terms(make_pieces, run, cfg, groups, n_sums)
+    found = describe._find_terms(make_pieces, make_pieces, run, cfg, groups, n_sums)
     return describe._write_clusters(run, *found)
 
 
@@ -148,6 +151,24 @@ def test_parts_and_tasks_change_nothing(
     assert figures["clusters"] == len({label for label in load_assignment(run)["label"].to_pylist() if label >= 0})
     assert whole["texts"].to_pylist() == [sum(at in set(own) for own in load_assignment(run)["layers"].to_pylist())
                                           for at in range(len(whole))]  # fmt: skip
+
+
+def test_a_task_asks_for_the_memory_that_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, asked = RunDir(tmp_path), {}
+    n_texts = write_clustered(run, 3000, 700)
+
+    def submit(n_pieces: int, work: Any, *args: Any, memory: int) -> list[Any]:
+        asked[work.__name__] = memory
+        return make_pieces(n_pieces, work, *args)
+
+    monkeypatch.setattr(describe, "submit_pieces", submit)
+    monkeypatch.setattr(describe, "single_task_request", lambda name: Request(name, 99 << 30))
+    monkeypatch.setattr(describe, "await_all", lambda references: None)
+    monkeypatch.setattr(describe, "run_on_one_node", lambda work, *args: work(*args))
+    describe.describe_clusters(run, DescribeSection(), 1000, 1000)
+    assert asked.pop("_join_words") == 99 << 30  # what the stage is planned with
+    assert len(asked) > 5
+    assert set(asked.values()) == {counting_bytes(n_texts)}
 
 
 def test_groups_of_parts_are_even_and_few(tmp_path: Path) -> None:
