@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -186,7 +185,8 @@ def moving(places: Sequence[int], findings: Findings) -> tuple[list[tuple[int, s
 
 
 def day(second: int) -> str:
-    return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%d")
+    """The day in UTC as ISO 8601 writes it; of any year, which Python's dates do not hold."""
+    return str(np.datetime64(second, "s").astype("datetime64[D]"))
 
 
 def duration(seconds: int) -> str:

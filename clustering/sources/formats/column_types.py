@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable
-from datetime import timezone
-from email.utils import parsedate_to_datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clustering.errors import InputError
+from clustering.sources.formats.worded_times import worded_time
 from clustering.text.cells import shown_strings
 
 TIME = pa.timestamp("us", "UTC")
@@ -25,16 +23,9 @@ SECONDS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 FIRST_S = -62_135_596_800  # 1 January 1
 FIRST_EPOCH_S = 1e8  # March 1973: smaller numbers are days of a month, of a spreadsheet, or seconds of a film
 LAST_S = 253_402_300_800  # 1 January 10000: a larger number counts milliseconds or less
+SPACES = r"[\s\p{Z}\x{200e}\x{200f}]+"  # browsers write marks of direction into dates, too
 _COMPACT = re.compile(
     r"(?:19|20)\d\d(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])[0-5]\d[0-5]\d)?)?)?"
-)
-
-_MONTH_NAMES = "january february march april may june july august september october november december".split()
-MONTHS = {*_MONTH_NAMES, *(name[:3] for name in _MONTH_NAMES), "sept"}
-_DAY, _MONTH = r"\d\d?(?:st|nd|rd|th)?", r"([A-Za-z]{3,9})\.?"
-_WORDED = re.compile(  # March 1, 2024, and 1 March 2024, with a day of the week or without, and with a time or without
-    rf"(?:[A-Za-z]{{3,9}}\.?,? )?(?:{_MONTH} {_DAY},? |{_DAY}[ -]{_MONTH}[ -])\d{{4}}"
-    r"(?:,? (?:at )?\d\d?:\d\d(?::\d\d)?(?: ?[AaPp]\.?[Mm]\.?)?(?: ?(?:Z|UTC|GMT|[+-]\d\d:?\d\d))?)?"
 )
 
 
@@ -182,7 +173,7 @@ def as_type(column: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array |
 def parse_times(column: pa.Array) -> tuple[pa.Array, int, str]:
     """A column as times. A time without a zone is in UTC.
 
-    column : dates, times of any unit and zone, ISO 8601, RFC 2822, D.M.YYYY, English dates with the month in letters,
+    column : dates, times of any unit and zone, ISO 8601, RFC 5322, D.M.YYYY, English dates with the month in letters,
         seconds or milliseconds of the epoch (also as strings), YYYY, YYYYMM, YYYYMMDD and YYYYMMDDhhmmss
     Returns: timestamps in microseconds UTC, null for a value that is no time; how many these are; the first of them.
     """
@@ -269,7 +260,8 @@ def _iso(column: pa.Array) -> pa.Array:
 
 
 def _of_strings(column: pa.Array) -> pa.Array:
-    coded = pc.utf8_trim_whitespace(column).dictionary_encode()
+    spaced = pc.replace_substring_regex(column, SPACES, " ")
+    coded = pc.utf8_trim_whitespace(spaced).dictionary_encode()
     distinct = pc.replace_substring_regex(coded.dictionary, r"^(\d\d?)\.(\d\d?)\.(\d{4})\b,?", r"\3-\2-\1")
     numeric = pc.match_substring_regex(distinct, r"^[+-]?[0-9]{5,19}(?:\.[0-9]*)?$")
     numbers = pc.if_else(numeric, distinct, None)
@@ -279,11 +271,12 @@ def _of_strings(column: pa.Array) -> pa.Array:
         found = pc.coalesce(_of_numbers(numbers.cast(pa.float64())), found)
     left = np.flatnonzero(pc.is_null(found).to_numpy(zero_copy_only=False))
     if len(left):
-        values = found.to_pylist()
+        values = found.cast(pa.int64()).to_pylist()
         for at in left.tolist():
-            text = distinct[at].as_py()
-            values[at] = _worded(text) or _rfc(text)
-        found = pa.array(values, TIME)
+            micros = worded_time(distinct[at].as_py() or "")
+            if micros is not None and FIRST_S <= micros / 1e6 < LAST_S:
+                values[at] = micros
+        found = pa.array(values, pa.int64()).cast(TIME)
     return found.take(coded.indices)
 
 
@@ -292,28 +285,4 @@ def decoded(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray | 
     try:
         return column.cast(pa.string())
     except pa.ArrowInvalid:
-        return None
-
-
-def _rfc(text: str | None) -> Any:
-    try:
-        plain_zone = re.sub(r"([+-]\d\d):(\d\d)$", r"\1\2", text or "")  # the parser would take +02:00 for UTC
-        found = parsedate_to_datetime(plain_zone) if plain_zone[:1].isalnum() and ":" in plain_zone else None
-        return found if found is None or found.tzinfo else found.replace(tzinfo=timezone.utc)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-
-
-def _worded(text: str | None) -> Any:
-    """The time of an English date whose month stands in letters; None for other texts."""
-    found = _WORDED.fullmatch(text or "")
-    month = (found[1] or found[2]).lower() if found else ""
-    if month not in MONTHS:
-        return None
-    import pandas as pd
-
-    try:
-        time = pd.Timestamp(text)
-        return (time if time.tzinfo else time.tz_localize("UTC")).to_pydatetime()
-    except ValueError:  # 30 February
         return None

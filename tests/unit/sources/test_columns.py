@@ -277,6 +277,12 @@ def test_columns_named_as_those_that_number_the_records_are_carried_like_others(
         float(SECONDS), 20240501120000, NOON, datetime(2024, 5, 1, 12), "1.5.2024 12:00", "01.05.2024, 12:00:00",
         b"2024-05-01T12:00:00Z", "May 1, 2024 12:00 PM", "Wednesday, May 1st, 2024, 12:00",
         "1 May 2024 at 12:00:00 UTC", "01-May-2024 14:00 +02:00", "Wed, 1 May 24 14:00:00 +02:00", "1 May 2024 12:00Z",
+        "May 1, 2024, 12:00\u202fPM", "May 1, 2024\xa012:00 PM", "\u200eMay 1, 2024\u200e \u200e12:00 PM",
+        "Wed May 01 2024 14:00:00 GMT+0200 (Central European Summer Time)", "1 May 2024 14:00 GMT+02:00",
+        "1 May 2024 14:00 UTC+2", "1 May 2024 14:00 +02", "Wed, 01 May 2024 14:00:00 +02:00 (CEST)",
+        "Wed, 01 May 2024 14:00:00 CEST", "1 May 2024 21:00 JST", "May 1, 2024 8:00 AM EDT", "1 May 2024 7:00 AM (EST)",
+        "Wed May  1 12:00:00 2024", "Wed May 1 14:00:00 +0200 2024", "Wed, 01-May-24 12:00:00 GMT",
+        "1 May 2024 17:30 +5:30", "1 May 2024 12:00:00 -0000", "May 1, 2024 - 12:00", "2024-05-01\u202f12:00",
     ],
 )  # fmt: skip
 def test_a_time_of_any_form_is_read(value: Any) -> None:
@@ -293,6 +299,11 @@ def test_days_are_read_as_their_begin() -> None:
         assert parse_times(pa.array([value]))[0].to_pylist() == [begin]
 
 
+def test_a_year_in_words_is_the_one_that_is_written() -> None:
+    found, _, _ = parse_times(pa.array(["1 May 0024", "May 1, 0999 12:00", "1 May 49 12:00", "1 May 50 12:00"]))
+    assert [time.year for time in found.to_pylist()] == [24, 999, 2049, 1950]
+
+
 @pytest.mark.parametrize("as_string", [False, True])
 def test_years_months_and_days_are_no_seconds_of_the_epoch(as_string: bool) -> None:
     """A year that is a whole number was a time of 1 January 1970, and 30 February one of that August."""
@@ -304,7 +315,10 @@ def test_years_months_and_days_are_no_seconds_of_the_epoch(as_string: bool) -> N
 
 @pytest.mark.parametrize(
     "word", ["now", "today", "NOW", "Today", "May", "May 1", "May 2024", "Mars 1, 2024", "30 February 2024",
-             "Story 1, 2024", "on May 1, 2024", "May 1, 2024 25:00", "May 1, 24"],
+             "Story 1, 2024", "on May 1, 2024", "May 1, 2024 25:00", "May 1, 24", "1 May 2024 12:00 IST",
+             "1 May 2024 12:00 BST",
+             "1 May 2024 12:00 ET", "1 May 2024 12:00 A", "Wed, 01 May 2024 12:00:00 XYZ", "1 May 2024 13:00 AM",
+             "1 May 2024 12:00 +99:00", "1 May 1 12:00:00 +0200", "1 May 0000"],
 )  # fmt: skip
 def test_a_word_is_no_time(word: str) -> None:
     """It was the time at which the text was read, or what a lenient parser makes of it."""
@@ -344,6 +358,7 @@ def test_numbers_that_are_hardly_seconds_are_told(write: Write, read_here: Read)
 @pytest.mark.parametrize(
     "column",
     [
+        pa.array(["Fri, 31 Dec 9999 23:00:00 -0500", "1 Jan 0001 00:00 +1400"]),
         pa.array(["-1", "never"]), pa.array(["-2024-05-01"]), pa.array([-(10**14)]),
         pa.array([-(10**18)], pa.timestamp("us")),
         pa.array([1 << 40], pa.timestamp("s")), pa.array([(1 << 31) - 1, -719_200], pa.date32()),
