@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 
 from clustering.config.sections import DescribeSection
@@ -24,8 +25,11 @@ from clustering.kernels.memory import stage_bytes
 from clustering.monitoring.usage import counting_usage
 from clustering.runs.directory import RunDir
 from clustering.runs.index import read_index
+from clustering.runs.storage import ParquetGroups
 from clustering.stages.describe import describe_clusters
+from clustering.viewer.findings import collect_findings, collect_syndication
 from clustering.workers.labels import write_labels
+from clustering.workers.tasks import run_on_one_node
 from tests.planted import write_clustered
 
 PART_RECORDS = 131_072
@@ -59,6 +63,12 @@ def measured(stage: str, work: Callable[[], Any]) -> dict[str, float]:
     }
 
 
+def read_labels(run: RunDir) -> None:
+    """What the report's pages tell of all records."""
+    collect_findings(run, np.arange(ParquetGroups(run / "layers.parquet").starts[-1], dtype=np.int32))
+    collect_syndication(run)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=1_350_000)
@@ -77,6 +87,7 @@ def main() -> None:
             ),
             "report, one file": measured("report", partial(write_labels, run)),
             "report, a folder": measured("report", partial(write_labels, run, 0)),
+            "report, pages": measured("report", partial(run_on_one_node, read_labels, run)),
         }
         n_texts = read_index(run / "texts").rows
     planned = {line.stage: line.memory_bytes >> 20 for line in stage_bytes(n_texts, args.records, 256, 20, 60, 0)}

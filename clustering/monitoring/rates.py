@@ -45,7 +45,7 @@ STEPS: dict[str, dict[str, str]] = {
     "describe": {"describe": "nodes"},
     "project": {"layout": "node", "place": "nodes"},
     "plot": {"plot": "one"},
-    "report": {"report": "nodes"},
+    "report": {"report": "nodes", "pages": "one"},
 }
 
 
@@ -147,6 +147,8 @@ def wanted(step: str, config: RunConfig, counts: Counts) -> Rate:
         return replace(found, texts=min(texts, config.plot.points) + texts / 20)  # in the page, and read
     if step in ("read", "report"):
         return replace(found, texts=counts.records)
+    if step == "pages":  # up to so many records, the rates of report hold it
+        return replace(found, texts=counts.records if counts.records > FILE_RECORDS else 0)
     if step == "layout":
         return replace(found, texts=laid_out, k=config.project.n_neighbors)
     return replace(found, texts=texts - laid_out) if step == "place" else found

@@ -87,7 +87,7 @@ def pieces_of(config: RunConfig, counts: Counts, node_type: NodeType) -> Pieces:
 def stage_traffic(estimate: StageEstimate, config: RunConfig, counts: Counts, node_type: NodeType) -> Traffic:
     """The tasks and the traffic of a stage. estimate : of the stage on a node of the type"""
     pieces, stage = pieces_of(config, counts, node_type), estimate.stage
-    tasks = _tasks(stage, pieces, counts)
+    phases = _phases(stage, pieces, counts)
     actors = {"embed": config.embed.actors, "store": config.store.actors, "search": config.search.actors}
     pool = min(estimate.processes * pieces.nodes, actors.get(stage) or math.inf)
     if stage not in PARALLEL_STAGES:  # tasks that ask for a core and, but for shards, for the memory of the largest
@@ -99,29 +99,29 @@ def stage_traffic(estimate: StageEstimate, config: RunConfig, counts: Counts, no
     read, written, between = _moved(stage, config, counts, pieces)
     requests, serial_s, shared_s = _requests(stage, estimate, config, counts, pieces)
     return Traffic(
-        tasks, max(1, int(min(pool, tasks))), read, written, between if stage in ("store", "search") else
+        sum(phases), max(1, int(min(pool, max(phases)))), read, written, between if stage in ("store", "search") else
         between * (1 - 1 / pieces.nodes), requests, serial_s, shared_s,
     )  # fmt: skip
 
 
-def _tasks(stage: str, pieces: Pieces, counts: Counts) -> int:
-    """The calls of a stage's workers, or its tasks."""
+def _phases(stage: str, pieces: Pieces, counts: Counts) -> list[int]:
+    """The calls of a stage's workers, or its tasks, of each phase; a phase begins when the one before is done."""
     texts, blocks = counts.texts, pieces.blocks
     counted, summed = min(64, math.ceil(texts / 32_768)), math.ceil(texts / SUMMED_TEXTS)
     grouped = min(1024, math.ceil(texts / LARGEST_PART))
-    alone = blocks == 1
+    alone, grouping = blocks == 1, min(64, math.ceil(counts.records / LARGEST_PART))
     return {
-        "read": math.ceil(counts.records * counts.text_bytes / READ_BYTES) + pieces.parts,
-        "embed": pieces.parts,
-        "store": pieces.parts,
-        "search": pieces.parts,
-        "graph": 1 if alone else 1 + min(pieces.parts, blocks) + blocks,
-        "forest": 1 if alone else 2 * blocks,  # shards, and merges with the stage's own task
-        "cluster": 1 if alone else 1 + blocks,
-        "describe": 1 if counted == summed == 1 else 3 + 3 * counted + 4 * summed,
-        "project": 1 if grouped == 1 else 1 + (5 if texts > MAP_TEXTS else 2) * grouped,
-        "plot": 1 if grouped == 1 else 1 + 2 * grouped,
-        "report": 1 if counts.records <= FILE_RECORDS else 2 * min(64, math.ceil(counts.records / LARGEST_PART)),
+        "read": [math.ceil(counts.records * counts.text_bytes / READ_BYTES), pieces.parts],
+        "embed": [pieces.parts],
+        "store": [pieces.parts],
+        "search": [pieces.parts],
+        "graph": [1] if alone else [1, min(pieces.parts, blocks), blocks],
+        "forest": [1] if alone else [blocks, blocks],  # shards, and merges with the stage's own task
+        "cluster": [1] if alone else [1, blocks],
+        "describe": [1] if counted == summed == 1 else [1, 1, 1, *[counted] * 3, *[summed] * 4],
+        "project": [1] if grouped == 1 else [1, *[grouped] * (5 if texts > MAP_TEXTS else 2)],
+        "plot": [1] if grouped == 1 else [1, grouped, grouped],
+        "report": [1] if counts.records <= FILE_RECORDS else [grouping, grouping, 1],
     }[stage]
 
 

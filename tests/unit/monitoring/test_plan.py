@@ -90,7 +90,7 @@ def test_the_plan_is_narrow_and_leaves_no_question(name: str, n_texts: int) -> N
 def test_a_step_takes_as_long_as_it_was_measured_to_take() -> None:
     compared = set()
     for rate in rates():
-        if rate.kind in ("gpu", "openai", "cpu") or rate.step in ("layout", "plot", "place"):
+        if rate.kind in ("gpu", "openai", "cpu") or rate.step in ("layout", "plot", "place", "pages"):
             continue
         config = configured(
             embed={"encoder": rate.kind or "static"} if rate.step == "embed" else {"encoder": "static"},
@@ -112,6 +112,11 @@ def test_a_step_takes_as_long_as_it_was_measured_to_take() -> None:
     assert compared >= {"read", "embed", "insert", "index", "search", "graph", "forest", "merge", "cluster", "describe"}
 
 
+def test_the_pages_of_a_report_are_made_by_one_process_and_are_in_the_rates_of_smaller_runs() -> None:
+    assert seconds_of("pages", 10_000_000) == 0
+    assert seconds_of("pages", 100_000_000, nodes=1) == seconds_of("pages", 100_000_000) > 200
+
+
 def seconds_of(step: str, n_texts: int, dim: int = 1024, nodes: int = 16, **sections: Any) -> float:
     return step_seconds(step, configured(**sections), counts_of(n_texts, dim), replace(NODE, count=nodes)).seconds
 
@@ -122,7 +127,7 @@ def total_seconds(config: RunConfig, n_texts: int, nodes: NodeType) -> float:
 
 def test_seconds_grow_with_texts_dimensions_and_neighbors() -> None:
     n = 40_000_000  # nearest to the same rates as its double
-    for step in ("read", "embed", "insert", "graph", "forest", "merge", "cluster", "describe", "place", "report"):
+    for step in "read embed insert graph forest merge cluster describe place report pages".split():
         more = 1 if step != "place" else (2 * n - 1e6) / (2 * n - 2e6)
         assert seconds_of(step, 2 * n) == pytest.approx(2 * more * seconds_of(step, n), rel=0.01), step
     assert seconds_of("layout", 2 * n) == seconds_of("layout", n)  # of a million at most
