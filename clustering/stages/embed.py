@@ -38,7 +38,7 @@ from clustering.runs.parts import (
 )
 from clustering.runs.storage import Location, atomic_write, load_array, read_schema, save_array
 from clustering.schema import Figures
-from clustering.text.languages import count_languages, dominant_languages, language_names
+from clustering.text.languages import SAMPLE, count_languages, dominant_languages, language_names
 from clustering.workers.nodes import cores_of_actors, cores_of_pool, live_nodes, room_for
 from clustering.workers.pool import Item, map_parts
 from clustering.workers.remote import run_on_each_node
@@ -95,7 +95,7 @@ class Embedder:
                 unread += rows[encoded.unread].tolist()
                 not_finite += rows[encoded.not_finite].tolist()
                 without += rows[~encoded.vectors.any(axis=1)].tolist()
-                languages.update(count_languages(strings))
+                languages.update(count_languages(strings, SAMPLE // 4 if languages else SAMPLE))
                 requests, retries = requests + encoded.requests, retries + encoded.retries
                 model_seconds, warning = model_seconds + encoded.model_seconds, encoded.warning
         rows_of = {UNREAD: unread, NOT_FINITE: not_finite, WITHOUT_VECTOR: without}

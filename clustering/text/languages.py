@@ -9,7 +9,7 @@ from typing import Any
 
 ENOUGH_TEXTS = 50  # fewer texts do not show the languages of a collection
 MIN_SHARE = 0.05  # share of the texts from which on a language counts; smaller shares are names and mistakes
-SAMPLE = 200  # texts of a group of a part whose language is found; 20,000 take a second
+SAMPLE = 200  # texts whose language is found: of the first group of a part; 20,000 take a second
 # Headlines do not tell these languages apart.
 MERGED_CODES = {"wuu": "zh", "yue": "zh", "nn": "no", "arz": "ar", "ary": "ar", "lb": "de", "pcm": "en"}
 IGNORED_CODES = ("zxx", "la")  # no language; Latin, for which single words are often mistaken
