@@ -55,7 +55,9 @@ def cut_file(file: InputFile, cfg: ReadSection) -> list[ReadTask]:
     with open_raw(file) as source:
         head = source.read(HEAD_BYTES)
     declared, mark = declared_encoding(head)
-    if declared not in (None, "utf-8") or (requested or "utf-8").lower() not in ("utf-8", "utf8"):
+    if head.startswith(b"\0") or declared not in (None, "utf-8"):
+        return []
+    if (requested or "utf-8").lower() not in ("utf-8", "utf8"):
         return []
     header = ""
     if file.format == "jsonl":

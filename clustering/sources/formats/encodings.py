@@ -14,6 +14,7 @@ BOMS = (
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
+WIDEST = 4  # bytes of a character; as many zeros are no part of the first one, but fill a file up
 GUESS_BYTES = 1 << 16  # of lines with bytes beyond ASCII, which an encoding is guessed from
 FEW = 12  # so few such bytes show nothing; they are taken for Western European, the most common by far
 # What files are written in. Others, such as those of old Macs and of DOS, look like these and are rare.
@@ -41,12 +42,18 @@ def declared_encoding(head: bytes) -> tuple[str | None, int]:
     for mark, name in BOMS:
         if head.startswith(mark):
             return name, len(mark)
-    some = head[:4096]
+    zeros = _filling(head)
+    some = head[zeros : zeros + 4096]
     if some.count(0) * 4 > len(some) and len(some) >= 4:  # ASCII in two or four bytes each
         even, odd = some[::2].count(0), some[1::2].count(0)
         wide = "32" if some.count(0) * 2 > len(some) * 1.2 else "16"
         return f"utf-{wide}-{'be' if (some[0] == 0 if wide == '32' else even > odd) else 'le'}", 0
     return None, 0
+
+
+def _filling(data: bytes) -> int:
+    """How many zeros at the beginning fill the file up, as in a log that was cut while it was written."""
+    return (len(data) - len(data.lstrip(b"\0"))) // WIDEST * WIDEST
 
 
 def guess_encoding(content: bytes) -> str:
@@ -101,6 +108,9 @@ class Decoder:
     def __call__(self, block: bytes, final: bool = False) -> bytes:
         """Raises: InputError that names the line and the byte."""
         data = self.rest + block
+        if not self.started:
+            zeros = _filling(data)
+            data, self.offset = data[zeros:], self.offset + zeros
         if not self.started and (len(data) >= 4096 or final or not block):
             self.started = True
             declared, mark = declared_encoding(data)
@@ -110,6 +120,8 @@ class Decoder:
                 self.decoder = codecs.getincrementaldecoder(name)(self.errors)
             if declared and (not self.requested or codecs.lookup(self.requested).name == codecs.lookup(declared).name):
                 data = data[mark:]
+            if self.offset and not (declared or "").startswith(("utf-16", "utf-32")):
+                data = data.lstrip(b"\0")  # the last of those that fill it up
         elif not self.started:
             self.rest = data
             return b""

@@ -202,3 +202,15 @@ def test_a_file_that_is_blank_for_too_long_is_told(write: Write, monkeypatch: py
         monkeypatch.setattr(layout, name, value)
     with pytest.raises(ConfigError, match=r"its first .* bytes hold nothing but white space"):
         find_files(section(write("a.txt", "\n" * 9000 + "Flood\n")))
+
+
+@pytest.mark.parametrize("zeros", [4, 4095, 10_001, 1 << 19])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-be"])
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "Flood\nVote\n"), ("a.csv", "text\nFlood\nVote\n")])
+def test_zeros_before_the_first_line_are_left_out(
+    zeros: int, encoding: str, name: str, content: str, write: Write, read_here: Read
+) -> None:
+    zeros -= zeros % 4 if encoding != "utf-8" else 0
+    run, figures = read_here(section(write(name, b"\0" * zeros + content.encode(encoding))))
+    assert texts_of(run) == ["Flood", "Vote"]
+    assert figures["warnings"] == []
