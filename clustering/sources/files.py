@@ -164,7 +164,8 @@ def _resolve(pattern: str, kind: str | None, problems: list[str]) -> tuple[list[
         what = "the glob matches no" if listing.is_glob else "the directory holds no"
         shown = ", ".join(map(repr, unread[:SHOWN]))
         shown = f"; it finds {shown} (read.format names their format)" if unread else ""
-        problems.append(f"read.paths: {what} csv, tsv, jsonl, json or parquet file: {pattern}{shown}")
+        problems.append(f"read.paths: {what} csv, tsv, jsonl, json or parquet file, nor a txt that is asked for: "
+                        f"{pattern}{shown}")  # fmt: skip
     return files, [name.encode("utf-8", "replace").decode() for name in unread]
 
 
@@ -182,13 +183,18 @@ def _file_of(entry: _Entry, pattern: str, kind: str | None, is_named: bool) -> I
     compression = COMPRESSIONS.get(words[-1]) if len(words) > 1 else None
     suffix = words[-2 if compression else -1] if len(words) > (2 if compression else 1) else ""
     form = {"json": "jsonl"}.get(kind or "", kind or "") or FORMATS.get(suffix, "")
-    if form == "txt" and not (is_named or kind or ".txt" in posixpath.basename(pattern).lower()):
-        return None  # in a folder it may be a README, or a list of files
+    if form == "txt" and not takes_txt(pattern, is_named, kind):
+        return None
     may_be_part = suffix in ("", "snappy", "part") or suffix.isdigit()  # as in part-00000-c000.snappy
     if not (form or is_named) and (not may_be_part or entry.base.startswith("_")):
         return None
     uri = _uri(entry.path, pattern)
     return InputFile(entry.path, uri, entry.path, form, compression, entry.size, entry.modified, pattern)
+
+
+def takes_txt(pattern: str, is_named: bool, kind: str | None) -> bool:
+    """Whether an item of read.paths asks for .txt files, which in a folder may be a README, or a list of files."""
+    return is_named or kind is not None or ".txt" in posixpath.basename(pattern).lower()
 
 
 def _by_content(
@@ -335,5 +341,6 @@ def unread_warning(unread: list[str]) -> list[str]:
     if not unread:
         return []
     count = f"{len(unread):,} files are" if len(unread) > 1 else "1 file is"
-    return [f"{count} not read, for neither name nor content says csv, tsv, jsonl, json or parquet: {and_more(unread)}"
-            f". read.format names a format for all files; a narrower read.paths leaves such files out."]  # fmt: skip
+    return [f"{count} not read, for neither name nor content says csv, tsv, jsonl, json or parquet, or it is a txt in "
+            f"a folder: {and_more(unread)}. read.format names a format for all files; *.txt in read.paths takes "
+            f"those; a narrower read.paths leaves such files out."]  # fmt: skip

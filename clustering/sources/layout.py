@@ -11,7 +11,7 @@ from typing import Any
 from clustering.config.sections import ReadSection
 from clustering.errors import InputError
 from clustering.sources.batches import RECORD_BYTES, other_names, text_names
-from clustering.sources.files import FORMATS, InputFile, filesystem, hive_partitions
+from clustering.sources.files import FORMATS, InputFile, filesystem, hive_partitions, takes_txt
 from clustering.sources.formats import dialects, jsonlines, parquet
 from clustering.sources.formats.encodings import Decoder
 from clustering.sources.formats.issues import Issues
@@ -78,6 +78,13 @@ def _with_member_format(file: InputFile) -> InputFile:
     with filesystem(file.pattern)[0].open_input_file(file.path) as source, zipfile.ZipFile(source) as archive:
         name = archive_member(archive)
     form = file.format or FORMATS.get(name.rpartition(".")[2].lower(), "")
+    if (
+        form == "txt"
+        and not file.format
+        and not takes_txt(file.pattern, filesystem(file.pattern)[1] == file.path, None)
+    ):
+        raise InputError([f"it is a zip of {name!r}, which in a folder may be a README. Name the zip itself in "
+                          f"read.paths, set read.format=txt, or leave it out with a narrower read.paths"])  # fmt: skip
     if not form:
         raise InputError(
             [f"it is a zip of {name!r}, whose suffix is none of {', '.join(FORMATS)}; read.format names it"]
@@ -114,6 +121,9 @@ def _text_and_id(cfg: ReadSection) -> list[str]:
 
 def _detect_csv(file: InputFile, cfg: ReadSection, text: str, complete: bool) -> DetectedFile:
     if file.format == "txt":
+        if cfg.format is None and jsonlines.looks_like_json(text):
+            raise InputError(["it holds JSON. read.format=jsonl reads it as such; read.format=txt takes each line as "
+                              "one text"])  # fmt: skip
         head = dialects.detect_lines(text, complete, checked=cfg.format is None)
     else:
         head = dialects.detect_dialect(text, complete, file.format, cfg.csv, _wanted(cfg, []))
@@ -124,7 +134,11 @@ def _detect_csv(file: InputFile, cfg: ReadSection, text: str, complete: bool) ->
     _check_widths(head, cfg)
     detected = _detected(file, positions, names, dialect=asdict(head.dialect))
     found = [(name, at) for name in text_names(cfg) if isinstance(at := positions[name], int)]
-    if cfg.csv.header == "first" and any(head.names[at].strip() not in ("", name) for name, at in found):
+    if (
+        file.format != "txt"
+        and cfg.csv.header == "first"
+        and any(head.names[at].strip() not in ("", name) for name, at in found)
+    ):
         detected.header = head.names
     return detected
 

@@ -103,6 +103,20 @@ def holds_value(text: str) -> bool:
         return False
 
 
+def looks_like_json(text: str) -> bool:
+    """Whether a text begins with a whole object, or with a list of objects or strings."""
+    start = text.lstrip()
+    try:
+        if re.match(r"\{\s*[\"}]", start):
+            return isinstance(_value_at(start, 0)[0], dict)
+        if found := re.match(r"\[\s*(?=[{\"])", start):
+            end = _value_at(start, found.end())[1]
+            return re.compile(r"\s*(?:,\s*[\[{\"n]|\]\s*?(?:\n|$))").match(start, end) is not None
+    except BROKEN:
+        pass
+    return False
+
+
 def value_of(line: str) -> Any:
     """The value that a line holds; None where it is malformed."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,41 @@ def test_zeros_before_the_first_line_are_left_out(
     run, figures = read_here(section(write(name, b"\0" * zeros + content.encode(encoding))))
     assert texts_of(run) == ["Flood", "Vote"]
     assert figures["warnings"] == []
+
+
+@pytest.mark.parametrize("content", [
+    '{"text": "Flood"}\n{"text": "Vote"}\n', '[{"text": "Flood"}, {"text": "Vote"}]', '[\n"Flood",\n"Vote"\n]',
+    '{\n "text": "Flood"\n}\n{\n "text": "Vote"\n}\n',
+])  # fmt: skip
+def test_json_in_a_text_file_is_told_and_can_be_read_as_either(content: str, write: Write, read_here: Read) -> None:
+    path = write("a.txt", content)
+    with pytest.raises(ConfigError, match=r"holds JSON\. read\.format=jsonl reads it"):
+        find_files(section(path))
+    assert texts_of(read_here(section(path, format="jsonl"))[0]) == ["Flood", "Vote"]
+    assert read_here(section(path, format="txt"))[1]["records"] == len(content.splitlines())
+
+
+@pytest.mark.parametrize("first", ["[1] Flood", '["Flood"] they say', "{{Flood}}", "{Flood}", '"Flood"'])
+def test_a_text_in_brackets_or_quotes_is_no_json(first: str, write: Write, read_here: Read) -> None:
+    assert texts_of(read_here(section(write("a.txt", f"{first}\nVote\n")))[0]) == [first, "Vote"]
+
+
+def test_a_text_file_in_a_zip_is_read_only_where_it_is_asked_for(write: Write, tmp_path: Path) -> None:
+    write("a.csv", "text\nFlood in Garford\n")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("README.txt", "These are the headlines\nof a year\n")
+    with pytest.raises(ConfigError, match=r"zip of 'README\.txt', which in a folder may be a README"):
+        find_files(section(str(tmp_path)))
+    assert [file.format for file in find_files(section(f"{tmp_path}/b.zip"))] == ["txt"]
+    assert [file.format for file in find_files(section(f"{tmp_path}/*.zip", format="txt"))] == ["txt"]
+
+
+def test_the_text_of_a_file_without_columns_goes_by_number_without_a_warning(write: Write) -> None:
+    cfg = ReadSection(paths=(write("a.txt", "Flood\nVote\n"),), text_columns=("1",))
+    assert find_files(cfg).warnings == []
+
+
+def test_what_a_folder_lacks_is_told_with_txt(write: Write, tmp_path: Path) -> None:
+    write("README.txt", "These are the headlines\n")
+    with pytest.raises(ConfigError, match=r"parquet file, nor a txt that is asked for: .*README\.txt"):
+        find_files(section(str(tmp_path)))
