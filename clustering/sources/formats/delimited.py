@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from clustering.sources.formats.dialects import Dialect
+from clustering.sources.formats.dialects import NO_DELIMITER, Dialect
 from clustering.sources.formats.issues import Issues, excerpt
 from clustering.sources.formats.record_splitter import RecordSplitter
 
 csv.field_size_limit(1 << 30)
+_LINE_MARK = re.compile(rb"^\xef\xbb\xbf", re.M)  # a byte order mark within a file that was joined of several
 
 
 def read_records(
@@ -59,6 +60,8 @@ def _parsed(
     chunk: bytes, line: int, dialect: Dialect, header: bytes, columns: dict[str, int], texts: Collection[str],
     issues: Issues,
 ) -> pa.Table:  # fmt: skip
+    if dialect.delimiter == NO_DELIMITER:
+        chunk = _LINE_MARK.sub(b"", chunk).replace(NO_DELIMITER.encode(), b" ")
     if header and header in chunk:
         chunk = _without_headers(chunk, header, line, issues)
     return _Chunk(chunk, line, dialect).parse(columns, texts, issues)

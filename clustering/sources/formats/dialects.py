@@ -14,7 +14,9 @@ from clustering.errors import InputError
 from clustering.sources.formats.column_types import column_number, find_column
 
 DELIMITERS = ",;\t|"
-NO_DELIMITER = "\x1f"  # of a file without columns: the unit separator of ASCII, which stands in no text
+NO_DELIMITER = (
+    "\x1f"  # of a file without columns: the unit separator of ASCII, read as a space where it stands in a text
+)
 TABLE_LINES, SHOWN_LINE = 5, 10_000  # lines of the same number of fields look like a table; so many characters show it
 HEAD_RECORDS = 200  # that show the dialect
 SWALLOWED_LINES = 3  # so many lines of a field that look like records mean that its quote was opened by mistake

@@ -244,6 +244,14 @@ def test_a_text_file_in_a_zip_is_read_only_where_it_is_asked_for(write: Write, t
     assert [file.format for file in find_files(section(f"{tmp_path}/*.zip", format="txt"))] == ["txt"]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_signs_that_programs_put_between_texts_lose_none(end: str, write: Write, read_here: Read) -> None:
+    lines = ["Flood\x1fhere", "\ufeffVote", "Rain \ufeff"]
+    run, figures = read_here(section(write("a.txt", ("\ufeff" + end.join(lines)).encode())))
+    assert texts_of(run)[:2] == ["Flood here", "Vote"]
+    assert (figures["records"], figures["warnings"]) == (3, [])
+
+
 def test_the_text_of_a_file_without_columns_goes_by_number_without_a_warning(write: Write) -> None:
     cfg = ReadSection(paths=(write("a.txt", "Flood\nVote\n"),), text_columns=("1",))
     assert find_files(cfg).warnings == []
