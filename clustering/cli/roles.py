@@ -174,6 +174,8 @@ def _choose(columns: dict[str, pa.Array], given: Mapping[str, str], uri: str, do
         if best is not None and (role in ("text", "link") or _plain(best) in ranks):
             found[role] = best
             del free[best]
+    if "text" not in found and [*columns] == ["text"] and _strings(columns["text"]) is not None:
+        found["text"] = "text"  # a list of texts without columns, each perhaps a single word
     if "text" not in found:
         words = f"{uri}: none of its columns looks like texts ({_listed([*columns])}); name one with "
         raise ConfigError([f"{words}read.text_columns=COLUMN{_unwrapping(columns)}"])

@@ -257,6 +257,11 @@ def test_the_text_of_a_file_without_columns_goes_by_number_without_a_warning(wri
     assert find_files(cfg).warnings == []
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "flood\nvote\nrain\n"), ("a.json", '["flood", "vote"]')])
+def test_single_words_are_texts_where_there_are_no_columns(name: str, content: str, write: Write) -> None:
+    assert find_roles(ReadSection(paths=(write(name, content),))).text == "text"
+
+
 def test_what_a_folder_lacks_is_told_with_txt(write: Write, tmp_path: Path) -> None:
     write("README.txt", "These are the headlines\n")
     with pytest.raises(ConfigError, match=r"parquet file, nor a txt that is asked for: .*README\.txt"):
