@@ -341,9 +341,8 @@ def read_temporary(path: Location, wanted: Callable[[str], bool]) -> pa.Table:
         fields = [field for field, name in enumerate(pa.ipc.open_file(file).schema.names) if wanted(name)]
         return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields)).read_all()
 
-    return _read(
-        path, read, at_once=isinstance(path, RemotePath)
-    )  # the files are small, and reading one takes many requests
+    # The files are small, and reading one takes many requests.
+    return _read(path, read, at_once=isinstance(path, RemotePath))
 
 
 def load_array(path: Location, mapped: bool = False) -> Any:
@@ -378,12 +377,15 @@ def write_json(path: Location, content: Any) -> None:
         temporary.write_bytes(json_bytes(content))
 
 
-def read_json(path: Location) -> dict[str, Any]:
-    """The object that ``write_json`` has written. Raises: StageError when it is damaged."""
+def read_json(path: Location, *keys: str) -> dict[str, Any]:
+    """The object that ``write_json`` has written, with these keys. Raises: StageError when it is damaged."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        if lacking := [key for key in keys if key not in found] if isinstance(found, dict) else ["object"]:
+            raise ValueError(f"it holds no {', '.join(lacking)}")
+    except (ValueError, RecursionError) as error:
         raise StageError(f"{path} is damaged: {str(error)[:200]}. {REDO_HINT}") from None
+    return dict(found)
 
 
 def write_table(path: Location, table: pa.Table) -> None:

@@ -169,9 +169,10 @@ class _Clusters:
 
     @classmethod
     def of(cls, run: RunDir) -> _Clusters:
-        known = read_json(run / "layers.json")
-        held: dict[str, Any] = {name: np.array(known[name], np.int64) for name in ("parent", "texts", "size")}
-        held |= {name: np.array(known[name], np.float32) for name in ("persistence", "link_share")}
+        whole, shares = ("parent", "texts", "size"), ("persistence", "link_share")
+        known = read_json(run / "layers.json", "layers", "chosen", *whole, *shares)
+        held: dict[str, Any] = {name: np.array(known[name], np.int64) for name in whole}
+        held |= {name: np.array(known[name], np.float32) for name in shares}
         layers = [np.array(layer, np.int32) for layer in known["layers"]]
         return cls(layers, known["chosen"], **held)
 

@@ -57,7 +57,7 @@ def collect_columns(
 
     xy : float32, shape (n_texts, 2); task_texts : of a task, at least; mapped : runs tasks
     """
-    known = read_json(run / "layers.json")
+    known = read_json(run / "layers.json", "layers", "chosen")
     rows = choose_rows(run, xy.shape[0], cfg.points, seed)
     facts = ["layers", "home", "strength", *({"outlier_score"} & set(cfg.hover))]
     assigned = ParquetGroups(run / "assignment.parquet").take(rows, facts).combine_chunks()

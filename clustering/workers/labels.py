@@ -244,7 +244,7 @@ def _write_clusters(run: RunDir) -> None:
     count, records, theme = 0, read_index(run / "members").rows, pa.array([], pa.string())
     groups: Iterator[pa.Table] = iter([schema.LAYERS.empty_table()])
     if (run / "layers.parquet").exists():  # else there are no texts
-        known = read_json(run / "layers.json")
+        known = read_json(run / "layers.json", "layers", "chosen")
         count, theme = len(known["layers"][known["chosen"]]), _themes(run, known)
         held = ParquetGroups(run / "layers.parquet")
         groups = (held.read(number) for number in range(len(held)) if held.starts[number] < max(count, 1))

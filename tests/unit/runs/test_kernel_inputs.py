@@ -17,6 +17,7 @@ from scipy.sparse import csr_array
 from clustering import schema
 from clustering.errors import StageError
 from clustering.kernels.graph.blocks import Block
+from clustering.kernels.graph.group_sizes import GroupSizes
 from clustering.runs.directory import RunDir
 from clustering.runs.kernel_inputs import (
     BlockIndex,
@@ -27,6 +28,7 @@ from clustering.runs.kernel_inputs import (
     load_block_array,
     load_graph,
     load_graph_block,
+    load_group_sizes,
     load_radius,
     load_times,
     save_block,
@@ -34,7 +36,7 @@ from clustering.runs.kernel_inputs import (
     write_block_index,
 )
 from clustering.runs.parts import part_name
-from clustering.runs.storage import write_table
+from clustering.runs.storage import write_json, write_table
 from tests.planted import blobs, leave_graph, neighbor_graph
 
 
@@ -145,3 +147,8 @@ def test_texts_without_times_keep_their_distances(scale: float | Literal["auto"]
     ((piece, first, too_long),) = walk_pieces(run, [part_name(0)], options, load_times(run, options))
     assert (first, too_long) == (0, 0)
     assert_array_equal(piece.distances, [0.5, 0.75] * 4)
+
+
+def test_sizes_of_groups_of_an_earlier_version_are_read(run: RunDir) -> None:
+    write_json(run / "forest" / "grain.json", {"share": 0.25, "size": 4})
+    assert load_group_sizes(run) == GroupSizes(0.25, 4)

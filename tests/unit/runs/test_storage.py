@@ -210,7 +210,10 @@ def test_a_damaged_array_is_told_by_its_name_in_a_bucket_too(
             load_array(path, mapped)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"layers": [1, ', b"[1, 2, 3]", b"7", b'{"a": "\xff"}', b"[" * 100_000])
+@pytest.mark.parametrize("content", [
+    b"", b'{"layers": [1, ', b"[1, 2, 3]", b"7", b'{"a": "\xff"}', b"[" * 100_000, b"{}", b"[]", b"null", b'{"bad": 1}',
+    b'[["share", 1], ["size", 2]]', b'{"share": "x", "size": 1}',
+])  # fmt: skip
 def test_a_damaged_file_of_json_is_told_by_its_name(content: bytes, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     path = tmp_path / "run" / "forest" / "grain.json"
