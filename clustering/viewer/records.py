@@ -174,6 +174,8 @@ def _columns(
         if name == "text_id":
             cells[name] = column
             continue
+        if name == "time" and column.null_count == len(column):
+            continue  # the page would show a time that no record has
         if name == "time":
             arrays[name], facts = _times(column)
         elif name == "link":

@@ -125,6 +125,13 @@ def test_a_column_of_too_many_values_is_shown_and_sources_are_folded(monkeypatch
     assert records._categories(column, 2, fold=False) == (None, [])
 
 
+def test_a_column_of_times_without_one_is_not_shown(tmp_path: Path) -> None:
+    members = {"text_id": pa.array(range(N)), "row": pa.array(range(N)), "time": pa.nulls(N, pa.timestamp("us", "UTC"))}
+    held = shown(leave(tmp_path, members), PlotSection())
+    assert "time" not in held["records"]
+    assert "time" not in [column["name"] for column in held["facts"]["columns"]]
+
+
 def test_times_of_long_ago_have_longer_steps() -> None:
     years = [datetime(year, 1, 1, tzinfo=timezone.utc) for year in (1500, 1900, 2024)]
     steps, told = records._times(pa.array(years, pa.timestamp("us", "UTC")))
