@@ -176,6 +176,7 @@ def _choose(columns: dict[str, pa.Array], given: Mapping[str, str], uri: str, do
             del free[best]
     if "text" not in found and [*columns] == ["text"] and _strings(columns["text"]) is not None:
         found["text"] = "text"  # a list of texts without columns, each perhaps a single word
+        free.pop("text", None)
     if "text" not in found:
         words = f"{uri}: none of its columns looks like texts ({_listed([*columns])}); name one with "
         raise ConfigError([f"{words}read.text_columns=COLUMN{_unwrapping(columns)}"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clustering.cli.roles import find_roles
+from clustering.cli.roles import Roles, find_roles
 from clustering.config.sections import ReadSection
 from clustering.errors import ConfigError
 from clustering.runs.directory import RunDir
@@ -259,7 +259,7 @@ def test_the_text_of_a_file_without_columns_goes_by_number_without_a_warning(wri
 
 @pytest.mark.parametrize(("name", "content"), [("a.txt", "flood\nvote\nrain\n"), ("a.json", '["flood", "vote"]')])
 def test_single_words_are_texts_where_there_are_no_columns(name: str, content: str, write: Write) -> None:
-    assert find_roles(ReadSection(paths=(write(name, content),))).text == "text"
+    assert find_roles(ReadSection(paths=(write(name, content),))) == Roles("text")
 
 
 def test_what_a_folder_lacks_is_told_with_txt(write: Write, tmp_path: Path) -> None:
