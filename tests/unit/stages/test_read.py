@@ -174,7 +174,8 @@ def test_every_problem_is_named_at_once(write: Write, tmp_path: Path) -> None:
         write("fine.csv"),
     )  # fmt: skip
     assert found[0] == f"read.paths: no such file: {tmp_path / 'missing.csv'}"
-    assert found[1] == f"read.paths: the glob matches no csv, tsv, jsonl, json or parquet file: {tmp_path / 'no*.csv'}"
+    named = "csv, tsv, jsonl, json or parquet file, nor a txt that is asked for"
+    assert found[1] == f"read.paths: the glob matches no {named}: {tmp_path / 'no*.csv'}"
     assert found[2].startswith(f"read.paths: {tmp_path / 'notes.pdf'} is none of csv, tsv, jsonl")
     assert len(found) == 3  # that one of several files lacks the column is a warning
 
@@ -186,8 +187,8 @@ def test_no_paths_at_all_are_refused() -> None:
 def test_a_directory_without_inputs_is_refused(write: Write, tmp_path: Path) -> None:
     write("folder/notes.txt")
     assert problems(tmp_path / "folder") == [
-        f"read.paths: the directory holds no csv, tsv, jsonl, json or parquet file: {tmp_path / 'folder'}; it finds "
-        f"'{tmp_path / 'folder/notes.txt'}' (read.format names their format)"
+        f"read.paths: the directory holds no csv, tsv, jsonl, json or parquet file, nor a txt that is asked for: "
+        f"{tmp_path / 'folder'}; it finds '{tmp_path / 'folder/notes.txt'}' (read.format names their format)"
     ]
 
 
