@@ -129,8 +129,9 @@ class Browser:
             found.scrollIntoView({block: "nearest"});
             const box = found.getBoundingClientRect();
             return [box.left + box.width / 2, box.top + box.height / 2]"""
-        place = self.run(script, selector, containing)
-        assert place, f"no {selector} with {containing!r} among {self.texts(selector)}"
+        place: Any = ()
+        while place != (place := self.run(script, selector, containing)):  # until the page moves it no more
+            assert place, f"no {selector} with {containing!r} among {self.texts(selector)}"
         self.mouse([place])
 
     def mouse(self, path: list[Any], press: bool = True, pause_ms: int = 15) -> None:
