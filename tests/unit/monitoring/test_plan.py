@@ -114,7 +114,7 @@ def test_a_step_takes_as_long_as_it_was_measured_to_take() -> None:
 
 def test_the_pages_of_a_report_are_made_by_one_process_and_are_in_the_rates_of_smaller_runs() -> None:
     assert seconds_of("pages", 10_000_000) == 0
-    assert seconds_of("pages", 100_000_000, nodes=1) == seconds_of("pages", 100_000_000) > 200
+    assert seconds_of("pages", 100_000_000, nodes=1) == seconds_of("pages", 100_000_000) > 150
 
 
 def seconds_of(step: str, n_texts: int, dim: int = 1024, nodes: int = 16, **sections: Any) -> float:
