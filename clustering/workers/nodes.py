@@ -290,7 +290,7 @@ class Wish:
     count: int = 0
 
     def ask(self, count: int) -> None:
-        """Ask for so many bundles, in the place of what this pool asked for before."""
+        """Ask for so many bundles, in the place of what this pool asked for before. A failing request ends no run."""
         if count == self.count:
             return
         from ray.autoscaler.sdk import request_resources  # slow to import, and no worker asks
@@ -298,7 +298,12 @@ class Wish:
         self.count = count
         with _changing:
             _wishes[id(self)] = [self.bundle] * min(count, MAX_BUNDLES)
-            request_resources(bundles=[bundle for bundles in _wishes.values() for bundle in bundles][:MAX_BUNDLES])
+            try:
+                request_resources(bundles=[bundle for bundles in _wishes.values() for bundle in bundles][:MAX_BUNDLES])
+            except (
+                Exception
+            ) as error:  # of many kinds, where the head is busy or gone, or Ray has lost its client of it
+                log.warning("the autoscaler cannot be asked for nodes (%s); those that are up do the work", error)
             if not count:
                 del _wishes[id(self)]
 
