@@ -153,8 +153,8 @@ def main() -> None:
         if words.run:
             stages = RunDir(words.run).manifest["stages"]
             search = stages["search"]["figures"]
-            told = {"run": words.run.name, "texts": stages["read"]["figures"]["texts"], "k": search["k"]}
-            told["recall"] = search["recall"]
+            told = {"run": words.run.name, "texts": stages["read"]["figures"]["texts"]}
+            told |= {name: search[name] for name in ("k", "recall")}
             for name in ("texts", "vectors", "neighbors"):
                 Path(folder, name).symlink_to((RunDir(words.run) / name).resolve())
         else:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Neighbors = tuple[IntArray, FloatArray, IntArray]  # ids and distances, list after list, and the length of each list
+Score = Callable[[FloatArray, FloatArray], FloatArray]  # of queries and vectors, shape (n_queries, n_vectors)
 BLOCK_BYTES = 32 << 20  # of inner products that are computed at a time
 
 
@@ -78,9 +79,7 @@ class TopK:
         -inf where there are fewer
     """
 
-    def __init__(
-        self, n_queries: int, k: int, score: Callable[[FloatArray, FloatArray], FloatArray] = inner_products
-    ) -> None:
+    def __init__(self, n_queries: int, k: int, score: Score = inner_products) -> None:
         self.score = score
         self.rows = np.full((n_queries, k), -1, np.int64)
         self.dots = np.full((n_queries, k), -np.inf, np.float32)

@@ -75,14 +75,11 @@ def _with_member_format(file: InputFile) -> InputFile:
     """A zip with the format of the file in it."""
     if file.compression != "zip":
         return file
-    with filesystem(file.pattern)[0].open_input_file(file.path) as source, zipfile.ZipFile(source) as archive:
+    files, named = filesystem(file.pattern)
+    with files.open_input_file(file.path) as source, zipfile.ZipFile(source) as archive:
         name = archive_member(archive)
     form = file.format or FORMATS.get(name.rpartition(".")[2].lower(), "")
-    if (
-        form == "txt"
-        and not file.format
-        and not takes_txt(file.pattern, filesystem(file.pattern)[1] == file.path, None)
-    ):
+    if form == "txt" and not file.format and not takes_txt(file.pattern, named == file.path, None):
         raise InputError([f"it is a zip of {name!r}, which in a folder may be a README. Name the zip itself in "
                           f"read.paths, set read.format=txt, or leave it out with a narrower read.paths"])  # fmt: skip
     if not form:

@@ -111,7 +111,8 @@ def _cut_group(run: RunDir, group: Group, limit: int | None, n_pieces: int) -> l
     """How many records of each part are kept; the places of the kept ones by piece; their digests, and those of ids."""
     kept, digests, ids = [], [np.empty((0, 2), np.uint64)], [np.empty((0, 2), np.uint64)]
     listed = [part for item in group for part in item]
-    for part, table in zip(listed, walk_records(run, [part.name for part in listed], _numbers), strict=True):
+    tables = walk_records(run, [part.name for part in listed], lambda name: name in schema.NUMBERING_COLUMNS)
+    for part, table in zip(listed, tables, strict=True):
         keep = len(table)
         if limit is not None:
             keep = int(np.searchsorted(table[schema.POSITION].to_numpy(), limit - part.before))
@@ -125,10 +126,6 @@ def _cut_group(run: RunDir, group: Group, limit: int | None, n_pieces: int) -> l
     places, id_places = split_digests(every, n_pieces), split_digests(every_id, n_pieces)
     cut = [(every[at], every_id[of_ids]) for at, of_ids in zip(places, id_places, strict=True)]
     return [(np.array(kept, np.int64), len(every_id) if with_ids else None), *places, *cut]
-
-
-def _numbers(column: str) -> bool:
-    return column in schema.NUMBERING_COLUMNS
 
 
 def walk_records(run: RunDir, names: list[str], wanted: Callable[[str], bool]) -> Iterator[pa.Table]:

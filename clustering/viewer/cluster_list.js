@@ -156,9 +156,9 @@ export class ClusterList {
     const { state, map } = this.app;
     const narrowed = state.isFocused || state.total.shown < map.facts.records;
     const { title } = map.clusters;
-    const size = state.sizes;
+    const { sizes } = state;
     const by = {
-      size: (a, b) => (narrowed ? state.counts[b] - state.counts[a] : 0) || size[b] - size[a],
+      size: (a, b) => (narrowed ? state.counts[b] - state.counts[a] : 0) || sizes[b] - sizes[a],
       title: (a, b) => title[a].localeCompare(title[b]),
       first: (a, b) => this.time(a, false) - this.time(b, false),
       last: (a, b) => this.time(b, true) - this.time(a, true),

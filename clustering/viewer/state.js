@@ -68,9 +68,9 @@ export class State {
     if (!this.homeSizes) {
       this.homeSizes = [...clusters.size];
       const records = points.copies ?? points.records;
-      this.layers.forEach((labels, l) => {
+      this.layers.forEach((labels, l, all) => {
         for (let i = 0; i < n; i++) {
-          const isNew = labels[i] !== layers[l][i] && (l === 0 || labels[i] !== this.layers[l - 1][i]);
+          const isNew = labels[i] !== layers[l][i] && (l === 0 || labels[i] !== all[l - 1][i]);
           if (isNew) this.homeSizes[labels[i]] += records[i];
         }
       });
@@ -120,9 +120,8 @@ export class State {
   }
 
   evaluate() {
-    const { map, status, weight, counts, hits, selection, cluster, labels } = this;
+    const { map, status, weight, counts, hits, selection, cluster, labels, layers } = this;
     const { first, points } = map;
-    const { layers } = this;
     const filtered = this.time !== null || Object.keys(this.values).length + Object.keys(this.found).length > 0;
     const narrowed = Boolean(hits) || Boolean(selection);
     counts.fill(0);

@@ -13,6 +13,7 @@ from clustering.kernels.topk import (
     FloatArray,
     IntArray,
     Neighbors,
+    Score,
     TopK,
     dot_distance,
     inner_products,
@@ -80,7 +81,7 @@ class ExactQuery:
             distances[pairs] = self._apart(vectors[owner[pairs]], ids[pairs])
         return nearest_others(ids, distances, known.sum(axis=1), rows, self.k)
 
-    def _scan(self, rows: IntArray, vectors: FloatArray, score: Any) -> tuple[IntArray, FloatArray]:
+    def _scan(self, rows: IntArray, vectors: FloatArray, score: Score) -> tuple[IntArray, FloatArray]:
         """Rows and scores of the k stored vectors with the largest scores; see ``TopK``."""
         starts = range(0, len(rows), QUERY_ROWS)
         best = [TopK(min(QUERY_ROWS, len(rows) - at), self.k, score) for at in starts]

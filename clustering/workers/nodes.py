@@ -300,9 +300,7 @@ class Wish:
             _wishes[id(self)] = [self.bundle] * min(count, MAX_BUNDLES)
             try:
                 request_resources(bundles=[bundle for bundles in _wishes.values() for bundle in bundles][:MAX_BUNDLES])
-            except (
-                Exception
-            ) as error:  # of many kinds, where the head is busy or gone, or Ray has lost its client of it
+            except Exception as error:  # of many kinds: the head is busy, or Ray has lost its client of it
                 log.warning("the autoscaler cannot be asked for nodes (%s); those that are up do the work", error)
             if not count:
                 del _wishes[id(self)]
