@@ -18,6 +18,7 @@ from clustering.sources.formats.issues import Issues, excerpt
 
 HEAD_LINES = 1000  # the keys of these lines are taken for those of the file
 TAIL = 16  # characters at the end of a block: an error there may only mean that more follows
+CUT = 1 << 15  # characters before a value; the json module counts the lines in them for every error, even a handled one
 BROKEN = (ValueError, RecursionError)
 OPENING = {"stream": "{", "strings": '"'}
 _AROUND = "\ufeff\x1e\0 \t\r"  # byte order marks, separators of RFC 7464, and what fills up a block
@@ -25,9 +26,10 @@ _BESIDE = _AROUND + "\n\f\v\xa0,[]"
 _SPACE = re.escape(_BESIDE)
 _BETWEEN = re.compile(rf"[{_SPACE}]*")
 # Where the next value begins behind a malformed one: behind one that begins as a value does, and behind anything else.
+# The group is its first character; without it nothing begins there, and no run of spaces is walked twice.
 _NEXT = {
-    "stream": (re.compile(rf"[}}\n][{_SPACE}]*(?={{)"), re.compile(r"(?={)")),
-    "strings": (re.compile(rf"(?:\"\s*,|\n)[{_SPACE}]*(?=\")"), re.compile(rf"[,\n][{_SPACE}]*(?=\")")),
+    "stream": (re.compile(rf"[}}\n][{_SPACE}]*({{)?"), re.compile(r"({)")),
+    "strings": (re.compile(rf"(?:\"\s*,|\n)[{_SPACE}]*(\")?"), re.compile(rf"[,\n][{_SPACE}]*(\")?")),
 }
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.S)
 _MISSING = object()
@@ -149,8 +151,9 @@ def records_of(blocks: Iterable[tuple[bytes, bool]], style: str, max_length: int
     return _objects_of_stream(((block.decode(), final) for block, final in blocks), max_length, issues, style)
 
 
-def _no_object(line: int, reason: str) -> str:
-    return f"line {line:,} is no JSON object: {reason}"
+def _no_object(reason: str, line: int, text: str = "", at: int = 0) -> str:
+    """line : of the beginning of the text; at : where in it the value stands"""
+    return f"line {line + text.count(chr(10), 0, at):,} is no JSON object: {reason}"
 
 
 def _objects_of_lines(blocks: Iterable[tuple[bytes, bool]], max_length: int, issues: Issues) -> Iterator[Any]:
@@ -165,7 +168,7 @@ def _objects_of_lines(blocks: Iterable[tuple[bytes, bool]], max_length: int, iss
                 continue
         except BROKEN as error:
             reason = f"{error} in "
-        issues.count("malformed", 1, partial(_no_object, number, reason + excerpt(line[:200])))
+        issues.count("malformed", 1, partial(_no_object, reason + excerpt(line[:200]), number))
 
 
 def lines_of(blocks: Iterable[tuple[bytes, bool]], max_length: int) -> Iterator[str]:
@@ -199,6 +202,9 @@ def _objects_of_stream(
             line += text.count("\n", 0, at)
             text, at = text[at:] + block, 0
             continue
+        if at > CUT:
+            line += text.count("\n", 0, at)
+            text, at = text[at:], 0
         if at == len(text):
             return
         try:
@@ -214,23 +220,23 @@ def _objects_of_stream(
                 needed = 2 * (len(text) - at)
                 continue
             reason = f"{error} in {excerpt(text[at : at + 200])}"
-            issues.count("malformed", 1, _no_object(line + text.count("\n", 0, at), reason))
+            issues.count("malformed", 1, partial(_no_object, reason, line, text, at))
             begins = text.startswith(OPENING[style], at)
             pattern = _NEXT[style][0 if begins else 1]
             if style == "stream" and position > at and text.startswith("{", position):
                 at, needed = position, 0  # the value before lacks its closing bracket
                 continue
             at = _doubtful(text, at, position) if begins else at
-            further = pattern.search(text, at)
-            while further is None and not final:
+            further = _next_value(pattern, text, at)
+            while further < 0 and not final:
                 block, final = next(blocks, ("", True))
                 kept = max(at, len(text.rstrip(_BESIDE)) - 1)
                 line += text.count("\n", 0, kept)
                 text, at = text[kept:] + block, 0
-                further = pattern.search(text)
-            if further is None:
+                further = _next_value(pattern, text, at)
+            if further < 0:
                 return
-            at, needed = further.end(), 0
+            at, needed = further, 0
             continue
         needed = 0
         if style == "strings" and (value is None or isinstance(value, str)):
@@ -238,8 +244,13 @@ def _objects_of_stream(
         elif style == "stream" and isinstance(value, dict):
             yield value
         else:
-            issues.count("malformed", 1, _no_object(line + text.count("\n", 0, at), excerpt(str(value)[:200])))
+            issues.count("malformed", 1, partial(_no_object, excerpt(str(value)[:200]), line, text, at))
         at = end
+
+
+def _next_value(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """Where the next value begins; -1 for none."""
+    return next((found.start(1) for found in pattern.finditer(text, at) if found[1]), -1)
 
 
 def _doubtful(text: str, at: int, position: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,35 @@ def values_in(content: str, style: str, block: int) -> tuple[list[Any], Issues]:
     issues = Issues()
     blocks = [(content[at : at + block].encode(), at + block >= len(content)) for at in range(0, len(content), block)]
     return list(jsonlines.records_of(blocks, style, 1 << 20, issues)), issues
+
+
+@pytest.mark.parametrize(("style", "before", "many", "behind"), [
+    ("stream", "[", "null,", ""),
+    ("stream", "[", '{"text": "a", },', ""),
+    ("stream", "[", '{"text": "\t"},', ""),
+    ("stream", '{"text": }', "\n \n\n", "x\n"),
+    ("strings", '["Flood\nhere"', "\n \n\n", "x,\n"),
+    ("strings", "[x", "\n,,\n", "x,\n"),
+])  # fmt: skip
+def test_the_time_of_a_block_grows_with_its_length(style: str, before: str, many: str, behind: str) -> None:
+    size = 1 << 19 if before == "[" else 1 << 16
+    last = {"text": "Vote"}
+    content = before + many * (size // len(many)) + behind + json.dumps(last if style == "stream" else last["text"])
+    began = time.process_time()
+    found, issues = values_in(content, style, 1 << 22)
+    assert time.process_time() - began < 5  # minutes where every value, or every space, walks through the block
+    assert found[-1] == last
+    assert issues.counts["malformed"] or "\t" in many
+
+
+def test_malformed_values_far_behind_each_other_are_told_with_their_lines() -> None:
+    issues = Issues()
+    for name in "abc":
+        issues.start_file(name)
+        content = "[" + '{"text": "Flood"},\n' * 5000 * (ord(name) - 96) + '{"text": },\n{"text": "Vote"}]'
+        list(jsonlines.records_of([(content.encode(), True)], "stream", 1 << 20, issues))
+    told = [example.split(" is no ")[0] for example in issues.examples["malformed"]]
+    assert told == ["a, line 5,001", "b, line 10,001", "c, line 15,001"]
 
 
 @pytest.mark.parametrize("content", [
