@@ -204,7 +204,8 @@ class GraphHDBSCAN(Inspection, ClusterMixin, BaseEstimator):  # type: ignore[mis
         and strength. It takes about as long as the search for as many rows in ``fit``.
 
         X : float, shape (n_new, dim), vectors, after ``fit`` with vectors
-        neighbors : instead, (indices, distances) of the nearest rows of ``fit``, int and float, shape (n_new, k)
+        neighbors : instead, (indices, distances) of the nearest rows of ``fit``, int and float, shape (n_new, k); of
+            copies, and of a row that stands twice, the nearest counts
         Returns: labels int64, -1 is noise, and strengths float64, 0 to 1, shape (n_new,).
         Raises: NotFittedError; ValueError for both or neither argument, and for wrong shapes and types.
         """
@@ -223,7 +224,7 @@ class GraphHDBSCAN(Inspection, ClusterMixin, BaseEstimator):  # type: ignore[mis
         return label, np.where(known, fitted.found.strength[ids[:, 0]], found["strength"]).astype(np.float64)
 
     def _nearest(self, X: Any, neighbors: Any) -> tuple[IntArray, FloatArray]:  # noqa: N803
-        """The nearest groups of ``fit``: int64 and float32, shape (n_new, k), nearest first, -1 for none."""
+        """The nearest groups of ``fit``, each once: int64 and float32, shape (n_new, k), nearest first, -1 for none."""
         if (X is None) == (neighbors is None):
             raise ValueError("give either X, vectors, or neighbors=(indices, distances)")
         rows = self._fitted.rows
@@ -235,14 +236,13 @@ class GraphHDBSCAN(Inspection, ClusterMixin, BaseEstimator):  # type: ignore[mis
             new = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
             voters = self._fitted.n_averaged if self._fitted.own.weights == "diffused" else rows.index.k
             ids, away = rows.index.nearest(new, voters)
-            return np.where(ids >= 0, rows.of_vector[ids], -1), away
+            return inputs.nearest_once(np.where(ids >= 0, rows.of_vector[ids], -1), away)
         ids, away = inputs.neighbor_arrays(neighbors)
         ids = inputs.checked_rows(ids, rows.group.size)
         if not (((away >= 0) & (away < np.inf)) | (ids < 0)).all():
             raise ValueError("distances of neighbors are negative, infinite or NaN; -1 in indices is no neighbor")
         ids = np.where(ids >= 0, rows.group[ids], -1) if ids.size else ids
-        order = np.argsort(np.where(ids >= 0, away, np.inf), axis=1, kind="stable")
-        return np.take_along_axis(ids, order, 1), np.take_along_axis(away, order, 1)
+        return inputs.nearest_once(ids, away)
 
 
 def _group_keys(keys: ArrayLike | None, n_rows: int, first: IntArray) -> NDArray[np.uint64]:

@@ -67,6 +67,22 @@ def checked_rows(ids: NDArray[Any], n_rows: int) -> NDArray[np.int64]:
     return ids.astype(np.int64, copy=False)
 
 
+def nearest_once(ids: NDArray[np.int64], away: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+    """Sort lists by distance, and keep each neighbor of a list once, at its shortest.
+
+    ids, away : int64 and float32, shape (n_rows, k), neighbors and their distances, -1 for none
+    Returns: int64 and float32, shape (n_rows, k), nearest first, -1 at the end for none.
+    """
+    order = np.argsort(np.where(ids >= 0, away, np.inf), axis=1, kind="stable")
+    ids, away = np.take_along_axis(ids, order, 1), np.take_along_axis(away, order, 1)
+    order = np.argsort(ids, axis=1, kind="stable")
+    sorted_ids, again = np.take_along_axis(ids, order, 1), np.zeros(ids.shape, np.bool_)
+    np.put_along_axis(again, order[:, 1:], sorted_ids[:, 1:] == sorted_ids[:, :-1], 1)
+    ids = np.where(again, -1, ids)
+    order = np.argsort(ids < 0, axis=1, kind="stable")
+    return np.take_along_axis(ids, order, 1), np.take_along_axis(away, order, 1)
+
+
 def graph_of_lists(neighbors: Any) -> tuple[csr_array, FloatArray]:
     """Turn neighbor lists into a directed graph with each neighbor once.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from scipy.sparse import bsr_array, coo_array, csc_array, csr_array, csr_matrix
 from sklearn.base import clone
@@ -378,6 +378,27 @@ def test_rows_that_were_there_keep_their_labels_and_new_ones_join_near_ones(
     by_lists = GraphHDBSCAN(**parameters).fit(neighbors=lists)
     assert_array_equal(by_lists.predict(neighbors=lists), by_lists.labels_)
     assert_array_equal(pickle.loads(pickle.dumps(model)).predict(vectors), labels)
+
+
+@pytest.mark.parametrize("parameters", [
+    {}, {"copies": "weigh", "min_distance": 0.01}, {"weights": "distance", "selection": "eom"},
+    {"weights": "distance", "selection": "eom", "copies": "weigh", "min_distance": 0.01},
+])  # fmt: skip
+def test_copies_in_lists_of_new_rows_count_as_they_do_among_vectors(parameters: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    sides = rng.normal(0, 0.25, (120, 2)) + np.repeat([[0.0, 0.0], [3.0, 0.0]], 60, axis=0)
+    rows = np.concatenate([sides, np.repeat([[1.2, 0.0]], 50, axis=0)])  # many copies between two groups
+    new = np.column_stack([np.linspace(1.3, 2.9, 17), np.zeros(17)])
+    model = GraphHDBSCAN(**parameters, n_neighbors=50).fit(rows)
+    away, ids = NearestNeighbors(n_neighbors=len(rows)).fit(rows).kneighbors(new)
+    lists = np.concatenate([ids, ids[:, ::-1]], axis=1), np.concatenate([away, away[:, ::-1] + 1], axis=1)
+    by_vectors, by_lists = model.approximate_predict(new), model.approximate_predict(neighbors=lists)
+    assert len(set(by_vectors[0])) > 1
+    assert_array_equal(by_lists[0], by_vectors[0])
+    assert_allclose(by_lists[1], by_vectors[1], atol=1e-5)
+    if "weights" not in parameters:
+        shares = model.membership_vectors(neighbors=lists).toarray()
+        assert_allclose(shares, model.membership_vectors(new).toarray(), atol=1e-5)
 
 
 def test_predict_refuses_what_does_not_fit(vectors: Any, lists: Any) -> None:
