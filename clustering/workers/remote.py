@@ -43,8 +43,9 @@ def compute_remotely(work: Callable[..., Any], *args: Any) -> Any:
 
 
 def start_actor(kind: type, *args: Any, gpus: float = 0) -> Any:
-    """An actor of a class; call its methods by ``.remote``."""
-    return ray.remote(kind).options(num_gpus=gpus).remote(*args)
+    """An actor of a class; call its methods by ``.remote``. It holds no core."""
+    room: dict[str, float] = {"num_cpus": 0, "num_gpus": gpus} if gpus else {}  # as it is, it needs a core to start
+    return ray.remote(kind).options(**room).remote(*args)
 
 
 def start_in_background(work: Callable[..., object], *args: Any) -> Any:

@@ -23,7 +23,7 @@ from clustering.runs.directory import RunDir
 from clustering.workers import pool
 from clustering.workers.nodes import forget_refused_nodes, watch_run
 from clustering.workers.pool import map_parts
-from clustering.workers.remote import refuse_blind_nodes
+from clustering.workers.remote import fetch, refuse_blind_nodes, start_actor
 from clustering.workers.tasks import collect, map_tasks, run_on_one_node, submit, submit_pieces, submit_yields
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -125,6 +125,17 @@ def _start_during_a_stage(address: str, folder: Path) -> tuple[list[Any], list[s
         return [*results, run_on_one_node(_read, run, 5)], told
 
 
+class _Idle:
+    def answer(self) -> int:
+        return 1
+
+
+def _work_beside_an_actor(address: str, folder: Path) -> int:
+    with _connected(address, folder):
+        actor = start_actor(_Idle)
+        return fetch(actor.answer.remote()) + collect(fetch(submit(_Idle().answer)))
+
+
 @contextmanager
 def _connected(address: str, folder: Path) -> Iterator[tuple[RunDir, list[str]]]:
     """A run directory on a shared folder, and the warnings of this process."""
@@ -224,6 +235,10 @@ def test_a_task_on_a_node_that_joins_during_a_stage_and_does_not_see_the_run_is_
     assert [number for _, number in results] == [*range(5), *range(5), *range(3), *range(3), 5]
     assert {node for node, _ in results} == {cluster.head_node.node_id, seeing.node_id} - {blind.node_id}
     assert line.startswith(f"nodes that have joined get no work: run.dir={tmp_path} is not the same place on ")
+
+
+def test_an_actor_leaves_the_only_core_to_tasks(cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path) -> None:
+    assert process.submit(_work_beside_an_actor, cluster.address, tmp_path).result(timeout=60) == 2
 
 
 def test_a_lost_node_makes_the_pool_smaller_and_loses_nothing(cluster: Cluster, started: Any, tmp_path: Path) -> None:
