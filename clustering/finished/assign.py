@@ -47,7 +47,8 @@ from clustering.sources.records import TextCleaner
 from clustering.stages.embed import differing_vectors, load_run_encoder
 from clustering.stages.read import read_columns_of
 from clustering.workers.exact_search import exact_neighbors, map_unordered
-from clustering.workers.remote import fetch, share, start_actor
+from clustering.workers.nodes import blind_nodes_problem, own_address, sees_run
+from clustering.workers.remote import fetch, refuse_blind_nodes, share, start_actor
 
 log = logging.getLogger("covey")
 OTHER_SUFFIXES = {*FORMATS, "xlsx"} - {"parquet", "pq"}
@@ -84,7 +85,8 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     config : the run's, whose encoder is loaded and whose server is asked: see ``saved_config.with_trusted_addresses``
     paths : files with the run's text columns (and its id column); output : a Parquet file
     Returns: records, empty (left out), assigned (label not -1).
-    Raises: ConfigError when the run is not finished or has no texts, or the files do not fit its configuration.
+    Raises: ConfigError when the run is not finished or has no texts, or the files do not fit its configuration, and
+        where no node sees the run directory.
     """
     if run.is_complete and run.results["stages"].get("read", {}).get("figures", {}).get("texts") == 0:
         raise ConfigError([f"{run.path}: the run has no texts, and so no clusters that new texts could belong to"])
@@ -113,7 +115,8 @@ def assign_texts(run: RunDir, config: RunConfig, paths: list[str], output: str |
     texts = without_outlets(run, TextCleaner(read)(table, Issues())[0])
     ids = ids_like(run, table[read.id_column] if read.id_column else table[schema.LOCATION], table[schema.LOCATION])
     kept = [number for number, text in enumerate(texts) if text]
-    encoder: Any = start_actor(_Encoder, run, config.embed, gpus=config.embed.gpus_per_actor)
+    refuse_blind_nodes(run)
+    encoder: Any = start_actor(_Encoder, run, run.id, config.embed, gpus=config.embed.gpus_per_actor)
     known = known_texts(run, texts)
     assigned = 0
     layout = ASSIGNED.set(0, pa.field("text_id", ids.type))
@@ -199,13 +202,18 @@ def _known_in(run: RunDir, path: Location, wanted: pa.Array) -> dict[str, int]:
 class _Encoder:
     """The run's encoder on a worker. It loads with the first texts, because Ray wraps an error of the constructor."""
 
-    def __init__(self, run: RunDir, cfg: EmbedSection) -> None:
-        self.run, self.cfg = run, cfg
+    def __init__(self, run: RunDir, run_id: str, cfg: EmbedSection) -> None:
+        self.run, self.run_id, self.cfg = run, run_id, cfg
         self.encoder: Encoder | None = None
 
     def encode(self, texts: list[str]) -> FloatArray:
-        """float32, shape (n_texts, dim). Raises: ConfigError when the run's own texts get other vectors."""
+        """float32, shape (n_texts, dim).
+
+        Raises: ConfigError when the run's own texts get other vectors, or this node has joined and does not see them.
+        """
         if self.encoder is None:
+            if not sees_run(self.run, self.run_id):
+                raise ConfigError([blind_nodes_problem(self.run, [own_address()])])
             key = hub_key(self.cfg)
             commit = recorded_commit(key, self.run.results.get("versions")) if key else None
             self.encoder = load_run_encoder(self.run, self.cfg, None if commit == UNKNOWN else commit)

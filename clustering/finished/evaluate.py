@@ -24,6 +24,7 @@ from clustering.schema import Figures
 from clustering.sources.detection import find_files
 from clustering.sources.formats.column_types import as_type
 from clustering.stages.read import read_columns_of
+from clustering.workers.remote import refuse_blind_nodes
 from clustering.workers.tasks import run_on_one_node
 
 EXACT_TEXTS = {"L2": 30_000, "COSINE": 8_000, "IP": 8_000}  # takes minutes; hdbscan keeps all pairs for cosine
@@ -40,7 +41,8 @@ def evaluate_run(
     Returns: truth {label, home: nmi, ami, ari, homogeneity, completeness; records, left_out}, fidelity {ari_label,
         mst_weight_difference} (None above EXACT_TEXTS texts, with cluster.copies=weigh, and where the run is not plain
         HDBSCAN), search.
-    Raises: ConfigError when the run is not finished or in use by another command, or the truth file does not fit it.
+    Raises: ConfigError when the run is not finished or in use by another command, the truth file does not fit it, or no
+        node sees the run directory.
     """
     _require_finished(run)  # before the lock writes anything
     with run.locked():  # so that no report of another run is lost
@@ -57,6 +59,7 @@ def _evaluate(run: RunDir, config: RunConfig, truth: str | None, truth_column: s
     plain = config.cluster.weights == "distance" and config.cluster.selection != "modularity"
     fits = plain and 1 < report["counts"]["texts"] <= EXACT_TEXTS[config.store.metric]
     if fits and config.cluster.copies == "fold":
+        refuse_blind_nodes(run)
         found["fidelity"] = run_on_one_node(exact_fidelity, run, config.cluster, config.store.metric)
     else:
         found["fidelity"] = None

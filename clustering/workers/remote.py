@@ -13,6 +13,7 @@ from clustering.workers.failures import unwrapped_errors
 from clustering.workers.nodes import (
     Node,
     asks_nodes,
+    avoiding_refused,
     node_affinity,
     nodes_to_ask,
     refuse_blind,
@@ -43,9 +44,9 @@ def compute_remotely(work: Callable[..., Any], *args: Any) -> Any:
 
 
 def start_actor(kind: type, *args: Any, gpus: float = 0) -> Any:
-    """An actor of a class; call its methods by ``.remote``. It holds no core."""
+    """An actor of a class, on a node that is not refused; call its methods by ``.remote``. It holds no core."""
     room: dict[str, float] = {"num_cpus": 0, "num_gpus": gpus} if gpus else {}  # as it is, it needs a core to start
-    return ray.remote(kind).options(**room).remote(*args)
+    return ray.remote(kind).options(**room, **avoiding_refused()).remote(*args)
 
 
 def start_in_background(work: Callable[..., object], *args: Any) -> Any:

@@ -13,17 +13,27 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from clustering.config.loading import load_config
+from clustering.finished.assign import assign_texts
+from clustering.finished.evaluate import evaluate_run
 from clustering.monitoring.usage import Usage
+from clustering.pipeline import run_pipeline
 from clustering.runs.directory import RunDir
+from clustering.runs.saved_config import load_run_config
+from clustering.sample import write_sample
 from clustering.workers import pool
 from clustering.workers.nodes import forget_refused_nodes, watch_run
 from clustering.workers.pool import map_parts
 from clustering.workers.remote import fetch, refuse_blind_nodes, start_actor
+from clustering.workers.session import ray_session
 from clustering.workers.tasks import collect, map_tasks, run_on_one_node, submit, submit_pieces, submit_yields
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -136,6 +146,34 @@ def _work_beside_an_actor(address: str, folder: Path) -> int:
         return fetch(actor.answer.remote()) + collect(fetch(submit(_Idle().answer)))
 
 
+@ray.remote
+def _hold_core(folder: Path) -> None:
+    (folder / "held").touch()
+    time.sleep(5)
+
+
+def _use_when_finished(address: str, folder: Path) -> tuple[pa.Table, dict[str, Any], list[str]]:
+    """A node joins a finished run's cluster, and has the free core: what assign and evaluate give, and the warnings."""
+    with _connected(address, folder / "run") as (run, said):
+        write_sample(folder / "sample.csv", 300)
+        words = [f"run.dir={folder / 'run'}", f"read.paths={folder / 'sample.csv'}", "cluster.selection=eom"]
+        run_pipeline(load_config("laptop", [*words, "cluster.weights=distance"]))
+        said.clear()
+        (folder / "first").touch()
+        while not (folder / "second").exists():
+            time.sleep(0.05)
+        _hold_core.options(scheduling_strategy=NodeAffinitySchedulingStrategy(_node_id(), soft=False)).remote(folder)
+        while not (folder / "held").exists():
+            time.sleep(0.05)
+        (folder / "new.csv").write_text("id,title\n1,A flood that nobody has seen\n")
+        config = load_run_config(run)
+        with ray_session():
+            assign_texts(run, config, [str(folder / "new.csv")], folder / "assigned.parquet")
+        with ray_session():
+            figures = evaluate_run(run, config)
+        return pq.read_table(folder / "assigned.parquet"), figures, said
+
+
 @contextmanager
 def _connected(address: str, folder: Path) -> Iterator[tuple[RunDir, list[str]]]:
     """A run directory on a shared folder, and the warnings of this process."""
@@ -174,8 +212,8 @@ def until_at_work(folder: Path, found: Future[Any], node_id: str = "") -> None:
     until(lambda: any(folder.glob(f"{node_id}*-*")), found)
 
 
-def until(done: Callable[[], bool], found: Future[Any]) -> None:
-    deadline = time.monotonic() + 60
+def until(done: Callable[[], bool], found: Future[Any], within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < deadline
         assert not found.done(), found.result()
@@ -239,6 +277,19 @@ def test_a_task_on_a_node_that_joins_during_a_stage_and_does_not_see_the_run_is_
 
 def test_an_actor_leaves_the_only_core_to_tasks(cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path) -> None:
     assert process.submit(_work_beside_an_actor, cluster.address, tmp_path).result(timeout=60) == 2
+
+
+def test_a_node_that_does_not_see_a_finished_run_places_no_texts(
+    cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    found = process.submit(_use_when_finished, cluster.address, tmp_path)
+    until(lambda: (tmp_path / "first").exists(), found, 240)
+    cluster.add_node(**{**NODE, "num_cpus": 4}, env_vars={UNMOUNTED: "1"})
+    (tmp_path / "second").touch()
+    assigned, figures, said = found.result(timeout=240)
+    assert assigned["nearest_row"].null_count == 0
+    assert figures["fidelity"]["mst_weight_difference"] == pytest.approx(0, abs=0.01)
+    assert [line.partition(":")[0] for line in said] == ["nodes that have joined get no work"] * 2
 
 
 def test_a_lost_node_makes_the_pool_smaller_and_loses_nothing(cluster: Cluster, started: Any, tmp_path: Path) -> None:

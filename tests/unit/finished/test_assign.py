@@ -11,6 +11,7 @@ import pytest
 
 from clustering.config.loading import build_config
 from clustering.errors import ConfigError
+from clustering.finished import assign
 from clustering.finished.assign import _Clusters, assign_texts, ids_like
 from clustering.runs.directory import RunDir
 from clustering.runs.index import write_index
@@ -60,6 +61,15 @@ def test_a_file_without_the_columns_of_the_run_is_told_to_get_them(tmp_path: Pat
         assign_texts(run, config, [str(tmp_path / "new.csv")], str(tmp_path / "placed.parquet"))
     with pytest.raises(ConfigError, match="--input: no such file"):
         assign_texts(run, config, [str(tmp_path / "gone.csv")], str(tmp_path / "placed.parquet"))
+
+
+def test_an_encoder_on_a_node_that_does_not_see_the_run_encodes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assign, "own_address", lambda: "10.0.0.7")
+    there = assign._Encoder(RunDir(tmp_path / "not_mounted"), "0" * 12, build_config({}).embed)
+    with pytest.raises(ConfigError, match=r"run\.dir=.*not_mounted is not the same place on 10\.0\.0\.7; take"):
+        there.encode(["A flood"])
 
 
 def test_a_run_without_texts_says_so(tmp_path: Path) -> None:
