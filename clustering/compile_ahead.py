@@ -27,16 +27,18 @@ from clustering.runs.kernel_inputs import ListOptions
 from clustering.runs.parts import part_name
 from clustering.runs.storage import digest, write_table
 from clustering.sources.folding import compile_folding
-from clustering.stages.cluster import _cluster
+from clustering.stages.cluster import _cluster, cluster_graph
 from clustering.stages.embed import compile_words
-from clustering.stages.forest import _diffused_forest, _forest
-from clustering.stages.project import _project
+from clustering.stages.forest import _diffused_forest, _forest, build_forest
+from clustering.stages.graph import build_graph
+from clustering.stages.project import _project, project_texts
 from clustering.workers.graph.shuffle import build_whole
 from clustering.workers.nodes import live_nodes
 from clustering.workers.remote import start_in_background
+from clustering.workers.session import ray_session
 
 log = logging.getLogger("covey")
-TEXTS, DIM, LISTED = 48, 8, 6
+TEXTS, DIM, LISTED = 240, 8, 6
 
 
 def start_compiling(config: RunConfig) -> Any:
@@ -72,6 +74,22 @@ def compile_kernels(config: RunConfig | None = None) -> None:
             _project(run, config.project, TEXTS, 0)
     done.parent.mkdir(parents=True, exist_ok=True)
     done.touch()
+
+
+def compile_for_blocks(config: RunConfig) -> None:
+    """Compile what the stages from graph to project call on a graph of several blocks.
+
+    This starts Ray, because the shards call kernels on the read-only arrays that Ray hands out, which are types of
+    their own. An image needs these kernels: else every shard of a cluster would compile them.
+    """
+    k, metric = LISTED, config.store.metric
+    with tempfile.TemporaryDirectory(prefix="covey-") as folder, ray_session():
+        run = RunDir(Path(folder))
+        _write_earlier_artefacts(run)
+        build_graph(run, config.graph, k, TEXTS, metric, blocks=2, time_scale=config.time_scale)
+        build_forest(run, config.cluster, replace(config.graph, bridge="none"), metric, 0)
+        cluster_graph(run, config.cluster, k, metric)
+        project_texts(run, replace(config.project, sample=TEXTS // 2), TEXTS, 0)
 
 
 def are_kernels_compiled(config: RunConfig) -> bool:
@@ -122,6 +140,6 @@ def _write_earlier_artefacts(run: RunDir) -> None:
 
 
 if __name__ == "__main__":
-    compile_kernels()
-    compile_kernels(build_config({"read": {"time_column": "time"}}))
-    compile_kernels(build_config({"cluster": {"weights": "distance", "selection": "eom"}}))
+    for given in ({}, {"read": {"time_column": "time"}}, {"cluster": {"weights": "distance", "selection": "eom"}}):
+        compile_kernels(build_config(given))
+        compile_for_blocks(build_config(given))

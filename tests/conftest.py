@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 
 settings.register_profile("full", deadline=None, derandomize=True, max_examples=80, database=None)
 settings.register_profile("quick", parent=settings.get_profile("full"), max_examples=20)
+# Ray's own parts look after the logs of all workers ten times a second, and after each process every five; in a session
+# of many tests that takes a tenth of the machine.
+os.environ |= {
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "5",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
+}
 RAY = {"local_ray"}  # fixtures that start it
 MILVUS = {"milvus_server"}
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from pymilvus import MilvusClient
+from ray.cluster_utils import Cluster
 
 from clustering.cli.main import main
 from clustering.runs.directory import RunDir
@@ -53,6 +54,28 @@ class Result:
 
 
 Covey = Callable[..., Result]
+
+
+def add_node(cluster: Cluster, **options: Any) -> Any:
+    """Another node of a cluster. Ray gives it 30 s to start; on a busy machine it is started again."""
+    for _ in range(4):
+        before = raylets()
+        try:
+            return cluster.add_node(**options)
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            for process in raylets() - before:  # it could still come up
+                os.kill(process, signal.SIGKILL)
+    raise TimeoutError("four nodes have not started in time")
+
+
+def raylets() -> set[int]:
+    """Process ids of the nodes that this process has started."""
+    listed = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="], capture_output=True, text=True, check=False
+    )
+    return {int(line.split()[0]) for line in listed.stdout.splitlines() if line.split()[1].startswith("raylet")}
 
 
 @pytest.fixture
@@ -128,7 +151,7 @@ def free_port() -> int:
 
 def until_answers(port: int, process: subprocess.Popen[Any]) -> None:
     """Wait until a server that has been started listens."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
@@ -176,7 +199,7 @@ def restart_milvus(folder: Path, uri: str) -> subprocess.Popen[bytes]:
 
 
 def _wait_for_milvus(process: subprocess.Popen[bytes], uri: str, access: dict[str, Any]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while True:
         try:
             client = MilvusClient(uri=uri, timeout=5, **access)

@@ -112,7 +112,7 @@ def _slowed(name: str, work: Any, rest_s: float) -> Any:
         (seen / f"{name}-{ray.get_runtime_context().get_node_id()}").touch()
         enough = 1 if name == "Loader" else int(os.environ[SPREAD])
         held = name in os.environ[HELD].split(",")
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600
         while len(list(seen.glob(f"{name}-*"))) < enough or (held and not (seen / f"go-{name}").exists()):
             assert time.monotonic() < deadline, f"{name} waits for too long"
             time.sleep(0.05)

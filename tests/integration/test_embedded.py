@@ -138,7 +138,7 @@ def children(process: int) -> list[int]:
 
 def watcher_and_server(home: Path) -> tuple[int, int]:
     """Process ids of the embedded server below ``home`` and of its watcher, waited for."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -155,7 +155,7 @@ def watcher_and_server(home: Path) -> tuple[int, int]:
 
 
 def gone(process: int) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         try:
             if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":

@@ -95,7 +95,7 @@ def test_actors_killed_twice_half_way_change_no_vector(
         for _ in range(2):
             kill_an_actor()
             written.append(len(list((run / "vectors").glob("part-*"))))
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while len(list((run / "vectors").glob("part-*"))) < written[-1] + 2:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
@@ -182,7 +182,7 @@ def test_a_model_of_the_hub_is_downloaded_once_for_all_actors_of_a_node(tmp_path
     with serving(Hub("somebody/model", commits, {"main": "b" * 40, "v1": "a" * 40})) as hub:
         env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
         words = [sys.executable, "-c", EMBED, str(run.path)]
-        subprocess.run(words, env=env, cwd=ROOT, check=True, timeout=300)
+        subprocess.run(words, env=env, cwd=ROOT, check=True, timeout=900)
     assert hub.taken == {"config.json": 1, "model.safetensors": 1, "tokenizer.json": 1}
     found = read_columns(run / "vectors", ["vector"])["vector"].combine_chunks().values.to_numpy().reshape(-1, 16)
     texts = read_columns(run / "texts", ["text"])["text"].to_pylist()

@@ -139,7 +139,7 @@ def meanwhile(ready: Callable[[], bool], disturb: Callable[[], None]) -> Iterato
 
     def wait_and_disturb() -> None:
         try:
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + 600
             while not ready():
                 assert time.monotonic() < deadline, "the moment to disturb never came"
                 time.sleep(0.002)
@@ -210,7 +210,7 @@ def test_the_driver_dies_twice_and_is_started_again(undisturbed, server, tmp_pat
     for moment in (is_loading, is_searching):
         process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         with meanwhile(moment(run), process.kill):
-            err = process.communicate(timeout=300)[1]
+            err = process.communicate(timeout=900)[1]
             assert process.returncode == -signal.SIGKILL, err
         assert (run / "stored").exists() == (moment is is_searching)
     kept = list(parts(run / "neighbors"))

@@ -111,7 +111,7 @@ def refusal(client: MilvusClient, name: str) -> str:
 
 def wait_for(found: Callable[[], Any]) -> Any:
     """What is found as soon as it is more than nothing; the server looks at its configuration every few seconds."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not (result := found()):
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.5)

@@ -79,7 +79,7 @@ def start(tmp_path: Path, *words: str, key: str = KEY) -> subprocess.Popen[str]:
 
 
 def said_by(process: subprocess.Popen[str], status: int) -> str:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == status, err
     assert KEY not in out + err
     return out + err

@@ -77,7 +77,7 @@ class Command:
         return next(pid for pid, args in self.processes().items() if f"/{name}" in args.partition(" ")[0])
 
     def leaves_nothing(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while self.processes() or list(self.folder.iterdir()):
             assert time.monotonic() < deadline, (self.processes(), list(self.folder.iterdir()))
             time.sleep(0.2)
@@ -184,7 +184,7 @@ def test_an_error_within_a_ray_of_its_own_is_told_as_it_is() -> None:
              "def work():", "    from clustering.workers.session import ray_session", "    with ray_session():",
              "        raise ConfigError(['read.limit is wrong'])", "sys.exit(run_command(work))"]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=300
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (2, "error: read.limit is wrong\n")
 
@@ -245,7 +245,7 @@ def test_a_ray_address_that_answers_nothing_is_told_in_time(unanswered: dict[int
     said = rf"error: RAY_ADDRESS=127\.0\.0\.1:{nobody} gives no answer for 20 s \(.*refused.*\); {re.escape(WANTED)}$"
     assert code == 2, lines
     assert re.match(said, lines[-1])
-    code, lines = mute.end(timeout=90)
+    code, lines = mute.end(timeout=300)
     assert code == 2, lines
     said = f"error: RAY_ADDRESS=127.0.0.1:{port} does not take this job in within 40 s; is it a cluster's head?"
     assert said in lines

@@ -14,6 +14,8 @@ from clustering.config.loading import build_config
 from clustering.kernels import cache
 from clustering.kernels.graph.layout import _move
 
+ROOT = Path(__file__).parents[2]
+
 LATER = """
 import numba, sys
 from clustering.compile_ahead import compile_kernels
@@ -25,17 +27,39 @@ for one in gc.get_objects():
             print(one.py_func.__qualname__, signature)
 """
 
+IN_BLOCKS = """
+import sys
+from clustering.stages import graph
+graph.count_blocks = lambda *_: 3
+from clustering.cli.main import main
+from clustering.sample import write_sample
+write_sample("sample.csv", 400)
+sys.exit(main(["run", "read.paths=sample.csv", "run.dir=run", "read.time_column=null",
+               "project.sample=100"]))
+"""
+
 
 @pytest.mark.full  # compiles every kernel
-def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
-    kept = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    first, second = (
-        subprocess.run([sys.executable, "-c", LATER], env=kept, capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    )
-    assert "_move" in first
-    assert second == ""
-    assert len(list(tmp_path.glob("covey-*.warm"))) == 1  # by which a run knows
+@pytest.mark.ray
+def test_what_is_compiled_beforehand_is_all_that_a_run_compiles(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    env = os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+
+    def run(code: str) -> str:
+        words = [sys.executable, "-c", code]
+        return subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
+
+    def compiled_by(code: str) -> set[str]:
+        before = set(cache.rglob("*.nbc"))
+        run(code)
+        return {path.name.partition("-")[0] for path in set(cache.rglob("*.nbc")) - before}
+
+    assert "_move" in run(LATER)
+    assert run(LATER) == ""
+    assert len(list(cache.glob("covey-*.warm"))) == 1  # by which a run knows
+    for_blocks = "from clustering.compile_ahead import *; compile_for_blocks(build_config({}))"
+    assert compiled_by(for_blocks) > {"blocks._fill_cut", "diffusion._average", "forest._merge", "modularity_cut._sum"}
+    assert compiled_by(IN_BLOCKS) == set()
 
 
 def test_what_hinders_it_is_no_trouble_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
