@@ -30,8 +30,9 @@ QUERIES = 16384  # whose vectors go to the tasks at a time
 IN_FLIGHT = 256  # tasks at most
 BLOCK_BYTES = 64 << 20  # of distances that a task computes at a time
 QUERY_ROWS = 1024  # whose products with a row group are taken at a time
+SPARE = 8  # neighbors beyond k that are compared: rounding may put a few of them before the k-th
 CROWDED_DOT = 1 - 1e-5  # of the k-th neighbor: above, the inner products do not tell which k are nearest
-NEAR_DOT = 1 - 1e-3  # above, the distance of two vectors is that of their difference: 1 - dot has few digits left
+CACHE_BYTES = 1 << 18  # of differences at a time
 
 
 def exact_neighbors(folder: Location, queries: FloatArray, query_rows: IntArray, k: int) -> tuple[IntArray, FloatArray]:
@@ -67,24 +68,17 @@ class ExactQuery:
         if not len(rows):
             return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
         found, dots = self._scan(rows, vectors, inner_products)
-        crowded = np.flatnonzero(dots[:, -1] > CROWDED_DOT)
+        crowded = np.flatnonzero(dots[:, self.k - 1] > CROWDED_DOT)
         if crowded.size:
-            found[crowded], scores = self._scan(rows[crowded], vectors[crowded], minus_squares)
-            dots[crowded] = 1 + scores / 2
+            found[crowded], _ = self._scan(rows[crowded], vectors[crowded], minus_squares)
         known = found >= 0
-        ids, distances = found[known], dot_distance(dots[known], self.metric)
-        near = np.flatnonzero(dots[known] > NEAR_DOT)
-        near = near[np.argsort(ids[near], kind="stable")]  # so that a row group is read once
-        owner, step = np.nonzero(known)[0], max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
-        for at in range(0, len(near), step):
-            pairs = near[at : at + step]
-            distances[pairs] = self._apart(vectors[owner[pairs]], ids[pairs])
-        return nearest_others(ids, distances, known.sum(axis=1), rows, self.k)
+        ids, counts = found[known], known.sum(axis=1)
+        return nearest_others(ids, self._distances(vectors, np.nonzero(known)[0], ids), counts, rows, self.k)
 
     def _scan(self, rows: IntArray, vectors: FloatArray, score: Score) -> tuple[IntArray, FloatArray]:
-        """Rows and scores of the k stored vectors with the largest scores; see ``TopK``."""
+        """Rows and scores of the stored vectors with the largest scores, k and a few; see ``TopK``."""
         starts = range(0, len(rows), QUERY_ROWS)
-        best = [TopK(min(QUERY_ROWS, len(rows) - at), self.k, score) for at in starts]
+        best = [TopK(min(QUERY_ROWS, len(rows) - at), self.k + SPARE, score) for at in starts]
         for table in walk_tables(parts(self.folder)):
             stored, block = stored_vectors(table)
             for at, nearest in zip(starts, best, strict=True):
@@ -92,11 +86,23 @@ class ExactQuery:
                 nearest.scan(vectors[some], rows[some], stored, block)
         return np.concatenate([one.rows for one in best]), np.concatenate([one.dots for one in best])
 
-    def _apart(self, vectors: FloatArray, ids: IntArray) -> FloatArray:
-        """The distance of each vector from a stored one, by the length of their difference."""
+    def _distances(self, vectors: FloatArray, owner: IntArray, ids: IntArray) -> FloatArray:
+        """The distance of some vectors from stored ones, by the length of their difference.
+
+        It has more digits than 1 - an inner product, and it is the same whatever else is compared in the call: how a
+        matrix product rounds depends on the product's shape.
+        """
+        squares, row_bytes = np.empty(len(ids), np.float32), 4 * vectors.shape[1]
+        step, few = max(1, BLOCK_BYTES // row_bytes), max(1, CACHE_BYTES // row_bytes)
         others, position = np.unique(ids, return_inverse=True)
-        apart = vectors - vectors_of(read_rows(self.folder, others, ["vector"]))[position]
-        squares: FloatArray = np.einsum("ij,ij->i", apart, apart)
+        order = np.argsort(position, kind="stable")
+        for first in range(0, len(others), step):
+            stored = vectors_of(read_rows(self.folder, others[first : first + step], ["vector"]))
+            start, stop = np.searchsorted(position, (first, first + step), sorter=order)
+            for at in range(start, stop, few):
+                pairs = order[at : min(at + few, stop)]
+                apart = vectors[owner[pairs]] - stored[position[pairs] - first]
+                squares[pairs] = np.vecdot(apart, apart)
         return np.sqrt(squares, out=squares) if self.metric == "L2" else squares / np.float32(2)
 
 

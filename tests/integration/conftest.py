@@ -56,14 +56,21 @@ class Result:
 Covey = Callable[..., Result]
 
 
+def start_cluster(**head: Any) -> Cluster:
+    """A cluster of its head alone, without the dashboard, whose ten processes no test looks at."""
+    cluster = Cluster()
+    add_node(cluster, include_dashboard=False, **head)
+    return cluster
+
+
 def add_node(cluster: Cluster, **options: Any) -> Any:
-    """Another node of a cluster. Ray gives it 30 s to start; on a busy machine it is started again."""
+    """One more node of a cluster. Ray gives it 30 s to start; on a busy machine it is started again."""
     for _ in range(4):
         before = raylets()
         try:
             return cluster.add_node(**options)
         except Exception as error:
-            if "timed out during startup" not in str(error):
+            if "timed out" not in str(error).lower():
                 raise
             for process in raylets() - before:  # it could still come up
                 os.kill(process, signal.SIGKILL)

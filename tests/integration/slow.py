@@ -16,7 +16,7 @@ REST_S = 0.2
 SEEN = "COVEY_TEST_SEEN"  # names a folder that gets an empty file WORKER-NODE for each node that a kind of worker is on
 SPREAD = "COVEY_TEST_SPREAD"  # on how many nodes a kind of worker, but a loader, shall be before one of it goes on
 HELD = "COVEY_TEST_HELD"  # kinds of workers, with commas, that go on when the folder has a file go-WORKER
-BLOCKS = 16  # of the graph
+BLOCKS = 8  # of the graph
 PART = 100  # rows of a part, and what a task of a stage gets
 TASKS = {  # of which a stage has many
     "workers.graph.shuffle": ("_join_block",),

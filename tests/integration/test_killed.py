@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from numpy.testing import assert_array_equal
-from ray.cluster_utils import Cluster
 
 from clustering.config.sections import PlotSection, ProjectSection
 from clustering.runs.directory import RunDir
@@ -26,7 +25,7 @@ from clustering.runs.parts import part_names
 from clustering.stages.plot import plot_map
 from clustering.stages.project import _project
 from clustering.workers.tasks import HERE
-from tests.integration.conftest import ROOT, Undisturbed, add_node, digests
+from tests.integration.conftest import ROOT, Undisturbed, add_node, digests, start_cluster
 from tests.integration.slow import BLOCKS, HELD, SEEN, SPREAD
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -40,7 +39,7 @@ class Nodes:
     def __init__(self) -> None:
         soon = {"health_check_period_ms": 300, "health_check_initial_delay_ms": 500}  # not 15 s later
         system = {"_system_config": {"max_direct_call_object_size": 99, **soon}}
-        self.cluster = Cluster(initialize_head=True, head_node_args={**NODE, **system})
+        self.cluster = start_cluster(**NODE, **system)
         self.workers = {name: add_node(self.cluster, **options) for name, options in WORKERS.items()}
 
     @property
@@ -196,11 +195,10 @@ def files_of(run: RunDir, *names: str) -> dict[str, str]:
     return found
 
 
-KILLED = [some("records", "part-*.arrow", many=1), some("vectors"), listed("loaded"), some("neighbors"),
-          finished("forest"), begun("plot")]  # fmt: skip
+KILLED = [some("vectors"), some("neighbors"), begun("plot")]  # test_random_kills.py kills in every stage
 
 
-def test_a_driver_killed_at_six_points_does_nothing_twice(
+def test_a_driver_killed_at_three_points_does_nothing_twice(
     nodes: Nodes, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     run, on_gpu = RunDir(tmp_path / "run"), ["embed.actors=1", "embed.gpus_per_actor=1"]

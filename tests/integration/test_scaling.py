@@ -35,7 +35,7 @@ from clustering.workers.pool import map_parts
 from clustering.workers.remote import fetch, refuse_blind_nodes, start_actor
 from clustering.workers.session import ray_session
 from clustering.workers.tasks import collect, map_tasks, run_on_one_node, submit, submit_pieces, submit_yields
-from tests.integration.conftest import add_node
+from tests.integration.conftest import add_node, start_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -204,7 +204,7 @@ def started(process: ProcessPoolExecutor, tmp_path: Path) -> Callable[..., Futur
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args=dict(NODE))
+    cluster = start_cluster(**NODE)
     yield cluster
     cluster.shutdown()
 
@@ -315,7 +315,7 @@ def test_the_autoscaler_is_asked_for_what_much_work_needs_until_it_is_done(
 ) -> None:
     monkeypatch.setenv("RAY_enable_autoscaler_v2", "1")  # its requests can be read
     monkeypatch.setenv("RAY_CLOUD_INSTANCE_ID", "head")
-    cluster = Cluster(initialize_head=True, head_node_args=dict(NODE))
+    cluster = start_cluster(**NODE)
 
     def asked() -> list[int]:
         demands = get_cluster_status(cluster.address).resource_demands.cluster_constraint_demand

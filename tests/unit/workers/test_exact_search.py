@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 from clustering.kernels.graph.csr import MIN_DISTANCE
@@ -73,6 +73,22 @@ def test_the_nearest_of_a_crowd_are_its_nearest_and_copies_stay_with_each_other(
     in_crowd = np.r_[:60, 90:150]
     assert ids.reshape(150, 50)[in_crowd, 0].tolist() == [*range(90, 150), *range(60)]
     assert (distances.reshape(150, 50)[in_crowd, 0] == 0).all()
+
+
+def test_lists_are_equal_to_the_bit_whatever_parts_and_queries_are_compared_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(2)
+    vectors = np.repeat(rng.normal(size=(20, 256)), 25, axis=0) + 0.5 * rng.normal(size=(500, 256))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    rows, found = np.arange(500), []
+    for part_rows, query_rows in ((500, 500), (37, 500), (250, 7), (500, 1)):
+        folder = write_vectors(tmp_path / f"{part_rows}-{query_rows}", vectors, part_rows=part_rows)
+        monkeypatch.setattr(exact_search, "QUERY_ROWS", query_rows)
+        found.append(ExactQuery(folder, "L2", 50).neighbors(rows, vectors))
+    for ids, distances, _ in found[1:]:
+        assert_array_equal(ids, found[0][0])
+        assert_array_equal(distances, found[0][1])
 
 
 def exact_apart(rng: np.random.Generator, n_rows: int) -> NDArray[np.float32]:
