@@ -70,7 +70,7 @@ class ExactQuery:
         found, dots = self._scan(rows, vectors, inner_products)
         crowded = np.flatnonzero(dots[:, self.k - 1] > CROWDED_DOT)
         if crowded.size:
-            found[crowded], _ = self._scan(rows[crowded], vectors[crowded], minus_squares)
+            found[crowded] = self._scan(rows[crowded], vectors[crowded], minus_squares)[0]
         known = found >= 0
         ids, counts = found[known], known.sum(axis=1)
         return nearest_others(ids, self._distances(vectors, np.nonzero(known)[0], ids), counts, rows, self.k)
