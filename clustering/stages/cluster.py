@@ -22,6 +22,7 @@ from clustering.runs.kernel_inputs import load_copies, load_forest, load_group_s
 from clustering.runs.storage import load_array, write_json, write_table
 from clustering.schema import Figures
 from clustering.workers.graph.quality import ShardedQuality, count_kept_links, open_quality_graph
+from clustering.workers.nodes import withdrawing_wishes
 from clustering.workers.tasks import run_on_one_node
 
 _NO_GROUPS = (
@@ -42,7 +43,8 @@ def cluster_graph(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figu
         (what the resolution follows: granularity, small groups, or usual; all three None without modularity); layers
         (clusters, resolution and noise share of each, broadest first); layer (the one that the labels are of).
     """
-    return run_on_one_node(_cluster, run, cfg, k, metric)
+    with withdrawing_wishes():  # of its shards
+        return run_on_one_node(_cluster, run, cfg, k, metric)
 
 
 def _cluster(run: RunDir, cfg: ClusterSection, k: int, metric: str) -> Figures:

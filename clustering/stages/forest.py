@@ -23,6 +23,7 @@ from clustering.runs.storage import save_array, write_json, write_table
 from clustering.schema import Figures
 from clustering.workers.exact_search import outside_search
 from clustering.workers.graph.forest import ShardedForest, diffused_forest, reachability_forest
+from clustering.workers.nodes import withdrawing_wishes
 from clustering.workers.tasks import run_on_one_node
 
 
@@ -39,7 +40,9 @@ def build_forest(run: RunDir, cfg: ClusterSection, graph: GraphSection, metric: 
         that the last merge of their forests reads); small_groups (share of texts whose list breaks off, as in a small
         group that stands alone), group_size, and families (share of texts whose list breaks off within a larger group).
     """
-    return run_on_one_node(_diffused_forest if cfg.weights == "diffused" else _forest, run, cfg, graph, metric, seed)
+    work = _diffused_forest if cfg.weights == "diffused" else _forest
+    with withdrawing_wishes():  # of its shards
+        return run_on_one_node(work, run, cfg, graph, metric, seed)
 
 
 def _forest(run: RunDir, cfg: ClusterSection, section: GraphSection, metric: str, seed: int) -> Figures:

@@ -287,23 +287,51 @@ class Wish:
     """What one pool asks the autoscaler for: so many bundles, with the nodes that are up; none at first."""
 
     bundle: Bundle
-    count: int = 0
+    count: int | None = 0  # None while it is not known whether the last request has come through
 
     def ask(self, count: int) -> None:
         """Ask for so many bundles, in the place of what this pool asked for before. A failing request ends no run."""
         if count == self.count:
             return
-        from ray.autoscaler.sdk import request_resources  # slow to import, and no worker asks
-
-        self.count = count
+        failed, self.count = self.count is None, None
         with _changing:
             _wishes[id(self)] = [self.bundle] * min(count, MAX_BUNDLES)
-            try:
-                request_resources(bundles=[bundle for bundles in _wishes.values() for bundle in bundles][:MAX_BUNDLES])
-            except Exception as error:  # of many kinds: the head is busy, or Ray has lost its client of it
-                log.warning("the autoscaler cannot be asked for nodes (%s); those that are up do the work", error)
+            if _request(logging.DEBUG if failed else logging.WARNING):  # told once, and tried each time
+                self.count = count
             if not count:
                 del _wishes[id(self)]
+
+
+def _request(level: int = logging.WARNING) -> bool:
+    """Ask the autoscaler for all that this process wishes, in the place of the last request of any process.
+
+    level : of the message when it cannot be asked; Returns: whether it could
+    """
+    from ray.autoscaler.sdk import request_resources  # slow to import, and few processes ask
+
+    try:
+        request_resources(bundles=[bundle for bundles in _wishes.values() for bundle in bundles][:MAX_BUNDLES])
+    except Exception as error:  # of many kinds: the head is busy, or Ray has lost its client of it
+        log.log(level, "the autoscaler cannot be asked for nodes (%s); those that are up do the work", error)
+        return False
+    return True
+
+
+@contextmanager
+def withdrawing_wishes() -> Iterator[None]:
+    """Withdraw at the block's end what its tasks have asked the autoscaler for; a task that is killed has not.
+
+    After a block that ends well this is for what an earlier command has left that was killed; a single node is no sign
+    of that.
+    """
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if ray.is_initialized() and (failed or len(ray.nodes()) > 1):  # type: ignore[no-untyped-call]
+            with _changing:
+                _request()
 
 
 @contextmanager

@@ -30,11 +30,19 @@ from clustering.runs.directory import RunDir
 from clustering.runs.saved_config import load_run_config
 from clustering.sample import write_sample
 from clustering.workers import pool
-from clustering.workers.nodes import forget_refused_nodes, watch_run
+from clustering.workers.nodes import Wish, forget_refused_nodes, watch_run, withdrawing_wishes
 from clustering.workers.pool import map_parts
 from clustering.workers.remote import fetch, refuse_blind_nodes, start_actor
 from clustering.workers.session import ray_session
-from clustering.workers.tasks import collect, map_tasks, run_on_one_node, submit, submit_pieces, submit_yields
+from clustering.workers.tasks import (
+    collect,
+    map_tasks,
+    run_concurrently,
+    run_on_one_node,
+    submit,
+    submit_pieces,
+    submit_yields,
+)
 from tests.integration.conftest import add_node, start_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
@@ -145,6 +153,27 @@ def _work_beside_an_actor(address: str, folder: Path) -> int:
     with _connected(address, folder):
         actor = start_actor(_Idle)
         return fetch(actor.answer.remote()) + collect(fetch(submit(_Idle().answer)))
+
+
+def _ask_until_killed(folder: Path) -> None:
+    """The task of a stage whose shards wait for nodes."""
+    wish = Wish({"memory": 1 << 30})
+    try:
+        wish.ask(3)
+        (folder / "asked").touch()
+        time.sleep(60)
+    finally:
+        wish.ask(0)
+
+
+def _kill_a_task_that_asks(address: str, folder: Path) -> None:
+    def fails_beside() -> None:
+        while not (folder / "seen").exists():
+            time.sleep(0.05)
+        raise ValueError("a stage beside it fails")
+
+    with _connected(address, folder), run_concurrently(fails_beside), withdrawing_wishes():
+        run_on_one_node(_ask_until_killed, folder)
 
 
 @ray.remote
@@ -310,24 +339,39 @@ def test_a_number_of_actors_is_no_more_and_waits_for_no_more_than_there_is_room_
     assert sum(check_complete(started(cluster.address, 8, 0.1, actors=7).result(timeout=300)[0]).values()) == 8
 
 
-def test_the_autoscaler_is_asked_for_what_much_work_needs_until_it_is_done(
-    started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[], list[int]]:
+    """What the autoscaler of ``cluster`` is asked for: how many bundles of each kind."""
     monkeypatch.setenv("RAY_enable_autoscaler_v2", "1")  # its requests can be read
     monkeypatch.setenv("RAY_CLOUD_INSTANCE_ID", "head")
-    cluster = start_cluster(**NODE)
+    address = request.getfixturevalue("cluster").address
 
-    def asked() -> list[int]:
-        demands = get_cluster_status(cluster.address).resource_demands.cluster_constraint_demand
+    def ask() -> list[int]:
+        demands = get_cluster_status(address).resource_demands.cluster_constraint_demand
         return [bundle.count for demand in demands for bundle in demand.bundles_by_count]
 
-    try:
-        found, seen = started(cluster.address, 12, 1.0, node_start_s=3), set()
-        while not found.done():
-            seen.update(asked())
-            time.sleep(0.2)
-        check_complete(found.result()[0])
-        assert max(seen) in (3, 4)  # the rest takes 11 s, and a node comes up in 3
-        assert not asked()
-    finally:
-        cluster.shutdown()
+    return ask
+
+
+def test_the_autoscaler_is_asked_for_what_much_work_needs_until_it_is_done(
+    started: Any, asked: Callable[[], list[int]], cluster: Cluster
+) -> None:
+    found, seen = started(cluster.address, 12, 1.0, node_start_s=3), set()
+    while not found.done():
+        seen.update(asked())
+        time.sleep(0.2)
+    check_complete(found.result()[0])
+    assert max(seen) in (3, 4)  # the rest takes 11 s, and a node comes up in 3
+    assert not asked()
+
+
+def test_what_a_task_has_asked_for_is_withdrawn_when_it_is_killed(
+    asked: Callable[[], list[int]], cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    found = process.submit(_kill_a_task_that_asks, cluster.address, tmp_path)
+    until(lambda: (tmp_path / "asked").exists(), found)
+    assert asked() == [3]
+    (tmp_path / "seen").touch()
+    with pytest.raises(ValueError, match="a stage beside it fails"):
+        found.result(timeout=300)
+    assert not asked()

@@ -85,8 +85,9 @@ def open_shards(load: Load, n_shards: int, n_texts: int, memory: list[ShardBytes
     if n_shards == 1:
         yield OneShard(load(0))
         return
-    exchange = HaloExchange(load, n_texts, memory)
+    exchange = HaloExchange(n_texts, memory)
     try:
+        exchange.start(load)
         exchange.connect()
         yield exchange
         exchange.charge_usage()
@@ -123,11 +124,19 @@ class HaloExchange:
     n_halo : rows in the halos of all shards
     """
 
-    def __init__(self, load: Load, n_texts: int, memory: list[ShardBytes]) -> None:
-        self.n_texts, self.numbers = n_texts, range(len(memory))
+    def __init__(self, n_texts: int, memory: list[ShardBytes]) -> None:
+        self.n_texts, self.memory, self.numbers = n_texts, memory, range(len(memory))
         self.wish = Wish({"memory": max(process_bytes([shard]) for shard in memory)})
-        self._make_room(memory)
         self.actors: list[Any] = []  # of each shard; neighboring shards may share one
+        self.routes: list[Any] = []
+        self.sends: tuple[list[int], ...] = ()
+        self.receives: tuple[list[int], ...] = ()
+        self.n_halo = 0
+
+    def start(self, load: Load) -> None:
+        """Start the actors, where the nodes have room for all shards or get no more; ``close`` undoes it."""
+        self._make_room()
+        memory = self.memory
         kind: Any = ray.remote(_ShardActor)
         groups = list(_groups(memory))
         on_node = Counter(node.id for node, _, _ in groups)
@@ -141,20 +150,16 @@ class HaloExchange:
                 Origin.here(), load, max(1, node.cpus // on_node[node.id])
             )
             self.actors += [actor] * len(group)
-        self.routes: list[Any] = []
-        self.sends: tuple[list[int], ...] = ()
-        self.receives: tuple[list[int], ...] = ()
-        self.n_halo = 0
 
-    def _make_room(self, memory: list[ShardBytes]) -> None:
+    def _make_room(self) -> None:
         """Where the nodes lack memory for all shards, ask the autoscaler for it, and wait as long as it starts nodes.
 
         Without an autoscaler, or when it starts no more, shards are placed on the nodes that are up.
         """
         since = reported = time.monotonic()
         with reporting_waits() as report:
-            while not _placed(memory)[1]:
-                self.wish.ask(len(memory))
+            while not _placed(self.memory)[1]:
+                self.wish.ask(len(self.memory))
                 coming, waited = coming_nodes(), time.monotonic() - since
                 if coming is None or waited > NODES_TIMEOUT_S or (not coming and waited > AUTOSCALER_S):
                     return

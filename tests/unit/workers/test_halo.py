@@ -38,9 +38,7 @@ class Cluster:
 
     def room(self) -> list[int]:
         """How many shards each node gets."""
-        exchange = object.__new__(HaloExchange)
-        exchange.wish = Wish({"memory": max(process_bytes([shard]) for shard in SHARDS)})
-        exchange._make_room(SHARDS)
+        HaloExchange(len(SHARDS), SHARDS)._make_room()
         return [place.shards for place in halo._placed(SHARDS)[0]]
 
 
@@ -54,6 +52,18 @@ def test_shards_without_room_wait_for_the_nodes_that_an_autoscaler_starts(monkey
     cluster = Cluster(monkeypatch, up=1, most=9)
     assert cluster.room() == [2, 2]
     assert set(map(str, cluster.asked)) == {str(({"memory": process_bytes(SHARDS[:1])}, 4))}
+
+
+def test_what_is_asked_for_is_withdrawn_when_no_actor_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, up=1, most=9)
+
+    def fails() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(halo, "coming_nodes", fails)
+    with pytest.raises(KeyboardInterrupt), halo.open_shards(str, 4, 100, SHARDS):
+        pass
+    assert [count for _, count in cluster.asked] == [4, 0]
 
 
 @pytest.mark.parametrize("most", [None, 1])

@@ -3,34 +3,88 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import ray
 
-from clustering.workers.nodes import Wish, log
+from clustering.workers.nodes import Wish, log, withdrawing_wishes
+
+Bundles = list[dict[str, float]]
 
 
-def test_an_autoscaler_that_cannot_be_asked_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[dict[str, float]]] = []
-    told: list[str] = []
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(handler)
+    yield found
+    log.removeHandler(handler)
 
-    class Told(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            told.append(record.getMessage())
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Bundles]:
+    """What the autoscaler is asked for, where Ray is there and has two nodes."""
+    found: list[Bundles] = []
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: found.append(bundles))
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: [{}, {}])
+    return found
+
+
+def test_an_autoscaler_that_cannot_be_asked_ends_no_run_and_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    asked: list[Bundles] = []
 
     def refuse(bundles: Any) -> None:
         asked.append(bundles)
-        raise AttributeError("no client")
+        if len(asked) < 3:
+            raise AttributeError("no client")
 
     monkeypatch.setattr("ray.autoscaler.sdk.request_resources", refuse)
-    handler = Told()
-    log.addHandler(handler)
-    try:
-        wish = Wish({"CPU": 2.0})
+    wish = Wish({"CPU": 2.0})
+    for _ in range(4):
         wish.ask(2)
-        wish.ask(2)
-        wish.ask(0)
-    finally:
-        log.removeHandler(handler)
-    assert asked == [[{"CPU": 2.0}] * 2, []]
-    assert told == ["the autoscaler cannot be asked for nodes (no client); those that are up do the work"] * 2
+    wish.ask(0)
+    assert asked == [[{"CPU": 2.0}] * 2] * 3 + [[]]
+    assert told == ["the autoscaler cannot be asked for nodes (no client); those that are up do the work"]
+
+
+def test_a_request_that_may_have_come_through_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Bundles] = []
+
+    def answer_late(bundles: Any) -> None:
+        asked.append(bundles)
+        raise TimeoutError
+
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", answer_late)
+    wish = Wish({"CPU": 2.0})
+    wish.ask(2)
+    wish.ask(0)
+    assert asked[-1] == []
+
+
+def test_what_a_killed_task_has_asked_for_is_withdrawn_and_a_pools_wish_stays(asked: list[Bundles]) -> None:
+    pool = Wish({"CPU": 1.0})
+    pool.ask(3)
+    with pytest.raises(KeyboardInterrupt), withdrawing_wishes():
+        raise KeyboardInterrupt
+    with withdrawing_wishes():
+        pass
+    pool.ask(0)
+    assert asked == [[{"CPU": 1.0}] * 3] * 3 + [[]]
+
+
+def test_a_single_node_that_has_done_its_work_asks_nobody(
+    asked: list[Bundles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{}])
+    with withdrawing_wishes():
+        pass
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ValueError, match="no texts"), withdrawing_wishes():
+        raise ValueError("no texts")
+    assert asked == []
