@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clustering.config.sections import RunConfig
 from clustering.errors import ConfigError
 from clustering.kernels.memory import FILE_RECORDS
 from clustering.monitoring.progress import format_duration
-from clustering.monitoring.rates import PER_DECADE, STEPS, Seconds, cores_of, moving_seconds, step_seconds
+from clustering.monitoring.rates import PER_DECADE, STEPS, THREADED, Seconds, cores_of, moving_seconds, step_seconds
 from clustering.monitoring.resources import Counts, NodeType, StageEstimate, counts_of, estimate_stages
-from clustering.monitoring.traffic import ON_ONE_NODE, Traffic
+from clustering.monitoring.traffic import ON_ONE_NODE, Traffic, stage_traffic
 from clustering.runs.directory import RunDir
 from clustering.runs.object_store import is_local
 
@@ -110,7 +110,7 @@ def stage_seconds(
     guesses = [(run, seconds) for run in known if (seconds := estimate_seconds(stage, config, counts, run)) is not None]
     if guesses:
         run, seconds = max(guesses, key=lambda guess: guess[0].counts.texts)
-        seconds *= _fewer_cores(stage, config, counts, run, cluster)
+        seconds *= _fewer_cores(stage, config, counts, run, cluster, moved.at_once)
         wider = PER_DECADE ** abs(math.log10(counts.texts / run.counts.texts))
         low, high = LIKE_A_RUN
         return Seconds(seconds, seconds * low / wider, seconds * high * wider, (run.path,)), {}
@@ -123,13 +123,22 @@ def stage_seconds(
     return functools.reduce(Seconds.plus, [*apart, *steps.values()]), steps
 
 
-def _fewer_cores(stage: str, config: RunConfig, counts: Counts, run: Calibration, cluster: NodeType) -> float:
-    """The cores (or GPUs) that shared out a stage of a finished run, over those that will."""
+def _fewer_cores(
+    stage: str, config: RunConfig, counts: Counts, run: Calibration, cluster: NodeType, at_once: float
+) -> float:
+    """The cores (or GPUs) that shared out a stage of a finished run, over those that will.
+
+    at_once : tasks of the stage that will be at work together
+    """
     step, shared = next(iter(STEPS[stage].items()))
     if shared != "nodes" or (stage == "report" and counts.records <= FILE_RECORDS):
         return 1.0
     before = run.used["gpus" if stage == "embed" and config.embed.gpus_per_actor else "cpus"]
-    return before / cores_of(step, config, counts, cluster) if before else 1.0
+    if before and step not in THREADED:
+        alike = replace(cluster, count=math.ceil(before / cluster.cpus))  # its own nodes are not known
+        estimate = next(one for one in estimate_stages(config, run.counts, alike) if one.stage == stage)
+        before = min(before, stage_traffic(estimate, config, run.counts, alike).at_once)
+    return before / cores_of(step, config, counts, cluster, at_once) if before else 1.0
 
 
 def cost_of(seconds: float, used: dict[str, float], config: RunConfig, tokens: int = 0) -> float | None:

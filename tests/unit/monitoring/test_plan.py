@@ -29,7 +29,7 @@ from clustering.monitoring.rates import (
     step_seconds,
 )
 from clustering.monitoring.resources import Counts, NodeType
-from clustering.monitoring.times import calibrations_beside
+from clustering.monitoring.times import Calibration, calibration_of, calibrations_beside
 from clustering.monitoring.traffic import LATENCY_S
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import STAGE_ARTEFACTS
@@ -281,17 +281,35 @@ def test_finished_runs_come_before_the_rates_and_their_times_follow_the_cores(tm
     assert any(re.fullmatch(r"in all: .* of disk; a node needs .* of memory", line) for line in lines)
     assert any(re.fullmatch(r"cost: \d+\.\d\d USD", line) for line in lines)
     known = calibrations_beside(RunDir(tmp_path / "new"))  # 2 cores
-    few, many = (
-        {stage.name: stage.seconds.seconds for stage in plan_stages(config, counts_of(10_000, 256), [node], known)}
-        for node in (NodeType(2), NodeType(16))
-    )
-    assert few["read"] == pytest.approx(2.0)
-    assert many["read"] == pytest.approx(2.0 / 8)
+    few, many = (seconds_by(known, 10_000, node) for node in (NodeType(2), NodeType(16)))
+    assert few["embed"] == pytest.approx(2.0)
+    assert many["embed"] == pytest.approx(2.0 / 8)
     assert many["cluster"] == few["cluster"]
     assert main(["plan", "--texts", "20000", "--config", str(ROOT / "cluster_configs/laptop.yaml"),
                  "--run", str(tmp_path / "one")]) == 0  # fmt: skip
     with pytest.raises(ConfigError, match="--texts=0 is no number of texts"):
         plan_lines(RunConfig(), 0)
+
+
+def seconds_by(known: list[Calibration], n_texts: int, node: NodeType) -> dict[str, float]:
+    config = build_config({"embed": {"encoder": "static"}})
+    stages = plan_stages(config, counts_of(n_texts, 256), [node], known)
+    return {stage.name: stage.seconds.seconds for stage in stages}
+
+
+@pytest.mark.parametrize(("n_texts", "one", "other", "stages"), [
+    (50_000, NodeType(64), NodeType(4), ["graph", "describe", "report"]),  # single tasks
+    (10_000_000, NodeType(8, count=16), NodeType(8, count=32), ["describe", "report"]),  # at most 64 tasks count words
+])  # fmt: skip
+def test_cores_without_a_task_made_a_finished_run_no_faster(
+    n_texts: int, one: NodeType, other: NodeType, stages: list[str], tmp_path: Path
+) -> None:
+    known = calibration_of(finished_run(tmp_path / "one", n_texts))
+    assert known is not None
+    known.used["cpus"] = one.cpus * one.count
+    for node in (one, other):
+        seconds = seconds_by([known], n_texts, node)
+        assert [seconds[stage] for stage in stages] == [pytest.approx(2.0)] * len(stages)
 
 
 def test_the_command_plans_for_the_nodes_that_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
