@@ -23,6 +23,7 @@ START_S = 1.0  # of a stage with next to nothing to do
 UMAP_START_S = 8.0  # umap-learn compiles first
 # The times of a smaller run are those of starts and first calls; they tell of runs of up to ten times as many texts.
 TELLING_TEXTS, SMALL_TO_LARGE = 5_000, 10
+LARGEST = 1e12  # texts, cores and seconds that a finished run may tell of
 LIKE_A_RUN = (0.8, 1.25)  # times what a finished run of the same size and cores suggests
 
 
@@ -53,10 +54,12 @@ def calibration_of(run: RunDir) -> Calibration | None:
             {name: stage["seconds"] for name, stage in manifest["stages"].items()}, done["search"]["used"],
         )  # fmt: skip
         counts, used = found.counts, found.used
-        numbers = [counts.texts, counts.records, counts.dim, found.graph_k, used["cpus"], used["gpus"]]
-        usable = all(isinstance(number, (int, float)) for number in [*numbers, *found.seconds.values()])
+        sizes = [counts.texts, counts.records, counts.dim, found.graph_k]
+        amounts = [counts.text_bytes, used["cpus"], used["gpus"], *found.seconds.values()]
+        usable = all(isinstance(number, int) and 0 < number <= LARGEST for number in sizes)
+        usable &= all(isinstance(number, (int, float)) and 0 <= number <= LARGEST for number in amounts)
         return found if usable else None
-    except (ConfigError, KeyError, OSError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+    except (ConfigError, KeyError, OSError, TypeError, ValueError, AttributeError, ArithmeticError):
         return None  # anybody may have written it; it never ends this run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import threading
@@ -344,7 +345,14 @@ def test_finished_runs_tell_how_long_a_larger_one_will_take(tmp_path: Path) -> N
     [(("config",), {"embed": "static"}), (("config",), {"embed": {"encoder": "static"}, "search": [], "graph": {}}),
      (("stages", "search", "figures", "used"), "all"), (("stages", "search", "figures", "used"), {"cpus": "2"}),
      (("stages", "read", "figures", "texts"), "9"), (("stages", "read", "figures", "text_bytes"), "many"),
-     (("stages", "embed", "figures", "dim"), "wide")],
+     (("stages", "embed", "figures", "dim"), "wide"),
+     *((("stages", "embed", "figures", "dim"), value) for value in (0, -256, 1e300, math.inf, math.nan, 10**400)),
+     *((("stages", "read", "figures", name), -9) for name in ("texts", "records", "text_bytes")),
+     (("stages", "read", "figures", "records"), 0), (("stages", "read", "figures", "texts"), 10**400),
+     (("config", "graph", "k"), -50), (("stages", "graph", "seconds"), -1.0), (("stages", "graph", "seconds"), 1e300),
+     (("stages", "search", "figures", "used"), {"cpus": math.nan, "gpus": 0}),
+     (("stages", "search", "figures", "used"), {"cpus": 2, "gpus": -1})],
+    ids=lambda one: str(one)[:40],
 )  # fmt: skip
 def test_a_directory_beside_it_ends_no_run_whatever_it_says(place: tuple[str, ...], value: Any, tmp_path: Path) -> None:
     other = finished_run(tmp_path / "one", 10_000)
@@ -352,7 +360,7 @@ def test_a_directory_beside_it_ends_no_run_whatever_it_says(place: tuple[str, ..
     for step in place[:-1]:
         inner = inner[step]
     inner[place[-1]] = value
-    write_json(other / "manifest.json", manifest)
+    (tmp_path / "one/manifest.json").write_text(json.dumps(manifest))
     assert calibrations_beside(RunDir(tmp_path / "new")) == []
 
 
