@@ -23,7 +23,7 @@ _ENDS = {
     "<!--": re.compile("-->"),
 }
 # A tag has attributes with =, which sets <q cite="x"> apart from p<q and r>s; so has one that the end cuts off.
-_REST = r"(?:(?:\s[^<>]*=[^<>]*)?\s*/?>|\s[^<>]*=[^<>]*$)"
+_REST = r"(?:\s*/?>|\s[^<>=]*=[^<>]*(?:>|$))"
 _INLINE_TAG = re.compile(rf"</?(?:{_INLINE})\b{_REST}", re.I)
 _TAG = re.compile(rf"</?(?:{_BLOCK})\b{_REST}", re.I)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
