@@ -21,6 +21,7 @@ APART = 0.25  # share of the texts that the names of a cluster's parts tell of b
 WEAK = 0.2  # weight of a phrase, as a share of the first one's, from which on it is in the title
 _ENDS = re.compile(r"\s+(?:[|–—-]+|::)\s+")  # of the pieces of a headline, one of which may be the outlet
 _BRACKETS = re.compile(r"\s*[(\[【（][^()\[\]【】（）]{1,40}[)\]】）]\s*$")
+LONGEST_REMARK = 44  # characters that it matches, where spaces are single
 _CUT_OFF = re.compile(r"\s*(?:\.\.\.|…)\s*$")
 _QUESTIONS = ("?", "？", "…")
 _WORD_ENDS = " ,;:，、。；：,"
@@ -161,8 +162,8 @@ def shorten(text: str, phrases: Sequence[Phrase]) -> str:
     def tells(piece: str) -> bool:
         return any(word in piece.casefold() for word in words)
 
-    line = _CUT_OFF.sub("…", one_line(text))
-    while (brackets := _BRACKETS.search(line)) and not tells(brackets[0]):
+    line = _CUT_OFF.sub("…", " ".join(one_line(text).split()))
+    while (brackets := _BRACKETS.search(line, max(len(line) - LONGEST_REMARK, 0))) and not tells(brackets[0]):
         line = line[: brackets.start()]
     pieces, at = [], 0
     for match in _ENDS.finditer(line):

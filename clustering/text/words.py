@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ _KANA, _HAN = re.compile("[\u3040-\u30ff]"), re.compile("[\u3400-\u4dbf\u4e00-\u
 FIRST_UNSPACED = "\u0e00"
 LONGEST_WORD = 50  # characters; longer ones are URLs, keys or noise
 SHORT = 3  # characters of an abbreviation whose point ends no sentence
+SEGMENTED = 1000  # characters at once: jieba's time grows with the square of a run of characters that it does not know
 KEPT_WORDS = 1 << 17  # whose keys a process remembers
 # Two words look like forms of one where they begin alike for at least so many characters, and this share of the longer.
 PART, ALIKE = 4, 0.6
@@ -145,7 +147,8 @@ def same_word(one: str, other: str) -> bool:
 def _unspaced_words(run: str, start: int, follows: bool, ignored: frozenset[str]) -> Iterator[Word]:
     segment = _segmenter("ja" if _KANA.search(run) else "zh" if _HAN.search(run) else "")
     if segment is not None:
-        for word in segment(run):
+        pieces = (run[at : at + SEGMENTED] for at in range(0, len(run), SEGMENTED))
+        for word in itertools.chain.from_iterable(map(segment, pieces)):
             key = word.lower() if len(word) > 1 and word.lower() not in ignored else ""
             yield Word(key, start, start + len(word), follows, False)
             start, follows = start + len(word), True

@@ -61,7 +61,7 @@ def _check_extensions(footer: bytes) -> None:
     names = set()
     for encoded in found:
         raw = base64.b64decode(encoded[: len(encoded) // 4 * 4])
-        for match in re.finditer(rb"[\w-]+(?:\.[\w-]+)+(?=\0)", raw):
+        for match in re.finditer(rb"(?<=\0)[\w-]+(?:\.[\w-]+)+(?=\0)", raw):  # behind its length, whose last byte is 0
             if raw[max(0, match.start() - 4) : match.start()] == len(match[0]).to_bytes(4, "little"):
                 names.add(match[0].decode())
     unknown = sorted(names - set(KNOWN_EXTENSIONS))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import pickle
 import re
 import subprocess
 import sys
+import time
 import unicodedata
 import weakref
 from collections.abc import Callable
@@ -596,6 +598,15 @@ def test_nothing_in_a_parquet_file_is_executed(tmp_path: Path, read_here: Any, m
     (problem,) = problems(tmp_path / "a.parquet")
     assert "Arrow extension type (arrow.py_extension_type), which may run code when it is read" in problem
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("held", [b"a" * 50_000, b"a." * 25_000, b"\0a.a" * 12_500, b"\0" + b"a.a" * 16_000],
+                         ids=["long", "parts", "many", "long name"])  # fmt: skip
+def test_the_time_for_names_of_extension_types_grows_with_the_footer(held: bytes) -> None:
+    began = time.process_time()
+    with pytest.raises(InputError, match="of an unknown name"):
+        parquet._check_extensions(b"ARROW:schema" + base64.b64encode(held))
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.full

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,18 @@ def test_where_texts_share_two_words_a_headline_with_them_is_the_title() -> None
     texts = ["CarPlay is here", "Is iOS 7.1 good for your iPhone?", "Apple releases iOS 7.1 for iPhone - Reuters"]
     assert first(EVENT, texts) == "Apple releases iOS 7.1 for iPhone"
     assert first(EVENT, texts[:1]) == "iOS 7.1 · iPhone · CarPlay"
+
+
+@pytest.mark.parametrize("many", [" (a)", "(a)", " | a", "... ", " ", "\u00a0"])
+def test_the_time_for_a_headline_grows_with_its_length(many: str) -> None:
+    began = time.process_time()
+    assert shorten("Flood" + many * (65_000 // len(many)), []).startswith("Flood")
+    assert time.process_time() - began < 3
+
+
+def test_a_long_remark_in_brackets_is_left_out() -> None:
+    assert shorten(f"Flood in Garford  ( {'a' * 37} )  ", []) == "Flood in Garford"
+    assert shorten(f"Flood in Garford ({'a' * 41})", []) == f"Flood in Garford ({'a' * 41})"
 
 
 def test_where_texts_share_one_word_phrases_are_the_title_without_weak_ones() -> None:

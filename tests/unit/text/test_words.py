@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 import unicodedata
 
 import pytest
@@ -95,6 +96,13 @@ def test_punctuation_parts_words_but_not_an_abbreviation_from_its_name() -> None
     assert [word.follows for word in split("Mt. Gox fails. Bitcoin falls, again")] == [
         True, True, True, False, True, False
     ]  # fmt: skip
+
+
+@needs_jieba
+def test_the_time_for_a_run_of_unknown_characters_grows_with_its_length() -> None:
+    began = time.process_time()
+    assert len(split("漢" * 65_000)) >= 65
+    assert time.process_time() - began < 5
 
 
 @without_jieba
