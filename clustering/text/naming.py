@@ -32,6 +32,7 @@ class Unique:
 
     def __init__(self) -> None:
         self.used: dict[int, set[str]] = defaultdict(set)  # of each layer
+        self.numbers: dict[tuple[Sequence[int], str], int] = {}  # below which a title is taken in some layers
 
     def take(self, layers: Sequence[int], titles: Iterable[str]) -> str:
         """The first title that no cluster in these layers has; numbered where all are taken."""
@@ -41,9 +42,12 @@ class Unique:
             if title and self._is_free(layers, title):
                 break
         else:
-            number = 2
-            while not self._is_free(layers, title := f"{last[: TITLE_CHARACTERS - 8]} ({number})".lstrip()):
+            cut = last[: TITLE_CHARACTERS - 8]
+            key = tuple(layers), cut.casefold()
+            number = self.numbers.get(key, 2)
+            while not self._is_free(layers, title := f"{cut} ({number})".lstrip()):
                 number += 1
+            self.numbers[key] = number + 1
         for layer in layers:
             self.used[layer].add(title.casefold())
         return title
