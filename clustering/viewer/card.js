@@ -94,7 +94,7 @@ export class Card {
   // Records of the run in no cluster of the layer. counted : those of the page
   noiseSize(counted) {
     const { map, state } = this.app;
-    if (!this.app.map.isPartial || (state.home && state.level === map.facts.chosen)) return counted;
+    if (!map.isPartial || (state.home && state.level <= map.facts.chosen)) return counted;
     const { size, layers } = map.clusters;
     return map.facts.run_records - size.reduce((sum, n, own) => sum + (layers[own].includes(state.level) ? n : 0), 0);
   }
@@ -197,8 +197,8 @@ export class Card {
 
   // The clusters of the same layer that hold most of the nearest texts of the members, else the next ones on the map.
   async nearClusters(cluster, points) {
-    const { map } = this.app;
-    const layer = map.layers[map.clusters.layers[cluster][0]];
+    const { map, state } = this.app;
+    const layer = state.layers[map.clusters.layers[cluster][0]];
     const found = new Map();
     const lists = await loadNear(map.n);
     for (const i of lists ? points : []) {

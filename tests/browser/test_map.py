@@ -653,6 +653,27 @@ def test_a_sample_says_what_is_of_the_sample(browser: Browser, tmp_path: Path, m
     assert len(rows) == here
 
 
+@pytest.mark.parametrize("layer", ["0", "1"])
+def test_a_sample_counts_noise_with_the_nearest_cluster_in_broader_layers_too(
+    layer: str, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = leave_run(
+        RunDir(tmp_path), [f"text {row}" for row in range(90)],
+        np.repeat([[-1, -1], [0, 1], [0, 2]], 30, axis=0), np.random.default_rng(3).normal(size=(90, 2)),
+        {"title": ["both", "one", "two"], "terms": [["a"]] * 3, "exemplars": [["a"]] * 3, "parent": [None, 0, 0]},
+        chosen=1, home=[*[1] * 20, *[-1] * 10, *[1] * 30, *[2] * 30],
+    )  # fmt: skip
+    monkeypatch.setattr(pages, "PAGE_BYTES", 10)
+    monkeypatch.setattr(pages, "MOST_BYTES", 10)
+    path = write_map(run, tmp_path / "map.html", PlotSection(points=30))
+    for home, told in (("0", "30 records, "), ("1", None)):
+        browser.open(path, f"#cluster=noise&layer={layer}&home={home}")
+        browser.wait("document.querySelector('#card .actions')")
+        here = int(browser.text("#card .actions").partition("Download CSV of ")[2].split()[0])
+        assert 0 < here <= 30
+        assert (told or f"{here} record") in browser.text("#card")
+
+
 # --- texts of others ---
 
 MARK = "window.hacked=1"
