@@ -14,6 +14,7 @@ export class ClusterList {
     Object.assign(this, { app, panel });
     this.unfolded = new Set();
     this.folded = new Set(); // of a tree that a search has unfolded
+    this.times = {}; // of all clusters, without the noise that counts with them and with it
     this.titles = app.map.clusters.title.map(fold);
   }
 
@@ -132,14 +133,15 @@ export class ClusterList {
     );
   }
 
+  // When the first or last record of a cluster is.
   time(cluster, last) {
-    if (!this.times) {
-      const { map } = this.app;
-      this.times = map.clusters.title.map(() => [Infinity, -Infinity]);
-      for (const layer of map.layers) {
+    const { map, state } = this.app;
+    if (!this.times[state.home]) {
+      const times = map.clusters.title.map(() => [Infinity, -Infinity]);
+      for (const layer of state.layers) {
         for (let i = 0; i < map.n; i++) {
           if (layer[i] < 0) continue;
-          const own = this.times[layer[i]];
+          const own = times[layer[i]];
           for (let r = map.first[i]; r < map.first[i + 1]; r++) {
             const time = map.records.time[r];
             if (time === NO_TIME) continue;
@@ -148,8 +150,9 @@ export class ClusterList {
           }
         }
       }
+      this.times[state.home] = times;
     }
-    return this.times[cluster][last ? 1 : 0];
+    return this.times[state.home][cluster][last ? 1 : 0];
   }
 
   sorted(clusters) {

@@ -257,6 +257,9 @@ def test_noise_can_be_hidden_or_counted_with_the_nearest_cluster(page: Browser) 
     page.click("#home")
     assert summary(page, "0 % noise")
     assert page.texts("#list .line") == ["Disasters\n90", "Money\n80", "Gala\n52"]
+    choose(page, "sort", "last")
+    assert page.texts("#list .line")[0] == "Gala\n52 · 2024-03-10"
+    choose(page, "sort", "size")
     page.click("#list .line", "Gala")
     page.wait("document.querySelector('#card .actions')")
     assert page.text("#card p.quiet").startswith("52 records, ")
@@ -266,6 +269,8 @@ def test_noise_can_be_hidden_or_counted_with_the_nearest_cluster(page: Browser) 
     summary(page, "40 in the open cluster")
     assert page.texts("#list .line") == ["Disasters\n90", "Money\n80", "Gala\n40", "noise\n12"]
     page.wait("document.querySelector('#card p.quiet').innerText.startsWith('40 records, ')")
+    choose(page, "sort", "last")
+    assert page.texts("#list .line")[0] == "Gala\n40 · 2024-03-06"
 
 
 def test_a_brush_on_the_histogram_filters_by_time(page: Browser) -> None:
