@@ -76,12 +76,15 @@ def compile_kernels(config: RunConfig | None = None) -> None:
     done.touch()
 
 
-def compile_for_blocks(config: RunConfig) -> None:
+def compile_for_blocks(config: RunConfig | None = None) -> None:
     """Compile what the stages from graph to project call on a graph of several blocks.
 
     This starts Ray, because the shards call kernels on the read-only arrays that Ray hands out, which are types of
     their own. An image needs these kernels: else every shard of a cluster would compile them.
+
+    config : None for the default
     """
+    config = config or build_config({})
     k, metric = LISTED, config.store.metric
     with tempfile.TemporaryDirectory(prefix="covey-") as folder, ray_session():
         run = RunDir(Path(folder))

@@ -93,13 +93,14 @@ def finished(stage: str) -> Callable[[RunDir], bool]:
     return lambda run: stage in run.manifest["stages"]
 
 
-def some(artefact: str, pattern: str = "part-*.parquet", many: int = 2) -> Callable[[RunDir], bool]:
-    return lambda run: len(list((run / artefact).glob(pattern))) >= many
+def some(artefact: str) -> Callable[[RunDir], bool]:
+    """Whether an artefact has two parts."""
+    return lambda run: len(list((run / artefact).glob("part-*.parquet"))) >= 2
 
 
-def listed(artefact: str, many: int = 2) -> Callable[[RunDir], bool]:
-    """Whether the index of an artefact lists so many parts."""
-    return lambda run: (run / artefact / INDEX).exists() and len(read_index(run / artefact)) >= many
+def listed(artefact: str) -> Callable[[RunDir], bool]:
+    """Whether the index of an artefact lists two parts."""
+    return lambda run: (run / artefact / INDEX).exists() and len(read_index(run / artefact)) >= 2
 
 
 def on_all_nodes(kind: str) -> Callable[[RunDir], bool]:
@@ -195,7 +196,7 @@ def files_of(run: RunDir, *names: str) -> dict[str, str]:
     return found
 
 
-KILLED = [some("vectors"), some("neighbors"), begun("plot")]  # test_random_kills.py kills in every stage
+KILLED = [some("vectors"), some("neighbors"), begun("plot")]  # at random moments of one node: test_random_kills.py
 
 
 def test_a_driver_killed_at_three_points_does_nothing_twice(

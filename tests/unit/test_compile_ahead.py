@@ -57,7 +57,7 @@ def test_what_is_compiled_beforehand_is_all_that_a_run_compiles(tmp_path: Path) 
     assert "_move" in run(LATER)
     assert run(LATER) == ""
     assert len(list(cache.glob("covey-*.warm"))) == 1  # by which a run knows
-    for_blocks = "from clustering.compile_ahead import *; compile_for_blocks(build_config({}))"
+    for_blocks = "from clustering.compile_ahead import compile_for_blocks; compile_for_blocks()"
     assert compiled_by(for_blocks) > {"blocks._fill_cut", "diffusion._average", "forest._merge", "modularity_cut._sum"}
     assert compiled_by(IN_BLOCKS) == set()
 
