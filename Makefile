@@ -1,4 +1,4 @@
-.PHONY: setup quick check fix demo bench lock audit
+.PHONY: setup quick check nightly fix demo bench lock audit
 
 setup:  ## an environment in .venv with all that tests and checks need, and the commit hooks
 	python3 -m venv .venv
@@ -10,6 +10,9 @@ quick:  ## the tests of some minutes; `make check` runs all of them
 
 check:  ## what CI runs
 	.ci/run
+
+nightly:  ## the tests that CI leaves out, in about half an hour; before a release, and after changes to what they kill
+	pytest -m nightly
 
 fix:  ## tidy the code
 	ruff check --fix .

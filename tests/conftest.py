@@ -36,6 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("ray")
         if fixtures & MILVUS:
             item.add_marker("milvus")
+        if item.get_closest_marker("nightly"):
+            item.add_marker("full")
         needs_server = item.get_closest_marker("milvus") is not None
         if needs_server:
             item.add_marker("full")

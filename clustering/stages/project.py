@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from clustering import schema
 from clustering.config.sections import ProjectSection
@@ -273,7 +274,7 @@ def _principal_components(
         vectors = _read_vectors(run, n_texts)
         blocks = [vectors[at : at + AXES_BLOCK] for at in range(0, n_texts, AXES_BLOCK)]
         axes, shift = principal_axes(blocks)
-        xy = np.concatenate([block @ axes for block in blocks]) - shift
+        xy = np.concatenate([_along(block, axes) for block in blocks]) - shift
         return np.ascontiguousarray(xy if chosen is None else xy[chosen], np.float32)
     spaced = (read_rows(run / "vectors", rows, ["vector"]) for rows in spaced_rows(n_texts))
     axes, shift = principal_axes(map(vectors_of, spaced))
@@ -303,9 +304,14 @@ def _read_vectors(run: RunDir, n_texts: int) -> FloatArray:
 def _project_rows(run: RunDir, group: PartGroup, chosen: IntArray | None, axes: FloatArray) -> FloatArray:
     """The components of the vectors of some parts. chosen : positions of those that are wanted; None: all"""
     tables = walk_tables([run / "vectors" / name for name in group.names], ["vector"])
-    # A product of matrices would round a row by how many rows stand beside it.
-    xy = np.concatenate([np.einsum("rd,dc->rc", vectors_of(table), axes) for table in tables])
+    xy = np.concatenate([_along(vectors_of(table), axes) for table in tables])
     return xy if chosen is None else xy[chosen]
+
+
+def _along(vectors: FloatArray, axes: FloatArray) -> FloatArray:
+    """The vectors' places along axes; a product of matrices would round a row by how many rows stand beside it."""
+    along: FloatArray = np.einsum("rd,dc->rc", vectors, axes)
+    return along
 
 
 def spaced_rows(n_texts: int) -> IntArray:
@@ -323,12 +329,13 @@ def principal_axes(blocks: Iterable[FloatArray]) -> tuple[FloatArray, FloatArray
     count = 0
     total: Any = 0.0
     product: Any = 0.0
-    for vectors in blocks:
-        count += len(vectors)
-        total = total + vectors.sum(axis=0, dtype=np.float64)
-        product = product + (vectors.T @ vectors).astype(np.float64)
-    mean = total / count
-    _, axes = np.linalg.eigh(product / count - np.outer(mean, mean))
+    with threadpool_limits(1, "blas"):  # more threads round otherwise, and how many there are follows the free cores
+        for vectors in blocks:
+            count += len(vectors)
+            total = total + vectors.sum(axis=0, dtype=np.float64)
+            product = product + (vectors.T @ vectors).astype(np.float64)
+        mean = total / count
+        _, axes = np.linalg.eigh(product / count - np.outer(mean, mean))
     axes = axes[:, :-3:-1]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an eigenvector may have either sign
     return axes.astype(np.float32), (mean @ axes).astype(np.float32)

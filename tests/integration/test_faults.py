@@ -193,6 +193,7 @@ def test_the_server_dies_while_it_is_loaded_and_while_it_is_searched(undisturbed
     check_whole(run, server.uri, undisturbed)
 
 
+@pytest.mark.nightly  # test_parts.py kills actors in CI
 def test_an_actor_dies_while_it_loads_and_another_while_it_searches(undisturbed, server, tmp_path):
     run = embedded_run(tmp_path / "actor_dies")
     with meanwhile(is_loading(run), kill_an_actor):
@@ -202,6 +203,7 @@ def test_an_actor_dies_while_it_loads_and_another_while_it_searches(undisturbed,
     check_whole(run, server.uri, undisturbed)
 
 
+@pytest.mark.nightly  # test_killed.py kills drivers in CI
 def test_the_driver_dies_twice_and_is_started_again(undisturbed, server, tmp_path):
     run = embedded_run(tmp_path / "driver_dies")
     assert run.id

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextvars
-import os
 import re
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import pytest
@@ -21,7 +18,6 @@ import ray
 from clustering import preflight
 from clustering.config.loading import build_config
 from clustering.errors import ConfigError, StageError, StoreError
-from clustering.kernels.threads import thread_count
 from clustering.monitoring.usage import counting_usage
 from clustering.runs.directory import RunDir
 from clustering.workers import failures, pool, remote, reservations, tasks
@@ -31,33 +27,19 @@ from clustering.workers.nodes import FreeResources, free_resources, live_nodes
 from clustering.workers.pool import map_parts
 from clustering.workers.reservations import requiring_memory
 from clustering.workers.tasks import run_concurrently, run_on_one_node
+from tests.integration.at_work import (
+    Dies,
+    DiesUnlessTold,
+    Marks,
+    Threads,
+    Together,
+    Unbegun,
+    given,
+    meets,
+    misses_a_key,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
-
-
-class Marks:
-    """Leaves a file for each part, and fails as it is told."""
-
-    def __init__(self, folder: Path, error: type[Exception] | None) -> None:
-        self.folder, self.error = folder, error
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        (self.folder / str(item["item"])).touch()
-        if self.error:
-            raise self.error([f"part {item['item']}"]) if self.error is ConfigError else self.error("no answer")
-        return {"rows": 1}
-
-
-class Threads:
-    """Says how many threads its actor may use."""
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        return {"rows": 1, "threads": thread_count()}
-
-
-def _given() -> tuple[dict[str, float], int]:
-    """What a task holds, and its threads."""
-    return ray.get_runtime_context().get_assigned_resources(), thread_count()
 
 
 @contextmanager
@@ -95,22 +77,14 @@ def test_a_single_task_has_all_threads_right_after_a_pool_and_after_another(loca
     map_parts(Marks, [{}] * 4, actors=2, folder=tmp_path, error=None)
     for _ in range(3):
         with requiring_memory(1 << 20):
-            assert run_on_one_node(_given) == ({"CPU": 1, "memory": 1 << 20}, 2)
+            assert run_on_one_node(given) == ({"CPU": 1, "memory": 1 << 20}, 2)
 
 
 def test_a_single_task_starts_where_another_job_holds_a_core(local_ray: None) -> None:
-    assert run_on_one_node(_given) == ({"CPU": 1}, 2)
+    assert run_on_one_node(given) == ({"CPU": 1}, 2)
     time.sleep(reservations.SETTLE_S)
     with held(num_cpus=1):
-        assert run_on_one_node(_given) == ({"CPU": 1}, 1)
-
-
-def _meets(mine: Path, other: Path) -> bool:
-    mine.touch()
-    deadline = time.monotonic() + 300
-    while not other.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return other.exists()
+        assert run_on_one_node(given) == ({"CPU": 1}, 1)
 
 
 @pytest.mark.parametrize(("actors", "cpus"), [(None, 1), (1, 2)])
@@ -124,7 +98,7 @@ def test_two_stages_in_two_threads_work_side_by_side_each_with_its_own_account(l
 
     def stage(mine: Path, theirs: Path) -> tuple[bool, float, int]:
         with requiring_memory(1 << 20), counting_usage() as usage:
-            return run_on_one_node(_meets, mine, theirs), usage.cpu_seconds, usage.peak_bytes
+            return run_on_one_node(meets, mine, theirs), usage.cpu_seconds, usage.peak_bytes
 
     with ThreadPoolExecutor(2) as pool:
         found = [done.result() for done in [pool.submit(stage, one, other), pool.submit(stage, other, one)]]
@@ -138,7 +112,7 @@ def test_what_a_single_task_waits_for_is_told(
     monkeypatch.setattr(tasks, "REPORT_WAIT_AFTER_S", 0.5)
     with ThreadPoolExecutor(1) as pool:
         with held(num_cpus=2), requiring_memory(3 << 20):
-            waiting = pool.submit(contextvars.copy_context().run, run_on_one_node, _given)
+            waiting = pool.submit(contextvars.copy_context().run, run_on_one_node, given)
             deadline = time.monotonic() + 300
             while not told and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -153,8 +127,8 @@ def test_what_a_single_task_waits_for_is_told(
 def test_a_task_is_tried_with_the_memory_that_another_job_leaves(local_ray: None, told: list[str]) -> None:
     (node,) = live_nodes()
     with held(memory=node.memory_bytes // 2), requiring_memory(node.memory_bytes):
-        given = run_on_one_node(_given)[0]["memory"]
-    assert 0 < given <= node.memory_bytes // 2 + 1
+        memory = run_on_one_node(given)[0]["memory"]
+    assert 0 < memory <= node.memory_bytes // 2 + 1
     (line,) = told
     assert line.startswith(f"given is planned with {node.memory_bytes >> 20} MiB, and no node has more than ")
 
@@ -232,24 +206,6 @@ def test_wrong_input_is_told_for_all_parts(local_ray: None, tmp_path: Path) -> N
     assert sorted(error.value.problems) == [f"part {number}" for number in range(5)]
 
 
-class Dies:
-    """A worker that some parts end: each the way it says, as often as it says."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        tried = self.folder / f"{item['item']}"
-        tries = len(list(self.folder.glob(f"{item['item']}-*")))
-        if tries < item.get("times", 0):
-            (self.folder / f"{item['item']}-{tries}").touch()
-            os.kill(os.getpid(), getattr(signal, item["how"]))
-            time.sleep(20)
-        time.sleep(item.get("rest", 0))
-        tried.touch()
-        return {"rows": 1}
-
-
 def test_a_part_that_ends_its_worker_is_tried_three_times(local_ray: None, tmp_path: Path) -> None:
     items = [{"name": f"part-{number}", "how": "SIGSEGV", "times": 99 * (number == 2)} for number in range(4)]
     with pytest.raises(StageError) as error:
@@ -269,15 +225,6 @@ def test_a_single_part_is_tried_three_times_too(local_ray: None, tmp_path: Path)
         map_parts(Dies, [{"name": "part-0", "how": "SIGKILL", "times": 99}], actors=2, folder=tmp_path)
 
 
-class DiesUnlessTold:
-    """A worker that ends with each item that does not say that it has been tried before."""
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        if not item.get("again"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return {"rows": 1}
-
-
 @pytest.mark.parametrize("n_items", [1, 3])
 def test_an_item_whose_worker_has_ended_says_so_when_it_is_tried_again(n_items: int, local_ray: None) -> None:
     taken: list[dict[str, Any]] = []
@@ -290,17 +237,6 @@ def test_actors_that_are_killed_now_and_then_end_no_run(local_ray: None, tmp_pat
     found = map_parts(Dies, items, actors=2, folder=tmp_path)
     assert [result["rows"] for result in found] == [1] * 4
     assert len(list(tmp_path.glob("*-*"))) == 4
-
-
-class Together:
-    """A worker whose calls end when as many are at work as it is told."""
-
-    def __init__(self, count: int) -> None:
-        self.barrier = Barrier(count)
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        self.barrier.wait(timeout=300)
-        return {"rows": item["item"]}
 
 
 def test_an_actor_works_on_several_parts_at_a_time_and_its_seconds_are_counted_once(local_ray: None) -> None:
@@ -354,14 +290,6 @@ def test_a_log_that_ray_has_moved_still_tells_the_cause(tmp_path: Path) -> None:
     assert failures._exit_cause(process) == "signal SIGABRT"
 
 
-class Unbegun:
-    def __init__(self, folder: Path) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        raise AssertionError
-
-
 def test_workers_that_end_while_they_begin_are_tried_three_times(local_ray: None, tmp_path: Path) -> None:
     said = r"^Unbegun: the start of Unbegun ended its worker 3 times: (an end without a word|signal SIGKILL)"
     with pytest.raises(StageError, match=said):
@@ -376,14 +304,10 @@ def test_a_lost_node_is_not_counted_against_a_part() -> None:
         tries.record(ray.exceptions.NodeDiedError("its raylet is gone"), None)
 
 
-def _fails() -> None:
-    raise KeyError("missing")
-
-
 def test_a_workers_own_traceback_stays_with_its_error(local_ray: None) -> None:
     with pytest.raises(KeyError, match="missing") as error:
-        run_on_one_node(_fails)
-    assert re.search(r'File ".*test_parts\.py", line \d+, in _fails', str(error.value.__cause__))
+        run_on_one_node(misses_a_key)
+    assert re.search(r'File ".*at_work\.py", line \d+, in misses_a_key', str(error.value.__cause__))
 
 
 def test_what_a_pool_waits_for_is_told(local_ray: None, told: list[str], tmp_path: Path, monkeypatch: Any) -> None:
@@ -395,23 +319,14 @@ def test_what_a_pool_waits_for_is_told(local_ray: None, told: list[str], tmp_pat
             while not told and time.monotonic() < deadline:
                 time.sleep(0.05)
         assert len(waiting.result(timeout=300)) == 2
-    assert told[0].startswith("Marks waits for 1 core on one node since "), told
-
-
-def _until(mine: Path, theirs: Path) -> bool:
-    """Leave a file, and wait for the other's: both are at work at the same time."""
-    mine.touch()
-    end = time.monotonic() + 300
-    while not theirs.exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    return theirs.exists()
+    assert re.match(r"Marks waits for (1 core|2 cores) on one node since ", told[0]), told  # as Ray saw the node last
 
 
 def test_two_tasks_work_side_by_side(local_ray: None, tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     found: list[bool] = []
-    with run_concurrently(lambda: found.append(run_on_one_node(_until, one, other))):
-        found.append(run_on_one_node(_until, other, one))
+    with run_concurrently(lambda: found.append(run_on_one_node(meets, one, other))):
+        found.append(run_on_one_node(meets, other, one))
     assert found == [True, True]
 
 
@@ -426,7 +341,7 @@ def test_a_block_that_fails_ends_what_works_beside_it(local_ray: None, tmp_path:
     begun = time.monotonic()
     with (
         pytest.raises(StoreError, match="no answer"),
-        run_concurrently(lambda: run_on_one_node(_until, started, never)),
+        run_concurrently(lambda: run_on_one_node(meets, started, never)),
     ):
         block()
     assert time.monotonic() - begun < 50  # it would have waited for 60 s
@@ -453,5 +368,5 @@ def test_what_fails_beside_a_block_ends_its_task(local_ray: None, tmp_path: Path
 
     begun = time.monotonic()
     with pytest.raises(StageError, match="no map"), run_concurrently(fails):
-        run_on_one_node(_until, started, never)
+        run_on_one_node(meets, started, never)
     assert time.monotonic() - begun < 50  # it would have waited for 60 s

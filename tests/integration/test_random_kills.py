@@ -20,7 +20,7 @@ from clustering.runs.directory import RunDir
 from clustering.runs.inventory import PROGRESS, STAGE_ARTEFACTS
 from tests.integration.conftest import ROOT, Undisturbed, digests
 
-pytestmark = [pytest.mark.ray, pytest.mark.full]
+pytestmark = [pytest.mark.ray, pytest.mark.nightly]
 STAGES = list(STAGE_ARTEFACTS)
 KILLS = int(os.environ.get("COVEY_TEST_KILLS", "4"))
 VICTIMS = ["driver", "raylet", "worker", "gcs_server"]

@@ -288,7 +288,7 @@ def test_many_rows_of_many_dimensions_are_searched_approximately(monkeypatch: An
     assert asked == [21, 15]  # as many as vote
 
 
-@pytest.mark.full
+@pytest.mark.nightly  # pynndescent is compiled first, for minutes
 def test_pynndescent_gives_the_lists_of_many_rows_and_new_rows_cost_no_more(monkeypatch: Any) -> None:
     corpus = blobs(2, n_blobs=40, each=100, dim=20, spread=0.05)
     exact = GraphHDBSCAN(n_neighbors=20).fit(corpus.vectors)

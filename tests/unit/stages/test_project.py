@@ -27,7 +27,7 @@ from clustering.stages.project import (
     spaced_rows,
     umap_layout,
 )
-from clustering.workers.tasks import HERE
+from clustering.workers.tasks import HERE, limited_threads
 from tests import oracles
 from tests.planted import blobs, pair_distances, write_vectors
 
@@ -131,6 +131,16 @@ def test_the_start_is_the_first_two_principal_components(tmp_path: Path) -> None
         assert_allclose(np.abs(found[:, axis]), np.abs(expected[:, axis]), atol=1e-4)
 
 
+def test_the_axes_are_the_same_to_the_bit_on_any_number_of_cores() -> None:
+    vectors = blobs(seed=3, n_blobs=30, each=30, dim=256).vectors
+    found = []
+    for threads in (1, 2, 3):
+        with limited_threads(threads):
+            found.append(np.vstack(principal_axes([vectors[:500], vectors[500:]])))
+    assert_array_equal(found[1], found[0])
+    assert_array_equal(found[2], found[0])
+
+
 def test_the_axes_of_many_vectors_are_those_of_blocks_all_over_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +183,7 @@ def test_a_sample_and_the_texts_amid_it_lie_where_a_slow_reference_puts_them(tmp
     cfg, n_texts = ProjectSection(n_neighbors=8, sample=sample), len(vectors)
     chosen = np.sort(np.random.default_rng(3).choice(n_texts, sample, replace=False))
     axes, shift = principal_axes([vectors])
-    start = (vectors @ axes - shift)[chosen]
+    start = (np.einsum("rd,dc->rc", vectors, axes) - shift)[chosen]
     layout = draw_map(*oracles.map_of_sample(lists, chosen, 8), start, cfg, 3)
     expected = oracles.places_amid_neighbors(lists, chosen, layout)
     for part_rows in (37, 400):
