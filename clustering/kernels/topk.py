@@ -14,6 +14,7 @@ FloatArray = NDArray[np.float32]
 Neighbors = tuple[IntArray, FloatArray, IntArray]  # ids and distances, list after list, and the length of each list
 Score = Callable[[FloatArray, FloatArray], FloatArray]  # of queries and vectors, shape (n_queries, n_vectors)
 BLOCK_BYTES = 32 << 20  # of inner products that are computed at a time
+ROUNDED_SQUARE = 1e-14  # what float64 leaves of the squared distance of equal unit vectors, and more
 
 
 def score_distance(scores: NDArray[np.floating[Any]], metric: str) -> FloatArray:
@@ -68,7 +69,8 @@ def minus_squares(queries: FloatArray, vectors: FloatArray) -> FloatArray:
     scores *= 2
     scores -= np.einsum("ij,ij->i", asked, asked)[:, None]
     scores -= np.einsum("ij,ij->i", others, others)
-    return np.minimum(scores, 0, out=scores).astype(np.float32)
+    scores[scores > -ROUNDED_SQUARE] = 0  # equal vectors tie, and the first rows stay
+    return scores.astype(np.float32)
 
 
 class TopK:

@@ -138,7 +138,7 @@ def _fewer_cores(
         return 1.0
     before = run.used["gpus" if stage == "embed" and config.embed.gpus_per_actor else "cpus"]
     if before and step not in THREADED:
-        alike = replace(cluster, count=math.ceil(before / cluster.cpus))  # its own nodes are not known
+        alike = replace(cluster, count=max(1, math.ceil(before / cluster.cpus)))  # its own nodes are not known
         estimate = next(one for one in estimate_stages(config, run.counts, alike) if one.stage == stage)
         before = min(before, stage_traffic(estimate, config, run.counts, alike).at_once)
     return before / cores_of(step, config, counts, cluster, at_once) if before else 1.0

@@ -167,8 +167,10 @@ def shorten(text: str, phrases: Sequence[Phrase]) -> str:
         return any(word in piece.casefold() for word in words)
 
     line = _CUT_OFF.sub("…", " ".join(one_line(text).split()))
-    while (brackets := _BRACKETS.search(line, max(len(line) - LONGEST_REMARK, 0))) and not tells(brackets[0]):
-        line = line[: brackets.start()]
+    end = len(line)
+    while (brackets := _BRACKETS.search(line, max(end - LONGEST_REMARK, 0), end)) and not tells(brackets[0]):
+        end = brackets.start()
+    line = line[:end]
     pieces, at = [], 0
     for match in _ENDS.finditer(line):
         pieces.append((at, match.start()))

@@ -31,7 +31,7 @@ IN_FLIGHT = 256  # tasks at most
 BLOCK_BYTES = 64 << 20  # of distances that a task computes at a time
 QUERY_ROWS = 1024  # whose products with a row group are taken at a time
 SPARE = 8  # neighbors beyond k that are compared: rounding may put a few of them before the k-th
-CROWDED_DOT = 1 - 1e-5  # of the k-th neighbor: above, the inner products do not tell which k are nearest
+ROUNDED = 1e-6  # by which the inner products of two float32 unit vectors of 1,024 numbers may be off, together
 CACHE_BYTES = 1 << 18  # of differences at a time
 
 
@@ -68,7 +68,8 @@ class ExactQuery:
         if not len(rows):
             return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
         found, dots = self._scan(rows, vectors, inner_products)
-        crowded = np.flatnonzero(dots[:, self.k - 1] > CROWDED_DOT)
+        last = dots[:, -1]  # where it is as near as the k-th but for rounding, products do not tell which k are nearest
+        crowded = np.flatnonzero(np.isfinite(last) & (last >= dots[:, self.k - 1] - ROUNDED))
         if crowded.size:
             found[crowded] = self._scan(rows[crowded], vectors[crowded], minus_squares)[0]
         known = found >= 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from clustering.runs.directory import RunDir
 log = logging.getLogger("covey")
 ANSWER_TIMEOUT_S = 5  # for Ray's head to say what is free
 MAX_BUNDLES = 2000  # that one process asks for
+RENEW_S = 60  # after which the same wish is sent again
 Bundle = dict[str, float]
 _wishes: dict[int, list[Bundle]] = {}  # of the pools of this process
 _changing = threading.Lock()
@@ -288,11 +290,13 @@ class Wish:
 
     bundle: Bundle
     count: int | None = 0  # None while it is not known whether the last request has come through
+    renewed: float = 0  # by ``time.monotonic``, when it is sent again: another job's request may have taken its place
 
     def ask(self, count: int) -> None:
         """Ask for so many bundles, in the place of what this pool asked for before. A failing request ends no run."""
-        if count == self.count:
+        if count == self.count and (not count or time.monotonic() < self.renewed):
             return
+        self.renewed = time.monotonic() + RENEW_S
         failed, self.count = self.count is None, None
         with _changing:
             _wishes[id(self)] = [self.bundle] * min(count, MAX_BUNDLES)
@@ -319,19 +323,17 @@ def _request(level: int = logging.WARNING) -> bool:
 
 @contextmanager
 def withdrawing_wishes() -> Iterator[None]:
-    """Withdraw at the block's end what its tasks have asked the autoscaler for; a task that is killed has not.
+    """Withdraw what a block's tasks have asked the autoscaler for where the block fails; a task that is killed has not.
 
-    After a block that ends well this is for what an earlier command has left that was killed; a single node is no sign
-    of that.
+    A block that ends well sends nothing: Ray has one request for all jobs of a cluster, which may be another's.
     """
-    failed = True
     try:
         yield
-        failed = False
-    finally:
-        if ray.is_initialized() and (failed or len(ray.nodes()) > 1):  # type: ignore[no-untyped-call]
+    except BaseException:
+        if ray.is_initialized():
             with _changing:
                 _request()
+        raise
 
 
 @contextmanager

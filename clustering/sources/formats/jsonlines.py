@@ -258,10 +258,10 @@ def _doubtful(text: str, at: int, position: int) -> int:
 
     A string that lacks a quote goes on to the next one, which may be that of another value.
     """
-    start = position
+    start = end = position
     for string in _STRING.finditer(text, at, position):
-        start = position if text[string.end() : position].strip() else string.start()
-    return max(start, at + 1)
+        start, end = string.span()
+    return max(position if text[end:position].strip() else start, at + 1)
 
 
 def _pick(record: dict[str, Any], name: str) -> Any:

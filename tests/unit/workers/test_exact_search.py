@@ -91,6 +91,27 @@ def test_lists_are_equal_to_the_bit_whatever_parts_and_queries_are_compared_toge
         assert_array_equal(distances, found[0][1])
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_lists_of_a_large_crowd_are_its_nearest_whatever_is_compared_together(
+    copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of its vectors are as near as the k-th, but for how a product rounds, than are compared."""
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(1, 256)) + 0.004 * rng.normal(size=(6000 // copies, 256))
+    vectors = np.repeat((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), copies, axis=0)
+    rows, found = np.arange(0, 6000, 150), []
+    for part_rows, query_rows in ((6000, 1024), (333, 1024), (6000, 7)):
+        folder = write_vectors(tmp_path / f"{part_rows}-{query_rows}", vectors, part_rows=part_rows)
+        monkeypatch.setattr(exact_search, "QUERY_ROWS", query_rows)
+        found.append(ExactQuery(folder, "L2", 50).neighbors(rows, vectors[rows]))
+    for ids, distances, _ in found[1:]:
+        assert_array_equal(ids, found[0][0])
+        assert_array_equal(distances, found[0][1])
+    apart = np.linalg.norm(vectors[rows, None].astype(np.float64) - vectors[None], axis=2)
+    apart[np.arange(len(rows)), rows] = np.inf
+    assert_allclose(found[0][1].reshape(-1, 50), np.sort(apart, axis=1)[:, :50], rtol=1e-4, atol=1e-7)
+
+
 def exact_apart(rng: np.random.Generator, n_rows: int) -> NDArray[np.float32]:
     """Unit vectors far from each other."""
     vectors = rng.normal(size=(n_rows, 64))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 
+from clustering.workers import nodes
 from clustering.workers.nodes import Wish, log, withdrawing_wishes
 
 Bundles = list[dict[str, float]]
@@ -30,7 +31,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Bundles]:
     found: list[Bundles] = []
     monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: found.append(bundles))
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "nodes", lambda: [{}, {}])
     return found
 
 
@@ -72,16 +72,24 @@ def test_what_a_killed_task_has_asked_for_is_withdrawn_and_a_pools_wish_stays(as
     pool.ask(3)
     with pytest.raises(KeyboardInterrupt), withdrawing_wishes():
         raise KeyboardInterrupt
-    with withdrawing_wishes():
-        pass
     pool.ask(0)
-    assert asked == [[{"CPU": 1.0}] * 3] * 3 + [[]]
+    assert asked == [[{"CPU": 1.0}] * 3] * 2 + [[]]
 
 
-def test_a_single_node_that_has_done_its_work_asks_nobody(
-    asked: list[Bundles], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray, "nodes", lambda: [{}])
+def test_a_wish_is_sent_again_after_a_while(asked: list[Bundles], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another job's request may have taken its place."""
+    pool = Wish({"CPU": 1.0})
+    for _ in range(3):
+        pool.ask(1)
+    monkeypatch.setattr(nodes, "RENEW_S", 0)
+    pool.renewed = 0
+    pool.ask(1)
+    pool.ask(0)
+    pool.ask(0)
+    assert asked == [[{"CPU": 1.0}], [{"CPU": 1.0}], []]
+
+
+def test_what_ends_well_asks_nobody(asked: list[Bundles], monkeypatch: pytest.MonkeyPatch) -> None:
     with withdrawing_wishes():
         pass
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
