@@ -156,7 +156,7 @@ def values_in(content: str, style: str, block: int) -> tuple[list[Any], Issues]:
     ("stream", '[{"text": [', '"",', '"" ""]},'),
 ])  # fmt: skip
 def test_the_time_of_a_block_grows_with_its_length(style: str, before: str, many: str, behind: str) -> None:
-    size = 1 << 19 if before.startswith("[") and style == "stream" else 1 << 16
+    size = {"[": 1 << 19, '[{"text": [': 1 << 21}.get(before, 1 << 16)
     last = {"text": "Vote"}
     content = before + many * (size // len(many)) + behind + json.dumps(last if style == "stream" else last["text"])
     began = time.process_time()
