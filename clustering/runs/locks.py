@@ -81,11 +81,12 @@ class LocalLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.handle = self._held()
+        self.handle = self._held(make_folder=True)
 
-    def _held(self) -> Any:
+    def _held(self, make_folder: bool) -> Any:
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)  # only its owner may read the texts
+            if make_folder:
+                self.path.mkdir(parents=True, exist_ok=True, mode=0o700)  # only its owner may read the texts
             handle = (self.path / LOCK).open("a+")
         except OSError as error:
             problem = f"run.dir {self.path} cannot be written: {error.strerror}; choose another one"
@@ -110,14 +111,14 @@ class LocalLock:
                 raise _cannot_lock(self.path, error) from None
 
     def still_holds(self) -> bool:
-        """Whether the locked file is still in the directory; a removed one is made and locked again."""
+        """Whether the locked file is still in the directory; a removed one is made and locked again, no directory."""
         try:
             if os.path.samestat(os.stat(self.path / LOCK), os.fstat(self.handle.fileno())):
                 return True
         except OSError:
             pass  # it is gone
         try:
-            before, self.handle = self.handle, self._held()
+            before, self.handle = self.handle, self._held(make_folder=False)
         except ConfigError:
             return False
         before.close()

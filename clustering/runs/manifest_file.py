@@ -27,7 +27,7 @@ from clustering.runs.locks import (
     remote_in_use,
 )
 from clustering.runs.manifest import KEYS, parse_manifest
-from clustering.runs.storage import Location, json_bytes, write_json
+from clustering.runs.storage import Location, atomic_write, json_bytes
 from clustering.schema import Figures
 
 REMOVAL_S = 1  # after an error, for somebody to go on with removing the directory
@@ -86,10 +86,13 @@ class ManifestFile:
 
     @contextmanager
     def _telling_when_lost(self) -> Iterator[None]:
-        """Raises: StageError in place of an error that nobody expected, when the directory has vanished meanwhile."""
+        """Raises: StageError in place of another error, when the directory has vanished meanwhile."""
         try:
             yield
-        except CoveyError:
+        except CoveyError:  # whose words may be of a file that is gone; an object store does not lose all at once
+            if isinstance(self.root, Path):
+                with contextlib.suppress(OSError):
+                    self._check_in_place()
             raise
         except Exception:
             before, left = self._count_files() + 1, self._count_files()
@@ -107,12 +110,22 @@ class ManifestFile:
         if self.cached is not None and self.fence is None:
             self._refuse_another(self.cached)
         if self._is_taken_over():
+            if self.fence is None and self.cached is not None:  # it may have vanished only now
+                self._refuse_another(self.cached)
             raise self._taken_over_error()
 
     def _write(self, manifest: Figures) -> None:
         if self.fence is None:
+            # A held folder that has vanished is not made anew: with this manifest it would look as if it were in place.
+            held = self.cached is not None
             with self.reporting_disk_errors():
-                write_json(self.root / MANIFEST, manifest)
+                try:
+                    with atomic_write(self.root / MANIFEST, make_folder=not held) as temporary:
+                        temporary.write_bytes(json_bytes(manifest))
+                except FileNotFoundError:
+                    if held:
+                        self._refuse_another(manifest)
+                    raise
             return
         try:
             self.fence.write(json_bytes(manifest))

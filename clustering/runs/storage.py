@@ -157,10 +157,11 @@ def _make_empty(path: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Location, durable: bool = True) -> Iterator[Path]:
+def atomic_write(path: Location, durable: bool = True, make_folder: bool = True) -> Iterator[Path]:
     """A temporary local path; its content replaces ``path`` when the block ends without an error.
 
     durable : also after a crash of the machine; a file that no other start reads need not wait for the disk
+    make_folder : the path's; without it, FileNotFoundError where there is none
     """
     if isinstance(path, RemotePath):
         with tempfile.TemporaryDirectory(prefix="covey-") as folder:
@@ -169,7 +170,7 @@ def atomic_write(path: Location, durable: bool = True) -> Iterator[Path]:
         return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # containers may share process ids
     try:
-        _make_empty(temporary)
+        (_make_empty if make_folder else Path.touch)(temporary)
         yield temporary
         if durable:  # otherwise a name could survive a crash without its content
             with temporary.open("rb") as written:
@@ -196,12 +197,6 @@ def move(path: Location, to: Location) -> None:
             path.remove()
     else:
         os.replace(str(path), str(to))
-
-
-def touch(path: Location) -> None:
-    """Write an empty file."""
-    with atomic_write(path) as temporary:
-        temporary.touch()
 
 
 COPIES = 16  # concurrent requests to an object store

@@ -137,6 +137,25 @@ def test_an_error_in_a_directory_that_vanished_tells_of_that(gone: bool, slow: b
         run.stage("graph", DIGEST, fail)
 
 
+@pytest.mark.parametrize("after", ["_refuse_another", "_check_in_place"])
+def test_a_directory_that_vanishes_while_the_manifest_is_written_is_not_made_anew(
+    after: str, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin() -> dict[str, Any]:
+        def check_and_lose(*args: Any) -> None:
+            monkeypatch.undo()
+            check(*args)
+            run.path.rename(run.path.with_name("elsewhere"))
+
+        check = getattr(run.file, after)
+        monkeypatch.setattr(run.file, after, check_and_lose)
+        return {}
+
+    with run.locked(), pytest.raises(StageError, match="has vanished"):
+        run.stage("read", DIGEST, begin)
+    assert not run.path.exists()
+
+
 def test_a_stage_leaves_the_artefacts_of_others(run: RunDir, work: Work) -> None:
     run.stage("read", DIGEST, work)
     embed = Work(run, "vectors", 1)
@@ -617,7 +636,7 @@ def test_a_full_disk_is_told_also_where_the_manifest_meets_it(run: RunDir, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with run.locked():
-        monkeypatch.setattr("clustering.runs.manifest_file.write_json", full)
+        monkeypatch.setattr("clustering.runs.storage.os.fsync", full)
         with pytest.raises(StageError, match=r"run\.dir .*No space left on device\. When that is mended, the same"):
             run.update_manifest(seed=1)
 
