@@ -24,6 +24,7 @@ def delete(uri: str, name: str, expression: str) -> None:
     client.close()
 
 
+@pytest.mark.nightly
 def test_a_collection_that_has_lost_every_row_is_filled_again(covey, undisturbed, tmp_path):
     """The audit crashed on a range of keys of which none was there."""
     run = RunDir(tmp_path / "run")

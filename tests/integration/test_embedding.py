@@ -127,6 +127,7 @@ def test_words_weigh_the_same_whoever_counts_them_and_are_counted_once(
     assert np.abs(np.linalg.norm(found[:, 256:], axis=1) - 0.35**0.5).max() < 1e-5
 
 
+@pytest.mark.nightly
 def test_a_part_that_kills_its_actor_each_time_is_named_with_its_first_ids(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

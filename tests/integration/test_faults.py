@@ -222,6 +222,7 @@ def test_the_driver_dies_twice_and_is_started_again(undisturbed, server, tmp_pat
     check_whole(run, server.uri, undisturbed)
 
 
+@pytest.mark.nightly
 def test_what_is_missing_or_doubled_is_loaded_again(undisturbed, server, tmp_path, caplog):
     run = embedded_run(tmp_path / "damaged")
     load(run, server.uri)

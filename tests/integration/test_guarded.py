@@ -210,6 +210,7 @@ def test_a_token_that_expires_half_way_ends_the_load_and_the_next_one_goes_on(lo
         assert audit_collection(run, channel, N_TEXTS) == []
 
 
+@pytest.mark.nightly
 def test_a_server_out_of_disk_ends_the_load_and_the_next_one_goes_on(local_ray, guarded, tmp_path):
     run = embedded_run(tmp_path / "full")
     token = tmp_path / "token"

@@ -24,7 +24,7 @@ LAPTOP = str(Path(__file__).parents[2] / "cluster_configs" / "laptop.yaml")
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 
 
-@pytest.mark.parametrize("near", ["keep", "fold"])
+@pytest.mark.parametrize("near", [pytest.param("keep", marks=pytest.mark.nightly), "fold"])
 def test_workers_read_pieces_and_number_rows_together(
     near: Any, local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

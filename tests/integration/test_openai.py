@@ -85,6 +85,7 @@ def said_by(process: subprocess.Popen[str], status: int) -> str:
     return out + err
 
 
+@pytest.mark.nightly
 def test_a_run_outlives_its_server_and_keeps_the_key_to_itself(tmp_path: Path, server: Server) -> None:
     write_sample(tmp_path / "sample.csv", 900)
     run = RunDir(tmp_path / "run")

@@ -220,12 +220,13 @@ def test_a_part_that_ends_its_worker_is_tried_three_times(local_ray: None, tmp_p
     assert not (tmp_path / "2").exists()
 
 
+@pytest.mark.nightly
 def test_a_single_part_is_tried_three_times_too(local_ray: None, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"^Dies: part-0 ended its worker 3 times: signal SIGKILL, or an exit"):
         map_parts(Dies, [{"name": "part-0", "how": "SIGKILL", "times": 99}], actors=2, folder=tmp_path)
 
 
-@pytest.mark.parametrize("n_items", [1, 3])
+@pytest.mark.parametrize("n_items", [pytest.param(1, marks=pytest.mark.nightly), 3])
 def test_an_item_whose_worker_has_ended_says_so_when_it_is_tried_again(n_items: int, local_ray: None) -> None:
     taken: list[dict[str, Any]] = []
     found = map_parts(DiesUnlessTold, [{}] * n_items, actors=2, take=taken.append)
@@ -251,6 +252,7 @@ def test_no_actor_takes_the_parts_of_the_others(local_ray: None) -> None:
     assert len(found) == 4
 
 
+@pytest.mark.nightly
 def test_of_parts_at_a_time_only_the_one_that_ends_its_worker_is_blamed(local_ray: None, tmp_path: Path) -> None:
     items = [{"name": f"part-{number}", "how": "SIGKILL", "rest": 0.5} for number in range(9)]
     items[4] |= {"times": 99, "rest": 0}
@@ -290,6 +292,7 @@ def test_a_log_that_ray_has_moved_still_tells_the_cause(tmp_path: Path) -> None:
     assert failures._exit_cause(process) == "signal SIGABRT"
 
 
+@pytest.mark.nightly
 def test_workers_that_end_while_they_begin_are_tried_three_times(local_ray: None, tmp_path: Path) -> None:
     said = r"^Unbegun: the start of Unbegun ended its worker 3 times: (an end without a word|signal SIGKILL)"
     with pytest.raises(StageError, match=said):

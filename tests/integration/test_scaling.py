@@ -278,6 +278,7 @@ def test_a_node_that_does_not_see_the_run_gets_none(cluster: Cluster, started: A
     assert line.endswith("; take a folder that all nodes share, or a bucket (s3://, gs://)")
 
 
+@pytest.mark.nightly
 def test_a_node_that_joins_between_stages_and_does_not_see_the_run_gets_no_task(
     cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
@@ -291,6 +292,7 @@ def test_a_node_that_joins_between_stages_and_does_not_see_the_run_gets_no_task(
     assert line.startswith(f"nodes that have joined get no work: run.dir={tmp_path} is not the same place on ")
 
 
+@pytest.mark.nightly
 def test_a_task_on_a_node_that_joins_during_a_stage_and_does_not_see_the_run_is_done_elsewhere(
     cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
@@ -305,10 +307,12 @@ def test_a_task_on_a_node_that_joins_during_a_stage_and_does_not_see_the_run_is_
     assert line.startswith(f"nodes that have joined get no work: run.dir={tmp_path} is not the same place on ")
 
 
+@pytest.mark.nightly
 def test_an_actor_leaves_the_only_core_to_tasks(cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path) -> None:
     assert process.submit(_work_beside_an_actor, cluster.address, tmp_path).result(timeout=300) == 2
 
 
+@pytest.mark.nightly
 def test_a_node_that_does_not_see_a_finished_run_places_no_texts(
     cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
@@ -331,6 +335,7 @@ def test_a_lost_node_makes_the_pool_smaller_and_loses_nothing(cluster: Cluster, 
     assert on[cluster.head_node.node_id] >= 12
 
 
+@pytest.mark.nightly
 def test_a_number_of_actors_is_no_more_and_waits_for_no_more_than_there_is_room_for(
     cluster: Cluster, started: Any, tmp_path: Path
 ) -> None:
@@ -365,6 +370,7 @@ def test_the_autoscaler_is_asked_for_what_much_work_needs_until_it_is_done(
     assert not asked()
 
 
+@pytest.mark.nightly
 def test_what_a_task_has_asked_for_is_withdrawn_when_it_is_killed(
     asked: Callable[[], list[int]], cluster: Cluster, process: ProcessPoolExecutor, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def test_what_the_server_does_not_have_is_refused_before_any_work(covey, sample,
     assert not (tmp_path / "run" / "texts").exists()
 
 
+@pytest.mark.nightly
 def test_a_target_recall_is_reached_with_the_least_effort_that_does(covey, sample, milvus_server, tmp_path):
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]
     run = RunDir(tmp_path / "target")
@@ -246,6 +247,7 @@ def test_a_collection_that_shall_not_stay_is_dropped_by_the_next_start(
     assert RunDir(tmp_path / "passing").manifest["stages"]["search"]["finished"] == searched
 
 
+@pytest.mark.nightly
 def test_vectors_of_another_start_are_not_searched(covey, sample, milvus_server, tmp_path):
     run = RunDir(tmp_path / "copied")
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]

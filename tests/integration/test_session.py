@@ -115,7 +115,7 @@ def unanswered() -> Iterator[dict[int, Command]]:
 @pytest.mark.parametrize(
     ("number", "status", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
-@pytest.mark.parametrize("of_the_start", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("of_the_start", [*(pytest.param(part, marks=pytest.mark.nightly) for part in (0.3, 0.6)), 0.9])
 def test_a_signal_is_answered_while_ray_starts(
     number: signal.Signals, status: int, said: str, of_the_start: float, start_s: float, short: Path
 ) -> None:
@@ -162,7 +162,7 @@ def listening_of(command: Command) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+@pytest.mark.parametrize("name", ["gcs_server", pytest.param("raylet", marks=pytest.mark.nightly)])
 def test_a_part_of_ray_that_is_killed_ends_the_run_with_words(name: str, short: Path) -> None:
     command = Command(short, "json")
     command.until("starts")

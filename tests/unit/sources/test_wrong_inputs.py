@@ -241,6 +241,7 @@ def test_a_wrong_input_is_read_told_or_refused(seed: int, tmp_path: Path, read_h
 
 
 @pytest.mark.full
+@pytest.mark.nightly
 def test_five_hundred_wrong_inputs_are_read_told_or_refused(tmp_path: Path, read_here: Read) -> None:
     found = []
     for seed in range(QUICK, CASES):
