@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
+from clustering.text.cleaning import unicode_form
+
 # Scripts that put no spaces between words; without a segmenter their runs are cut into pairs of characters.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
@@ -47,7 +49,7 @@ class Word(NamedTuple):
 
 def normalized(text: str) -> str:
     """The text whose places the words have."""
-    return text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return unicode_form(text, "NFKC")
 
 
 def split_words(text: str, ignored: frozenset[str], language: str | None) -> list[Word]:

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,22 @@ def tool(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+def start_head(words: list[str], env: dict[str, str], printed: Path, dashboard: int) -> subprocess.Popen[bytes]:
+    """A head whose dashboard answers; Ray gives each try a minute, which is little on a busy machine."""
+    for tries_left in (2, 1, 0):
+        with printed.open("wb") as log:
+            process = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", dashboard), timeout=5).close()
+                return process
+            time.sleep(0.5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it has started
+        assert tries_left, printed.read_text()
+    raise AssertionError
+
+
 @pytest.fixture(scope="module")
 def head() -> Iterator[dict[str, str]]:
     """The environment of a shell that may submit to a running head."""
@@ -69,17 +86,14 @@ def head() -> Iterator[dict[str, str]]:
     ]
     env["COVEY_TEST_SECRET"] = secrets.token_hex(16)
     env |= {"METRICS_PORT": ports[1].partition("=")[2], "RAY_LOGS": str(folder)}
-    with (folder / "head.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*words, "--num-cpus=2", f"--temp-dir={folder}"], env=env, stdout=log, stderr=log, start_new_session=True
-        )
     env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
+    process = start_head([*words, "--num-cpus=2", f"--temp-dir={folder}"], env, folder / "head.log", dashboard)
     deadline = time.monotonic() + 300
     try:
         while tool("job", "submit", "--", "true", env=env).returncode != 0:  # its agent comes up after the head
             assert time.monotonic() < deadline
             assert process.poll() is None, (folder / "head.log").read_text()
-            time.sleep(0.5)
+            time.sleep(2)
         yield env
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # `ray stop` would end every Ray of this machine

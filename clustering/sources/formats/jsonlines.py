@@ -156,6 +156,13 @@ def _no_object(reason: str, line: int, text: str = "", at: int = 0) -> str:
     return f"line {line + text.count(chr(10), 0, at):,} is no JSON object: {reason}"
 
 
+def _why(error: Exception, start: int) -> str:
+    """What is wrong with a value that begins at ``start``, to be followed by an excerpt; the line is told elsewhere."""
+    if not isinstance(error, json.JSONDecodeError):
+        return f"{error} in "
+    return f"{error.msg.removesuffix(' at')}, character {error.pos - start + 1:,} of "
+
+
 def _objects_of_lines(blocks: Iterable[tuple[bytes, bool]], max_length: int, issues: Issues) -> Iterator[Any]:
     for number, line in enumerate(lines_of(blocks, max_length), 1):
         if not line.strip():
@@ -167,7 +174,7 @@ def _objects_of_lines(blocks: Iterable[tuple[bytes, bool]], max_length: int, iss
                 yield record
                 continue
         except BROKEN as error:
-            reason = f"{error} in "
+            reason = _why(error, 0)
         issues.count("malformed", 1, partial(_no_object, reason + excerpt(line[:200]), number))
 
 
@@ -219,7 +226,7 @@ def _objects_of_stream(
                     ) from None
                 needed = 2 * (len(text) - at)
                 continue
-            reason = f"{error} in {excerpt(text[at : at + 200])}"
+            reason = _why(error, at) + excerpt(text[at : at + 200])
             issues.count("malformed", 1, partial(_no_object, reason, line, text, at))
             begins = text.startswith(OPENING[style], at)
             pattern = _NEXT[style][0 if begins else 1]

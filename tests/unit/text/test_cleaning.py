@@ -6,12 +6,16 @@ import time
 
 import pytest
 
-from clustering.text.cleaning import Cleaning, without_markup
+from clustering.text.cleaning import Cleaning, normalized, without_markup
+from clustering.text.words import normalized as normalized_for_words
 
 LENGTH = 1 << 16
 
 
-@pytest.mark.parametrize("many", ["=", "x=1 ", " ", " =", " /", "x=<a ", "&amp;", "<!--", "<script>", "]]>", "www."])
+MANY = ["=", "x=1 ", " ", " =", " /", "x=<a ", "&amp;", "<!--", "<script>", "]]>", "www.", "\u0301\u0316"]
+
+
+@pytest.mark.parametrize("many", MANY)
 @pytest.mark.parametrize("begin", ["", "<a", "<a ", "<a x=", "</b "])
 @pytest.mark.parametrize("end", ["", "<", ">"])
 def test_the_time_for_a_text_grows_with_its_length(begin: str, many: str, end: str) -> None:
@@ -19,6 +23,16 @@ def test_the_time_for_a_text_grows_with_its_length(begin: str, many: str, end: s
     began = time.process_time()
     Cleaning(hashtags="words", case="lower")(text)
     assert time.process_time() - began < 2  # minutes where each sign of a tag that never closes is a new start
+
+
+def test_many_marks_on_a_letter_take_time_that_grows_with_their_number_and_all_stay() -> None:
+    marks, written = "\u0301\u0316" * LENGTH, "e\u0301 " * LENGTH
+    began = time.process_time()
+    found = normalized("x" + marks)
+    assert normalized_for_words(found) == normalized(found) == found
+    assert time.process_time() - began < 2  # 15 s in one run of marks
+    assert sorted(found.replace("\u034f", "")) == sorted("x" + marks)
+    assert normalized(written) == " ".join("é" * LENGTH)  # a few on each letter are no run
 
 
 @pytest.mark.parametrize(("text", "expected"), [
