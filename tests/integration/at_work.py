@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Lock
 from typing import Any
 
 import ray
@@ -85,6 +85,22 @@ class Together:
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         self.barrier.wait(timeout=300)
         return {"rows": item["item"]}
+
+
+class Crowd:
+    """A worker that says how many parts it has had at a time."""
+
+    def __init__(self) -> None:
+        self.lock, self.now, self.most = Lock(), 0, 0
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.3)
+        with self.lock:
+            self.now -= 1
+            return {"rows": 1, "most": self.most}
 
 
 class Unbegun:
