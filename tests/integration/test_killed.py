@@ -209,13 +209,13 @@ def files_of(run: RunDir, *names: str) -> dict[str, str]:
 KILLED = [some("vectors"), some("neighbors"), begun("plot")]  # at random moments of one node: test_random_kills.py
 
 
-@pytest.mark.parametrize("killed", [KILLED[-1:], pytest.param(KILLED, marks=pytest.mark.nightly)], ids=len)
-def test_a_driver_killed_at_some_points_does_nothing_twice(
-    killed: list[Callable[[RunDir], bool]], nodes: Nodes, undisturbed: Undisturbed, tmp_path: Path
+@pytest.mark.nightly
+def test_a_driver_killed_at_three_points_does_nothing_twice(
+    nodes: Nodes, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     run, on_gpu = RunDir(tmp_path / "run"), ["embed.actors=1", "embed.gpus_per_actor=1"]
     seen: dict[str, float] = {}
-    for number, moment in enumerate(killed):
+    for number, moment in enumerate(KILLED):
         process = nodes.start(undisturbed, run, *on_gpu)
         until(lambda: moment(run), process, f"moment {number}")  # noqa: B023
         process.kill()

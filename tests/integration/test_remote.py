@@ -59,7 +59,6 @@ from clustering.runs.storage import (
     read_table,
     read_temporary,
     save_array,
-    touch,
     write_json,
     write_table,
     write_temporary,
@@ -180,7 +179,8 @@ def test_artefacts_come_back_as_they_were_written(kind: str, store: ObjectStore,
     save_array(folder / "core.npy", array)
     for mapped in (False, True):
         assert_array_equal(load_array(folder / "core.npy", mapped), array)
-    touch(folder / "marks" / "one")
+    with atomic_write(folder / "marks" / "one") as empty:
+        empty.touch()
     assert (folder / "marks").exists()
     assert (folder / "marks" / "one").read_bytes() == b""
     with pytest.raises(FileNotFoundError):

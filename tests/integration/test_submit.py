@@ -126,13 +126,13 @@ class Submitted:
 
 @pytest.fixture(scope="module")
 def submitted(head: dict[str, str], milvus_server: str, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
-    """10,000 texts clustered by a job on the cluster, with their vectors in a Milvus server."""
+    """3,000 texts clustered by a job on the cluster, with their vectors in a Milvus server."""
     folder = tmp_path_factory.mktemp("submitted")
-    write_sample(folder / "sample.parquet", 10_000)
+    write_sample(folder / "sample.parquet", 3_000)
     run = RunDir(folder / "run")
     words = ["--config", "cluster_configs/laptop.yaml", "--log-format", "json", f"run.dir={run.path}", "search.k=20",
              f"read.paths={folder / 'sample.parquet'}", f"store.uri={milvus_server}", "store.index=HNSW",
-             "run.prices.cpu_hour=0.05", "project.sample=2000", "store.server.token_env=COVEY_TEST_SECRET"]  # fmt: skip
+             "run.prices.cpu_hour=0.05", "project.sample=1000", "store.server.token_env=COVEY_TEST_SECRET"]  # fmt: skip
     scraped: list[str] = []
     ended = threading.Event()
 
@@ -154,7 +154,7 @@ def test_a_submitted_job_leaves_its_run(submitted: Submitted) -> None:
     assert submitted.first.returncode == 0, submitted.first.stdout + submitted.first.stderr
     assert "succeeded" in submitted.first.stdout + submitted.first.stderr
     report = submitted.run.report
-    assert pq.read_table(submitted.run / "labels.parquet").num_rows == 10_000 == report["counts"]["records"]
+    assert pq.read_table(submitted.run / "labels.parquet").num_rows == 3_000 == report["counts"]["records"]
     assert report["search"]["index"] == "HNSW"
     assert report["search"]["recall"] > 0.9
     assert report["clusters"]["count"] > 50
@@ -181,6 +181,7 @@ def test_prometheus_finds_the_metrics(submitted: Submitted) -> None:
     assert 'run="run"' in submitted.metrics
 
 
+@pytest.mark.nightly
 def test_a_second_submit_goes_on_where_the_first_ended(submitted: Submitted, head: dict[str, str]) -> None:
     again = submit(head, *submitted.words)
     assert again.returncode == 0
