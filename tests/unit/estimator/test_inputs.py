@@ -434,7 +434,7 @@ def test_large_numbers_give_the_same_clusters(lists: Any, labels: Any) -> None:
 
 @pytest.mark.parametrize(
     "approximate",
-    [False, pytest.param(True, marks=pytest.mark.full)],  # pynndescent compiles for half a minute
+    [False, pytest.param(True, marks=pytest.mark.nightly)],  # pynndescent is compiled first, for minutes
 )
 def test_rows_far_from_the_origin_have_the_neighbors_that_they_have_near_it(
     approximate: bool, monkeypatch: pytest.MonkeyPatch
