@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import os
+import random
 import tempfile
+import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
@@ -154,6 +156,7 @@ def _make_empty(path: Path) -> None:
         except (FileNotFoundError, FileExistsError):  # mkdir raises either when the folder vanishes meanwhile
             if not tries_left:
                 raise
+            time.sleep(random.uniform(0, 0.001))  # else two threads may take turns for long on a busy machine
 
 
 @contextmanager
