@@ -11,7 +11,7 @@ quick:  ## the tests of some minutes; `make check` runs all of them
 check:  ## what CI runs
 	.ci/run
 
-nightly:  ## the tests that CI leaves out, in about half an hour; before a release, and after changes to what they kill
+nightly:  ## the tests that CI leaves out, in about an hour; before a release, and after changes to what they look at
 	pytest -m nightly
 
 fix:  ## tidy the code

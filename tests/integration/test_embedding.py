@@ -177,6 +177,7 @@ embed_texts(RunDir(sys.argv[1]), cfg, resolve_commit("somebody/model", revision=
 """
 
 
+@pytest.mark.nightly
 def test_a_model_of_the_hub_is_downloaded_once_for_all_actors_of_a_node(tmp_path: Path) -> None:
     commits = {"a" * 40: static_model(tmp_path / "one", 1), "b" * 40: static_model(tmp_path / "other", 2)}
     run = texts_of(tmp_path / "run")

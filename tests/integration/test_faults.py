@@ -34,7 +34,7 @@ from clustering.stages.search import search_neighbors
 from clustering.stages.store import store_vectors
 from tests.integration.conftest import ROOT, restart_milvus, start_milvus, stop_milvus
 
-pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]
+pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.nightly]
 N_TEXTS, DIM, PART = 6_000, 64, 300
 AWAY_S = 6  # between the server's death and its next start
 
@@ -193,7 +193,6 @@ def test_the_server_dies_while_it_is_loaded_and_while_it_is_searched(undisturbed
     check_whole(run, server.uri, undisturbed)
 
 
-@pytest.mark.nightly  # test_parts.py kills actors in CI
 def test_an_actor_dies_while_it_loads_and_another_while_it_searches(undisturbed, server, tmp_path):
     run = embedded_run(tmp_path / "actor_dies")
     with meanwhile(is_loading(run), kill_an_actor):
@@ -203,7 +202,6 @@ def test_an_actor_dies_while_it_loads_and_another_while_it_searches(undisturbed,
     check_whole(run, server.uri, undisturbed)
 
 
-@pytest.mark.nightly  # test_killed.py kills drivers in CI
 def test_the_driver_dies_twice_and_is_started_again(undisturbed, server, tmp_path):
     run = embedded_run(tmp_path / "driver_dies")
     assert run.id
@@ -222,7 +220,6 @@ def test_the_driver_dies_twice_and_is_started_again(undisturbed, server, tmp_pat
     check_whole(run, server.uri, undisturbed)
 
 
-@pytest.mark.nightly
 def test_what_is_missing_or_doubled_is_loaded_again(undisturbed, server, tmp_path, caplog):
     run = embedded_run(tmp_path / "damaged")
     load(run, server.uri)

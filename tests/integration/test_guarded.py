@@ -155,6 +155,7 @@ def test_a_server_that_cannot_prove_its_name_is_refused(covey, guarded, words, t
     assert "store.server.ca_file: there is no file" in result.err
 
 
+@pytest.mark.nightly
 def test_a_user_who_may_only_read_is_told_and_the_run_goes_on_later(covey, guarded, words, tmp_path):
     root = guarded.client()
     root.create_user("reader", "only-reads")
@@ -179,6 +180,7 @@ def test_a_user_who_may_only_read_is_told_and_the_run_goes_on_later(covey, guard
     assert run.manifest["stages"]["embed"]["finished"] == embedded
 
 
+@pytest.mark.nightly
 def test_a_token_that_expires_half_way_ends_the_load_and_the_next_one_goes_on(local_ray, guarded, tmp_path):
     run = embedded_run(tmp_path / "expiring")
     root = guarded.client()

@@ -493,6 +493,7 @@ def test_a_run_on_a_store_that_fails_and_goes_away_gives_what_an_undisturbed_one
     assert "nothing to do" in covey(*words).err
 
 
+@pytest.mark.nightly
 def test_a_run_lies_in_a_bucket_of_google_and_goes_on_there(covey, google, undisturbed):
     run = RunDir(google("runs/one"))
     words = [*undisturbed.words, f"run.dir={run.path}"]
@@ -571,6 +572,7 @@ def test_a_bucket_that_fails_while_a_file_is_read_is_waited_for(
         read_columns_of([replace(file, patience_s=2) for file in given], cfg)
 
 
+@pytest.mark.nightly
 def test_a_large_file_of_a_bucket_that_fails_is_read_in_pieces(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -366,6 +366,7 @@ def test_new_texts_find_the_clusters_of_their_words(finished, covey, sample, tmp
     assert pq.read_table(output)["label"].to_pylist() == [-1]
 
 
+@pytest.mark.nightly
 def test_a_model_that_makes_other_vectors_places_no_texts(finished, covey, tmp_path):
     package = Path(find_spec("wordllama").submodule_search_locations[0])
     ((name, weights),) = load_file(min(package.glob("**/*_256.safetensors"))).items()
@@ -556,6 +557,7 @@ def test_a_run_that_cannot_fit_is_refused_before_its_work(covey, undisturbed, tm
     assert covey(*words, "run.check=false").status == 0
 
 
+@pytest.mark.nightly
 def test_words_count_beside_the_encoder_also_for_new_texts(run_files, covey, sample, tmp_path):
     run, result = run_files(f"read.paths={sample}", "search.k=30", "embed.lexical=0.35")
     assert result.status == 0, result.err

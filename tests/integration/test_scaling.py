@@ -326,6 +326,7 @@ def test_a_node_that_does_not_see_a_finished_run_places_no_texts(
     assert [line.partition(":")[0] for line in said] == ["nodes that have joined get no work"] * 2
 
 
+@pytest.mark.nightly
 def test_a_lost_node_makes_the_pool_smaller_and_loses_nothing(cluster: Cluster, started: Any, tmp_path: Path) -> None:
     lost = add_node(cluster, **{**NODE, "num_cpus": 2})
     found = started(cluster.address, 16)
@@ -358,6 +359,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Ca
     return ask
 
 
+@pytest.mark.nightly
 def test_the_autoscaler_is_asked_for_what_much_work_needs_until_it_is_done(
     started: Any, asked: Callable[[], list[int]], cluster: Cluster
 ) -> None:

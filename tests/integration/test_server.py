@@ -65,6 +65,7 @@ def test_a_server_gives_the_same_clusters_as_the_embedded_store(run_files, covey
     assert "covey_flat" in client.list_collections()
 
 
+@pytest.mark.nightly
 def test_ivf_is_searched_with_its_own_parameters(covey, sample, milvus_server, tmp_path):
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}"]
     run = tmp_path / "ivf"
@@ -78,7 +79,10 @@ def test_ivf_is_searched_with_its_own_parameters(covey, sample, milvus_server, t
 
 @pytest.mark.parametrize(
     ("index", "shards", "params"),
-    [("IVF_SQ8", 2, {"nprobe": 32}), ("HNSW", 3, {"ef": 102})],  # the packaged server has no DISKANN
+    [  # the packaged server has no DISKANN
+        pytest.param("IVF_SQ8", 2, {"nprobe": 32}, marks=pytest.mark.nightly),
+        ("HNSW", 3, {"ef": 102}),
+    ],
 )
 def test_smaller_indexes_and_several_shards_hold_the_same_neighbors(
     index, shards, params, covey, sample, milvus_server, tmp_path
@@ -176,6 +180,7 @@ def test_an_import_job_that_the_server_does_not_know_counts_as_done(milvus_serve
     assert ImportJobs(RunDir(tmp_path), Endpoint(milvus_server, "covey_none")).state("1") == (True, "")
 
 
+@pytest.mark.nightly
 def test_a_file_that_the_server_cannot_see_is_told(covey, sample, milvus_server, tmp_path, monkeypatch):
     run, shared = RunDir(tmp_path / "unseen"), tmp_path / "shared"
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"read.paths={sample}", f"store.uri={milvus_server}",
@@ -207,6 +212,7 @@ def test_a_foreign_collection_is_refused_and_not_touched(dim, metric, reason, co
     assert counted["count(*)"] == 1
 
 
+@pytest.mark.nightly
 def test_changed_texts_are_loaded_anew(covey, sample, milvus_server, tmp_path):
     given = tmp_path / "news.csv"
     lines = sample.read_text().splitlines()
@@ -224,6 +230,7 @@ def test_changed_texts_are_loaded_anew(covey, sample, milvus_server, tmp_path):
     assert held["count(*)"] == counts["texts"] < 200
 
 
+@pytest.mark.nightly
 def test_a_collection_that_shall_not_stay_is_dropped_by_the_next_start(
     covey, sample, milvus_server, tmp_path, monkeypatch
 ):
@@ -347,6 +354,7 @@ def test_a_collection_is_released_after_an_error_or_an_interrupt(covey, sample, 
     assert RunDir(tmp_path / "ended").report["search"]["recall"] == 1
 
 
+@pytest.mark.nightly
 def test_a_collection_that_is_gone_is_loaded_again(covey, loaded, milvus_server):
     words, run = loaded
     before = labels_of(run.path)
@@ -357,6 +365,7 @@ def test_a_collection_that_is_gone_is_loaded_again(covey, loaded, milvus_server)
     assert adjusted_rand_score(before, labels_of(run.path)) > 0.9
 
 
+@pytest.mark.nightly
 def test_starting_anew_keeps_nothing_of_the_collection(covey, loaded, milvus_server):
     """Else vectors of other weights under the same name would stay in it, as far as the audit's sample misses them."""
     words, run = loaded
@@ -382,6 +391,7 @@ def fill_segments(client: MilvusClient, name: str, count: int) -> None:
         client.flush(name)
 
 
+@pytest.mark.nightly
 def test_segments_are_merged_before_the_index_is_built_and_so_they_are_searched(milvus_server):
     """The index of the merging is gone, and no row waits for an index beside the search."""
     client = MilvusClient(uri=milvus_server)
@@ -401,6 +411,7 @@ def test_segments_are_merged_before_the_index_is_built_and_so_they_are_searched(
     client.drop_collection("parts")
 
 
+@pytest.mark.nightly
 def test_segments_that_have_the_index_are_not_written_anew(milvus_server, monkeypatch):
     """A server that is asked to merge them may index all of them a second time, which takes hours for millions."""
 

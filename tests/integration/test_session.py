@@ -199,6 +199,7 @@ def test_a_killed_driver_leaves_nothing(short: Path) -> None:
     command.leaves_nothing()
 
 
+@pytest.mark.nightly
 def test_a_long_tmpdir_is_no_obstacle(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
