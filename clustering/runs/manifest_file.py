@@ -27,7 +27,7 @@ from clustering.runs.locks import (
     remote_in_use,
 )
 from clustering.runs.manifest import KEYS, parse_manifest
-from clustering.runs.storage import Location, atomic_write, json_bytes
+from clustering.runs.storage import Location, json_bytes, write_json
 from clustering.schema import Figures
 
 REMOVAL_S = 1  # after an error, for somebody to go on with removing the directory
@@ -120,8 +120,7 @@ class ManifestFile:
             held = self.cached is not None
             with self.reporting_disk_errors():
                 try:
-                    with atomic_write(self.root / MANIFEST, make_folder=not held) as temporary:
-                        temporary.write_bytes(json_bytes(manifest))
+                    write_json(self.root / MANIFEST, manifest, make_folder=not held)
                 except FileNotFoundError:
                     if held:
                         self._refuse_another(manifest)

@@ -370,8 +370,8 @@ def json_bytes(content: Any) -> bytes:
     return f"{json.dumps(content, indent=1, ensure_ascii=False)}\n".encode()
 
 
-def write_json(path: Location, content: Any) -> None:
-    with atomic_write(path) as temporary:
+def write_json(path: Location, content: Any, make_folder: bool = True) -> None:
+    with atomic_write(path, make_folder=make_folder) as temporary:
         temporary.write_bytes(json_bytes(content))
 
 

@@ -632,11 +632,11 @@ def test_a_lock_that_was_removed_is_made_again(run: RunDir) -> None:
 
 
 def test_a_full_disk_is_told_also_where_the_manifest_meets_it(run: RunDir, monkeypatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with run.locked():
-        monkeypatch.setattr("clustering.runs.storage.os.fsync", full)
+        monkeypatch.setattr("clustering.runs.manifest_file.write_json", full)
         with pytest.raises(StageError, match=r"run\.dir .*No space left on device\. When that is mended, the same"):
             run.update_manifest(seed=1)
 
