@@ -35,7 +35,7 @@ from clustering.stages.store import store_vectors
 from tests.integration.conftest import ROOT, restart_milvus, start_milvus, stop_milvus
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.nightly]
-N_TEXTS, DIM, PART = 6_000, 64, 300
+N_TEXTS, DIM, PART = 15_000, 64, 300
 AWAY_S = 6  # between the server's death and its next start
 
 
@@ -232,8 +232,8 @@ def test_what_is_missing_or_doubled_is_loaded_again(undisturbed, server, tmp_pat
     assert {"name": part_name(3), "first": lost, "stop": lost + 10} in wrong
     assert {"name": part_name(4), "first": doubled, "stop": doubled + PART} in wrong
     assert len(wrong) == 2
-    client.upsert("damaged", [{"row": row, "vector": [1.0] * DIM} for row in range(N_TEXTS - 2000, N_TEXTS)])
-    assert load(run, server.uri)["repaired_rows"] >= 10 + PART + 2000  # of vectors, a sample is read
+    client.upsert("damaged", [{"row": row, "vector": [1.0] * DIM} for row in range(N_TEXTS - 6000, N_TEXTS)])
+    assert load(run, server.uri)["repaired_rows"] >= 10 + PART + 6000  # of vectors, a sample is read
     search(run, server.uri)
     check_whole(run, server.uri, undisturbed, drop=False)
     client.insert("damaged", [{"row": N_TEXTS + 5, "vector": [1.0] * DIM}])

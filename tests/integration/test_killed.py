@@ -215,9 +215,9 @@ def test_a_driver_killed_at_three_points_does_nothing_twice(
 ) -> None:
     run, on_gpu = RunDir(tmp_path / "run"), ["embed.actors=1", "embed.gpus_per_actor=1"]
     seen: dict[str, float] = {}
-    for number, moment in enumerate(KILLED):
+    for moment in KILLED:
         process = nodes.start(undisturbed, run, *on_gpu)
-        until(lambda: moment(run), process, f"moment {number}")  # noqa: B023
+        until(lambda: moment(run), process, f"moment {KILLED.index(moment)}")  # noqa: B023
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL

@@ -9,7 +9,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from clustering.monitoring.metrics import METRICS
 from clustering.runs.directory import RunDir
 from clustering.runs.inventory import STAGE_ARTEFACTS
 from clustering.sample import write_sample
-from tests.integration.conftest import ROOT, free_port, holds
+from tests.integration.conftest import ROOT, free_port, holds, until_answers
 
 pytestmark = [pytest.mark.ray, pytest.mark.milvus, pytest.mark.full]
 
@@ -47,15 +46,14 @@ def start_head(words: list[str], env: dict[str, str], printed: Path, dashboard: 
     for tries_left in (2, 1, 0):
         with printed.open("wb") as log:
             process = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
-        while process.poll() is None:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", dashboard), timeout=5).close()
-                return process
-            time.sleep(0.5)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what it has started
-        assert tries_left, printed.read_text()
-    raise AssertionError
+        try:
+            until_answers(dashboard, process)
+            break
+        except AssertionError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # and what it has started
+            assert tries_left, printed.read_text()
+    return process
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +124,13 @@ class Submitted:
 
 @pytest.fixture(scope="module")
 def submitted(head: dict[str, str], milvus_server: str, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
-    """3,000 texts clustered by a job on the cluster, with their vectors in a Milvus server."""
+    """10,000 texts clustered by a job on the cluster, with their vectors in a Milvus server."""
     folder = tmp_path_factory.mktemp("submitted")
-    write_sample(folder / "sample.parquet", 3_000)
+    write_sample(folder / "sample.parquet", 10_000)
     run = RunDir(folder / "run")
     words = ["--config", "cluster_configs/laptop.yaml", "--log-format", "json", f"run.dir={run.path}", "search.k=20",
              f"read.paths={folder / 'sample.parquet'}", f"store.uri={milvus_server}", "store.index=HNSW",
-             "run.prices.cpu_hour=0.05", "project.sample=1000", "store.server.token_env=COVEY_TEST_SECRET"]  # fmt: skip
+             "run.prices.cpu_hour=0.05", "project.sample=2000", "store.server.token_env=COVEY_TEST_SECRET"]  # fmt: skip
     scraped: list[str] = []
     ended = threading.Event()
 
@@ -154,10 +152,10 @@ def test_a_submitted_job_leaves_its_run(submitted: Submitted) -> None:
     assert submitted.first.returncode == 0, submitted.first.stdout + submitted.first.stderr
     assert "succeeded" in submitted.first.stdout + submitted.first.stderr
     report = submitted.run.report
-    assert pq.read_table(submitted.run / "labels.parquet").num_rows == 3_000 == report["counts"]["records"]
+    assert pq.read_table(submitted.run / "labels.parquet").num_rows == 10_000 == report["counts"]["records"]
     assert report["search"]["index"] == "HNSW"
     assert report["search"]["recall"] > 0.9
-    assert report["clusters"]["count"] > 30
+    assert report["clusters"]["count"] > 50
     lines = [json.loads(line) for line in submitted.log if line.startswith("{")]  # others are Ray's own
     assert all({"time", "level", "message"} <= line.keys() for line in lines)
     ended = [line["stage"] for line in lines if line.get("event") == "stage_finished"]

@@ -39,9 +39,8 @@ sys.exit(main(["run", "read.paths=sample.csv", "run.dir=run", "read.time_column=
 """
 
 
-@pytest.mark.full  # compiles every kernel
+@pytest.mark.nightly  # compiles every kernel
 @pytest.mark.ray
-@pytest.mark.nightly
 def test_what_is_compiled_beforehand_is_all_that_a_run_compiles(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     env = os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}

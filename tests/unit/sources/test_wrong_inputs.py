@@ -240,7 +240,6 @@ def test_a_wrong_input_is_read_told_or_refused(seed: int, tmp_path: Path, read_h
     check(seed, tmp_path / "in", read_here)
 
 
-@pytest.mark.full
 @pytest.mark.nightly
 def test_five_hundred_wrong_inputs_are_read_told_or_refused(tmp_path: Path, read_here: Read) -> None:
     found = []
