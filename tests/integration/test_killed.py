@@ -120,7 +120,7 @@ MIDST |= {stage: (on_all_nodes(kind), kind) for stage, kind in HOLDING.items()}
 SPREAD_RUN = ["embed.actors=3", "search.actors=3", "project.sample=100"]
 
 
-IN_CI = ("embed", "graph", "cluster")  # a pool of actors, a shuffle, and tasks; every night nodes die in each stage
+IN_CI = ("embed", "graph")  # a pool of actors and a shuffle; every night nodes die in each stage
 STAGES = [pytest.param(stage, marks=() if stage in IN_CI else pytest.mark.nightly) for stage in MIDST]
 
 

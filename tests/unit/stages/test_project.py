@@ -33,7 +33,7 @@ from tests.planted import blobs, pair_distances, write_vectors
 
 METHODS = [
     ProjectSection(n_neighbors=10),
-    pytest.param(ProjectSection(method="umap", n_neighbors=10, seed=1), marks=pytest.mark.full),  # it compiles for long
+    pytest.param(ProjectSection(method="umap", n_neighbors=10, seed=1), marks=pytest.mark.nightly),  # compiles long
 ]
 
 
