@@ -65,8 +65,9 @@ def build_saved_config(raw: Any) -> RunConfig:
             value = section.pop(last)
             if new:
                 _set(raw, new.split("."), value)
-    if isinstance(raw, dict) and isinstance(raw.get("embed"), dict):
-        raw["embed"] = {"prompt": "", "lexical": 0, **raw["embed"]}  # before there were these keys, no text had either
+    if isinstance(raw, dict) and isinstance(embed := raw.get("embed"), dict):
+        # Before there were these keys, no text had either; null is the share of vectors that came with the texts.
+        raw["embed"] = {"prompt": "", **embed, "lexical": embed.get("lexical") or 0}
     return build_config(raw)
 
 

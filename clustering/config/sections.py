@@ -29,6 +29,7 @@ ENCODERS = {  # any other name is a sentence-transformers model
     "bge-m3": TORCH_PACKAGES,
     "openai": EncoderPackages(()),  # the server has them
 }
+WORDS_SHARES = {"static": 0.35, "minilm": 0.35}  # with the package's models, by benchmarks/words.py
 SERVED = "openai"  # the encoder that is a server of embeddings with OpenAI's interface
 EMBEDDED_INDEXES = ("FLAT", "IVF_FLAT")  # what Milvus Lite 2.5 offers
 MILVUS_TOP_K = 16_384  # the server's own limit of hits a query
@@ -181,7 +182,8 @@ class EmbedSection:
     prompt: str | None = None
     dimensions: Positive | None = None  # the first so many of a Matryoshka model's vectors; null: all
     # The share of words and pairs of words in the cosine of two texts, 0 to 1; they stand beside the encoder's vectors,
-    # in 256 dimensions of their own. null: 0, which adds none.
+    # in 256 dimensions of their own; 0 adds none. null: 0.35 for static and minilm without `model`, which know few
+    # names, else 0.
     lexical: Annotated[float, Field(ge=0, le=1)] | None = None
     actors: Positive | None = None  # null: one for each GPU, or four a node (one a core where it has fewer)
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0  # that it reserves; 0: it works on the CPU
@@ -199,7 +201,9 @@ class EmbedSection:
     @property
     def words_share(self) -> float:
         """``lexical`` or its default."""
-        return self.lexical or 0.0
+        if self.lexical is not None:
+            return self.lexical
+        return 0.0 if self.model else WORDS_SHARES.get(self.encoder, 0.0)
 
 
 @dataclass(frozen=True, config=_strict)

@@ -54,7 +54,7 @@ def test_a_text_without_a_known_token_has_no_vector(encoder: Encoder, text: str)
 
 def test_the_dimension_is_known_beforehand(encoder: Encoder) -> None:
     name = "static" if isinstance(encoder, StaticEncoder) else "minilm"
-    assert check_encoder(EmbedSection(encoder=name)) == encoder.dim
+    assert check_encoder(EmbedSection(encoder=name, lexical=0)) == encoder.dim
 
 
 def test_a_vector_does_not_depend_on_the_order(encoder: Encoder) -> None:
@@ -141,7 +141,7 @@ def test_a_prompt_that_leaves_no_token_for_the_text_is_refused(encoder: Encoder)
 
 def test_the_first_numbers_of_the_vectors_have_unit_length_again(encoder: Encoder) -> None:
     name = "static" if isinstance(encoder, StaticEncoder) else "minilm"
-    cfg = EmbedSection(encoder=name, dimensions=64, max_tokens=64)
+    cfg = EmbedSection(encoder=name, dimensions=64, max_tokens=64, lexical=0)
     texts = [*HEADLINES, "😀"]
     whole, found = encoder.encode(texts), load_encoder(cfg).encode(texts)
     assert check_encoder(cfg) == load_encoder(cfg).dim == 64

@@ -79,3 +79,11 @@ def test_the_dimension_is_known_beforehand() -> None:
     assert check_encoder(EmbedSection(encoder="static", lexical=0.3)) == 256 + DIM
     assert check_encoder(EmbedSection(encoder="static", dimensions=64, lexical=0.3)) == 64 + DIM
     assert check_encoder(EmbedSection(encoder="static", lexical=0)) == 256
+
+
+def test_words_count_by_default_with_the_models_of_the_package_alone() -> None:
+    assert [EmbedSection(encoder=name).words_share for name in ("static", "minilm")] == [0.35, 0.35]
+    assert [EmbedSection(encoder=name, lexical=0).words_share for name in ("static", "minilm")] == [0, 0]
+    others = [EmbedSection(), EmbedSection(encoder="somebody/model"), EmbedSection(encoder="static", model="potion"),
+              EmbedSection(encoder="openai", url="http://tei", model="small")]  # fmt: skip
+    assert not any(cfg.words_share for cfg in others)

@@ -95,7 +95,8 @@ def test_a_run_without_the_later_keys_keeps_its_fingerprint(versions: dict[str, 
     assert encoder_fingerprint(EmbedSection(), COMMIT) == bge
     assert encoder_fingerprint(EmbedSection(prompt="", revision="main"), COMMIT) == bge
     static = {"kind": "static", "tokenizers": "0.22", "wordllama": "0.4.0", "max_tokens": 512}
-    assert encoder_fingerprint(EmbedSection(encoder="static")) == static
+    assert encoder_fingerprint(EmbedSection(encoder="static", lexical=0)) == static
+    assert encoder_fingerprint(EmbedSection(encoder="static")) == {**static, "lexical": 0.35}
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ def test_the_servers_memory_follows_from_how_the_vectors_are_kept(store: dict[st
 @pytest.mark.parametrize(
     ("embed", "dim"),
     [
-        ({"encoder": "static"}, 256),
-        ({"encoder": "static", "dimensions": 64}, 64),
-        ({"encoder": "static", "lexical": 0.35}, 512),
+        ({"encoder": "static"}, 512),
+        ({"encoder": "static", "dimensions": 64}, 320),
+        ({"encoder": "static", "lexical": 0}, 256),
         ({"encoder": "static", "dimensions": 512}, 512),  # which is refused before any work
         ({"encoder": "somebody/model"}, GUESSED_DIM),
         ({"encoder": "somebody/model", "dimensions": 128}, 128),

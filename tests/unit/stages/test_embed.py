@@ -60,7 +60,7 @@ def test_parts_are_copied_where_files_cannot_be_linked(
 
 # --- what the encoder does not know ---
 
-STATIC = EmbedSection(encoder="static")
+STATIC = EmbedSection(encoder="static", lexical=0)
 
 
 def embedded(folder: Path, *texts_of_parts: list[str], cfg: EmbedSection = STATIC) -> RunDir:
@@ -95,7 +95,7 @@ def test_texts_without_a_known_token_are_counted_over_all_parts(tmp_path: Path) 
 
 
 def test_texts_behind_a_prompt_are_told_apart_as_without_it(tmp_path: Path) -> None:
-    cfg = EmbedSection(encoder="static", prompt="query: ", dimensions=32)
+    cfg = EmbedSection(encoder="static", prompt="query: ", dimensions=32, lexical=0)
     run = embedded(tmp_path, ["Flood in Garford", "😀"], ["Vote", "👍👍", "ማስታወቂያ"], cfg=cfg)
     found = embedding_figures(run, cfg)
     assert (found["unread"], found["vectors"], found["prompt"], found["dim"]) == (3, 2, "query: ", 32)
