@@ -9,11 +9,12 @@ already is not measured again, so a board can be stopped, resumed and extended; 
 methods anew. `--extra` adds labelled Parquet files as PATH:COLUMN or PATH:COLUMN:LABEL. `--cases` without a name only
 writes the table.
 
-Covey cleans the texts and folds near-duplicates, and its clusters are those of the leaders; the others cluster the
-vectors of the records as they come. Nobody is told the number of clusters. *Placed*: every record has a cluster, with
-Covey its `home`, with the others the nearest centroid (BERTopic's `reduce_outliers`); *labelled*: noise is one class
-more. Each method runs in a process of its own, warm. Seconds and the most memory begin behind the encoder: they
-include folding, Covey's exact search, and UMAP's layout for the methods that need one.
+Covey does what a run does: it cleans the texts, folds near-duplicates, lets words count beside an encoder of the
+package, and clusters the leaders; the others cluster the vectors of the records as they come. Nobody is told the number
+of clusters. *Placed*: every record has a cluster, with Covey its `home`, with the others the nearest centroid
+(BERTopic's `reduce_outliers`); *labelled*: noise is one class more. Each method runs in a process of its own, warm.
+Seconds and the most memory begin behind the encoder: they include folding, words, Covey's exact search, and UMAP's
+layout for the methods that need one.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from benchmarks.rivals import (
     toponymy_clusters,
     umap_layout,
 )
+from benchmarks.words import with_words
 from clustering import GraphHDBSCAN
 from clustering.encoders.base import unit_rows
 from clustering.kernels.topk import FloatArray, IntArray
@@ -58,7 +60,7 @@ LAYOUT = "layout"
 def covey(records: Records, setting: str) -> Clusters:
     leaders, row = fold([records.texts[one] for one in records.group.tolist()])
     assert len(leaders) == len(records.leaders)
-    model = GraphHDBSCAN(**SETTINGS[setting]).fit(records.leaders[row])
+    model = GraphHDBSCAN(**SETTINGS[setting]).fit(with_words(records.leaders, leaders, records.words)[row])
     return model.labels_, model.home_
 
 
@@ -112,7 +114,7 @@ def planted(n_texts: int) -> Records:
     layout = (rng.normal(size=(40, 5))[of] + rng.normal(0, 0.05, (n_texts, 5))).astype(np.float32)
     texts = [" ".join(f"w{word}" for word in words) for words in rng.integers(0, 5000, (n_texts, 8)).tolist()]
     leaders, _ = fold(texts)
-    return Records(texts, np.arange(n_texts), points, points[: len(leaders)], layout)
+    return Records(texts, np.arange(n_texts), points, points[: len(leaders)], 0.35, layout)
 
 
 class Workers:

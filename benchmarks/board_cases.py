@@ -57,6 +57,7 @@ class Records:
 
     texts : the distinct texts as they come; group : int64, shape (n_records,), of each record its text
     vectors : float32, shape (n_texts, dim), of these texts; leaders : of the texts of ``fold``
+    words : their share in the cosine with Covey, as in a run with this encoder
     layout : float32, shape (n_records, 5), for methods that need few dimensions
     """
 
@@ -64,6 +65,7 @@ class Records:
     group: IntArray
     vectors: FloatArray
     leaders: FloatArray
+    words: float = 0.0
     layout: FloatArray | None = None
 
 
@@ -151,7 +153,8 @@ def load_records(name: str, case: Case, encoder: str, data: Path, cache: Path) -
         of = [vectors[[places[text] for text in texts]] for texts in (feed.texts, leaders)]
         np.savez(kept, vectors=of[0], leaders=of[1])
     with np.load(kept) as arrays:
-        records = Records(feed.texts, feed.group, arrays["vectors"], arrays["leaders"])
+        words = ENCODERS[encoder].words_share if encoder in ENCODERS else 0.0
+        records = Records(feed.texts, feed.group, arrays["vectors"], arrays["leaders"], words)
     if (len(records.vectors), len(records.leaders)) != (len(feed.texts), len(leaders)):
         raise SystemExit(f"{kept} is of other texts; remove it")
     return records, feed.truth

@@ -205,7 +205,7 @@ def measure_bare(encoder: str, folder: str) -> dict[str, Any]:
 
 
 def measure_stage(encoder: str, folder: str) -> dict[str, Any]:
-    texts, cfg = json.loads((Path(folder) / "texts.json").read_text()), EmbedSection(encoder=encoder)
+    texts, cfg = json.loads((Path(folder) / "texts.json").read_text()), EmbedSection(encoder=encoder, lexical=0)
     dim = load_encoder(cfg).dim
     with tempfile.TemporaryDirectory() as place:
         short, whole = RunDir(Path(place) / "short"), RunDir(Path(place) / "whole")

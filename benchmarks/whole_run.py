@@ -1,11 +1,12 @@
 """The command from start to end: wall time, stages, and the memory of every process, beside another checkout if wanted.
 
     python -m benchmarks.whole_run --texts 235000    # 200,000 distinct ones
-    python -m benchmarks.whole_run --texts 235000 --beside ../older --here read.near_duplicates=keep --rounds 2
-    python -m benchmarks.whole_run --texts 23500 --store embedded --beside ../older --here read.near_duplicates=keep \\
-        --rounds 3
+    python -m benchmarks.whole_run --texts 235000 --beside ../older --rounds 2 --here read.near_duplicates=keep \\
+        embed.lexical=0
+    python -m benchmarks.whole_run --texts 23500 --store embedded --beside ../older --rounds 3 \\
+        --here read.near_duplicates=keep embed.lexical=0
     DATACOORD_SEGMENT_MAXSIZE=2048 python -m benchmarks.whole_run --texts 4710000 \\
-        --settings search.k=20 read.near_duplicates=keep "store.params={M: 8, efConstruction: 80}" \\
+        --settings search.k=20 read.near_duplicates=keep embed.lexical=0 "store.params={M: 8, efConstruction: 80}" \\
         "search.params={ef: 24}" --output benchmarks/results/whole-run-4m.json
         # 4 million distinct ones, in 90 minutes of a machine that does nothing else: what else runs comes first
 

@@ -350,6 +350,10 @@ def test_what_would_have_to_change_is_said_with_its_key(tmp_path: Path, monkeypa
     assert "Take larger nodes (--memory)" in small
     large = told(100_000_000, NODE, embed={"encoder": "bge-m3"})
     assert "store.index=HNSW_SQ (2" in large
+    assert "embed.lexical" not in large
+    words = re.search(r"holds ([\d.]+) GiB.* embed.lexical=0 \(([\d.]+) GiB\)", told(100_000_000, NODE))
+    assert words is not None
+    assert float(words[2]) < 0.6 * float(words[1])
     assert "embed takes" in large
     assert "take GPUs (embed.gpus_per_actor=1, --gpus), or a smaller encoder" in large
     on_gpus = told(100_000_000, replace(NODE, gpus=1), embed={"encoder": "bge-m3", "gpus_per_actor": 1})
