@@ -87,7 +87,10 @@ def cluster_texts(
 
 
 def _checked_texts(texts: Iterable[str | None]) -> list[str | None]:
-    """Raises: InputError for what is no string, and for one string, which would be a text for each character."""
+    """Texts that Arrow takes: a lone surrogate becomes a question mark, as in files.
+
+    Raises: InputError for what is no string, and for one string, which would be a text for each character.
+    """
     if isinstance(texts, str | bytes):
         raise InputError([f"texts is one string, {one_line(repr(texts), 60)}; give a list of them"])
     told = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else texts
@@ -95,7 +98,7 @@ def _checked_texts(texts: Iterable[str | None]) -> list[str | None]:
     for at, text in enumerate(held):
         if not isinstance(text, str | None):
             raise InputError([f"texts[{at}] is {one_line(repr(text), 60)}, which is no string; give str or None"])
-    return held
+    return [text if text is None or text.isascii() else text.encode(errors="replace").decode() for text in held]
 
 
 def _is_missing(text: object) -> bool:

@@ -159,6 +159,12 @@ def test_a_column_of_any_library_is_a_list_of_texts() -> None:
         assert _checked_texts(column) == held
 
 
+def test_a_lone_surrogate_is_a_question_mark_as_in_files() -> None:
+    held = _checked_texts(["Flood \ud83d in Leeds", "😀 ü", None])  # such as json.loads gives of a text that was cut
+    assert held == ["Flood ? in Leeds", "😀 ü", None]
+    assert pa.array(held, pa.string()).to_pylist() == held
+
+
 def test_what_is_no_run_and_no_text_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no finished run; finish it with covey run first"):
         open_run(tmp_path)
