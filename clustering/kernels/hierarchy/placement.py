@@ -29,7 +29,8 @@ def assign_by_vote(
     rows, length : int64 and float32, shape (n_new, k), nearest first, -1 for none, and Euclidean distances
     inside : bool, shape (n_new, k), whether the new row would be in the other's list; only then that votes for label
     n_averaged : how many of the nearest vote; label, home : int64, shape (n_rows,), of all clustered rows
-    Returns: label and home, int64, strength and home_strength, float, shape (n_new,); -1 and 0 without votes.
+    Returns: label and home, int64, strength and home_strength, float, shape (n_new,); -1 and 0 without votes,
+        and where those without a label, or without a home, win.
     """
     rows, weight, votes = weigh_votes(rows, length, inside, n_averaged)
     homes, home_share = _winner(home[rows], weight)
@@ -38,7 +39,7 @@ def assign_by_vote(
         "label": labels,
         "strength": np.where(labels >= 0, share, 0),
         "home": homes,
-        "home_strength": np.where((labels >= 0) & (labels == homes), 1, home_share),
+        "home_strength": np.where((labels >= 0) & (labels == homes), 1, np.where(homes >= 0, home_share, 0)),
     }
 
 
@@ -134,7 +135,7 @@ class ReachabilityAssigner:
             "label": np.where(inside, home, -1),
             "strength": strength,
             "home": home,
-            "home_strength": np.where(inside, 1, home_strength(height, self.median)),
+            "home_strength": np.where(inside, 1, np.where(home >= 0, home_strength(height, self.median), 0)),
         }
 
 
