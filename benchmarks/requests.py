@@ -239,6 +239,7 @@ def main() -> None:
             f"read.paths={sample}",
             "read.id_column=null",
             "read.near_duplicates=keep",
+            "embed.lexical=0",  # what words ask for besides, the plan adds
             f"search.k={given.k}",
             *words,
         ]

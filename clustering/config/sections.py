@@ -366,6 +366,11 @@ class RunConfig:
         return {section: _to_plain(keys) for section, keys in asdict(self).items()}
 
     @property
+    def words_share(self) -> float:
+        """The share of words in the cosine of two texts; none where the vectors come with the texts."""
+        return 0.0 if self.read.collection is not None else self.embed.words_share
+
+    @property
     def name(self) -> str:
         """The run's name, safe as part of a Milvus collection's name."""
         raw = self.run.name or Path(self.run.dir.partition("?")[0]).name

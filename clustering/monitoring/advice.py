@@ -61,8 +61,9 @@ def _of_the_store(config: RunConfig, counts: Counts, cluster: NodeType) -> Itera
         yield "The embedded store compares each text with all others. Take a Milvus server (store.uri)."
     elif not config.store.embedded and (held := milvus_bytes(config, counts)) > LARGE_SERVER_BYTES:
         sizes = [(words, milvus_bytes(replace(config, store=_store(config, keys)), counts)) for words, keys in SMALLER]
-        plain = replace(counts, dim=counts.dim - words_dim(config.embed))
-        sizes.append(("embed.lexical=0", milvus_bytes(config, plain)))
+        if config.words_share:
+            plain = replace(counts, dim=counts.dim - words_dim(config.embed))
+            sizes.append(("embed.lexical=0", milvus_bytes(config, plain)))
         less = ", ".join(f"{words} ({format_bytes(size)})" for words, size in sizes if size < 0.9 * held)
         less = f"{less}, " if less else ""
         yield (f"Milvus holds {format_bytes(held)}. It holds less with {less}store.params={{mmap.enabled: true}}, or "

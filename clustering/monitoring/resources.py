@@ -86,7 +86,7 @@ def estimate_stages(config: RunConfig, counts: Counts, node_type: NodeType) -> l
     encoder_bytes = ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"])
     if config.embed.encoder == "static" and config.embed.model:
         encoder_bytes = STATIC_MODEL_BYTES
-    if config.embed.words_share:
+    if config.words_share:
         encoder_bytes += WORDS_BYTES
     most = max(counts.texts - 1, 0)
     graph_k = min(config.graph_k, most)

@@ -87,7 +87,7 @@ def pieces_of(config: RunConfig, counts: Counts, node_type: NodeType) -> Pieces:
 def stage_traffic(estimate: StageEstimate, config: RunConfig, counts: Counts, node_type: NodeType) -> Traffic:
     """The tasks and the traffic of a stage. estimate : of the stage on a node of the type"""
     pieces, stage = pieces_of(config, counts, node_type), estimate.stage
-    phases = _phases(stage, pieces, counts)
+    phases = _phases(stage, config, pieces, counts)
     actors = {"embed": config.embed.actors, "store": config.store.actors, "search": config.search.actors}
     pool = min(estimate.processes * pieces.nodes, actors.get(stage) or math.inf)
     if stage not in PARALLEL_STAGES:  # tasks that ask for a core and, but for shards, for the memory of the largest
@@ -104,7 +104,7 @@ def stage_traffic(estimate: StageEstimate, config: RunConfig, counts: Counts, no
     )  # fmt: skip
 
 
-def _phases(stage: str, pieces: Pieces, counts: Counts) -> list[int]:
+def _phases(stage: str, config: RunConfig, pieces: Pieces, counts: Counts) -> list[int]:
     """The calls of a stage's workers, or its tasks, of each phase; a phase begins when the one before is done."""
     texts, blocks = counts.texts, pieces.blocks
     counted, summed = min(64, math.ceil(texts / 32_768)), math.ceil(texts / SUMMED_TEXTS)
@@ -112,7 +112,7 @@ def _phases(stage: str, pieces: Pieces, counts: Counts) -> list[int]:
     alone, grouping = blocks == 1, min(64, math.ceil(counts.records / LARGEST_PART))
     return {
         "read": [math.ceil(counts.records * counts.text_bytes / READ_BYTES), pieces.parts],
-        "embed": [pieces.parts],
+        "embed": [min(64, math.ceil(texts / LARGEST_PART)), pieces.parts] if config.words_share else [pieces.parts],
         "store": [pieces.parts],
         "search": [pieces.parts],
         "graph": [1] if alone else [1, min(pieces.parts, blocks), blocks],
@@ -140,7 +140,7 @@ def _moved(stage: str, config: RunConfig, counts: Counts, pieces: Pieces) -> tup
     shown = drawn * counts.text_bytes
     return {
         "read": (records * counts.text_bytes + 2 * kept, kept + texts + members, 0),
-        "embed": (texts, vectors, 0),
+        "embed": ((2 if config.words_share else 1) * texts, vectors, 0),
         "store": (vectors, 0, vectors),
         "search": (vectors, lists, vectors + lists),
         "graph": (lists + texts, blocks, edges * 28 if pieces.blocks > 1 else 0),
@@ -193,6 +193,8 @@ def _requests(
     alone = {"cluster": counts.texts * 24 / UPLOAD_BYTES, "plot": 2 * large_groups}.get(stage, 0.0)
     apart = {"forest": pieces.blocks * 8, "describe": 2 * pieces.parts, "report": 2 * pieces.parts}.get(stage, 0)
     copied = {"forest": 8, "cluster": 4}.get(stage, 0) * counts.texts * 50 / UPLOAD_BYTES if pieces.blocks > 1 else 0.0
+    if stage == "embed" and config.words_share:  # terms are counted beforehand, and each actor loads their weights
+        apart += pieces.parts + pieces.groups + min(estimate.processes * pieces.nodes, pieces.parts)
     if stage == "read":  # a part of records/ is written once, and read for its digests and for its rows
         uploads += pieces.records - pieces.parts
         apart += 2 * (pieces.records - pieces.parts)

@@ -268,6 +268,21 @@ def test_fewer_parts_need_fewer_requests() -> None:
     assert asked[1] < 0.8 * asked[0]
 
 
+def test_words_are_counted_in_a_pass_of_their_own_over_the_texts() -> None:
+    given = {"uri": "http://milvus:19530", "name": "news", "text_field": "title"}
+    embeds = (configured(embed={"encoder": "static", "lexical": 0}), configured(embed={"encoder": "static"}),
+              configured(embed={"encoder": "static"}, read={"collection": given}))  # fmt: skip
+    without, words, source = (
+        next(stage.traffic for stage in plan_stages(one, counts_of(10**6, 512), [NODE], []) if stage.name == "embed")
+        for one in embeds
+    )
+    parts, groups = 123, 123
+    assert words.requests["GET"] - without.requests["GET"] == parts + groups + min(4 * NODE.count, parts)
+    assert words.read == 2 * without.read
+    assert words.tasks == without.tasks + 8
+    assert (source.read, source.tasks) == (without.read, without.tasks)
+
+
 # --- what is printed ---
 
 
@@ -354,6 +369,8 @@ def test_what_would_have_to_change_is_said_with_its_key(tmp_path: Path, monkeypa
     words = re.search(r"holds ([\d.]+) GiB.* embed.lexical=0 \(([\d.]+) GiB\)", told(100_000_000, NODE))
     assert words is not None
     assert float(words[2]) < 0.6 * float(words[1])
+    given = {"uri": "http://milvus:19530", "name": "news", "text_field": "title"}
+    assert "embed.lexical" not in told(100_000_000, NODE, read={"collection": given})  # which has the vectors
     assert "embed takes" in large
     assert "take GPUs (embed.gpus_per_actor=1, --gpus), or a smaller encoder" in large
     on_gpus = told(100_000_000, replace(NODE, gpus=1), embed={"encoder": "bge-m3", "gpus_per_actor": 1})
