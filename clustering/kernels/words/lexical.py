@@ -18,6 +18,7 @@ from clustering.kernels.words.word_sets import Counts, Words, mix_word
 
 PLACES, FEWEST_BITS, MOST_BITS = 32, 12, 24  # of the tables of terms: places for each text, and all in all
 STEPS = 16  # of a weight: logarithms are rounded to sixteenths
+SLICE = 1 << 20  # terms that are weighed at a time, in 40 MiB
 Weights = NDArray[np.uint8]
 _SIGNS = np.where(np.arange(256)[:, None] >> np.arange(8) & 1, 1, -1).astype(np.int32)  # of the bits of a byte
 # Lengths of the dimensions. With equal ones, numbers repeat within a vector, and the rounding of a dot adds up.
@@ -43,8 +44,12 @@ def weigh_terms(counts: Counts, n_texts: int) -> Weights:
     counts : of ``count_terms``, of all texts
     Source: Spärck Jones (1972).
     """
-    weights = np.rint(STEPS * np.log(n_texts / np.maximum(counts, 1.0)))
-    return np.where(counts > 1, np.clip(weights, 0, 255), 0).astype(np.uint8)
+    weights = np.zeros(len(counts), np.uint8)
+    for start in range(0, len(counts), SLICE):
+        some = counts[start : start + SLICE]
+        steps = np.rint(STEPS * np.log(n_texts / np.maximum(some, 1.0)))
+        weights[start : start + SLICE] = np.where(some > 1, np.clip(steps, 0, 255), 0)
+    return weights
 
 
 def lexical_vectors(found: Words, weights: Weights) -> NDArray[np.float32]:
