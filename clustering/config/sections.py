@@ -164,9 +164,8 @@ class ReadSection:
     # at the text's end; keep: only equal texts share one
     near_duplicates: Literal["fold", "keep"] = "fold"
     errors: Literal["strict", "replace"] = "strict"  # bytes that are no text: the run ends and names them, or U+FFFD
-    bad_lines: Literal["refuse", "skip"] = (
-        "refuse"  # of more than 1 % malformed lines: the run ends, or leaves them out
-    )
+    # Of more than 1 % malformed lines: the run ends, or leaves them out.
+    bad_lines: Literal["refuse", "skip"] = "refuse"
     limit: Positive | None = None  # first records, in the order of the paths or of the keys
 
 
@@ -182,8 +181,7 @@ class EmbedSection:
     prompt: str | None = None
     dimensions: Positive | None = None  # the first so many of a Matryoshka model's vectors; null: all
     # The share of words and pairs of words in the cosine of two texts, 0 to 1; they stand beside the encoder's vectors,
-    # in 256 dimensions of their own; 0 adds none. null: 0.35 for static and minilm without `model`, which know few
-    # names, else 0.
+    # in 256 dimensions of their own; 0 adds none. null: 0.35 for static and minilm without `model`, else 0.
     lexical: Annotated[float, Field(ge=0, le=1)] | None = None
     actors: Positive | None = None  # null: one for each GPU, or four a node (one a core where it has fewer)
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0  # that it reserves; 0: it works on the CPU
@@ -194,16 +192,14 @@ class EmbedSection:
     key_env: str | None = None  # name of the environment variable that holds its key, where it wants one
     requests: Positive = 32  # in flight in the whole cluster, 64 texts each
     patience_s: Annotated[float, Field(gt=0)] = 300  # how long requests that fail are retried
-    # The weights of bge-m3 and other torch models. auto: on a CPU float32; on a GPU float16 for the architectures of
-    # BERT and XLM-R, bfloat16 for others.
+    # Of torch models. auto: on a CPU float32; on a GPU float16 for the architectures of BERT and XLM-R, else bfloat16.
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
 
     @property
     def words_share(self) -> float:
         """``lexical`` or its default."""
-        if self.lexical is not None:
-            return self.lexical
-        return 0.0 if self.model else WORDS_SHARES.get(self.encoder, 0.0)
+        default = 0.0 if self.model else WORDS_SHARES.get(self.encoder, 0.0)
+        return default if self.lexical is None else self.lexical
 
 
 @dataclass(frozen=True, config=_strict)
@@ -364,11 +360,6 @@ class RunConfig:
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Lists, dicts and scalars, for YAML and JSON."""
         return {section: _to_plain(keys) for section, keys in asdict(self).items()}
-
-    @property
-    def words_share(self) -> float:
-        """The share of words in the cosine of two texts; none where the vectors come with the texts."""
-        return 0.0 if self.read.collection is not None else self.embed.words_share
 
     @property
     def name(self) -> str:

@@ -11,7 +11,14 @@ from clustering.encoders.loading import words_dim
 from clustering.monitoring.capacity import REMEDIES
 from clustering.monitoring.progress import format_duration
 from clustering.monitoring.rates import OWN_ENCODERS, Seconds
-from clustering.monitoring.resources import Counts, NodeType, StageEstimate, format_bytes, milvus_bytes
+from clustering.monitoring.resources import (
+    Counts,
+    NodeType,
+    StageEstimate,
+    format_bytes,
+    milvus_bytes,
+    words_share,
+)
 
 MOST = 0.4  # share of the time from which on a step is named
 LONG_S = 1800  # a shorter run needs no advice
@@ -61,7 +68,7 @@ def _of_the_store(config: RunConfig, counts: Counts, cluster: NodeType) -> Itera
         yield "The embedded store compares each text with all others. Take a Milvus server (store.uri)."
     elif not config.store.embedded and (held := milvus_bytes(config, counts)) > LARGE_SERVER_BYTES:
         sizes = [(words, milvus_bytes(replace(config, store=_store(config, keys)), counts)) for words, keys in SMALLER]
-        if config.words_share:
+        if words_share(config):
             plain = replace(counts, dim=counts.dim - words_dim(config.embed))
             sizes.append(("embed.lexical=0", milvus_bytes(config, plain)))
         less = ", ".join(f"{words} ({format_bytes(size)})" for words, size in sizes if size < 0.9 * held)

@@ -60,6 +60,11 @@ def dim_of(config: RunConfig) -> int:
     return known or config.embed.dimensions or GUESSED_DIM
 
 
+def words_share(config: RunConfig) -> float:
+    """The share of words in the cosine of two texts; none where the vectors come with the texts."""
+    return 0.0 if config.read.collection is not None else config.embed.words_share
+
+
 @dataclass(frozen=True)
 class StageEstimate:
     """The memory of one process of a stage, the processes that one node may run at once, and the stage's disk."""
@@ -86,7 +91,7 @@ def estimate_stages(config: RunConfig, counts: Counts, node_type: NodeType) -> l
     encoder_bytes = ENCODER_BYTES.get(config.embed.encoder, ENCODER_BYTES["bge-m3"])
     if config.embed.encoder == "static" and config.embed.model:
         encoder_bytes = STATIC_MODEL_BYTES
-    if config.words_share:
+    if words_share(config):
         encoder_bytes += WORDS_BYTES
     most = max(counts.texts - 1, 0)
     graph_k = min(config.graph_k, most)

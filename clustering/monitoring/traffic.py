@@ -21,7 +21,7 @@ from clustering.kernels.memory import (
 from clustering.kernels.partitions import count_partitions
 from clustering.monitoring.capacity import PARALLEL_STAGES
 from clustering.monitoring.rates import request_formulas
-from clustering.monitoring.resources import Counts, NodeType, StageEstimate
+from clustering.monitoring.resources import Counts, NodeType, StageEstimate, words_share
 from clustering.runs.parts import AHEAD, REMOTE_AHEAD
 
 LATENCY_S = {"HEAD": 0.020, "GET": 0.035, "PUT": 0.060, "LIST": 0.035}  # of a request to an object store
@@ -112,7 +112,7 @@ def _phases(stage: str, config: RunConfig, pieces: Pieces, counts: Counts) -> li
     alone, grouping = blocks == 1, min(64, math.ceil(counts.records / LARGEST_PART))
     return {
         "read": [math.ceil(counts.records * counts.text_bytes / READ_BYTES), pieces.parts],
-        "embed": [min(64, math.ceil(texts / LARGEST_PART)), pieces.parts] if config.words_share else [pieces.parts],
+        "embed": [min(64, math.ceil(texts / LARGEST_PART)), pieces.parts] if words_share(config) else [pieces.parts],
         "store": [pieces.parts],
         "search": [pieces.parts],
         "graph": [1] if alone else [1, min(pieces.parts, blocks), blocks],
@@ -140,7 +140,7 @@ def _moved(stage: str, config: RunConfig, counts: Counts, pieces: Pieces) -> tup
     shown = drawn * counts.text_bytes
     return {
         "read": (records * counts.text_bytes + 2 * kept, kept + texts + members, 0),
-        "embed": ((2 if config.words_share else 1) * texts, vectors, 0),
+        "embed": ((2 if words_share(config) else 1) * texts, vectors, 0),
         "store": (vectors, 0, vectors),
         "search": (vectors, lists, vectors + lists),
         "graph": (lists + texts, blocks, edges * 28 if pieces.blocks > 1 else 0),
@@ -193,7 +193,7 @@ def _requests(
     alone = {"cluster": counts.texts * 24 / UPLOAD_BYTES, "plot": 2 * large_groups}.get(stage, 0.0)
     apart = {"forest": pieces.blocks * 8, "describe": 2 * pieces.parts, "report": 2 * pieces.parts}.get(stage, 0)
     copied = {"forest": 8, "cluster": 4}.get(stage, 0) * counts.texts * 50 / UPLOAD_BYTES if pieces.blocks > 1 else 0.0
-    if stage == "embed" and config.words_share:  # terms are counted beforehand, and each actor loads their weights
+    if stage == "embed" and words_share(config):  # terms are counted beforehand, and each actor loads their weights
         apart += pieces.parts + pieces.groups + min(estimate.processes * pieces.nodes, pieces.parts)
     if stage == "read":  # a part of records/ is written once, and read for its digests and for its rows
         uploads += pieces.records - pieces.parts
