@@ -103,7 +103,7 @@ def test_a_foreign_collection_is_clustered_and_not_changed(covey, milvus_server,
     assert "nothing to do" in covey(*words).err
     from_file = tmp_path / "file"
     words = ["run", "--config", "cluster_configs/laptop.yaml", f"run.dir={from_file}", f"read.paths={sample}",
-             f"store.uri={milvus_server}", "search.k=20", "project.sample=2000", *APART]  # fmt: skip
+             f"store.uri={milvus_server}", "search.k=20", "project.sample=2000", "embed.lexical=0", *APART]  # fmt: skip
     assert covey(*words).status == 0
     table = pq.read_table(from_file / "labels.parquet")
     expected = dict(zip(table["text_id"].to_pylist(), table["label"].to_pylist(), strict=True))

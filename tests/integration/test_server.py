@@ -196,8 +196,8 @@ def test_a_file_that_the_server_cannot_see_is_told(covey, sample, milvus_server,
     assert result.status == 0, result.err
 
 
-@pytest.mark.parametrize(("dim", "metric", "reason"), [(128, "L2", "dimension 128, the encoder's 256"),
-                                                       (256, "COSINE", "its metric is COSINE, not L2")])  # fmt: skip
+@pytest.mark.parametrize(("dim", "metric", "reason"), [(128, "L2", "dimension 128, the encoder's 512"),
+                                                       (512, "COSINE", "its metric is COSINE, not L2")])  # fmt: skip
 def test_a_foreign_collection_is_refused_and_not_touched(dim, metric, reason, covey, sample, milvus_server, tmp_path):
     name = f"theirs_{dim}"
     client = collection(milvus_server, name, dim, metric)
@@ -370,7 +370,7 @@ def test_starting_anew_keeps_nothing_of_the_collection(covey, loaded, milvus_ser
     """Else vectors of other weights under the same name would stay in it, as far as the audit's sample misses them."""
     words, run = loaded
     n_texts = run.report["counts"]["texts"]
-    wrong = [{"row": row, "vector": [1.0] * 256} for row in range(n_texts)]
+    wrong = [{"row": row, "vector": [1.0] * 512} for row in range(n_texts)]
     MilvusClient(uri=milvus_server).upsert("covey_loaded", wrong)
     result = covey(*words, "run.resume=false")
     assert result.status == 0, result.err
