@@ -42,12 +42,17 @@ def tool(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 
 def start_head(words: list[str], env: dict[str, str], printed: Path, dashboard: int) -> subprocess.Popen[bytes]:
-    """A head whose dashboard answers; Ray gives each try a minute, which is little on a busy machine."""
+    """A head that takes jobs; Ray gives each try a minute, which is little on a busy machine."""
     for tries_left in (2, 1, 0):
         with printed.open("wb") as log:
             process = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
         try:
             until_answers(dashboard, process)
+            deadline = time.monotonic() + 300
+            while tool("job", "submit", "--", "true", env=env).returncode != 0:  # its agent comes up after the head
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(2)
             break
         except AssertionError:
             with contextlib.suppress(ProcessLookupError):
@@ -86,12 +91,7 @@ def head() -> Iterator[dict[str, str]]:
     env |= {"METRICS_PORT": ports[1].partition("=")[2], "RAY_LOGS": str(folder)}
     env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
     process = start_head([*words, "--num-cpus=2", f"--temp-dir={folder}"], env, folder / "head.log", dashboard)
-    deadline = time.monotonic() + 300
     try:
-        while tool("job", "submit", "--", "true", env=env).returncode != 0:  # its agent comes up after the head
-            assert time.monotonic() < deadline
-            assert process.poll() is None, (folder / "head.log").read_text()
-            time.sleep(2)
         yield env
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # `ray stop` would end every Ray of this machine
