@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ log = logging.getLogger("covey")
 START_TIMEOUT_S = 30  # until a started server answers
 QUICK_EXIT_S = 6  # a server that ends within this time after its start has ended quickly
 MAX_QUICK_EXITS = 6  # in a row, after which the server is not started again
+LEAST_FREE = 16 << 20  # bytes of the disk; with fewer, an error of the server is one of the disk
 GIVEN_UP = "given-up"  # in the store's folder: why the server is not started again, for workers that wait for it
 
 
@@ -49,9 +51,17 @@ def embedded_server(folder: Path) -> Iterator[str]:
 
 
 def reason_given_up(home: str | None) -> str:
-    """Why the embedded server of a folder is not started again; "" while it runs, and without a folder."""
+    """Why the embedded server of a folder cannot work again; "" while it may, and without a folder.
+
+    To a request that finds the disk full it says no more than "Unexpected error", which may pass.
+    """
+    if not home:
+        return ""
+    with contextlib.suppress(OSError):
+        if (free := shutil.disk_usage(home).free) < LEAST_FREE:
+            return f"the embedded Milvus has no space left: {free:,} bytes are free on the disk of {home}"
     try:
-        return (Path(home) / GIVEN_UP).read_text(encoding="utf-8") if home else ""
+        return (Path(home) / GIVEN_UP).read_text(encoding="utf-8")
     except OSError:
         return ""
 

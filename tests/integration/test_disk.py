@@ -41,7 +41,9 @@ def test_a_full_disk_ends_the_run_and_the_next_start_goes_on(covey, undisturbed,
     kept: dict[str, float] = {}
     for size in ("60k", "500k", "2500k"):
         mount(f"size={size}")
+        started = time.monotonic()
         result = covey(*words)
+        assert time.monotonic() - started < 150, "within the patience of the store"
         assert result.status == 1, size
         last = result.err.splitlines()[-1]
         assert "o space left" in last or "isk quota" in last or "server.log" in last, last
