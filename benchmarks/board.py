@@ -38,7 +38,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from benchmarks.board_cases import ENGLISH, MULTILINGUAL, Case, Records, all_cases, fold, load_records, pairs_of
 from benchmarks.board_tables import Pairs, write_board
 from benchmarks.measured import LimitError, Measured, Worker
-from benchmarks.quality import SETTINGS, Source
+from benchmarks.quality import ENCODERS, SETTINGS, Source
 from benchmarks.rivals import (
     bertopic_clusters,
     evoc_layers,
@@ -114,7 +114,7 @@ def planted(n_texts: int) -> Records:
     layout = (rng.normal(size=(40, 5))[of] + rng.normal(0, 0.05, (n_texts, 5))).astype(np.float32)
     texts = [" ".join(f"w{word}" for word in words) for words in rng.integers(0, 5000, (n_texts, 8)).tolist()]
     leaders, _ = fold(texts)
-    return Records(texts, np.arange(n_texts), points, points[: len(leaders)], 0.35, layout)
+    return Records(texts, np.arange(n_texts), points, points[: len(leaders)], ENCODERS["static"].words_share, layout)
 
 
 class Workers:

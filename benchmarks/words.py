@@ -42,9 +42,11 @@ def load(name: str, encoder: str, data: Path, cache: Path) -> tuple[FloatArray, 
 
 def with_words(vectors: FloatArray, texts: list[str], share: float) -> FloatArray:
     """Vectors as a run with ``embed.lexical`` makes them."""
+    if not share:
+        return vectors
     found = words_of(texts)
     weights = weigh_terms(count_terms(found, table_bits(len(texts))), len(texts))
-    return combine(vectors, lexical_vectors(found, weights), share) if share else vectors
+    return combine(vectors, lexical_vectors(found, weights), share)
 
 
 def lines(given: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -28,6 +28,7 @@ from clustering.runs.kernel_inputs import load_graph
 from clustering.runs.parts import label_parts, parts, shown_texts, walk_tables
 from clustering.runs.saved_config import load_run_config, with_trusted_addresses
 from clustering.runs.storage import Location, read_schema, read_table, write_table
+from clustering.text.cleaning import encodable
 from clustering.viewer.words import count_records
 from clustering.workers.session import ray_session
 
@@ -98,7 +99,7 @@ def _checked_texts(texts: Iterable[str | None]) -> list[str | None]:
     for at, text in enumerate(held):
         if not isinstance(text, str | None):
             raise InputError([f"texts[{at}] is {one_line(repr(text), 60)}, which is no string; give str or None"])
-    return [text if text is None or text.isascii() else text.encode(errors="replace").decode() for text in held]
+    return [text and encodable(text) for text in held]
 
 
 def _is_missing(text: object) -> bool:

@@ -11,14 +11,7 @@ from clustering.encoders.loading import words_dim
 from clustering.monitoring.capacity import REMEDIES
 from clustering.monitoring.progress import format_duration
 from clustering.monitoring.rates import OWN_ENCODERS, Seconds
-from clustering.monitoring.resources import (
-    Counts,
-    NodeType,
-    StageEstimate,
-    format_bytes,
-    milvus_bytes,
-    words_share,
-)
+from clustering.monitoring.resources import Counts, NodeType, StageEstimate, format_bytes, milvus_bytes, words_share
 
 MOST = 0.4  # share of the time from which on a step is named
 LONG_S = 1800  # a shorter run needs no advice

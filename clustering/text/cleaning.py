@@ -64,8 +64,12 @@ class Cleaning:
 
 
 def normalized(text: str) -> str:
-    """Unicode NFC with single spaces; a lone surrogate, which JSON may hold, becomes a question mark."""
-    text = " ".join(unicode_form(text, "NFC").split())
+    """Unicode NFC with single spaces, ``encodable``."""
+    return encodable(" ".join(unicode_form(text, "NFC").split()))
+
+
+def encodable(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which JSON may hold and which has no UTF-8 form."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 

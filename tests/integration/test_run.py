@@ -92,11 +92,16 @@ def test_a_run_leaves_what_the_design_promises(finished):
     assert (layers[:, report["clusters"]["layer"]] == label).all()
     assert len(report["clusters"]["layers"]) == layers.shape[1] >= 2
     theme = labels["theme"].to_pylist()
+    of_text = np.full(n_texts, -1)
+    of_text[members["row"].to_numpy()] = label
+    nearest = np.array(read_columns(run / "neighbors", ["neighbors"])["neighbors"].to_pylist())
     for row in clusters.to_pylist():
         own = label == row["label"]
         assert {theme[at] for at in np.flatnonzero(own)} == {row["theme"]}
         assert {labels["title"][at].as_py() for at in np.flatnonzero(own)} == {row["title"]}
         assert row["share"] == pytest.approx(row["size"] / RECORDS)
+        links = nearest[of_text == row["label"], : min(10, row["texts"] - 1)]
+        assert row["link_share"] == pytest.approx((of_text[links] == row["label"]).mean(), abs=1e-6)
         assert 0.2 < row["link_share"] <= 1
     for row in all_clusters.to_pylist():  # clusters of all layers, each with the records that its layers give it
         for place in row["layers"]:

@@ -37,9 +37,9 @@ def assign_by_vote(
     labels, share = _winner(label[rows], votes)
     return {
         "label": labels,
-        "strength": np.where(labels >= 0, share, 0),
+        "strength": share,
         "home": homes,
-        "home_strength": np.where((labels >= 0) & (labels == homes), 1, np.where(homes >= 0, home_share, 0)),
+        "home_strength": np.where((labels >= 0) & (labels == homes), 1, home_share),
     }
 
 
@@ -61,12 +61,13 @@ def weigh_votes(
 
 
 def _winner(label: NDArray[Any], weight: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The label with the largest share of each row's weight, and the share; -1 and 0 without weight."""
+    """The label with the largest share of each row's weight, and the share; -1 and 0 where none or -1 has it."""
     if not label.size:
         return np.full(len(label), -1, np.int64), np.zeros(len(label))
     votes = ((label[:, :, None] == label[:, None, :]) * weight[:, None, :]).sum(axis=2)
     each, best, total = np.arange(len(label)), votes.argmax(axis=1), weight.sum(axis=1)
-    return np.where(total > 0, label[each, best], -1), votes[each, best] / np.where(total > 0, total, 1)
+    winner = np.where(total > 0, label[each, best], -1)
+    return winner, np.where(winner >= 0, votes[each, best] / np.where(total > 0, total, 1), 0)
 
 
 def _own_core(rows: IntArray, away: FloatArray, rank: int, copies: NDArray[np.int32] | None) -> FloatArray:

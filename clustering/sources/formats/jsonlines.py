@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from clustering.errors import InputError
 from clustering.sources.formats.issues import Issues, excerpt
+from clustering.text.cleaning import encodable
 
 HEAD_LINES = 1000  # the keys of these lines are taken for those of the file
 TAIL = 16  # characters at the end of a block: an error there may only mean that more follows
@@ -352,9 +353,7 @@ def string_of(value: Any) -> str | None:
     """A value as text: an object or list as JSON, NaN and infinity as None."""
     if value is None or (isinstance(value, float) and value - value != 0):
         return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # A lone surrogate, which JSON escapes may hold, has no UTF-8 form.
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return encodable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def typed_array(values: Iterable[Any]) -> pa.Array:
